@@ -1,0 +1,24 @@
+//! Reads VM images that come from strangers, and writes them to files and block devices.
+//!
+//! The crate is synchronous, has no network code and opens no path on its own account: it reads
+//! the one source it is given through [`ReadAt`], so an image that names another file (a backing
+//! file, an external data file) has no way to reach it.
+//!
+//! The way of one image:
+//!
+//! 1. [`plan::Planner::open`] reads the header and validates every table the image points to.
+//!    What is not fully understood is refused, by an [`ErrorKind`] of its own.
+//! 2. [`plan::Planner::next_batch`] yields a [`plan::Batch`]: which host bytes hold which guest bytes,
+//!    in *host* order, so that the source can be read once, front to back.
+//! 3. [`copy::Copier`] takes the source's bytes as they arrive (or reads them itself from a local
+//!    file), decodes them on a few threads, and writes them to a [`device::Target`]. The guest's
+//!    first and last MiB are held back until [`copy::Body::commit`].
+//!
+//! All `unsafe` code and every ioctl is in `sys.rs`.
+
+pub mod error;
+pub mod plan;
+pub mod source;
+
+pub use error::{Error, ErrorKind, Result};
+pub use source::ReadAt;
