@@ -31,12 +31,20 @@ pub struct Error {
 impl Error {
     /// An error without a deeper cause.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self {
+            kind,
+            context: context.into(),
+            source: None,
+        }
     }
 
     /// An error that an I/O error caused.
     pub fn io(kind: ErrorKind, context: impl Into<String>, source: io::Error) -> Self {
-        Self { kind, context: context.into(), source: Some(source) }
+        Self {
+            kind,
+            context: context.into(),
+            source: Some(source),
+        }
     }
 
     /// What went wrong, for programs.
