@@ -1,1 +1,24 @@
-//! Skeleton.
+//! The words that the daemon and its clients exchange: requests, answers, identifiers, units.
+//!
+//! No I/O and no async here: `lvpctl` and anybody's tools depend on this crate alone. Names that
+//! come from outside ([`VolumeName`], [`Sha256Digest`], [`JobId`]) are parsed once, at the edge, into
+//! types that cannot hold a bad value.
+
+pub mod cache;
+pub mod digest;
+pub mod error;
+pub mod health;
+pub mod job;
+pub mod routes;
+pub mod units;
+pub mod volume;
+
+pub use cache::{CacheFetchRequest, CachedImage, CachedImages, DeletedImage};
+pub use digest::Sha256Digest;
+pub use error::{ErrorBody, ErrorCode};
+pub use health::{DependencyState, Health, HealthStatus, Readiness};
+pub use job::{
+    CancelledJob, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList, JobState, JobStatus,
+    Progress, ProvisionRequest, Stage,
+};
+pub use volume::{VolumeInfo, VolumeList, VolumeName};

@@ -1,0 +1,63 @@
+//! The image cache: what it holds and how it is filled.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::job::ImageType;
+
+/// Body of `POST /api/v1/cache/fetch`: fills the cache without a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheFetchRequest {
+    /// `s3://bucket/key`, or the object's URL at the configured endpoint.
+    pub image_url: String,
+    /// Format of the image; checked before it is cached.
+    #[serde(default)]
+    pub image_type: ImageType,
+    /// Free text that comes back on the job, in logs and in traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+}
+
+/// One image in the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CachedImage {
+    /// The entry's name in `DELETE /api/v1/cache/images/{key}`: its SHA-256.
+    pub key: String,
+    /// Path of the cached file.
+    pub path: String,
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// SHA-256 of the file's bytes.
+    pub checksum: String,
+    /// When the file was published, RFC 3339.
+    pub mod_time: String,
+    /// When a job last used it, RFC 3339.
+    pub last_used: String,
+    /// Where it came from.
+    pub image_url: String,
+    /// Whether a job is using it now, so that it can be neither deleted nor evicted.
+    pub in_use: bool,
+}
+
+/// Answer to `GET /api/v1/cache/images`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CachedImages {
+    /// The images, newest first.
+    pub images: Vec<CachedImage>,
+    /// How many `images` holds.
+    pub count: usize,
+    /// How many were skipped.
+    pub offset: u32,
+    /// How many were asked for at most.
+    pub limit: u32,
+}
+
+/// Answer to `DELETE /api/v1/cache/images/{key}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeletedImage {
+    /// Always `deleted`.
+    pub status: String,
+    /// The entry that is gone.
+    pub key: String,
+}

@@ -1,0 +1,118 @@
+//! The body of every answer that is not a success.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What went wrong, by a stable name; `error` in [`ErrorBody`] is its phrase.
+///
+/// Clients may match on the phrase or on the HTTP status; neither changes between releases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// The request cannot be understood or breaks a rule.
+    BadRequest,
+    /// No credential, or one that is not known.
+    Unauthorized,
+    /// The credential is known and may not do this.
+    Forbidden,
+    /// There is no such thing.
+    NotFound,
+    /// The path exists and does not take this method.
+    MethodNotAllowed,
+    /// Something else is in the way.
+    Conflict,
+    /// A body without `Content-Length` where one is needed.
+    LengthRequired,
+    /// The body is larger than allowed.
+    PayloadTooLarge,
+    /// The body is not JSON by its content type.
+    UnsupportedMediaType,
+    /// The image is refused or does not fit.
+    Unprocessable,
+    /// The queue is full.
+    TooManyRequests,
+    /// A fault of the daemon.
+    Internal,
+    /// A dependency is down, or the daemon is stopping.
+    Unavailable,
+    /// There is no room for what is asked.
+    InsufficientStorage,
+}
+
+impl ErrorCode {
+    /// The HTTP status.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::Conflict => 409,
+            Self::LengthRequired => 411,
+            Self::PayloadTooLarge => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::Unprocessable => 422,
+            Self::TooManyRequests => 429,
+            Self::Internal => 500,
+            Self::Unavailable => 503,
+            Self::InsufficientStorage => 507,
+        }
+    }
+
+    /// The short phrase in the body's `error`.
+    pub const fn phrase(self) -> &'static str {
+        match self {
+            Self::BadRequest => "invalid request",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not found",
+            Self::MethodNotAllowed => "method not allowed",
+            Self::Conflict => "conflict",
+            Self::LengthRequired => "length required",
+            Self::PayloadTooLarge => "payload too large",
+            Self::UnsupportedMediaType => "unsupported media type",
+            Self::Unprocessable => "unprocessable image",
+            Self::TooManyRequests => "too many requests",
+            Self::Internal => "internal error",
+            Self::Unavailable => "service unavailable",
+            Self::InsufficientStorage => "insufficient storage",
+        }
+    }
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// A short phrase, the same for every error of one status.
+    pub error: String,
+    /// What was wrong and what to do.
+    pub message: String,
+    /// The HTTP status.
+    pub code: u16,
+    /// The same as `message`, for clients of the 0.3 API.
+    pub details: String,
+    /// The request's correlation id, when it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+}
+
+impl ErrorBody {
+    /// The body for one error.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            error: code.phrase().to_owned(),
+            details: message.clone(),
+            message,
+            code: code.status(),
+            correlation_id: None,
+        }
+    }
+
+    /// The same with the request's correlation id.
+    #[must_use]
+    pub fn with_correlation_id(mut self, id: Option<String>) -> Self {
+        self.correlation_id = id;
+        self
+    }
+}

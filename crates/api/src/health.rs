@@ -1,0 +1,48 @@
+//! Health and readiness.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Whether the daemon would start another job at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// There is a free job slot.
+    Healthy,
+    /// Every job slot is taken; further jobs wait in the queue.
+    Degraded,
+}
+
+/// Answer to `GET /health`, `/healthz` and `/livez`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `healthy` or `degraded`.
+    pub status: HealthStatus,
+    /// Now, RFC 3339 in UTC.
+    pub timestamp: String,
+    /// The daemon's version, with a leading `v`.
+    pub version: String,
+    /// How long the daemon has been running, as `3h14m52s`.
+    pub uptime: String,
+}
+
+/// What the last probe of one dependency found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DependencyState {
+    /// Whether the probe succeeded.
+    pub up: bool,
+    /// What the probe found wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Answer to `GET /readyz`: 200 when `ready`, else 503.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    /// Whether every dependency is up and the daemon takes jobs.
+    pub ready: bool,
+    /// The dependencies by name: `minio`, `lvm`, `libvirt`, `storage`.
+    pub dependencies: BTreeMap<String, DependencyState>,
+}

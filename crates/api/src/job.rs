@@ -1,0 +1,323 @@
+//! Jobs: what is asked for, what state it is in, how far it is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// Longest `correlation_id`, in characters.
+pub const CORRELATION_ID_MAX: usize = 128;
+
+/// Identifies a job for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(pub Uuid);
+
+impl JobId {
+    /// A new, random id (UUID version 4).
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// How the image's bytes make up the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageType {
+    /// QEMU's copy-on-write format, versions 2 and 3.
+    #[default]
+    Qcow2,
+    /// The disk's bytes as they are, or those in one gzip, xz, zstd or bzip2 stream.
+    Raw,
+}
+
+impl ImageType {
+    /// The API's word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// Body of `POST /api/v1/jobs`: put this image on this volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProvisionRequest {
+    /// `s3://bucket/key`, or the object's URL at the configured endpoint.
+    pub image_url: String,
+    /// The volume's name, by LVM's rules.
+    pub volume_name: String,
+    /// The volume's size in GiB. Give this or `volume_size_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_size_gb: Option<u64>,
+    /// The volume's size in bytes; rounded up to whole extents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_size_bytes: Option<u64>,
+    /// Format of the image.
+    #[serde(default)]
+    pub image_type: ImageType,
+    /// Free text that comes back on the job, in logs and in traces; at most 128 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+}
+
+/// Answer to a request that made a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobAccepted {
+    /// The job to ask about.
+    #[schema(value_type = Uuid)]
+    pub job_id: JobId,
+}
+
+/// Answer to a cancellation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CancelledJob {
+    /// Always `cancelled`.
+    pub status: String,
+    /// The job that was cancelled.
+    #[schema(value_type = Uuid)]
+    pub job_id: JobId,
+}
+
+/// The state of a job. `completed`, `failed` and `cancelled` are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// In the queue.
+    Pending,
+    /// At work.
+    Running,
+    /// The volume is ready (or, for a cache job, the image is cached).
+    Completed,
+    /// It did not work; `error` says why.
+    Failed,
+    /// Cancelled by a request.
+    Cancelled,
+}
+
+impl JobState {
+    /// All states, in the order of a job's life.
+    pub const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// The API's word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether the job has ended.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The text names no job state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no job state: use pending, running, completed, failed or cancelled")]
+pub struct ParseJobStateError(String);
+
+impl FromStr for JobState {
+    type Err = ParseJobStateError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| ParseJobStateError(text.to_owned()))
+    }
+}
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Image to volume.
+    Provision,
+    /// Image to cache.
+    Cache,
+}
+
+impl JobKind {
+    /// The API's word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Provision => "provision",
+            Self::Cache => "cache",
+        }
+    }
+}
+
+/// What a running job is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Looking up the object, the cache and the volume.
+    Initializing,
+    /// Bytes come from the source; on the way they are digested, cached, decoded and written.
+    Downloading,
+    /// Only decoding and writing are left (or, with a cache hit, are all there is).
+    Converting,
+    /// Digest compared; syncing, writing the volume's head, publishing.
+    Finalizing,
+}
+
+impl Stage {
+    /// The API's word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Initializing => "initializing",
+            Self::Downloading => "downloading",
+            Self::Converting => "converting",
+            Self::Finalizing => "finalizing",
+        }
+    }
+}
+
+/// How far a job is. Every number comes from bytes that moved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Progress {
+    /// What the job is busy with.
+    pub stage: Stage,
+    /// The same as `overall_percent`, for clients of the 0.3 API.
+    pub percent: f64,
+    /// Part of this stage that is done, 0 to 100.
+    pub stage_percent: f64,
+    /// Part of the whole job that is done, 0 to 100; never goes back; 100 only when completed.
+    pub overall_percent: f64,
+    /// Bytes of this stage that have moved.
+    pub bytes_processed: u64,
+    /// Bytes that this stage will move.
+    pub bytes_total: u64,
+    /// Estimated seconds to the end of this stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_sec: Option<f64>,
+    /// Estimated seconds to the end of the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overall_eta_sec: Option<f64>,
+    /// When this stage began, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage_start_time: Option<String>,
+    /// When the job began to run, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_start_time: Option<String>,
+}
+
+/// Answer to `GET /api/v1/jobs/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobStatus {
+    /// The job.
+    #[schema(value_type = Uuid)]
+    pub job_id: JobId,
+    /// `provision` or `cache`.
+    pub kind: JobKind,
+    /// The job's state.
+    pub status: JobState,
+    /// How far it is; absent while pending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Why it failed, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The HTTP status that fits the failure (422 for a refused image, 503 for a dependency, ...).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<u16>,
+    /// The request's correlation id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// Whether the image was in the cache; absent until that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_hit: Option<bool>,
+    /// Path of the image in the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_path: Option<String>,
+    /// The requested image, without credentials.
+    pub image_url: String,
+    /// The volume that is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_name: Option<String>,
+    /// Path of the volume's device or file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_path: Option<String>,
+    /// SHA-256 of the image's bytes, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// What an operator may want to know of how it was done: why it did not run in one pass, how
+    /// stale bytes were cleared, that a volume was left not ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// How often the job was started; more than once after a restart of the daemon.
+    pub attempts: u32,
+    /// When the request was accepted, RFC 3339.
+    pub created_at: String,
+    /// When anything here last changed, RFC 3339.
+    pub updated_at: String,
+}
+
+/// Answer to `GET /api/v1/jobs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobList {
+    /// The jobs, newest first.
+    pub jobs: Vec<JobStatus>,
+    /// How many `jobs` holds.
+    pub count: usize,
+    /// How many there are in all that match.
+    pub total: u64,
+    /// How many were skipped.
+    pub offset: u32,
+    /// How many were asked for at most.
+    pub limit: u32,
+}
+
+/// Name of a server-sent event on `GET /api/v1/jobs/{id}/events`; its data is a [`JobStatus`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobEvent {
+    /// Something changed.
+    Progress,
+    /// The job has ended; the stream ends after it.
+    End,
+}
+
+impl JobEvent {
+    /// The event's name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Progress => "progress",
+            Self::End => "end",
+        }
+    }
+}

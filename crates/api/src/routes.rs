@@ -1,0 +1,46 @@
+//! The routes of both API generations, as templates.
+//!
+//! Metrics label requests by these templates, never by the raw path.
+
+/// Create (POST) and list (GET) jobs.
+pub const JOBS: &str = "/api/v1/jobs";
+/// Create a job, 0.3's name.
+pub const PROVISION_V1: &str = "/api/v1/provision";
+/// Create a job, 0.3's oldest name.
+pub const PROVISION: &str = "/provision";
+/// One job.
+pub const JOB: &str = "/api/v1/jobs/{id}";
+/// One job, 0.3's name.
+pub const STATUS: &str = "/api/v1/status/{id}";
+/// Cancel a job (POST).
+pub const CANCEL: &str = "/api/v1/jobs/{id}/cancel";
+/// Cancel a job (DELETE), 0.3's name.
+pub const CANCEL_OLD: &str = "/api/v1/cancel/{id}";
+/// Server-sent events of one job.
+pub const EVENTS: &str = "/api/v1/jobs/{id}/events";
+/// List cached images.
+pub const CACHE_IMAGES: &str = "/api/v1/cache/images";
+/// Delete one cached image.
+pub const CACHE_IMAGE: &str = "/api/v1/cache/images/{key}";
+/// Fill the cache.
+pub const CACHE_FETCH: &str = "/api/v1/cache/fetch";
+/// List volumes.
+pub const VOLUMES: &str = "/api/v1/volumes";
+/// Write a libvirt storage volume's content.
+pub const UPLOAD_V1: &str = "/api/v1/volumes/upload-content";
+/// The same, 0.3's name.
+pub const UPLOAD: &str = "/volumes/upload-content";
+/// Health.
+pub const HEALTH: &str = "/health";
+/// Health, Kubernetes' name.
+pub const HEALTHZ: &str = "/healthz";
+/// Liveness, Kubernetes' name.
+pub const LIVEZ: &str = "/livez";
+/// Readiness with the dependencies by name.
+pub const READYZ: &str = "/readyz";
+/// Prometheus metrics.
+pub const METRICS: &str = "/metrics";
+/// The API's description.
+pub const OPENAPI: &str = "/openapi.json";
+/// The API's description for people.
+pub const DOCS: &str = "/docs";
