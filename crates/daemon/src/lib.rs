@@ -1,1 +1,6 @@
-//! Skeleton.
+//! The daemon's parts; `main.rs` only parses the command line and starts them.
+//!
+//! Read `ARCHITECTURE.md` for the way of one request and the invariants.
+
+pub mod config;
+pub mod secret;

@@ -1,0 +1,332 @@
+//! Every configuration key: its path in the file, its environment variables, its default.
+//!
+//! This table is the one source for loading, for `config show` and for `docs/config.md`. A key
+//! that is not here is refused.
+
+/// What a key's value must look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// A path of the local file system.
+    Path,
+    /// A text that is never shown.
+    Secret,
+    /// A whole number within bounds, both included.
+    Integer {
+        /// Least value.
+        min: u64,
+        /// Greatest value.
+        max: u64,
+    },
+    /// A fraction from 0 to 1.
+    Fraction,
+    /// `true` or `false`.
+    Bool,
+    /// A duration such as `168h`, `30m`, `5s`, `100ms`.
+    Duration,
+    /// A size in bytes, a number or one with a unit: `1073741824`, `10G`.
+    Size,
+    /// Whole milliseconds, several with commas between or as a YAML list.
+    MillisecondList,
+    /// Words with commas between, or a YAML list.
+    List,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.name` as in the file.
+    pub path: &'static str,
+    /// Environment variables, the first that is set wins.
+    pub env: &'static [&'static str],
+    /// Form of the value.
+    pub kind: Kind,
+    /// Used when neither the file nor the environment has the key; empty means none.
+    pub default: &'static str,
+    /// One line for the reference.
+    pub help: &'static str,
+}
+
+const fn key(
+    path: &'static str,
+    env: &'static [&'static str],
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+) -> Key {
+    Key {
+        path,
+        env,
+        kind,
+        default,
+        help,
+    }
+}
+
+const MILLISECONDS: Kind = Kind::MillisecondList;
+const RETRIES: Kind = Kind::Integer { min: 0, max: 20 };
+
+/// All keys, by section.
+pub const KEYS: &[Key] = &[
+    key(
+        "server.host",
+        &["HOST"],
+        Kind::Text,
+        "127.0.0.1",
+        "Address to listen on",
+    ),
+    key(
+        "server.port",
+        &["PORT"],
+        Kind::Integer { min: 0, max: 65535 },
+        "8080",
+        "Port to listen on; 0 takes a free one, which is logged",
+    ),
+    key(
+        "server.db_path",
+        &["DB_PATH"],
+        Kind::Path,
+        "/var/lib/libvirt-volume-provisioner/jobs.db",
+        "SQLite database with the jobs and the cache's index",
+    ),
+    key(
+        "server.shutdown_grace",
+        &["SHUTDOWN_GRACE"],
+        Kind::Duration,
+        "30s",
+        "How long SIGTERM waits for running jobs before it leaves them to be resumed",
+    ),
+    key(
+        "minio.endpoint",
+        &["MINIO_ENDPOINT"],
+        Kind::Text,
+        "",
+        "URL of the S3 server, such as https://minio.example.com:9000; a bare host means https",
+    ),
+    key(
+        "minio.access_key",
+        &["MINIO_ACCESS_KEY", "MINIO_ACCESS_KEY_ID"],
+        Kind::Text,
+        "",
+        "S3 access key; without one, requests are not signed",
+    ),
+    key(
+        "minio.secret_key",
+        &["MINIO_SECRET_KEY", "MINIO_SECRET_ACCESS_KEY"],
+        Kind::Secret,
+        "",
+        "S3 secret key",
+    ),
+    key(
+        "minio.region",
+        &["MINIO_REGION"],
+        Kind::Text,
+        "us-east-1",
+        "S3 region to sign for",
+    ),
+    key(
+        "minio.ca_cert",
+        &["MINIO_CA_CERT"],
+        Kind::Path,
+        "",
+        "PEM file with the CA of the S3 server; added to the system's",
+    ),
+    key(
+        "minio.allowed_hosts",
+        &["MINIO_ALLOWED_HOSTS"],
+        Kind::List,
+        "",
+        "Other hosts (host or host:port) that image URLs may name",
+    ),
+    key(
+        "minio.retry_attempts",
+        &["MINIO_RETRY_ATTEMPTS"],
+        RETRIES,
+        "3",
+        "How often one failed range request is repeated",
+    ),
+    key(
+        "minio.retry_backoff_ms",
+        &["MINIO_RETRY_BACKOFF_MS"],
+        MILLISECONDS,
+        "100,1000,10000",
+        "Wait before each repeat; the last value serves for all further ones",
+    ),
+    key(
+        "minio.max_read_bytes_per_sec",
+        &["MINIO_MAX_READ_BYTES_PER_SEC"],
+        Kind::Size,
+        "0",
+        "Limit of all downloads together; 0 is none",
+    ),
+    key(
+        "libvirt.enabled",
+        &["LIBVIRT_ENABLED"],
+        Kind::Bool,
+        "true",
+        "Whether libvirt is used: for the pool's path, uploads, and to see which volumes domains use",
+    ),
+    key(
+        "libvirt.uri",
+        &["LIBVIRT_URI"],
+        Kind::Text,
+        "qemu:///system",
+        "libvirt connection",
+    ),
+    key(
+        "libvirt.pool",
+        &["LIBVIRT_POOL"],
+        Kind::Text,
+        "images",
+        "Pool whose directory is the cache",
+    ),
+    key(
+        "libvirt.max_concurrent",
+        &["MAX_CONCURRENT"],
+        Kind::Integer { min: 1, max: 64 },
+        "2",
+        "How many jobs run at once",
+    ),
+    key(
+        "libvirt.job_timeout_minutes",
+        &["JOB_TIMEOUT_MINUTES"],
+        Kind::Integer { min: 1, max: 10080 },
+        "180",
+        "A job that runs longer fails",
+    ),
+    key(
+        "lvm.volume_group",
+        &["LVM_VOLUME_GROUP"],
+        Kind::Text,
+        "vg0",
+        "Volume group for the volumes",
+    ),
+    key(
+        "lvm.retry_attempts",
+        &["LVM_RETRY_ATTEMPTS"],
+        RETRIES,
+        "2",
+        "How often an LVM command that may pass later is repeated",
+    ),
+    key(
+        "lvm.retry_backoff_ms",
+        &["LVM_RETRY_BACKOFF_MS"],
+        MILLISECONDS,
+        "100,1000",
+        "Wait before each repeat; the last value serves for all further ones",
+    ),
+    key(
+        "lvm.adopt_untagged",
+        &["LVM_ADOPT_UNTAGGED"],
+        Kind::Bool,
+        "true",
+        "Whether an existing volume without this program's tags may be rewritten",
+    ),
+    key(
+        "lvm.stale_data",
+        &["LVM_STALE_DATA"],
+        Kind::OneOf(&["zero", "edges", "keep"]),
+        "zero",
+        "What becomes of older data behind the image's end: zeroed, its first and last MiB zeroed, kept",
+    ),
+    key(
+        "lvm.max_write_bytes_per_sec",
+        &["LVM_MAX_WRITE_BYTES_PER_SEC"],
+        Kind::Size,
+        "0",
+        "Limit of one job's writes to its volume; 0 is none",
+    ),
+    key(
+        "volumes.backend",
+        &["VOLUME_BACKEND"],
+        Kind::OneOf(&["lvm", "dir"]),
+        "lvm",
+        "Where volumes live: logical volumes, or sparse raw files in a directory",
+    ),
+    key(
+        "volumes.dir",
+        &["VOLUME_DIR"],
+        Kind::Path,
+        "",
+        "Directory of the volumes, for backend dir: volume NAME is the file DIR/NAME",
+    ),
+    key(
+        "cache.dir",
+        &["CACHE_DIR"],
+        Kind::Path,
+        "",
+        "Directory of cached images; default is the libvirt pool's target path",
+    ),
+    key(
+        "cache.max_age",
+        &["CACHE_MAX_AGE"],
+        Kind::Duration,
+        "168h",
+        "An image that no job used for so long is evicted",
+    ),
+    key(
+        "cache.eviction_interval",
+        &["CACHE_EVICTION_INTERVAL"],
+        Kind::Duration,
+        "1h",
+        "How often eviction and reconciliation run",
+    ),
+    key(
+        "cache.max_size_bytes",
+        &["CACHE_MAX_SIZE_BYTES"],
+        Kind::Size,
+        "0",
+        "Largest sum of cached images; 0 is no limit",
+    ),
+    key(
+        "cache.min_free_bytes",
+        &["CACHE_MIN_FREE_BYTES"],
+        Kind::Size,
+        "1G",
+        "Free space that the cache leaves in its file system",
+    ),
+    key(
+        "cache.require_checksum",
+        &["CACHE_REQUIRE_CHECKSUM"],
+        Kind::Bool,
+        "false",
+        "Refuse images that have no .sha256 object",
+    ),
+    key(
+        "jobs.queue_limit",
+        &["JOBS_QUEUE_LIMIT"],
+        Kind::Integer {
+            min: 1,
+            max: 100_000,
+        },
+        "1000",
+        "Most jobs that may wait; further ones get 429",
+    ),
+    key(
+        "jobs.retention",
+        &["JOBS_RETENTION"],
+        Kind::Duration,
+        "720h",
+        "How long ended jobs stay readable",
+    ),
+    key(
+        "logging.level",
+        &["LOG_LEVEL"],
+        Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),
+        "info",
+        "Least important lines that are written",
+    ),
+    key(
+        "logging.format",
+        &["LOG_FORMAT"],
+        Kind::OneOf(&["json", "text"]),
+        "json",
+        "Form of a line",
+    ),
+];
+
+/// Keys of the Go program that no longer mean anything: accepted with a warning.
+pub const IGNORED: &[(&str, &str)] = &[("minio.bucket", "the bucket is part of every image URL")];

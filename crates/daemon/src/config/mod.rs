@@ -1,0 +1,276 @@
+//! Configuration: a YAML file, the environment above it, flags above both.
+//!
+//! Loading has two steps. [`Settings::load`] resolves every key of [`keys::KEYS`] to a text and its
+//! origin; [`Config::from_settings`] turns the texts into values. An unknown key, a value of
+//! the wrong form and a combination that cannot work are each an error that names the key.
+
+pub mod keys;
+mod load;
+mod value;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use load::{ConfigError, Origin, Setting, Settings};
+
+use crate::secret::Secret;
+
+/// Where the configuration is read from unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/libvirt-volume-provisioner/config.yaml";
+
+/// The daemon's configuration, typed.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Listening and state.
+    pub server: Server,
+    /// Where images come from.
+    pub minio: Minio,
+    /// libvirt, and by the Go program's habit the limits of jobs.
+    pub libvirt: Libvirt,
+    /// Logical volumes.
+    pub lvm: Lvm,
+    /// Which kind of volumes.
+    pub volumes: Volumes,
+    /// Cached images.
+    pub cache: Cache,
+    /// Queue and history.
+    pub jobs: Jobs,
+    /// Log lines.
+    pub logging: Logging,
+}
+
+/// Section `server`.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on.
+    pub port: u16,
+    /// The database.
+    pub db_path: PathBuf,
+    /// How long SIGTERM waits for running jobs.
+    pub shutdown_grace: Duration,
+}
+
+/// Section `minio`.
+#[derive(Debug, Clone)]
+pub struct Minio {
+    /// URL of the S3 server.
+    pub endpoint: Option<String>,
+    /// Access key.
+    pub access_key: Option<String>,
+    /// Secret key.
+    pub secret_key: Option<Secret>,
+    /// Region to sign for.
+    pub region: String,
+    /// CA of the server.
+    pub ca_cert: Option<PathBuf>,
+    /// Other hosts that image URLs may name.
+    pub allowed_hosts: Vec<String>,
+    /// Waits before repeats, as many as there are repeats.
+    pub retry_backoff: Vec<Duration>,
+    /// Limit of all downloads together.
+    pub max_read_bytes_per_sec: Option<u64>,
+}
+
+/// Section `libvirt`.
+#[derive(Debug, Clone)]
+pub struct Libvirt {
+    /// Whether libvirt is used at all.
+    pub enabled: bool,
+    /// Connection URI.
+    pub uri: String,
+    /// Pool whose directory is the cache.
+    pub pool: String,
+    /// Jobs at once.
+    pub max_concurrent: usize,
+    /// Longest run of a job.
+    pub job_timeout: Duration,
+}
+
+/// Section `lvm`.
+#[derive(Debug, Clone)]
+pub struct Lvm {
+    /// Volume group.
+    pub volume_group: String,
+    /// Waits before repeats, as many as there are repeats.
+    pub retry_backoff: Vec<Duration>,
+    /// Whether untagged volumes may be rewritten.
+    pub adopt_untagged: bool,
+    /// What becomes of data behind the image's end.
+    pub stale_data: StaleData,
+    /// Limit of one job's writes.
+    pub max_write_bytes_per_sec: Option<u64>,
+}
+
+/// What becomes of older data between the image's end and the volume's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaleData {
+    /// All of it reads zero afterwards.
+    Zero,
+    /// Its first and last MiB read zero afterwards.
+    Edges,
+    /// It stays.
+    Keep,
+}
+
+/// Section `volumes`.
+#[derive(Debug, Clone)]
+pub enum Volumes {
+    /// Logical volumes.
+    Lvm,
+    /// Files in this directory.
+    Dir(PathBuf),
+}
+
+/// Section `cache`.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    /// Directory; `None` is the libvirt pool's.
+    pub dir: Option<PathBuf>,
+    /// Evict what was not used for so long.
+    pub max_age: Duration,
+    /// How often to evict and reconcile.
+    pub eviction_interval: Duration,
+    /// Largest sum of images.
+    pub max_size_bytes: Option<u64>,
+    /// Free space to leave.
+    pub min_free_bytes: u64,
+    /// Refuse images without a sidecar.
+    pub require_checksum: bool,
+}
+
+/// Section `jobs`.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    /// Most waiting jobs.
+    pub queue_limit: usize,
+    /// How long ended jobs stay.
+    pub retention: Duration,
+}
+
+/// Section `logging`.
+#[derive(Debug, Clone)]
+pub struct Logging {
+    /// Least important level.
+    pub level: String,
+    /// JSON or text.
+    pub format: LogFormat,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// One sentence a line.
+    Text,
+}
+
+impl Config {
+    /// Turns resolved settings into values and checks what only the whole can tell.
+    pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
+        let config = Self {
+            server: Server {
+                host: settings.text("server.host")?,
+                port: settings.integer("server.port")?,
+                db_path: settings.path("server.db_path")?,
+                shutdown_grace: settings.duration("server.shutdown_grace")?,
+            },
+            minio: Minio {
+                endpoint: settings.optional_text("minio.endpoint"),
+                access_key: settings.optional_text("minio.access_key"),
+                secret_key: settings.optional_text("minio.secret_key").map(Secret::new),
+                region: settings.text("minio.region")?,
+                ca_cert: settings.optional_path("minio.ca_cert"),
+                allowed_hosts: settings.list("minio.allowed_hosts"),
+                retry_backoff: settings
+                    .backoff("minio.retry_attempts", "minio.retry_backoff_ms")?,
+                max_read_bytes_per_sec: settings.limit("minio.max_read_bytes_per_sec")?,
+            },
+            libvirt: Libvirt {
+                enabled: settings.boolean("libvirt.enabled")?,
+                uri: settings.text("libvirt.uri")?,
+                pool: settings.text("libvirt.pool")?,
+                max_concurrent: settings.integer("libvirt.max_concurrent")?,
+                job_timeout: Duration::from_secs(
+                    60 * settings.integer::<u64>("libvirt.job_timeout_minutes")?,
+                ),
+            },
+            lvm: Lvm {
+                volume_group: settings.text("lvm.volume_group")?,
+                retry_backoff: settings.backoff("lvm.retry_attempts", "lvm.retry_backoff_ms")?,
+                adopt_untagged: settings.boolean("lvm.adopt_untagged")?,
+                stale_data: match settings.text("lvm.stale_data")?.as_str() {
+                    "edges" => StaleData::Edges,
+                    "keep" => StaleData::Keep,
+                    _ => StaleData::Zero,
+                },
+                max_write_bytes_per_sec: settings.limit("lvm.max_write_bytes_per_sec")?,
+            },
+            volumes: match settings.text("volumes.backend")?.as_str() {
+                "dir" => Volumes::Dir(settings.optional_path("volumes.dir").ok_or_else(|| {
+                    ConfigError::Invalid {
+                        key: "volumes.dir",
+                        reason:
+                            "is needed with volumes.backend dir: give the directory of the volumes"
+                                .to_owned(),
+                    }
+                })?),
+                _ => Volumes::Lvm,
+            },
+            cache: Cache {
+                dir: settings.optional_path("cache.dir"),
+                max_age: settings.duration("cache.max_age")?,
+                eviction_interval: settings.duration("cache.eviction_interval")?,
+                max_size_bytes: settings.limit("cache.max_size_bytes")?,
+                min_free_bytes: settings.size("cache.min_free_bytes")?,
+                require_checksum: settings.boolean("cache.require_checksum")?,
+            },
+            jobs: Jobs {
+                queue_limit: settings.integer("jobs.queue_limit")?,
+                retention: settings.duration("jobs.retention")?,
+            },
+            logging: Logging {
+                level: settings.text("logging.level")?,
+                format: match settings.text("logging.format")?.as_str() {
+                    "text" => LogFormat::Text,
+                    _ => LogFormat::Json,
+                },
+            },
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |key, reason: &str| {
+            Err(ConfigError::Invalid {
+                key,
+                reason: reason.to_owned(),
+            })
+        };
+        if !self.libvirt.enabled && self.cache.dir.is_none() {
+            return invalid("cache.dir", "is needed when libvirt.enabled is false");
+        }
+        if self.minio.access_key.is_some() != self.minio.secret_key.is_some() {
+            return invalid(
+                "minio.secret_key",
+                "and minio.access_key are only of use together",
+            );
+        }
+        if self.minio.endpoint.is_none() && self.minio.allowed_hosts.is_empty() {
+            return invalid(
+                "minio.endpoint",
+                "is not set: give the URL of the S3 server",
+            );
+        }
+        if self.cache.eviction_interval.is_zero() {
+            return invalid("cache.eviction_interval", "must be longer than zero");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

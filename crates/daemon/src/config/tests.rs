@@ -1,0 +1,194 @@
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::time::Duration;
+
+use super::*;
+
+fn load(yaml: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(yaml.as_bytes())
+        .expect("the file is written");
+    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
+    let settings = Settings::load(file.path(), true, |name| {
+        environment.get(name).map(|value| (*value).to_owned())
+    })?;
+    Config::from_settings(&settings)
+}
+
+const LEAST: &str = "minio: {endpoint: 'http://127.0.0.1:9000'}\n";
+
+#[test]
+fn an_absent_file_gives_the_documented_defaults() {
+    let settings = Settings::load("/nonexistent/config.yaml".as_ref(), false, |name| {
+        (name == "MINIO_ENDPOINT").then(|| "http://s3".to_owned())
+    });
+    let config = Config::from_settings(&settings.expect("it loads")).expect("it is usable");
+    assert_eq!(config.server.port, 8080);
+    assert_eq!(
+        config.server.db_path.to_str(),
+        Some("/var/lib/libvirt-volume-provisioner/jobs.db")
+    );
+    assert_eq!(config.minio.region, "us-east-1");
+    assert_eq!(
+        config.minio.retry_backoff,
+        [100, 1000, 10000].map(Duration::from_millis)
+    );
+    assert_eq!(config.libvirt.uri, "qemu:///system");
+    assert_eq!(config.libvirt.pool, "images");
+    assert_eq!(config.libvirt.max_concurrent, 2);
+    assert_eq!(config.libvirt.job_timeout, Duration::from_secs(180 * 60));
+    assert_eq!(config.lvm.volume_group, "vg0");
+    assert_eq!(
+        config.lvm.retry_backoff,
+        [100, 1000].map(Duration::from_millis)
+    );
+    assert_eq!(config.cache.max_age, Duration::from_secs(168 * 3600));
+    assert_eq!(config.cache.eviction_interval, Duration::from_secs(3600));
+    assert!(matches!(config.volumes, Volumes::Lvm));
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let error = Settings::load("/nonexistent/config.yaml".as_ref(), true, |_| None)
+        .expect_err("it is not there");
+    assert!(matches!(error, ConfigError::Missing(_)), "{error}");
+}
+
+#[test]
+fn the_environment_beats_the_file_and_empty_variables_count_as_unset() {
+    let yaml = format!("{LEAST}server: {{port: 1}}\nlvm: {{volume_group: data}}\n");
+    let config = load(&yaml, &[("PORT", "2"), ("LVM_VOLUME_GROUP", "")]).expect("it is usable");
+    assert_eq!(config.server.port, 2);
+    assert_eq!(config.lvm.volume_group, "data");
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest_known_one() {
+    for (yaml, expected) in [
+        (
+            "minio: {endpiont: x}",
+            "Unknown key minio.endpiont (did you mean minio.endpoint?)",
+        ),
+        (
+            "mino: {endpoint: x}",
+            "Unknown key mino (did you mean minio?)",
+        ),
+        ("server: {colour: x}", "Unknown key server.colour"),
+    ] {
+        let error = load(yaml, &[]).expect_err("the key is unknown").to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn values_of_the_wrong_form_name_the_key_and_the_form() {
+    for (yaml, variables, expected) in [
+        (
+            "server: {port: 70000}",
+            vec![],
+            "server.port must be a whole number from 0 to 65535",
+        ),
+        (
+            "cache: {max_age: fortnight}",
+            vec![],
+            "cache.max_age must be a duration such as 168h",
+        ),
+        (
+            "volumes: {backend: zfs}",
+            vec![],
+            "volumes.backend must be one of lvm, dir",
+        ),
+        (
+            "",
+            vec![("LOG_FORMAT", "xml")],
+            "logging.format must be one of json, text",
+        ),
+        (
+            "lvm: {retry_backoff_ms: [1, x]}",
+            vec![],
+            "lvm.retry_backoff_ms must be whole",
+        ),
+        (
+            "libvirt: {enabled: maybe}",
+            vec![],
+            "libvirt.enabled must be true or false",
+        ),
+        (
+            "cache: {max_size_bytes: 5GB}",
+            vec![],
+            "cache.max_size_bytes is wrong: \"5GB\" is ambiguous",
+        ),
+    ] {
+        let error = load(&format!("{LEAST}{yaml}"), &variables)
+            .expect_err(expected)
+            .to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn combinations_that_cannot_work_are_refused() {
+    for (yaml, expected) in [
+        ("volumes: {backend: dir}", "volumes.dir is needed"),
+        ("libvirt: {enabled: false}", "cache.dir is needed"),
+        ("", "minio.endpoint is not set"),
+    ] {
+        let least = if yaml.is_empty() { "" } else { LEAST };
+        let error = load(&format!("{least}{yaml}"), &[])
+            .expect_err(expected)
+            .to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+    let error = load("minio: {endpoint: x, access_key: a}", &[]).expect_err("half a credential");
+    assert!(
+        error.to_string().contains("only of use together"),
+        "{error}"
+    );
+}
+
+#[test]
+fn lists_and_back_offs_take_both_forms() {
+    let yaml = "minio: {endpoint: x, allowed_hosts: [a, 'b:81'], retry_attempts: 4, retry_backoff_ms: '5,6'}";
+    let config = load(yaml, &[]).expect("it is usable");
+    assert_eq!(config.minio.allowed_hosts, ["a", "b:81"]);
+    assert_eq!(
+        config.minio.retry_backoff,
+        [5, 6, 6, 6].map(Duration::from_millis)
+    );
+}
+
+#[test]
+fn the_go_program_s_bucket_is_ignored_with_a_warning() {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(b"minio: {bucket: images}")
+        .expect("the file is written");
+    let settings = Settings::load(file.path(), true, |_| None).expect("it loads");
+    assert_eq!(settings.warnings.len(), 1, "{:?}", settings.warnings);
+}
+
+#[test]
+fn durations_parse_as_go_writes_them() {
+    for (text, millis) in [
+        ("168h", 604_800_000),
+        ("1h30m", 5_400_000),
+        ("100ms", 100),
+        ("1.5s", 1500),
+        ("0", 0),
+    ] {
+        assert_eq!(
+            value::duration(text),
+            Ok(Duration::from_millis(millis)),
+            "{text}"
+        );
+    }
+    for text in ["", "5", "h", "5d", "-1s", "1h-", "1e400s"] {
+        assert!(value::duration(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn secrets_do_not_show_in_debug_output() {
+    let yaml = "minio: {endpoint: x, access_key: me, secret_key: hunter2}";
+    let config = load(yaml, &[]).expect("it is usable");
+    assert!(!format!("{config:?}").contains("hunter2"));
+}

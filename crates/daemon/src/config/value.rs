@@ -1,0 +1,97 @@
+//! The forms of values.
+
+use std::time::Duration;
+
+use lvp_api::units::ByteSize;
+
+use super::keys::Kind;
+
+/// Whether `text` has the form of `kind`; the error says what is expected.
+pub(super) fn check(kind: Kind, text: &str) -> Result<(), String> {
+    match kind {
+        Kind::Text | Kind::Path | Kind::Secret | Kind::List => Ok(()),
+        Kind::Integer { min, max } => match text.parse::<u64>() {
+            Ok(number) if (min..=max).contains(&number) => Ok(()),
+            _ => Err(format!(
+                "must be a whole number from {min} to {max}, not {text:?}"
+            )),
+        },
+        Kind::Fraction => match text.parse::<f64>() {
+            Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
+            _ => Err(format!("must be a number from 0 to 1, not {text:?}")),
+        },
+        Kind::Bool => boolean(text).map(|_| ()),
+        Kind::Duration => duration(text).map(|_| ()),
+        Kind::Size => size(text).map(|_| ()),
+        Kind::MillisecondList => milliseconds(text).map(|_| ()),
+        Kind::OneOf(words) if words.contains(&text) => Ok(()),
+        Kind::OneOf(words) => Err(format!("must be one of {}, not {text:?}", words.join(", "))),
+    }
+}
+
+/// `true` or `false`, or the Go program's `1` and `0`.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(format!("must be true or false, not {text:?}")),
+    }
+}
+
+/// A size in bytes.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>()
+        .map(|size| size.0)
+        .map_err(|error| format!("is wrong: {error}"))
+}
+
+/// Milliseconds with commas between.
+pub(super) fn milliseconds(text: &str) -> Result<Vec<Duration>, String> {
+    words(text)
+        .iter()
+        .map(|word| word.parse().map(Duration::from_millis))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| format!("must be whole milliseconds such as 100,1000,10000, not {text:?}"))
+}
+
+/// Words with commas between.
+pub(super) fn words(text: &str) -> Vec<String> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A duration in Go's form: numbers with units, `1h30m`, `100ms`, `1.5s`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("must be a duration such as 168h, 30m, 5s or 100ms, not {text:?}");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let number_end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
+        let (number, tail) = rest.split_at(number_end);
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let seconds_per_unit = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "0" | "" if number == "0" && text == "0" => 1.0,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let part = Duration::try_from_secs_f64(number * seconds_per_unit).map_err(|_| wrong())?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = tail;
+    }
+    Ok(total)
+}
