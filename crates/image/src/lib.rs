@@ -16,9 +16,13 @@
 //!
 //! All `unsafe` code and every ioctl is in `sys.rs`.
 
+pub mod decode;
 pub mod error;
+pub mod format;
+pub mod limits;
 pub mod plan;
 pub mod source;
+pub mod stream;
 
 pub use error::{Error, ErrorKind, Result};
 pub use source::ReadAt;

@@ -1,0 +1,89 @@
+//! The formats this crate reads, and how it recognises those that it does not.
+
+use std::fmt;
+
+/// The format that the caller declares; the API's `image_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ImageType {
+    /// QEMU's copy-on-write format, versions 2 and 3.
+    Qcow2,
+    /// The disk's bytes as they are, possibly inside one gzip, xz, zstd or bzip2 stream.
+    Raw,
+}
+
+/// What an image turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// QEMU's copy-on-write format.
+    Qcow2(Qcow2Features),
+    /// The disk's bytes as they are.
+    Raw,
+    /// The disk's bytes inside one compressed stream.
+    RawStream(StreamCodec),
+}
+
+/// What a qcow2 image's header says, as far as it is of interest to people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Qcow2Features {
+    /// 2 or 3.
+    pub version: u32,
+    /// Size of a cluster: a power of two from 512 bytes to 2 MiB.
+    pub cluster_size: u64,
+    /// How compressed clusters, if there are any, are compressed.
+    pub compression: Compression,
+    /// Whether L2 entries have subcluster bitmaps.
+    pub extended_l2: bool,
+    /// Whether refcounts may be stale; of no consequence for reading.
+    pub dirty: bool,
+    /// Whether refcounts are written lazily; of no consequence for reading.
+    pub lazy_refcounts: bool,
+    /// Width of a refcount in bits.
+    pub refcount_bits: u32,
+    /// Internal snapshots; only the active layer is read.
+    pub snapshots: u32,
+    /// Persistent dirty bitmaps; of no consequence for reading.
+    pub bitmaps: u32,
+}
+
+/// A qcow2 image's method of compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Raw deflate; QEMU calls it zlib.
+    Zlib,
+    /// Zstandard.
+    Zstd,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Zlib => "zlib",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+/// What a raw image may be compressed with as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamCodec {
+    /// RFC 1952, one member or several.
+    Gzip,
+    /// The .xz format, one stream or several with padding between.
+    Xz,
+    /// RFC 8878, one frame or several.
+    Zstd,
+    /// bzip2, one stream or several.
+    Bzip2,
+}
+
+impl fmt::Display for StreamCodec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+            Self::Bzip2 => "bzip2",
+        })
+    }
+}
