@@ -1,16 +1,17 @@
 //! What must be done to turn an image into the guest's disk.
 
-mod batch;
-mod extent;
+pub(crate) mod batch;
+pub(crate) mod extent;
 
 pub use batch::Batch;
 pub use extent::{Encoding, Extent};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Format, ImageType};
-use crate::limits::{MAX_BATCH_BYTES, MAX_FILE_SIZE};
+use crate::format::{Content, Format, ImageType, sniff_raw};
+use crate::limits::{MAX_BATCH_BYTES, MAX_FILE_SIZE, MAX_RAW_BYTES};
+use crate::qcow2;
 use crate::source::ReadAt;
-use batch::BatchBuilder;
+use batch::{BatchBuilder, Totals};
 use extent::{Bounds, SECTOR};
 
 /// What is known of an image once it has been opened.
@@ -21,28 +22,53 @@ pub struct ImageInfo {
     pub format: Format,
     /// Length of the image file in bytes.
     pub file_size: u64,
-    /// Size of the guest's disk in bytes. `None` only for [`Format::RawStream`], whose size is
-    /// known when the stream has been decoded.
+    /// Size of the guest's disk in bytes, always whole sectors of 512 bytes. `None` only for
+    /// [`Format::RawStream`], whose size is known when the stream has been decoded.
     pub virtual_size: Option<u64>,
     /// Guest bytes that have data in the image; the others read as zero.
     pub allocated_bytes: u64,
-    /// Host bytes that hold them.
+    /// Host bytes that hold them. Of a compressed cluster the sectors that its stream touches.
     pub host_data_bytes: u64,
     /// How many extents the image's batches have together.
     pub extents: u64,
     /// How many clusters are compressed.
     pub compressed_clusters: u64,
     /// The greatest power of two up to 4096 that divides every extent's guest offset, and, but for
-    /// the disk's very last, every guest length.
+    /// an extent that ends with the disk, every guest length.
     pub alignment: u64,
 }
 
 /// Opens an image, refuses what must be refused, and says what stands where.
+///
+/// ```
+/// use lvp_image::format::ImageType;
+/// use lvp_image::plan::Planner;
+///
+/// let disk = vec![7_u8; 4096];
+/// let mut planner = Planner::open(disk.as_slice(), ImageType::Raw)?;
+/// let batch = planner.next_batch()?.expect("a raw image has one batch");
+/// assert_eq!(batch.guest_range(), 0..4096);
+/// assert_eq!(batch.extent(0).host_range(), 0..4096);
+/// assert_eq!(batch.zero_ranges().count(), 0);
+/// # Ok::<(), lvp_image::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Planner<S> {
     source: S,
     info: ImageInfo,
-    kept: Option<Batch>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The whole disk's map, until it is taken.
+    Whole(Option<Batch>),
+    /// The map is made batch by batch; the next one begins at this guest offset.
+    Batches {
+        image: qcow2::Image,
+        next: u64,
+        batch_bytes: usize,
+    },
 }
 
 impl<S: ReadAt> Planner<S> {
@@ -50,6 +76,13 @@ impl<S: ReadAt> Planner<S> {
     ///
     /// Every refusal that needs no decompression happens here, before anybody writes a byte.
     pub fn open(source: S, declared: ImageType) -> Result<Self> {
+        Self::open_within(source, declared, MAX_BATCH_BYTES)
+    }
+
+    /// [`open`](Self::open) with another budget for a batch than [`MAX_BATCH_BYTES`].
+    ///
+    /// A cluster's 32 possible extents have to fit.
+    pub fn open_within(source: S, declared: ImageType, batch_bytes: usize) -> Result<Self> {
         let file_size = source.len();
         if file_size > MAX_FILE_SIZE {
             return Err(Error::new(
@@ -58,16 +91,55 @@ impl<S: ReadAt> Planner<S> {
             ));
         }
         match declared {
-            ImageType::Raw => Ok(Self::raw(source)),
-            ImageType::Qcow2 => Err(Error::new(
-                ErrorKind::NotThisFormat,
-                "The image is not a qcow2 image",
-            )),
+            ImageType::Raw => Self::open_raw(source),
+            ImageType::Qcow2 => Self::open_qcow2(source, batch_bytes),
         }
     }
 
-    fn raw(source: S) -> Self {
+    fn open_qcow2(source: S, batch_bytes: usize) -> Result<Self> {
+        // Less would not take one cluster's entries, and no batch would ever get anywhere.
+        const MIN_BATCH_BYTES: usize = 64 * size_of::<extent::Packed>();
+        let batch_bytes = batch_bytes.max(MIN_BATCH_BYTES);
+        let opened = qcow2::open(&source, batch_bytes)?;
+        Ok(Self {
+            info: info(
+                Format::Qcow2(opened.features),
+                source.len(),
+                Some(opened.virtual_size),
+                &opened.totals,
+            ),
+            source,
+            state: match opened.whole {
+                Some(batch) => State::Whole(Some(batch)),
+                None => State::Batches {
+                    image: opened.image,
+                    next: 0,
+                    batch_bytes,
+                },
+            },
+        })
+    }
+
+    fn open_raw(source: S) -> Result<Self> {
         let file_size = source.len();
+        if let Content::Stream(codec) = sniff_raw(&source)? {
+            return Ok(Self {
+                info: info(
+                    Format::RawStream(codec),
+                    file_size,
+                    None,
+                    &Totals::default(),
+                ),
+                source,
+                state: State::Whole(None),
+            });
+        }
+        if file_size > MAX_RAW_BYTES {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("The raw image has {file_size} bytes, more than {MAX_RAW_BYTES}"),
+            ));
+        }
         let virtual_size = file_size.next_multiple_of(SECTOR);
         let bounds = Bounds {
             file_size,
@@ -76,21 +148,13 @@ impl<S: ReadAt> Planner<S> {
         };
         let mut batch = BatchBuilder::new(0, bounds, MAX_BATCH_BYTES);
         batch.plain(0, virtual_size);
-        let batch = batch.finish();
-        Self {
-            info: ImageInfo {
-                format: Format::Raw,
-                file_size,
-                virtual_size: Some(virtual_size),
-                allocated_bytes: file_size,
-                host_data_bytes: file_size,
-                extents: batch.len() as u64,
-                compressed_clusters: 0,
-                alignment: 4096,
-            },
+        let mut totals = Totals::default();
+        totals.add(&batch);
+        Ok(Self {
+            info: info(Format::Raw, file_size, Some(virtual_size), &totals),
             source,
-            kept: Some(batch),
-        }
+            state: State::Whole(Some(batch.finish())),
+        })
     }
 
     /// What the image is.
@@ -106,17 +170,44 @@ impl<S: ReadAt> Planner<S> {
     /// The next batch in guest order; `None` at the end of the disk, and always for
     /// [`Format::RawStream`], which has no map.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
-        Ok(self.kept.take())
+        match &mut self.state {
+            State::Whole(batch) => Ok(batch.take()),
+            State::Batches {
+                image,
+                next,
+                batch_bytes,
+            } => {
+                if Some(*next) == self.info.virtual_size {
+                    return Ok(None);
+                }
+                let batch = image.batch_at(&self.source, *next, *batch_bytes)?;
+                *next = batch.guest_range().end;
+                Ok(Some(batch))
+            }
+        }
     }
 
     /// Whether one batch maps the whole disk, so that the source may be read once, front to back.
     /// True for [`Format::RawStream`] as well.
     pub fn is_one_pass(&self) -> bool {
-        true
+        matches!(self.state, State::Whole(_))
     }
 
     /// Gives the source back.
     pub fn into_source(self) -> S {
         self.source
+    }
+}
+
+fn info(format: Format, file_size: u64, virtual_size: Option<u64>, totals: &Totals) -> ImageInfo {
+    ImageInfo {
+        format,
+        file_size,
+        virtual_size,
+        allocated_bytes: totals.allocated_bytes,
+        host_data_bytes: totals.host_data_bytes,
+        extents: totals.extents,
+        compressed_clusters: totals.compressed_clusters,
+        alignment: totals.alignment(),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::extent::{Bounds, Extent, Packed, SECTOR};
+use super::extent::{Bounds, Encoding, Extent, Packed, SECTOR};
 use crate::limits::MAX_EXTENT_SECTORS;
 
 /// What must be copied and what must be zeroed to produce one range of the guest's disk.
 ///
 /// Immutable and shared by worker threads. Takes 16 bytes for an extent and for a zero range.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Batch {
     guest_range: Range<u64>,
     bounds: Bounds,
@@ -81,7 +81,7 @@ impl BatchBuilder {
         }
     }
 
-    /// Whether no more than `entries` extents or zero ranges can be added.
+    /// Whether `entries` more extents or zero ranges would be beyond the budget.
     pub(crate) fn is_full(&self, entries: usize) -> bool {
         (self.extents.len() + self.zeroes.len() + entries) * size_of::<Packed>() > self.budget_bytes
     }
@@ -91,18 +91,17 @@ impl BatchBuilder {
         self.next
     }
 
-    /// The next `len` guest bytes stand at `host_offset`. Offsets are whole sectors, as is `len`
-    /// unless the range passes the virtual size.
+    /// The next `len` guest bytes, a multiple of sectors, stand at `host_offset`. What of them is
+    /// beyond the disk's end is left out, as in the other methods.
     pub(crate) fn plain(&mut self, host_offset: u64, len: u64) {
-        let mut guest = self.next;
-        let mut host = host_offset;
-        let mut sectors = len.div_ceil(SECTOR);
+        let (mut guest, mut host) = (self.next, host_offset);
+        let mut sectors = self.advance(len).div_ceil(SECTOR);
         if let Some(last) = self.extents.last_mut()
-            && last.encoding() == super::Encoding::Plain
+            && last.encoding() == Encoding::Plain
             && last.guest_offset() + last.sectors() * SECTOR == guest
             && last.host_offset() + last.sectors() * SECTOR == host
         {
-            let joined = sectors.min(MAX_EXTENT_SECTORS - last.sectors());
+            let joined = sectors.min(JOINED_SECTORS.saturating_sub(last.sectors()));
             *last = Packed::plain(
                 last.host_offset(),
                 last.guest_offset(),
@@ -119,31 +118,27 @@ impl BatchBuilder {
             guest += run * SECTOR;
             host += run * SECTOR;
         }
-        self.advance(len);
     }
 
-    /// The next cluster is a compressed one.
+    /// The next cluster, of `len` guest bytes, is a compressed one.
     pub(crate) fn compressed(
         &mut self,
         host_offset: u64,
         sectors: u64,
-        encoding: super::Encoding,
+        encoding: Encoding,
         len: u64,
     ) {
-        self.extents.push(Packed::compressed(
-            host_offset,
-            self.next,
-            sectors,
-            encoding,
-        ));
-        self.advance(len);
+        let guest = self.next;
+        if self.advance(len) > 0 {
+            self.extents
+                .push(Packed::compressed(host_offset, guest, sectors, encoding));
+        }
     }
 
     /// The next `len` guest bytes read as zero.
     pub(crate) fn zero(&mut self, len: u64) {
         let start = self.next;
-        self.advance(len);
-        if self.next == start {
+        if self.advance(len) == 0 {
             return;
         }
         match self.zeroes.last_mut() {
@@ -152,8 +147,18 @@ impl BatchBuilder {
         }
     }
 
-    fn advance(&mut self, len: u64) {
-        self.next = (self.next + len).min(self.bounds.virtual_size);
+    /// Moves on by `len` bytes or to the disk's end; returns by how many it was.
+    fn advance(&mut self, len: u64) -> u64 {
+        let len = len.min(self.bounds.virtual_size - self.next);
+        self.next += len;
+        len
+    }
+
+    /// Forgets everything but where the batch has ended: the next one begins there.
+    pub(crate) fn restart(&mut self) {
+        self.start = self.next;
+        self.extents.clear();
+        self.zeroes.clear();
     }
 
     /// The batch of all that was added, in host order.
@@ -172,3 +177,42 @@ impl BatchBuilder {
 
 /// Plain runs are cut here, at 2 GiB: what follows a cut stays aligned to any block size.
 const JOINED_SECTORS: u64 = 1 << 22;
+
+const _: () = assert!(JOINED_SECTORS <= MAX_EXTENT_SECTORS);
+
+/// Sums over an image's batches.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) allocated_bytes: u64,
+    pub(crate) host_data_bytes: u64,
+    pub(crate) extents: u64,
+    pub(crate) compressed_clusters: u64,
+    /// All guest offsets and inner ends of extents, or-ed.
+    boundaries: u64,
+}
+
+impl Totals {
+    /// The coarsest alignment that is of use to anybody.
+    const MAX_ALIGNMENT: u64 = 4096;
+
+    /// Adds what the batch holds so far.
+    pub(crate) fn add(&mut self, batch: &BatchBuilder) {
+        self.extents += batch.extents.len() as u64;
+        for extent in &batch.extents {
+            let extent = extent.unpack(&batch.bounds);
+            let guest = extent.guest_range();
+            self.allocated_bytes += extent.guest_len;
+            self.host_data_bytes += extent.host_len;
+            self.compressed_clusters += u64::from(extent.encoding != Encoding::Plain);
+            self.boundaries |= guest.start;
+            if guest.end != batch.bounds.virtual_size {
+                self.boundaries |= guest.end;
+            }
+        }
+    }
+
+    /// See [`ImageInfo::alignment`](super::ImageInfo::alignment).
+    pub(crate) fn alignment(&self) -> u64 {
+        1 << (self.boundaries | Self::MAX_ALIGNMENT).trailing_zeros()
+    }
+}

@@ -47,7 +47,7 @@ impl Extent {
 }
 
 /// What a packed extent leaves to its batch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) file_size: u64,
     pub(crate) virtual_size: u64,
