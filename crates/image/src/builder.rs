@@ -283,7 +283,7 @@ impl<'a> Layout<'a> {
         let cluster_size = self.image.cluster_size();
         let per_block = cluster_size / 2;
         let used = self.file.len().div_ceil(cluster_size);
-        let mut blocks = 1;
+        let mut blocks = 1_usize;
         let table_clusters = loop {
             let table_clusters = (blocks * 8).div_ceil(cluster_size);
             if used + blocks + table_clusters <= blocks * per_block {
