@@ -16,6 +16,67 @@ pub enum ErrorKind {
     Write,
     /// The work was cancelled by its owner.
     Cancelled,
+    /// Refused: the image is not what it was declared to be.
+    NotThisFormat,
+    /// Refused: declared raw, but the content is another image format's.
+    OtherFormat,
+    /// Refused: the image needs a backing file.
+    BackingFile,
+    /// Refused: the image keeps its data in another file.
+    ExternalDataFile,
+    /// Refused: the image is encrypted.
+    Encrypted,
+    /// Refused: the image is marked corrupt.
+    Corrupt,
+    /// Refused: the image needs a feature that this crate does not know.
+    UnknownFeature,
+    /// Refused: a field of the header, a header extension or a table descriptor is impossible.
+    BadHeader,
+    /// Refused: an entry of a table is impossible.
+    BadTable,
+    /// Refused: a table or a cluster stands outside the file.
+    OutsideFile,
+    /// Refused: two things of the image stand in the same place.
+    Overlap,
+    /// Refused: the file ends before the image does.
+    Truncated,
+    /// Refused: a compressed cluster does not decompress to a whole cluster.
+    BadCluster,
+    /// Refused: the compressed stream around a raw image is damaged.
+    BadStream,
+    /// Refused: the image is beyond a limit of this crate; see [`limits`](crate::limits).
+    TooLarge,
+}
+
+impl ErrorKind {
+    /// Whether this is a verdict on the image, which no repetition will change.
+    pub fn is_refusal(self) -> bool {
+        !matches!(self, Self::Read | Self::Write | Self::Cancelled)
+    }
+
+    /// A stable name for programs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Cancelled => "cancelled",
+            Self::NotThisFormat => "not_this_format",
+            Self::OtherFormat => "other_format",
+            Self::BackingFile => "backing_file",
+            Self::ExternalDataFile => "external_data_file",
+            Self::Encrypted => "encrypted",
+            Self::Corrupt => "corrupt",
+            Self::UnknownFeature => "unknown_feature",
+            Self::BadHeader => "bad_header",
+            Self::BadTable => "bad_table",
+            Self::OutsideFile => "outside_file",
+            Self::Overlap => "overlap",
+            Self::Truncated => "truncated",
+            Self::BadCluster => "bad_cluster",
+            Self::BadStream => "bad_stream",
+            Self::TooLarge => "too_large",
+        }
+    }
 }
 
 /// An error with its kind, what was being done, and its cause.

@@ -16,9 +16,15 @@
 //!
 //! All `unsafe` code and every ioctl is in `sys.rs`.
 
+pub mod builder;
+pub mod decode;
 pub mod error;
+pub mod format;
+pub mod limits;
 pub mod plan;
+mod qcow2;
 pub mod source;
+pub mod stream;
 
 pub use error::{Error, ErrorKind, Result};
 pub use source::ReadAt;

@@ -1,0 +1,150 @@
+//! Header extensions: what stands between the header's fields and the end of its cluster.
+
+use std::ops::Range;
+
+use super::bytes::{be32, be64, read};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{MAX_BITMAP_DIRECTORY_BYTES, MAX_BITMAPS};
+use crate::source::ReadAt;
+
+const END: u32 = 0;
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+const FEATURE_NAMES: u32 = 0x6803_f857;
+const ENCRYPTION: u32 = 0x0537_be77;
+const BITMAPS: u32 = 0x2385_2875;
+const EXTERNAL_DATA: u32 = 0x4441_5441;
+
+/// QEMU's buffer for the backing format's name has 16 bytes with the terminator.
+const MAX_BACKING_FORMAT_LEN: usize = 15;
+/// A feature name: its kind, its bit, and 46 bytes of text.
+const FEATURE_NAME_LEN: usize = 48;
+const KIND_INCOMPATIBLE: u8 = 0;
+
+/// Where the persistent dirty bitmaps are.
+#[derive(Debug, Clone)]
+pub(super) struct Bitmaps {
+    pub(super) count: u32,
+    pub(super) directory: Range<u64>,
+}
+
+/// What the header extensions say, as far as it is of consequence.
+#[derive(Debug, Default)]
+pub(super) struct Extensions {
+    pub(super) data_file: bool,
+    pub(super) encryption: bool,
+    pub(super) bitmaps: Option<Bitmaps>,
+    incompatible_names: Vec<(u8, String)>,
+}
+
+impl Extensions {
+    /// Walks the extensions in `area`, the rest of the header's cluster.
+    pub(super) fn read<S: ReadAt>(source: &S, area: Range<u64>) -> Result<Self> {
+        // At most one cluster of 2 MiB. A file that ends in it is too short for its tables.
+        let mut bytes = vec![0; usize::try_from(area.end - area.start).unwrap_or(0)];
+        read(source, "the header's cluster", area.start, &mut bytes)?;
+        let mut extensions = Self::default();
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let Some((head, body)) = rest.split_at_checked(8) else {
+                return Err(too_long(area.end));
+            };
+            let (kind, len) = (be32(head, 0), be32(head, 4));
+            let Some(data) = usize::try_from(len).ok().and_then(|len| body.get(..len)) else {
+                return Err(too_long(area.end));
+            };
+            if kind == END {
+                break;
+            }
+            extensions.add(kind, data)?;
+            rest = body
+                .get(data.len().next_multiple_of(8)..)
+                .unwrap_or_default();
+        }
+        Ok(extensions)
+    }
+
+    fn add(&mut self, kind: u32, data: &[u8]) -> Result<()> {
+        match kind {
+            BACKING_FORMAT if data.len() > MAX_BACKING_FORMAT_LEN => {
+                return Err(bad(format!(
+                    "The header extension for the backing format has {} bytes, more than \
+                     {MAX_BACKING_FORMAT_LEN}",
+                    data.len()
+                )));
+            }
+            FEATURE_NAMES => {
+                for entry in data.chunks_exact(FEATURE_NAME_LEN) {
+                    if entry[0] == KIND_INCOMPATIBLE && entry[1] < 64 {
+                        self.incompatible_names.push((entry[1], text(&entry[2..])));
+                    }
+                }
+            }
+            ENCRYPTION => self.encryption = true,
+            EXTERNAL_DATA => self.data_file = true,
+            BITMAPS => self.bitmaps = Some(bitmaps(data)?),
+            // What is not known may be ignored: that is what the incompatible bits are for.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The name that the image gives to an incompatible feature.
+    pub(super) fn incompatible_name(&self, bit: u8) -> Option<&str> {
+        self.incompatible_names
+            .iter()
+            .find(|(named, name)| *named == bit && !name.is_empty())
+            .map(|(_, name)| name.as_str())
+    }
+}
+
+fn bitmaps(data: &[u8]) -> Result<Bitmaps> {
+    if data.len() != 24 {
+        return Err(bad(format!(
+            "The header extension for bitmaps has {} bytes instead of 24",
+            data.len()
+        )));
+    }
+    let (count, reserved) = (be32(data, 0), be32(data, 4));
+    let (directory_len, offset) = (be64(data, 8), be64(data, 16));
+    if count > MAX_BITMAPS || directory_len > MAX_BITMAP_DIRECTORY_BYTES {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "The image has {count} bitmaps in a directory of {directory_len} bytes; at most \
+                 {MAX_BITMAPS} in {MAX_BITMAP_DIRECTORY_BYTES} are allowed"
+            ),
+        ));
+    }
+    match offset.checked_add(directory_len) {
+        Some(end) if reserved == 0 && count > 0 && directory_len > 0 => Ok(Bitmaps {
+            count,
+            directory: offset..end,
+        }),
+        _ => Err(bad(format!(
+            "The header extension for bitmaps is impossible: {count} bitmaps in {directory_len} \
+             bytes at {offset:#x}, reserved field {reserved:#x}"
+        ))),
+    }
+}
+
+/// An image's own words, fit to be shown.
+fn text(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .take_while(|byte| **byte != 0)
+        .map(|byte| match byte {
+            b' '..=b'~' => char::from(*byte),
+            _ => '?',
+        })
+        .collect()
+}
+
+fn too_long(end: u64) -> Error {
+    bad(format!(
+        "A header extension reaches beyond the header's cluster, which ends at {end:#x}"
+    ))
+}
+
+fn bad(context: impl Into<String>) -> Error {
+    Error::new(ErrorKind::BadHeader, context)
+}

@@ -1,0 +1,99 @@
+//! Refcounts: where their tables stand, and whether they speak of clusters that the file lacks.
+//!
+//! Reading needs no refcounts. But their tables have to be sound for the image to be, and they are
+//! the one witness of a file that was cut where only snapshots had data.
+
+use super::bytes::{be64, read};
+use super::claims::Claims;
+use super::header::{Header, inside};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{MAX_STRAY_REFCOUNT_BYTES, TABLE_READ_GAP_BYTES};
+use crate::source::ReadAt;
+
+/// Bits 0-8 of an entry of the refcount table mean nothing.
+const RESERVED: u64 = 0x1ff;
+
+/// Claims every refcount block, and checks that no cluster beyond the file's end is counted.
+pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims) -> Result<()> {
+    let file_size = source.len();
+    let geometry = &header.geometry;
+    let cluster_size = geometry.cluster_size();
+    let clusters_per_block = (cluster_size * 8) >> header.refcount_order;
+    // The first cluster of which the file has nothing.
+    let beyond = file_size.div_ceil(cluster_size);
+
+    let mut stray_bytes = 0;
+    let mut chunk = vec![0; usize::try_from(TABLE_READ_GAP_BYTES).unwrap_or(1 << 16)];
+    let mut first_cluster = 0;
+    let mut offset = header.refcount_table.start;
+    while offset < header.refcount_table.end {
+        let len = (header.refcount_table.end - offset).min(chunk.len() as u64);
+        let chunk = &mut chunk[..usize::try_from(len).unwrap_or(0)];
+        read(source, "the refcount table", offset, chunk)?;
+        for at in (0..chunk.len()).step_by(8) {
+            let entry = be64(chunk, at);
+            if entry != 0 {
+                let what = || format!("The refcount block for clusters from {first_cluster}");
+                if entry & RESERVED != 0 || !geometry.is_aligned(entry) {
+                    return Err(Error::new(
+                        ErrorKind::BadTable,
+                        format!(
+                            "{} is said to stand at {entry:#x}, where no cluster begins",
+                            what()
+                        ),
+                    ));
+                }
+                let block = entry..entry.saturating_add(cluster_size);
+                inside(&what(), &block, file_size)?;
+                claims.exclusive(block, what)?;
+                if first_cluster + clusters_per_block > beyond && !header.dirty {
+                    stray_bytes += cluster_size;
+                    if stray_bytes > MAX_STRAY_REFCOUNT_BYTES {
+                        return Err(cut(file_size, first_cluster * cluster_size));
+                    }
+                    check_block(source, header, entry, first_cluster, beyond)?;
+                }
+            }
+            first_cluster += clusters_per_block;
+        }
+        offset += len;
+    }
+    Ok(())
+}
+
+/// Refuses a block that counts a cluster from `beyond` on.
+fn check_block<S: ReadAt>(
+    source: &S,
+    header: &Header,
+    offset: u64,
+    first_cluster: u64,
+    beyond: u64,
+) -> Result<()> {
+    let mut block = vec![0; header.geometry.l2_table_len()];
+    read(source, "a refcount block", offset, &mut block)?;
+    // Refcounts narrower than a byte start at its least significant bit.
+    let first_bit = beyond.saturating_sub(first_cluster) << header.refcount_order;
+    let (byte, bit) = (first_bit / 8, first_bit % 8);
+    let byte = usize::try_from(byte).unwrap_or(usize::MAX);
+    let counted = block.get(byte..).is_some_and(|rest| {
+        rest.first().is_some_and(|first| first >> bit != 0)
+            || rest.iter().skip(1).any(|byte| *byte != 0)
+    });
+    if counted {
+        return Err(cut(
+            source.len(),
+            first_cluster.max(beyond) * header.geometry.cluster_size(),
+        ));
+    }
+    Ok(())
+}
+
+fn cut(file_size: u64, cluster_offset: u64) -> Error {
+    Error::new(
+        ErrorKind::Truncated,
+        format!(
+            "The image counts clusters from {cluster_offset:#x} on, but the file ends at \
+             {file_size:#x}; fetch the image again"
+        ),
+    )
+}

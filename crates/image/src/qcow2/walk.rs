@@ -1,0 +1,314 @@
+//! One walk over the active layer in guest order: L1 entries, L2 tables, clusters.
+
+use super::bytes::{be64, read};
+use super::claims::Claims;
+use super::entry::{Cluster, Impossible, decode, l2_table_offset};
+use super::header::{Header, inside};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{MAX_L2_BYTES, TABLE_READ_GAP_BYTES, TABLE_WINDOW_BYTES};
+use crate::plan::batch::BatchBuilder;
+use crate::plan::extent::{Bounds, SECTOR};
+use crate::source::ReadAt;
+
+/// L1 entries that are read at a time: 64 KiB of them.
+const L1_CHUNK_ENTRIES: u64 = 8192;
+
+/// A cluster adds at most this many extents and zero ranges: one for every subcluster.
+const MAX_ENTRIES_PER_CLUSTER: usize = 32;
+
+/// How much of the image is checked on the way.
+pub(super) enum Check<'a> {
+    /// Everything, and every table and cluster claims its place. Tables beyond the disk's end are
+    /// looked at as well.
+    Claims(&'a mut Claims),
+    /// Every entry by itself: the image has been checked before.
+    Entries,
+}
+
+/// A walk over an image's L2 tables, a window of them at a time.
+pub(super) struct Walk<'a, S> {
+    source: &'a S,
+    header: &'a Header,
+    bounds: Bounds,
+    /// The first L1 entry after the window.
+    next_l1: u64,
+    /// What of the window is still to do, in reverse.
+    window: Vec<Table>,
+    /// The window's tables, one after the other.
+    tables: Vec<u8>,
+    l2_bytes: u64,
+}
+
+/// One L1 entry of a window.
+#[derive(Debug, Clone, Copy)]
+struct Table {
+    l1_index: u64,
+    /// Zero when there is no table.
+    host_offset: u64,
+    /// Where the table begins in `Walk::tables`.
+    at: usize,
+}
+
+impl<'a, S: ReadAt> Walk<'a, S> {
+    /// A walk that begins at guest offset `start`.
+    pub(super) fn new(source: &'a S, header: &'a Header, bounds: Bounds, start: u64) -> Self {
+        Self {
+            source,
+            header,
+            bounds,
+            next_l1: start / header.geometry.l2_coverage(),
+            window: Vec::new(),
+            tables: Vec::new(),
+            l2_bytes: 0,
+        }
+    }
+
+    /// Adds clusters to `batch` until it is full (true) or the walk is over (false).
+    pub(super) fn advance(
+        &mut self,
+        batch: &mut BatchBuilder,
+        mut check: Check<'_>,
+    ) -> Result<bool> {
+        loop {
+            while let Some(table) = self.window.last().copied() {
+                if self.table(table, batch, &mut check)? {
+                    return Ok(true);
+                }
+                self.window.pop();
+            }
+            if !self.load_window(&mut check)? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// How many L1 entries map the disk; those after them hold saved states of machines.
+    fn disk_l1_entries(&self) -> u64 {
+        self.header
+            .virtual_size
+            .div_ceil(self.header.geometry.l2_coverage())
+    }
+
+    /// Reads the next L1 entries and the tables they point to; false when there are none left.
+    fn load_window(&mut self, check: &mut Check<'_>) -> Result<bool> {
+        let last = match check {
+            Check::Claims(_) => u64::from(self.header.l1_entries),
+            Check::Entries => self.disk_l1_entries(),
+        };
+        let count = last.saturating_sub(self.next_l1).min(L1_CHUNK_ENTRIES);
+        if count == 0 {
+            return Ok(false);
+        }
+        let mut l1 = vec![0; usize::try_from(count).unwrap_or(0) * 8];
+        let l1_offset = self.header.l1_offset + self.next_l1 * 8;
+        read(self.source, "the L1 table", l1_offset, &mut l1)?;
+
+        let table_len = self.header.geometry.l2_table_len();
+        let mut used = 0;
+        for entry in l1.chunks_exact(8) {
+            if used + table_len > TABLE_WINDOW_BYTES {
+                break;
+            }
+            let l1_index = self.next_l1;
+            let host_offset = l2_table_offset(be64(entry, 0), &self.header.geometry)
+                .map_err(|why| self.bad_l1(l1_index, why))?;
+            if host_offset != 0 {
+                self.check_table_place(l1_index, host_offset, check)?;
+            }
+            // Tables beyond the disk have no guest bytes: their place is all that is checked.
+            if l1_index < self.disk_l1_entries() {
+                self.window.push(Table {
+                    l1_index,
+                    host_offset,
+                    at: used,
+                });
+                used += if host_offset == 0 { 0 } else { table_len };
+            }
+            self.next_l1 += 1;
+        }
+        self.window.reverse();
+        self.read_tables(used)?;
+        Ok(true)
+    }
+
+    fn check_table_place(
+        &mut self,
+        l1_index: u64,
+        host_offset: u64,
+        check: &mut Check<'_>,
+    ) -> Result<()> {
+        let Check::Claims(claims) = check else {
+            return Ok(());
+        };
+        let what = || format!("The L2 table of L1 entry {l1_index}");
+        let place = host_offset..host_offset + self.header.geometry.cluster_size();
+        inside(&what(), &place, self.bounds.file_size)?;
+        claims.exclusive(place, what)?;
+        self.l2_bytes += self.header.geometry.cluster_size();
+        if self.l2_bytes > MAX_L2_BYTES {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "The image has more than {} MiB of L2 tables; convert it with larger clusters",
+                    MAX_L2_BYTES >> 20
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Reads the window's tables in host order, those close to each other in one go.
+    fn read_tables(&mut self, used: usize) -> Result<()> {
+        self.tables.resize(used, 0);
+        let table_len = self.header.geometry.l2_table_len();
+        let mut order: Vec<Table> = self.window.clone();
+        order.retain(|table| table.host_offset != 0);
+        order.sort_unstable_by_key(|table| table.host_offset);
+
+        let mut rest = order.as_slice();
+        let mut run_bytes = Vec::new();
+        while let Some(first) = rest.first() {
+            let run_len = rest
+                .iter()
+                .zip(rest.iter().skip(1))
+                .take_while(|(one, next)| {
+                    next.host_offset - one.host_offset <= table_len as u64 + TABLE_READ_GAP_BYTES
+                        && next.host_offset - first.host_offset + table_len as u64
+                            <= TABLE_WINDOW_BYTES as u64
+                })
+                .count()
+                + 1;
+            let (run, after) = rest.split_at(run_len);
+            rest = after;
+            if let [table] = run {
+                let place = &mut self.tables[table.at..table.at + table_len];
+                read(self.source, "an L2 table", table.host_offset, place)?;
+                continue;
+            }
+            let span = run[run_len - 1].host_offset - first.host_offset;
+            let span = usize::try_from(span).unwrap_or(usize::MAX - table_len);
+            run_bytes.resize(span + table_len, 0);
+            read(self.source, "L2 tables", first.host_offset, &mut run_bytes)?;
+            for table in run {
+                let from = usize::try_from(table.host_offset - first.host_offset).unwrap_or(0);
+                self.tables[table.at..table.at + table_len]
+                    .copy_from_slice(&run_bytes[from..from + table_len]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a table's clusters to the batch, from where the batch ends; true when that is full.
+    fn table(&self, table: Table, batch: &mut BatchBuilder, check: &mut Check<'_>) -> Result<bool> {
+        let geometry = &self.header.geometry;
+        let start = table.l1_index * geometry.l2_coverage();
+        if table.host_offset == 0 {
+            if batch.is_full(1) {
+                return Ok(true);
+            }
+            batch.zero(start + geometry.l2_coverage() - batch.next_guest_offset());
+            return Ok(false);
+        }
+        let entry_len = geometry.l2_entry_len();
+        let entries = &self.tables[table.at..table.at + geometry.l2_table_len()];
+        let done = (batch.next_guest_offset() - start) >> geometry.cluster_bits;
+        let done = usize::try_from(done).unwrap_or(usize::MAX);
+        for (index, entry) in entries.chunks_exact(entry_len).enumerate().skip(done) {
+            let guest_offset = start + ((index as u64) << geometry.cluster_bits);
+            if batch.is_full(MAX_ENTRIES_PER_CLUSTER) && guest_offset < self.bounds.virtual_size {
+                return Ok(true);
+            }
+            let bitmap = if entry_len == 16 { be64(entry, 8) } else { 0 };
+            let cluster = decode(be64(entry, 0), bitmap, geometry)
+                .map_err(|why| self.bad_l2(guest_offset, be64(entry, 0), why))?;
+            let guest_len = self
+                .bounds
+                .virtual_size
+                .saturating_sub(guest_offset)
+                .min(geometry.cluster_size());
+            self.check_cluster(cluster, guest_offset, guest_len, check)?;
+            if guest_len > 0 {
+                self.add(cluster, batch);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Checks where a cluster stands, of which the guest sees the first `guest_len` bytes.
+    fn check_cluster(
+        &self,
+        cluster: Cluster,
+        guest_offset: u64,
+        guest_len: u64,
+        check: &mut Check<'_>,
+    ) -> Result<()> {
+        let file_size = self.bounds.file_size;
+        let what = || format!("The cluster for guest offset {guest_offset:#x}");
+        let (place, needed) = match cluster {
+            Cluster::Unallocated => return Ok(()),
+            Cluster::Compressed {
+                host_offset,
+                sectors,
+            } => {
+                let end = (host_offset / SECTOR + sectors) * SECTOR;
+                // Its stream may end with the file, inside a sector: the decoder sees whether all
+                // of it is there.
+                inside(&what(), &(host_offset..host_offset + 1), file_size)?;
+                if let Check::Claims(claims) = check {
+                    claims.compressed(host_offset..end.min(file_size), what)?;
+                }
+                return Ok(());
+            }
+            Cluster::ZeroAllocated { host_offset } => (host_offset, 1),
+            Cluster::Plain { host_offset } => (host_offset, guest_len.max(1)),
+            Cluster::Partial { host_offset, data } => {
+                let subcluster = self.header.geometry.cluster_size() / 32;
+                let end = u64::from(32 - data.leading_zeros()) * subcluster;
+                (host_offset, end.min(guest_len.max(1)))
+            }
+        };
+        inside(&what(), &(place..place + needed), file_size)?;
+        if let Check::Claims(claims) = check {
+            claims.exclusive(place..place + self.header.geometry.cluster_size(), what)?;
+        }
+        Ok(())
+    }
+
+    fn add(&self, cluster: Cluster, batch: &mut BatchBuilder) {
+        let cluster_size = self.header.geometry.cluster_size();
+        match cluster {
+            Cluster::Unallocated | Cluster::ZeroAllocated { .. } => batch.zero(cluster_size),
+            Cluster::Plain { host_offset } => batch.plain(host_offset, cluster_size),
+            Cluster::Compressed {
+                host_offset,
+                sectors,
+            } => batch.compressed(host_offset, sectors, self.header.encoding, cluster_size),
+            Cluster::Partial {
+                host_offset, data, ..
+            } => {
+                let subcluster = cluster_size / 32;
+                for index in 0..32 {
+                    if data & (1 << index) == 0 {
+                        batch.zero(subcluster);
+                    } else {
+                        batch.plain(host_offset + index * subcluster, subcluster);
+                    }
+                }
+            }
+        }
+    }
+
+    fn bad_l1(&self, index: u64, Impossible(why): Impossible) -> Error {
+        Error::new(
+            ErrorKind::BadTable,
+            format!("Entry {index} of the L1 table {why}"),
+        )
+    }
+
+    fn bad_l2(&self, guest_offset: u64, entry: u64, Impossible(why): Impossible) -> Error {
+        Error::new(
+            ErrorKind::BadTable,
+            format!("The L2 entry {entry:#018x} for guest offset {guest_offset:#x} {why}"),
+        )
+    }
+}

@@ -1,0 +1,178 @@
+//! Decodes a raw image that is inside one compressed stream.
+//!
+//! Concatenated members, frames and streams are one image, as for the formats' own tools. What is
+//! decoded is looked at like a raw image's own bytes: a compressed qcow2 is refused, and so is a
+//! stream inside a stream. Nothing leaves a decoder before that is known.
+
+mod codec;
+mod gzip;
+
+use std::fmt;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Content, HEAD_BYTES, StreamCodec, TAIL_BYTES, other_format};
+use crate::format::{sniff_head, sniff_tail};
+use crate::limits::MAX_VIRTUAL_SIZE;
+use codec::Codec;
+
+/// Where decoded bytes go; what it returns as an error ends the decoding.
+pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
+/// Decoded bytes are handed on in pieces of at most this size.
+const PIECE_BYTES: usize = 256 << 10; // 256 KiB
+
+/// A disk is whole sectors.
+const SECTOR: usize = 512;
+
+/// Decodes a raw image from the bytes of a compressed stream, pushed in order.
+///
+/// ```
+/// use lvp_image::format::StreamCodec;
+/// use lvp_image::stream::StreamDecoder;
+///
+/// let frame = b"\x28\xb5\x2f\xfd\x20\x05\x29\0\0hello";
+/// let mut disk = Vec::new();
+/// let mut decoder = StreamDecoder::new(StreamCodec::Zstd)?;
+/// decoder.push(frame, &mut |piece| Ok(disk.extend_from_slice(piece)))?;
+/// let size = decoder.finish(&mut |piece| Ok(disk.extend_from_slice(piece)))?;
+/// assert_eq!((size, &disk[..6]), (512, b"hello\0".as_slice()));
+/// # Ok::<(), lvp_image::Error>(())
+/// ```
+pub struct StreamDecoder {
+    codec: Codec,
+    name: StreamCodec,
+    piece: Vec<u8>,
+    gate: Gate,
+}
+
+impl StreamDecoder {
+    /// A decoder for a stream that begins with the next byte pushed.
+    pub fn new(codec: StreamCodec) -> Result<Self> {
+        Ok(Self {
+            codec: Codec::new(codec)?,
+            name: codec,
+            piece: vec![0; PIECE_BYTES],
+            gate: Gate::default(),
+        })
+    }
+
+    /// Consumes all of `input` and hands decoded pieces to `sink` in order.
+    ///
+    /// After an error the decoder is of no further use.
+    pub fn push(&mut self, mut input: &[u8], sink: &mut Sink<'_>) -> Result<()> {
+        // A codec may hold decoded bytes back when the piece is full, so that is asked again.
+        loop {
+            let step = self.codec.decode(input, &mut self.piece)?;
+            input = &input[step.consumed..];
+            self.gate.pass(&self.piece[..step.produced], sink)?;
+            if input.is_empty() && step.produced < self.piece.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Says that the input has ended; returns the disk's size.
+    ///
+    /// The disk is filled up with zeros to a whole sector, as QEMU does with raw images. A stream
+    /// that has not ended is [`ErrorKind::Truncated`].
+    pub fn finish(mut self, sink: &mut Sink<'_>) -> Result<u64> {
+        loop {
+            let step = self.codec.finish(&mut self.piece)?;
+            self.gate.pass(&self.piece[..step.produced], sink)?;
+            if step.produced == 0 {
+                break;
+            }
+        }
+        self.gate.finish(self.name, sink)
+    }
+}
+
+impl fmt::Debug for StreamDecoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamDecoder")
+            .field("codec", &self.name)
+            .field("decoded_bytes", &self.gate.total)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Lets decoded bytes pass once their beginning is known to be a disk's.
+#[derive(Default)]
+struct Gate {
+    total: u64,
+    /// The disk's first bytes, until there are enough of them to know.
+    head: Vec<u8>,
+    is_open: bool,
+    /// The last bytes that passed.
+    tail: Vec<u8>,
+}
+
+impl Gate {
+    fn pass(&mut self, mut piece: &[u8], sink: &mut Sink<'_>) -> Result<()> {
+        self.total += piece.len() as u64;
+        if self.total > MAX_VIRTUAL_SIZE {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("The stream holds a disk of more than {MAX_VIRTUAL_SIZE} bytes"),
+            ));
+        }
+        if !self.is_open {
+            let (head, rest) = piece.split_at(piece.len().min(HEAD_BYTES - self.head.len()));
+            self.head.extend_from_slice(head);
+            if self.head.len() < HEAD_BYTES {
+                return Ok(());
+            }
+            self.open(sink)?;
+            piece = rest;
+        }
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.keep_tail(piece);
+        sink(piece)
+    }
+
+    fn open(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        match sniff_head(&self.head) {
+            Content::Disk => {}
+            Content::Other(name) => return Err(other_format(name)),
+            Content::Stream(codec) => {
+                return Err(other_format(&format!(
+                    "a {codec} stream inside another stream"
+                )));
+            }
+        }
+        self.is_open = true;
+        let head = std::mem::take(&mut self.head);
+        self.keep_tail(&head);
+        if head.is_empty() { Ok(()) } else { sink(&head) }
+    }
+
+    fn keep_tail(&mut self, piece: &[u8]) {
+        let kept = &piece[piece.len().saturating_sub(TAIL_BYTES)..];
+        let excess = (self.tail.len() + kept.len()).saturating_sub(TAIL_BYTES);
+        self.tail.drain(..excess);
+        self.tail.extend_from_slice(kept);
+    }
+
+    fn finish(mut self, codec: StreamCodec, sink: &mut Sink<'_>) -> Result<u64> {
+        if self.total == 0 {
+            return Err(Error::new(
+                ErrorKind::Truncated,
+                format!("The {codec} stream holds no byte; fetch the image again"),
+            ));
+        }
+        if !self.is_open {
+            self.open(sink)?;
+        }
+        if let Some(name) = self.tail.first_chunk().and_then(sniff_tail) {
+            return Err(other_format(name));
+        }
+        let size = self.total.next_multiple_of(SECTOR as u64);
+        let padding = usize::try_from(size - self.total).unwrap_or(0);
+        if padding > 0 {
+            sink(&[0; SECTOR][..padding])?;
+        }
+        Ok(size)
+    }
+}
