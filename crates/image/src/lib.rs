@@ -16,13 +16,18 @@
 //!
 //! All `unsafe` code and every ioctl is in `sys.rs`.
 
+mod buffer;
+pub mod convert;
+pub mod copy;
 pub mod decode;
+pub mod device;
 pub mod error;
 pub mod format;
 pub mod limits;
 pub mod plan;
 pub mod source;
 pub mod stream;
+mod sys;
 
 pub use error::{Error, ErrorKind, Result};
 pub use source::ReadAt;
