@@ -1,0 +1,132 @@
+//! What can go wrong between an image URL and its bytes.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+/// Result of this module's functions.
+pub type Result<T, E = SourceError> = std::result::Result<T, E>;
+
+/// What went wrong, for callers that decide by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SourceErrorKind {
+    /// The settings cannot be used (endpoint, CA file, an entry of the allowed hosts).
+    Settings,
+    /// The image URL is malformed, or no object storage is configured for it.
+    BadUrl,
+    /// The URL, or a redirect, names a host that the configuration does not allow.
+    HostNotAllowed,
+    /// There is no such object or bucket.
+    NotFound,
+    /// The server refused the credentials, or they may not read the object.
+    AccessDenied,
+    /// The object was replaced while it was read: start again from [`super::Source::resolve`].
+    ObjectChanged,
+    /// The sidecar holds no SHA-256 digest for the object.
+    SidecarInvalid,
+    /// The server ignores `Range`: only [`super::Source::read_ranges`] can read the object.
+    RangesIgnored,
+    /// The server could not be reached, or kept failing, through every attempt.
+    Unavailable,
+    /// The server's answer makes no sense, through every attempt.
+    Protocol,
+    /// The owner of the work cancelled it.
+    Cancelled,
+}
+
+impl SourceErrorKind {
+    /// Whether the same request may work later, with nothing changed by anybody.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Unavailable)
+    }
+}
+
+/// An error with its kind, what was being done, and its cause.
+///
+/// `Display` shows the context only, which names the object without credentials or query; the
+/// cause is in the chain.
+#[derive(Debug)]
+pub struct SourceError {
+    kind: SourceErrorKind,
+    context: String,
+    status: Option<u16>,
+    attempts: u32,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl SourceError {
+    pub(crate) fn new(kind: SourceErrorKind, context: impl Into<String>) -> Self {
+        Self {
+            kind,
+            context: context.into(),
+            status: None,
+            attempts: 0,
+            source: None,
+        }
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    pub(crate) fn with_status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    pub(crate) fn with_attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// What went wrong, for programs.
+    pub fn kind(&self) -> SourceErrorKind {
+        self.kind
+    }
+
+    /// The HTTP status of the answer that decided, if there was one.
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// How many requests were made for the part that failed; 0 when none left the machine.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Whether the same request may work later, with nothing changed by anybody.
+    pub fn is_transient(&self) -> bool {
+        self.kind.is_transient()
+    }
+
+    /// The `SourceError` that a [`super::RemoteReader`] wrapped into an I/O error.
+    pub fn from_io(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl Error for SourceError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+impl From<SourceError> for io::Error {
+    fn from(error: SourceError) -> Self {
+        let kind = match error.kind {
+            SourceErrorKind::NotFound => io::ErrorKind::NotFound,
+            SourceErrorKind::AccessDenied => io::ErrorKind::PermissionDenied,
+            SourceErrorKind::RangesIgnored => io::ErrorKind::Unsupported,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}

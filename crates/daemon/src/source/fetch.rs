@@ -1,0 +1,301 @@
+//! One range of one object on one connection: resumed at the exact byte it was cut at, and never
+//! mixed from two versions of the object.
+//!
+//! Every request carries `If-Match`, and every answer is checked as if the server had ignored it:
+//! status, `Content-Range`, lengths, `ETag` (or `Last-Modified`, where there is no tag).
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::Response;
+
+use super::error::{Result, SourceError, SourceErrorKind};
+use super::http::{header_text, no_answer, refusal};
+use super::retry::{Budget, Failure};
+use super::{Inner, ObjectMeta};
+
+/// How the bytes are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// By `Range`; what was received is not asked for again.
+    Ranged,
+    /// The whole object, for servers that ignore `Range`; a cut means to begin again and skip.
+    Whole,
+}
+
+/// Yields the bytes of one range.
+pub(super) struct Fetch<'a> {
+    inner: &'a Inner,
+    meta: &'a ObjectMeta,
+    mode: Mode,
+    /// What was not yielded yet.
+    left: Range<u64>,
+    /// The answer that is being read, and the object's offset of its next byte.
+    answer: Option<(Response, u64)>,
+    budget: Budget<'a>,
+}
+
+impl<'a> Fetch<'a> {
+    pub(super) fn new(
+        inner: &'a Inner,
+        meta: &'a ObjectMeta,
+        range: Range<u64>,
+        mode: Mode,
+    ) -> Self {
+        Self {
+            inner,
+            meta,
+            mode,
+            left: range,
+            answer: None,
+            budget: inner.budget(),
+        }
+    }
+
+    /// The next chunk, never empty; `None` after the last one. Retries by its own budget.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        while !self.left.is_empty() {
+            match self.attempt().await {
+                Ok(chunk) => {
+                    self.left.start += length(&chunk);
+                    return Ok(Some(chunk));
+                }
+                Err(failure) => {
+                    self.answer = None;
+                    self.budget.pause(failure).await?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn attempt(&mut self) -> Result<Bytes, Failure> {
+        let (mut response, mut offset) = match self.answer.take() {
+            Some(answer) => answer,
+            None => self.open().await?,
+        };
+        loop {
+            let chunk = response
+                .chunk()
+                .await
+                .map_err(|error| no_answer(&self.meta.location, error))?;
+            let Some(mut chunk) = chunk else {
+                return Err(Failure::passing(self.error(
+                    SourceErrorKind::Unavailable,
+                    "ended before its announced length",
+                )));
+            };
+            self.inner
+                .client
+                .counters
+                .received_bytes
+                .fetch_add(length(&chunk), Ordering::Relaxed);
+            if let Some(limit) = &self.inner.limit {
+                limit.take(chunk.len()).await;
+            }
+            let start = offset;
+            offset += length(&chunk);
+            // Only a whole-object answer begins before what is left.
+            let skipped = self.left.start.saturating_sub(start);
+            if skipped >= length(&chunk) {
+                continue;
+            }
+            chunk = chunk.slice(index(skipped)..);
+            if offset > self.left.end {
+                if self.mode == Mode::Ranged {
+                    return Err(Failure::passing(
+                        self.error(SourceErrorKind::Protocol, "has more bytes than asked for"),
+                    ));
+                }
+                chunk.truncate(index(self.left.end - self.left.start));
+            }
+            self.answer = Some((response, offset));
+            return Ok(chunk);
+        }
+    }
+
+    async fn open(&self) -> Result<(Response, u64), Failure> {
+        let mut headers = match_version(self.meta);
+        if self.mode == Mode::Ranged {
+            headers.insert(header::RANGE, byte_range(&self.left));
+        }
+        let response = self
+            .inner
+            .client
+            .send(Method::GET, &self.meta.location, headers)
+            .await?;
+        match (self.mode, response.status()) {
+            (Mode::Ranged, StatusCode::PARTIAL_CONTENT) => {
+                self.check_version(&response)?;
+                self.check_range(&response)?;
+                Ok((response, self.left.start))
+            }
+            (Mode::Ranged, StatusCode::OK) => Err(Failure::last(self.error(
+                SourceErrorKind::RangesIgnored,
+                "ignores the requested range",
+            ))),
+            (Mode::Whole, StatusCode::OK) => {
+                self.check_version(&response)?;
+                self.check_length(&response, 0..self.meta.size)?;
+                Ok((response, 0))
+            }
+            (_, status) if status.is_success() => Err(Failure::passing(self.error(
+                SourceErrorKind::Protocol,
+                &format!("has the unexpected status {status}"),
+            ))),
+            _ => Err(refusal(&self.meta.location, response).await),
+        }
+    }
+
+    fn check_version(&self, response: &Response) -> Result<(), Failure> {
+        let (name, expected) = match (&self.meta.etag, &self.meta.last_modified) {
+            (Some(etag), _) => (header::ETAG, etag),
+            (None, Some(date)) => (header::LAST_MODIFIED, date),
+            (None, None) => return Ok(()),
+        };
+        match header_text(response.headers(), name.clone()) {
+            Some(found) if found == expected => Ok(()),
+            Some(found) => Err(self.changed(&format!("its {name} is {found}, was {expected}"))),
+            None => Err(Failure::passing(self.error(
+                SourceErrorKind::Protocol,
+                &format!("lacks the {name} that the object has"),
+            ))),
+        }
+    }
+
+    fn check_range(&self, response: &Response) -> Result<(), Failure> {
+        let text = header_text(response.headers(), header::CONTENT_RANGE);
+        let Some(found) = text.and_then(ContentRange::parse) else {
+            return Err(Failure::passing(self.error(
+                SourceErrorKind::Protocol,
+                &format!("has the Content-Range {:?}", text.unwrap_or_default()),
+            )));
+        };
+        if let Some(total) = found.total
+            && total != self.meta.size
+        {
+            return Err(self.changed(&format!("it has {total} bytes, had {}", self.meta.size)));
+        }
+        // A server may serve less than was asked for, but must begin where it was asked to.
+        if found.first != self.left.start || found.last >= self.left.end {
+            return Err(Failure::passing(self.error(
+                SourceErrorKind::Protocol,
+                &format!("is for the bytes {}-{}", found.first, found.last),
+            )));
+        }
+        self.check_length(response, found.first..found.last + 1)
+    }
+
+    fn check_length(&self, response: &Response, range: Range<u64>) -> Result<(), Failure> {
+        let expected = range.end - range.start;
+        match response.content_length() {
+            Some(found) if found != expected && self.mode == Mode::Whole => {
+                Err(self.changed(&format!("it has {found} bytes, had {expected}")))
+            }
+            Some(found) if found != expected => Err(Failure::passing(self.error(
+                SourceErrorKind::Protocol,
+                &format!("announces {found} bytes for a range of {expected}"),
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn error(&self, kind: SourceErrorKind, what: &str) -> SourceError {
+        let Range { start, end } = &self.left;
+        SourceError::new(
+            kind,
+            format!(
+                "The answer for bytes {start:#x}..{end:#x} of {} {what}",
+                self.meta.location
+            ),
+        )
+    }
+
+    fn changed(&self, how: &str) -> Failure {
+        Failure::last(SourceError::new(
+            SourceErrorKind::ObjectChanged,
+            format!("{} was replaced while it was read: {how}", self.meta.url),
+        ))
+    }
+}
+
+/// A `Content-Range` of the form `bytes FIRST-LAST/TOTAL`.
+#[derive(Debug, PartialEq, Eq)]
+struct ContentRange {
+    first: u64,
+    last: u64,
+    /// `None` for `*`.
+    total: Option<u64>,
+}
+
+impl ContentRange {
+    fn parse(text: &str) -> Option<Self> {
+        let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        let total = match total {
+            "*" => None,
+            total => Some(total.parse().ok()?),
+        };
+        (first <= last && total.is_none_or(|total| last < total)).then_some(Self {
+            first,
+            last,
+            total,
+        })
+    }
+}
+
+/// The object's size as a range answer tells it, for a range that starts at 0.
+pub(super) fn total_size(headers: &HeaderMap) -> Option<u64> {
+    let text = header_text(headers, header::CONTENT_RANGE)?;
+    let (_, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    total.parse().ok()
+}
+
+/// Asks for no other version than the resolved one. Weak tags never match, and are compared in
+/// the answer only.
+fn match_version(meta: &ObjectMeta) -> HeaderMap {
+    let tag = meta.etag.as_deref().filter(|tag| !tag.starts_with("W/"));
+    let value = tag.and_then(|tag| HeaderValue::from_str(tag).ok());
+    HeaderMap::from_iter(value.map(|value| (header::IF_MATCH, value)))
+}
+
+/// The `Range` header for a range that is not empty.
+pub(super) fn byte_range(range: &Range<u64>) -> HeaderValue {
+    HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1))
+        .expect("digits and ASCII punctuation are a header's value")
+}
+
+fn length(chunk: &Bytes) -> u64 {
+    chunk.len() as u64
+}
+
+/// An offset within a chunk, which is in memory.
+fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_strictly() {
+        let range = |first, last, total| Some(ContentRange { first, last, total });
+        for (text, expected) in [
+            ("bytes 0-9/10", range(0, 9, Some(10))),
+            ("bytes 5-5/*", range(5, 5, None)),
+            ("bytes 0-10/10", None),
+            ("bytes 9-0/10", None),
+            ("bytes */10", None),
+            ("bytes 0-9", None),
+            ("bytes 0-/10", None),
+            ("octets 0-9/10", None),
+            ("bytes 0-99999999999999999999/*", None),
+        ] {
+            assert_eq!(ContentRange::parse(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! One request at a time: signing, sending, and telling apart what its failures mean.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode, Uri, header};
+use object_store::aws::{AwsAuthorizer, AwsCredential};
+use object_store::client::{HttpRequest, HttpRequestBody};
+use reqwest::Response;
+use time::OffsetDateTime;
+use url::Url;
+
+use super::error::{Result, SourceError, SourceErrorKind};
+use super::retry::{Failure, Retry, retry_after};
+use super::url::{UrlPolicy, without_query};
+use super::{Counters, Settings};
+
+/// Redirects that are followed, each to an allowed host.
+const MAX_REDIRECTS: usize = 5;
+/// How much of an error answer is read; S3's error documents are below 1 KiB.
+const MAX_ERROR_BODY_BYTES: usize = 16 << 10;
+/// Idle connections are closed before the usual servers and firewalls drop them silently.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where a request goes, redirects resolved.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Location {
+    pub(super) url: Url,
+    /// Whether the endpoint's credentials sign it.
+    pub(super) signed: bool,
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (signed: {})", without_query(&self.url), self.signed)
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_query(&self.url))
+    }
+}
+
+/// Sends requests that are signed where they have to be, each exactly once.
+pub(super) struct Client {
+    http: reqwest::Client,
+    credential: Option<AwsCredential>,
+    region: String,
+    pub(super) counters: Counters,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("region", &self.region)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    pub(super) fn new(settings: &Settings) -> Result<Self> {
+        let credential = (!settings.access_key.is_empty()).then(|| AwsCredential {
+            key_id: settings.access_key.clone(),
+            secret_key: settings.secret_key.reveal().to_owned(),
+            token: None,
+        });
+        Ok(Self {
+            http: build_http(settings)?,
+            credential,
+            region: settings.region.clone(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Sends one request and returns the answer whatever its status, unless no answer came.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        location: &Location,
+        headers: HeaderMap,
+    ) -> Result<Response, Failure> {
+        let headers = self.sign(&method, location, headers)?;
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        self.http
+            .request(method, location.url.clone())
+            .headers(headers)
+            .send()
+            .await
+            .map_err(|error| no_answer(location, error))
+    }
+
+    /// Sends one request and follows its redirects; only to hosts that are allowed, and with the
+    /// credentials only within the endpoint's own origin.
+    pub(super) async fn follow(
+        &self,
+        policy: &UrlPolicy,
+        method: Method,
+        location: &mut Location,
+        headers: &HeaderMap,
+    ) -> Result<Response, Failure> {
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(method.clone(), location, headers.clone()).await?;
+            if !response.status().is_redirection() {
+                return Ok(response);
+            }
+            *location = redirected(policy, location, &response)?;
+        }
+        Err(Failure::last(SourceError::new(
+            SourceErrorKind::Protocol,
+            format!("{location} redirects more than {MAX_REDIRECTS} times"),
+        )))
+    }
+
+    fn sign(
+        &self,
+        method: &Method,
+        location: &Location,
+        headers: HeaderMap,
+    ) -> Result<HeaderMap, Failure> {
+        let Some(credential) = self.credential.as_ref().filter(|_| location.signed) else {
+            return Ok(headers);
+        };
+        let unsigned = |error: Box<dyn Error + Send + Sync>| {
+            SourceError::new(
+                SourceErrorKind::Settings,
+                format!("The request for {location} cannot be signed; check minio.region and keys"),
+            )
+            .with_source(error)
+        };
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.method_mut() = method.clone();
+        *request.uri_mut() =
+            Uri::try_from(location.url.as_str()).map_err(|error| unsigned(error.into()))?;
+        *request.headers_mut() = headers;
+        AwsAuthorizer::new(credential, "s3", &self.region)
+            .try_authorize(&mut request, None)
+            .map_err(|error| unsigned(error.into()))?;
+        Ok(request.into_parts().0.headers)
+    }
+}
+
+fn build_http(settings: &Settings) -> Result<reqwest::Client> {
+    let ca = match &settings.ca_cert {
+        Some(path) => read_certificates(path)?,
+        None => Vec::new(),
+    };
+    let builder = || {
+        reqwest::Client::builder()
+            // Redirects and retries are decided here, not by the library.
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            // A proxy from the environment would carry requests to a host that nobody allowed.
+            .no_proxy()
+            // Ranges in flight need connections of their own, which HTTP/2 would join into one.
+            .http1_only()
+            .connect_timeout(settings.connect_timeout)
+            .read_timeout(settings.idle_timeout)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .user_agent(concat!(
+                "libvirt-volume-provisioner/",
+                env!("CARGO_PKG_VERSION")
+            ))
+    };
+    match builder().tls_certs_merge(ca).build() {
+        Ok(client) => Ok(client),
+        // A host without the ca-certificates package: plain HTTP still works, and every TLS
+        // handshake fails.
+        Err(error) if settings.ca_cert.is_none() => {
+            tracing::warn!(
+                error = &error as &dyn Error,
+                "No certificate authorities on this host; https endpoints need minio.ca_cert"
+            );
+            builder().tls_certs_only([]).build()
+        }
+        Err(error) => Err(error),
+    }
+    .map_err(|error| {
+        SourceError::new(
+            SourceErrorKind::Settings,
+            "The HTTP client cannot be set up; check minio.ca_cert",
+        )
+        .with_source(error)
+    })
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
+    let error = |why: &str| {
+        SourceError::new(
+            SourceErrorKind::Settings,
+            format!("minio.ca_cert {} {why}", path.display()),
+        )
+    };
+    let pem = std::fs::read(path).map_err(|cause| error("cannot be read").with_source(cause))?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+        .map_err(|cause| error("is not a PEM file").with_source(cause))?;
+    if certificates.is_empty() {
+        return Err(error("holds no certificate"));
+    }
+    Ok(certificates)
+}
+
+/// Where a redirect leads, if it may be followed.
+fn redirected(policy: &UrlPolicy, from: &Location, response: &Response) -> Result<Location> {
+    let status = response.status();
+    let protocol = |why: &str| {
+        SourceError::new(
+            SourceErrorKind::Protocol,
+            format!("{from} answered {status} {why}"),
+        )
+        .with_status(status.as_u16())
+    };
+    let target = response
+        .headers()
+        .get(header::LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .ok_or_else(|| protocol("without a location; check minio.endpoint and minio.region"))?;
+    let url = from
+        .url
+        .join(target)
+        .map_err(|cause| protocol("with a malformed location").with_source(cause))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() {
+        return Err(protocol("with a location that is no plain http(s) URL"));
+    }
+    if from.url.scheme() == "https" && url.scheme() == "http" {
+        return Err(protocol("with a location that gives up https"));
+    }
+    let same_origin = url.origin() == from.url.origin();
+    if !same_origin {
+        policy.check_host(&url).map_err(|refusal| {
+            SourceError::new(
+                SourceErrorKind::HostNotAllowed,
+                format!("{from} redirects to another host"),
+            )
+            .with_status(status.as_u16())
+            .with_source(refusal)
+        })?;
+    }
+    Ok(Location {
+        url,
+        signed: from.signed && same_origin,
+    })
+}
+
+/// A request without an answer, or an answer that broke off.
+pub(super) fn no_answer(location: &Location, error: reqwest::Error) -> Failure {
+    let error = error.without_url();
+    let host = location.url.authority();
+    if error.is_builder() {
+        return Failure::last(
+            SourceError::new(
+                SourceErrorKind::Protocol,
+                format!("The request for {location} cannot be built"),
+            )
+            .with_source(error),
+        );
+    }
+    if is_bad_certificate(&error) {
+        return Failure::last(
+            SourceError::new(
+                SourceErrorKind::Unavailable,
+                format!("The certificate of {host} is not trusted; set minio.ca_cert to its CA"),
+            )
+            .with_source(error),
+        );
+    }
+    let happened = if error.is_connect() {
+        format!("{host} cannot be reached; check minio.endpoint and that the server is up")
+    } else if error.is_timeout() {
+        format!("{host} fell silent while {location} was read")
+    } else {
+        format!("The connection to {host} broke while {location} was read")
+    };
+    Failure::passing(SourceError::new(SourceErrorKind::Unavailable, happened).with_source(error))
+}
+
+/// Whether TLS failed for a reason that another attempt will not change.
+fn is_bad_certificate(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let tls = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            .map_or_else(
+                || error.downcast_ref::<rustls::Error>(),
+                |inner| inner.downcast_ref::<rustls::Error>(),
+            );
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// An answer that is not the expected success.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// S3's error code.
+    pub(super) code: Option<String>,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    pub(super) async fn read(response: Response) -> Self {
+        Self {
+            status: response.status(),
+            retry_after: retry_after(response.headers(), OffsetDateTime::now_utc()),
+            code: error_code(response).await,
+        }
+    }
+
+    pub(super) fn into_failure(self, location: &Location) -> Failure {
+        let (kind, advice) = meaning(self.status, self.code.as_deref(), location.signed);
+        let code = self
+            .code
+            .map_or_else(String::new, |code| format!(" ({code})"));
+        let error = SourceError::new(
+            kind,
+            format!(
+                "The server answered {}{code} for {location}; {advice}",
+                self.status
+            ),
+        )
+        .with_status(self.status.as_u16());
+        let retry = match (kind, self.retry_after) {
+            (SourceErrorKind::Unavailable, Some(wait)) => Retry::After(wait),
+            (SourceErrorKind::Unavailable, None) => Retry::Backoff,
+            _ => Retry::Never,
+        };
+        Failure { error, retry }
+    }
+}
+
+/// What an answer means that is not the expected success.
+pub(super) async fn refusal(location: &Location, response: Response) -> Failure {
+    Refusal::read(response).await.into_failure(location)
+}
+
+/// The kind of an answer by its status and S3's error code, and what to do about it.
+fn meaning(
+    status: StatusCode,
+    code: Option<&str>,
+    signed: bool,
+) -> (SourceErrorKind, &'static str) {
+    use SourceErrorKind::{AccessDenied, NotFound, ObjectChanged, Protocol, Unavailable};
+    if status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        )
+    {
+        return (Unavailable, "try again when it has recovered");
+    }
+    match (code, status) {
+        (Some("InvalidAccessKeyId" | "SignatureDoesNotMatch"), _) => {
+            (AccessDenied, "check minio.access_key and minio.secret_key")
+        }
+        (Some("RequestTimeTooSkewed" | "RequestExpired"), _) => {
+            (AccessDenied, "check this host's clock")
+        }
+        (Some("AuthorizationHeaderMalformed"), _) => (AccessDenied, "check minio.region"),
+        (Some("InvalidToken" | "ExpiredToken"), _) => (AccessDenied, "renew the credentials"),
+        (Some("NoSuchBucket"), _) => (NotFound, "the bucket does not exist"),
+        (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) if signed => (
+            AccessDenied,
+            "allow the access key to get the object, and to list the bucket so that \
+             missing objects can be told from forbidden ones",
+        ),
+        (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => (
+            AccessDenied,
+            "it does not serve the object without credentials",
+        ),
+        (_, StatusCode::NOT_FOUND | StatusCode::GONE) => {
+            (NotFound, "check the image URL's spelling")
+        }
+        (_, StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE) => {
+            (ObjectChanged, "the object was replaced while it was read")
+        }
+        (_, status) if status.is_redirection() => {
+            (Protocol, "it redirects in the middle of an object")
+        }
+        _ => (Protocol, "the server does not take part in this protocol"),
+    }
+}
+
+/// The `<Code>` of S3's error document, if the answer has one that is safe to show.
+async fn error_code(mut response: Response) -> Option<String> {
+    let mut body = Vec::new();
+    while body.len() < MAX_ERROR_BODY_BYTES {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let text = String::from_utf8_lossy(&body);
+    let code = text.split_once("<Code>")?.1.split_once("</Code>")?.0;
+    (code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        .then(|| code.to_owned())
+}
+
+/// A header's text, if it is text.
+pub(super) fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}

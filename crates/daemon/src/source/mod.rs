@@ -1,0 +1,401 @@
+//! Image bytes from object storage and, where the configuration allows, plain HTTP hosts.
+//!
+//! ```text
+//! text --parse_url--> ImageUrl --resolve--> ObjectMeta --read_ranges--> chunks in order
+//!   url.rs: no packet     |        HEAD         |         ranges.rs + fetch.rs
+//!                         |                     +-reader--> ReadAt for the image crate
+//!                         +--sidecar--> digest              reader.rs
+//! ```
+//!
+//! # Who owns what
+//!
+//! - [`url`] decides which hosts are spoken to, before any look-up; redirects pass the same gate.
+//!   They are resolved once, by [`Source::resolve`]: the [`ObjectMeta`] leads to where they ended.
+//! - `http` sends one signed request, exactly once, and says what its failure means.
+//! - `retry` holds the budget of one request or range: the configured waits, or the server's
+//!   `Retry-After`. 4xx is final but for 408 and 429; 5xx, time-outs, cuts and short bodies pass.
+//! - `fetch` reads one range: resumed at the exact byte, pinned to the resolved version by
+//!   `If-Match` and by checks of every answer. A changed object is
+//!   [`SourceErrorKind::ObjectChanged`], never a mix of two versions.
+//!
+//! # What the `object_store` crate does here, and what it does not
+//!
+//! Its [`AwsAuthorizer`](object_store::aws::AwsAuthorizer) makes the SigV4 signatures. Its store
+//! is not used: that one bounds a whole request to 30 s and retries to 3 min by default, hides
+//! statuses and headers that decide here (`Retry-After`, a 200 for a range, S3's error codes),
+//! and re-encodes keys. Requests go through one `reqwest` client that follows no redirect, knows
+//! no proxy and retries nothing by itself.
+
+pub mod error;
+mod fetch;
+mod http;
+mod limit;
+mod ranges;
+mod reader;
+mod retry;
+mod sidecar;
+pub mod url;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use ::http::{HeaderMap, Method, StatusCode, header};
+use lvp_api::Sha256Digest;
+use reqwest::Response;
+use tokio_util::sync::CancellationToken;
+
+use crate::secret::Secret;
+pub use error::{Result, SourceError, SourceErrorKind};
+use fetch::{byte_range, total_size};
+use http::{Client, Location, Refusal, header_text, no_answer, refusal};
+use limit::RateLimit;
+pub use ranges::RangeReader;
+pub use reader::RemoteReader;
+use retry::{Budget, Failure, RetryPolicy};
+pub use url::{ImageUrl, UrlPolicy};
+
+/// Longest sidecar that is read: `sha256sum` of a few hundred files.
+const MAX_SIDECAR_BYTES: usize = 64 << 10; // 64 KiB
+/// A health probe that takes longer counts as down.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time for a TCP and TLS connection to come up.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest silence of a server in the middle of an answer, or before it.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the configuration says about object storage.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `http(s)://HOST:PORT`; `None` when only `allowed_hosts` are used.
+    pub endpoint: Option<String>,
+    /// Empty for anonymous requests.
+    pub access_key: String,
+    /// The key that signs.
+    pub secret_key: Secret,
+    /// Region that is signed for.
+    pub region: String,
+    /// PEM file of further certificate authorities, beside the system's.
+    pub ca_cert: Option<PathBuf>,
+    /// Hosts (`host` or `host:port`) besides the endpoint that image URLs may name.
+    pub allowed_hosts: Vec<String>,
+    /// How many times one request or range is tried again.
+    pub retry_attempts: u32,
+    /// Waits before the first, second, ... retry; the last one repeats.
+    pub retry_backoff: Vec<Duration>,
+    /// Time for a connection to come up.
+    pub connect_timeout: Duration,
+    /// Longest silence of a server.
+    pub idle_timeout: Duration,
+    /// All reads together stay within this rate.
+    pub max_read_bytes_per_sec: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            access_key: String::new(),
+            secret_key: Secret::default(),
+            region: "us-east-1".to_owned(),
+            ca_cert: None,
+            allowed_hosts: Vec::new(),
+            retry_attempts: 3,
+            retry_backoff: [100, 1_000, 10_000].map(Duration::from_millis).to_vec(),
+            connect_timeout: CONNECT_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            max_read_bytes_per_sec: None,
+        }
+    }
+}
+
+/// One version of one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Length in bytes.
+    pub size: u64,
+    /// The server's entity tag, quotes included.
+    pub etag: Option<String>,
+    /// The `Last-Modified` header as the server wrote it.
+    pub last_modified: Option<String>,
+    /// The URL that was asked for.
+    pub url: ImageUrl,
+    /// Where its redirects ended.
+    location: Location,
+}
+
+/// How [`Source::read_ranges`] cuts and overlaps its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RangeOptions {
+    /// Bytes per request.
+    pub range_bytes: u64,
+    /// Requests at once.
+    pub in_flight: usize,
+}
+
+impl Default for RangeOptions {
+    fn default() -> Self {
+        Self {
+            range_bytes: 4 << 20,
+            in_flight: 6,
+        }
+    }
+}
+
+/// What a source has done since it was made.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests that were sent.
+    pub requests: AtomicU64,
+    /// Requests that were sent again after a passing fault.
+    pub retries: AtomicU64,
+    /// Body bytes that arrived.
+    pub received_bytes: AtomicU64,
+}
+
+/// Reads images; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Source(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    policy: UrlPolicy,
+    retry: RetryPolicy,
+    limit: Option<RateLimit>,
+}
+
+impl Source {
+    /// Checks the settings and loads the certificates; sends nothing.
+    pub fn new(settings: &Settings) -> Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            client: Client::new(settings)?,
+            policy: UrlPolicy::new(settings.endpoint.as_deref(), &settings.allowed_hosts)?,
+            retry: RetryPolicy {
+                attempts: settings.retry_attempts,
+                backoff: settings.retry_backoff.clone(),
+            },
+            limit: settings.max_read_bytes_per_sec.and_then(RateLimit::new),
+        })))
+    }
+
+    /// Accepts or refuses an image URL; sends nothing.
+    pub fn parse_url(&self, text: &str) -> Result<ImageUrl> {
+        self.0.policy.parse(text)
+    }
+
+    /// Finds the object's size and version, following redirects.
+    ///
+    /// Asks by `HEAD`. Where that is refused (a URL pre-signed for `GET`) or says too little
+    /// (error answers to `HEAD` have no body that tells why), a `GET` of the first byte decides.
+    pub async fn resolve(&self, url: &ImageUrl) -> Result<ObjectMeta> {
+        let mut budget = self.0.budget();
+        loop {
+            match self.0.resolve(url).await {
+                Ok(meta) => return Ok(meta),
+                Err(failure) => budget.pause(failure).await?,
+            }
+        }
+    }
+
+    /// Reads the object's `.sha256` sidecar; `None` when the server says that there is none.
+    ///
+    /// S3 answers 403 for a missing object when the credentials may not list its bucket. That is
+    /// an error here: otherwise a policy's slip would silently turn verification off. A URL with a
+    /// query (pre-signed) covers one object only, and has no sidecar.
+    pub async fn sidecar(&self, url: &ImageUrl) -> Result<Option<Sha256Digest>> {
+        let Some(sidecar) = url.sidecar() else {
+            return Ok(None);
+        };
+        let mut budget = self.0.budget();
+        let text = loop {
+            match self.0.read_small(&sidecar).await {
+                Ok(text) => break text,
+                Err(failure) => match budget.pause(failure).await {
+                    Err(error) if error.kind() == SourceErrorKind::NotFound => return Ok(None),
+                    result => result?,
+                },
+            }
+        };
+        sidecar::parse(&text, &url.base_name())
+            .map(Some)
+            .map_err(|found| sidecar_invalid(&sidecar, &found))
+    }
+
+    /// Reads a part of the object in order, several ranges at once. Dropping the reader frees its
+    /// connections.
+    ///
+    /// Must be called within a runtime.
+    pub fn read_ranges(
+        &self,
+        meta: &ObjectMeta,
+        range: Range<u64>,
+        options: RangeOptions,
+    ) -> RangeReader {
+        RangeReader::new(self.clone(), Arc::new(meta.clone()), range, options)
+    }
+
+    /// Random access for blocking threads, until `cancel` ends it.
+    ///
+    /// Must be called within the runtime that will carry the requests. A server that ignores
+    /// `Range` makes reads fail with [`SourceErrorKind::RangesIgnored`].
+    pub fn reader(&self, meta: &ObjectMeta, cancel: CancellationToken) -> RemoteReader {
+        let runtime = tokio::runtime::Handle::current();
+        RemoteReader::new(self.clone(), Arc::new(meta.clone()), cancel, runtime)
+    }
+
+    /// Whether object storage answers and knows the credentials; one request, no retries.
+    ///
+    /// Lists the buckets. Credentials that may do nothing but get objects are refused that, by
+    /// the code `AccessDenied`, after their signature was found good: they are fine.
+    pub async fn probe(&self) -> Result<()> {
+        let Some(endpoint) = self.0.policy.endpoint() else {
+            return Err(SourceError::new(
+                SourceErrorKind::Settings,
+                "No object storage is configured; set minio.endpoint (MINIO_ENDPOINT)",
+            ));
+        };
+        let location = Location {
+            url: endpoint.clone(),
+            signed: true,
+        };
+        tokio::time::timeout(PROBE_TIMEOUT, self.0.probe(&location))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::passing(SourceError::new(
+                    SourceErrorKind::Unavailable,
+                    format!("{location} did not answer within {PROBE_TIMEOUT:?}"),
+                )))
+            })
+            .map_err(|failure| failure.error.with_attempts(1))
+    }
+
+    /// What this source has done.
+    pub fn counters(&self) -> &Counters {
+        &self.0.client.counters
+    }
+}
+
+impl Inner {
+    fn budget(&self) -> Budget<'_> {
+        Budget::new(&self.retry, &self.client.counters.retries)
+    }
+
+    fn locate(&self, url: &ImageUrl) -> Result<Location> {
+        Ok(Location {
+            url: url.to_request_url(&self.policy)?,
+            signed: url.is_object(),
+        })
+    }
+
+    async fn resolve(&self, url: &ImageUrl) -> Result<ObjectMeta, Failure> {
+        let mut location = self.locate(url)?;
+        let head = self
+            .client
+            .follow(&self.policy, Method::HEAD, &mut location, &HeaderMap::new())
+            .await?;
+        let status = head.status();
+        if status.is_success()
+            && let Some(size) = announced_length(&head)
+        {
+            return Ok(meta(url, location, size, head.headers()));
+        }
+        if !status.is_success() && !status.is_client_error() {
+            return Err(refusal(&location, head).await);
+        }
+        drop(head);
+        self.resolve_by_get(url).await
+    }
+
+    async fn resolve_by_get(&self, url: &ImageUrl) -> Result<ObjectMeta, Failure> {
+        let mut location = self.locate(url)?;
+        let first_byte = HeaderMap::from_iter([(header::RANGE, byte_range(&(0..1)))]);
+        let response = self
+            .client
+            .follow(&self.policy, Method::GET, &mut location, &first_byte)
+            .await?;
+        let size = match response.status() {
+            StatusCode::PARTIAL_CONTENT => total_size(response.headers()),
+            StatusCode::OK => announced_length(&response),
+            // An empty object has no first byte.
+            StatusCode::RANGE_NOT_SATISFIABLE => total_size(response.headers()),
+            _ => return Err(refusal(&location, response).await),
+        };
+        let size = size.ok_or_else(|| {
+            Failure::passing(SourceError::new(
+                SourceErrorKind::Protocol,
+                format!("The server does not tell the size of {url}"),
+            ))
+        })?;
+        Ok(meta(url, location, size, response.headers()))
+    }
+
+    /// Reads a whole small object.
+    async fn read_small(&self, url: &ImageUrl) -> Result<Vec<u8>, Failure> {
+        let mut location = self.locate(url)?;
+        let mut response = self
+            .client
+            .follow(&self.policy, Method::GET, &mut location, &HeaderMap::new())
+            .await?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(&location, response).await);
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| no_answer(&location, error))?
+        {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_SIDECAR_BYTES {
+                return Err(sidecar_invalid(url, "it is larger than 64 KiB").into());
+            }
+        }
+        Ok(body)
+    }
+
+    async fn probe(&self, location: &Location) -> Result<(), Failure> {
+        let response = self
+            .client
+            .send(Method::GET, location, HeaderMap::new())
+            .await?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        let refusal = Refusal::read(response).await;
+        match (refusal.status.as_u16(), refusal.code.as_deref()) {
+            (403, Some("AccessDenied")) => Ok(()),
+            // No service list here, but a server that answers.
+            (404 | 405 | 501, _) => Ok(()),
+            _ => Err(refusal.into_failure(location)),
+        }
+    }
+}
+
+fn meta(url: &ImageUrl, location: Location, size: u64, headers: &HeaderMap) -> ObjectMeta {
+    let text = |name| header_text(headers, name).map(str::to_owned);
+    ObjectMeta {
+        size,
+        etag: text(header::ETAG),
+        last_modified: text(header::LAST_MODIFIED),
+        url: url.clone(),
+        location,
+    }
+}
+
+/// `Content-Length` as the server wrote it, for answers to `HEAD` too.
+fn announced_length(response: &Response) -> Option<u64> {
+    header_text(response.headers(), header::CONTENT_LENGTH)?
+        .parse()
+        .ok()
+}
+
+fn sidecar_invalid(sidecar: &ImageUrl, found: &str) -> SourceError {
+    SourceError::new(
+        SourceErrorKind::SidecarInvalid,
+        format!("The sidecar {sidecar} holds no SHA-256 digest of the image: {found}"),
+    )
+}

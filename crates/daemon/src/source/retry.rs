@@ -1,0 +1,217 @@
+//! Which failures pass, and how long to wait for that.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use super::error::{Result, SourceError};
+
+/// Longest wait that a server can ask for: a job's patience is the operator's to set.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Waits are stretched by up to this share, so that ranges and hosts that failed together do not
+/// come back together.
+const JITTER: f64 = 0.2;
+
+/// One failed attempt.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: SourceError,
+    pub(super) retry: Retry,
+}
+
+/// What another attempt could change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// Nothing.
+    Never,
+    /// The fault may have passed after the configured wait.
+    Backoff,
+    /// The server named a time.
+    After(Duration),
+}
+
+impl Failure {
+    pub(super) fn last(error: SourceError) -> Self {
+        Self {
+            error,
+            retry: Retry::Never,
+        }
+    }
+
+    pub(super) fn passing(error: SourceError) -> Self {
+        Self {
+            error,
+            retry: Retry::Backoff,
+        }
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::last(error)
+    }
+}
+
+/// The configured waits.
+#[derive(Debug, Clone)]
+pub(super) struct RetryPolicy {
+    pub(super) attempts: u32,
+    pub(super) backoff: Vec<Duration>,
+}
+
+/// The attempts that one request, or one range, still has.
+#[derive(Debug)]
+pub(super) struct Budget<'a> {
+    policy: &'a RetryPolicy,
+    retries: &'a AtomicU64,
+    made: u32,
+}
+
+impl<'a> Budget<'a> {
+    pub(super) fn new(policy: &'a RetryPolicy, retries: &'a AtomicU64) -> Self {
+        Self {
+            policy,
+            retries,
+            made: 0,
+        }
+    }
+
+    /// Waits until the next attempt is due, or returns the error when there is none.
+    pub(super) async fn pause(&mut self, failure: Failure) -> Result<()> {
+        self.made += 1;
+        let asked = match failure.retry {
+            Retry::Never => return Err(failure.error.with_attempts(self.made)),
+            _ if self.made > self.policy.attempts => {
+                return Err(failure.error.with_attempts(self.made));
+            }
+            Retry::Backoff => Duration::ZERO,
+            Retry::After(wait) => wait.min(MAX_RETRY_AFTER),
+        };
+        let wait = self.backoff().max(asked);
+        tracing::debug!(
+            error = %failure.error,
+            attempt = self.made,
+            wait_ms = wait.as_millis(),
+            "Trying again"
+        );
+        self.retries.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(wait.mul_f64(1.0 + rand::random::<f64>() * JITTER)).await;
+        Ok(())
+    }
+
+    fn backoff(&self) -> Duration {
+        let index = usize::try_from(self.made - 1).unwrap_or(usize::MAX);
+        let waits = &self.policy.backoff;
+        waits
+            .get(index)
+            .or(waits.last())
+            .copied()
+            .unwrap_or(Duration::ZERO)
+    }
+}
+
+/// Reads `Retry-After` in both of its forms: seconds, or a date.
+pub(super) fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    Some((date - now).try_into().unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::error::SourceErrorKind;
+    use time::macros::datetime;
+
+    fn check_retry_after(text: &str, expected: Option<u64>) {
+        let headers = HeaderMap::from_iter([(
+            header::RETRY_AFTER,
+            text.parse().expect("it is a header value"),
+        )]);
+        let now = datetime!(2015-10-21 07:27:30 UTC);
+        assert_eq!(
+            retry_after(&headers, now),
+            expected.map(Duration::from_secs),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
+        check_retry_after("7", Some(7));
+        check_retry_after(" 0 ", Some(0));
+        check_retry_after("Wed, 21 Oct 2015 07:28:00 GMT", Some(30));
+        check_retry_after("Wed, 21 Oct 2015 07:00:00 GMT", Some(0));
+        check_retry_after("soon", None);
+        check_retry_after("-5", None);
+    }
+
+    fn failure(retry: Retry) -> Failure {
+        Failure {
+            error: SourceError::new(SourceErrorKind::Unavailable, "It is down"),
+            retry,
+        }
+    }
+
+    /// Waits that a budget makes until it gives up, in whole milliseconds, jitter excluded.
+    async fn waits(policy: RetryPolicy, retry: Retry) -> Vec<Duration> {
+        let retries = AtomicU64::new(0);
+        let mut budget = Budget::new(&policy, &retries);
+        let mut waits = Vec::new();
+        loop {
+            let start = tokio::time::Instant::now();
+            if let Err(error) = budget.pause(failure(retry)).await {
+                let made = u32::try_from(waits.len()).expect("few waits") + 1;
+                assert_eq!(error.attempts(), made);
+                assert_eq!(retries.into_inner(), u64::from(made - 1));
+                return waits;
+            }
+            waits.push(start.elapsed());
+        }
+    }
+
+    fn policy(attempts: u32, backoff: &[u64]) -> RetryPolicy {
+        RetryPolicy {
+            attempts,
+            backoff: backoff.iter().copied().map(Duration::from_millis).collect(),
+        }
+    }
+
+    fn check_waits(waits: &[Duration], expected_ms: &[u64]) {
+        assert_eq!(waits.len(), expected_ms.len(), "{waits:?}");
+        for (wait, expected) in waits.iter().zip(expected_ms) {
+            let least = Duration::from_millis(*expected);
+            let most = least.mul_f64(1.0 + JITTER) + Duration::from_millis(2);
+            assert!(
+                *wait >= least && *wait <= most,
+                "{wait:?} for {expected} ms"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_follow_the_list_and_the_last_one_repeats() {
+        let waits = waits(policy(4, &[100, 1_000, 10_000]), Retry::Backoff).await;
+        check_waits(&waits, &[100, 1_000, 10_000, 10_000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn final_failures_are_not_tried_again() {
+        check_waits(&waits(policy(4, &[100]), Retry::Never).await, &[]);
+        check_waits(&waits(policy(0, &[100]), Retry::Backoff).await, &[]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_servers_wish_lengthens_a_wait_up_to_a_bound() {
+        let asked = |secs| Retry::After(Duration::from_secs(secs));
+        check_waits(&waits(policy(1, &[100]), asked(5)).await, &[5_000]);
+        check_waits(&waits(policy(1, &[100]), asked(0)).await, &[100]);
+        check_waits(&waits(policy(1, &[100]), asked(86_400)).await, &[30_000]);
+    }
+}

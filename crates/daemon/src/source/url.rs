@@ -1,0 +1,428 @@
+//! Image URLs: which ones are accepted, and where each leads.
+//!
+//! Parsing decides everything before any packet leaves, name look-ups included:
+//!
+//! - `s3://BUCKET/KEY`, and `http(s)://ENDPOINT/BUCKET/KEY` on the configured endpoint, name an
+//!   object, which is read with the configured credentials.
+//! - Any other `http(s)://` URL is read as it stands, without credentials, and only when its host
+//!   is in `minio.allowed_hosts`.
+//!
+//! The scheme of an endpoint URL is not compared: clients write both, and requests go to the
+//! endpoint as it is configured, so an `http://` URL cannot downgrade an `https://` endpoint.
+//! Host and port are compared after normalisation (case, IDNA, default ports).
+//!
+//! Bucket and key are percent-decoded exactly once, in both forms: a literal `%` in a key is
+//! written `%25`. What could be read in two ways is refused: `.` and `..` segments (written or
+//! encoded), control characters, backslashes, credentials, fragments.
+
+use std::fmt;
+use std::str::FromStr;
+
+use url::Url;
+
+use super::error::{Result, SourceError, SourceErrorKind};
+
+/// Longest accepted URL: pre-signed URLs with a session token reach 2 KiB.
+const MAX_URL_BYTES: usize = 4096;
+/// S3's own limit on a key's UTF-8 length.
+const MAX_KEY_BYTES: usize = 1024;
+/// S3's oldest limit on a bucket's name; today's rule (63) is left to the server.
+const MAX_BUCKET_BYTES: usize = 255;
+/// How much of a refused URL an error shows.
+const SHOWN_CHARS: usize = 200;
+
+/// An accepted image URL.
+///
+/// `Display` is safe to log: it shows neither query nor credentials. Two spellings of one object
+/// display alike, as `s3://bucket/key`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ImageUrl(Location);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Location {
+    Object { bucket: String, key: String },
+    Web(Url),
+}
+
+/// Decides which URLs are accepted; made from the configuration once.
+#[derive(Debug, Clone)]
+pub struct UrlPolicy {
+    endpoint: Option<Url>,
+    allowed_hosts: Vec<AllowedHost>,
+}
+
+/// One entry of `minio.allowed_hosts`: `host`, good for the default ports of http and https, or
+/// `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct AllowedHost {
+    host: String,
+    port: Option<u16>,
+}
+
+impl UrlPolicy {
+    /// Checks the configured endpoint (`https://` when it names no scheme) and allowed hosts.
+    pub fn new(endpoint: Option<&str>, allowed_hosts: &[String]) -> Result<Self> {
+        Ok(Self {
+            endpoint: endpoint.map(parse_endpoint).transpose()?,
+            allowed_hosts: allowed_hosts
+                .iter()
+                .map(|entry| entry.parse())
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    /// Accepts or refuses one image URL.
+    pub fn parse(&self, text: &str) -> Result<ImageUrl> {
+        let bad = |why: &str| bad_url(text, why);
+        if text.len() > MAX_URL_BYTES {
+            return Err(bad("it is longer than 4096 bytes"));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(bad("it holds control characters"));
+        }
+        if text.trim() != text {
+            return Err(bad("it begins or ends with white space"));
+        }
+        if text.contains('\\') {
+            return Err(bad("it holds a backslash; write it as %5C"));
+        }
+        if text.contains('#') {
+            return Err(bad("it has a fragment; write a # in a key as %23"));
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(bad(
+                "it has no scheme; use s3://BUCKET/KEY or http(s)://HOST/BUCKET/KEY",
+            ));
+        };
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, query)) => (rest, Some(query)),
+            None => (rest, None),
+        };
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if authority.contains('@') {
+            return Err(bad(
+                "it carries credentials; they belong in the daemon's configuration",
+            ));
+        }
+        match scheme.to_ascii_lowercase().as_str() {
+            "s3" if query.is_some() => Err(bad("it has a query; write a ? in a key as %3F")),
+            "s3" if self.endpoint.is_none() => Err(bad(
+                "no object storage is configured; set minio.endpoint (MINIO_ENDPOINT)",
+            )),
+            "s3" => object(authority, path).map_err(|why| bad(&why)),
+            "http" | "https" => self.parse_web(text, scheme, authority, path, query),
+            _ => Err(bad(
+                "only s3, http and https URLs are supported; use s3://BUCKET/KEY",
+            )),
+        }
+    }
+
+    fn parse_web(
+        &self,
+        text: &str,
+        scheme: &str,
+        authority: &str,
+        path: &str,
+        query: Option<&str>,
+    ) -> Result<ImageUrl> {
+        let bad = |why: &str| bad_url(text, why);
+        let mut url = Url::parse(&format!("{scheme}://{authority}/"))
+            .map_err(|error| bad("its host is malformed").with_source(error))?;
+        if self.is_endpoint(&url) {
+            if query.is_some() {
+                return Err(bad(
+                    "it has a query; the daemon signs requests to its endpoint itself",
+                ));
+            }
+            let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+            return object(bucket, key).map_err(|why| bad(&why));
+        }
+        self.check_host(&url)?;
+        let decoded = decode_path(path).map_err(|why| bad(&why))?;
+        if decoded.is_empty() || decoded.ends_with('/') {
+            return Err(bad("its path names no file"));
+        }
+        url.set_path(path);
+        url.set_query(query);
+        Ok(ImageUrl(Location::Web(url)))
+    }
+
+    /// Whether a URL's host and port are the endpoint's, whatever the scheme.
+    fn is_endpoint(&self, url: &Url) -> bool {
+        self.endpoint.as_ref().is_some_and(|endpoint| {
+            endpoint.host() == url.host()
+                && (endpoint.port() == url.port()
+                    || endpoint.port_or_known_default() == url.port_or_known_default())
+        })
+    }
+
+    /// Refuses hosts that the configuration does not name; for URLs and for redirects.
+    pub(crate) fn check_host(&self, url: &Url) -> Result<()> {
+        let host = url.host_str().unwrap_or_default();
+        if self.is_endpoint(url) || self.allowed_hosts.iter().any(|allowed| allowed.covers(url)) {
+            return Ok(());
+        }
+        let shown = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        Err(SourceError::new(
+            SourceErrorKind::HostNotAllowed,
+            format!(
+                "Host {shown} is neither the configured endpoint nor allowed; \
+                 use an image on the endpoint, or add it to minio.allowed_hosts"
+            ),
+        ))
+    }
+
+    /// The endpoint's origin, if object storage is configured.
+    pub fn endpoint(&self) -> Option<&Url> {
+        self.endpoint.as_ref()
+    }
+}
+
+impl ImageUrl {
+    /// The last segment of the object's name: what `sha256sum` would have printed beside a digest.
+    pub fn base_name(&self) -> String {
+        let path = match &self.0 {
+            Location::Object { key, .. } => key.clone(),
+            Location::Web(url) => decode(url.path()).unwrap_or_else(|_| url.path().to_owned()),
+        };
+        path.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// Whether the object lies on the configured endpoint and is read with its credentials.
+    pub fn is_object(&self) -> bool {
+        matches!(self.0, Location::Object { .. })
+    }
+
+    /// The object's checksum sidecar; `None` where the URL's query covers this one object only.
+    pub(crate) fn sidecar(&self) -> Option<Self> {
+        match &self.0 {
+            Location::Object { bucket, key } => Some(Self(Location::Object {
+                bucket: bucket.clone(),
+                key: format!("{key}.sha256"),
+            })),
+            Location::Web(url) if url.query().is_some() => None,
+            Location::Web(url) => {
+                let mut url = url.clone();
+                url.set_path(&format!("{}.sha256", url.path()));
+                Some(Self(Location::Web(url)))
+            }
+        }
+    }
+
+    /// Where to send the request.
+    pub(crate) fn to_request_url(&self, policy: &UrlPolicy) -> Result<Url> {
+        match &self.0 {
+            Location::Web(url) => Ok(url.clone()),
+            Location::Object { bucket, key } => {
+                let mut url = policy.endpoint.clone().ok_or_else(|| {
+                    SourceError::new(
+                        SourceErrorKind::BadUrl,
+                        format!("{self} needs object storage; set minio.endpoint"),
+                    )
+                })?;
+                url.set_path(&format!("/{bucket}/{}", encode(key)));
+                Ok(url)
+            }
+        }
+    }
+}
+
+impl fmt::Display for ImageUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Location::Object { bucket, key } => write!(f, "s3://{bucket}/{}", encode(key)),
+            Location::Web(url) => f.write_str(&without_query(url)),
+        }
+    }
+}
+
+impl fmt::Debug for ImageUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl AllowedHost {
+    fn covers(&self, url: &Url) -> bool {
+        url.host_str() == Some(&self.host)
+            && match self.port {
+                Some(port) => url.port_or_known_default() == Some(port),
+                None => url.port().is_none(),
+            }
+    }
+}
+
+impl FromStr for AllowedHost {
+    type Err = SourceError;
+
+    fn from_str(entry: &str) -> Result<Self> {
+        let error = || {
+            SourceError::new(
+                SourceErrorKind::Settings,
+                format!("{entry:?} in minio.allowed_hosts is neither a host nor host:port"),
+            )
+        };
+        if entry.is_empty() || entry.contains(['/', '@', '?', '#', '\\', '*']) {
+            return Err(error());
+        }
+        // A scheme's default port vanishes from a parsed URL, but no port is the default of both.
+        let parse = |scheme: &str| {
+            Url::parse(&format!("{scheme}://{entry}/")).map_err(|cause| error().with_source(cause))
+        };
+        let (http, https) = (parse("http")?, parse("https")?);
+        Ok(Self {
+            host: http.host_str().ok_or_else(error)?.to_owned(),
+            port: http.port().or(https.port()),
+        })
+    }
+}
+
+/// A URL's text as logs and errors may show it: no query, no credentials, one line, bounded.
+pub fn redact(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let shown = match text.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = match rest.find('/') {
+                Some(at) => rest.split_at(at),
+                None => (rest, ""),
+            };
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{path}")
+        }
+        None => text.rsplit('@').next().unwrap_or_default().to_owned(),
+    };
+    shown
+        .chars()
+        .take(SHOWN_CHARS)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// A request URL as logs and errors may show it.
+pub(crate) fn without_query(url: &Url) -> String {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    shown.into()
+}
+
+fn bad_url(text: &str, why: &str) -> SourceError {
+    SourceError::new(
+        SourceErrorKind::BadUrl,
+        format!("The image URL {:?} cannot be used: {why}", redact(text)),
+    )
+}
+
+fn parse_endpoint(text: &str) -> Result<Url> {
+    let error = |why: &str| {
+        SourceError::new(
+            SourceErrorKind::Settings,
+            format!(
+                "minio.endpoint {:?} cannot be used: {why}; write it as https://HOST:PORT",
+                redact(text)
+            ),
+        )
+    };
+    let absolute = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("https://{text}")
+    };
+    let url = Url::parse(&absolute).map_err(|cause| error("it is not a URL").with_source(cause))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(error("only http and https are supported"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(error("it carries credentials"));
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(error("it has more than a host and a port"));
+    }
+    Ok(url)
+}
+
+fn object(bucket: &str, key: &str) -> Result<ImageUrl, String> {
+    let bucket = decode(bucket)?;
+    if bucket.is_empty() {
+        return Err("it names no bucket".to_owned());
+    }
+    if bucket.len() > MAX_BUCKET_BYTES
+        || bucket.starts_with('.')
+        || !bucket
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    {
+        return Err(
+            "its bucket is not a bucket's name (letters, digits, '.', '-', '_')".to_owned(),
+        );
+    }
+    let key = decode_path(key)?;
+    if key.is_empty() {
+        return Err("it names no object; use s3://BUCKET/KEY".to_owned());
+    }
+    if key.ends_with('/') {
+        return Err("its key ends with a slash: it names a folder, not an object".to_owned());
+    }
+    if key.len() > MAX_KEY_BYTES {
+        return Err("its key is longer than 1024 bytes".to_owned());
+    }
+    Ok(ImageUrl(Location::Object { bucket, key }))
+}
+
+/// Decodes a path and refuses what a server or a URL library might resolve to something else.
+fn decode_path(path: &str) -> Result<String, String> {
+    let decoded = decode(path)?;
+    if decoded
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
+    {
+        return Err("its path has a '.' or '..' segment".to_owned());
+    }
+    Ok(decoded)
+}
+
+/// Percent-decodes once; what does not decode to printable UTF-8 is refused.
+fn decode(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        let value = digit()
+            .zip(digit())
+            .and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+        let Some(value) = value else {
+            return Err("a % in it is not followed by two hex digits; write it as %25".to_owned());
+        };
+        bytes.push(value);
+    }
+    let decoded = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    if decoded.chars().any(char::is_control) {
+        return Err("it holds control characters".to_owned());
+    }
+    if decoded.contains('\\') {
+        return Err("it holds a backslash, which servers read in different ways".to_owned());
+    }
+    Ok(decoded)
+}
+
+/// Encodes a key as SigV4 wants it in a canonical URI: everything but the unreserved characters
+/// of RFC 3986 and the slash.
+fn encode(key: &str) -> String {
+    key.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+        encoded
+    })
+}
+
+#[cfg(test)]
+mod tests;
