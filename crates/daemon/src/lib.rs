@@ -1,1 +1,4 @@
 //! Skeleton.
+
+pub mod cmd;
+pub mod volume;
