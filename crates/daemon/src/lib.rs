@@ -2,6 +2,8 @@
 //!
 //! Read `ARCHITECTURE.md` for the way of one request and the invariants.
 
+pub mod cmd;
 pub mod config;
 pub mod secret;
 pub mod source;
+pub mod volume;

@@ -1,0 +1,427 @@
+//! Starts other programs. Nothing else in this crate does (clippy refuses it).
+//!
+//! What every call gets, so that no caller has to think of it:
+//!
+//! - **A tool, not a path.** The name is looked up in fixed system directories, never in the
+//!   `PATH` of whoever started the daemon. There is no prefix such as `sudo`: the daemon's unit
+//!   gives it the rights it needs, and a password prompt would hang a job.
+//! - **An environment of its own**: `LC_ALL=C` and a fixed `PATH`, nothing inherited. Output does
+//!   not change with the operator's language, and the daemon's credentials stay here.
+//! - **An end.** The tool runs in its own process group, with a deadline. At the deadline, or when
+//!   the caller stops waiting, the whole group gets SIGTERM, and SIGKILL after [`TERM_GRACE`]: an
+//!   LVM command defers SIGTERM while it changes metadata, SIGKILL could stop it in the middle.
+//! - **Bounded output**, and an error that has the command, its status and what it said.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tracing::Instrument;
+
+/// Where tools are looked for, in this order. `sbin` first: that is where LVM lives, and a
+/// `/usr/local` build is meant only when the system has none.
+const TOOL_DIRS: [&str; 6] = [
+    "/usr/sbin",
+    "/sbin",
+    "/usr/bin",
+    "/bin",
+    "/usr/local/sbin",
+    "/usr/local/bin",
+];
+
+/// The tools' own `PATH`: LVM starts `thin_check`, `modprobe` and others by name.
+const TOOL_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin";
+
+/// How much a tool may print. A report on 10 000 logical volumes has about 5 MB.
+const STDOUT_LIMIT: usize = 8 << 20; // 8 MiB
+
+/// How much of what a tool says on stderr is kept; the rest is read and dropped.
+const STDERR_LIMIT: usize = 64 << 10; // 64 KiB
+
+/// How much of it an error's text shows.
+const STDERR_SHOWN: usize = 2 << 10; // 2 KiB
+
+/// How long a tool has between SIGTERM and SIGKILL.
+const TERM_GRACE: Duration = Duration::from_secs(3);
+
+/// Debian's packages of the tools that the daemon uses.
+const PACKAGES: [(&str, &str); 8] = [
+    ("dmsetup", "dmsetup"),
+    ("lvchange", "lvm2"),
+    ("lvcreate", "lvm2"),
+    ("lvremove", "lvm2"),
+    ("lvs", "lvm2"),
+    ("qemu-img", "qemu-utils"),
+    ("vgs", "lvm2"),
+    ("virsh", "libvirt-clients"),
+];
+
+/// What a tool printed when it succeeded.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// What it said beside it: warnings.
+    pub stderr: String,
+}
+
+/// What went wrong with a tool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CmdErrorKind {
+    /// There is no such tool; the package of Debian that has it, where it is known.
+    NotInstalled(Option<&'static str>),
+    /// It could not be started, or its output could not be read.
+    Io,
+    /// It ended with this exit status, which is not 0.
+    Failed(i32),
+    /// This signal ended it.
+    Signalled(i32),
+    /// It did not end in time and was killed.
+    TimedOut(Duration),
+    /// It printed more than [`STDOUT_LIMIT`].
+    TooMuchOutput,
+}
+
+/// A tool that did not do what it was asked to, with the whole command.
+#[derive(Debug)]
+pub struct CmdError {
+    kind: CmdErrorKind,
+    tool: String,
+    args: Vec<OsString>,
+    stderr: String,
+    source: Option<io::Error>,
+}
+
+impl CmdError {
+    /// What went wrong.
+    pub fn kind(&self) -> CmdErrorKind {
+        self.kind
+    }
+
+    /// The tool's name.
+    pub fn tool(&self) -> &str {
+        &self.tool
+    }
+
+    /// What the tool said on stderr.
+    pub fn stderr(&self) -> &str {
+        &self.stderr
+    }
+}
+
+impl fmt::Display for CmdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command = CommandLine(&self.tool, &self.args);
+        match self.kind {
+            CmdErrorKind::NotInstalled(Some(package)) => {
+                let tool = &self.tool;
+                return write!(f, "{tool} is not installed: run 'apt install {package}'");
+            }
+            CmdErrorKind::NotInstalled(None) => {
+                return write!(f, "{} is not installed", self.tool);
+            }
+            CmdErrorKind::Io => write!(f, "Running '{command}' failed")?,
+            CmdErrorKind::Failed(code) => write!(f, "'{command}' ended with status {code}")?,
+            CmdErrorKind::Signalled(signal) => write!(f, "Signal {signal} ended '{command}'")?,
+            CmdErrorKind::TimedOut(limit) => {
+                write!(f, "'{command}' was killed: it did not end within {limit:?}")?;
+            }
+            CmdErrorKind::TooMuchOutput => {
+                let limit = STDOUT_LIMIT >> 20;
+                write!(
+                    f,
+                    "'{command}' was killed: it printed more than {limit} MiB"
+                )?;
+            }
+        }
+        if self.stderr.is_empty() {
+            return Ok(());
+        }
+        f.write_str(": ")?;
+        let lines = self.stderr.lines().map(str::trim);
+        let said = lines
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
+        f.write_str(shortened(&said, STDERR_SHOWN))
+    }
+}
+
+impl std::error::Error for CmdError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}
+
+/// Runs a tool to its end.
+///
+/// Arguments must hold no secrets: they are logged, and part of errors.
+pub async fn run<I>(tool: &str, args: I, timeout: Duration) -> Result<Output, CmdError>
+where
+    I: IntoIterator<Item: AsRef<OsStr>>,
+{
+    let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().into()).collect();
+    let span = tracing::debug_span!("command", tool, args = %CommandLine("", &args));
+    run_in_span(tool, args, timeout).instrument(span).await
+}
+
+/// Finds a tool in the fixed directories.
+pub fn find_tool(tool: &str) -> Option<PathBuf> {
+    TOOL_DIRS
+        .iter()
+        .map(|dir| Path::new(dir).join(tool))
+        .find(|path| path.is_file())
+}
+
+async fn run_in_span(
+    tool: &str,
+    args: Vec<OsString>,
+    timeout: Duration,
+) -> Result<Output, CmdError> {
+    let started = Instant::now();
+    let outcome = match spawn(tool, &args) {
+        Err(ending) => ending,
+        Ok(child) => {
+            // A task of its own, so that the tool is ended in order, and reaped, also when the
+            // caller goes away: then `abandoned` resolves.
+            let (waiting, abandoned) = oneshot::channel::<()>();
+            let task = tokio::spawn(supervise(child, timeout, abandoned).in_current_span());
+            let ending = task.await;
+            drop(waiting);
+            ending.unwrap_or_else(|error| Ending::io(io::Error::other(error)))
+        }
+    };
+    tracing::debug!(
+        elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        failed = outcome.failure.map(tracing::field::debug),
+        stderr = shortened(outcome.stderr.trim(), STDERR_SHOWN),
+        "command ended"
+    );
+    match outcome.failure {
+        None => Ok(Output {
+            stdout: outcome.stdout,
+            stderr: outcome.stderr,
+        }),
+        Some(kind) => Err(CmdError {
+            kind,
+            tool: tool.to_owned(),
+            args,
+            stderr: outcome.stderr,
+            source: outcome.source,
+        }),
+    }
+}
+
+/// How a run ended, before it is made an answer.
+#[derive(Default)]
+struct Ending {
+    failure: Option<CmdErrorKind>,
+    stdout: Vec<u8>,
+    stderr: String,
+    source: Option<io::Error>,
+}
+
+impl Ending {
+    fn failed(kind: CmdErrorKind) -> Self {
+        Self {
+            failure: Some(kind),
+            ..Self::default()
+        }
+    }
+
+    fn io(source: io::Error) -> Self {
+        Self {
+            source: Some(source),
+            ..Self::failed(CmdErrorKind::Io)
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that may start processes"
+)]
+fn spawn(tool: &str, args: &[OsString]) -> Result<Child, Ending> {
+    let Some(path) = find_tool(tool) else {
+        let package = PACKAGES.iter().find(|(name, _)| *name == tool);
+        let package = package.map(|(_, package)| *package);
+        return Err(Ending::failed(CmdErrorKind::NotInstalled(package)));
+    };
+    Command::new(path)
+        .args(args)
+        .env_clear()
+        .env("PATH", TOOL_PATH)
+        .env("LC_ALL", "C")
+        // LVM warns of descriptors that the daemon inherited; no concern of a job's log.
+        .env("LVM_SUPPRESS_FD_WARNINGS", "1")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        // The last resort, for when the runtime itself is shut down.
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(Ending::io)
+}
+
+/// Reads what the tool prints until it ends, the deadline passes or the caller is gone.
+async fn supervise(
+    mut child: Child,
+    timeout: Duration,
+    abandoned: oneshot::Receiver<()>,
+) -> Ending {
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Ending::io(io::Error::other("the tool's pipes are missing"));
+    };
+    // The group's leader is not waited for before its pipes are at their end: until then its
+    // process id cannot be another's, so signals reach the right group.
+    let group = child.id().and_then(|id| i32::try_from(id).ok());
+    let group = group.and_then(Pid::from_raw);
+    let mut said = Vec::new();
+    let mut ending = {
+        let reading = async {
+            tokio::try_join!(
+                read_up_to(stdout, STDOUT_LIMIT),
+                read_and_drop_rest(stderr, STDERR_LIMIT, &mut said)
+            )
+        };
+        tokio::pin!(reading);
+        let ended = tokio::select! {
+            read = &mut reading => Ok(read),
+            () = tokio::time::sleep(timeout) => Err(CmdErrorKind::TimedOut(timeout)),
+            _ = abandoned => Err(CmdErrorKind::Signalled(Signal::TERM.as_raw())),
+        };
+        match ended {
+            Ok(Ok((stdout, ()))) => Ending {
+                stdout,
+                ..Ending::default()
+            },
+            Ok(Err(ReadError::TooMuch)) => {
+                signal(group, Signal::KILL);
+                Ending::failed(CmdErrorKind::TooMuchOutput)
+            }
+            Ok(Err(ReadError::Io(error))) => {
+                signal(group, Signal::KILL);
+                Ending::io(error)
+            }
+            Err(kind) => {
+                signal(group, Signal::TERM);
+                if tokio::time::timeout(TERM_GRACE, &mut reading)
+                    .await
+                    .is_err()
+                {
+                    signal(group, Signal::KILL);
+                }
+                Ending::failed(kind)
+            }
+        }
+    };
+    // A process in an uninterruptible sleep outlives SIGKILL; the caller must not.
+    match tokio::time::timeout(TERM_GRACE.max(timeout), child.wait()).await {
+        Ok(Ok(status)) if ending.failure.is_none() => ending.failure = failure_of(status),
+        Ok(Err(error)) if ending.failure.is_none() => ending = Ending::io(error),
+        Err(_) if ending.failure.is_none() => {
+            signal(group, Signal::KILL);
+            ending.failure = Some(CmdErrorKind::TimedOut(timeout));
+        }
+        _ => {}
+    }
+    ending.stderr = String::from_utf8_lossy(&said).into_owned();
+    ending
+}
+
+fn failure_of(status: ExitStatus) -> Option<CmdErrorKind> {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => None,
+        (Some(code), _) => Some(CmdErrorKind::Failed(code)),
+        (None, signal) => Some(CmdErrorKind::Signalled(signal.unwrap_or(0))),
+    }
+}
+
+fn signal(group: Option<Pid>, signal: Signal) {
+    let Some(group) = group else { return };
+    if let Err(error) = kill_process_group(group, signal)
+        && error != rustix::io::Errno::SRCH
+    {
+        tracing::warn!(%error, ?group, ?signal, "cannot signal a command's process group");
+    }
+}
+
+/// Why a tool's output cannot be had.
+enum ReadError {
+    Io(io::Error),
+    TooMuch,
+}
+
+/// All that a pipe delivers.
+async fn read_up_to(pipe: impl AsyncRead + Unpin, limit: usize) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::new();
+    let mut pipe = pipe.take(limit as u64 + 1);
+    pipe.read_to_end(&mut bytes).await.map_err(ReadError::Io)?;
+    if bytes.len() > limit {
+        return Err(ReadError::TooMuch);
+    }
+    Ok(bytes)
+}
+
+/// Reads a pipe to its end and keeps the first `limit` bytes.
+async fn read_and_drop_rest(
+    mut pipe: impl AsyncRead + Unpin,
+    limit: usize,
+    kept: &mut Vec<u8>,
+) -> Result<(), ReadError> {
+    let mut chunk = [0; 4096];
+    loop {
+        let read = pipe.read(&mut chunk).await.map_err(ReadError::Io)?;
+        if read == 0 {
+            return Ok(());
+        }
+        let room = limit.saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..read.min(room)]);
+    }
+}
+
+/// At most `limit` bytes of a text, cut between characters.
+fn shortened(text: &str, limit: usize) -> &str {
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A command as one would type it, for people; nothing parses it.
+struct CommandLine<'a>(&'a str, &'a [OsString]);
+
+impl fmt::Display for CommandLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)?;
+        for (index, arg) in self.1.iter().enumerate() {
+            let separator = if index == 0 && self.0.is_empty() {
+                ""
+            } else {
+                " "
+            };
+            let arg = arg.to_string_lossy();
+            if arg.is_empty() || arg.contains([' ', '"', '\'']) {
+                write!(f, "{separator}{arg:?}")?;
+            } else {
+                write!(f, "{separator}{arg}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,422 @@
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::symlink;
+use std::process::{Child, Stdio};
+use std::sync::Mutex;
+
+use lvp_testkit::require::{command, require};
+use tempfile::TempDir;
+
+use super::super::NoLibvirt;
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+struct Fixture {
+    directory: TempDir,
+    volumes: Dir,
+}
+
+fn fixture() -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let volumes = Dir::new(directory.path().to_owned(), Arc::new(NoLibvirt));
+    Fixture { directory, volumes }
+}
+
+impl Fixture {
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A file that somebody else made, full of a marker.
+    fn foreign(&self, text: &str, len: u64) -> VolumeName {
+        let bytes = vec![0xaa; usize::try_from(len).unwrap()];
+        fs::write(self.path(text), bytes).unwrap();
+        name(text)
+    }
+
+    async fn found(&self, name: &VolumeName) -> Volume {
+        self.volumes.lookup(name).await.unwrap().unwrap()
+    }
+
+    /// The names of everything in the directory and among the records.
+    fn leftovers(&self) -> Vec<String> {
+        let list = |path: PathBuf| {
+            let entries = fs::read_dir(path).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        };
+        let mut names: Vec<_> = list(self.path(""))
+            .chain(list(self.path(RECORDS)))
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn name(text: &str) -> VolumeName {
+    text.parse().unwrap()
+}
+
+fn digest(byte: u8) -> Sha256Digest {
+    Sha256Digest::new([byte; 32])
+}
+
+fn kind<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> VolumeErrorKind {
+    result.unwrap_err().kind()
+}
+
+#[tokio::test]
+async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_next_job() {
+    let f = fixture();
+    let (vm, first, second) = (name("vm-01"), JobId::random(), JobId::random());
+    assert!(f.volumes.lookup(&vm).await.unwrap().is_none());
+
+    let made = f.volumes.create(&vm, MIB + 1, first).await.unwrap();
+    assert_eq!(made.size_bytes, MIB + 512);
+    assert_eq!(made.path, f.path("vm-01"));
+    let populating = VolumeState::Populating {
+        job: first,
+        created: true,
+    };
+    assert_eq!(made.state, populating);
+    let made = f.volumes.mark_populating(&made, first).await.unwrap();
+    assert_eq!(made.state, populating);
+
+    let mut open = f.volumes.open(&made).await.unwrap();
+    assert!(open.known_zero && !open.is_block_device);
+    assert_eq!(open.size_bytes, MIB + 512);
+    open.file.write_all(b"image").unwrap();
+    open.file.sync_all().unwrap();
+    drop(open);
+    f.volumes
+        .mark_ready(&made, first, &digest(1))
+        .await
+        .unwrap();
+    let ready = f.found(&vm).await;
+    let state = VolumeState::Ready {
+        job: Some(first),
+        digest: digest(1),
+    };
+    assert_eq!(ready.state, state);
+
+    let again = f.volumes.mark_populating(&ready, second).await.unwrap();
+    let state = VolumeState::Populating {
+        job: second,
+        created: false,
+    };
+    assert_eq!(again.state, state);
+    assert_eq!(f.found(&vm).await.state, state);
+}
+
+#[tokio::test]
+async fn a_reused_file_reads_as_zero_everywhere_once_it_is_open() {
+    let f = fixture();
+    let vm = f.foreign("vm", 3 * MIB);
+    let volume = f.found(&vm).await;
+    assert_eq!(volume.state, VolumeState::Untagged);
+    let volume = f
+        .volumes
+        .mark_populating(&volume, JobId::random())
+        .await
+        .unwrap();
+    assert_eq!(
+        fs::read(f.path("vm")).unwrap()[0],
+        0xaa,
+        "marked, not yet emptied"
+    );
+    let mut open = f.volumes.open(&volume).await.unwrap();
+    assert!(open.known_zero);
+    let mut bytes = Vec::new();
+    open.file.seek(SeekFrom::Start(0)).unwrap();
+    open.file.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, vec![0; 3 << 20]);
+    assert_eq!(open.file.metadata().unwrap().blocks(), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_opened_for_writing_before_it_is_marked() {
+    let f = fixture();
+    let vm = f.foreign("vm", MIB);
+    let volume = f.found(&vm).await;
+    assert_eq!(
+        kind(f.volumes.open(&volume).await),
+        VolumeErrorKind::Internal
+    );
+    assert_eq!(fs::read(f.path("vm")).unwrap(), vec![0xaa; 1 << 20]);
+}
+
+#[tokio::test]
+async fn creating_again_by_the_same_job_finds_the_volume_and_another_job_is_refused() {
+    let f = fixture();
+    let (vm, job) = (name("vm"), JobId::random());
+    let first = f.volumes.create(&vm, MIB, job).await.unwrap();
+    let second = f.volumes.create(&vm, MIB, job).await.unwrap();
+    assert_eq!(first.identity, second.identity);
+    for (size, by) in [(MIB, JobId::random()), (2 * MIB, job)] {
+        let refused = f.volumes.create(&vm, size, by).await;
+        assert_eq!(kind(refused), VolumeErrorKind::AlreadyExists);
+    }
+}
+
+#[tokio::test]
+async fn rollback_removes_what_the_job_created_and_leaves_nothing() {
+    let f = fixture();
+    let (vm, job) = (name("vm"), JobId::random());
+    f.volumes.create(&vm, MIB, job).await.unwrap();
+    let removed = f.volumes.remove_created(&vm, job).await.unwrap();
+    assert_eq!(removed, Removed::Removed);
+    assert_eq!(f.leftovers(), [RECORDS]);
+    let removed = f.volumes.remove_created(&vm, job).await.unwrap();
+    assert_eq!(removed, Removed::Absent);
+}
+
+#[tokio::test]
+async fn rollback_keeps_what_the_job_found() {
+    let f = fixture();
+    let (maker, other) = (JobId::random(), JobId::random());
+    let found = f.foreign("found", MIB);
+    let volume = f.found(&found).await;
+    f.volumes.mark_populating(&volume, maker).await.unwrap();
+
+    let unfinished = name("unfinished");
+    let volume = f.volumes.create(&unfinished, MIB, maker).await.unwrap();
+    f.volumes.mark_populating(&volume, other).await.unwrap();
+
+    let ready = name("ready");
+    let volume = f.volumes.create(&ready, MIB, maker).await.unwrap();
+    f.volumes
+        .mark_ready(&volume, maker, &digest(1))
+        .await
+        .unwrap();
+
+    for vm in [found, unfinished, ready] {
+        for job in [maker, other] {
+            let removed = f.volumes.remove_created(&vm, job).await.unwrap();
+            assert_eq!(removed, Removed::Kept, "{vm}");
+        }
+        assert!(f.path(vm.as_str()).exists());
+    }
+}
+
+#[tokio::test]
+async fn a_file_put_in_the_place_of_ours_is_neither_removed_nor_believed() {
+    let f = fixture();
+    let (vm, job) = (name("vm"), JobId::random());
+    let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
+    // Made before the first is removed, so that it has another inode number.
+    f.foreign("other", MIB);
+    fs::rename(f.path("other"), f.path("vm")).unwrap();
+    assert_eq!(f.found(&vm).await.state, VolumeState::Untagged);
+    let removed = f.volumes.remove_created(&vm, job).await.unwrap();
+    assert_eq!(removed, Removed::Kept);
+    assert_eq!(
+        kind(f.volumes.open(&volume).await),
+        VolumeErrorKind::NotFound
+    );
+    let marked = f.volumes.mark_ready(&volume, job, &digest(1)).await;
+    assert_eq!(kind(marked), VolumeErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_broken_or_unknown_record_makes_a_volume_untagged_never_ready() {
+    let f = fixture();
+    let (vm, job) = (name("vm"), JobId::random());
+    let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
+    f.volumes
+        .mark_ready(&volume, job, &digest(1))
+        .await
+        .unwrap();
+    let record = f.path(".lvp/vm.json");
+    let good = fs::read_to_string(&record).unwrap();
+    assert!(matches!(
+        f.found(&vm).await.state,
+        VolumeState::Ready { .. }
+    ));
+    for bad in [
+        String::new(),
+        good[..good.len() - 2].to_owned(),
+        good.replace("\"version\":1", "\"version\":2"),
+        good.replace("ready", "polished"),
+        good.replace("0101", "01"),
+        "x".repeat(1 << 20),
+    ] {
+        fs::write(&record, &bad).unwrap();
+        assert_eq!(f.found(&vm).await.state, VolumeState::Untagged, "{bad:.80}");
+    }
+}
+
+#[tokio::test]
+async fn links_directories_and_pipes_are_refused_and_what_they_lead_to_stays() {
+    let f = fixture();
+    let outside = tempfile::tempdir().unwrap();
+    let victim = outside.path().join("victim");
+    fs::write(&victim, b"precious").unwrap();
+    symlink(&victim, f.path("link")).unwrap();
+    fs::create_dir(f.path("directory")).unwrap();
+    for text in ["link", "directory"] {
+        let looked = f.volumes.lookup(&name(text)).await;
+        assert_eq!(kind(looked), VolumeErrorKind::NotOurs, "{text}");
+        let made = f.volumes.create(&name(text), MIB, JobId::random()).await;
+        assert_eq!(kind(made), VolumeErrorKind::NotOurs, "{text}");
+    }
+    // A link put there after the look-up.
+    let vm = f.foreign("vm", 512);
+    let volume = f.found(&vm).await;
+    fs::remove_file(f.path("vm")).unwrap();
+    symlink(&victim, f.path("vm")).unwrap();
+    let marked = f.volumes.mark_populating(&volume, JobId::random()).await;
+    assert_eq!(kind(marked), VolumeErrorKind::NotOurs);
+    assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    assert!(f.volumes.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_list_has_everybody_s_volumes_and_not_our_records() {
+    let f = fixture();
+    f.foreign("b", 512);
+    fs::write(f.path("not a volume's name"), b"x").unwrap();
+    f.volumes
+        .create(&name("a"), MIB, JobId::random())
+        .await
+        .unwrap();
+    let listed = f.volumes.list().await.unwrap();
+    let names: Vec<_> = listed.iter().map(|volume| volume.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    let reserved = f.volumes.lookup(&name(RECORDS)).await;
+    assert_eq!(kind(reserved), VolumeErrorKind::NotOurs);
+}
+
+#[tokio::test]
+async fn a_volume_larger_than_the_free_space_is_refused_with_both_numbers() {
+    let f = fixture();
+    let free = f.volumes.probe().await.unwrap().free_bytes;
+    let error = f
+        .volumes
+        .create(&name("vm"), 1 << 60, JobId::random())
+        .await
+        .unwrap_err();
+    let VolumeErrorKind::NoSpace {
+        free_bytes,
+        want_bytes,
+    } = error.kind()
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(want_bytes, 1 << 60);
+    assert!(free_bytes.abs_diff(free) < 1 << 30, "{free_bytes} {free}");
+    let huge = f
+        .volumes
+        .create(&name("vm"), u64::MAX, JobId::random())
+        .await;
+    assert!(matches!(kind(huge), VolumeErrorKind::NoSpace { .. }));
+    assert!(f.volumes.lookup(&name("vm")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_missing_directory_is_down_and_not_empty() {
+    let f = fixture();
+    let missing = Dir::new(f.path("missing"), Arc::new(NoLibvirt));
+    assert_eq!(kind(missing.probe().await), VolumeErrorKind::DependencyDown);
+    let looked = missing.lookup(&name("vm")).await;
+    assert_eq!(kind(looked), VolumeErrorKind::DependencyDown);
+    let made = missing.create(&name("vm"), MIB, JobId::random()).await;
+    assert_eq!(kind(made), VolumeErrorKind::DependencyDown);
+    assert!(!f.path("missing").exists());
+}
+
+#[tokio::test]
+async fn two_writers_exclude_each_other() {
+    let f = fixture();
+    let (vm, job) = (name("vm"), JobId::random());
+    let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
+    let held = f.volumes.open(&volume).await.unwrap();
+    assert_eq!(kind(f.volumes.open(&volume).await), VolumeErrorKind::InUse);
+    let removed = f.volumes.remove_created(&vm, job).await;
+    assert_eq!(kind(removed), VolumeErrorKind::InUse);
+    drop(held);
+    f.volumes.open(&volume).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_qemu_has_open_is_refused_untouched() {
+    if !require("qemu-io") {
+        return;
+    }
+    let f = fixture();
+    let vm = f.foreign("vm", MIB);
+    let volume = f.found(&vm).await;
+    for options in ["", "-r"] {
+        let qemu = QemuIo::open(&f.path("vm"), options);
+        let marked = f.volumes.mark_populating(&volume, JobId::random()).await;
+        assert_eq!(kind(marked), VolumeErrorKind::InUse, "{options}");
+        assert_eq!(f.found(&vm).await.state, VolumeState::Untagged);
+        drop(qemu);
+    }
+    let marked = f
+        .volumes
+        .mark_populating(&volume, JobId::random())
+        .await
+        .unwrap();
+    f.volumes.open(&marked).await.unwrap();
+}
+
+/// An interactive qemu-io that has a file open, as a virtual machine would.
+struct QemuIo(Child);
+
+impl QemuIo {
+    fn open(path: &Path, options: &str) -> Self {
+        let mut command = command("qemu-io");
+        command.args(["-f", "raw"]);
+        if !options.is_empty() {
+            command.arg(options);
+        }
+        let mut child = command
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.as_ref().unwrap();
+        input.write_all(b"read 0 512\n").unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(child.stdout.as_mut().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert!(line.contains("read 512/512"), "{line}");
+        Self(child)
+    }
+}
+
+impl Drop for QemuIo {
+    fn drop(&mut self) {
+        let killed = self.0.kill().and_then(|()| self.0.wait());
+        assert!(killed.is_ok() || std::thread::panicking());
+    }
+}
+
+#[derive(Debug, Default)]
+struct OneDomain(Mutex<Vec<PathBuf>>);
+
+#[async_trait]
+impl InUse for OneDomain {
+    async fn user_of(&self, paths: &[PathBuf]) -> Result<Option<String>, VolumeError> {
+        let used = self.0.lock().unwrap();
+        let used = paths.iter().any(|path| used.contains(path));
+        Ok(used.then(|| "domain web-01".to_owned()))
+    }
+}
+
+#[tokio::test]
+async fn a_running_domain_s_disk_is_refused_by_the_domain_s_name() {
+    let f = fixture();
+    let domains = Arc::new(OneDomain::default());
+    let volumes = Dir::new(f.path(""), Arc::clone(&domains) as Arc<dyn InUse>);
+    let volume = volumes
+        .create(&name("vm"), MIB, JobId::random())
+        .await
+        .unwrap();
+    domains.0.lock().unwrap().push(volume.path.clone());
+    let error = volumes.open(&volume).await.unwrap_err();
+    assert_eq!(error.kind(), VolumeErrorKind::InUse);
+    assert!(error.to_string().contains("domain web-01"), "{error}");
+    let marked = volumes.mark_populating(&volume, JobId::random()).await;
+    assert_eq!(kind(marked), VolumeErrorKind::InUse);
+}

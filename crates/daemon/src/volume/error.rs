@@ -1,0 +1,149 @@
+//! What can go wrong with a volume.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use lvp_api::units::ByteSize;
+
+use crate::cmd::{CmdError, CmdErrorKind};
+
+/// The kind of a [`VolumeError`]; decides the answer to the client and whether to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VolumeErrorKind {
+    /// The volume is gone, or is another one by now.
+    NotFound,
+    /// There is a volume of that name where a new one was to be made.
+    AlreadyExists,
+    /// Somebody has it open: a domain, a mount, another process.
+    InUse,
+    /// It is another tool's, or a part of something larger, and never written.
+    NotOurs,
+    /// The existing volume is smaller than needed.
+    TooSmall {
+        /// Its size.
+        have_bytes: u64,
+        /// What is needed.
+        want_bytes: u64,
+    },
+    /// There is no room for a new volume.
+    NoSpace {
+        /// What is free.
+        free_bytes: u64,
+        /// What is needed.
+        want_bytes: u64,
+    },
+    /// What the name leads to is not what the back end says it is.
+    WrongDevice,
+    /// The back end is not there: no volume group, no directory, a tool that is not installed.
+    DependencyDown,
+    /// It did not answer in time.
+    Timeout,
+    /// The operating system or LVM failed at it.
+    Io,
+    /// A fault of this program.
+    Internal,
+}
+
+/// A volume that could not be looked up, made, opened, changed or removed.
+#[derive(Debug)]
+pub struct VolumeError {
+    kind: VolumeErrorKind,
+    message: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl VolumeError {
+    /// An error that nothing else caused.
+    pub fn new(kind: VolumeErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// The same with its cause.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What kind it is.
+    pub fn kind(&self) -> VolumeErrorKind {
+        self.kind
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything about it.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.kind,
+            VolumeErrorKind::DependencyDown | VolumeErrorKind::Timeout
+        )
+    }
+
+    pub(super) fn too_small(have_bytes: u64, want_bytes: u64, wanted_by: &str) -> Self {
+        let kind = VolumeErrorKind::TooSmall {
+            have_bytes,
+            want_bytes,
+        };
+        Self::new(
+            kind,
+            format!(
+                "The existing volume has {} ({have_bytes} bytes), and {wanted_by} needs {} \
+                 ({want_bytes} bytes): extend the volume or choose another name",
+                ByteSize(have_bytes),
+                ByteSize(want_bytes)
+            ),
+        )
+    }
+
+    pub(super) fn no_space(place: &str, free_bytes: u64, want_bytes: u64) -> Self {
+        let kind = VolumeErrorKind::NoSpace {
+            free_bytes,
+            want_bytes,
+        };
+        Self::new(
+            kind,
+            format!(
+                "{place} has {} free ({free_bytes} bytes), and the volume needs {} \
+                 ({want_bytes} bytes): remove volumes that are not needed, or add space",
+                ByteSize(free_bytes),
+                ByteSize(want_bytes)
+            ),
+        )
+    }
+
+    pub(super) fn io(doing: &str, path: &Path, source: io::Error) -> Self {
+        Self::new(
+            VolumeErrorKind::Io,
+            format!("{doing} {} failed", path.display()),
+        )
+        .caused_by(source)
+    }
+
+    /// A command that failed, by what its failure says without reading its words.
+    pub(super) fn command(doing: impl Into<String>, source: CmdError) -> Self {
+        let kind = match source.kind() {
+            CmdErrorKind::NotInstalled(_) => VolumeErrorKind::DependencyDown,
+            CmdErrorKind::TimedOut(_) => VolumeErrorKind::Timeout,
+            _ => VolumeErrorKind::Io,
+        };
+        Self::new(kind, doing).caused_by(source)
+    }
+}
+
+impl fmt::Display for VolumeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for VolumeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| source.as_ref() as _)
+    }
+}
