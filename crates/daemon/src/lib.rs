@@ -2,8 +2,15 @@
 //!
 //! Read `ARCHITECTURE.md` for the way of one request and the invariants.
 
+pub mod cache;
+pub mod clock;
 pub mod cmd;
 pub mod config;
+pub mod dependencies;
+pub mod http;
+pub mod jobs;
 pub mod secret;
 pub mod source;
+pub mod store;
+pub mod transfer;
 pub mod volume;

@@ -176,12 +176,18 @@ impl Target {
             .custom_flags(libc::O_EXCL | libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
             .map_err(|source| open_error(path, source))?;
-        let describe = |source| describe_error(path, source);
+        Self::from_block_device(file, path, content)
+    }
+
+    /// Takes a block device that is open for reading and writing; `name` is for messages. The
+    /// exclusive claim (`O_EXCL`) is the caller's affair.
+    pub fn from_block_device(file: File, name: &Path, content: Content) -> Result<Self> {
+        let describe = |source| describe_error(name, source);
         let metadata = file.metadata().map_err(describe)?;
         if !metadata.file_type().is_block_device() {
             return Err(Error::new(
                 ErrorKind::BadTarget,
-                format!("{} is not a block device", path.display()),
+                format!("{} is not a block device", name.display()),
             ));
         }
         let number = DeviceNumber::new(metadata.rdev());
@@ -195,7 +201,7 @@ impl Target {
         };
         Ok(Self {
             file,
-            name: path.to_owned(),
+            name: name.to_owned(),
             kind: Kind::Block { number, size },
             content,
             block_bytes,

@@ -36,6 +36,23 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
+    /// A bounded word for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Settings => "settings",
+            Self::BadUrl => "bad_url",
+            Self::HostNotAllowed => "host_not_allowed",
+            Self::NotFound => "not_found",
+            Self::AccessDenied => "access_denied",
+            Self::ObjectChanged => "object_changed",
+            Self::SidecarInvalid => "sidecar_invalid",
+            Self::RangesIgnored => "ranges_ignored",
+            Self::Unavailable => "source_unavailable",
+            Self::Protocol => "protocol",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// Whether the same request may work later, with nothing changed by anybody.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Unavailable)

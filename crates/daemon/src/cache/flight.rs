@@ -1,0 +1,116 @@
+//! One fetch per object: the first asker leads, the others follow.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::jobs::progress::Meter;
+
+/// What a follower sees of the flight.
+#[derive(Debug, Clone, Default)]
+pub struct FlightState {
+    /// The leader's counters, once it has some.
+    pub meter: Option<Arc<Meter>>,
+}
+
+type Table = Arc<Mutex<HashMap<String, watch::Receiver<FlightState>>>>;
+
+/// All flights.
+#[derive(Debug, Default)]
+pub(super) struct Flights(Table);
+
+/// The leader's seat: the flight ends when this is dropped, whatever became of it.
+#[derive(Debug)]
+pub(super) struct FlightGuard {
+    table: Table,
+    key: String,
+    state: watch::Sender<FlightState>,
+}
+
+/// A seat behind the leader.
+#[derive(Debug)]
+pub struct Follower(watch::Receiver<FlightState>);
+
+impl Flights {
+    /// Takes the lead, or a seat behind whoever has it.
+    pub(super) fn enter(&self, key: &str) -> Result<FlightGuard, Follower> {
+        match lock(&self.0).entry(key.to_owned()) {
+            Entry::Occupied(flight) => Err(Follower(flight.get().clone())),
+            Entry::Vacant(seat) => {
+                let (state, receiver) = watch::channel(FlightState::default());
+                seat.insert(receiver);
+                Ok(FlightGuard {
+                    table: Arc::clone(&self.0),
+                    key: key.to_owned(),
+                    state,
+                })
+            }
+        }
+    }
+
+    /// Whether nobody is fetching anything.
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+
+    /// Whether somebody is fetching the object with this key.
+    pub(super) fn contains(&self, key: &str) -> bool {
+        lock(&self.0).contains_key(key)
+    }
+}
+
+impl FlightGuard {
+    /// Shows followers how far the flight is.
+    pub(super) fn show(&self, meter: Arc<Meter>) {
+        self.state.send_replace(FlightState { meter: Some(meter) });
+    }
+}
+
+impl Drop for FlightGuard {
+    fn drop(&mut self) {
+        lock(&self.table).remove(&self.key);
+    }
+}
+
+impl Follower {
+    /// Returns when the flight has ended, well or not.
+    pub async fn ended(&mut self) {
+        // The sender is dropped with the leader's guard; that is the end.
+        while self.0.changed().await.is_ok() {}
+    }
+
+    /// What is known of the flight now.
+    pub fn state(&self) -> FlightState {
+        self.0.borrow().clone()
+    }
+}
+
+fn lock(
+    table: &Mutex<HashMap<String, watch::Receiver<FlightState>>>,
+) -> MutexGuard<'_, HashMap<String, watch::Receiver<FlightState>>> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_second_asker_follows_until_the_leader_is_gone() {
+        let flights = Flights::default();
+        let leader = flights.enter("a").expect("nobody leads yet");
+        let mut follower = flights.enter("a").expect_err("somebody leads");
+        assert!(
+            flights.enter("b").is_ok(),
+            "another object has a flight of its own"
+        );
+        leader.show(Arc::default());
+        assert!(follower.state().meter.is_some());
+        let waiting = tokio::spawn(async move { follower.ended().await });
+        drop(leader);
+        waiting.await.expect("the follower is told");
+        assert!(flights.enter("a").is_ok(), "the seat is free again");
+    }
+}

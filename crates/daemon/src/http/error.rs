@@ -1,0 +1,116 @@
+//! Answers that are no success: one body for all of them.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use lvp_api::{ErrorBody, ErrorCode};
+
+use crate::cache::CacheError;
+use crate::jobs::SubmitError;
+use crate::jobs::admission::Refusal;
+use crate::jobs::error::chain;
+use crate::source::{SourceError, SourceErrorKind};
+use crate::store::StoreError;
+use crate::volume::VolumeError;
+
+/// When a client that met a full queue should come back, in seconds.
+const RETRY_AFTER_SECS: &str = "10";
+
+/// An error on its way to the client.
+#[derive(Debug)]
+pub struct ApiError {
+    code: ErrorCode,
+    message: String,
+    correlation_id: Option<String>,
+}
+
+impl ApiError {
+    /// An error with what was wrong and what to do.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            correlation_id: None,
+        }
+    }
+
+    /// A request that breaks a rule.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadRequest, message)
+    }
+
+    /// Adds the request's correlation id.
+    #[must_use]
+    pub fn correlated(mut self, id: Option<String>) -> Self {
+        self.correlation_id = id;
+        self
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            tracing::error!(component = "http", error = self.message, "Request failed");
+        }
+        let body = ErrorBody::new(self.code, self.message).with_correlation_id(self.correlation_id);
+        let mut response = (status, Json(body)).into_response();
+        if self.code == ErrorCode::TooManyRequests {
+            let value = HeaderValue::from_static(RETRY_AFTER_SECS);
+            response.headers_mut().insert(header::RETRY_AFTER, value);
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::new(
+            ErrorCode::Unavailable,
+            format!(
+                "{}: see the daemon's log, and try again when it is mended",
+                chain(&error)
+            ),
+        )
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        let code = match &error {
+            SubmitError::Refused(Refusal::QueueFull(_)) => ErrorCode::TooManyRequests,
+            SubmitError::Refused(_) => ErrorCode::Conflict,
+            SubmitError::Stopping => ErrorCode::Unavailable,
+            SubmitError::Store(_) => ErrorCode::Unavailable,
+            SubmitError::Internal => ErrorCode::Internal,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<SourceError> for ApiError {
+    fn from(error: SourceError) -> Self {
+        let code = match error.kind() {
+            SourceErrorKind::BadUrl | SourceErrorKind::HostNotAllowed => ErrorCode::BadRequest,
+            _ => ErrorCode::Unavailable,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<CacheError> for ApiError {
+    fn from(error: CacheError) -> Self {
+        let code = match &error {
+            CacheError::InUse(_) => ErrorCode::Conflict,
+            _ => ErrorCode::Unavailable,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<VolumeError> for ApiError {
+    fn from(error: VolumeError) -> Self {
+        Self::new(ErrorCode::Unavailable, chain(&error))
+    }
+}

@@ -1,0 +1,93 @@
+//! The HTTP API. Handlers unpack, call, and wrap; decisions are made below.
+//!
+//! Both generations of routes are served by the same handlers ([`lvp_api::routes`]).
+
+mod cache;
+pub mod error;
+mod health;
+mod jobs;
+mod openapi;
+mod request;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use lvp_api::{ErrorCode, routes};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::dependencies::Dependencies;
+use crate::jobs::Jobs;
+use error::ApiError;
+
+pub use openapi::document as openapi_document;
+
+/// What handlers work with.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// All jobs, and what they work with.
+    pub jobs: Jobs,
+    /// What the probes found.
+    pub dependencies: Arc<Dependencies>,
+    /// When the daemon started.
+    pub started: Instant,
+}
+
+/// All routes of both generations.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route(routes::JOBS, post(jobs::create).get(jobs::list))
+        .route(routes::PROVISION_V1, post(jobs::create))
+        .route(routes::PROVISION, post(jobs::create))
+        .route(routes::JOB, get(jobs::get))
+        .route(routes::STATUS, get(jobs::get))
+        .route(routes::CANCEL, post(jobs::cancel))
+        .route(routes::CANCEL_OLD, delete(jobs::cancel))
+        .route(routes::EVENTS, get(jobs::events))
+        .route(routes::CACHE_IMAGES, get(cache::list))
+        .route(routes::CACHE_IMAGE, delete(cache::delete))
+        .route(routes::CACHE_FETCH, post(cache::fetch))
+        .route(routes::VOLUMES, get(jobs::volumes))
+        .route(routes::HEALTH, get(health::health))
+        .route(routes::HEALTHZ, get(health::health))
+        .route(routes::LIVEZ, get(health::health))
+        .route(routes::READYZ, get(health::ready))
+        .route(routes::OPENAPI, get(openapi::serve))
+        .route(routes::DOCS, get(openapi::docs))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(app)
+}
+
+async fn not_found(uri: axum::http::Uri) -> ApiError {
+    let message = format!(
+        "There is nothing at {}: see /openapi.json for what there is",
+        uri.path()
+    );
+    ApiError::new(ErrorCode::NotFound, message)
+}
+
+async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
+    let message = format!(
+        "{} does not take {method}: see /openapi.json for what it takes",
+        uri.path()
+    );
+    ApiError::new(ErrorCode::MethodNotAllowed, message)
+}
+
+fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    // The panic itself is in the log, by the hook that `telemetry` sets.
+    ApiError::new(
+        ErrorCode::Internal,
+        "The request broke off: see the daemon's log",
+    )
+    .into_response()
+}
+
+/// For handlers whose answer has a status of its own.
+type Answer<T> = (StatusCode, axum::Json<T>);

@@ -1,0 +1,336 @@
+//! The API's own description: one table of operations, from which the document is built.
+
+use std::sync::LazyLock;
+
+use axum::Json;
+use axum::response::Html;
+use lvp_api::{
+    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
+    JobList, JobStatus, ProvisionRequest, Readiness, VolumeList, routes,
+};
+use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::{
+    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Paths, Ref, RefOr,
+    Required, Schema,
+};
+use utoipa::{PartialSchema, ToSchema};
+
+/// One call and all the routes that it has.
+struct Call {
+    method: HttpMethod,
+    routes: &'static [&'static str],
+    summary: &'static str,
+    query: &'static [(&'static str, &'static str)],
+    headers: &'static [(&'static str, &'static str)],
+    body: Option<&'static str>,
+    success: (u16, &'static str, &'static str),
+    errors: &'static [u16],
+}
+
+const PAGE: &[(&str, &str)] = &[
+    ("limit", "At most so many; 100 unless given, 1000 at most"),
+    ("offset", "Not the first so many"),
+];
+const KEY_HEADER: &[(&str, &str)] = &[
+    (
+        "Idempotency-Key",
+        "A repeat with the same key returns the first job",
+    ),
+    (
+        "traceparent",
+        "W3C trace context; the job's spans continue it",
+    ),
+];
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+
+/// Every call; `http::router` serves them.
+const CALLS: &[Call] = &[
+    Call {
+        method: HttpMethod::Post,
+        routes: &[routes::JOBS, routes::PROVISION_V1, routes::PROVISION],
+        summary: "Put an image on a volume",
+        query: &[],
+        headers: KEY_HEADER,
+        body: Some("ProvisionRequest"),
+        success: (202, JSON, "JobAccepted"),
+        errors: &[400, 409, 413, 429, 503],
+    },
+    Call {
+        method: HttpMethod::Get,
+        routes: &[routes::JOBS],
+        summary: "List jobs, newest first",
+        query: &[
+            ("status", "Only jobs in this state"),
+            ("limit", "At most so many; 100 unless given, 1000 at most"),
+            ("offset", "Not the first so many"),
+        ],
+        headers: &[],
+        body: None,
+        success: (200, JSON, "JobList"),
+        errors: &[400, 503],
+    },
+    Call {
+        method: HttpMethod::Get,
+        routes: &[routes::JOB, routes::STATUS],
+        summary: "One job",
+        query: &[],
+        headers: &[],
+        body: None,
+        success: (200, JSON, "JobStatus"),
+        errors: &[404, 503],
+    },
+    Call {
+        method: HttpMethod::Post,
+        routes: &[routes::CANCEL],
+        summary: "Cancel a job",
+        query: &[],
+        headers: &[],
+        body: None,
+        success: (200, JSON, "CancelledJob"),
+        errors: &[400, 404, 503],
+    },
+    Call {
+        method: HttpMethod::Delete,
+        routes: &[routes::CANCEL_OLD],
+        summary: "Cancel a job (0.3's route)",
+        query: &[],
+        headers: &[],
+        body: None,
+        success: (200, JSON, "CancelledJob"),
+        errors: &[400, 404, 503],
+    },
+    Call {
+        method: HttpMethod::Get,
+        routes: &[routes::EVENTS],
+        summary: "Follow a job: a `progress` event for every change, then one `end` event; each \
+                  carries the job's status",
+        query: &[],
+        headers: &[],
+        body: None,
+        success: (200, EVENTS, "JobStatus"),
+        errors: &[404, 503],
+    },
+    Call {
+        method: HttpMethod::Get,
+        routes: &[routes::CACHE_IMAGES],
+        summary: "List cached images, newest first",
+        query: PAGE,
+        headers: &[],
+        body: None,
+        success: (200, JSON, "CachedImages"),
+        errors: &[400, 503],
+    },
+    Call {
+        method: HttpMethod::Post,
+        routes: &[routes::CACHE_FETCH],
+        summary: "Fill the cache without a volume",
+        query: &[],
+        headers: KEY_HEADER,
+        body: Some("CacheFetchRequest"),
+        success: (202, JSON, "JobAccepted"),
+        errors: &[400, 413, 429, 503],
+    },
+    Call {
+        method: HttpMethod::Delete,
+        routes: &[routes::CACHE_IMAGE],
+        summary: "Delete a cached image",
+        query: &[],
+        headers: &[],
+        body: None,
+        success: (200, JSON, "DeletedImage"),
+        errors: &[400, 404, 409, 503],
+    },
+    Call {
+        method: HttpMethod::Get,
+        routes: &[routes::VOLUMES],
+        summary: "List volumes",
+        query: &[],
+        headers: &[],
+        body: None,
+        success: (200, JSON, "VolumeList"),
+        errors: &[503],
+    },
+    Call {
+        method: HttpMethod::Get,
+        routes: &[routes::HEALTH, routes::HEALTHZ, routes::LIVEZ],
+        summary: "Whether the daemon runs; degraded while every job slot is taken",
+        query: &[],
+        headers: &[],
+        body: None,
+        success: (200, JSON, "Health"),
+        errors: &[],
+    },
+    Call {
+        method: HttpMethod::Get,
+        routes: &[routes::READYZ],
+        summary: "Whether every dependency is up; 503 with the same body when not",
+        query: &[],
+        headers: &[],
+        body: None,
+        success: (200, JSON, "Readiness"),
+        errors: &[],
+    },
+];
+
+static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(document);
+
+/// `GET /openapi.json`
+pub(super) async fn serve() -> Json<&'static OpenApi> {
+    Json(&DOCUMENT)
+}
+
+/// `GET /docs`
+pub(super) async fn docs() -> Html<String> {
+    let mut rows = String::new();
+    for call in CALLS {
+        let routes = call.routes.join("<br>");
+        let method = method_name(&call.method);
+        let (status, _, schema) = call.success;
+        rows.push_str(&format!(
+            "<tr><td>{method}</td><td><code>{routes}</code></td><td>{}</td><td>{}</td>\
+             <td>{status} {schema}</td></tr>\n",
+            call.summary,
+            call.body.unwrap_or("")
+        ));
+    }
+    Html(format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>libvirt-volume-provisioner API</title>\
+         <style>body{{font:15px system-ui;margin:2em}}td,th{{padding:.3em .8em;text-align:left;\
+         vertical-align:top;border-bottom:1px solid #ddd}}</style>\
+         <h1>libvirt-volume-provisioner {}</h1>\
+         <p>The machine-readable description is at <a href=/openapi.json>/openapi.json</a>.</p>\
+         <table><tr><th>Method</th><th>Route</th><th>What it does</th><th>Body</th><th>Answer</th></tr>\
+         {rows}</table></html>",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn method_name(method: &HttpMethod) -> &'static str {
+    match method {
+        HttpMethod::Post => "POST",
+        HttpMethod::Delete => "DELETE",
+        HttpMethod::Put => "PUT",
+        _ => "GET",
+    }
+}
+
+/// The whole description.
+pub fn document() -> OpenApi {
+    let mut paths = Paths::new();
+    for call in CALLS {
+        for route in call.routes {
+            let operation = operation(call, route);
+            paths.add_path_operation(*route, vec![call.method.clone()], operation);
+        }
+    }
+    let info = InfoBuilder::new()
+        .title("libvirt-volume-provisioner")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Puts VM images from object storage onto volumes of this host",
+        ));
+    OpenApiBuilder::new()
+        .info(info)
+        .paths(paths)
+        .components(Some(components()))
+        .build()
+}
+
+fn operation(call: &Call, route: &str) -> utoipa::openapi::path::Operation {
+    let mut operation = OperationBuilder::new().summary(Some(call.summary));
+    for name in route
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+    {
+        let what = if name == "key" {
+            "SHA-256 of the image"
+        } else {
+            "The job"
+        };
+        operation = operation.parameter(parameter(ParameterIn::Path, name, what));
+    }
+    for (name, what) in call.query {
+        operation = operation.parameter(parameter(ParameterIn::Query, name, what));
+    }
+    for (name, what) in call.headers {
+        operation = operation.parameter(parameter(ParameterIn::Header, name, what));
+    }
+    if let Some(schema) = call.body {
+        let content = content(schema);
+        let body = RequestBodyBuilder::new()
+            .required(Some(Required::True))
+            .content(JSON, content);
+        operation = operation.request_body(Some(body.build()));
+    }
+    let (status, media_type, schema) = call.success;
+    let success = ResponseBuilder::new()
+        .description(schema)
+        .content(media_type, content(schema));
+    operation = operation.response(status.to_string(), success.build());
+    if route == routes::READYZ {
+        let unready = ResponseBuilder::new()
+            .description("Not ready")
+            .content(JSON, content(schema));
+        operation = operation.response("503", unready.build());
+    }
+    for status in call.errors {
+        let error = ResponseBuilder::new()
+            .description("Error")
+            .content(JSON, content("ErrorBody"));
+        operation = operation.response(status.to_string(), error.build());
+    }
+    operation.build()
+}
+
+fn parameter(place: ParameterIn, name: &str, what: &str) -> utoipa::openapi::path::Parameter {
+    let required = if place == ParameterIn::Path {
+        Required::True
+    } else {
+        Required::False
+    };
+    let kind = if matches!(name, "limit" | "offset") {
+        Type::Integer
+    } else {
+        Type::String
+    };
+    let schema = ObjectBuilder::new().schema_type(SchemaType::new(kind));
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(required)
+        .description(Some(what))
+        .schema(Some(schema))
+        .build()
+}
+
+fn content(schema: &str) -> utoipa::openapi::Content {
+    ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name(schema)))
+        .build()
+}
+
+fn components() -> utoipa::openapi::Components {
+    let mut schemas: Vec<(String, RefOr<Schema>)> = Vec::new();
+    add::<ProvisionRequest>(&mut schemas);
+    add::<CacheFetchRequest>(&mut schemas);
+    add::<JobAccepted>(&mut schemas);
+    add::<JobStatus>(&mut schemas);
+    add::<JobList>(&mut schemas);
+    add::<CancelledJob>(&mut schemas);
+    add::<CachedImages>(&mut schemas);
+    add::<DeletedImage>(&mut schemas);
+    add::<VolumeList>(&mut schemas);
+    add::<Health>(&mut schemas);
+    add::<Readiness>(&mut schemas);
+    add::<ErrorBody>(&mut schemas);
+    ComponentsBuilder::new().schemas_from_iter(schemas).build()
+}
+
+fn add<T: ToSchema + PartialSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+    schemas.push((T::name().into_owned(), T::schema()));
+    T::schemas(schemas);
+}

@@ -1,0 +1,134 @@
+//! Whether a request becomes a job: a pure function of what is there and what is asked.
+//!
+//! No lock, no clock, no I/O: [`crate::store::Store::admit`] calls it inside the transaction
+//! that would insert the job, so its answer cannot be outdated.
+
+use lvp_api::{JobId, VolumeName};
+
+use super::record::Job;
+
+/// What a new job meets.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Surroundings {
+    /// The job with the same idempotency key.
+    pub same_key: Option<Job>,
+    /// The job that holds the volume now.
+    pub volume_holder: Option<JobId>,
+    /// How many jobs wait.
+    pub pending: usize,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It becomes a job.
+    Accept,
+    /// It repeats an earlier request, whose job answers for it.
+    AlreadyDone(JobId),
+    /// It does not.
+    Refused(Refusal),
+}
+
+/// Why a request does not become a job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The idempotency key belongs to a different request.
+    #[error(
+        "The Idempotency-Key was used for a different request, job {0}: use a new key for a new request"
+    )]
+    KeyReused(JobId),
+    /// Another job holds the volume.
+    #[error("Volume {volume} is being written by job {holder}: wait for it or cancel it")]
+    VolumeBusy {
+        /// The volume.
+        volume: VolumeName,
+        /// Its job.
+        holder: JobId,
+    },
+    /// Too many jobs wait.
+    #[error("{0} jobs are waiting, which is the limit (jobs.queue_limit): try again later")]
+    QueueFull(usize),
+}
+
+/// Decides about one request.
+pub fn decide(around: &Surroundings, job: &Job, queue_limit: usize) -> Decision {
+    if let Some(first) = &around.same_key {
+        return if first.spec.same_request(&job.spec) {
+            Decision::AlreadyDone(first.id)
+        } else {
+            Decision::Refused(Refusal::KeyReused(first.id))
+        };
+    }
+    if let (Some(holder), Some(volume)) = (around.volume_holder, &job.spec.volume) {
+        return Decision::Refused(Refusal::VolumeBusy {
+            volume: volume.name.clone(),
+            holder,
+        });
+    }
+    if around.pending >= queue_limit {
+        return Decision::Refused(Refusal::QueueFull(queue_limit));
+    }
+    Decision::Accept
+}
+
+#[cfg(test)]
+mod tests {
+    use lvp_api::ImageType;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::jobs::record::{JobSpec, VolumeRequest};
+
+    fn job(image: u8, volume: Option<u8>) -> Job {
+        let spec = JobSpec {
+            image_url: format!("s3://images/{image}"),
+            image_type: ImageType::Qcow2,
+            volume: volume.map(|number| VolumeRequest {
+                name: format!("vm{number}").parse().expect("a valid name"),
+                size_bytes: 1 << 30,
+            }),
+            correlation_id: None,
+            idempotency_key: None,
+            traceparent: None,
+        };
+        Job::new(JobId::random(), spec, String::new())
+    }
+
+    #[test]
+    fn a_repeat_under_the_same_key_gets_the_first_job_even_when_the_queue_is_full() {
+        let first = job(1, Some(1));
+        let around = Surroundings {
+            same_key: Some(first.clone()),
+            volume_holder: Some(first.id),
+            pending: 9,
+        };
+        assert_eq!(
+            decide(&around, &job(1, Some(1)), 1),
+            Decision::AlreadyDone(first.id)
+        );
+    }
+
+    #[test]
+    fn a_key_that_was_used_for_another_request_is_refused() {
+        let first = job(1, Some(1));
+        let around = Surroundings {
+            same_key: Some(first.clone()),
+            ..Default::default()
+        };
+        let decision = decide(&around, &job(2, Some(1)), 9);
+        assert_eq!(decision, Decision::Refused(Refusal::KeyReused(first.id)));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_accepted_beyond_the_limit_or_onto_a_held_volume(
+            held: bool, volume: Option<u8>, pending in 0_usize..6, limit in 1_usize..6,
+        ) {
+            let holder = held.then(JobId::random);
+            let around = Surroundings { same_key: None, volume_holder: holder, pending };
+            let accepted = decide(&around, &job(1, volume), limit) == Decision::Accept;
+            let free = !(held && volume.is_some());
+            prop_assert_eq!(accepted, free && pending < limit);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Why a job failed: which HTTP status fits, a bounded word for metrics, and the whole story in words.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use lvp_api::ErrorCode;
+
+use super::record::Failure;
+use super::stop::StopReason;
+use crate::cache::CacheError;
+use crate::source::{SourceError, SourceErrorKind};
+use crate::volume::VolumeError;
+
+/// A failed step.
+#[derive(Debug)]
+pub struct JobError {
+    code: ErrorCode,
+    error_type: &'static str,
+    context: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+    stopped: Option<StopReason>,
+}
+
+impl JobError {
+    /// An error without a deeper cause.
+    pub fn new(code: ErrorCode, error_type: &'static str, context: impl Into<String>) -> Self {
+        Self {
+            code,
+            error_type,
+            context: context.into(),
+            source: None,
+            stopped: None,
+        }
+    }
+
+    fn wrapping(
+        code: ErrorCode,
+        error_type: &'static str,
+        context: &'static str,
+        source: impl StdError + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(code, error_type, context).because(source)
+    }
+
+    /// The job was told to stop.
+    pub fn stopped(reason: StopReason) -> Self {
+        let (error_type, context) = match reason {
+            StopReason::Cancelled => ("cancelled", "Cancelled by a request"),
+            StopReason::TimedOut => (
+                "timeout",
+                "The job ran longer than libvirt.job_timeout_minutes allows",
+            ),
+            StopReason::Shutdown => ("shutdown", "The daemon is stopping"),
+        };
+        let mut error = Self::new(ErrorCode::Unavailable, error_type, context);
+        error.stopped = Some(reason);
+        error
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+
+    /// Why the job was told to stop, when that is the error.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.stopped
+    }
+
+    /// A bounded word for metrics.
+    pub fn error_type(&self) -> &'static str {
+        self.error_type
+    }
+
+    /// The error as it is kept on the job: the chain in one line, each message once.
+    pub fn failure(&self) -> Failure {
+        Failure {
+            code: self.code.status(),
+            error_type: self.error_type.to_owned(),
+            message: chain(self),
+        }
+    }
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl StdError for JobError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|source| source.as_ref() as _)
+    }
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+impl From<crate::store::StoreError> for JobError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::new(
+            ErrorCode::Unavailable,
+            "storage",
+            "The database does not answer",
+        )
+        .because(error)
+    }
+}
+
+impl From<SourceError> for JobError {
+    fn from(error: SourceError) -> Self {
+        let code = match error.kind() {
+            SourceErrorKind::BadUrl | SourceErrorKind::HostNotAllowed => ErrorCode::BadRequest,
+            SourceErrorKind::NotFound => ErrorCode::NotFound,
+            SourceErrorKind::ObjectChanged => ErrorCode::Conflict,
+            SourceErrorKind::SidecarInvalid => ErrorCode::Unprocessable,
+            // Wrong credentials are the daemon's configuration, not the client's request.
+            _ => ErrorCode::Unavailable,
+        };
+        let error_type = error.kind().as_str();
+        Self::wrapping(code, error_type, "The image cannot be fetched", error)
+    }
+}
+
+impl From<CacheError> for JobError {
+    fn from(error: CacheError) -> Self {
+        let (code, error_type) = match &error {
+            CacheError::InUse(_) => (ErrorCode::Conflict, "cache"),
+            error if error.is_full() => (ErrorCode::InsufficientStorage, "cache_full"),
+            _ => (ErrorCode::Unavailable, "cache"),
+        };
+        Self::wrapping(code, error_type, "The image cannot be cached", error)
+    }
+}
+
+impl From<VolumeError> for JobError {
+    fn from(error: VolumeError) -> Self {
+        use crate::volume::VolumeErrorKind as Kind;
+        let (code, error_type) = match error.kind() {
+            Kind::AlreadyExists | Kind::InUse | Kind::NotOurs | Kind::WrongDevice => {
+                (ErrorCode::Conflict, "volume_refused")
+            }
+            Kind::TooSmall { .. } => (ErrorCode::Conflict, "volume_too_small"),
+            Kind::NoSpace { .. } => (ErrorCode::InsufficientStorage, "volume_no_space"),
+            Kind::Timeout => (ErrorCode::Unavailable, "volume_timeout"),
+            Kind::NotFound | Kind::DependencyDown | Kind::Io => (ErrorCode::Unavailable, "volume"),
+            _ => (ErrorCode::Internal, "internal"),
+        };
+        Self::wrapping(code, error_type, "The volume cannot be used", error)
+    }
+}
+
+impl From<lvp_image::Error> for JobError {
+    fn from(error: lvp_image::Error) -> Self {
+        use lvp_image::ErrorKind as Kind;
+        // A remote read that failed inside the planner keeps its own story.
+        if let Some(source) = error.io_error().and_then(SourceError::from_io) {
+            let code = if source.kind() == SourceErrorKind::ObjectChanged {
+                ErrorCode::Conflict
+            } else {
+                ErrorCode::Unavailable
+            };
+            let error_type = source.kind().as_str();
+            return Self::wrapping(code, error_type, "The image cannot be read", error);
+        }
+        let kind = error.kind();
+        let (code, context) = match kind {
+            Kind::Cancelled => (ErrorCode::Unavailable, "The copy was stopped"),
+            Kind::NoSpace => (
+                ErrorCode::InsufficientStorage,
+                "The volume cannot be written",
+            ),
+            Kind::TooSmall => (
+                ErrorCode::Unprocessable,
+                "The image does not fit the volume",
+            ),
+            Kind::DeviceBusy | Kind::BadTarget => (ErrorCode::Conflict, "The volume is refused"),
+            kind if kind.is_refusal() => (ErrorCode::Unprocessable, "The image is refused"),
+            Kind::Read => (ErrorCode::Unavailable, "The image cannot be read"),
+            _ => (ErrorCode::Unavailable, "The volume cannot be written"),
+        };
+        Self::wrapping(code, kind.as_str(), context, error)
+    }
+}

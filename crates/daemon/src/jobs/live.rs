@@ -1,0 +1,83 @@
+//! A job that has not ended: its record, its counters, its switch.
+
+use std::sync::Arc;
+
+use lvp_api::JobId;
+use tokio::sync::watch;
+
+use super::progress::Meter;
+use super::record::{Job, JobSpec};
+use super::stop::Stop;
+use crate::clock;
+
+/// A job that has not ended. The record is watched by whoever wants to know; only the job's own
+/// task changes it.
+#[derive(Debug)]
+pub struct Live {
+    /// The job's name.
+    pub id: JobId,
+    /// Its counters.
+    pub meter: Arc<Meter>,
+    /// Its switch.
+    pub stop: Stop,
+    spec: JobSpec,
+    record: watch::Sender<Job>,
+}
+
+impl Live {
+    pub(super) fn new(job: Job) -> Self {
+        Self {
+            id: job.id,
+            meter: Arc::default(),
+            stop: Stop::default(),
+            spec: job.spec.clone(),
+            record: watch::Sender::new(job),
+        }
+    }
+
+    /// What was asked for.
+    pub fn spec(&self) -> &JobSpec {
+        &self.spec
+    }
+
+    /// The record as it is now.
+    pub fn job(&self) -> Job {
+        self.record.borrow().clone()
+    }
+
+    /// Follows the record.
+    pub fn watch(&self) -> watch::Receiver<Job> {
+        self.record.subscribe()
+    }
+
+    /// Changes the record for those who watch; the database gets it at the next transition.
+    pub(super) fn update<R>(&self, change: impl FnOnce(&mut Job) -> R) {
+        self.record.send_modify(|job| {
+            change(job);
+            job.updated_at = clock::now_text();
+        });
+    }
+
+    /// Adds a note for operators, once.
+    pub(super) fn note(&self, text: impl Into<String>) {
+        let text = text.into();
+        self.update(|job| {
+            if !job.notes.contains(&text) {
+                job.notes.push(text);
+            }
+        });
+    }
+
+    /// Shows the counters on the record, if they moved.
+    pub(super) fn sample(&self) {
+        let progress = Some(self.meter.progress());
+        self.record.send_if_modified(|job| {
+            let moved = job.progress != progress;
+            if moved {
+                job.progress = progress;
+                job.updated_at = clock::now_text();
+            }
+            moved
+        });
+    }
+}

@@ -1,0 +1,285 @@
+//! How far a job is: counters that the transfer moves, and what clients make of them.
+//!
+//! A job has two currencies: bytes of the image that were read from the source, and bytes of the
+//! guest's disk that are in place. Both only grow, and so does the percentage made of them. With one
+//! pass the two move together, so the stage that is *reported* is `downloading` until the last source byte is
+//! there and `converting` from then on.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use lvp_api::{Progress, Stage};
+use lvp_image::copy::Counters;
+
+use crate::clock;
+
+/// Before the first measurement: bytes per second of a download (monitoring guide).
+pub const DEFAULT_DOWNLOAD_RATE: f64 = 100e6;
+
+/// Before the first measurement: bytes per second of decoding and writing (monitoring guide).
+pub const DEFAULT_CONVERT_RATE: f64 = 200e6;
+
+/// What a job shows before it has ended, at most: 100 is for `completed` alone.
+const ALMOST: f64 = 99.9;
+
+/// Bytes per second that an estimate starts from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Of a download.
+    pub download: f64,
+    /// Of decoding and writing.
+    pub convert: f64,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            download: DEFAULT_DOWNLOAD_RATE,
+            convert: DEFAULT_CONVERT_RATE,
+        }
+    }
+}
+
+/// The counters of one job. The transfer adds to them, the sampler reads them.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Bytes of the image that came from the source.
+    pub source_done: AtomicU64,
+    /// Bytes that will come; 0 when nothing is downloaded.
+    pub source_total: AtomicU64,
+    /// Size of the guest's disk; 0 when there is no volume or the size is not known.
+    pub guest_total: AtomicU64,
+    /// Bytes of the guest's disk that are in place; counted by the copy under way.
+    copy: Mutex<Arc<Counters>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    stage: Stage,
+    stage_started: Instant,
+    stage_started_at: String,
+    job_started: Instant,
+    job_started_at: String,
+    rates: Rates,
+    shown: f64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let (now, text) = (Instant::now(), clock::now_text());
+        Self {
+            stage: Stage::Initializing,
+            stage_started: now,
+            stage_started_at: text.clone(),
+            job_started: now,
+            job_started_at: text,
+            rates: Rates::default(),
+            shown: 0.0,
+        }
+    }
+}
+
+impl Meter {
+    /// Sets what estimates start from.
+    pub fn expect(&self, rates: Rates) {
+        lock(&self.state).rates = rates;
+    }
+
+    /// Enters a stage; entering it again changes nothing.
+    pub fn enter(&self, stage: Stage) {
+        let mut state = lock(&self.state);
+        if state.stage != stage {
+            state.stage = stage;
+            state.stage_started = Instant::now();
+            state.stage_started_at = clock::now_text();
+        }
+    }
+
+    /// Fresh counters for a copy that begins.
+    pub fn new_copy(&self) -> Arc<Counters> {
+        let counters = Arc::default();
+        *lock(&self.copy) = Arc::clone(&counters);
+        counters
+    }
+
+    /// The counters of the copy under way.
+    pub fn copy(&self) -> Arc<Counters> {
+        Arc::clone(&lock(&self.copy))
+    }
+
+    /// The stage that is reported now.
+    pub fn stage(&self) -> Stage {
+        lock(&self.state).stage
+    }
+
+    /// How far the job is now.
+    pub fn progress(&self) -> Progress {
+        let source = Part::new(&self.source_done, &self.source_total);
+        let guest = Part::new(&self.copy().guest_bytes, &self.guest_total);
+        let mut state = lock(&self.state);
+        // What a stage weighs is the time it is expected to take.
+        let download = source.total / state.rates.download;
+        let convert = guest.total / state.rates.convert;
+        let all = download + convert;
+        let done = if all > 0.0 {
+            100.0 * (download * source.fraction() + convert * guest.fraction()) / all
+        } else {
+            0.0
+        };
+        state.shown = state.shown.max(done.min(ALMOST));
+        let part = match state.stage {
+            Stage::Downloading => Some(source),
+            Stage::Converting => Some(guest),
+            Stage::Initializing | Stage::Finalizing => None,
+        };
+        let stage_seconds = state.stage_started.elapsed().as_secs_f64();
+        let job_seconds = state.job_started.elapsed().as_secs_f64();
+        Progress {
+            stage: state.stage,
+            percent: round(state.shown),
+            overall_percent: round(state.shown),
+            stage_percent: round(part.as_ref().map_or(0.0, |part| 100.0 * part.fraction())),
+            bytes_processed: part.as_ref().map_or(0, |part| part.done_bytes),
+            bytes_total: part.as_ref().map_or(0, |part| part.total_bytes),
+            eta_sec: part.and_then(|part| remaining(stage_seconds, part.fraction())),
+            overall_eta_sec: remaining(job_seconds, state.shown / 100.0)
+                .or_else(|| (all > 0.0).then(|| round(all))),
+            stage_start_time: Some(state.stage_started_at.clone()),
+            job_start_time: Some(state.job_started_at.clone()),
+        }
+    }
+
+    /// The last word on a job that has ended: 100 percent when it completed.
+    pub fn final_progress(&self, completed: bool) -> Progress {
+        let mut progress = self.progress();
+        progress.eta_sec = None;
+        progress.overall_eta_sec = None;
+        if completed {
+            let moved = [&self.guest_total, &self.source_total]
+                .map(|total| total.load(Ordering::Relaxed))
+                .into_iter()
+                .find(|total| *total != 0)
+                .unwrap_or(0);
+            progress.stage = Stage::Finalizing;
+            progress.percent = 100.0;
+            progress.overall_percent = 100.0;
+            progress.stage_percent = 100.0;
+            progress.bytes_processed = moved;
+            progress.bytes_total = moved;
+        }
+        progress
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Plain data that no panic can leave half-changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Part {
+    done_bytes: u64,
+    total_bytes: u64,
+    total: f64,
+}
+
+impl Part {
+    fn new(done: &AtomicU64, total: &AtomicU64) -> Self {
+        let total_bytes = total.load(Ordering::Relaxed);
+        let done_bytes = done.load(Ordering::Relaxed).min(total_bytes);
+        Self {
+            done_bytes,
+            total_bytes,
+            total: float(total_bytes),
+        }
+    }
+
+    fn fraction(&self) -> f64 {
+        if self.total_bytes == 0 {
+            0.0
+        } else {
+            float(self.done_bytes) / self.total
+        }
+    }
+}
+
+/// Seconds that are left when `fraction` took `seconds`; unknown before one percent.
+fn remaining(seconds: f64, fraction: f64) -> Option<f64> {
+    (fraction >= 0.01).then(|| round(seconds * (1.0 - fraction) / fraction))
+}
+
+fn round(number: f64) -> f64 {
+    (number * 10.0).floor() / 10.0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "percentages need no 53rd bit")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn meter(source: u64, guest: u64) -> Meter {
+        let meter = Meter::default();
+        meter.source_total.store(source, Ordering::Relaxed);
+        meter.guest_total.store(guest, Ordering::Relaxed);
+        meter
+    }
+
+    #[test]
+    fn a_cache_hit_spans_the_whole_range_by_converting_alone() {
+        let meter = meter(0, 1000);
+        meter.enter(Stage::Converting);
+        assert_eq!(meter.progress().overall_percent, 0.0);
+        meter.copy().guest_bytes.store(500, Ordering::Relaxed);
+        let progress = meter.progress();
+        assert_eq!((progress.overall_percent, progress.percent), (50.0, 50.0));
+        assert_eq!(
+            (progress.bytes_processed, progress.bytes_total),
+            (500, 1000)
+        );
+    }
+
+    #[test]
+    fn only_a_completed_job_shows_a_hundred_percent() {
+        let meter = meter(1000, 1000);
+        meter.source_done.store(1000, Ordering::Relaxed);
+        meter.copy().guest_bytes.store(1000, Ordering::Relaxed);
+        assert_eq!(meter.progress().percent, ALMOST);
+        assert_eq!(meter.final_progress(false).percent, ALMOST);
+        assert_eq!(meter.final_progress(true).percent, 100.0);
+    }
+
+    #[test]
+    fn stages_weigh_what_they_are_expected_to_take() {
+        // 100 MB at 100 MB/s is one second, 600 MB at 200 MB/s are three: a quarter and three.
+        let meter = meter(100_000_000, 600_000_000);
+        meter.source_done.store(100_000_000, Ordering::Relaxed);
+        assert_eq!(meter.progress().percent, 25.0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_percentage_never_goes_back(
+            steps in prop::collection::vec((0_u64..200, 0_u64..200, 0_u64..3), 1..40),
+        ) {
+            let meter = meter(1000, 2000);
+            let mut last = 0.0;
+            for (source, guest, change) in steps {
+                meter.source_done.fetch_add(source, Ordering::Relaxed);
+                meter.copy().guest_bytes.fetch_add(guest, Ordering::Relaxed);
+                if change == 1 {
+                    meter.guest_total.fetch_add(500, Ordering::Relaxed);
+                }
+                let percent = meter.progress().percent;
+                prop_assert!(percent >= last && percent <= ALMOST);
+                last = percent;
+            }
+        }
+    }
+}

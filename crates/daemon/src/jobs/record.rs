@@ -1,0 +1,143 @@
+//! One job as the daemon keeps it.
+
+use lvp_api::{ImageType, JobId, JobKind, JobState, JobStatus, Progress, Sha256Digest, VolumeName};
+
+/// The volume that a job writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeRequest {
+    /// Its name.
+    pub name: VolumeName,
+    /// The size that was asked for.
+    pub size_bytes: u64,
+}
+
+/// What was asked for: the part of a job that never changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobSpec {
+    /// The image, as it was requested (it may carry a signed query: never log it).
+    pub image_url: String,
+    /// Its declared format.
+    pub image_type: ImageType,
+    /// The volume; none for a job that only fills the cache.
+    pub volume: Option<VolumeRequest>,
+    /// The client's own word for the request.
+    pub correlation_id: Option<String>,
+    /// A repeat with the same key returns this job.
+    pub idempotency_key: Option<String>,
+    /// W3C trace context of the request, so that a resumed job stays in its trace.
+    pub traceparent: Option<String>,
+}
+
+impl JobSpec {
+    /// What the job does.
+    pub fn kind(&self) -> JobKind {
+        if self.volume.is_some() {
+            JobKind::Provision
+        } else {
+            JobKind::Cache
+        }
+    }
+
+    /// Whether a repeat of the request asks for the same thing.
+    pub fn same_request(&self, other: &Self) -> bool {
+        self.image_url == other.image_url
+            && self.image_type == other.image_type
+            && self.volume == other.volume
+    }
+}
+
+/// Why a job failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The HTTP status that fits.
+    pub code: u16,
+    /// A bounded word for metrics.
+    pub error_type: String,
+    /// What was wrong and what to do.
+    pub message: String,
+}
+
+/// A job: what was asked for and what became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// The job's name for ever.
+    pub id: JobId,
+    /// What was asked for.
+    pub spec: JobSpec,
+    /// Where it stands.
+    pub state: JobState,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// Whether the image was in the cache.
+    pub cache_hit: Option<bool>,
+    /// The image's file in the cache.
+    pub image_path: Option<String>,
+    /// The volume's device or file.
+    pub volume_path: Option<String>,
+    /// Digest of the image.
+    pub image_digest: Option<Sha256Digest>,
+    /// What an operator may want to know.
+    pub notes: Vec<String>,
+    /// How far it is.
+    pub progress: Option<Progress>,
+    /// How often it was started.
+    pub attempts: u32,
+    /// When it was accepted.
+    pub created_at: String,
+    /// When it was first started.
+    pub started_at: Option<String>,
+    /// When anything last changed.
+    pub updated_at: String,
+    /// When it ended.
+    pub finished_at: Option<String>,
+}
+
+impl Job {
+    /// A new job that waits.
+    pub fn new(id: JobId, spec: JobSpec, now: String) -> Self {
+        Self {
+            id,
+            spec,
+            state: JobState::Pending,
+            failure: None,
+            cache_hit: None,
+            image_path: None,
+            volume_path: None,
+            image_digest: None,
+            notes: Vec::new(),
+            progress: None,
+            attempts: 0,
+            created_at: now.clone(),
+            started_at: None,
+            updated_at: now,
+            finished_at: None,
+        }
+    }
+
+    /// The job as clients see it.
+    pub fn status(&self) -> JobStatus {
+        JobStatus {
+            job_id: self.id,
+            kind: self.spec.kind(),
+            status: self.state,
+            progress: self.progress.clone(),
+            error: self.failure.as_ref().map(|failure| failure.message.clone()),
+            error_code: self.failure.as_ref().map(|failure| failure.code),
+            correlation_id: self.spec.correlation_id.clone(),
+            cache_hit: self.cache_hit,
+            image_path: self.image_path.clone(),
+            image_url: crate::source::url::redact(&self.spec.image_url),
+            volume_name: self
+                .spec
+                .volume
+                .as_ref()
+                .map(|volume| volume.name.to_string()),
+            volume_path: self.volume_path.clone(),
+            image_digest: self.image_digest.map(|digest| digest.to_string()),
+            notes: self.notes.clone(),
+            attempts: self.attempts,
+            created_at: self.created_at.clone(),
+            updated_at: self.updated_at.clone(),
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! What one job does, step by step. Every step can be redone: a job that is taken up again after
+//! a crash runs from the top, finds what it made before, and goes on from there.
+//!
+//! ```text
+//! resolve -> cache lookup --hit---------------------------> plan -> volume -> copy -----> finish
+//!    ^            |-- lead --> plan -> volume -> one pass: download+digest+cache+copy --> finish
+//!    |            |              '- (not one pass) download+digest+cache, then as a hit
+//!    '-- wait ----'-- follow
+//! ```
+//!
+//! The order within `volume ... finish` is the promise of this program: the volume says
+//! `populating` before its first byte changes; its head stays cleared until the digest has been
+//! compared and everything else is on the disk; then the head, then `ready`.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use lvp_api::{ErrorCode, ImageType, Sha256Digest, Stage};
+use lvp_image::copy::{Body, Copier, CopyOptions, PlannedImage, RateLimiter, Summary};
+use lvp_image::device::{Content, FileSize, Target};
+use lvp_image::plan::{ImageInfo, Planner};
+use lvp_image::source::FileSource;
+use tokio_util::sync::CancellationToken;
+
+use super::error::JobError;
+use super::live::Live;
+use super::progress::Rates;
+use super::record::VolumeRequest;
+use super::{Services, stop::StopReason};
+use crate::cache::{Follower, Lead, Lookup, Pin};
+use crate::source::{ImageUrl, ObjectMeta, SourceErrorKind};
+use crate::transfer::{self, Streamed};
+use crate::volume::{self, OpenVolume, Removed, Volume};
+
+/// How often an object that changes while it is read is started afresh before the job gives up.
+const MAX_CHANGES: u32 = 3;
+
+/// Stage names of measurements and metrics (monitoring guide).
+pub const DOWNLOAD: &str = "download";
+/// See [`DOWNLOAD`].
+pub const CONVERT: &str = "convert";
+
+/// Runs a job to its end.
+pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError> {
+    Steps { services, live }.run().await
+}
+
+struct Steps<'a> {
+    services: &'a Services,
+    live: &'a Live,
+}
+
+impl Steps<'_> {
+    async fn run(&self) -> Result<(), JobError> {
+        let url = self
+            .services
+            .source
+            .parse_url(&self.live.spec().image_url)?;
+        self.expect_rates().await?;
+        let mut changes = 0;
+        loop {
+            let (object, sidecar) = self.resolve(&url).await?;
+            let image_type = self.live.spec().image_type;
+            let looked_up = self
+                .services
+                .cache
+                .lookup(&object, image_type, sidecar)
+                .await?;
+            let fetched = match looked_up {
+                Lookup::Hit(pin) => {
+                    self.live.update(|job| {
+                        job.cache_hit.get_or_insert(true);
+                    });
+                    return self.from_cache(pin).await;
+                }
+                Lookup::Follow(follower) => {
+                    self.live.update(|job| job.cache_hit = Some(false));
+                    self.follow(follower).await?;
+                    continue;
+                }
+                Lookup::Lead(lead) => {
+                    self.live.update(|job| job.cache_hit = Some(false));
+                    self.fetch(lead, sidecar).await
+                }
+            };
+            match fetched {
+                Err(error) if error.error_type() == OBJECT_CHANGED && changes < MAX_CHANGES => {
+                    changes += 1;
+                    self.live
+                        .note("The object changed while it was read; started afresh");
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// What the object is now, and which digest it must have.
+    async fn resolve(
+        &self,
+        url: &ImageUrl,
+    ) -> Result<(ObjectMeta, Option<Sha256Digest>), JobError> {
+        let object = self
+            .until_stopped(self.services.source.resolve(url))
+            .await??;
+        let sidecar = self
+            .until_stopped(self.services.source.sidecar(url))
+            .await??;
+        if sidecar.is_none() && self.services.settings.require_checksum {
+            return Err(JobError::new(
+                ErrorCode::Unprocessable,
+                "checksum_missing",
+                format!(
+                    "{url} has no {url}.sha256 object, and cache.require_checksum is on: upload one \
+                     with the output of sha256sum"
+                ),
+            ));
+        }
+        Ok((object, sidecar))
+    }
+
+    /// Waits for the job that is fetching the same object, showing its progress as this job's.
+    async fn follow(&self, mut follower: Follower) -> Result<(), JobError> {
+        self.live.meter.enter(Stage::Downloading);
+        let mut tick = tokio::time::interval(super::SAMPLE_INTERVAL);
+        loop {
+            tokio::select! {
+                reason = self.live.stop.stopped() => return Err(JobError::stopped(reason)),
+                () = follower.ended() => return Ok(()),
+                _ = tick.tick() => {
+                    if let Some(meter) = follower.state().meter {
+                        let (done, total) = (&meter.source_done, &meter.source_total);
+                        let mine = &self.live.meter;
+                        mine.source_total.store(total.load(Ordering::Relaxed), Ordering::Relaxed);
+                        mine.source_done.store(done.load(Ordering::Relaxed), Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fetches the object for everybody who wants it; with a volume, writes that in the same pass.
+    async fn fetch(&self, mut lead: Lead, sidecar: Option<Sha256Digest>) -> Result<(), JobError> {
+        lead.show(Arc::clone(&self.live.meter));
+        self.live
+            .meter
+            .source_total
+            .store(lead.object().size, Ordering::Relaxed);
+        self.live.meter.enter(Stage::Downloading);
+        if lead.durable_bytes() > 0 {
+            self.live.note(format!(
+                "Resumed the download after {} of {} bytes",
+                lead.durable_bytes(),
+                lead.object().size
+            ));
+        }
+        let (info, image) = self.plan_remote(lead.object()).await?;
+        self.expect_disk(&info);
+        let Some(request) = self.live.spec().volume.clone() else {
+            let (streamed, digest) = self.download(&mut lead, None, sidecar).await?;
+            self.publish(lead, streamed.file, digest).await?;
+            return Ok(());
+        };
+        let Some(image) = image else {
+            self.live.note(
+                "The image's map is too large for one pass: downloaded first, then written from the cache",
+            );
+            let (streamed, digest) = self.download(&mut lead, None, sidecar).await?;
+            let pin = self.publish(lead, streamed.file, digest).await?;
+            return self.from_cache(pin).await;
+        };
+        let volume = self.prepare(&request, &info).await?;
+        let written = async {
+            let target = self.open(&volume).await?;
+            let options = self.copy_options();
+            let copier = blocking(move || Copier::start(image, target, options)).await??;
+            let (streamed, digest) = self.download(&mut lead, Some(copier), sidecar).await?;
+            let pin = self.publish(lead, streamed.file, digest).await?;
+            match streamed.body {
+                Some(body) => self.finish(&volume, body, pin.digest()).await,
+                None => Err(JobError::new(
+                    ErrorCode::Internal,
+                    "internal",
+                    "The copy is missing",
+                )),
+            }
+        };
+        match written.await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.roll_back(volume, error).await),
+        }
+    }
+
+    /// The one pass, and the comparison of what came with what should have come.
+    async fn download(
+        &self,
+        lead: &mut Lead,
+        copier: Option<Copier>,
+        sidecar: Option<Sha256Digest>,
+    ) -> Result<(Streamed, Sha256Digest), JobError> {
+        let started = Instant::now();
+        let fresh = lead.object().size - lead.durable_bytes();
+        let source = &self.services.source;
+        let meter = &self.live.meter;
+        let streamed = transfer::stream(source, lead, copier, meter, &self.live.stop).await?;
+        self.measured(DOWNLOAD, fresh, started).await;
+        let digest = streamed.digest;
+        self.live.update(|job| job.image_digest = Some(digest));
+        match sidecar.filter(|expected| *expected != digest) {
+            None => Ok((streamed, digest)),
+            Some(expected) => {
+                lead.discard().await?;
+                Err(JobError::new(
+                    ErrorCode::Unprocessable,
+                    "digest_mismatch",
+                    format!(
+                        "The image's SHA-256 is {digest}, its .sha256 object says {expected}: nothing was \
+                         kept; upload the image or its .sha256 object again"
+                    ),
+                ))
+            }
+        }
+    }
+
+    async fn publish(&self, lead: Lead, file: File, digest: Sha256Digest) -> Result<Pin, JobError> {
+        let pin = lead.publish(file, digest).await?;
+        self.live
+            .update(|job| job.image_path = Some(pin.path().display().to_string()));
+        Ok(pin)
+    }
+
+    /// Writes the volume from a published image; a cache job has nothing left to do.
+    async fn from_cache(&self, pin: Pin) -> Result<(), JobError> {
+        self.live.update(|job| {
+            job.image_path = Some(pin.path().display().to_string());
+            job.image_digest = Some(pin.digest());
+        });
+        let path = pin.path();
+        let declared = format_of(self.live.spec().image_type);
+        let planner = blocking(move || -> Result<_, JobError> {
+            let source = File::open(&path)
+                .and_then(FileSource::new)
+                .map_err(|error| {
+                    let what = format!("Cannot open the cached image {}", path.display());
+                    JobError::new(ErrorCode::Unavailable, "cache", what).because(error)
+                })?;
+            Ok(Planner::open(source, declared)?)
+        })
+        .await??;
+        let Some(request) = self.live.spec().volume.clone() else {
+            return Ok(());
+        };
+        let info = planner.info().clone();
+        self.expect_disk(&info);
+        self.live.meter.enter(Stage::Converting);
+        let volume = self.prepare(&request, &info).await?;
+        let written = async {
+            let target = self.open(&volume).await?;
+            let options = self.copy_options();
+            let started = Instant::now();
+            let body = blocking(move || Copier::copy_file(planner, target, options)).await??;
+            self.measured(CONVERT, body.summary().virtual_size, started)
+                .await;
+            self.finish(&volume, body, pin.digest()).await
+        };
+        match written.await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.roll_back(volume, error).await),
+        }
+    }
+
+    /// Reads the image's metadata by ranges. No image at all in the pair means that its map is too
+    /// large to be read in one pass.
+    async fn plan_remote(
+        &self,
+        object: &ObjectMeta,
+    ) -> Result<(ImageInfo, Option<PlannedImage>), JobError> {
+        let cancel = CancellationToken::new();
+        let reader = self.services.source.reader(object, cancel.clone());
+        let declared = format_of(self.live.spec().image_type);
+        let planned = blocking(move || {
+            let mut planner = Planner::open(reader, declared)?;
+            let info = planner.info().clone();
+            let image = planner
+                .is_one_pass()
+                .then(|| PlannedImage::take(&mut planner));
+            Ok::<_, lvp_image::Error>((info, image.transpose()?))
+        });
+        tokio::pin!(planned);
+        tokio::select! {
+            planned = &mut planned => Ok(planned??),
+            reason = self.live.stop.stopped() => {
+                cancel.cancel();
+                Err(JobError::stopped(reason))
+            }
+        }
+    }
+
+    /// Finds or makes the volume. Every size is checked here, before a byte is written.
+    async fn prepare(&self, request: &VolumeRequest, info: &ImageInfo) -> Result<Volume, JobError> {
+        let volumes = &self.services.volumes;
+        // The size of a compressed stream shows at its end; until then the volume's is the limit.
+        let needed = info.virtual_size.unwrap_or(0);
+        let job = self.live.id;
+        let volume = match volumes.lookup(&request.name).await? {
+            Some(existing) => {
+                volume::fits(existing.size_bytes, request.size_bytes, needed)?;
+                volumes.mark_populating(&existing, job).await?
+            }
+            None if request.size_bytes < needed => {
+                return Err(JobError::new(
+                    ErrorCode::Unprocessable,
+                    "image_too_large",
+                    format!(
+                        "The image's disk has {needed} bytes, the requested volume {}: ask for at \
+                         least volume_size_gb {}",
+                        request.size_bytes,
+                        needed.div_ceil(lvp_api::units::GIB)
+                    ),
+                ));
+            }
+            None => {
+                volumes
+                    .create(&request.name, request.size_bytes, job)
+                    .await?
+            }
+        };
+        let path = volume.path.display().to_string();
+        self.live.update(|job| job.volume_path = Some(path));
+        Ok(volume)
+    }
+
+    async fn open(&self, volume: &Volume) -> Result<Target, JobError> {
+        let opened = self.services.volumes.open(&volume).await?;
+        Ok(blocking(move || target(opened)).await??)
+    }
+
+    fn copy_options(&self) -> CopyOptions {
+        let settings = &self.services.settings;
+        let mut options = CopyOptions::new(settings.tail);
+        options.counters = self.live.meter.new_copy();
+        options.cancel = self.live.stop.flag();
+        options.limiter = settings
+            .max_write_bytes_per_sec
+            .map(|rate| Arc::new(RateLimiter::new(rate)));
+        options
+    }
+
+    /// The last steps, in the only right order: head, sync, close, `ready`.
+    async fn finish(
+        &self,
+        volume: &Volume,
+        body: Body,
+        digest: Sha256Digest,
+    ) -> Result<(), JobError> {
+        if let Some(reason) = self.live.stop.reason() {
+            return Err(JobError::stopped(reason));
+        }
+        self.live.meter.enter(Stage::Finalizing);
+        let summary = blocking(move || body.commit()).await??;
+        self.note_summary(&summary);
+        let volumes = &self.services.volumes;
+        Ok(volumes.mark_ready(&volume, self.live.id, &digest).await?)
+    }
+
+    fn note_summary(&self, summary: &Summary) {
+        for zeroed in &summary.zeroed {
+            self.live.note(format!(
+                "Zeroed {} bytes by {}",
+                zeroed.bytes, zeroed.method
+            ));
+        }
+        let kept = summary.tail.bytes - summary.tail.zero_bytes;
+        if kept > 0 {
+            self.live.note(format!(
+                "{kept} bytes behind the image's end keep older data (lvm.stale_data)"
+            ));
+        }
+    }
+
+    /// Undoes what the job did to the volume, and says what is left.
+    async fn roll_back(&self, volume: Volume, error: JobError) -> JobError {
+        if self.live.stop.reason() == Some(StopReason::Shutdown) {
+            // The job goes on at the next start; what it made stays for it.
+            return error;
+        }
+        let name = &volume.name;
+        match self.services.volumes.remove_created(name, self.live.id).await {
+            Ok(Removed::Removed | Removed::Absent) => {}
+            Ok(Removed::Kept) => self.live.note(format!(
+                "Volume {name} was there before the job and is left not ready (its head is cleared): \
+                 provision it again"
+            )),
+            Err(cause) => {
+                let why = super::error::chain(&cause);
+                tracing::error!(
+                    component = "provisioner", job_id = %self.live.id, error = %why,
+                    "A volume could not be rolled back"
+                );
+                self.live.note(format!("Volume {name} could not be removed: {why}"));
+            }
+        }
+        error
+    }
+
+    async fn expect_rates(&self) -> Result<(), JobError> {
+        let store = &self.services.store;
+        let known = Rates::default();
+        self.live.meter.expect(Rates {
+            download: store.stage_rate(DOWNLOAD).await?.unwrap_or(known.download),
+            convert: store.stage_rate(CONVERT).await?.unwrap_or(known.convert),
+        });
+        Ok(())
+    }
+
+    fn expect_disk(&self, info: &ImageInfo) {
+        if self.live.spec().volume.is_some() {
+            let size = info.virtual_size.unwrap_or(0);
+            self.live.meter.guest_total.store(size, Ordering::Relaxed);
+        }
+    }
+
+    async fn measured(&self, stage: &'static str, bytes: u64, started: Instant) {
+        let seconds = started.elapsed().as_secs_f64();
+        if let Err(error) = self.services.store.measured(stage, bytes, seconds).await {
+            // An estimate is worse next time; the job is none the worse for it.
+            tracing::warn!(component = "storage", error = %error, "A measurement was not saved");
+        }
+    }
+
+    /// Waits for something unless the job is told to stop first.
+    async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Result<T, JobError> {
+        tokio::select! {
+            biased;
+            reason = self.live.stop.stopped() => Err(JobError::stopped(reason)),
+            value = future => Ok(value),
+        }
+    }
+}
+
+/// The error type of an object that changed; [`Steps::run`] starts afresh on it.
+pub(super) const OBJECT_CHANGED: &str = SourceErrorKind::ObjectChanged.as_str();
+
+fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
+    match declared {
+        ImageType::Qcow2 => lvp_image::format::ImageType::Qcow2,
+        ImageType::Raw => lvp_image::format::ImageType::Raw,
+    }
+}
+
+fn target(opened: OpenVolume) -> lvp_image::Result<Target> {
+    let content = if opened.known_zero {
+        Content::KnownZero
+    } else {
+        Content::Unknown
+    };
+    if opened.is_block_device {
+        Target::from_block_device(opened.file, &opened.path, content)
+    } else {
+        Target::from_file(
+            opened.file,
+            &opened.path,
+            FileSize::Bytes(opened.size_bytes),
+        )
+    }
+}
+
+/// Runs blocking work on a thread of its own; a panic there becomes an error here.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JobError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        JobError::new(
+            ErrorCode::Internal,
+            "internal",
+            "A step broke off; see the log",
+        )
+        .because(error)
+    })
+}

@@ -1,0 +1,259 @@
+//! The cache's index: published images, the objects they came from, downloads under way.
+
+use lvp_api::{ImageType, Sha256Digest};
+use rusqlite::{OptionalExtension as _, Row, Transaction, params};
+
+use super::jobs::{image_type, parsed};
+use super::{Store, StoreError};
+
+/// One published image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRow {
+    /// SHA-256 of the file's bytes, and the file's name.
+    pub digest: Sha256Digest,
+    /// The format it was fetched as.
+    pub image_type: ImageType,
+    /// Length of the file.
+    pub size_bytes: u64,
+    /// Where it came from, without credentials.
+    pub image_url: String,
+    /// The file's inode when it was last known to be right.
+    pub inode: u64,
+    /// The file's modification time then, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// When it was published.
+    pub published_at: String,
+    /// When a job last used it.
+    pub last_used_at: String,
+}
+
+/// One download that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartialRow {
+    /// The partial file's name in the cache's directory.
+    pub file_name: String,
+    /// The object.
+    pub image_url: String,
+    /// The object's version.
+    pub etag: String,
+    /// The object's length.
+    pub size_bytes: u64,
+    /// How many of the first bytes are known to be on the disk.
+    pub durable_bytes: u64,
+}
+
+impl Store {
+    /// Records a published image and the object it came from, and forgets the partial download.
+    pub async fn publish_image(
+        &self,
+        image: ImageRow,
+        object_url: String,
+        etag: Option<String>,
+        partial: String,
+    ) -> Result<(), StoreError> {
+        self.write("publish_image", move |transaction| {
+            insert_image(transaction, &image)?;
+            if let Some(etag) = etag {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO objects (image_url, etag, size_bytes, digest) \
+                     VALUES (?1, ?2, ?3, ?4)",
+                    params![
+                        object_url,
+                        etag,
+                        image.size_bytes.cast_signed(),
+                        image.digest.to_string()
+                    ],
+                )?;
+            }
+            transaction.execute("DELETE FROM partials WHERE file_name = ?1", [partial])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Records that a known image's file was checked again.
+    pub async fn refresh_image(&self, image: ImageRow) -> Result<(), StoreError> {
+        self.write("refresh_image", move |transaction| {
+            insert_image(transaction, &image)
+        })
+        .await
+    }
+
+    /// One image by its digest.
+    pub async fn image(&self, digest: Sha256Digest) -> Result<Option<ImageRow>, StoreError> {
+        self.read("get_image", move |connection| {
+            connection
+                .query_row(
+                    "SELECT * FROM images WHERE digest = ?1",
+                    [digest.to_string()],
+                    image_row,
+                )
+                .optional()
+        })
+        .await
+    }
+
+    /// The digest that an object had in this very version.
+    pub async fn object_digest(
+        &self,
+        image_url: String,
+        etag: String,
+        size_bytes: u64,
+    ) -> Result<Option<Sha256Digest>, StoreError> {
+        self.read("get_object", move |connection| {
+            connection
+                .query_row(
+                    "SELECT digest FROM objects WHERE image_url = ?1 AND etag = ?2 AND size_bytes = ?3",
+                    params![image_url, etag, size_bytes.cast_signed()],
+                    |row| parsed(row, "digest"),
+                )
+                .optional()
+        })
+        .await
+    }
+
+    /// Images, the last published first.
+    pub async fn images(&self, limit: u32, offset: u32) -> Result<Vec<ImageRow>, StoreError> {
+        self.read("list_images", move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT * FROM images ORDER BY published_at DESC, digest LIMIT ?1 OFFSET ?2",
+                )?
+                .query_map([limit, offset], image_row)?
+                .collect()
+        })
+        .await
+    }
+
+    /// All images, the longest unused first.
+    pub async fn images_by_use(&self) -> Result<Vec<ImageRow>, StoreError> {
+        self.read("list_images", |connection| {
+            connection
+                .prepare("SELECT * FROM images ORDER BY last_used_at, digest")?
+                .query_map([], image_row)?
+                .collect()
+        })
+        .await
+    }
+
+    /// Notes that a job uses an image.
+    pub async fn touch_image(&self, digest: Sha256Digest, now: String) -> Result<(), StoreError> {
+        self.write("touch_image", move |transaction| {
+            transaction.execute(
+                "UPDATE images SET last_used_at = ?2 WHERE digest = ?1",
+                [digest.to_string(), now],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets an image; its objects go with it. Returns whether there was one.
+    pub async fn forget_image(&self, digest: Sha256Digest) -> Result<bool, StoreError> {
+        self.write("forget_image", move |transaction| {
+            let rows = transaction
+                .execute("DELETE FROM images WHERE digest = ?1", [digest.to_string()])?;
+            Ok(rows != 0)
+        })
+        .await
+    }
+
+    /// Records how much of a download is on the disk.
+    pub async fn save_partial(&self, partial: PartialRow, now: String) -> Result<(), StoreError> {
+        self.write("save_partial", move |transaction| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO partials \
+                 (file_name, image_url, etag, size_bytes, durable_bytes, updated_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    partial.file_name,
+                    partial.image_url,
+                    partial.etag,
+                    partial.size_bytes.cast_signed(),
+                    partial.durable_bytes.cast_signed(),
+                    now
+                ],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// One download that has not ended.
+    pub async fn partial(&self, file_name: String) -> Result<Option<PartialRow>, StoreError> {
+        self.read("get_partial", move |connection| {
+            connection
+                .query_row(
+                    "SELECT * FROM partials WHERE file_name = ?1",
+                    [file_name],
+                    partial_row,
+                )
+                .optional()
+        })
+        .await
+    }
+
+    /// Forgets downloads that nobody went on with since a time; returns their files' names.
+    pub async fn forget_partials_before(&self, time: String) -> Result<Vec<String>, StoreError> {
+        self.write("forget_partials", move |transaction| {
+            transaction
+                .prepare("DELETE FROM partials WHERE updated_at < ?1 RETURNING file_name")?
+                .query_map([time], |row| row.get(0))?
+                .collect()
+        })
+        .await
+    }
+
+    /// Forgets one download.
+    pub async fn forget_partial(&self, file_name: String) -> Result<(), StoreError> {
+        self.write("forget_partial", move |transaction| {
+            transaction.execute("DELETE FROM partials WHERE file_name = ?1", [file_name])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn insert_image(transaction: &Transaction<'_>, image: &ImageRow) -> rusqlite::Result<()> {
+    // An upsert, not a replace: replacing would take the image's objects along.
+    transaction.execute(
+        "INSERT INTO images (digest, image_type, size_bytes, image_url, inode, mtime_ns, \
+         published_at, last_used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
+         ON CONFLICT (digest) DO UPDATE SET image_type = ?2, size_bytes = ?3, image_url = ?4, \
+         inode = ?5, mtime_ns = ?6, published_at = ?7, last_used_at = ?8",
+        params![
+            image.digest.to_string(),
+            image.image_type.as_str(),
+            image.size_bytes.cast_signed(),
+            image.image_url,
+            image.inode.cast_signed(),
+            image.mtime_ns,
+            image.published_at,
+            image.last_used_at,
+        ],
+    )?;
+    Ok(())
+}
+
+fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
+    Ok(ImageRow {
+        digest: parsed(row, "digest")?,
+        image_type: image_type(row)?,
+        size_bytes: row.get::<_, i64>("size_bytes")?.cast_unsigned(),
+        image_url: row.get("image_url")?,
+        inode: row.get::<_, i64>("inode")?.cast_unsigned(),
+        mtime_ns: row.get("mtime_ns")?,
+        published_at: row.get("published_at")?,
+        last_used_at: row.get("last_used_at")?,
+    })
+}
+
+fn partial_row(row: &Row<'_>) -> rusqlite::Result<PartialRow> {
+    Ok(PartialRow {
+        file_name: row.get("file_name")?,
+        image_url: row.get("image_url")?,
+        etag: row.get("etag")?,
+        size_bytes: row.get::<_, i64>("size_bytes")?.cast_unsigned(),
+        durable_bytes: row.get::<_, i64>("durable_bytes")?.cast_unsigned(),
+    })
+}

@@ -1,0 +1,256 @@
+//! Jobs in the database.
+
+use lvp_api::{ImageType, JobId, JobState};
+use rusqlite::{OptionalExtension as _, Row, params};
+
+use super::{Store, StoreError};
+use crate::jobs::admission::Surroundings;
+use crate::jobs::record::{Failure, Job, JobSpec, VolumeRequest};
+
+/// Which jobs a listing wants.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JobFilter {
+    /// Only those in this state.
+    pub state: Option<JobState>,
+    /// At most so many.
+    pub limit: u32,
+    /// Not the first so many.
+    pub offset: u32,
+}
+
+impl Store {
+    /// Looks at what is there and, when `decide` says so, inserts the job: both in one
+    /// transaction, so that no other request comes between.
+    pub async fn admit<T: Send + 'static>(
+        &self,
+        job: Job,
+        decide: impl FnOnce(&Surroundings, &Job) -> (bool, T) + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.write("create_job", move |transaction| {
+            let same_key = match &job.spec.idempotency_key {
+                None => None,
+                Some(key) => transaction
+                    .query_row("SELECT * FROM jobs WHERE idempotency_key = ?1", [key], job_row)
+                    .optional()?,
+            };
+            let volume_holder = match &job.spec.volume {
+                None => None,
+                Some(volume) => transaction
+                    .query_row(
+                        "SELECT id FROM jobs WHERE volume_name = ?1 AND state IN ('pending', 'running')",
+                        [volume.name.as_str()],
+                        |row| parsed(row, "id"),
+                    )
+                    .optional()?,
+            };
+            let pending: i64 = transaction.query_row(
+                "SELECT count(*) FROM jobs WHERE state = 'pending'",
+                [],
+                |row| row.get(0),
+            )?;
+            let surroundings = Surroundings {
+                same_key,
+                volume_holder,
+                pending: usize::try_from(pending).unwrap_or(usize::MAX),
+            };
+            let (insert, decision) = decide(&surroundings, &job);
+            if insert {
+                let volume = job.spec.volume.as_ref();
+                transaction.execute(
+                    "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
+                     volume_size_bytes, correlation_id, idempotency_key, traceparent, created_at, \
+                     updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11)",
+                    params![
+                        job.id.to_string(),
+                        job.spec.kind().as_str(),
+                        job.state.as_str(),
+                        job.spec.image_url,
+                        job.spec.image_type.as_str(),
+                        volume.map(|volume| volume.name.as_str()),
+                        volume.map(|volume| volume.size_bytes.cast_signed()),
+                        job.spec.correlation_id,
+                        job.spec.idempotency_key,
+                        job.spec.traceparent,
+                        job.created_at,
+                    ],
+                )?;
+            }
+            Ok(decision)
+        })
+        .await
+    }
+
+    /// Writes everything of a job that can change.
+    pub async fn update_job(&self, job: Job) -> Result<(), StoreError> {
+        self.write("update_job", move |transaction| {
+            let failure = job.failure.as_ref();
+            transaction.execute(
+                "UPDATE jobs SET state = ?2, error = ?3, error_code = ?4, error_type = ?5, \
+                 cache_hit = ?6, image_path = ?7, volume_path = ?8, image_digest = ?9, notes = ?10, \
+                 progress = ?11, attempts = ?12, started_at = ?13, updated_at = ?14, \
+                 finished_at = ?15 WHERE id = ?1",
+                params![
+                    job.id.to_string(),
+                    job.state.as_str(),
+                    failure.map(|failure| &failure.message),
+                    failure.map(|failure| failure.code),
+                    failure.map(|failure| &failure.error_type),
+                    job.cache_hit,
+                    job.image_path,
+                    job.volume_path,
+                    job.image_digest.map(|digest| digest.to_string()),
+                    json(&job.notes)?,
+                    job.progress.as_ref().map(json).transpose()?,
+                    job.attempts,
+                    job.started_at,
+                    job.updated_at,
+                    job.finished_at,
+                ],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// One job.
+    pub async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.read("get_job", move |connection| {
+            connection
+                .query_row(
+                    "SELECT * FROM jobs WHERE id = ?1",
+                    [id.to_string()],
+                    job_row,
+                )
+                .optional()
+        })
+        .await
+    }
+
+    /// Jobs, newest first, and how many match in all.
+    pub async fn jobs(&self, filter: JobFilter) -> Result<(Vec<Job>, u64), StoreError> {
+        self.read("list_jobs", move |connection| {
+            let state = filter.state.map(JobState::as_str);
+            let total: i64 = connection.query_row(
+                "SELECT count(*) FROM jobs WHERE ?1 IS NULL OR state = ?1",
+                [state],
+                |row| row.get(0),
+            )?;
+            let jobs = connection
+                .prepare_cached(
+                    "SELECT * FROM jobs WHERE ?1 IS NULL OR state = ?1 \
+                     ORDER BY seq DESC LIMIT ?2 OFFSET ?3",
+                )?
+                .query_map(params![state, filter.limit, filter.offset], job_row)?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok((jobs, total.cast_unsigned()))
+        })
+        .await
+    }
+
+    /// Jobs that have not ended, in the order in which they go on: running ones first.
+    pub async fn unfinished_jobs(&self) -> Result<Vec<Job>, StoreError> {
+        self.read("unfinished_jobs", |connection| {
+            connection
+                .prepare(
+                    "SELECT * FROM jobs WHERE state IN ('pending', 'running') \
+                     ORDER BY state = 'running' DESC, seq",
+                )?
+                .query_map([], job_row)?
+                .collect()
+        })
+        .await
+    }
+
+    /// Forgets jobs that ended before a time; returns how many.
+    pub async fn forget_jobs_before(&self, time: String) -> Result<usize, StoreError> {
+        self.write("forget_jobs", move |transaction| {
+            transaction.execute("DELETE FROM jobs WHERE finished_at < ?1", [time])
+        })
+        .await
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: &str,
+) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| serde_json::from_str(&text).map_err(|error| unreadable(column, error)))
+        .transpose()
+}
+
+fn unreadable(
+    column: &str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
+    tracing::error!(component = "storage", column, error = %error, "A row cannot be read");
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+}
+
+pub(super) fn parsed<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
+where
+    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| unreadable(column, error))
+}
+
+pub(super) fn image_type(row: &Row<'_>) -> rusqlite::Result<ImageType> {
+    let text: String = row.get("image_type")?;
+    Ok(if text == ImageType::Raw.as_str() {
+        ImageType::Raw
+    } else {
+        ImageType::Qcow2
+    })
+}
+
+fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
+    let volume = match row.get::<_, Option<String>>("volume_name")? {
+        None => None,
+        Some(_) => Some(VolumeRequest {
+            name: parsed(row, "volume_name")?,
+            size_bytes: row.get::<_, i64>("volume_size_bytes")?.cast_unsigned(),
+        }),
+    };
+    let failure = match row.get::<_, Option<String>>("error")? {
+        None => None,
+        Some(message) => Some(Failure {
+            message,
+            code: row.get("error_code")?,
+            error_type: row.get("error_type")?,
+        }),
+    };
+    let image_digest = match row.get::<_, Option<String>>("image_digest")? {
+        None => None,
+        Some(_) => Some(parsed(row, "image_digest")?),
+    };
+    Ok(Job {
+        id: parsed(row, "id")?,
+        spec: JobSpec {
+            image_url: row.get("image_url")?,
+            image_type: image_type(row)?,
+            volume,
+            correlation_id: row.get("correlation_id")?,
+            idempotency_key: row.get("idempotency_key")?,
+            traceparent: row.get("traceparent")?,
+        },
+        state: parsed(row, "state")?,
+        failure,
+        cache_hit: row.get("cache_hit")?,
+        image_path: row.get("image_path")?,
+        volume_path: row.get("volume_path")?,
+        image_digest,
+        notes: from_json(row, "notes")?.unwrap_or_default(),
+        progress: from_json(row, "progress")?,
+        attempts: row.get("attempts")?,
+        created_at: row.get("created_at")?,
+        started_at: row.get("started_at")?,
+        updated_at: row.get("updated_at")?,
+        finished_at: row.get("finished_at")?,
+    })
+}

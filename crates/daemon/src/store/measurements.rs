@@ -1,0 +1,47 @@
+//! How fast stages ran, for estimates.
+
+use rusqlite::params;
+
+use super::{Store, StoreError};
+
+/// How many of the last measurements of a stage count.
+const KEPT: u32 = 20;
+
+impl Store {
+    /// Records how long a stage took for so many bytes; older measurements go.
+    pub async fn measured(
+        &self,
+        stage: &'static str,
+        bytes: u64,
+        seconds: f64,
+    ) -> Result<(), StoreError> {
+        self.write("save_measurement", move |transaction| {
+            transaction.execute(
+                "INSERT INTO measurements (stage, bytes, seconds) VALUES (?1, ?2, ?3)",
+                params![stage, bytes.cast_signed(), seconds],
+            )?;
+            transaction.execute(
+                "DELETE FROM measurements WHERE stage = ?1 AND seq NOT IN \
+                 (SELECT seq FROM measurements WHERE stage = ?1 ORDER BY seq DESC LIMIT ?2)",
+                params![stage, KEPT],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Bytes per second of a stage over its last measurements; none before the first.
+    pub async fn stage_rate(&self, stage: &'static str) -> Result<Option<f64>, StoreError> {
+        self.read("stage_rate", move |connection| {
+            let (bytes, seconds): (Option<f64>, Option<f64>) = connection.query_row(
+                "SELECT total(bytes), total(seconds) FROM measurements WHERE stage = ?1",
+                [stage],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
+            Ok(bytes.zip(seconds).and_then(|(bytes, seconds)| {
+                (bytes > 0.0 && seconds > 0.0).then_some(bytes / seconds)
+            }))
+        })
+        .await
+    }
+}

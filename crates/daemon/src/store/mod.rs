@@ -1,0 +1,301 @@
+//! The database: intent and results of jobs, the cache's index, measurements.
+//!
+//! The only module with SQL. One thread owns the only writing connection, so that every write is
+//! one transaction after the other and a read-then-write decision cannot race; a second
+//! thread reads. Both take closures over channels, and nothing async ever waits for the disk
+//! on an async thread.
+//!
+//! A write has happened when its future returns: the journal is in WAL mode with
+//! `synchronous=FULL`, so a commit is on the disk.
+
+mod images;
+mod jobs;
+mod measurements;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+pub use images::{ImageRow, PartialRow};
+pub use jobs::JobFilter;
+
+/// The schema's version, kept in the file's `user_version`.
+const VERSION: i32 = 1;
+
+/// How long a statement waits for another process that holds the database, such as a backup.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests that may wait for one of the two threads.
+const QUEUE: usize = 256;
+
+/// What went wrong in the database.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The file cannot be opened or made.
+    #[error("Cannot open the database {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file's directory cannot be made.
+    #[error("Cannot make the database's directory {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is damaged.
+    #[error(
+        "The database {} is damaged ({finding}): stop the daemon, move the file away and restore a \
+         backup, or start without one (volumes and cached images are kept; the history of jobs is lost)",
+        path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite's check says.
+        finding: String,
+    },
+    /// A newer release wrote the file.
+    #[error(
+        "The database {} has version {found}, this release knows {VERSION}: use the release that \
+         wrote it or newer",
+        path.display()
+    )]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i32,
+    },
+    /// A statement failed.
+    #[error("The database operation {operation} failed")]
+    Statement {
+        /// Which operation.
+        operation: &'static str,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The database's thread is gone: the daemon is stopping.
+    #[error("The database is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// A bounded word for metrics.
+    pub fn error_type(&self) -> &'static str {
+        let Self::Statement { source, .. } = self else {
+            return "unavailable";
+        };
+        match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => "disk_full",
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => "busy",
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                "corrupt"
+            }
+            Some(rusqlite::ErrorCode::ConstraintViolation) => "constraint",
+            Some(rusqlite::ErrorCode::SystemIoFailure) => "io",
+            _ => "other",
+        }
+    }
+}
+
+/// Told of every operation and how it ended; the metrics listen.
+pub trait Observer: Send + Sync {
+    /// One operation ended.
+    fn operation(&self, operation: &'static str, error_type: Option<&'static str>);
+}
+
+type Work = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// The open database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    writer: mpsc::Sender<Work>,
+    reader: mpsc::Sender<Work>,
+    observer: Arc<dyn Observer>,
+    path: Arc<Path>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the database, making it and its directory when absent, checks it, and brings its schema
+    /// up to date. Blocks; call it before serving.
+    pub fn open(path: &Path, observer: Arc<dyn Observer>) -> Result<Self, StoreError> {
+        if let Some(directory) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            std::fs::create_dir_all(directory).map_err(|source| StoreError::Directory {
+                path: directory.to_owned(),
+                source,
+            })?;
+        }
+        let opened = |source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let mut writer = Connection::open(path).map_err(opened)?;
+        prepare(path, &mut writer)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(path, flags).map_err(opened)?;
+        reader.busy_timeout(BUSY_TIMEOUT).map_err(opened)?;
+        Ok(Self {
+            writer: spawn("store-writer", writer),
+            reader: spawn("store-reader", reader),
+            observer,
+            path: path.into(),
+        })
+    }
+
+    /// The database's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `work` in a transaction of its own on the writing thread. It is committed when `work`
+    /// returns `Ok`, and happens whether or not the caller still waits.
+    async fn write<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run(&self.writer, operation, move |connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        })
+        .await
+    }
+
+    /// Runs `work` on the reading thread.
+    async fn read<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run(&self.reader, operation, move |connection| work(connection))
+            .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        thread: &mpsc::Sender<Work>,
+        operation: &'static str,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, result) = oneshot::channel();
+        let job: Work = Box::new(move |connection| {
+            // The caller may have gone; the work is done all the same.
+            drop(answer.send(work(connection)));
+        });
+        let result = match thread.send(job).await {
+            Ok(()) => result.await.map_err(|_| StoreError::Closed),
+            Err(_) => Err(StoreError::Closed),
+        }
+        .and_then(|value| value.map_err(|source| StoreError::Statement { operation, source }));
+        self.observer
+            .operation(operation, result.as_ref().err().map(StoreError::error_type));
+        result
+    }
+
+    /// Whether the database can be written now.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.write("probe", |transaction| {
+            // A write to the header's application id is the least that takes the whole way to the disk.
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)
+        })
+        .await
+    }
+}
+
+/// Marks the file as this program's (`file(1)` shows it); "LVPv" in ASCII.
+const APPLICATION_ID: i32 = 0x4c56_5076;
+
+fn spawn(name: &str, mut connection: Connection) -> mpsc::Sender<Work> {
+    let (sender, mut receiver) = mpsc::channel::<Work>(QUEUE);
+    let run = move || {
+        while let Some(work) = receiver.blocking_recv() {
+            work(&mut connection);
+        }
+    };
+    // A process that cannot start two threads at its start can do nothing else either.
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .expect("the process can start its database threads");
+    sender
+}
+
+fn prepare(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
+    let damaged = |finding: String| StoreError::Corrupt {
+        path: path.to_owned(),
+        finding,
+    };
+    let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            damaged(source.to_string())
+        }
+        _ => StoreError::Open {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "foreign_keys", "ON")
+        .map_err(failed)?;
+    let finding: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(failed)?;
+    if finding != "ok" {
+        return Err(damaged(finding));
+    }
+    let found: i32 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(failed)?;
+    if found > VERSION {
+        return Err(StoreError::TooNew {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    if found < 1 {
+        let transaction = connection.transaction().map_err(failed)?;
+        transaction
+            .execute_batch(include_str!("schema.sql"))
+            .map_err(failed)?;
+        transaction
+            .pragma_update(None, "user_version", VERSION)
+            .map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
