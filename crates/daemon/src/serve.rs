@@ -1,0 +1,224 @@
+//! The daemon's life: put the parts together, serve, stop in order.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use lvp_image::copy::TailPolicy;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, CacheSettings};
+use crate::config::{Config, StaleData, Volumes as VolumesConfig};
+use crate::dependencies::Dependencies;
+use crate::http::{App, router};
+use crate::jobs::{JobSettings, Jobs, Services};
+use crate::source::{self, Source};
+use crate::store::{Observer, Store};
+use crate::volume::dir::DirVolumes;
+use crate::volume::lvm::LvmVolumes;
+use crate::volume::{NoLibvirt, Volumes, lvm};
+
+/// A daemon that listens and has not begun to serve.
+#[derive(Debug)]
+pub struct Daemon {
+    config: Config,
+    app: App,
+    listener: TcpListener,
+}
+
+/// How the daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// In order.
+    Stopped,
+    /// At once, by a second signal.
+    Killed,
+}
+
+impl Daemon {
+    /// Opens everything and listens. No job runs yet.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let services = services(&config)?;
+        let jobs = Jobs::new(services);
+        let address = address(&config)?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("Cannot listen on {address} (server.host, server.port)"))?;
+        let app = App { jobs, dependencies: Arc::new(Dependencies::default()), started };
+        Ok(Self { config, app, listener })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until SIGTERM or SIGINT, then stops in order.
+    pub async fn run(self) -> anyhow::Result<Ended> {
+        let Self { config, app, listener } = self;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let services = app.jobs.services();
+        // Before the first job, so that nobody resumes from what is about to be swept.
+        let swept = services.cache.reconcile().await.context("Cannot tidy the cache")?;
+        app.dependencies.probe(services).await;
+        let resumed = app.jobs.resume().await.context("Cannot read the unfinished jobs")?;
+        let background = CancellationToken::new();
+        let watcher = tokio::spawn(watch(app.clone(), background.clone()));
+        let janitor = tokio::spawn(tidy(app.clone(), config.clone(), background.clone()));
+        let stopped = CancellationToken::new();
+        let server = axum::serve(listener, router(app.clone()))
+            .with_graceful_shutdown(stopped.clone().cancelled_owned());
+        let server = tokio::spawn(async move { server.await });
+        tracing::info!(
+            component = "daemon", resumed, ?swept, version = env!("CARGO_PKG_VERSION"), "Ready"
+        );
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!(
+            component = "daemon", grace_secs = config.server.shutdown_grace.as_secs(),
+            running = app.jobs.active(), "Stopping"
+        );
+        let orderly = async {
+            // Status stays readable while the last jobs end.
+            app.jobs.shut_down(config.server.shutdown_grace).await;
+            stopped.cancel();
+            background.cancel();
+            for task in [watcher, janitor] {
+                task.await.ok();
+            }
+        };
+        tokio::select! {
+            () = orderly => {}
+            _ = terminate.recv() => return Ok(Ended::Killed),
+            _ = interrupt.recv() => return Ok(Ended::Killed),
+        }
+        // Event streams of clients that never leave do not keep the daemon.
+        server.abort();
+        server.await.ok();
+        Ok(Ended::Stopped)
+    }
+}
+
+async fn watch(app: App, stop: CancellationToken) {
+    app.dependencies.watch(app.jobs.services(), stop).await;
+}
+
+/// Evicts, sweeps and forgets at every interval.
+async fn tidy(app: App, config: Config, stop: CancellationToken) {
+    let interval = config.cache.eviction_interval;
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        match app.jobs.services().cache.reconcile().await {
+            Ok(swept) if swept != Default::default() => {
+                tracing::info!(component = "cache", ?swept, "Cache tidied");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let error = crate::jobs::error::chain(&error);
+                tracing::error!(component = "cache", error, "The cache cannot be tidied");
+            }
+        }
+        if let Err(error) = app.jobs.forget_old().await {
+            let error = crate::jobs::error::chain(&error);
+            tracing::error!(component = "storage", error, "Old jobs cannot be forgotten");
+        }
+    }
+}
+
+fn services(config: &Config) -> anyhow::Result<Services> {
+    let store = Store::open(&config.server.db_path, Arc::new(Unobserved))?;
+    let source = Source::new(&source_settings(config))?;
+    let cache = CacheSettings {
+        dir: cache_dir(config)?,
+        max_age: config.cache.max_age,
+        max_size_bytes: config.cache.max_size_bytes,
+        min_free_bytes: config.cache.min_free_bytes,
+    };
+    let cache = Cache::open(cache, store.clone())?;
+    let volumes: Arc<dyn Volumes> = match &config.volumes {
+        VolumesConfig::Dir(dir) => Arc::new(DirVolumes::open(dir.clone(), Arc::new(NoLibvirt))?),
+        VolumesConfig::Lvm => Arc::new(LvmVolumes::new(lvm_settings(config), Arc::new(NoLibvirt))),
+    };
+    let settings = JobSettings {
+        max_concurrent: config.libvirt.max_concurrent,
+        queue_limit: config.jobs.queue_limit,
+        timeout: config.libvirt.job_timeout,
+        retention: config.jobs.retention,
+        require_checksum: config.cache.require_checksum,
+        tail: match config.lvm.stale_data {
+            StaleData::Zero => TailPolicy::Zero,
+            StaleData::Edges => TailPolicy::Edges,
+            StaleData::Keep => TailPolicy::Keep,
+        },
+        max_write_bytes_per_sec: config.lvm.max_write_bytes_per_sec.and_then(NonZeroU64::new),
+    };
+    Ok(Services { source, cache, volumes, store, settings })
+}
+
+fn source_settings(config: &Config) -> source::Settings {
+    let minio = &config.minio;
+    source::Settings {
+        endpoint: minio.endpoint.clone(),
+        access_key: minio.access_key.clone().unwrap_or_default(),
+        secret_key: minio.secret_key.clone().unwrap_or_default(),
+        region: minio.region.clone(),
+        ca_cert: minio.ca_cert.clone(),
+        allowed_hosts: minio.allowed_hosts.clone(),
+        retry_attempts: u32::try_from(minio.retry_backoff.len()).unwrap_or(u32::MAX),
+        retry_backoff: minio.retry_backoff.clone(),
+        max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
+        ..source::Settings::default()
+    }
+}
+
+fn lvm_settings(config: &Config) -> lvm::Settings {
+    let mut settings = lvm::Settings::new(config.lvm.volume_group.clone());
+    settings.retry_backoff.clone_from(&config.lvm.retry_backoff);
+    settings.adopt_untagged = config.lvm.adopt_untagged;
+    settings
+}
+
+fn cache_dir(config: &Config) -> anyhow::Result<PathBuf> {
+    match &config.cache.dir {
+        Some(dir) => Ok(dir.clone()),
+        None => anyhow::bail!(
+            "cache.dir is not set, and this build cannot ask libvirt for the path of pool {}: set cache.dir",
+            config.libvirt.pool
+        ),
+    }
+}
+
+/// Where to listen. Without any credential to ask for, that is this host alone.
+fn address(config: &Config) -> anyhow::Result<SocketAddr> {
+    let host = &config.server.host;
+    let asked: IpAddr = match host.as_str() {
+        "localhost" => Ipv4Addr::LOCALHOST.into(),
+        host => host
+            .parse()
+            .with_context(|| format!("server.host must be an IP address, not {host:?}"))?,
+    };
+    let address = SocketAddr::new(asked, config.server.port);
+    if asked.is_loopback() {
+        return Ok(address);
+    }
+    tracing::warn!(
+        component = "daemon", host,
+        "Neither tokens nor a client CA are configured: listening on loopback only"
+    );
+    Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.server.port))
+}
+
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn operation(&self, _operation: &'static str, _error_type: Option<&'static str>) {}
+}

@@ -1,0 +1,165 @@
+//! Log lines: one JSON object or one sentence each.
+//!
+//! JSON: `timestamp`, `level`, `component`, `message`, then the event's fields, of which those of
+//! the spans around it (such as `job_id`) are part. Text:
+//! `TIMESTAMP [LEVEL] component: message (key=value, ...)`.
+
+use std::fmt::{self, Write as _};
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::clock;
+use crate::config::{LogFormat, Logging};
+
+/// What a line is attributed to when the code does not say.
+const DEFAULT_COMPONENT: &str = "daemon";
+
+/// Installs the log and a panic hook that writes to it. Call once.
+pub fn init(logging: &Logging) -> Result<(), tracing_subscriber::util::TryInitError> {
+    // Libraries speak when something is wrong; our own crates at the configured level.
+    let ours = ["provisioner", "libvirt_volume_provisioner", "lvp_image"];
+    let directives = ours.map(|name| format!("{name}={}", logging.level)).join(",");
+    let filter = EnvFilter::new(format!("warn,{directives}"));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .event_format(Lines(logging.format))
+        .with_filter(filter);
+    tracing_subscriber::registry().with(SpanFields).with(lines).try_init()?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(component = "daemon", place, panic = message, "A part of the daemon broke off");
+    }));
+    Ok(())
+}
+
+/// Keeps each span's fields, so that the lines within it carry them.
+struct SpanFields;
+
+struct Fields(Map<String, Value>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanFields {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields(Map::new());
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
+                values.record(fields);
+            }
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), Value::String(format!("{value:?}")));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), Value::String(value.to_owned()));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().to_owned(), Value::Bool(value));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+struct Lines(LogFormat);
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'w> FormatFields<'w> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields(Map::new());
+        for span in context.event_scope().into_iter().flatten() {
+            if let Some(outer) = span.extensions().get::<Fields>() {
+                for (name, value) in &outer.0 {
+                    fields.0.entry(name.clone()).or_insert_with(|| value.clone());
+                }
+            }
+        }
+        event.record(&mut fields);
+        let mut take = |name: &str| match fields.0.remove(name) {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        };
+        let line = Line {
+            level: *event.metadata().level(),
+            component: take("component").unwrap_or_else(|| DEFAULT_COMPONENT.to_owned()),
+            message: take("message").unwrap_or_default(),
+            fields: fields.0,
+        };
+        match self.0 {
+            LogFormat::Json => line.json(writer),
+            LogFormat::Text => line.text(writer),
+        }
+    }
+}
+
+struct Line {
+    level: Level,
+    component: String,
+    message: String,
+    fields: Map<String, Value>,
+}
+
+impl Line {
+    fn json(self, mut writer: Writer<'_>) -> fmt::Result {
+        let mut object = Map::new();
+        object.insert("timestamp".to_owned(), clock::now_text().into());
+        object.insert("level".to_owned(), self.level.as_str().to_ascii_lowercase().into());
+        object.insert("component".to_owned(), self.component.into());
+        object.insert("message".to_owned(), self.message.into());
+        object.extend(self.fields);
+        writeln!(writer, "{}", Value::Object(object))
+    }
+
+    fn text(self, mut writer: Writer<'_>) -> fmt::Result {
+        let timestamp = clock::now_text();
+        write!(writer, "{timestamp} [{}] {}: ", self.level, self.component)?;
+        // One line stays one line, whatever an error quotes.
+        write!(writer, "{}", self.message.replace('\n', " "))?;
+        for (index, (name, value)) in self.fields.iter().enumerate() {
+            writer.write_str(if index == 0 { " (" } else { ", " })?;
+            match value {
+                Value::String(text) => write!(writer, "{name}={}", text.replace('\n', " "))?,
+                value => write!(writer, "{name}={value}")?,
+            }
+        }
+        writer.write_str(if self.fields.is_empty() { "\n" } else { ")\n" })
+    }
+}
