@@ -1,5 +1,9 @@
 //! Guards for the real components that the tests run against. Nothing here is shipped.
 
+pub mod fault;
 pub mod loopdev;
+pub mod rclone;
 pub mod require;
+pub mod s3;
+pub mod tls;
 pub mod uml;

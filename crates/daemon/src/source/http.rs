@@ -64,11 +64,20 @@ impl fmt::Debug for Client {
 
 impl Client {
     pub(super) fn new(settings: &Settings) -> Result<Self> {
-        let credential = (!settings.access_key.is_empty()).then(|| AwsCredential {
-            key_id: settings.access_key.clone(),
-            secret_key: settings.secret_key.reveal().to_owned(),
-            token: None,
-        });
+        let credential = match (&settings.access_key, &settings.secret_key) {
+            (Some(key_id), Some(secret_key)) => Some(AwsCredential {
+                key_id: key_id.clone(),
+                secret_key: secret_key.expose().to_owned(),
+                token: None,
+            }),
+            (None, None) => None,
+            _ => {
+                return Err(SourceError::new(
+                    SourceErrorKind::Settings,
+                    "minio.access_key and minio.secret_key go together; set both or none",
+                ));
+            }
+        };
         Ok(Self {
             http: build_http(settings)?,
             credential,

@@ -47,6 +47,7 @@ use lvp_api::Sha256Digest;
 use reqwest::Response;
 use tokio_util::sync::CancellationToken;
 
+use crate::config;
 use crate::secret::Secret;
 pub use error::{Result, SourceError, SourceErrorKind};
 use fetch::{byte_range, total_size};
@@ -54,7 +55,7 @@ use http::{Client, Location, Refusal, header_text, no_answer, refusal};
 use limit::RateLimit;
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
-use retry::{Budget, Failure, RetryPolicy};
+use retry::{Budget, Failure};
 pub use url::{ImageUrl, UrlPolicy};
 
 /// Longest sidecar that is read: `sha256sum` of a few hundred files.
@@ -72,19 +73,17 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Settings {
     /// `http(s)://HOST:PORT`; `None` when only `allowed_hosts` are used.
     pub endpoint: Option<String>,
-    /// Empty for anonymous requests.
-    pub access_key: String,
+    /// `None` for anonymous requests.
+    pub access_key: Option<String>,
     /// The key that signs.
-    pub secret_key: Secret,
+    pub secret_key: Option<Secret>,
     /// Region that is signed for.
     pub region: String,
     /// PEM file of further certificate authorities, beside the system's.
     pub ca_cert: Option<PathBuf>,
     /// Hosts (`host` or `host:port`) besides the endpoint that image URLs may name.
     pub allowed_hosts: Vec<String>,
-    /// How many times one request or range is tried again.
-    pub retry_attempts: u32,
-    /// Waits before the first, second, ... retry; the last one repeats.
+    /// Waits before the repeats of one request or range, as many as there are repeats.
     pub retry_backoff: Vec<Duration>,
     /// Time for a connection to come up.
     pub connect_timeout: Duration,
@@ -94,20 +93,19 @@ pub struct Settings {
     pub max_read_bytes_per_sec: Option<u64>,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
+impl From<&config::Minio> for Settings {
+    fn from(minio: &config::Minio) -> Self {
         Self {
-            endpoint: None,
-            access_key: String::new(),
-            secret_key: Secret::default(),
-            region: "us-east-1".to_owned(),
-            ca_cert: None,
-            allowed_hosts: Vec::new(),
-            retry_attempts: 3,
-            retry_backoff: [100, 1_000, 10_000].map(Duration::from_millis).to_vec(),
+            endpoint: minio.endpoint.clone(),
+            access_key: minio.access_key.clone(),
+            secret_key: minio.secret_key.clone(),
+            region: minio.region.clone(),
+            ca_cert: minio.ca_cert.clone(),
+            allowed_hosts: minio.allowed_hosts.clone(),
+            retry_backoff: minio.retry_backoff.clone(),
             connect_timeout: CONNECT_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
-            max_read_bytes_per_sec: None,
+            max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
         }
     }
 }
@@ -164,7 +162,7 @@ pub struct Source(Arc<Inner>);
 struct Inner {
     client: Client,
     policy: UrlPolicy,
-    retry: RetryPolicy,
+    backoff: Vec<Duration>,
     limit: Option<RateLimit>,
 }
 
@@ -174,10 +172,7 @@ impl Source {
         Ok(Self(Arc::new(Inner {
             client: Client::new(settings)?,
             policy: UrlPolicy::new(settings.endpoint.as_deref(), &settings.allowed_hosts)?,
-            retry: RetryPolicy {
-                attempts: settings.retry_attempts,
-                backoff: settings.retry_backoff.clone(),
-            },
+            backoff: settings.retry_backoff.clone(),
             limit: settings.max_read_bytes_per_sec.and_then(RateLimit::new),
         })))
     }
@@ -281,7 +276,7 @@ impl Source {
 
 impl Inner {
     fn budget(&self) -> Budget<'_> {
-        Budget::new(&self.retry, &self.client.counters.retries)
+        Budget::new(&self.backoff, &self.client.counters.retries)
     }
 
     fn locate(&self, url: &ImageUrl) -> Result<Location> {

@@ -55,25 +55,19 @@ impl From<SourceError> for Failure {
     }
 }
 
-/// The configured waits.
-#[derive(Debug, Clone)]
-pub(super) struct RetryPolicy {
-    pub(super) attempts: u32,
-    pub(super) backoff: Vec<Duration>,
-}
-
 /// The attempts that one request, or one range, still has.
 #[derive(Debug)]
 pub(super) struct Budget<'a> {
-    policy: &'a RetryPolicy,
+    /// Waits before the repeats, as many as there are repeats.
+    backoff: &'a [Duration],
     retries: &'a AtomicU64,
     made: u32,
 }
 
 impl<'a> Budget<'a> {
-    pub(super) fn new(policy: &'a RetryPolicy, retries: &'a AtomicU64) -> Self {
+    pub(super) fn new(backoff: &'a [Duration], retries: &'a AtomicU64) -> Self {
         Self {
-            policy,
+            backoff,
             retries,
             made: 0,
         }
@@ -82,15 +76,17 @@ impl<'a> Budget<'a> {
     /// Waits until the next attempt is due, or returns the error when there is none.
     pub(super) async fn pause(&mut self, failure: Failure) -> Result<()> {
         self.made += 1;
-        let asked = match failure.retry {
-            Retry::Never => return Err(failure.error.with_attempts(self.made)),
-            _ if self.made > self.policy.attempts => {
-                return Err(failure.error.with_attempts(self.made));
+        let wait = match (failure.retry, self.backoff.split_first()) {
+            (Retry::Never, _) | (_, None) => return Err(failure.error.with_attempts(self.made)),
+            (Retry::Backoff, Some((wait, rest))) => {
+                self.backoff = rest;
+                *wait
             }
-            Retry::Backoff => Duration::ZERO,
-            Retry::After(wait) => wait.min(MAX_RETRY_AFTER),
+            (Retry::After(asked), Some((wait, rest))) => {
+                self.backoff = rest;
+                (*wait).max(asked.min(MAX_RETRY_AFTER))
+            }
         };
-        let wait = self.backoff().max(asked);
         tracing::debug!(
             error = %failure.error,
             attempt = self.made,
@@ -100,16 +96,6 @@ impl<'a> Budget<'a> {
         self.retries.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(wait.mul_f64(1.0 + rand::random::<f64>() * JITTER)).await;
         Ok(())
-    }
-
-    fn backoff(&self) -> Duration {
-        let index = usize::try_from(self.made - 1).unwrap_or(usize::MAX);
-        let waits = &self.policy.backoff;
-        waits
-            .get(index)
-            .or(waits.last())
-            .copied()
-            .unwrap_or(Duration::ZERO)
     }
 }
 
@@ -160,9 +146,10 @@ mod tests {
     }
 
     /// Waits that a budget makes until it gives up, in whole milliseconds, jitter excluded.
-    async fn waits(policy: RetryPolicy, retry: Retry) -> Vec<Duration> {
+    async fn waits(backoff: &[u64], retry: Retry) -> Vec<Duration> {
         let retries = AtomicU64::new(0);
-        let mut budget = Budget::new(&policy, &retries);
+        let backoff: Vec<_> = backoff.iter().copied().map(Duration::from_millis).collect();
+        let mut budget = Budget::new(&backoff, &retries);
         let mut waits = Vec::new();
         loop {
             let start = tokio::time::Instant::now();
@@ -173,13 +160,6 @@ mod tests {
                 return waits;
             }
             waits.push(start.elapsed());
-        }
-    }
-
-    fn policy(attempts: u32, backoff: &[u64]) -> RetryPolicy {
-        RetryPolicy {
-            attempts,
-            backoff: backoff.iter().copied().map(Duration::from_millis).collect(),
         }
     }
 
@@ -196,22 +176,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waits_follow_the_list_and_the_last_one_repeats() {
-        let waits = waits(policy(4, &[100, 1_000, 10_000]), Retry::Backoff).await;
-        check_waits(&waits, &[100, 1_000, 10_000, 10_000]);
+    async fn there_is_one_repeat_per_configured_wait() {
+        let waits = waits(&[100, 1_000, 10_000], Retry::Backoff).await;
+        check_waits(&waits, &[100, 1_000, 10_000]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn final_failures_are_not_tried_again() {
-        check_waits(&waits(policy(4, &[100]), Retry::Never).await, &[]);
-        check_waits(&waits(policy(0, &[100]), Retry::Backoff).await, &[]);
+        check_waits(&waits(&[100], Retry::Never).await, &[]);
+        check_waits(&waits(&[], Retry::Backoff).await, &[]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_servers_wish_lengthens_a_wait_up_to_a_bound() {
         let asked = |secs| Retry::After(Duration::from_secs(secs));
-        check_waits(&waits(policy(1, &[100]), asked(5)).await, &[5_000]);
-        check_waits(&waits(policy(1, &[100]), asked(0)).await, &[100]);
-        check_waits(&waits(policy(1, &[100]), asked(86_400)).await, &[30_000]);
+        check_waits(&waits(&[100], asked(5)).await, &[5_000]);
+        check_waits(&waits(&[100], asked(0)).await, &[100]);
+        check_waits(&waits(&[100], asked(86_400)).await, &[30_000]);
     }
 }

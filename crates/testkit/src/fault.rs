@@ -1,0 +1,244 @@
+//! A proxy that breaks HTTP answers on demand.
+//!
+//! It stands in front of a real server and relays requests as they are (signatures stay good, as
+//! the `Host` header is the proxy's own). Each request takes the first rule that matches it and is
+//! not used up; without one it is relayed unharmed. Faults are made on the wire: cut, stalled or
+//! shortened bodies, headers that lie, other bytes, no answer at all.
+//!
+//! Requests have no bodies here, and each goes upstream on a connection of its own.
+
+mod relay;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+/// What happens to an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is reset before any byte of the answer.
+    Reset,
+    /// The connection is closed after this many bytes of the body.
+    CutAt(u64),
+    /// Silence after this many bytes of the body, for as long as the client stays.
+    StallAt(u64),
+    /// The answer is this one instead; `retry_after` becomes the header.
+    Status {
+        /// HTTP status.
+        status: u16,
+        /// `Retry-After`, in the form that the test wants.
+        retry_after: Option<String>,
+        /// S3's error code, in its error document.
+        code: Option<String>,
+    },
+    /// At most this many bytes of the body per second.
+    Slow(u64),
+    /// A well-formed answer with this many bytes of the body, all other headers as they were.
+    ShortBody(u64),
+    /// `Content-Length` promises this many bytes more than will come.
+    LongLength(u64),
+    /// A header of the answer has another value, or is added.
+    Header(&'static str, String),
+    /// A header of the answer is missing.
+    NoHeader(&'static str),
+    /// The byte at this offset of the body is another one.
+    WrongByte(u64),
+    /// The server never sees the `Range` header.
+    IgnoreRange,
+}
+
+/// A request, as rules and tests see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `GET`, `HEAD`, ...
+    pub method: String,
+    /// Path and query, as sent.
+    pub target: String,
+    /// The first byte of the `Range` header.
+    pub range_start: Option<u64>,
+    /// All header lines, names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Which requests a fault is for, and how often.
+pub struct Rule {
+    matches: Box<dyn Fn(&Request) -> bool + Send + Sync>,
+    skip: u32,
+    times: u32,
+    fault: Fault,
+}
+
+/// A running proxy; stops, and closes its connections, when it is dropped.
+pub struct FaultProxy {
+    address: SocketAddr,
+    upstream: SocketAddr,
+    state: Arc<State>,
+    accepting: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+#[derive(Default)]
+struct State {
+    rules: Mutex<Vec<Rule>>,
+    requests: Mutex<Vec<Request>>,
+    injected: AtomicUsize,
+    connections: AtomicUsize,
+}
+
+impl Request {
+    /// The value of a header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(found, _)| found == name)?;
+        Some(value)
+    }
+}
+
+impl Rule {
+    /// A fault for every request.
+    pub fn new(fault: Fault) -> Self {
+        Self {
+            matches: Box::new(|_| true),
+            skip: 0,
+            times: u32::MAX,
+            fault,
+        }
+    }
+
+    /// Only for requests that satisfy this too.
+    pub fn when(self, condition: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Self {
+        let before = self.matches;
+        Self {
+            matches: Box::new(move |request| before(request) && condition(request)),
+            ..self
+        }
+    }
+
+    /// Only for this method.
+    pub fn method(self, method: &'static str) -> Self {
+        self.when(move |request| request.method == method)
+    }
+
+    /// Only for ranges that begin here.
+    pub fn range_from(self, start: u64) -> Self {
+        self.when(move |request| request.range_start == Some(start))
+    }
+
+    /// Not for the first matching requests.
+    pub fn skip(self, skip: u32) -> Self {
+        Self { skip, ..self }
+    }
+
+    /// Only for this many matching requests.
+    pub fn times(self, times: u32) -> Self {
+        Self { times, ..self }
+    }
+}
+
+impl FaultProxy {
+    /// Starts a proxy in front of a server.
+    pub async fn start(upstream: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let proxy = Self {
+            address: listener.local_addr()?,
+            upstream,
+            state: Arc::default(),
+            accepting: Mutex::default(),
+        };
+        proxy.accept(listener);
+        Ok(proxy)
+    }
+
+    /// The proxy's URL.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Adds a rule, behind those there are.
+    pub fn inject(&self, rule: Rule) {
+        lock(&self.state.rules).push(rule);
+    }
+
+    /// Takes all rules away, and forgets the requests and counts so far.
+    pub fn clear(&self) {
+        lock(&self.state.rules).clear();
+        lock(&self.state.requests).clear();
+        self.state.injected.store(0, Ordering::SeqCst);
+    }
+
+    /// How many answers were harmed.
+    pub fn injected(&self) -> usize {
+        self.state.injected.load(Ordering::SeqCst)
+    }
+
+    /// The requests that arrived, in their order.
+    pub fn requests(&self) -> Vec<Request> {
+        lock(&self.state.requests).clone()
+    }
+
+    /// Client connections that are open now.
+    pub fn open_connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Refuses connections, and closes those there are, as a server that is down does.
+    pub fn go_down(&self) {
+        lock(&self.accepting).take();
+    }
+
+    /// Listens again on the same port.
+    pub async fn come_up(&self) -> io::Result<()> {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(self.address)?;
+        self.accept(socket.listen(1024)?);
+        Ok(())
+    }
+
+    fn accept(&self, listener: TcpListener) {
+        let (state, upstream) = (Arc::clone(&self.state), self.upstream);
+        let accepting = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                while connections.try_join_next().is_some() {}
+                let Ok((client, _)) = listener.accept().await else {
+                    // Out of descriptors: wait for some to be closed.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                connections.spawn(relay::connection(client, upstream, Arc::clone(&state)));
+            }
+        });
+        *lock(&self.accepting) = Some(AbortOnDropHandle::new(accepting));
+    }
+}
+
+impl State {
+    /// Records a request and finds the fault for it.
+    fn arrived(&self, request: Request) -> Option<Fault> {
+        let fault = lock(&self.rules).iter_mut().find_map(|rule| {
+            if !(rule.matches)(&request) {
+                return None;
+            }
+            if rule.skip > 0 {
+                rule.skip -= 1;
+                return None;
+            }
+            rule.times = rule.times.checked_sub(1)?;
+            Some(rule.fault.clone())
+        });
+        if fault.is_some() {
+            self.injected.fetch_add(1, Ordering::SeqCst);
+        }
+        lock(&self.requests).push(request);
+        fault
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
