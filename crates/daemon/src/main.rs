@@ -1,2 +1,174 @@
-//! Skeleton.
-fn main() {}
+//! Command line of the daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
+use provisioner::demo::DemoArgs;
+use provisioner::serve::{Daemon, Ended};
+use provisioner::telemetry::logs;
+
+/// Exit status for a command line or a configuration that cannot be used (EX_USAGE, sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+/// Puts VM images from object storage onto volumes of this host.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon (the default)
+    Serve(ServeArgs),
+    /// Show the whole way of an image on this machine, with nothing set up
+    Demo(DemoArgs),
+    /// Look at the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say whether the configuration can be used
+    Check(ServeArgs),
+    /// Print every key with its value and where that comes from; secrets are hidden
+    Show(ServeArgs),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Configuration file [default: /etc/libvirt-volume-provisioner/config.yaml]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Set a configuration key, above the file and the environment; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ServeArgs {
+    fn settings(&self) -> Result<Settings, ConfigError> {
+        let path = self.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+        let environment = |name: &str| std::env::var(name).ok();
+        let mut settings = Settings::load(&path, self.config.is_some(), environment)?;
+        for assignment in &self.set {
+            let (key, value) = assignment.split_once('=').unwrap_or((assignment, ""));
+            settings.set(key, value)?;
+        }
+        Ok(settings)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => serve(&args),
+        Command::Demo(args) => demo(args),
+        Command::Config {
+            command: ConfigCommand::Check(args),
+        } => check(&args),
+        Command::Config {
+            command: ConfigCommand::Show(args),
+        } => show(&args),
+    }
+}
+
+fn serve(args: &ServeArgs) -> ExitCode {
+    let loaded = args.settings().and_then(|settings| {
+        let config = Config::from_settings(&settings)?;
+        Ok((settings, config))
+    });
+    let (settings, config) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => return complain(&error.into(), EXIT_USAGE),
+    };
+    if let Err(error) = logs::init(&config.logging) {
+        return complain(&error.into(), 1);
+    }
+    for warning in &settings.warnings {
+        tracing::warn!(component = "config", "{warning}");
+    }
+    let ended = runtime().and_then(|runtime| {
+        let ended = runtime.block_on(async {
+            let daemon = Daemon::start(config).await?;
+            tracing::info!(component = "daemon", address = %daemon.address()?, "Listening");
+            daemon.run().await
+        });
+        // Blocking threads that hang in a device must not keep the process.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(Ended::Stopped) => ExitCode::SUCCESS,
+        Ok(Ended::Killed) => ExitCode::from(130),
+        Err(error) => {
+            tracing::error!(
+                component = "daemon",
+                error = format!("{error:#}"),
+                "Cannot go on"
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(args: DemoArgs) -> ExitCode {
+    let ended = runtime().and_then(|runtime| runtime.block_on(provisioner::demo::run(args)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer is the command's output")]
+fn check(args: &ServeArgs) -> ExitCode {
+    match args.settings().and_then(|settings| {
+        let config = Config::from_settings(&settings);
+        config.map(|_| settings)
+    }) {
+        Ok(settings) => {
+            for warning in settings.warnings {
+                println!("warning: {warning}");
+            }
+            println!("The configuration can be used");
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(&error.into(), EXIT_USAGE),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer is the command's output")]
+fn show(args: &ServeArgs) -> ExitCode {
+    match args.settings() {
+        Ok(settings) => {
+            for (key, setting) in settings.iter() {
+                let shown = match key.kind {
+                    provisioner::config::keys::Kind::Secret if !setting.text.is_empty() => "<set>",
+                    _ => &setting.text,
+                };
+                println!("{:<34} {:<40} # {}", key.path, shown, setting.origin);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(&error.into(), EXIT_USAGE),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}
+
+#[expect(clippy::print_stderr, reason = "the process's own last words")]
+fn complain(error: &anyhow::Error, status: u8) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(status)
+}

@@ -19,9 +19,8 @@ use crate::http::{App, router};
 use crate::jobs::{JobSettings, Jobs, Services};
 use crate::source::{self, Source};
 use crate::store::{Observer, Store};
-use crate::volume::dir::DirVolumes;
-use crate::volume::lvm::LvmVolumes;
-use crate::volume::{NoLibvirt, Volumes, lvm};
+use crate::volume::dir;
+use crate::volume::{NoLibvirt, Volumes};
 
 /// A daemon that listens and has not begun to serve.
 #[derive(Debug)]
@@ -50,8 +49,16 @@ impl Daemon {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("Cannot listen on {address} (server.host, server.port)"))?;
-        let app = App { jobs, dependencies: Arc::new(Dependencies::default()), started };
-        Ok(Self { config, app, listener })
+        let app = App {
+            jobs,
+            dependencies: Arc::new(Dependencies::default()),
+            started,
+        };
+        Ok(Self {
+            config,
+            app,
+            listener,
+        })
     }
 
     /// Where it listens.
@@ -61,14 +68,26 @@ impl Daemon {
 
     /// Serves until SIGTERM or SIGINT, then stops in order.
     pub async fn run(self) -> anyhow::Result<Ended> {
-        let Self { config, app, listener } = self;
+        let Self {
+            config,
+            app,
+            listener,
+        } = self;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let services = app.jobs.services();
         // Before the first job, so that nobody resumes from what is about to be swept.
-        let swept = services.cache.reconcile().await.context("Cannot tidy the cache")?;
+        let swept = services
+            .cache
+            .reconcile()
+            .await
+            .context("Cannot tidy the cache")?;
         app.dependencies.probe(services).await;
-        let resumed = app.jobs.resume().await.context("Cannot read the unfinished jobs")?;
+        let resumed = app
+            .jobs
+            .resume()
+            .await
+            .context("Cannot read the unfinished jobs")?;
         let background = CancellationToken::new();
         let watcher = tokio::spawn(watch(app.clone(), background.clone()));
         let janitor = tokio::spawn(tidy(app.clone(), config.clone(), background.clone()));
@@ -77,15 +96,21 @@ impl Daemon {
             .with_graceful_shutdown(stopped.clone().cancelled_owned());
         let server = tokio::spawn(async move { server.await });
         tracing::info!(
-            component = "daemon", resumed, ?swept, version = env!("CARGO_PKG_VERSION"), "Ready"
+            component = "daemon",
+            resumed,
+            ?swept,
+            version = env!("CARGO_PKG_VERSION"),
+            "Ready"
         );
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!(
-            component = "daemon", grace_secs = config.server.shutdown_grace.as_secs(),
-            running = app.jobs.active(), "Stopping"
+            component = "daemon",
+            grace_secs = config.server.shutdown_grace.as_secs(),
+            running = app.jobs.active(),
+            "Stopping"
         );
         let orderly = async {
             // Status stays readable while the last jobs end.
@@ -136,7 +161,7 @@ async fn tidy(app: App, config: Config, stop: CancellationToken) {
 
 fn services(config: &Config) -> anyhow::Result<Services> {
     let store = Store::open(&config.server.db_path, Arc::new(Unobserved))?;
-    let source = Source::new(&source_settings(config))?;
+    let source = Source::new(&source::Settings::from(&config.minio))?;
     let cache = CacheSettings {
         dir: cache_dir(config)?,
         max_age: config.cache.max_age,
@@ -145,8 +170,10 @@ fn services(config: &Config) -> anyhow::Result<Services> {
     };
     let cache = Cache::open(cache, store.clone())?;
     let volumes: Arc<dyn Volumes> = match &config.volumes {
-        VolumesConfig::Dir(dir) => Arc::new(DirVolumes::open(dir.clone(), Arc::new(NoLibvirt))?),
-        VolumesConfig::Lvm => Arc::new(LvmVolumes::new(lvm_settings(config), Arc::new(NoLibvirt))),
+        VolumesConfig::Dir(directory) => {
+            Arc::new(dir::Dir::new(directory.clone(), Arc::new(NoLibvirt)))
+        }
+        VolumesConfig::Lvm => anyhow::bail!("LVM lands next"),
     };
     let settings = JobSettings {
         max_concurrent: config.libvirt.max_concurrent,
@@ -161,30 +188,13 @@ fn services(config: &Config) -> anyhow::Result<Services> {
         },
         max_write_bytes_per_sec: config.lvm.max_write_bytes_per_sec.and_then(NonZeroU64::new),
     };
-    Ok(Services { source, cache, volumes, store, settings })
-}
-
-fn source_settings(config: &Config) -> source::Settings {
-    let minio = &config.minio;
-    source::Settings {
-        endpoint: minio.endpoint.clone(),
-        access_key: minio.access_key.clone().unwrap_or_default(),
-        secret_key: minio.secret_key.clone().unwrap_or_default(),
-        region: minio.region.clone(),
-        ca_cert: minio.ca_cert.clone(),
-        allowed_hosts: minio.allowed_hosts.clone(),
-        retry_attempts: u32::try_from(minio.retry_backoff.len()).unwrap_or(u32::MAX),
-        retry_backoff: minio.retry_backoff.clone(),
-        max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
-        ..source::Settings::default()
-    }
-}
-
-fn lvm_settings(config: &Config) -> lvm::Settings {
-    let mut settings = lvm::Settings::new(config.lvm.volume_group.clone());
-    settings.retry_backoff.clone_from(&config.lvm.retry_backoff);
-    settings.adopt_untagged = config.lvm.adopt_untagged;
-    settings
+    Ok(Services {
+        source,
+        cache,
+        volumes,
+        store,
+        settings,
+    })
 }
 
 fn cache_dir(config: &Config) -> anyhow::Result<PathBuf> {
@@ -211,10 +221,14 @@ fn address(config: &Config) -> anyhow::Result<SocketAddr> {
         return Ok(address);
     }
     tracing::warn!(
-        component = "daemon", host,
+        component = "daemon",
+        host,
         "Neither tokens nor a client CA are configured: listening on loopback only"
     );
-    Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.server.port))
+    Ok(SocketAddr::new(
+        Ipv4Addr::LOCALHOST.into(),
+        config.server.port,
+    ))
 }
 
 struct Unobserved;

@@ -4,7 +4,7 @@
 //! the spans around it (such as `job_id`) are part. Text:
 //! `TIMESTAMP [LEVEL] component: message (key=value, ...)`.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -27,17 +27,27 @@ const DEFAULT_COMPONENT: &str = "daemon";
 pub fn init(logging: &Logging) -> Result<(), tracing_subscriber::util::TryInitError> {
     // Libraries speak when something is wrong; our own crates at the configured level.
     let ours = ["provisioner", "libvirt_volume_provisioner", "lvp_image"];
-    let directives = ours.map(|name| format!("{name}={}", logging.level)).join(",");
+    let directives = ours
+        .map(|name| format!("{name}={}", logging.level))
+        .join(",");
     let filter = EnvFilter::new(format!("warn,{directives}"));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .event_format(Lines(logging.format))
         .with_filter(filter);
-    tracing_subscriber::registry().with(SpanFields).with(lines).try_init()?;
+    tracing_subscriber::registry()
+        .with(SpanFields)
+        .with(lines)
+        .try_init()?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         let message = panic.payload_as_str().unwrap_or("no message");
-        tracing::error!(component = "daemon", place, panic = message, "A part of the daemon broke off");
+        tracing::error!(
+            component = "daemon",
+            place,
+            panic = message,
+            "A part of the daemon broke off"
+        );
     }));
     Ok(())
 }
@@ -67,11 +77,13 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanFields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name().to_owned(), Value::String(format!("{value:?}")));
+        self.0
+            .insert(field.name().to_owned(), Value::String(format!("{value:?}")));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), Value::String(value.to_owned()));
+        self.0
+            .insert(field.name().to_owned(), Value::String(value.to_owned()));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
@@ -108,7 +120,10 @@ where
         for span in context.event_scope().into_iter().flatten() {
             if let Some(outer) = span.extensions().get::<Fields>() {
                 for (name, value) in &outer.0 {
-                    fields.0.entry(name.clone()).or_insert_with(|| value.clone());
+                    fields
+                        .0
+                        .entry(name.clone())
+                        .or_insert_with(|| value.clone());
                 }
             }
         }
@@ -141,7 +156,10 @@ impl Line {
     fn json(self, mut writer: Writer<'_>) -> fmt::Result {
         let mut object = Map::new();
         object.insert("timestamp".to_owned(), clock::now_text().into());
-        object.insert("level".to_owned(), self.level.as_str().to_ascii_lowercase().into());
+        object.insert(
+            "level".to_owned(),
+            self.level.as_str().to_ascii_lowercase().into(),
+        );
         object.insert("component".to_owned(), self.component.into());
         object.insert("message".to_owned(), self.message.into());
         object.extend(self.fields);
