@@ -1,9 +1,164 @@
 //! Real LVM without touching the host's: user-mode Linux, a kernel that runs as a program.
+//!
+//! A test runs a program in it, usually itself:
+//!
+//! ```no_run
+//! # use lvp_testkit::{require::require, uml::{self, Uml}};
+//! #[test]
+//! fn volumes_are_made_on_real_lvm() {
+//!     if uml::is_inside() {
+//!         // The work: root, /dev/ubdb, the volume group vg0.
+//!     } else if require("lvm") {
+//!         Uml::new().run_this_test("volumes_are_made_on_real_lvm");
+//!     }
+//! }
+//! ```
+//!
+//! The kernel takes 5 to 10 s to come up and its system calls are slow, so tests of one subject
+//! share one. What it is made of is in `uml/run.sh`, which also works by hand.
 
-use std::path::Path;
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::require::command;
 
 /// Where Debian's package has the kernel's modules.
 const MODULES: &str = "/usr/lib/uml/modules";
+
+/// Set for every program that runs inside.
+const INSIDE: &str = "LVP_UML";
+
+/// A kernel to run a program in; its disk is fresh every time.
+#[derive(Debug, Clone)]
+pub struct Uml {
+    timeout: Duration,
+    disk_mib: u32,
+    env: Vec<(String, String)>,
+    writable: Vec<PathBuf>,
+}
+
+/// How a program ended that ran inside.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit status; 124 when the kernel was killed at the deadline, 125 when it did not come
+    /// up.
+    pub status: i32,
+    /// What the program printed, on both streams.
+    pub output: String,
+    /// What the harness has to say, such as the kernel's messages when it did not come up.
+    pub log: String,
+}
+
+impl Default for Uml {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Uml {
+    /// A kernel with a 1 GiB disk for two minutes.
+    pub fn new() -> Self {
+        Self {
+            timeout: Duration::from_secs(120),
+            disk_mib: 1024,
+            env: Vec::new(),
+            writable: Vec::new(),
+        }
+    }
+
+    /// Sets when the kernel is killed.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets the size of the volume group's disk (sparse).
+    #[must_use]
+    pub fn disk_mib(mut self, size: u32) -> Self {
+        self.disk_mib = size;
+        self
+    }
+
+    /// Sets a variable for the program; nothing else of the environment is seen inside.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lets the program write to a directory of the host; all others are read-only inside.
+    #[must_use]
+    pub fn writable(mut self, directory: &Path) -> Self {
+        self.writable.push(directory.to_owned());
+        self
+    }
+
+    /// Runs a program to its end. Needs `require("lvm")`.
+    pub fn run<A: Into<OsString>>(
+        &self,
+        program: &Path,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<Outcome> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("uml/run.sh");
+        let mut run = command(&script);
+        run.args(["--timeout", &self.timeout.as_secs().to_string()]);
+        run.args(["--disk", &self.disk_mib.to_string()]);
+        for (name, value) in &self.env {
+            run.arg("--env").arg(format!("{name}={value}"));
+        }
+        for directory in &self.writable {
+            run.arg("--rw").arg(directory);
+        }
+        run.arg("--")
+            .arg(program)
+            .args(args.into_iter().map(Into::into));
+        let output = run
+            .output()
+            .with_context(|| format!("running {}", script.display()))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Outcome {
+            status: output.status.code().context("a signal ended run.sh")?,
+            output: text(&output.stdout),
+            log: text(&output.stderr),
+        })
+    }
+
+    /// Runs one test of the binary that calls, inside, and shows its output.
+    ///
+    /// # Panics
+    ///
+    /// Unless exactly that test ran and passed.
+    pub fn run_this_test(&self, name: &str) {
+        let binary = env::current_exe().unwrap_or_else(|error| panic!("no current_exe: {error}"));
+        let args = ["--exact", name, "--nocapture", "--test-threads=1"];
+        let outcome = self
+            .run(&binary, args)
+            .unwrap_or_else(|error| panic!("{error:#}"));
+        let Outcome {
+            status,
+            output,
+            log,
+        } = outcome;
+        // For whoever asks for the output of a test that passed.
+        std::io::Write::write_all(&mut std::io::stdout(), output.as_bytes())
+            .unwrap_or_else(|error| panic!("cannot show the output: {error}"));
+        let passed = output.contains("test result: ok. 1 passed; 0 failed;");
+        assert!(
+            status == 0 && passed,
+            "inside: status {status}\n{output}\n{log}"
+        );
+    }
+}
+
+/// Whether this process runs inside user-mode Linux.
+pub fn is_inside() -> bool {
+    env::var_os(INSIDE).is_some()
+}
 
 /// Whether the kernel's modules are here; its programs are checked by name.
 pub(crate) fn check() -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! Volumes: where images are put.
 //!
-//! Two back ends, `lvm` (logical volumes) and [`dir`] (sparse files), behind [`Volumes`]. Both
+//! Two back ends, [`lvm`] (logical volumes) and [`dir`] (sparse files), behind [`Volumes`]. Both
 //! keep the truth about a volume *on the volume's side*, not in the daemon's database: in LVM's
 //! tags, or in a file beside the volume's.
 //!
@@ -31,6 +31,8 @@ use lvp_api::{JobId, Sha256Digest, VolumeName};
 
 pub mod dir;
 mod error;
+pub mod lvm;
+pub mod report;
 
 pub use error::{VolumeError, VolumeErrorKind};
 

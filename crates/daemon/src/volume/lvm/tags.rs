@@ -1,0 +1,183 @@
+//! The tags by which a logical volume says what it is.
+//!
+//! | tag | on | meaning |
+//! |---|---|---|
+//! | `lvp` | every volume of ours | this program may write it |
+//! | `lvp.state=populating` or `ready` | | the state |
+//! | `lvp.job=UUID` | | the job that wrote it last |
+//! | `lvp.created=UUID` | populating | the job that created it and may remove it |
+//! | `lvp.image=HEX` | ready | SHA-256 of the image's bytes |
+//!
+//! `lvp` alone, set by hand, hands a volume over: it is untagged as far as its state goes, and
+//! ours to write.
+
+use std::str::FromStr;
+
+use lvp_api::{JobId, Sha256Digest};
+
+use super::super::VolumeState;
+
+/// The tag of everything that is ours.
+const MARK: &str = "lvp";
+
+/// Tags that other tools put on volumes that they manage: ceph-volume's `ceph.osd_id=...`,
+/// Proxmox VE's `pve-vm-100`, oVirt's `IU_`, `PU_` and `MD_` (image, parent, metadata slot),
+/// Ganeti's `originstname+...`. Such a volume is theirs, whatever else is on it.
+const FOREIGN_PREFIXES: [&str; 6] = ["ceph.", "pve-", "IU_", "PU_", "MD_", "originstname"];
+
+/// A volume's tags, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tags {
+    /// Whether the volume is marked as ours.
+    pub(super) ours: bool,
+    /// What it says of itself. Contradictory tags (nothing here writes them) say nothing.
+    pub(super) state: VolumeState,
+    /// The tags that are not ours.
+    pub(super) others: Vec<String>,
+}
+
+impl Tags {
+    /// Understands what LVM reports.
+    pub(super) fn parse(tags: &[String]) -> Self {
+        let (ours, others): (Vec<_>, Vec<_>) = tags.iter().cloned().partition(|tag| is_ours(tag));
+        Self {
+            ours: ours.iter().any(|tag| tag == MARK),
+            state: parse_state(&ours).unwrap_or(VolumeState::Untagged),
+            others,
+        }
+    }
+
+    /// A tag that says the volume is another tool's.
+    pub(super) fn of_another_tool(&self) -> Option<&str> {
+        let is_foreign = |tag: &&String| FOREIGN_PREFIXES.iter().any(|p| tag.starts_with(p));
+        self.others.iter().find(is_foreign).map(String::as_str)
+    }
+}
+
+/// The tags of a volume that a job is writing.
+pub(super) fn populating(job: JobId, created: bool) -> Vec<String> {
+    let mut tags = vec![
+        MARK.to_owned(),
+        "lvp.state=populating".to_owned(),
+        format!("lvp.job={job}"),
+    ];
+    if created {
+        tags.push(format!("lvp.created={job}"));
+    }
+    tags
+}
+
+/// The tags of a volume that holds an image.
+pub(super) fn ready(job: JobId, digest: &Sha256Digest) -> Vec<String> {
+    vec![
+        MARK.to_owned(),
+        "lvp.state=ready".to_owned(),
+        format!("lvp.job={job}"),
+        format!("lvp.image={digest}"),
+    ]
+}
+
+/// What to add and what to delete so that our tags become `wanted`; others' stay.
+pub(super) fn difference(have: &[String], wanted: &[String]) -> (Vec<String>, Vec<String>) {
+    let add = wanted.iter().filter(|tag| !have.contains(tag));
+    let delete = have
+        .iter()
+        .filter(|tag| is_ours(tag) && !wanted.contains(tag));
+    (add.cloned().collect(), delete.cloned().collect())
+}
+
+fn is_ours(tag: &str) -> bool {
+    tag == MARK || tag.starts_with("lvp.")
+}
+
+fn parse_state(tags: &[String]) -> Option<VolumeState> {
+    let job: Option<JobId> = value(tags, "lvp.job=")?;
+    let created: Option<JobId> = value(tags, "lvp.created=")?;
+    let image: Option<Sha256Digest> = value(tags, "lvp.image=")?;
+    let state: Option<String> = value(tags, "lvp.state=")?;
+    match (state.as_deref()?, job, image) {
+        ("populating", Some(job), None) => Some(VolumeState::Populating {
+            job,
+            created: created == Some(job),
+        }),
+        ("ready", job, Some(digest)) if created.is_none() => {
+            Some(VolumeState::Ready { job, digest })
+        }
+        _ => None,
+    }
+}
+
+/// The value of the one tag with this prefix: `Some(None)` when there is none, `None` when there
+/// are several or it cannot be parsed.
+fn value<T: FromStr>(tags: &[String], prefix: &str) -> Option<Option<T>> {
+    let mut values = tags.iter().filter_map(|tag| tag.strip_prefix(prefix));
+    match (values.next(), values.next()) {
+        (None, _) => Some(None),
+        (Some(value), None) => value.parse().ok().map(Some),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(tags: &[String]) -> VolumeState {
+        Tags::parse(tags).state
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let (job, digest) = (JobId::random(), Sha256Digest::new([7; 32]));
+        for created in [true, false] {
+            let written = populating(job, created);
+            assert_eq!(state(&written), VolumeState::Populating { job, created });
+        }
+        let ready = ready(job, &digest);
+        let job = Some(job);
+        assert_eq!(state(&ready), VolumeState::Ready { job, digest });
+    }
+
+    #[test]
+    fn a_change_touches_our_tags_only_and_never_both_adds_and_deletes_one() {
+        let (first, second) = (JobId::random(), JobId::random());
+        let mut have = populating(first, true);
+        have.push("backup".to_owned());
+        let wanted = populating(second, false);
+        let (add, delete) = difference(&have, &wanted);
+        assert_eq!(add, [format!("lvp.job={second}")]);
+        assert_eq!(
+            delete,
+            [format!("lvp.job={first}"), format!("lvp.created={first}")]
+        );
+        assert_eq!(difference(&wanted, &wanted), (vec![], vec![]));
+    }
+
+    #[test]
+    fn contradictory_or_garbled_tags_never_make_a_volume_ready_or_removable() {
+        let (job, digest) = (JobId::random(), Sha256Digest::new([7; 32]));
+        let with = |base: &[String], more: &str| [base, &[more.to_owned()]].concat();
+        let ready = ready(job, &digest);
+        for tags in [
+            with(&ready, "lvp.state=populating"),
+            with(&ready, &format!("lvp.image={}", Sha256Digest::new([8; 32]))),
+            with(&ready, &format!("lvp.created={job}")),
+            with(
+                &populating(job, true),
+                &format!("lvp.job={}", JobId::random()),
+            ),
+            vec!["lvp.state=ready".to_owned(), "lvp.image=77".to_owned()],
+            vec!["lvp".to_owned()],
+            vec!["lvp.state=populating".to_owned()],
+            vec![],
+        ] {
+            assert_eq!(state(&tags), VolumeState::Untagged, "{tags:?}");
+        }
+        let taken_over = with(
+            &populating(job, false),
+            &format!("lvp.created={}", JobId::random()),
+        );
+        let created = false;
+        assert_eq!(state(&taken_over), VolumeState::Populating { job, created });
+    }
+}

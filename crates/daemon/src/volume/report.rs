@@ -1,0 +1,241 @@
+//! What `lvs` and `vgs` report, as values.
+//!
+//! Asked for as JSON in bytes (`--reportformat json --units b --nosuffix`). In that format every
+//! value is a string, an empty one where there is nothing to say. What LVM says beside it, on
+//! standard error, is for people and never read here.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer};
+
+/// The fields of [`LvRow`], as `lvs -o` takes them.
+pub const LV_FIELDS: &str = "lv_name,lv_uuid,vg_uuid,lv_size,lv_tags,lv_path,lv_dm_path,\
+    lv_kernel_major,lv_kernel_minor,lv_layout,lv_role,lv_active,lv_device_open,lv_permissions";
+
+/// The fields of [`VgRow`], as `vgs -o` takes them.
+pub const VG_FIELDS: &str =
+    "vg_name,vg_uuid,vg_size,vg_free,vg_extent_size,vg_permissions,vg_exported,vg_missing_pv_count";
+
+/// Settings of `lvm.conf` that would change the form of a report, set back to what is parsed here.
+pub const CONFIG: &str =
+    r#"report{binary_values_as_numeric=0 compact_output=0 list_item_separator=","}"#;
+
+/// A logical volume.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct LvRow {
+    /// Its name; in brackets when it is a part of another.
+    pub lv_name: String,
+    /// LVM's identifier of it, the same for its whole life.
+    pub lv_uuid: String,
+    /// The same of its volume group.
+    pub vg_uuid: String,
+    /// Its size in bytes.
+    #[serde(deserialize_with = "number")]
+    pub lv_size: u64,
+    /// Its tags.
+    #[serde(deserialize_with = "list")]
+    pub lv_tags: Vec<String>,
+    /// `/dev/VG/LV`; empty for parts of others and for pools.
+    pub lv_path: String,
+    /// `/dev/mapper/VG-LV`.
+    pub lv_dm_path: String,
+    /// The device's number; -1 while it is not active.
+    #[serde(deserialize_with = "number")]
+    pub lv_kernel_major: i64,
+    /// The same, second part.
+    #[serde(deserialize_with = "number")]
+    pub lv_kernel_minor: i64,
+    /// How its data lie: `linear`, `striped`, `raid,raid1`, `thin,sparse`, ...
+    #[serde(deserialize_with = "list")]
+    pub lv_layout: Vec<String>,
+    /// What it is to others: `public`, or that and `origin`, `snapshot`, ..., or `private`.
+    #[serde(deserialize_with = "list")]
+    pub lv_role: Vec<String>,
+    /// `active`, or empty.
+    pub lv_active: String,
+    /// `open` when anything has it open, `unknown` while it is not active, or empty.
+    pub lv_device_open: String,
+    /// `writeable`, `read-only`, or `unknown` while it is not active.
+    pub lv_permissions: String,
+}
+
+impl LvRow {
+    /// The device's number, while it is active.
+    pub fn device(&self) -> Option<(u32, u32)> {
+        let major = u32::try_from(self.lv_kernel_major).ok()?;
+        let minor = u32::try_from(self.lv_kernel_minor).ok()?;
+        Some((major, minor))
+    }
+
+    /// `/dev/VG/LV`, or the mapper's path for a volume that has no other.
+    pub fn lv_path_or_dm(&self) -> &str {
+        match self.lv_path.as_str() {
+            "" => &self.lv_dm_path,
+            path => path,
+        }
+    }
+
+    /// The name that device-mapper has for a volume by its UUIDs (libdevmapper's `UUID_PREFIX`
+    /// and the two UUIDs without their hyphens); parts of a volume have a suffix after it.
+    pub fn dm_uuid(&self) -> String {
+        format!(
+            "LVM-{}",
+            [&*self.vg_uuid, &*self.lv_uuid].concat().replace('-', "")
+        )
+    }
+}
+
+/// A volume group.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct VgRow {
+    /// Its name.
+    pub vg_name: String,
+    /// LVM's identifier of it.
+    pub vg_uuid: String,
+    /// Its size in bytes.
+    #[serde(deserialize_with = "number")]
+    pub vg_size: u64,
+    /// What no volume has taken, in bytes.
+    #[serde(deserialize_with = "number")]
+    pub vg_free: u64,
+    /// The unit of allocation, in bytes.
+    #[serde(deserialize_with = "number")]
+    pub vg_extent_size: u64,
+    /// `writeable` or `read-only`.
+    pub vg_permissions: String,
+    /// `exported`, or empty.
+    pub vg_exported: String,
+    /// How many of its disks are missing.
+    #[serde(deserialize_with = "number")]
+    pub vg_missing_pv_count: u64,
+}
+
+/// Parses the answer of `lvs`.
+pub fn parse_lvs(json: &[u8]) -> serde_json::Result<Vec<LvRow>> {
+    let report: Report = serde_json::from_slice(json)?;
+    Ok(report.report.into_iter().flat_map(|part| part.lv).collect())
+}
+
+/// Parses the answer of `vgs`.
+pub fn parse_vgs(json: &[u8]) -> serde_json::Result<Vec<VgRow>> {
+    let report: Report = serde_json::from_slice(json)?;
+    Ok(report.report.into_iter().flat_map(|part| part.vg).collect())
+}
+
+/// The whole answer. `lvm.conf` may have a log added to it, which is not looked at.
+#[derive(Deserialize)]
+struct Report {
+    report: Vec<Part>,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(default)]
+    lv: Vec<LvRow>,
+    #[serde(default)]
+    vg: Vec<VgRow>,
+}
+
+fn number<'de, D, N>(deserializer: D) -> Result<N, D::Error>
+where
+    D: Deserializer<'de>,
+    N: std::str::FromStr<Err: fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    let error = |error| serde::de::Error::custom(format!("{text:?} is not a number: {error}"));
+    text.parse().map_err(error)
+}
+
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let items = text.split(',').filter(|item| !item.is_empty());
+    Ok(items.map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Captured from LVM 2.03.16, shortened to a few volumes.
+    const LVS: &str = r#"  {
+      "report": [
+          {
+              "lv": [
+                  {"lv_name":"a", "lv_uuid":"dGBsvz-mi7g-s2QV-ZA6P-U31D-44ku-chuYgQ", "vg_uuid":"tEAdv2-Su9K-pGfR-DP3J-0JVM-m6Vd-ydLBzj", "lv_size":"8388608", "lv_tags":"lvp,lvp.created=1111,lvp.job=1111,lvp.state=populating", "lv_path":"/dev/vg0/a", "lv_dm_path":"/dev/mapper/vg0-a", "lv_kernel_major":"254", "lv_kernel_minor":"0", "lv_layout":"linear", "lv_role":"public", "lv_active":"active", "lv_device_open":"open", "lv_permissions":"writeable"},
+                  {"lv_name":"[pool_tdata]", "lv_uuid":"2TyKUl-g0UV-0mep-NEjN-cyfO-j5zc-gSZ4uW", "vg_uuid":"tEAdv2-Su9K-pGfR-DP3J-0JVM-m6Vd-ydLBzj", "lv_size":"33554432", "lv_tags":"", "lv_path":"", "lv_dm_path":"/dev/mapper/vg0-pool_tdata", "lv_kernel_major":"254", "lv_kernel_minor":"5", "lv_layout":"linear", "lv_role":"private,thin,pool,data", "lv_active":"active", "lv_device_open":"open", "lv_permissions":"writeable"},
+                  {"lv_name":"tsnap", "lv_uuid":"xHAvUJ-umzC-MQgC-tdN6-A5nD-Jk30-DzkeCp", "vg_uuid":"tEAdv2-Su9K-pGfR-DP3J-0JVM-m6Vd-ydLBzj", "lv_size":"16777216", "lv_tags":"", "lv_path":"/dev/vg0/tsnap", "lv_dm_path":"/dev/mapper/vg0-tsnap", "lv_kernel_major":"-1", "lv_kernel_minor":"-1", "lv_layout":"thin,sparse", "lv_role":"public,snapshot,thinsnapshot", "lv_active":"", "lv_device_open":"unknown", "lv_permissions":"unknown"}
+              ]
+          }
+      ]
+  }
+"#;
+
+    const VGS: &str = r#"  {
+      "report": [
+          {
+              "vg": [
+                  {"vg_name":"vg0", "vg_uuid":"CWeK7h-MyMD-h0KY-DR8H-A93f-N2dL-C9hrN9", "vg_size":"1069547520", "vg_free":"1069547520", "vg_extent_size":"4194304", "vg_permissions":"writeable", "vg_exported":"", "vg_missing_pv_count":"0"}
+              ]
+          }
+      ]
+      ,
+      "log": [
+          {"log_seq_num":"1", "log_type":"status", "log_context":"processing", "log_object_type":"vg", "log_object_name":"vg0", "log_message":"success", "log_errno":"0", "log_ret_code":"1"}
+      ]
+  }
+"#;
+
+    const NOTHING: &str = r#"  {
+      "report": [
+          {
+              "lv": [
+              ]
+          }
+      ]
+  }
+"#;
+
+    #[test]
+    fn a_report_of_volumes_is_parsed() {
+        let volumes = parse_lvs(LVS.as_bytes()).unwrap();
+        assert_eq!(volumes.len(), 3);
+        let first = &volumes[0];
+        assert_eq!(first.lv_size, 8 << 20);
+        let tags = [
+            "lvp",
+            "lvp.created=1111",
+            "lvp.job=1111",
+            "lvp.state=populating",
+        ];
+        assert_eq!(first.lv_tags, tags);
+        assert_eq!(first.device(), Some((254, 0)));
+        // As `dmsetup info -c -o uuid` and /sys/dev/block/254:0/dm/uuid show it.
+        assert_eq!(
+            first.dm_uuid(),
+            "LVM-tEAdv2Su9KpGfRDP3J0JVMm6VdydLBzjdGBsvzmi7gs2QVZA6PU31D44kuchuYgQ"
+        );
+        assert_eq!(volumes[1].lv_role, ["private", "thin", "pool", "data"]);
+        assert_eq!(volumes[2].device(), None);
+    }
+
+    #[test]
+    fn a_report_of_a_volume_group_is_parsed_also_with_a_log_beside_it() {
+        let groups = parse_vgs(VGS.as_bytes()).unwrap();
+        assert_eq!(groups.len(), 1);
+        assert_eq!(groups[0].vg_free, 1_069_547_520);
+        assert_eq!(groups[0].vg_extent_size, 4 << 20);
+    }
+
+    #[test]
+    fn no_volumes_are_no_error() {
+        assert_eq!(parse_lvs(NOTHING.as_bytes()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_report_that_is_cut_or_has_no_number_is_an_error() {
+        assert!(parse_lvs(&LVS.as_bytes()[..LVS.len() - 20]).is_err());
+        assert!(parse_lvs(b"").is_err());
+        assert!(parse_lvs(LVS.replace("\"8388608\"", "\"8.00m\"").as_bytes()).is_err());
+        assert!(parse_lvs(LVS.replace("\"lv_role\":\"public\", ", "").as_bytes()).is_err());
+    }
+}

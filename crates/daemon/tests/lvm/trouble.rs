@@ -1,0 +1,171 @@
+//! What goes wrong around LVM: kills, locks, openers, a group that is not there.
+
+use std::fs::{self, File};
+use std::time::{Duration, Instant};
+
+use lvp_api::{JobId, VolumeName};
+use lvp_testkit::require::command;
+use provisioner::volume::lvm::{Lvm, Settings};
+use provisioner::volume::{Removed, VolumeErrorKind, Volumes};
+
+use super::fixture::*;
+
+pub async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
+    let once = Settings {
+        retry_attempts: 0,
+        ..settings()
+    };
+    let (hasty, lvm) = (backend_with(once), backend());
+    let (mut absent, mut present) = (0, 0);
+    // An lvcreate takes about 300 ms here; the instants cover all of it.
+    for delay_ms in (0..8).map(|step| step * 50) {
+        let (vm, job) = (name(&format!("killed-{delay_ms}")), JobId::random());
+        let killer = std::thread::spawn(move || kill_lvcreate(Duration::from_millis(delay_ms)));
+        let result = hasty.create(&vm, EXTENT, job).await;
+        let killed = killer.join().unwrap();
+        assert!(result.is_ok() || killed, "{result:?}");
+        match lvm.lookup(&vm).await.unwrap() {
+            None => absent += 1,
+            Some(volume) => {
+                assert_eq!(volume.state, populating(job, true));
+                present += 1;
+            }
+        }
+        check_recovers(&lvm, &vm, job, delay_ms % 100 == 0).await;
+    }
+    println!("after SIGKILL of lvcreate: {absent} absent, {present} present");
+}
+
+/// Whatever was left, the job can be rolled back, or taken up again and then rolled back.
+async fn check_recovers(lvm: &Lvm, vm: &VolumeName, job: JobId, take_up: bool) {
+    if take_up {
+        let volume = lvm.create(vm, EXTENT, job).await.unwrap();
+        let volume = lvm.mark_populating(&volume, job).await.unwrap();
+        lvm.open(&volume).await.unwrap();
+    }
+    let removed = lvm.remove_created(vm, job).await.unwrap();
+    assert!(matches!(removed, Removed::Removed | Removed::Absent));
+    assert!(lvm.lookup(vm).await.unwrap().is_none());
+}
+
+/// Waits for an lvcreate to run, then a while, then kills it. False when it had ended by then.
+fn kill_lvcreate(delay: Duration) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let pid = loop {
+        assert!(Instant::now() < deadline, "no lvcreate was started");
+        if let Some(pid) = pid_of("lvcreate") {
+            break pid;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    std::thread::sleep(delay);
+    let kill = command("kill").args(["-KILL", &pid]).output().unwrap();
+    kill.status.success()
+}
+
+fn pid_of(program: &str) -> Option<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().into_string().ok());
+    pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()))
+        .find(|pid| {
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+            comm.is_ok_and(|comm| comm.trim_end() == program)
+        })
+}
+
+pub async fn a_held_lock_is_waited_for_until_the_time_out() {
+    let (vm, job) = (name("locked"), JobId::random());
+    let hold = || {
+        let lock = File::options()
+            .append(true)
+            .open("/run/lock/lvm/V_vg0")
+            .unwrap();
+        lock.lock().unwrap();
+        lock
+    };
+    let impatient = Settings {
+        command_timeout: Duration::from_millis(1500),
+        ..settings()
+    };
+    let lock = hold();
+    let started = Instant::now();
+    let error = backend_with(impatient)
+        .create(&vm, EXTENT, job)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), VolumeErrorKind::Timeout, "{error}");
+    assert!(error.is_transient());
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+    drop(lock);
+
+    let lock = hold();
+    let release = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        drop(lock);
+    });
+    let lvm = backend();
+    assert!(
+        lvm.lookup(&vm).await.unwrap().is_none(),
+        "the first try left nothing"
+    );
+    release.join().unwrap();
+    lvm.create(&vm, EXTENT, job).await.unwrap();
+}
+
+pub async fn rollback_outlasts_a_brief_opener_and_reports_a_lasting_one() {
+    let (lvm, job) = (backend(), JobId::random());
+    let brief = lvm.create(&name("brief"), EXTENT, job).await.unwrap();
+    let holder = File::open(&brief.path).unwrap();
+    let release = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(800));
+        drop(holder);
+    });
+    assert_eq!(
+        lvm.remove_created(&brief.name, job).await.unwrap(),
+        Removed::Removed
+    );
+    release.join().unwrap();
+
+    let lasting = lvm.create(&name("lasting"), EXTENT, job).await.unwrap();
+    let holder = File::open(&lasting.path).unwrap();
+    // LVM itself tries for 5 s (activation/retry_deactivation).
+    let once = Settings {
+        retry_attempts: 0,
+        ..settings()
+    };
+    let removed = backend_with(once).remove_created(&lasting.name, job).await;
+    assert_eq!(kind(removed), VolumeErrorKind::InUse);
+    assert_eq!(look(&lvm, "lasting").await.state, populating(job, true));
+    drop(holder);
+    assert_eq!(
+        lvm.remove_created(&lasting.name, job).await.unwrap(),
+        Removed::Removed
+    );
+}
+
+pub async fn a_missing_volume_group_is_down_and_not_empty() {
+    let nowhere = backend_with(Settings {
+        volume_group: "vg9".to_owned(),
+        ..settings()
+    });
+    let error = nowhere.probe().await.unwrap_err();
+    assert_eq!(error.kind(), VolumeErrorKind::DependencyDown);
+    assert!(
+        error.is_transient() && error.to_string().contains("vg9"),
+        "{error}"
+    );
+    let vm = name("vm");
+    assert_eq!(
+        kind(nowhere.lookup(&vm).await),
+        VolumeErrorKind::DependencyDown
+    );
+    assert_eq!(kind(nowhere.list().await), VolumeErrorKind::DependencyDown);
+    let made = nowhere.create(&vm, EXTENT, JobId::random()).await;
+    assert_eq!(kind(made), VolumeErrorKind::DependencyDown);
+    let removed = nowhere.remove_created(&vm, JobId::random()).await;
+    assert_eq!(kind(removed), VolumeErrorKind::DependencyDown);
+}

@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Runs a command inside user-mode Linux: a kernel that is an ordinary program, with device-mapper,
+# LVM and a volume group of its own, on top of this machine's files. Nothing of the machine's own
+# LVM, devices or kernel is touched.
+#
+#   run.sh [options] -- COMMAND [ARG...]
+#
+#   --timeout SECONDS   kill it after this long (default 120)
+#   --memory SIZE       the kernel's memory (default 1G)
+#   --disk MIB          size of the volume group's disk (default 1024, sparse)
+#   --env NAME=VALUE    set a variable for the command (repeatable)
+#   --rw DIRECTORY      let the command write to this directory (repeatable)
+#
+# Inside, the file system is the host's, read-only; what needs writing (/run, /dev/shm, TMPDIR) is
+# in memory. /dev/ubdb is the disk, `vg0` the volume group on it. The command gets LVP_UML=1.
+# Prints the command's output and ends with its exit status; 124 after the timeout, 125 when the
+# kernel or the volume group did not come up. Needs no root.
+set -euo pipefail
+
+readonly modules_root=/usr/lib/uml/modules
+
+die() {
+    echo "run.sh: $*" >&2
+    exit 125
+}
+
+timeout=120
+memory=1G
+disk_mib=1024
+environment=()
+writable=()
+while (($#)); do
+    case $1 in
+        --timeout) timeout=$2; shift 2 ;;
+        --memory) memory=$2; shift 2 ;;
+        --disk) disk_mib=$2; shift 2 ;;
+        --env) environment+=("$2"); shift 2 ;;
+        --rw) writable+=("$(realpath -- "$2")"); shift 2 ;;
+        --) shift; break ;;
+        *) die "unknown option $1" ;;
+    esac
+done
+(($#)) || die "no command; usage: run.sh [options] -- COMMAND [ARG...]"
+
+PATH=/usr/sbin:/sbin:$PATH
+for tool in linux.uml lvs dmsetup modprobe udevadm; do
+    command -v "$tool" >/dev/null || die "$tool is not installed:" \
+        "apt install user-mode-linux lvm2 dmsetup thin-provisioning-tools kmod udev"
+done
+version=$(linux.uml --version)
+[[ -d $modules_root/$version ]] || die "$modules_root/$version does not exist"
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/lvp-uml.XXXXXX")
+kernel=
+cleanup() {
+    # The kernel's processes are one group of their own; all of them go, also after a timeout.
+    [[ -z $kernel ]] || kill -KILL -- "-$kernel" 2>/dev/null || true
+    rm -rf -- "$work"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# Modules are found under `modprobe -d`, so that /lib/modules of the host stays as it is.
+mkdir -p "$work/lib/modules" "$work/out" "$work/tmp"
+ln -s "$modules_root/$version" "$work/lib/modules/$version"
+truncate -s "${disk_mib}M" "$work/disk"
+
+echo $((timeout + 10)) >"$work/timeout"
+
+# modprobe as the kernel and LVM call it: with our directory.
+cat >"$work/modprobe" <<END
+#!/bin/sh
+exec /sbin/modprobe -d '$work' "\$@"
+END
+
+{
+    printf 'cd %q\n' "$PWD"
+    printf 'export LVP_UML=1 TMPDIR=/run/tmp LC_ALL=C\n'
+    ((${#environment[@]} == 0)) || printf 'export %q\n' "${environment[@]}"
+    printf 'exec'
+    printf ' %q' "$@"
+    printf '\n'
+} >"$work/command"
+
+{
+    printf 'mount -t hostfs -o %q none %q\n' "$work/out" "$work/out"
+    for directory in "${writable[@]}"; do
+        printf 'mount -t hostfs -o %q none %q\n' "$directory" "$directory"
+    done
+} >"$work/mounts"
+
+cat >"$work/init" <<'END'
+#!/bin/bash
+work=$(dirname "$0")
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
+set -e
+mount -t proc proc /proc
+finish() {
+    status=$?
+    # The kernel may end before hostfs has written the last bytes.
+    echo "$status" >"$work/out/status.new"
+    sync
+    mv "$work/out/status.new" "$work/out/status"
+    poweroff -f
+}
+# Ends the kernel also when whoever started it was killed and could not.
+(sleep "$(<"$work/timeout")" && poweroff -f) &
+mount -t sysfs sysfs /sys
+mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock/lvm /run/lvm /run/tmp /run/mnt
+. "$work/mounts"
+trap 'finish' EXIT
+exec >"$work/out/boot" 2>&1
+# LVM keeps backups of its metadata beside its configuration.
+cp -a /etc/lvm /run/etc-lvm
+mount --bind /run/etc-lvm /etc/lvm
+echo "$work/modprobe" >/proc/sys/kernel/modprobe
+modprobe -d "$work" -a dm-mod dm-snapshot dm-thin-pool dm-raid dm-mirror dm-flakey loop
+/lib/systemd/systemd-udevd --daemon
+# Block devices only: the rest would take seconds and nobody here asks for it.
+udevadm trigger --subsystem-match=block
+udevadm settle
+ip link set lo up
+pvcreate --quiet /dev/ubdb
+vgcreate --quiet vg0 /dev/ubdb
+touch "$work/out/booted"
+set +e
+bash "$work/command" >"$work/out/output" 2>&1 </dev/null
+END
+chmod +x "$work/init" "$work/modprobe"
+
+# UML maps its memory from a file in TMPDIR. `setsid` makes its processes one group; the group's
+# number is the process that bash starts, as it is no group leader itself.
+TMPDIR=$work/tmp setsid linux.uml "mem=$memory" root=/dev/root rootfstype=hostfs rootflags=/ ro \
+    "ubdb=$work/disk" "init=$work/init" con0=fd:0,fd:1 con=null quiet \
+    >"$work/console" 2>&1 </dev/null &
+kernel=$!
+disown "$kernel"
+
+deadline=$((SECONDS + timeout))
+while kill -0 "$kernel" 2>/dev/null && ((SECONDS < deadline)) && [[ ! -e $work/out/status ]]; do
+    sleep 0.1
+done
+
+# Lets the kernel power off by itself, which is tidier than being killed.
+for _ in {1..20}; do
+    kill -0 "$kernel" 2>/dev/null || break
+    sleep 0.1
+done
+[[ ! -e $work/out/output ]] || cat "$work/out/output"
+if [[ ! -e $work/out/booted ]]; then
+    cat "$work/console" >&2
+    [[ ! -e $work/out/boot ]] || cat "$work/out/boot" >&2
+    die "user-mode Linux did not come up"
+fi
+if [[ ! -e $work/out/status ]]; then
+    echo "run.sh: killed: did not end within $timeout s" >&2
+    exit 124
+fi
+exit "$(<"$work/out/status")"
