@@ -10,12 +10,12 @@ use provisioner::volume::{
     InUse, NoLibvirt, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes,
 };
 
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// LVM's default.
-pub const EXTENT: u64 = 4 * MIB;
+pub(crate) const EXTENT: u64 = 4 * MIB;
 
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         volume_group: "vg0".to_owned(),
         retry_attempts: 2,
@@ -25,40 +25,40 @@ pub fn settings() -> Settings {
     }
 }
 
-pub fn backend() -> Lvm {
+pub(crate) fn backend() -> Lvm {
     backend_with(settings())
 }
 
-pub fn backend_with(settings: Settings) -> Lvm {
+pub(crate) fn backend_with(settings: Settings) -> Lvm {
     Lvm::new(settings, Arc::new(NoLibvirt)).unwrap()
 }
 
-pub fn backend_asking(in_use: Arc<dyn InUse>) -> Lvm {
+pub(crate) fn backend_asking(in_use: Arc<dyn InUse>) -> Lvm {
     Lvm::new(settings(), in_use).unwrap()
 }
 
-pub fn name(text: &str) -> VolumeName {
+pub(crate) fn name(text: &str) -> VolumeName {
     text.parse().unwrap()
 }
 
-pub fn digest(byte: u8) -> Sha256Digest {
+pub(crate) fn digest(byte: u8) -> Sha256Digest {
     Sha256Digest::new([byte; 32])
 }
 
-pub fn kind<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> VolumeErrorKind {
+pub(crate) fn kind<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> VolumeErrorKind {
     result.unwrap_err().kind()
 }
 
-pub fn populating(job: JobId, created: bool) -> VolumeState {
+pub(crate) fn populating(job: JobId, created: bool) -> VolumeState {
     VolumeState::Populating { job, created }
 }
 
-pub async fn look(backend: &Lvm, volume: &str) -> Volume {
+pub(crate) async fn look(backend: &Lvm, volume: &str) -> Volume {
     backend.lookup(&name(volume)).await.unwrap().unwrap()
 }
 
 /// Runs a tool that must succeed, and returns what it printed.
-pub fn tool(line: &str) -> String {
+pub(crate) fn tool(line: &str) -> String {
     let mut words = line.split_whitespace();
     let output = command(words.next().unwrap()).args(words).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -71,20 +71,27 @@ pub fn tool(line: &str) -> String {
 }
 
 /// A volume as an operator or another tool would make it.
-pub fn foreign(volume: &str, more: &str) {
+pub(crate) fn foreign(volume: &str, more: &str) {
     tool(&format!(
         "lvcreate --yes --name {volume} --size 8M {more} vg0"
     ));
 }
 
 /// A volume's tags, as LVM has them.
-pub fn tags(volume: &str) -> String {
+pub(crate) fn tags(volume: &str) -> String {
     tool(&format!("lvs --noheadings --options lv_tags vg0/{volume}"))
 }
 
 /// The number of commits that the volume group's metadata has had.
-pub fn commits() -> u64 {
+pub(crate) fn commits() -> u64 {
     tool("vgs --noheadings --options vg_seqno vg0")
         .parse()
         .unwrap()
+}
+
+/// Both at once, to see whether anything was changed.
+pub(crate) fn tags_and_commits(volume: &str) -> String {
+    tool(&format!(
+        "lvs --noheadings --options lv_tags,vg_seqno vg0/{volume}"
+    ))
 }

@@ -7,7 +7,7 @@ use provisioner::volume::{Removed, VolumeErrorKind, VolumeState, Volumes};
 
 use super::fixture::*;
 
-pub async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_next_job() {
+pub(crate) async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_next_job() {
     let (lvm, vm) = (backend(), name("life-1"));
     let (first, second) = (JobId::random(), JobId::random());
     assert!(lvm.lookup(&vm).await.unwrap().is_none());
@@ -66,7 +66,7 @@ pub async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_next_jo
     assert_eq!(bytes, [0x5a; 4096], "the same volume");
 }
 
-pub async fn creating_is_idempotent_for_its_job_and_refused_to_another() {
+pub(crate) async fn creating_is_idempotent_for_its_job_and_refused_to_another() {
     let (lvm, vm, job) = (backend(), name("idem"), JobId::random());
     let first = lvm.create(&vm, EXTENT, job).await.unwrap();
     let before = commits();
@@ -79,7 +79,7 @@ pub async fn creating_is_idempotent_for_its_job_and_refused_to_another() {
     assert_eq!(commits(), before);
 }
 
-pub async fn the_list_has_everybody_s_volumes_and_no_insides() {
+pub(crate) async fn the_list_has_everybody_s_volumes_and_no_insides() {
     let lvm = backend();
     foreign("list-plain", "");
     foreign("list-origin", "");
@@ -96,7 +96,7 @@ pub async fn the_list_has_everybody_s_volumes_and_no_insides() {
     tool("lvremove --yes --force vg0/list-origin vg0/list-pool");
 }
 
-pub async fn a_volume_that_does_not_fit_is_refused_with_both_numbers() {
+pub(crate) async fn a_volume_that_does_not_fit_is_refused_with_both_numbers() {
     let (lvm, vm) = (backend(), name("huge"));
     let capacity = lvm.probe().await.unwrap();
     assert_eq!(capacity.unit_bytes, EXTENT);
@@ -126,7 +126,7 @@ pub async fn a_volume_that_does_not_fit_is_refused_with_both_numbers() {
     );
 }
 
-pub async fn rollback_removes_only_what_the_job_created() {
+pub(crate) async fn rollback_removes_only_what_the_job_created() {
     let lvm = backend();
     let (maker, other) = (JobId::random(), JobId::random());
     foreign("found", "");
@@ -167,7 +167,7 @@ pub async fn rollback_removes_only_what_the_job_created() {
     );
 }
 
-pub async fn an_inactive_volume_is_activated() {
+pub(crate) async fn an_inactive_volume_is_activated() {
     let (lvm, job) = (backend(), JobId::random());
     let volume = lvm.create(&name("asleep"), EXTENT, job).await.unwrap();
     tool("lvchange --activate n vg0/asleep");

@@ -2,6 +2,12 @@
 //!
 //! One test, so that one kernel is started; inside, every scenario runs and is reported by name.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "all of this is a test, also the functions that clippy does not take for one"
+)]
+
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;

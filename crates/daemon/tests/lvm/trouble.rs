@@ -10,15 +10,15 @@ use provisioner::volume::{Removed, VolumeErrorKind, Volumes};
 
 use super::fixture::*;
 
-pub async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
+pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
     let once = Settings {
         retry_attempts: 0,
         ..settings()
     };
     let (hasty, lvm) = (backend_with(once), backend());
     let (mut absent, mut present) = (0, 0);
-    // An lvcreate takes about 300 ms here; the instants cover all of it.
-    for delay_ms in (0..8).map(|step| step * 50) {
+    // An lvcreate takes 300 to 600 ms here; the instants cover all of it.
+    for delay_ms in (0..6).map(|step| step * 100) {
         let (vm, job) = (name(&format!("killed-{delay_ms}")), JobId::random());
         let killer = std::thread::spawn(move || kill_lvcreate(Duration::from_millis(delay_ms)));
         let result = hasty.create(&vm, EXTENT, job).await;
@@ -31,7 +31,7 @@ pub async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
                 present += 1;
             }
         }
-        check_recovers(&lvm, &vm, job, delay_ms % 100 == 0).await;
+        check_recovers(&lvm, &vm, job, delay_ms % 200 == 0).await;
     }
     println!("after SIGKILL of lvcreate: {absent} absent, {present} present");
 }
@@ -73,11 +73,13 @@ fn pid_of(program: &str) -> Option<String> {
         })
 }
 
-pub async fn a_held_lock_is_waited_for_until_the_time_out() {
+pub(crate) async fn a_held_lock_is_waited_for_until_the_time_out() {
     let (vm, job) = (name("locked"), JobId::random());
     let hold = || {
+        // LVM removes the file whenever nobody holds the lock.
         let lock = File::options()
             .append(true)
+            .create(true)
             .open("/run/lock/lvm/V_vg0")
             .unwrap();
         lock.lock().unwrap();
@@ -116,7 +118,7 @@ pub async fn a_held_lock_is_waited_for_until_the_time_out() {
     lvm.create(&vm, EXTENT, job).await.unwrap();
 }
 
-pub async fn rollback_outlasts_a_brief_opener_and_reports_a_lasting_one() {
+pub(crate) async fn rollback_outlasts_a_brief_opener_and_reports_a_lasting_one() {
     let (lvm, job) = (backend(), JobId::random());
     let brief = lvm.create(&name("brief"), EXTENT, job).await.unwrap();
     let holder = File::open(&brief.path).unwrap();
@@ -147,7 +149,7 @@ pub async fn rollback_outlasts_a_brief_opener_and_reports_a_lasting_one() {
     );
 }
 
-pub async fn a_missing_volume_group_is_down_and_not_empty() {
+pub(crate) async fn a_missing_volume_group_is_down_and_not_empty() {
     let nowhere = backend_with(Settings {
         volume_group: "vg9".to_owned(),
         ..settings()
