@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use lvp_image::copy::TailPolicy;
@@ -20,7 +20,7 @@ use crate::jobs::{JobSettings, Jobs, Services};
 use crate::source::{self, Source};
 use crate::store::{Observer, Store};
 use crate::volume::dir;
-use crate::volume::{NoLibvirt, Volumes};
+use crate::volume::{NoLibvirt, Volumes, lvm};
 
 /// A daemon that listens and has not begun to serve.
 #[derive(Debug)]
@@ -29,6 +29,9 @@ pub struct Daemon {
     app: App,
     listener: TcpListener,
 }
+
+/// How long one LVM command may take: it waits for locks and for udev, not for data.
+const LVM_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How the daemon ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +176,7 @@ fn services(config: &Config) -> anyhow::Result<Services> {
         VolumesConfig::Dir(directory) => {
             Arc::new(dir::Dir::new(directory.clone(), Arc::new(NoLibvirt)))
         }
-        VolumesConfig::Lvm => anyhow::bail!("LVM lands next"),
+        VolumesConfig::Lvm => Arc::new(lvm::Lvm::new(lvm_settings(config), Arc::new(NoLibvirt))?),
     };
     let settings = JobSettings {
         max_concurrent: config.libvirt.max_concurrent,
@@ -195,6 +198,16 @@ fn services(config: &Config) -> anyhow::Result<Services> {
         store,
         settings,
     })
+}
+
+fn lvm_settings(config: &Config) -> lvm::Settings {
+    lvm::Settings {
+        volume_group: config.lvm.volume_group.clone(),
+        retry_attempts: u32::try_from(config.lvm.retry_backoff.len()).unwrap_or(u32::MAX),
+        retry_backoff: config.lvm.retry_backoff.clone(),
+        command_timeout: LVM_COMMAND_TIMEOUT,
+        adopt_untagged: config.lvm.adopt_untagged,
+    }
 }
 
 fn cache_dir(config: &Config) -> anyhow::Result<PathBuf> {

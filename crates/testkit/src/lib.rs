@@ -1,5 +1,6 @@
 //! Guards for the real components that the tests run against. Nothing here is shipped.
 
+pub mod daemon;
 pub mod fault;
 pub mod loopdev;
 pub mod rclone;

@@ -13,7 +13,7 @@ use crate::jobs::record::{JobSpec, VolumeRequest};
 use crate::source::Source;
 
 /// Largest body of a request.
-pub const BODY_MAX_BYTES: usize = 1 << 20; // 1 MiB
+pub(super) const BODY_MAX_BYTES: usize = 1 << 20; // 1 MiB
 
 /// Largest volume: half of what a signed 64-bit number counts, far beyond any disk, so that sums
 /// of sizes cannot overflow.
@@ -24,7 +24,7 @@ const IDEMPOTENCY_KEY_MAX: usize = 255;
 
 /// Reads a JSON body. The content type is not looked at: the Go program did not either, and
 /// `curl -d` sends another.
-pub async fn json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiError> {
+pub(super) async fn json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiError> {
     let body = Limited::new(request.into_body(), BODY_MAX_BYTES)
         .collect()
         .await;
@@ -49,7 +49,7 @@ pub async fn json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiE
 }
 
 /// Turns a provision request into a job, checking field by field.
-pub fn provision(
+pub(super) fn provision(
     request: ProvisionRequest,
     headers: &HeaderMap,
     source: &Source,
@@ -80,7 +80,7 @@ fn checked_provision(
 }
 
 /// Turns a cache request into a job.
-pub fn cache_fetch(
+pub(super) fn cache_fetch(
     request: CacheFetchRequest,
     headers: &HeaderMap,
     source: &Source,

@@ -38,9 +38,9 @@ use crate::volume::{self, OpenVolume, Removed, Volume};
 const MAX_CHANGES: u32 = 3;
 
 /// Stage names of measurements and metrics (monitoring guide).
-pub const DOWNLOAD: &str = "download";
+pub(super) const DOWNLOAD: &str = "download";
 /// See [`DOWNLOAD`].
-pub const CONVERT: &str = "convert";
+pub(super) const CONVERT: &str = "convert";
 
 /// Runs a job to its end.
 pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError> {

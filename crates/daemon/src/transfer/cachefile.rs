@@ -57,7 +57,7 @@ pub(super) fn write(
         }
         if written.is_ok() && offset > unsynced {
             // When the sync thread is gone, its own error is the answer.
-            drop(to_sync.send((unsynced, offset)));
+            to_sync.send((unsynced, offset)).ok();
         }
         drop(to_sync);
         let synced = sync

@@ -1,0 +1,44 @@
+//! The API's description: served, committed, the same.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::World;
+
+#[tokio::test]
+async fn the_served_description_is_the_committed_one() {
+    let world = World::new().await;
+    let daemon = world.start();
+    let served: Value = daemon.get("/openapi.json").await.expect("it is served");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    let text = format!("{served:#}\n");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &text).expect("it is written");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(committed, text, "docs/openapi.json is old: run ./dev docs");
+}
+
+#[tokio::test]
+async fn every_described_route_is_there_and_has_its_method() {
+    let world = World::new().await;
+    let daemon = world.start();
+    let document: Value = daemon.get("/openapi.json").await.expect("it is served");
+    let paths = document["paths"].as_object().expect("there are paths");
+    assert!(paths.len() >= 16, "{}", paths.len());
+    for (path, item) in paths {
+        for method in item.as_object().expect("methods").keys() {
+            let route = path.replace("{id}", "x").replace("{key}", "x");
+            let answer = daemon
+                .call(&method.to_uppercase(), &route, None)
+                .await
+                .expect("answer");
+            assert_ne!(answer.status, 405, "{method} {path}: {answer:?}");
+            let nothing = answer.body["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("nothing at"));
+            assert!(!nothing, "{method} {path}: {answer:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The cache over the API and on the disk.
+
+use std::fs;
+
+use lvp_api::{CachedImages, JobState};
+use serde_json::json;
+
+use crate::support::{MIB, World, holds, image};
+
+#[tokio::test]
+async fn the_cache_is_filled_listed_used_and_deleted() {
+    let world = World::new().await;
+    let builder = image(32 * MIB, 30, 1);
+    let url = world.put("a.qcow2", &builder.build());
+    let daemon = world.start();
+    let job = daemon
+        .submit("/api/v1/cache/fetch", json!({"image_url": url}))
+        .await
+        .expect("a job");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(
+        (status.status, status.volume_name),
+        (JobState::Completed, None)
+    );
+
+    let images: CachedImages = daemon.get("/api/v1/cache/images").await.expect("a list");
+    assert_eq!((images.count, images.offset, images.limit), (1, 0, 100));
+    let image = &images.images[0];
+    assert_eq!(image.size, builder.build().len() as u64);
+    assert_eq!(Some(&image.checksum), status.image_digest.as_ref());
+    let none: CachedImages = daemon
+        .get("/api/v1/cache/images?offset=1")
+        .await
+        .expect("a list");
+    assert_eq!(none.count, 0);
+
+    let job = daemon
+        .provision(&url, "vm", 32 * MIB)
+        .await
+        .expect("it is accepted");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(
+        (status.status, status.cache_hit),
+        (JobState::Completed, Some(true))
+    );
+
+    let route = format!("/api/v1/cache/images/{}", image.key);
+    let answer = daemon
+        .call("DELETE", &route, None)
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body, json!({"status": "deleted", "key": image.key}));
+    assert_eq!(world.home.cache_files(), Vec::<String>::new());
+    assert_eq!(
+        daemon
+            .call("DELETE", &route, None)
+            .await
+            .expect("an answer")
+            .status,
+        404
+    );
+}
+
+#[tokio::test]
+async fn a_cached_file_that_changed_on_the_disk_is_fetched_again() {
+    let world = World::new().await;
+    let builder = image(32 * MIB, 30, 1);
+    let url = world.put("a.qcow2", &builder.build());
+    let daemon = world.start();
+    let job = daemon
+        .submit("/api/v1/cache/fetch", json!({"image_url": url}))
+        .await
+        .expect("a job");
+    let path = daemon
+        .ended(&job)
+        .await
+        .expect("it ends")
+        .image_path
+        .expect("a path");
+    let mut bytes = fs::read(&path).expect("it is there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, &bytes).expect("it is damaged");
+
+    let job = daemon
+        .provision(&url, "vm", 32 * MIB)
+        .await
+        .expect("it is accepted");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(
+        (status.status, status.cache_hit),
+        (JobState::Completed, Some(false)),
+        "{status:?}"
+    );
+    assert!(holds(&world.home.volume("vm"), &builder.disk()));
+    assert_eq!(fs::read(&path).expect("it is there again"), builder.build());
+}
+
+#[tokio::test]
+async fn without_a_sidecar_a_changed_object_is_fetched_again() {
+    let world = World::new().await;
+    let daemon = world.start();
+    let url = "s3://images/latest.qcow2";
+    for (seed, hit) in [(1, false), (1, true), (2, false)] {
+        let builder = image(32 * MIB, 20 + seed, seed);
+        if !hit {
+            let bytes = builder.build();
+            world
+                .s3
+                .objects()
+                .put("images", "latest.qcow2", &bytes)
+                .expect("it is written");
+        }
+        let job = daemon
+            .provision(url, "vm", 32 * MIB)
+            .await
+            .expect("it is accepted");
+        let status = daemon.ended(&job).await.expect("it ends");
+        assert_eq!(
+            (status.status, status.cache_hit),
+            (JobState::Completed, Some(hit))
+        );
+        assert!(holds(&world.home.volume("vm"), &builder.disk()));
+    }
+}
+
+#[tokio::test]
+async fn the_longest_unused_image_makes_room_for_a_new_one() {
+    let images = [1, 3, 5].map(|seed| image(32 * MIB, 90, seed).build());
+    let limit = images[0].len() * 5 / 2;
+    let world = World::new()
+        .await
+        .with("CACHE_MAX_SIZE_BYTES", &limit.to_string());
+    let daemon = world.start();
+    for (index, bytes) in images.iter().enumerate() {
+        let url = world.put(&format!("{index}.qcow2"), bytes);
+        let job = daemon
+            .submit("/api/v1/cache/fetch", json!({"image_url": url}))
+            .await;
+        let status = daemon.ended(&job.expect("a job")).await.expect("it ends");
+        assert_eq!(status.status, JobState::Completed, "{status:?}");
+    }
+    let left: CachedImages = daemon.get("/api/v1/cache/images").await.expect("a list");
+    let urls: Vec<_> = left
+        .images
+        .iter()
+        .map(|image| image.image_url.as_str())
+        .collect();
+    assert_eq!(urls, ["s3://images/2.qcow2", "s3://images/1.qcow2"]);
+    assert_eq!(world.home.cache_files().len(), 2);
+}
+
+#[tokio::test]
+async fn an_image_that_can_never_fit_the_cache_is_refused_with_the_numbers() {
+    let world = World::new().await.with("CACHE_MAX_SIZE_BYTES", "1M");
+    let bytes = image(32 * MIB, 90, 1).build();
+    let url = world.put("a.qcow2", &bytes);
+    let daemon = world.start();
+    let job = daemon
+        .provision(&url, "vm", 32 * MIB)
+        .await
+        .expect("it is accepted");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(
+        (status.status, status.error_code),
+        (JobState::Failed, Some(507)),
+        "{status:?}"
+    );
+    assert!(
+        status
+            .error
+            .expect("an error")
+            .contains(&bytes.len().to_string())
+    );
+    assert_eq!(world.home.volume_files(), Vec::<String>::new());
+}

@@ -1,0 +1,9 @@
+//! The daemon as operators meet it: the real binary as a process, a real S3 server, real files.
+
+mod api;
+mod bad_input;
+mod cache;
+mod crash;
+mod jobs;
+mod provision;
+mod support;
