@@ -85,7 +85,12 @@ impl Client {
             builder = builder.identity(identity);
         }
         let http = builder.build().map_err(|error| {
-            Failure::usage(format!("The TLS settings do not work: {}", chain(&error)))
+            let hint = if settings.ca_cert.is_none() {
+                "; install ca-certificates, or give --ca-cert"
+            } else {
+                ""
+            };
+            Failure::usage(format!("TLS cannot be set up: {}{hint}", chain(&error)))
         })?;
         Ok(Self {
             http,
