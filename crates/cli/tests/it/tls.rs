@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
@@ -63,11 +64,14 @@ async fn serve(authority: &Authority) -> SocketAddr {
     let (certificate, key) = issue(authority, "localhost");
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).expect("an authority");
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .build()
         .expect("a verifier");
     let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).expect("a key");
-    let config = ServerConfig::builder()
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("TLS versions")
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![certificate.der().clone()], key)
         .expect("a configuration");
