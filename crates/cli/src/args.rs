@@ -1,0 +1,302 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use lvp_api::units::{ByteSize, MIB};
+use lvp_api::{ImageType, JobId, JobState, Sha256Digest, VolumeName};
+
+use crate::config::Layer;
+use crate::exit::EXIT_CODES;
+use crate::output::Format;
+
+/// Put images from object storage onto the volumes of a KVM host
+///
+/// Talks to the libvirt-volume-provisioner daemon of one hypervisor. Results go
+/// to standard output, everything else to standard error.
+///
+/// Options beat the environment, which beats the configuration file
+/// (~/.config/lvpctl/config.yaml). The file takes the keys endpoint, token,
+/// token_file, ca_cert, client_cert, client_key and timeout.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lvpctl",
+    version,
+    max_term_width = 79,
+    after_long_help = EXIT_CODES,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+
+    /// How results are printed
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t
+    )]
+    pub(crate) output: Format,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the daemon is and who is asking.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection options")]
+pub(crate) struct ConnectionArgs {
+    /// The daemon's address [env: LVP_ENDPOINT] [default: http://127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "URL")]
+    endpoint: Option<String>,
+
+    /// Access token; seen by every user of this machine, so better a file
+    /// [env: LVP_TOKEN]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        conflicts_with = "token_file"
+    )]
+    token: Option<String>,
+
+    /// File whose first line is the access token [env: LVP_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "PATH")]
+    token_file: Option<PathBuf>,
+
+    /// The only certificate authority to trust, PEM [env: LVP_CA_CERT]
+    #[arg(long, global = true, value_name = "PATH")]
+    ca_cert: Option<PathBuf>,
+
+    /// Client certificate, PEM [env: LVP_CLIENT_CERT]
+    #[arg(long, global = true, value_name = "PATH")]
+    client_cert: Option<PathBuf>,
+
+    /// Key of the client certificate, PEM [env: LVP_CLIENT_KEY]
+    #[arg(long, global = true, value_name = "PATH")]
+    client_key: Option<PathBuf>,
+
+    /// Give up after this long, such as 90s or 2h: on the job when waiting
+    /// for one, else on the answer [env: LVP_TIMEOUT] [default: wait for a job
+    /// without limit, 30s for an answer]
+    #[arg(long, global = true, value_name = "DURATION")]
+    timeout: Option<String>,
+
+    /// Configuration file [env: LVP_CONFIG]
+    /// [default: ~/.config/lvpctl/config.yaml]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl ConnectionArgs {
+    /// These options as the topmost layer of the configuration.
+    pub(crate) fn layer(&self) -> Layer {
+        Layer {
+            endpoint: self.endpoint.clone(),
+            token: self.token.clone(),
+            token_file: self.token_file.clone(),
+            ca_cert: self.ca_cert.clone(),
+            client_cert: self.client_cert.clone(),
+            client_key: self.client_key.clone(),
+            timeout: self.timeout.clone(),
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Provision(ProvisionArgs),
+    Jobs(JobsArgs),
+    /// Show one job
+    Status {
+        /// The job's id
+        job: JobId,
+    },
+    /// Follow a job to its end
+    ///
+    /// Shows progress on standard error and the job's final state on standard
+    /// output; with -o json, one line for every change. The exit code tells
+    /// the outcome. Ctrl-C stops watching, not the job.
+    Watch {
+        /// The job's id
+        job: JobId,
+        #[command(flatten)]
+        reconnect: ReconnectArgs,
+    },
+    /// Cancel a pending or running job
+    ///
+    /// A volume that the job created is removed; one that it found stays, with
+    /// whatever was written to it so far, and is marked as not ready.
+    Cancel {
+        /// The job's id
+        job: JobId,
+    },
+    /// List, fill and clean the image cache
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// List the volumes
+    Volumes,
+    Upload(UploadArgs),
+    /// Show whether the daemon and what it depends on are well
+    ///
+    /// The exit code is 7 when the daemon is not ready to take jobs.
+    Health,
+    /// Print a completion script for a shell
+    ///
+    /// For bash: lvpctl completion bash > /etc/bash_completion.d/lvpctl
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Put an image on a volume
+///
+/// Creates the volume when there is none. An existing one is overwritten: it
+/// holds exactly the image afterwards. Prints the job's id.
+#[derive(Debug, Args)]
+pub(crate) struct ProvisionArgs {
+    /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
+    pub(crate) image_url: String,
+
+    /// Name of the volume
+    pub(crate) volume: VolumeName,
+
+    /// Size of the volume, such as 50G or 1.5T; units are powers of 1024
+    #[arg(long, value_parser = parse_volume_size)]
+    pub(crate) size: ByteSize,
+
+    /// Format of the image
+    #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
+    pub(crate) image_type: ImageType,
+
+    /// Text that comes back on the job, in logs and in traces
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) correlation_id: Option<String>,
+
+    /// A repeated request with the same key returns the first one's job
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+/// Whether and how to wait for the job that a command makes.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// Wait for the end of the job; the exit code tells the outcome
+    #[arg(long)]
+    pub(crate) wait: bool,
+
+    #[command(flatten)]
+    pub(crate) reconnect: ReconnectArgs,
+}
+
+/// What to do when the daemon goes away while a job is followed.
+#[derive(Debug, Args)]
+pub(crate) struct ReconnectArgs {
+    /// While waiting: how long to try again when the daemon goes away
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::config::parse_duration)]
+    pub(crate) reconnect_for: std::time::Duration,
+}
+
+/// List the jobs, newest first
+#[derive(Debug, Args)]
+pub(crate) struct JobsArgs {
+    /// Only jobs in this state
+    #[arg(long, value_name = "STATE", value_parser = job_state_parser())]
+    pub(crate) status: Option<JobState>,
+
+    /// At most so many jobs [default: the daemon's]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+
+    /// Leave out the first N jobs
+    #[arg(long, value_name = "N")]
+    pub(crate) offset: Option<u32>,
+}
+
+/// What to do with the image cache.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List the cached images
+    #[command(visible_alias = "list")]
+    Ls {
+        /// At most so many images [default: the daemon's]
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+        /// Leave out the first N images
+        #[arg(long, value_name = "N")]
+        offset: Option<u32>,
+    },
+    /// Fetch an image into the cache, without a volume
+    Fetch {
+        /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
+        image_url: String,
+        /// Format of the image
+        #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
+        image_type: ImageType,
+        /// Text that comes back on the job, in logs and in traces
+        #[arg(long, value_name = "TEXT")]
+        correlation_id: Option<String>,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Remove images from the cache
+    ///
+    /// An image that a job is using is not removed.
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// The images' keys, as "cache ls" shows them
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<Sha256Digest>,
+    },
+}
+
+/// Write a file into an existing libvirt storage volume
+///
+/// For the seed image of cloud-init. The volume keeps its size: the file must
+/// fit.
+#[derive(Debug, Args)]
+pub(crate) struct UploadArgs {
+    /// The file to send
+    pub(crate) file: PathBuf,
+
+    /// Name of the libvirt storage volume
+    pub(crate) volume: String,
+
+    /// The libvirt storage pool
+    #[arg(long, default_value = "cloud-init")]
+    pub(crate) pool: String,
+}
+
+/// A volume's size. A bare small number is a forgotten unit, not a volume of 50 bytes.
+fn parse_volume_size(text: &str) -> Result<ByteSize, String> {
+    let size = ByteSize::from_str(text).map_err(|error| error.to_string())?;
+    if size.0 < MIB {
+        return Err(format!(
+            "{size} is less than 1 MiB: is a unit missing, as in 50G?"
+        ));
+    }
+    Ok(size)
+}
+
+fn image_type_parser() -> impl TypedValueParser<Value = ImageType> {
+    let names = [ImageType::Qcow2, ImageType::Raw].map(ImageType::as_str);
+    PossibleValuesParser::new(names).map(|name| match name.as_str() {
+        "raw" => ImageType::Raw,
+        _ => ImageType::Qcow2,
+    })
+}
+
+fn job_state_parser() -> impl TypedValueParser<Value = JobState> {
+    PossibleValuesParser::new(JobState::ALL.map(JobState::as_str))
+        .try_map(|name| JobState::from_str(&name))
+}

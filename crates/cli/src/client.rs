@@ -1,0 +1,381 @@
+//! The daemon's HTTP API as calls.
+//!
+//! Every call has a deadline. An answer that is not a success becomes a [`Failure`] with the
+//! daemon's own words and the exit code that fits the status.
+
+use std::path::Path;
+use std::time::Duration;
+
+use lvp_api::{
+    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
+    JobId, JobList, JobState, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeList,
+    routes,
+};
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+
+use crate::config::{Settings, cannot_read};
+use crate::exit::{Exit, Failure, chain};
+use crate::output::clean;
+use crate::sse::EventStream;
+
+/// How long an answer may take unless `--timeout` says otherwise. Nearly every call is answered
+/// from memory or SQLite; listing volumes runs LVM, which takes seconds on a busy host.
+const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long connecting may take: hypervisor and operator are in one network.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a request whose answer was lost is sent again under its idempotency key.
+const LOST_ANSWER_RETRIES: u32 = 3;
+
+/// The daemon at one endpoint.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    endpoint: String,
+    answer_timeout: Duration,
+    has_explicit_timeout: bool,
+}
+
+/// Part of a list.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Page {
+    pub(crate) limit: Option<u32>,
+    pub(crate) offset: Option<u32>,
+}
+
+impl Client {
+    /// Reads the certificates and prepares connections; connects to nothing yet.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, Failure> {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &settings.token {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
+                .map_err(|_| Failure::usage("The token cannot be sent in a header"))?;
+            value.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("lvpctl/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout.unwrap_or(CONNECT_TIMEOUT)))
+            // The daemon never redirects; following one would carry the token elsewhere.
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy();
+        if let Some(path) = &settings.ca_cert {
+            let authorities = Certificate::from_pem_bundle(&read(path)?)
+                .map_err(|error| not_pem(path, &chain(&error)))?;
+            if authorities.is_empty() {
+                return Err(not_pem(path, "there is no certificate in it"));
+            }
+            builder = builder.tls_certs_only(authorities);
+        } else if settings.endpoint.starts_with("http:") {
+            // Loading the system's authorities fails on a machine without any, and plain HTTP
+            // needs none.
+            builder = builder.tls_certs_only([]);
+        }
+        if let Some((cert, key)) = &settings.client_identity {
+            let mut pem = read(cert)?;
+            pem.push(b'\n');
+            pem.extend(read(key)?);
+            let identity = Identity::from_pem(&pem).map_err(|error| {
+                let both = format!("{} with {}", cert.display(), key.display());
+                not_pem(Path::new(&both), &chain(&error))
+            })?;
+            builder = builder.identity(identity);
+        }
+        let http = builder.build().map_err(|error| {
+            let hint = if settings.ca_cert.is_none() {
+                "; install ca-certificates, or give --ca-cert"
+            } else {
+                ""
+            };
+            Failure::usage(format!("TLS cannot be set up: {}{hint}", chain(&error)))
+        })?;
+        Ok(Self {
+            http,
+            endpoint: settings.endpoint.clone(),
+            answer_timeout: settings.timeout.unwrap_or(DEFAULT_ANSWER_TIMEOUT),
+            has_explicit_timeout: settings.timeout.is_some(),
+        })
+    }
+
+    /// Asks for a volume. When the answer is lost on the way, the request is sent again under the
+    /// same key, so that it cannot make two jobs.
+    pub(crate) async fn provision(
+        &self,
+        request: &ProvisionRequest,
+        idempotency_key: &str,
+    ) -> Result<JobAccepted, Failure> {
+        let key = HeaderValue::from_str(idempotency_key)
+            .map_err(|_| Failure::usage("The idempotency key has control characters"))?;
+        let mut retries_left = LOST_ANSWER_RETRIES;
+        loop {
+            let call = self
+                .request(Method::POST, routes::JOBS)
+                .header("Idempotency-Key", &key)
+                .json(request);
+            match call.timeout(self.answer_timeout).send().await {
+                Ok(response) => return self.answer(response).await,
+                Err(error) if error.is_connect() || error.is_timeout() || error.is_builder() => {
+                    return Err(self.no_answer(&error));
+                }
+                Err(error) if retries_left == 0 => return Err(self.no_answer(&error)),
+                Err(_) => retries_left -= 1,
+            }
+        }
+    }
+
+    pub(crate) async fn jobs(
+        &self,
+        status: Option<JobState>,
+        page: Page,
+    ) -> Result<JobList, Failure> {
+        let mut query = page.query();
+        query.extend(status.map(|status| ("status", status.to_string())));
+        self.get(routes::JOBS, &query).await
+    }
+
+    pub(crate) async fn job(&self, id: JobId) -> Result<JobStatus, Failure> {
+        self.get(&fill(routes::JOB, &id), &[]).await
+    }
+
+    pub(crate) async fn cancel(&self, id: JobId) -> Result<CancelledJob, Failure> {
+        let call = self.request(Method::POST, &fill(routes::CANCEL, &id));
+        match self.send(call).await {
+            // 400 is the API's answer for a job that has already ended; the id is known to be well
+            // formed here.
+            Err(failure) if failure.exit == Exit::Failed => {
+                Err(Failure::new(Exit::Conflict, failure.to_string()))
+            }
+            other => other,
+        }
+    }
+
+    /// Opens the job's stream of server-sent events.
+    pub(crate) async fn events(&self, id: JobId) -> Result<EventStream, Failure> {
+        let call = self
+            .request(Method::GET, &fill(routes::EVENTS, &id))
+            .header(header::ACCEPT, "text/event-stream");
+        // The stream itself has no end in time; only its beginning has.
+        let response = tokio::time::timeout(self.answer_timeout, call.send())
+            .await
+            .map_err(|_| self.no_answer_in_time())?
+            .map_err(|error| self.no_answer(&error))?;
+        let response = self.check(response).await?;
+        let is_stream = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.starts_with("text/event-stream"));
+        if !is_stream {
+            return Err(self.not_understood("it is no event stream"));
+        }
+        Ok(EventStream::new(response))
+    }
+
+    pub(crate) async fn cached_images(&self, page: Page) -> Result<CachedImages, Failure> {
+        self.get(routes::CACHE_IMAGES, &page.query()).await
+    }
+
+    pub(crate) async fn fetch_into_cache(
+        &self,
+        request: &CacheFetchRequest,
+    ) -> Result<JobAccepted, Failure> {
+        let call = self.request(Method::POST, routes::CACHE_FETCH);
+        self.send(call.json(request)).await
+    }
+
+    pub(crate) async fn delete_cached(&self, key: &Sha256Digest) -> Result<DeletedImage, Failure> {
+        let path = routes::CACHE_IMAGE.replace("{key}", &key.to_string());
+        self.send(self.request(Method::DELETE, &path)).await
+    }
+
+    pub(crate) async fn volumes(&self) -> Result<VolumeList, Failure> {
+        self.get(routes::VOLUMES, &[]).await
+    }
+
+    /// Streams `file` into a libvirt storage volume.
+    ///
+    /// Without an explicit `--timeout` only connecting is limited: how long the bytes take depends
+    /// on how many there are.
+    pub(crate) async fn upload(
+        &self,
+        file: tokio::fs::File,
+        size_bytes: u64,
+        volume: &str,
+        pool: &str,
+    ) -> Result<serde_json::Value, Failure> {
+        let header = |name: &str, text: &str| {
+            HeaderValue::from_str(text)
+                .map_err(|_| Failure::usage(format!("The {name} name has control characters")))
+        };
+        let mut call = self
+            .request(Method::PUT, routes::UPLOAD_V1)
+            .header("X-Volume-Name", header("volume", volume)?)
+            .header("X-Pool-Name", header("pool", pool)?)
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(header::CONTENT_LENGTH, size_bytes)
+            .body(Body::from(file));
+        if self.has_explicit_timeout {
+            call = call.timeout(self.answer_timeout);
+        }
+        let response = call.send().await.map_err(|error| self.no_answer(&error))?;
+        self.answer(response).await
+    }
+
+    pub(crate) async fn health(&self) -> Result<Health, Failure> {
+        self.get(routes::HEALTH, &[]).await
+    }
+
+    /// Readiness. 503 is an answer here, not a failure.
+    pub(crate) async fn readiness(&self) -> Result<Readiness, Failure> {
+        let call = self.request(Method::GET, routes::READYZ);
+        let response = call
+            .timeout(self.answer_timeout)
+            .send()
+            .await
+            .map_err(|error| self.no_answer(&error))?;
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            return self.parse(response).await;
+        }
+        self.answer(response).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.endpoint))
+    }
+
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, Failure> {
+        let mut url = Url::parse(&format!("{}{path}", self.endpoint))
+            .map_err(|error| Failure::usage(format!("The endpoint is wrong: {error}")))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.send(self.http.get(url)).await
+    }
+
+    async fn send<T: DeserializeOwned>(&self, call: RequestBuilder) -> Result<T, Failure> {
+        let response = call
+            .timeout(self.answer_timeout)
+            .send()
+            .await
+            .map_err(|error| self.no_answer(&error))?;
+        self.answer(response).await
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
+        let response = self.check(response).await?;
+        self.parse(response).await
+    }
+
+    async fn parse<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| self.no_answer(&error))?;
+        serde_json::from_slice(&body).map_err(|error| self.not_understood(&error.to_string()))
+    }
+
+    /// Turns an answer that is not a success into the daemon's own words.
+    async fn check(&self, response: Response) -> Result<Response, Failure> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let retry_after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+        let body = response.bytes().await.unwrap_or_default();
+        let message = match serde_json::from_slice::<ErrorBody>(&body) {
+            Ok(body) => format!("{} ({}: {})", body.message, status.as_u16(), body.error),
+            // Not the daemon's own body: a proxy, or another server altogether.
+            Err(_) => format!("{} answers {status}", self.endpoint),
+        };
+        let hint = match (status, retry_after) {
+            (StatusCode::UNAUTHORIZED, _) => {
+                "; give a token (--token-file or LVP_TOKEN) or a client certificate".to_owned()
+            }
+            (_, Some(seconds)) => format!("; try again in {seconds} s"),
+            _ => String::new(),
+        };
+        let exit = Exit::from_http_status(status.as_u16());
+        Err(Failure::new(exit, clean(&format!("{message}{hint}"))))
+    }
+
+    fn no_answer(&self, error: &reqwest::Error) -> Failure {
+        if error.is_timeout() && !error.is_connect() {
+            return self.no_answer_in_time();
+        }
+        let endpoint = &self.endpoint;
+        let cause = root_cause(error);
+        let message = if error.is_connect() {
+            let hint = if cause.contains("certificate") {
+                "--ca-cert names the authority to trust"
+            } else {
+                "is the daemon running there? --endpoint or LVP_ENDPOINT name another address"
+            };
+            format!("Cannot reach {endpoint}: {cause}; {hint}")
+        } else {
+            format!("The connection to {endpoint} broke: {cause}")
+        };
+        Failure::new(Exit::Unavailable, message)
+    }
+
+    fn no_answer_in_time(&self) -> Failure {
+        Failure::new(
+            Exit::Timeout,
+            format!(
+                "No answer from {} within {:?}; --timeout allows more",
+                self.endpoint, self.answer_timeout
+            ),
+        )
+    }
+
+    fn not_understood(&self, why: &str) -> Failure {
+        Failure::new(
+            Exit::Failed,
+            clean(&format!(
+                "The answer of {} is not one that lvpctl {} understands: {why}; \
+                 is a libvirt-volume-provisioner of about this version there?",
+                self.endpoint,
+                env!("CARGO_PKG_VERSION"),
+            )),
+        )
+    }
+}
+
+impl Page {
+    fn query(self) -> Vec<(&'static str, String)> {
+        let limit = self.limit.map(|limit| ("limit", limit.to_string()));
+        let offset = self.offset.map(|offset| ("offset", offset.to_string()));
+        limit.into_iter().chain(offset).collect()
+    }
+}
+
+fn fill(template: &str, id: &JobId) -> String {
+    template.replace("{id}", &id.to_string())
+}
+
+/// The innermost cause: the outer ones only say "error sending request".
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| cannot_read(path, &error))
+}
+
+fn not_pem(path: &Path, why: &str) -> Failure {
+    Failure::usage(format!("{} cannot be used: {why}", path.display()))
+}

@@ -1,0 +1,61 @@
+//! The image cache.
+
+use lvp_api::units::ByteSize;
+use lvp_api::{CacheFetchRequest, CachedImage, DeletedImage, Sha256Digest};
+
+use super::{Context, wait};
+use crate::args::WaitArgs;
+use crate::client::Page;
+use crate::exit::{Exit, Failure};
+use crate::output::{self, Format, say};
+
+pub(super) async fn list(context: &Context, page: Page) -> Result<Exit, Failure> {
+    let list = context.client.cached_images(page).await?;
+    match context.format {
+        Format::Json => output::print_json(&list)?,
+        Format::Name => {
+            for image in &list.images {
+                output::print_line(&image.key)?;
+            }
+        }
+        Format::Table if list.images.is_empty() => say("No cached images"),
+        Format::Table => {
+            let rows: Vec<_> = list.images.iter().map(row).collect();
+            let header = ["KEY", "SIZE", "IN USE", "LAST USED", "IMAGE"];
+            output::print(&output::table(header, &rows))?;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+pub(super) async fn fetch(
+    context: &Context,
+    request: &CacheFetchRequest,
+    wait: &WaitArgs,
+) -> Result<Exit, Failure> {
+    let accepted = context.client.fetch_into_cache(request).await?;
+    wait::accepted(context, &accepted, wait).await
+}
+
+/// Removes images one by one. What was removed is shown even when a later one fails.
+pub(super) async fn remove(context: &Context, keys: &[Sha256Digest]) -> Result<Exit, Failure> {
+    for key in keys {
+        let DeletedImage { status, key } = context.client.delete_cached(key).await?;
+        match context.format {
+            Format::Json => output::print_json_line(&DeletedImage { status, key })?,
+            Format::Name => output::print_line(&output::clean(&key))?,
+            Format::Table => output::print_line(&output::clean(&format!("{key} {status}")))?,
+        }
+    }
+    Ok(Exit::Success)
+}
+
+fn row(image: &CachedImage) -> [String; 5] {
+    [
+        image.key.clone(),
+        ByteSize(image.size).to_string(),
+        if image.in_use { "yes" } else { "no" }.to_owned(),
+        image.last_used.clone(),
+        image.image_url.clone(),
+    ]
+}

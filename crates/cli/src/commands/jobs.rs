@@ -1,0 +1,136 @@
+//! Jobs: make, list, show, follow, cancel.
+
+use lvp_api::units::{ByteSize, GIB};
+use lvp_api::{JobId, JobState, JobStatus, ProvisionRequest};
+
+use super::{Context, say_if_more, wait};
+use crate::args::{JobsArgs, ProvisionArgs, ReconnectArgs};
+use crate::client::Page;
+use crate::exit::{Exit, Failure};
+use crate::output::{self, Format, say};
+use crate::progress;
+
+pub(super) async fn provision(context: &Context, args: ProvisionArgs) -> Result<Exit, Failure> {
+    let ByteSize(size_bytes) = args.size;
+    let is_whole = size_bytes.is_multiple_of(GIB);
+    let request = ProvisionRequest {
+        image_url: args.image_url,
+        volume_name: args.volume.into(),
+        // Whole GiB are said in the older field, which daemons of every generation know.
+        volume_size_gb: is_whole.then_some(size_bytes / GIB),
+        volume_size_bytes: (!is_whole).then_some(size_bytes),
+        image_type: args.image_type,
+        correlation_id: args.correlation_id,
+    };
+    let key = args
+        .idempotency_key
+        .unwrap_or_else(|| JobId::random().to_string());
+    let accepted = context.client.provision(&request, &key).await?;
+    wait::accepted(context, &accepted, &args.wait).await
+}
+
+pub(super) async fn list(context: &Context, args: JobsArgs) -> Result<Exit, Failure> {
+    let page = Page {
+        limit: args.limit,
+        offset: args.offset,
+    };
+    let list = context.client.jobs(args.status, page).await?;
+    match context.format {
+        Format::Json => output::print_json(&list)?,
+        Format::Name => {
+            for job in &list.jobs {
+                output::print_line(&job.job_id.to_string())?;
+            }
+        }
+        Format::Table if list.jobs.is_empty() => say("No jobs"),
+        Format::Table => {
+            let rows: Vec<_> = list.jobs.iter().map(row).collect();
+            let header = ["JOB", "STATUS", "DONE", "VOLUME", "IMAGE", "CREATED"];
+            output::print(&output::table(header, &rows))?;
+        }
+    }
+    if context.format != Format::Json {
+        say_if_more(list.jobs.len(), list.offset, list.total);
+    }
+    Ok(Exit::Success)
+}
+
+pub(super) async fn status(context: &Context, id: JobId) -> Result<Exit, Failure> {
+    let status = context.client.job(id).await?;
+    show(context.format, &status)?;
+    Ok(Exit::Success)
+}
+
+pub(super) async fn watch(
+    context: &Context,
+    id: JobId,
+    reconnect: &ReconnectArgs,
+) -> Result<Exit, Failure> {
+    wait::until_end(context, id, reconnect, wait::Entry::Watch).await
+}
+
+pub(super) async fn cancel(context: &Context, id: JobId) -> Result<Exit, Failure> {
+    let cancelled = context.client.cancel(id).await?;
+    match context.format {
+        Format::Json => output::print_json(&cancelled)?,
+        Format::Name => output::print_line(&cancelled.job_id.to_string())?,
+        Format::Table => output::print_line(&format!("{} cancelled", cancelled.job_id))?,
+    }
+    Ok(Exit::Success)
+}
+
+/// Prints one status.
+pub(super) fn show(format: Format, status: &JobStatus) -> Result<(), Failure> {
+    match format {
+        Format::Json => output::print_json(status),
+        Format::Name => output::print_line(&status.job_id.to_string()),
+        Format::Table => output::print(&describe(status)),
+    }
+}
+
+fn row(job: &JobStatus) -> [String; 6] {
+    let done = job
+        .progress
+        .as_ref()
+        .map(|progress| format!("{:.0} %", progress.overall_percent.floor()));
+    [
+        job.job_id.to_string(),
+        job.status.to_string(),
+        done.unwrap_or_else(|| "-".to_owned()),
+        // A job that fills the cache has no volume.
+        job.volume_name.clone().unwrap_or_else(|| "-".to_owned()),
+        job.image_url.clone(),
+        job.created_at.clone(),
+    ]
+}
+
+fn describe(job: &JobStatus) -> String {
+    // Of a job that did not complete it matters how far it came.
+    let is_completed = job.status == JobState::Completed;
+    let progress = job.progress.as_ref().filter(|_| !is_completed);
+    let cache = job.cache_hit.map(|hit| if hit { "hit" } else { "miss" });
+    let restarts = (job.attempts > 1).then(|| job.attempts.to_string());
+    let mut fields = vec![
+        ("Job", Some(job.job_id.to_string())),
+        ("Kind", Some(job.kind.as_str().to_owned())),
+        ("Status", Some(job.status.to_string())),
+        ("Stage", progress.map(|p| p.stage.as_str().to_owned())),
+        (
+            "Progress",
+            progress.map(|p| progress::describe(p, job.status)),
+        ),
+        ("Error", job.error.clone()),
+        ("Image", Some(job.image_url.clone())),
+        ("Digest", job.image_digest.clone()),
+        ("Cache", cache.map(str::to_owned)),
+        ("Cached at", job.image_path.clone()),
+        ("Volume", job.volume_name.clone()),
+        ("Path", job.volume_path.clone()),
+        ("Correlation id", job.correlation_id.clone()),
+        ("Attempts", restarts),
+        ("Created", Some(job.created_at.clone())),
+        ("Updated", Some(job.updated_at.clone())),
+    ];
+    fields.extend(job.notes.iter().map(|note| ("Note", Some(note.clone()))));
+    output::details(&fields)
+}

@@ -1,0 +1,95 @@
+//! The commands: call the daemon, show what it answers.
+
+use std::io;
+
+use clap::CommandFactory as _;
+
+use crate::args::{CacheCommand, Cli, Command};
+use crate::client::{Client, Page};
+use crate::config;
+use crate::exit::{Exit, Failure};
+use crate::output::{self, Format, say};
+
+mod cache;
+mod health;
+mod jobs;
+mod volumes;
+mod wait;
+
+/// What every command needs.
+struct Context {
+    client: Client,
+    format: Format,
+    /// `--timeout`, which limits waiting too.
+    timeout: Option<std::time::Duration>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
+    if let Command::Completion { shell } = cli.command {
+        return completion(shell);
+    }
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let settings = config::load(
+        cli.connection.layer(),
+        cli.connection.config.as_deref(),
+        &env,
+    )?;
+    for warning in &settings.warnings {
+        say(&format!("warning: {warning}"));
+    }
+    let context = Context {
+        client: Client::new(&settings)?,
+        format: cli.output,
+        timeout: settings.timeout,
+    };
+    match cli.command {
+        Command::Provision(args) => jobs::provision(&context, args).await,
+        Command::Jobs(args) => jobs::list(&context, args).await,
+        Command::Status { job } => jobs::status(&context, job).await,
+        Command::Watch { job, reconnect } => jobs::watch(&context, job, &reconnect).await,
+        Command::Cancel { job } => jobs::cancel(&context, job).await,
+        Command::Cache(CacheCommand::Ls { limit, offset }) => {
+            cache::list(&context, Page { limit, offset }).await
+        }
+        Command::Cache(CacheCommand::Fetch {
+            image_url,
+            image_type,
+            correlation_id,
+            wait,
+        }) => {
+            let request = lvp_api::CacheFetchRequest {
+                image_url,
+                image_type,
+                correlation_id,
+            };
+            cache::fetch(&context, &request, &wait).await
+        }
+        Command::Cache(CacheCommand::Rm { keys }) => cache::remove(&context, &keys).await,
+        Command::Volumes => volumes::list(&context).await,
+        Command::Upload(args) => volumes::upload(&context, &args).await,
+        Command::Health => health::health(&context).await,
+        Command::Completion { .. } => Ok(Exit::Success),
+    }
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "lvpctl", &mut script);
+    let script = String::from_utf8(script).map_err(|error| {
+        let error = io::Error::new(io::ErrorKind::InvalidData, error);
+        Failure::new(Exit::Failed, format!("The script is no text: {error}"))
+    })?;
+    output::print(&script)?;
+    Ok(Exit::Success)
+}
+
+/// Says that a list has more than was shown.
+fn say_if_more(shown: usize, offset: u32, total: u64) {
+    let end = u64::from(offset).saturating_add(u64::try_from(shown).unwrap_or(u64::MAX));
+    if shown > 0 && end < total {
+        say(&format!(
+            "{shown} of {total} shown; --offset {end} shows more"
+        ));
+    }
+}

@@ -1,0 +1,7 @@
+//! The real `lvpctl` as a process, against a scripted daemon.
+
+mod fake;
+mod lists;
+mod requests;
+mod tls;
+mod waiting;
