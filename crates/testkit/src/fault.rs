@@ -37,6 +37,8 @@ pub enum Fault {
         /// S3's error code, in its error document.
         code: Option<String>,
     },
+    /// The answer is a redirect (302) to this URL.
+    Redirect(String),
     /// At most this many bytes of the body per second.
     Slow(u64),
     /// A well-formed answer with this many bytes of the body, all other headers as they were.
