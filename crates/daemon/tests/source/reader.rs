@@ -16,7 +16,7 @@ const SIZE: u64 = 3 << 20;
 
 async fn server() -> (S3, FaultProxy) {
     let server = S3::start().await.unwrap();
-    server.objects().put("b", "k", &pattern(SIZE)).unwrap();
+    server.objects().put("img", "k", &pattern(SIZE)).unwrap();
     let address: SocketAddr = server.address();
     let proxy = FaultProxy::start(address).await.unwrap();
     (server, proxy)
@@ -24,7 +24,7 @@ async fn server() -> (S3, FaultProxy) {
 
 async fn reader(proxy: &FaultProxy, cancel: &CancellationToken) -> RemoteReader {
     let source = source(&proxy.endpoint());
-    let meta = resolve(&source, "s3://b/k").await.unwrap();
+    let meta = resolve(&source, "s3://img/k").await.unwrap();
     proxy.clear();
     source.reader(&meta, cancel.clone())
 }

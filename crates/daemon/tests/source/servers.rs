@@ -206,10 +206,10 @@ with_each_server! {
 async fn one_read_asks_once_per_range_and_moves_each_byte_once() {
     let server = S3::start().await.unwrap();
     let size = 5 * RANGE_BYTES;
-    server.objects().put("b", "k", &pattern(size)).unwrap();
+    server.objects().put("img", "k", &pattern(size)).unwrap();
     let source = source(server.endpoint());
-    read_all(&source, "s3://b/k").await.unwrap();
-    let traffic = server.traffic().object("b/k");
+    read_all(&source, "s3://img/k").await.unwrap();
+    let traffic = server.traffic().object("img/k");
     assert_eq!(
         (traffic.heads, traffic.gets, traffic.sent_bytes),
         (1, 5, size)
@@ -220,17 +220,17 @@ async fn one_read_asks_once_per_range_and_moves_each_byte_once() {
 async fn an_own_ca_is_trusted_and_a_strange_one_is_not() {
     let ca = TestCa::new().unwrap();
     let server = S3::start_with_tls(&ca).await.unwrap();
-    server.objects().put("b", "k", &pattern(100_000)).unwrap();
+    server.objects().put("img", "k", &pattern(100_000)).unwrap();
     let trusting = Source::new(&Settings {
         ca_cert: Some(ca.certificate().to_owned()),
         ..settings(server.endpoint())
     });
     // The scheme of the URL does not matter: requests go to the endpoint as it is configured.
-    let url = format!("{}/b/k", server.endpoint().replace("https", "http"));
+    let url = format!("{}/img/k", server.endpoint().replace("https", "http"));
     let found = read_all(&trusting.unwrap(), &url).await.unwrap();
     assert!(found == pattern(100_000));
 
-    let error = read_all(&source(server.endpoint()), "s3://b/k")
+    let error = read_all(&source(server.endpoint()), "s3://img/k")
         .await
         .unwrap_err();
     check_error(&error, SourceErrorKind::Unavailable, "minio.ca_cert");
@@ -241,8 +241,8 @@ async fn an_own_ca_is_trusted_and_a_strange_one_is_not() {
 #[tokio::test]
 async fn ca_files_and_half_credentials_are_refused_at_once() {
     let server = S3::start().await.unwrap();
-    let not_pem = server.objects().path("b", "k");
-    server.objects().put("b", "k", b"no certificate").unwrap();
+    let not_pem = server.objects().path("img", "k");
+    server.objects().put("img", "k", b"no certificate").unwrap();
     for ca_cert in ["/no/such/file".into(), not_pem] {
         let error = Source::new(&Settings {
             ca_cert: Some(ca_cert),

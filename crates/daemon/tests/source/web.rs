@@ -18,10 +18,10 @@ struct Mirror {
 impl Mirror {
     async fn start() -> Self {
         let server = S3::start_anonymous().await.unwrap();
-        server.objects().put("b", "k", &pattern(SIZE)).unwrap();
+        server.objects().put("img", "k", &pattern(SIZE)).unwrap();
         let proxy = FaultProxy::start(server.address()).await.unwrap();
         let endpoint = S3::start().await.unwrap();
-        endpoint.objects().put("b", "k", &pattern(SIZE)).unwrap();
+        endpoint.objects().put("img", "k", &pattern(SIZE)).unwrap();
         Self {
             server,
             proxy,
@@ -40,7 +40,7 @@ impl Mirror {
     }
 
     fn url(&self) -> String {
-        format!("{}/b/k", self.proxy.endpoint())
+        format!("{}/img/k", self.proxy.endpoint())
     }
 }
 
@@ -51,12 +51,12 @@ async fn an_allowed_host_is_read_without_our_credentials() {
     let url = format!("{}?token=abc", mirror.url());
     assert!(read_all(&source, &url).await.unwrap() == pattern(SIZE));
     for request in mirror.proxy.requests() {
-        assert_eq!(request.target, "/b/k?token=abc");
+        assert_eq!(request.target, "/img/k?token=abc");
         assert_eq!(request.header("authorization"), None);
     }
     let parsed = source.parse_url(&mirror.url()).unwrap();
     assert_eq!(source.sidecar(&parsed).await.unwrap(), None);
-    mirror.server.objects().put_sidecar("b", "k").unwrap();
+    mirror.server.objects().put_sidecar("img", "k").unwrap();
     assert!(source.sidecar(&parsed).await.unwrap().is_some());
 }
 
@@ -75,18 +75,18 @@ async fn a_host_that_is_not_allowed_sees_no_request() {
 #[tokio::test]
 async fn redirects_are_resolved_once_and_not_per_range() {
     let mirror = Mirror::start().await;
-    let target = format!("{}/b/k", mirror.server.endpoint());
+    let target = format!("{}/img/k", mirror.server.endpoint());
     mirror.proxy.inject(Rule::new(Fault::Redirect(target)));
     let source = mirror.source(&[&mirror.proxy.endpoint(), mirror.server.endpoint()]);
     assert!(read_all(&source, &mirror.url()).await.unwrap() == pattern(SIZE));
     assert_eq!(mirror.proxy.requests().len(), 1);
-    assert_eq!(mirror.server.traffic().object("b/k").gets, 5);
+    assert_eq!(mirror.server.traffic().object("img/k").gets, 5);
 }
 
 #[tokio::test]
 async fn a_redirect_to_a_host_that_is_not_allowed_is_refused() {
     let mirror = Mirror::start().await;
-    let target = format!("{}/b/k", mirror.server.endpoint());
+    let target = format!("{}/img/k", mirror.server.endpoint());
     mirror.proxy.inject(Rule::new(Fault::Redirect(target)));
     let source = mirror.source(&[&mirror.proxy.endpoint()]);
     let error = resolve(&source, &mirror.url()).await.unwrap_err();
@@ -106,7 +106,7 @@ async fn an_endpoint_cannot_send_our_credentials_elsewhere() {
     let mirror = Mirror::start().await;
     let proxied = FaultProxy::start(mirror.endpoint.address()).await.unwrap();
     let elsewhere = mirror.proxy.endpoint();
-    proxied.inject(Rule::new(Fault::Redirect(format!("{elsewhere}/b/k"))));
+    proxied.inject(Rule::new(Fault::Redirect(format!("{elsewhere}/img/k"))));
     let open = |allowed_hosts| {
         Source::new(&Settings {
             allowed_hosts,
@@ -114,12 +114,12 @@ async fn an_endpoint_cannot_send_our_credentials_elsewhere() {
         })
         .unwrap()
     };
-    let error = resolve(&open(vec![]), "s3://b/k").await.unwrap_err();
+    let error = resolve(&open(vec![]), "s3://img/k").await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::HostNotAllowed);
     assert_eq!(mirror.proxy.requests(), []);
 
     let allowed = open(vec![elsewhere.replace("http://", "")]);
-    resolve(&allowed, "s3://b/k").await.unwrap();
+    resolve(&allowed, "s3://img/k").await.unwrap();
     let requests = mirror.proxy.requests();
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].header("authorization"), None);
@@ -131,9 +131,9 @@ async fn a_redirect_within_the_endpoint_is_signed_anew() {
     let proxied = FaultProxy::start(mirror.endpoint.address()).await.unwrap();
     let source = super::source(&proxied.endpoint());
     let objects = mirror.endpoint.objects();
-    objects.put("b", "moved", &pattern(SIZE)).unwrap();
-    proxied.inject(Rule::new(Fault::Redirect("/b/moved".to_owned())).times(1));
-    let meta = resolve(&source, "s3://b/old").await.unwrap();
+    objects.put("img", "moved", &pattern(SIZE)).unwrap();
+    proxied.inject(Rule::new(Fault::Redirect("/img/moved".to_owned())).times(1));
+    let meta = resolve(&source, "s3://img/old").await.unwrap();
     assert_eq!(meta.size, SIZE);
 }
 
@@ -141,13 +141,18 @@ async fn a_redirect_within_the_endpoint_is_signed_anew() {
 async fn redirects_in_a_circle_and_to_nowhere_end() {
     let mirror = Mirror::start().await;
     let source = mirror.source(&[&mirror.proxy.endpoint()]);
-    for target in [mirror.url().as_str(), "file:///etc/passwd", "http://[bad"] {
+    for (target, words) in [
+        (mirror.url().as_str(), "redirects more than 5 times"),
+        ("file:///etc/passwd", "no plain http(s) URL"),
+        ("http://user@127.0.0.1/", "no plain http(s) URL"),
+        ("http://[bad", "malformed location"),
+    ] {
         mirror.proxy.clear();
         mirror
             .proxy
             .inject(Rule::new(Fault::Redirect(target.to_owned())));
         let error = resolve(&source, &mirror.url()).await.unwrap_err();
-        check_error(&error, SourceErrorKind::Protocol, "redirects");
+        check_error(&error, SourceErrorKind::Protocol, words);
         assert!(mirror.proxy.requests().len() <= 6);
     }
 }
