@@ -37,6 +37,8 @@ pub enum Fault {
         /// S3's error code, in its error document.
         code: Option<String>,
     },
+    /// The answer is a redirect (302) to this URL.
+    Redirect(String),
     /// At most this many bytes of the body per second.
     Slow(u64),
     /// A well-formed answer with this many bytes of the body, all other headers as they were.
@@ -186,8 +188,13 @@ impl FaultProxy {
     }
 
     /// Refuses connections, and closes those there are, as a server that is down does.
-    pub fn go_down(&self) {
-        lock(&self.accepting).take();
+    pub async fn go_down(&self) {
+        let accepting = lock(&self.accepting).take();
+        if let Some(accepting) = accepting {
+            accepting.abort();
+            // Its only outcome: that it was aborted. The port is free after this.
+            accepting.await.ok();
+        }
     }
 
     /// Listens again on the same port.

@@ -101,11 +101,17 @@ pub fn require(name: &str) -> bool {
     false
 }
 
-/// The path of a program, by the `PATH` and the `sbin` directories.
+/// The path of a program: what `LVP_NAME` says (`LVP_RCLONE`, `LVP_QEMU_IMG`), or else by the
+/// `PATH`, the `sbin` directories and the project's own `.venv`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
+    let variable = format!("LVP_{}", name.to_uppercase().replace(['-', '.'], "_"));
+    if let Some(path) = env::var_os(variable) {
+        return Some(path.into()).filter(|path: &PathBuf| path.is_file());
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(MORE_DIRS.iter().map(PathBuf::from))
+        .chain([Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv/bin")])
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
 }

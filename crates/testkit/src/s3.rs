@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use lvp_s3server::{Options, S3Server, Traffic};
@@ -33,6 +34,13 @@ impl S3 {
         Self::start_with(Options::default()).await
     }
 
+    /// Starts a server that wants no credentials, as a plain HTTP mirror.
+    pub async fn start_anonymous() -> io::Result<Self> {
+        let objects = Objects::new()?;
+        let server = S3Server::start(objects.root(), Options::default()).await?;
+        Ok(Self { server, objects })
+    }
+
     /// Starts a server whose certificate this CA signed.
     pub async fn start_with_tls(ca: &TestCa) -> io::Result<Self> {
         Self::start_with(Options {
@@ -57,6 +65,11 @@ impl S3 {
     /// The server's URL.
     pub fn endpoint(&self) -> &str {
         self.server.endpoint()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
     }
 
     /// What was asked of it and what it sent.

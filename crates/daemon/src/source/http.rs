@@ -93,11 +93,12 @@ impl Client {
         location: &Location,
         headers: HeaderMap,
     ) -> Result<Response, Failure> {
-        let headers = self.sign(&method, location, headers)?;
+        let signature = self.sign(&method, location)?;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         self.http
             .request(method, location.url.clone())
             .headers(headers)
+            .headers(signature)
             .send()
             .await
             .map_err(|error| no_answer(location, error))
@@ -125,14 +126,11 @@ impl Client {
         )))
     }
 
-    fn sign(
-        &self,
-        method: &Method,
-        location: &Location,
-        headers: HeaderMap,
-    ) -> Result<HeaderMap, Failure> {
+    /// The headers that SigV4 asks for. Only what must be signed is (the host and `x-amz-*`), so
+    /// that a proxy which handles ranges or conditions itself does not break the signature.
+    fn sign(&self, method: &Method, location: &Location) -> Result<HeaderMap, Failure> {
         let Some(credential) = self.credential.as_ref().filter(|_| location.signed) else {
-            return Ok(headers);
+            return Ok(HeaderMap::new());
         };
         let unsigned = |error: Box<dyn Error + Send + Sync>| {
             SourceError::new(
@@ -145,7 +143,6 @@ impl Client {
         *request.method_mut() = method.clone();
         *request.uri_mut() =
             Uri::try_from(location.url.as_str()).map_err(|error| unsigned(error.into()))?;
-        *request.headers_mut() = headers;
         AwsAuthorizer::new(credential, "s3", &self.region)
             .try_authorize(&mut request, None)
             .map_err(|error| unsigned(error.into()))?;
@@ -288,22 +285,18 @@ pub(super) fn no_answer(location: &Location, error: reqwest::Error) -> Failure {
 }
 
 /// Whether TLS failed for a reason that another attempt will not change.
-fn is_bad_certificate(error: &reqwest::Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let tls = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-            .map_or_else(
-                || error.downcast_ref::<rustls::Error>(),
-                |inner| inner.downcast_ref::<rustls::Error>(),
-            );
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
-        }
-        cause = error.source();
+fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidCertificate(_));
     }
-    false
+    // An I/O error names as its source not the error that it wraps, but that one's source.
+    let wrapped = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    match wrapped {
+        Some(wrapped) => is_bad_certificate(wrapped),
+        None => error.source().is_some_and(is_bad_certificate),
+    }
 }
 
 /// An answer that is not the expected success.
@@ -367,7 +360,8 @@ fn meaning(
         return (Unavailable, "try again when it has recovered");
     }
     match (code, status) {
-        (Some("InvalidAccessKeyId" | "SignatureDoesNotMatch"), _) => {
+        // s3s says NotSignedUp for an unknown key.
+        (Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "NotSignedUp"), _) => {
             (AccessDenied, "check minio.access_key and minio.secret_key")
         }
         (Some("RequestTimeTooSkewed" | "RequestExpired"), _) => {

@@ -81,6 +81,12 @@ async fn exchange(
             client.get_mut().write_all(answer.as_bytes()).await?;
             return Ok(Then::NextRequest);
         }
+        Some(Fault::Redirect(location)) => {
+            let answer =
+                format!("HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n");
+            client.get_mut().write_all(answer.as_bytes()).await?;
+            return Ok(Then::NextRequest);
+        }
         Some(Fault::IgnoreRange) => head.remove("range"),
         _ => (),
     }
@@ -139,7 +145,8 @@ fn plan(fault: Option<Fault>, answer: &mut Head, body: Option<u64>) -> Plan {
         Some(Fault::NoHeader(name)) => answer.remove(name),
         Some(Fault::WrongByte(at)) => plan.wrong_byte = Some(at),
         Some(Fault::Slow(bytes_per_sec)) => plan.bytes_per_sec = Some(bytes_per_sec),
-        Some(Fault::Reset | Fault::Status { .. } | Fault::IgnoreRange) | None => (),
+        Some(Fault::Reset | Fault::Status { .. } | Fault::Redirect(_) | Fault::IgnoreRange)
+        | None => (),
     }
     plan
 }
