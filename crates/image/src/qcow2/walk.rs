@@ -5,7 +5,7 @@ use super::claims::Claims;
 use super::entry::{Cluster, Impossible, decode, l2_table_offset};
 use super::header::{Header, inside};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_L2_BYTES, TABLE_READ_GAP_BYTES, TABLE_WINDOW_BYTES};
+use crate::limits::{MAX_L2_BYTES, MAX_TABLE_GAP_BYTES, TABLE_READ_GAP_BYTES, TABLE_WINDOW_BYTES};
 use crate::plan::batch::BatchBuilder;
 use crate::plan::extent::{Bounds, SECTOR};
 use crate::source::ReadAt;
@@ -37,6 +37,8 @@ pub(super) struct Walk<'a, S> {
     /// The window's tables, one after the other.
     tables: Vec<u8>,
     l2_bytes: u64,
+    /// How much may still be read only to join reads.
+    gap_bytes: u64,
 }
 
 /// One L1 entry of a window.
@@ -60,6 +62,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
             window: Vec::new(),
             tables: Vec::new(),
             l2_bytes: 0,
+            gap_bytes: MAX_TABLE_GAP_BYTES,
         }
     }
 
@@ -168,16 +171,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         let mut rest = order.as_slice();
         let mut run_bytes = Vec::new();
         while let Some(first) = rest.first() {
-            let run_len = rest
-                .iter()
-                .zip(rest.iter().skip(1))
-                .take_while(|(one, next)| {
-                    next.host_offset - one.host_offset <= table_len as u64 + TABLE_READ_GAP_BYTES
-                        && next.host_offset - first.host_offset + table_len as u64
-                            <= TABLE_WINDOW_BYTES as u64
-                })
-                .count()
-                + 1;
+            let run_len = 1 + self.joined(rest);
             let (run, after) = rest.split_at(run_len);
             rest = after;
             if let [table] = run {
@@ -196,6 +190,27 @@ impl<'a, S: ReadAt> Walk<'a, S> {
             }
         }
         Ok(())
+    }
+
+    /// How many tables after the first are near enough to be read with it.
+    fn joined(&mut self, tables: &[Table]) -> usize {
+        let table_len = self.header.geometry.cluster_size();
+        let Some(first) = tables.first() else {
+            return 0;
+        };
+        let mut count = 0;
+        for (one, next) in tables.iter().zip(tables.iter().skip(1)) {
+            // A damaged image may name one table twice; it is refused when that is claimed.
+            let gap = next.host_offset.saturating_sub(one.host_offset + table_len);
+            let len = next.host_offset - first.host_offset + table_len;
+            if gap > TABLE_READ_GAP_BYTES || gap > self.gap_bytes || len > TABLE_WINDOW_BYTES as u64
+            {
+                break;
+            }
+            self.gap_bytes -= gap;
+            count += 1;
+        }
+        count
     }
 
     /// Adds a table's clusters to the batch, from where the batch ends; true when that is full.

@@ -1,0 +1,1 @@
+//! Sound images that QEMU does not write by itself, made by hand.
