@@ -1,0 +1,345 @@
+//! The system calls that the standard library lacks: the only file with `unsafe` code.
+//!
+//! Each function is a thin, safe wrapper around one call. Policy (when to use which, what a
+//! failure means) is in the callers.
+#![expect(
+    unsafe_code,
+    reason = "ioctls, fallocate and page-aligned memory have no safe form in the standard library"
+)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut, Range};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::{self, NonNull};
+
+// include/uapi/linux/fs.h; the generic ioctl encoding of x86-64, aarch64, riscv64 and s390x.
+const BLKSSZGET: libc::c_ulong = 0x1268;
+const BLKPBSZGET: libc::c_ulong = 0x127b;
+const BLKZEROOUT: libc::c_ulong = 0x127f;
+const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+
+/// The smallest page of the supported machines; what `mmap` hands out is aligned to it at least.
+pub(crate) const PAGE_BYTES: usize = 4096;
+
+/// Turns the C convention "-1 and errno" into a result.
+fn check(returned: libc::c_int) -> io::Result<libc::c_int> {
+    if returned == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(returned)
+    }
+}
+
+fn offset(value: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(value).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// Size of a block device in bytes.
+pub(crate) fn block_device_size(file: &File) -> io::Result<u64> {
+    let mut bytes: u64 = 0;
+    // SAFETY: BLKGETSIZE64 writes one u64 to its argument, which points to a live u64; the
+    // descriptor is open for the borrow's life.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64 as _, &raw mut bytes) })?;
+    Ok(bytes)
+}
+
+/// The unit in which a block device takes requests (512 or 4096 bytes, nearly always).
+pub(crate) fn logical_block_size(file: &File) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: BLKSSZGET writes one int to its argument, which points to a live int; the
+    // descriptor is open for the borrow's life.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKSSZGET as _, &raw mut bytes) })?;
+    u64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The unit in which a block device stores data; smaller writes cost it a read.
+pub(crate) fn physical_block_size(file: &File) -> io::Result<u64> {
+    let mut bytes: libc::c_uint = 0;
+    // SAFETY: BLKPBSZGET writes one unsigned int to its argument, which points to a live one;
+    // the descriptor is open for the borrow's life.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKPBSZGET as _, &raw mut bytes) })?;
+    Ok(u64::from(bytes))
+}
+
+/// Makes a range of a block device read as zero: by the device's WRITE ZEROES where it has it,
+/// else the kernel writes the zeros. Both ends must be multiples of the logical block size.
+pub(crate) fn block_zero_out(file: &File, range: &Range<u64>) -> io::Result<()> {
+    let argument: [u64; 2] = [range.start, range.end - range.start];
+    // SAFETY: BLKZEROOUT reads two u64 (start, length) from its argument, which points to a
+    // live array of two; the descriptor is open for the borrow's life.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKZEROOUT as _, argument.as_ptr()) })?;
+    Ok(())
+}
+
+/// Frees a range of a regular file, so that it reads as zero; the file's size stays.
+pub(crate) fn punch_hole(file: &File, range: &Range<u64>) -> io::Result<()> {
+    let (start, len) = (offset(range.start)?, offset(range.end - range.start)?);
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: no memory is passed; the descriptor is open for the borrow's life.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, start, len) })?;
+    Ok(())
+}
+
+/// Turns O_DIRECT on or off for every user of this open file. EINVAL where the file system has
+/// no direct I/O.
+pub(crate) fn set_direct(file: &File, direct: bool) -> io::Result<()> {
+    // SAFETY: F_GETFL takes no argument; the descriptor is open for the borrow's life.
+    let flags = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) })?;
+    let wanted = if direct {
+        flags | libc::O_DIRECT
+    } else {
+        flags & !libc::O_DIRECT
+    };
+    // SAFETY: F_SETFL takes an int; the descriptor is open for the borrow's life.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, wanted) })?;
+    Ok(())
+}
+
+/// What direct I/O on a regular file must be aligned to, `(memory, offset)`; None where the
+/// kernel (before 6.1) or the file system does not tell.
+pub(crate) fn direct_io_alignment(file: &File) -> Option<(u64, u64)> {
+    let mut stat = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is a NUL-terminated constant, AT_EMPTY_PATH makes the call take the
+    // descriptor (open for the borrow's life), and the buffer has room for one statx.
+    check(unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            stat.as_mut_ptr(),
+        )
+    })
+    .ok()?;
+    // SAFETY: all-zero bytes are a valid statx, and the call above only filled it further.
+    let stat = unsafe { stat.assume_init() };
+    let known = stat.stx_mask & libc::STATX_DIOALIGN != 0;
+    known.then(|| {
+        (
+            u64::from(stat.stx_dio_mem_align),
+            u64::from(stat.stx_dio_offset_align),
+        )
+    })
+}
+
+/// Drops clean pages of the file from the page cache; `len` 0 means up to its end. A hint.
+pub(crate) fn drop_cached(file: &File, start: u64, len: u64) -> io::Result<()> {
+    let (start, len) = (offset(start)?, offset(len)?);
+    let advice = libc::POSIX_FADV_DONTNEED;
+    // SAFETY: no memory is passed; the descriptor is open for the borrow's life.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, advice) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Whether every page of the range is in the page cache, so that reading it costs no I/O.
+pub(crate) fn is_cached(file: &File, range: &Range<u64>) -> io::Result<bool> {
+    let page = PAGE_BYTES as u64;
+    let start = range.start - range.start % page;
+    let len = usize::try_from(range.end - start)
+        .ok()
+        .and_then(NonZeroUsize::new)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let mapping = Mapping::of_file(file.as_raw_fd(), start, len)?;
+    let mut pages = vec![0_u8; len.get().div_ceil(PAGE_BYTES)];
+    // SAFETY: the mapping covers `len` bytes from its page-aligned start, and `pages` has one
+    // byte per page of it.
+    check(unsafe { libc::mincore(mapping.start.as_ptr(), len.get(), pages.as_mut_ptr()) })?;
+    Ok(pages.iter().all(|page| page & 1 != 0))
+}
+
+/// Offset of the first data at or after `from`; None when only a hole is left. Moves the file
+/// position, which this crate never relies on.
+pub(crate) fn seek_data(file: &File, from: u64) -> io::Result<Option<u64>> {
+    seek(file, from, libc::SEEK_DATA)
+}
+
+/// Offset of the first hole at or after `from`; the file's end counts as one.
+pub(crate) fn seek_hole(file: &File, from: u64) -> io::Result<Option<u64>> {
+    seek(file, from, libc::SEEK_HOLE)
+}
+
+fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
+    // SAFETY: no memory is passed; the descriptor is open for the borrow's life.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), offset(from)?, whence) };
+    match u64::try_from(found) {
+        Ok(found) => Ok(Some(found)),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            error => Err(error),
+        },
+    }
+}
+
+/// Takes a write lock on a byte range of the file, for the life of this open file. False when
+/// another open file (of this or another process) holds a conflicting lock.
+pub(crate) fn try_lock_range(file: &File, range: &Range<u64>) -> io::Result<bool> {
+    // SAFETY: all-zero bytes are a valid flock; F_OFD_SETLK demands l_pid to be 0.
+    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
+    lock.l_type = libc::F_WRLCK as _;
+    lock.l_whence = libc::SEEK_SET as _;
+    lock.l_start = offset(range.start)?;
+    lock.l_len = offset(range.end - range.start)?;
+    // SAFETY: F_OFD_SETLK reads one flock from its argument, which points to a live one; the
+    // descriptor is open for the borrow's life.
+    match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) }) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives an unnamed file (O_TMPFILE) a name. EEXIST when the name is taken.
+pub(crate) fn link_unnamed(file: &File, path: &Path) -> io::Result<()> {
+    let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let to = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: both paths are NUL-terminated strings that live through the call; the descriptor
+    // named in the first is open for the borrow's life.
+    check(unsafe {
+        libc::linkat(
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    })?;
+    Ok(())
+}
+
+/// A memory mapping, unmapped when dropped.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<libc::c_void>,
+    len: NonZeroUsize,
+}
+
+impl Mapping {
+    fn anonymous(len: NonZeroUsize) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        Self::new(len, protection, flags, -1, 0)
+    }
+
+    /// Maps a part of a file without the right to read it: only `mincore` may look at it.
+    fn of_file(fd: RawFd, start: u64, len: NonZeroUsize) -> io::Result<Self> {
+        Self::new(len, libc::PROT_NONE, libc::MAP_SHARED, fd, offset(start)?)
+    }
+
+    fn new(
+        len: NonZeroUsize,
+        protection: libc::c_int,
+        flags: libc::c_int,
+        fd: RawFd,
+        start: libc::off_t,
+    ) -> io::Result<Self> {
+        // SAFETY: the kernel chooses a free address, so no existing memory is touched.
+        let mapped =
+            unsafe { libc::mmap(ptr::null_mut(), len.get(), protection, flags, fd, start) };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(mapped).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly this range was mapped by `new`, and whoever borrowed from it did so
+        // through a borrow of `self`, which has ended. The call cannot fail for such a range.
+        unsafe { libc::munmap(self.start.as_ptr(), self.len.get()) };
+    }
+}
+
+/// Zeroed, page-aligned memory of a fixed length. Pages that are never touched cost nothing.
+#[derive(Debug)]
+pub(crate) struct AlignedBuf {
+    mapping: Mapping,
+}
+
+// SAFETY: the mapping is private, anonymous memory owned by this value alone.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: a shared reference gives shared access to the bytes only.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let len = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let mapping = Mapping::anonymous(len)?;
+        Ok(Self { mapping })
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the mapping is `len` readable, initialised (zeroed) bytes; it lives as long
+        // as `self`, and no mutable borrow exists beside this shared one.
+        unsafe {
+            std::slice::from_raw_parts(self.mapping.start.as_ptr().cast(), self.mapping.len.get())
+        }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` makes this the only borrow.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.mapping.start.as_ptr().cast(),
+                self.mapping.len.get(),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_memory_is_zeroed_aligned_and_writable() {
+        let mut buf = AlignedBuf::new(3 * PAGE_BYTES + 5).unwrap();
+        assert_eq!(buf.as_ptr().align_offset(PAGE_BYTES), 0);
+        assert!(buf.iter().all(|byte| *byte == 0));
+        let last = buf.len() - 1;
+        buf[last] = 7;
+        assert_eq!(buf[last], 7);
+    }
+
+    #[test]
+    fn a_freshly_written_file_is_cached_and_a_range_lock_excludes_a_second_opener() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), vec![1_u8; 100_000]).unwrap();
+        let open = || File::options().read(true).write(true).open(path.path());
+        let (first, second) = (open().unwrap(), open().unwrap());
+        assert!(is_cached(&first, &(4097..99_999)).unwrap());
+        assert!(try_lock_range(&first, &(100..300)).unwrap());
+        assert!(!try_lock_range(&second, &(200..201)).unwrap());
+        drop(first);
+        assert!(try_lock_range(&second, &(200..201)).unwrap());
+    }
+
+    #[test]
+    fn holes_of_a_sparse_file_are_found_and_made() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 65536], 1 << 20).unwrap();
+        assert_eq!(seek_data(&file, 0).unwrap(), Some(1 << 20));
+        assert_eq!(seek_hole(&file, 1 << 20).unwrap(), Some((1 << 20) + 65536));
+        assert_eq!(seek_data(&file, 2 << 20).unwrap(), None);
+        punch_hole(&file, &(0..2 << 20)).unwrap();
+        assert_eq!(seek_data(&file, 0).unwrap(), None);
+    }
+}
