@@ -453,11 +453,16 @@ impl Target {
     /// How much of a range one call of [`Target::zero_range`] should clear, so that a caller who
     /// checks for cancellation between calls does so often enough.
     pub(crate) fn zero_step_bytes(&self) -> u64 {
-        if self.zero_method().moves_data() {
+        if self.zeroing_moves_data() {
             SLOW_ZERO_STEP_BYTES
         } else {
             FAST_ZERO_STEP_BYTES
         }
+    }
+
+    /// Whether zeroing a range costs as much as writing it.
+    pub(crate) fn zeroing_moves_data(&self) -> bool {
+        self.zero_method().moves_data()
     }
 
     fn zero_method(&self) -> ZeroMethod {
@@ -525,18 +530,24 @@ impl Target {
         Ok(())
     }
 
+    /// Waits until the file's data, size and times are on stable storage.
+    pub(crate) fn sync_all(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| self.sync_error(e))
+    }
+
     /// Waits until everything written is on stable storage.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|source| {
-            let kind = write_kind(&source);
-            let context = format!("Flushing {} to stable storage failed", self.name.display());
-            Error::io(kind, context, source)
-        })?;
+        self.file.sync_data().map_err(|e| self.sync_error(e))?;
         if !self.is_direct() {
             // Only a hint: a file system that ignores it keeps its pages.
             sys::drop_cached(&self.file, 0, 0).ok();
         }
         Ok(())
+    }
+
+    fn sync_error(&self, source: io::Error) -> Error {
+        let context = format!("Flushing {} to stable storage failed", self.name.display());
+        Error::io(write_kind(&source), context, source)
     }
 
     fn write_error(&self, doing: &str, range: &Range<u64>, source: io::Error) -> Error {
@@ -576,7 +587,10 @@ fn open_error(path: &Path, source: io::Error) -> Error {
         Some(libc::ENXIO | libc::ENODEV) => {
             (ErrorKind::BadTarget, format!("No device is behind {path}"))
         }
-        _ => (ErrorKind::Write, format!("Opening {path} for writing failed")),
+        _ => (
+            ErrorKind::Write,
+            format!("Opening {path} for writing failed"),
+        ),
     };
     Error::io(kind, context, source)
 }

@@ -16,6 +16,18 @@ pub enum ErrorKind {
     Write,
     /// The work was cancelled by its owner.
     Cancelled,
+    /// The target is in use: mounted, held by another driver, or open in a virtual machine.
+    DeviceBusy,
+    /// The target is not of a kind that can be written to.
+    BadTarget,
+    /// The target is smaller than the image's disk.
+    TooSmall,
+    /// The target's file system, thin pool or quota is full.
+    NoSpace,
+    /// The image cannot be read in one pass, and must be copied from a local file.
+    NotOnePass,
+    /// This program did something that it never should.
+    Internal,
     /// Refused: the image is not what it was declared to be.
     NotThisFormat,
     /// Refused: declared raw, but the content is another image format's.
@@ -51,7 +63,18 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Whether this is a verdict on the image, which no repetition will change.
     pub fn is_refusal(self) -> bool {
-        !matches!(self, Self::Read | Self::Write | Self::Cancelled)
+        !matches!(
+            self,
+            Self::Read
+                | Self::Write
+                | Self::Cancelled
+                | Self::DeviceBusy
+                | Self::BadTarget
+                | Self::TooSmall
+                | Self::NoSpace
+                | Self::NotOnePass
+                | Self::Internal
+        )
     }
 
     /// A stable name for programs and metrics.
@@ -60,6 +83,12 @@ impl ErrorKind {
             Self::Read => "read",
             Self::Write => "write",
             Self::Cancelled => "cancelled",
+            Self::DeviceBusy => "device_busy",
+            Self::BadTarget => "bad_target",
+            Self::TooSmall => "too_small",
+            Self::NoSpace => "no_space",
+            Self::NotOnePass => "not_one_pass",
+            Self::Internal => "internal",
             Self::NotThisFormat => "not_this_format",
             Self::OtherFormat => "other_format",
             Self::BackingFile => "backing_file",

@@ -16,8 +16,12 @@
 //!
 //! All `unsafe` code and every ioctl is in `sys.rs`.
 
+mod buffer;
 pub mod builder;
+pub mod convert;
+pub mod copy;
 pub mod decode;
+pub mod device;
 pub mod error;
 pub mod format;
 pub mod limits;
@@ -25,6 +29,7 @@ pub mod plan;
 mod qcow2;
 pub mod source;
 pub mod stream;
+mod sys;
 
 pub use error::{Error, ErrorKind, Result};
 pub use source::ReadAt;

@@ -27,6 +27,12 @@ const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 /// The smallest page of the supported machines; what `mmap` hands out is aligned to it at least.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
+// The fields of `struct flock` are shorter than the constants that go there.
+#[expect(clippy::cast_possible_truncation, reason = "the constant is 1")]
+const WRITE_LOCK: libc::c_short = libc::F_WRLCK as libc::c_short;
+#[expect(clippy::cast_possible_truncation, reason = "the constant is 0")]
+const FROM_START: libc::c_short = libc::SEEK_SET as libc::c_short;
+
 /// Turns the C convention "-1 and errno" into a result.
 fn check(returned: libc::c_int) -> io::Result<libc::c_int> {
     if returned == -1 {
@@ -183,8 +189,8 @@ fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> 
 pub(crate) fn try_lock_range(file: &File, range: &Range<u64>) -> io::Result<bool> {
     // SAFETY: all-zero bytes are a valid flock; F_OFD_SETLK demands l_pid to be 0.
     let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
-    lock.l_type = libc::F_WRLCK as _;
-    lock.l_whence = libc::SEEK_SET as _;
+    lock.l_type = WRITE_LOCK;
+    lock.l_whence = FROM_START;
     lock.l_start = offset(range.start)?;
     lock.l_len = offset(range.end - range.start)?;
     // SAFETY: F_OFD_SETLK reads one flock from its argument, which points to a live one; the

@@ -56,6 +56,20 @@ impl Batch {
     pub fn zero_ranges(&self) -> impl ExactSizeIterator<Item = Range<u64>> + '_ {
         self.zeroes.iter().cloned()
     }
+
+    /// How many zero ranges there are.
+    pub fn zero_range_count(&self) -> usize {
+        self.zeroes.len()
+    }
+
+    /// The zero range at `index`, in guest order.
+    ///
+    /// # Panics
+    ///
+    /// When `index` is not below [`zero_range_count`](Self::zero_range_count).
+    pub fn zero_range(&self, index: usize) -> Range<u64> {
+        self.zeroes[index].clone()
+    }
 }
 
 /// Collects a batch in guest order.

@@ -1,0 +1,321 @@
+//! Converts a local image to a raw file or onto a block device: what `image convert` does.
+//!
+//! What a failure leaves behind decides the design:
+//!
+//! - A **file** is made beside its final place and put there only when it is complete and on stable
+//!   storage. An image that is refused, however late, leaves a new file absent and an existing one
+//!   as it was. The half-made file has no name until then, so that not even a kill leaves it.
+//! - A **block device** has no other place. So everything that can be refused is found out before
+//!   the first byte is written: the tables when the image is opened, and compressed clusters by
+//!   decoding every one of them first, unless the caller gives that up for speed.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::copy::{Copier, CopyOptions, Summary};
+use crate::device::{Content, FileSize, Target};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::ImageType;
+use crate::plan::Planner;
+use crate::source::FileSource;
+use crate::sys;
+
+/// Symbolic links followed before giving up, as the kernel does (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// How to convert.
+#[derive(Debug, Clone)]
+pub struct ConvertOptions {
+    /// How to copy. The tail policy is for block devices.
+    pub copy: CopyOptions,
+    /// Whether a block device is written only after every compressed cluster was decoded once.
+    pub verify_first: bool,
+}
+
+/// Opens a local image: a regular file or a block device.
+pub fn open_source(path: &Path) -> Result<FileSource> {
+    let failed = |source| {
+        let context = format!("Opening the image {} failed", path.display());
+        Error::io(ErrorKind::Read, context, source)
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        // Keeps a FIFO at this path from blocking before its type is known.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(failed)?;
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(Error::new(
+            ErrorKind::Read,
+            format!(
+                "{} is neither a regular file nor a block device",
+                path.display()
+            ),
+        ));
+    }
+    FileSource::new(file).map_err(failed)
+}
+
+/// Converts the image at `source` to raw bytes at `destination`.
+///
+/// The destination is a file, which gets exactly the size of the image's disk, or a block device
+/// of at least that size. Every byte that the image does not set reads as zero afterwards.
+pub fn convert(
+    source: &Path,
+    declared: ImageType,
+    destination: &Path,
+    options: &ConvertOptions,
+) -> Result<Summary> {
+    let planner = Planner::open(open_source(source)?, declared)?;
+    let destination = resolve(destination)?;
+    let found = metadata(&destination)?;
+    if let Some(found) = &found {
+        refuse_same(planner.source(), source, found, &destination)?;
+    }
+    match found {
+        Some(found) if found.file_type().is_block_device() => {
+            to_device(planner, declared, &destination, options)
+        }
+        Some(found) if !found.is_file() => Err(Error::new(
+            ErrorKind::BadTarget,
+            format!(
+                "{} is neither a regular file nor a block device",
+                destination.display()
+            ),
+        )),
+        existing => to_file(planner, &destination, existing.as_ref(), options),
+    }
+}
+
+fn to_device(
+    mut planner: Planner<FileSource>,
+    declared: ImageType,
+    destination: &Path,
+    options: &ConvertOptions,
+) -> Result<Summary> {
+    let target = Target::open_block(destination, Content::Unknown)?;
+    if let Some(virtual_size) = planner.info().virtual_size {
+        target.check_fits(virtual_size)?;
+    }
+    if options.verify_first {
+        let decoded = Copier::verify_file(&mut planner, &options.copy)?;
+        target.check_fits(decoded)?;
+        // Its batches are used up.
+        planner = Planner::open(planner.into_source(), declared)?;
+    }
+    Copier::copy_file(planner, target, options.copy.clone())?.commit()
+}
+
+fn to_file(
+    planner: Planner<FileSource>,
+    destination: &Path,
+    existing: Option<&Metadata>,
+    options: &ConvertOptions,
+) -> Result<Summary> {
+    // Finds out whether the file may be written and is not a running machine's disk.
+    let _claim = existing
+        .map(|_| Target::open_file(destination, FileSize::OfImage))
+        .transpose()?;
+    let staged = Staged::create(destination)?;
+    if let Some(existing) = existing {
+        staged.take_over(existing)?;
+    }
+    let file = staged.file.try_clone().map_err(|e| staged.error(e))?;
+    let target = Target::from_file(file, destination, FileSize::OfImage)?;
+    let summary = Copier::copy_file(planner, target, options.copy.clone())?.commit()?;
+    staged.publish(existing.is_some())?;
+    Ok(summary)
+}
+
+/// Fails when the destination is the image itself, under whatever name.
+fn refuse_same(
+    source: &FileSource,
+    source_path: &Path,
+    found: &Metadata,
+    destination: &Path,
+) -> Result<()> {
+    let image = source.file().metadata().map_err(|e| {
+        let context = format!("Asking {} for its properties failed", source_path.display());
+        Error::io(ErrorKind::Read, context, e)
+    })?;
+    let same_file = (image.dev(), image.ino()) == (found.dev(), found.ino());
+    let both_devices = image.file_type().is_block_device() && found.file_type().is_block_device();
+    if same_file || (both_devices && image.rdev() == found.rdev()) {
+        return Err(Error::new(
+            ErrorKind::BadTarget,
+            format!(
+                "{} is the image itself: choose another destination",
+                destination.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Follows symbolic links, the last of which may lead to a file that does not exist yet.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_symlink() => {
+                let to = fs::read_link(&path).map_err(|e| target_error(&path, e))?;
+                path = path.parent().unwrap_or(Path::new("")).join(to);
+            }
+            Ok(_) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(target_error(&path, error)),
+        }
+    }
+    let looped = io::Error::from_raw_os_error(libc::ELOOP);
+    Err(target_error(&path, looped))
+}
+
+fn metadata(path: &Path) -> Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(target_error(path, error)),
+    }
+}
+
+fn target_error(path: &Path, source: io::Error) -> Error {
+    let context = format!("Creating {} failed", path.display());
+    Error::io(ErrorKind::Write, context, source)
+}
+
+/// A file in the making, in the directory where it will have its name.
+#[derive(Debug)]
+struct Staged {
+    file: File,
+    directory: PathBuf,
+    destination: PathBuf,
+    /// Its name until it is published; `None` while it has none. Removed on drop.
+    temporary: Option<Temporary>,
+}
+
+impl Staged {
+    fn create(destination: &Path) -> Result<Self> {
+        let ends_with_slash = destination.as_os_str().as_bytes().ends_with(b"/");
+        if destination.file_name().is_none() || ends_with_slash {
+            return Err(Error::new(
+                ErrorKind::BadTarget,
+                format!("{} does not name a file", destination.display()),
+            ));
+        }
+        let directory = match destination.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let (file, temporary) = match open_unnamed(&directory) {
+            Ok(file) => (file, None),
+            // The file system has no unnamed files (NFS, for one).
+            Err(error) if is_without_unnamed_files(&error) => {
+                let temporary = Temporary::beside(destination);
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(&temporary.0)
+                    .map_err(|e| target_error(destination, e))?;
+                (file, Some(temporary))
+            }
+            Err(error) => return Err(target_error(destination, error)),
+        };
+        Ok(Self {
+            file,
+            directory,
+            destination: destination.to_owned(),
+            temporary,
+        })
+    }
+
+    /// Takes over the owner and the permissions of the file that is to be replaced.
+    fn take_over(&self, existing: &Metadata) -> Result<()> {
+        let mine = self.file.metadata().map_err(|e| self.error(e))?;
+        if (mine.uid(), mine.gid()) != (existing.uid(), existing.gid()) {
+            let (owner, group) = (existing.uid(), existing.gid());
+            std::os::unix::fs::fchown(&self.file, Some(owner), Some(group))
+                .map_err(|e| self.error(e))?;
+        }
+        // After the owner, as a change of owner drops permission bits.
+        self.file
+            .set_permissions(existing.permissions())
+            .map_err(|e| self.error(e))
+    }
+
+    /// Gives the file its name. What had that name before is gone, in one step.
+    fn publish(mut self, replace: bool) -> Result<()> {
+        if self.temporary.is_none() {
+            if replace {
+                let temporary = Temporary::beside(&self.destination);
+                sys::link_unnamed(&self.file, &temporary.0).map_err(|e| self.error(e))?;
+                self.temporary = Some(temporary);
+            } else {
+                sys::link_unnamed(&self.file, &self.destination).map_err(|e| self.error(e))?;
+            }
+        }
+        if let Some(temporary) = self.temporary.take() {
+            fs::rename(&temporary.0, &self.destination).map_err(|e| self.error(e))?;
+            temporary.keep();
+        }
+        // The name is on stable storage once the directory is.
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|e| self.error(e))
+    }
+
+    fn error(&self, source: io::Error) -> Error {
+        target_error(&self.destination, source)
+    }
+}
+
+fn open_unnamed(directory: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o666)
+        .custom_flags(libc::O_TMPFILE)
+        .open(directory)
+}
+
+/// open(2) on O_TMPFILE: EOPNOTSUPP by the file system; EISDIR by kernels that do not know it.
+fn is_without_unnamed_files(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)
+    )
+}
+
+/// A temporary name, removed on drop.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn beside(destination: &Path) -> Self {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(destination.file_name().unwrap_or_default());
+        // Whoever takes the same name at the same time gets EEXIST.
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        name.push(format!(".{}-{}.part", std::process::id(), now.as_nanos()));
+        Self(destination.with_file_name(name))
+    }
+
+    /// The name is no longer this value's to remove.
+    fn keep(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            // Nothing more can be done where this fails; the failure that led here is reported.
+            fs::remove_file(&self.0).ok();
+        }
+    }
+}

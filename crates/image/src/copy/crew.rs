@@ -1,0 +1,346 @@
+//! The worker threads, and the bounded queue in front of them.
+//!
+//! ```text
+//! feeder --submit--> queue --+--> worker: read, decode, join --> sink
+//!         (waits while full) |
+//!        backlog of zeroing -+   (taken when the queue is empty)
+//! ```
+//!
+//! The first failure of a worker stops all others and is what the feeder gets, at its next call or
+//! in the wait that it is in. A worker that panics fails like one that returns an error. Threads
+//! are joined when the crew is dropped, on every way out.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::cut::{SPAN_BYTES, Span};
+use super::local::LocalSource;
+use super::output::Sink;
+use super::stop::{Stop, cancelled};
+use super::worker::Worker;
+use crate::buffer::PooledBuf;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Batch;
+
+/// Image bytes that may wait in the queue or be worked on: enough to keep every worker busy
+/// through the gap between two chunks of a download, and the greatest part of a copy's memory.
+const MAX_QUEUED_BYTES: u64 = 16 << 20; // 16 MiB
+
+/// How often a wait looks whether the copy was cancelled from outside.
+const CANCEL_CHECK: Duration = Duration::from_millis(50);
+
+/// Something for a worker to do.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Decode these extents.
+    Extents { span: Span, bytes: SpanBytes },
+    /// Write these guest bytes.
+    Block {
+        guest_offset: u64,
+        bytes: PooledBuf,
+        len: usize,
+    },
+    /// Make this guest range read as zero.
+    Zero(Range<u64>),
+}
+
+/// Where a span's host bytes come from.
+#[derive(Debug)]
+pub(crate) enum SpanBytes {
+    /// They are here: slices in host order, without gaps.
+    Fed(Vec<Bytes>),
+    /// The worker reads them.
+    Read(Arc<LocalSource>),
+}
+
+impl Work {
+    /// What it counts against [`MAX_QUEUED_BYTES`].
+    fn cost(&self) -> u64 {
+        match self {
+            Self::Extents { span, bytes } => match bytes {
+                SpanBytes::Fed(_) => span.host.end - span.host.start,
+                // Costs no memory before it is worked on; the bound keeps the queue short.
+                SpanBytes::Read(_) => SPAN_BYTES,
+            },
+            // Bounded by its pool.
+            Self::Block { .. } => 0,
+            // Costs no memory either.
+            Self::Zero(_) => SPAN_BYTES,
+        }
+    }
+}
+
+/// Zeroing that can be done at any time before the copy ends: when the queue is empty, so that it
+/// fills the pauses of a slow source instead of holding it up.
+#[derive(Debug, Default)]
+struct Backlog {
+    /// A batch's zero ranges, from this index on.
+    guest: VecDeque<(Arc<Batch>, usize)>,
+    /// What is left of the range being worked on.
+    started: Option<Range<u64>>,
+}
+
+impl Backlog {
+    fn next(&mut self, step_bytes: u64) -> Option<Range<u64>> {
+        let range = match self.started.take() {
+            Some(range) => range,
+            None => loop {
+                let (batch, index) = self.guest.front_mut()?;
+                if *index < batch.zero_range_count() {
+                    *index += 1;
+                    break batch.zero_range(*index - 1);
+                }
+                self.guest.pop_front();
+            },
+        };
+        let end = range.end.min(range.start.saturating_add(step_bytes));
+        if end < range.end {
+            self.started = Some(end..range.end);
+        }
+        Some(range.start..end)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.started.is_none() && self.guest.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    work: VecDeque<Work>,
+    /// Not counted in `cost`.
+    backlog: Backlog,
+    zero_step_bytes: u64,
+    /// Cost of what is queued or being worked on.
+    cost: u64,
+    busy: usize,
+    closed: bool,
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.work.is_empty() && self.backlog.is_empty() && self.busy == 0
+    }
+
+    /// The next thing to do, and what to take off `cost` when it is done.
+    fn pop(&mut self) -> Option<(Work, u64)> {
+        if let Some(work) = self.work.pop_front() {
+            let cost = work.cost();
+            return Some((work, cost));
+        }
+        let range = self.backlog.next(self.zero_step_bytes)?;
+        Some((Work::Zero(range), 0))
+    }
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    /// For workers: there is work, or there will be none.
+    ready: Condvar,
+    /// For the feeder: a worker has finished something.
+    progress: Condvar,
+    failure: Mutex<Option<Error>>,
+    stop: Arc<Stop>,
+    sink: Arc<dyn Sink>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // The queue is consistent between any two statements of its users.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, error: Error) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        // Later ones are consequences of the first.
+        failure.get_or_insert(error);
+        drop(failure);
+        self.stop.fail();
+        let _queue = self.lock();
+        self.ready.notify_all();
+        self.progress.notify_all();
+    }
+
+    /// What stopped the copy.
+    fn take_failure(&self) -> Error {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .unwrap_or_else(cancelled)
+    }
+}
+
+/// A running crew of workers.
+pub(crate) struct Crew {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Crew {
+    pub(crate) fn start(
+        workers: usize,
+        cluster_bytes: usize,
+        sink: Arc<dyn Sink>,
+        stop: Arc<Stop>,
+    ) -> Result<Self> {
+        let mut crew = Self {
+            shared: Arc::new(Shared {
+                queue: Mutex::default(),
+                ready: Condvar::new(),
+                progress: Condvar::new(),
+                failure: Mutex::new(None),
+                stop,
+                sink,
+            }),
+            threads: Vec::with_capacity(workers),
+        };
+        for number in 0..workers.max(1) {
+            let worker = Worker::new(Arc::clone(&crew.shared.sink), cluster_bytes)?;
+            let shared = Arc::clone(&crew.shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("copy-{number}"))
+                .spawn(move || work(&shared, worker))
+                .map_err(|e| Error::io(ErrorKind::Write, "Starting a thread failed", e))?;
+            crew.threads.push(thread);
+        }
+        Ok(crew)
+    }
+
+    /// Queues something; waits while much is queued.
+    pub(crate) fn submit(&self, work: Work) -> Result<()> {
+        let cost = work.cost();
+        let mut queue =
+            self.wait_until(|queue| queue.cost == 0 || queue.cost + cost <= MAX_QUEUED_BYTES)?;
+        queue.cost += cost;
+        queue.work.push_back(work);
+        self.shared.ready.notify_one();
+        Ok(())
+    }
+
+    /// Has the batch's zero ranges zeroed when there is nothing more urgent, in steps of that size.
+    pub(crate) fn submit_zeroing(&self, batch: &Arc<Batch>, step_bytes: u64) {
+        let mut queue = self.shared.lock();
+        queue.zero_step_bytes = step_bytes;
+        queue.backlog.guest.push_back((Arc::clone(batch), 0));
+        self.shared.ready.notify_all();
+    }
+
+    /// Waits until all that was submitted is done.
+    pub(crate) fn drain(&self) -> Result<()> {
+        self.wait_until(Queue::is_idle).map(drop)
+    }
+
+    /// Fails once a worker has failed or the copy was cancelled.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.shared.stop.is_set() {
+            return Err(self.shared.take_failure());
+        }
+        Ok(())
+    }
+
+    fn wait_until(&self, done: impl Fn(&Queue) -> bool) -> Result<MutexGuard<'_, Queue>> {
+        let mut queue = self.shared.lock();
+        loop {
+            // Only the failure's own lock is taken inside, and nobody who holds that waits for
+            // the queue.
+            self.check()?;
+            if done(&queue) {
+                return Ok(queue);
+            }
+            queue = self
+                .shared
+                .progress
+                .wait_timeout(queue, CANCEL_CHECK)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits until all is done and the threads have ended.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let drained = self.drain();
+        self.join();
+        drained
+    }
+
+    fn join(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.ready.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic inside is caught there and reported as the copy's failure.
+            thread.join().ok();
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            // Not finished: what is still queued is not wanted any more.
+            self.shared.stop.fail();
+            self.join();
+        }
+    }
+}
+
+/// A worker thread's life.
+fn work(shared: &Shared, mut worker: Worker) {
+    loop {
+        let mut queue = shared.lock();
+        let (work, cost) = loop {
+            if shared.stop.is_set() {
+                return;
+            }
+            if let Some(work) = queue.pop() {
+                break work;
+            }
+            if queue.closed {
+                return;
+            }
+            queue = shared
+                .ready
+                .wait_timeout(queue, CANCEL_CHECK)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        };
+        queue.busy += 1;
+        drop(queue);
+        // A panic leaves the worker unusable, and it is not used again.
+        let failure = match catch_unwind(AssertUnwindSafe(|| worker.run(work))) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error),
+            Err(panic) => Some(Error::new(
+                ErrorKind::Internal,
+                format!(
+                    "A copy worker panicked, which is a bug in this program: {}",
+                    panic_text(&*panic)
+                ),
+            )),
+        };
+        if let Some(error) = failure {
+            // Before the work counts as done, so that nobody takes it for a success.
+            shared.fail(error);
+            return;
+        }
+        let mut queue = shared.lock();
+        queue.busy -= 1;
+        queue.cost -= cost;
+        drop(queue);
+        shared.progress.notify_all();
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

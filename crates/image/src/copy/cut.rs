@@ -1,0 +1,167 @@
+//! Cuts a batch into pieces of work, in host order.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::plan::{Batch, Encoding};
+
+/// How many host bytes a piece of work spans, unless one compressed cluster is longer.
+pub(crate) const SPAN_BYTES: u64 = 2 << 20; // 2 MiB
+
+/// How many guest bytes a piece of work may make: clusters of zeros compress to next to nothing,
+/// and progress and cancellation count in whole pieces.
+const MAX_GUEST_BYTES: u64 = 8 << 20; // 8 MiB
+
+/// Host bytes between two extents that are not worth reading: a longer gap ends the piece.
+const MAX_GAP_BYTES: u64 = 64 << 10; // 64 KiB
+
+/// Long plain extents are cut at multiples of this in the guest, so that the writes on both sides
+/// of the cut stay aligned to any device's blocks.
+const CUT_BYTES: u64 = 1 << 20; // 1 MiB
+
+/// A piece of work: some extents of a batch that stand close together in the image.
+#[derive(Debug, Clone)]
+pub(crate) struct Span {
+    pub(crate) batch: Arc<Batch>,
+    /// Indexes of the extents. Plain ones count only as far as they lie in `host`.
+    pub(crate) extents: Range<usize>,
+    /// The host bytes needed.
+    pub(crate) host: Range<u64>,
+}
+
+/// Which extents are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Select {
+    All,
+    /// Those whose soundness shows only when they are decoded.
+    Compressed,
+}
+
+/// Walks through a batch.
+#[derive(Debug)]
+pub(crate) struct Cutter {
+    batch: Arc<Batch>,
+    select: Select,
+    /// The next extent, and how much of it is done (plain extents only).
+    next: usize,
+    done_bytes: u64,
+}
+
+impl Cutter {
+    pub(crate) fn new(batch: Arc<Batch>, select: Select) -> Self {
+        let mut cutter = Self {
+            batch,
+            select,
+            next: 0,
+            done_bytes: 0,
+        };
+        cutter.skip_unselected();
+        cutter
+    }
+
+    /// The first host byte that is still needed; `None` when nothing is.
+    pub(crate) fn needed_from(&self) -> Option<u64> {
+        (self.next < self.batch.len())
+            .then(|| self.batch.extent(self.next).host_offset + self.done_bytes)
+    }
+
+    /// The rest of a plain extent that comes next, as host bytes.
+    pub(crate) fn plain_ahead(&self) -> Option<Range<u64>> {
+        let extent = (self.next < self.batch.len()).then(|| self.batch.extent(self.next))?;
+        let host = extent.host_offset + self.done_bytes..extent.host_range().end;
+        (extent.encoding == Encoding::Plain && !host.is_empty()).then_some(host)
+    }
+
+    /// Skips what comes next of a plain extent up to `host_end` or a little before, so that what
+    /// follows stays aligned; returns the guest range that was skipped.
+    pub(crate) fn skip_plain(&mut self, host_end: u64) -> Option<Range<u64>> {
+        let host = self.plain_ahead()?;
+        let extent = self.batch.extent(self.next);
+        let start = extent.guest_offset + self.done_bytes;
+        if host_end >= host.end {
+            self.advance();
+            return Some(start..extent.guest_range().end);
+        }
+        let reached = start + host_end.checked_sub(host.start)?;
+        let end = reached - reached % CUT_BYTES;
+        if end <= start {
+            return None;
+        }
+        self.done_bytes += end - start;
+        Some(start..end)
+    }
+
+    /// The next piece of work whose host bytes all come before `available`. `None` when there is
+    /// nothing more, or not yet enough for a piece worth its while, unless `flush` asks for what
+    /// there is.
+    pub(crate) fn next(&mut self, available: u64, flush: bool) -> Option<Span> {
+        let first = self.next;
+        let mut host: Option<Range<u64>> = None;
+        let mut guest_bytes = 0;
+        let (mut next, mut done_bytes) = (self.next, self.done_bytes);
+        let mut starved = false;
+        while next < self.batch.len() {
+            let extent = self.batch.extent(next);
+            if self.select == Select::Compressed && extent.encoding == Encoding::Plain {
+                next += 1;
+                continue;
+            }
+            let (start, end) = (extent.host_offset + done_bytes, extent.host_range().end);
+            let span_start = host.as_ref().map_or(start, |host| host.start);
+            let far = host
+                .as_ref()
+                .is_some_and(|host| start.saturating_sub(host.end) > MAX_GAP_BYTES);
+            if far || guest_bytes >= MAX_GUEST_BYTES {
+                break;
+            }
+            let room_end = span_start + SPAN_BYTES;
+            let whole = end <= room_end.min(available)
+                || (host.is_none() && extent.encoding != Encoding::Plain && end <= available);
+            if whole {
+                guest_bytes += extent.guest_len - done_bytes;
+                host = Some(span_start..end.max(host.map_or(end, |host| host.end)));
+                (next, done_bytes) = (next + 1, 0);
+                continue;
+            }
+            starved = end > available && available < room_end;
+            if extent.encoding == Encoding::Plain {
+                let limit = room_end.min(available).max(start);
+                let reached = extent.guest_offset + done_bytes + (limit - start);
+                let cut = (limit - start).saturating_sub(reached % CUT_BYTES);
+                if cut > 0 {
+                    host = Some(span_start..start + cut);
+                    done_bytes += cut;
+                }
+            }
+            break;
+        }
+        let host = host?;
+        // A piece that waits for its last bytes grows with what comes next.
+        if starved && !flush && host.end - host.start < SPAN_BYTES / 2 {
+            return None;
+        }
+        let end = if done_bytes > 0 { next + 1 } else { next };
+        (self.next, self.done_bytes) = (next, done_bytes);
+        self.skip_unselected();
+        Some(Span {
+            batch: Arc::clone(&self.batch),
+            extents: first..end,
+            host,
+        })
+    }
+
+    fn advance(&mut self) {
+        self.next += 1;
+        self.done_bytes = 0;
+        self.skip_unselected();
+    }
+
+    fn skip_unselected(&mut self) {
+        while self.select == Select::Compressed
+            && self.next < self.batch.len()
+            && self.batch.extent(self.next).encoding == Encoding::Plain
+        {
+            self.next += 1;
+        }
+    }
+}

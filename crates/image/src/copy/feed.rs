@@ -1,0 +1,263 @@
+//! Takes an image's bytes in order, in chunks of any size, and hands them to the workers.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::crew::{Crew, SpanBytes, Work};
+use super::cut::{Cutter, Select};
+use super::held;
+use super::output::{Output, Sink};
+use super::stop::Stop;
+use crate::buffer::{BufferPool, PooledBuf};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::StreamCodec;
+use crate::plan::Batch;
+use crate::stream::StreamDecoder;
+
+/// Chunks smaller than this are copied together first, so that a source of tiny chunks costs
+/// memory copies and not one bookkeeping entry for each.
+const MIN_CHUNK_BYTES: usize = 256 << 10; // 256 KiB
+
+/// Feeds an image that has a map.
+#[derive(Debug)]
+pub(crate) struct MapFeeder {
+    /// `None` when nothing is needed at all.
+    cutter: Option<Cutter>,
+    /// Chunks that are still needed, with their host offsets, without gaps.
+    chunks: VecDeque<(u64, Bytes)>,
+    /// Host offset behind the last chunk.
+    position: u64,
+    small: BytesMut,
+}
+
+impl MapFeeder {
+    pub(crate) fn new(batch: Option<Arc<Batch>>) -> Self {
+        Self {
+            cutter: batch.map(|batch| Cutter::new(batch, Select::All)),
+            chunks: VecDeque::new(),
+            position: 0,
+            small: BytesMut::new(),
+        }
+    }
+
+    pub(crate) fn feed(&mut self, chunk: Bytes, crew: &Crew) -> Result<()> {
+        if chunk.len() >= MIN_CHUNK_BYTES {
+            self.take_small(crew)?;
+            return self.push(chunk, crew);
+        }
+        self.small.extend_from_slice(&chunk);
+        if self.small.len() >= MIN_CHUNK_BYTES {
+            self.take_small(crew)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self, crew: &Crew) -> Result<()> {
+        self.take_small(crew)?;
+        self.hand_out(crew, true)?;
+        match self.needed_from() {
+            None => Ok(()),
+            Some(needed) => Err(Error::new(
+                ErrorKind::Truncated,
+                format!(
+                    "The image ended after {} bytes, before its data at byte {needed:#x} was \
+                     complete",
+                    self.position
+                ),
+            )),
+        }
+    }
+
+    fn take_small(&mut self, crew: &Crew) -> Result<()> {
+        if self.small.is_empty() {
+            return Ok(());
+        }
+        let chunk = self.small.split().freeze();
+        self.push(chunk, crew)
+    }
+
+    fn push(&mut self, chunk: Bytes, crew: &Crew) -> Result<()> {
+        let start = self.position;
+        self.position += chunk.len() as u64;
+        self.chunks.push_back((start, chunk));
+        self.forget_unneeded();
+        self.hand_out(crew, false)
+    }
+
+    fn hand_out(&mut self, crew: &Crew, flush: bool) -> Result<()> {
+        while let Some(span) = self
+            .cutter
+            .as_mut()
+            .and_then(|cutter| cutter.next(self.position, flush))
+        {
+            let bytes = SpanBytes::Fed(self.slices(&span.host));
+            self.forget_unneeded();
+            crew.submit(Work::Extents { span, bytes })?;
+        }
+        crew.check()
+    }
+
+    fn needed_from(&self) -> Option<u64> {
+        self.cutter.as_ref()?.needed_from()
+    }
+
+    /// Lets go of chunks before the next byte that is needed.
+    fn forget_unneeded(&mut self) {
+        let needed = self.needed_from().unwrap_or(u64::MAX);
+        while let Some((start, chunk)) = self.chunks.front()
+            && start + chunk.len() as u64 <= needed
+        {
+            self.chunks.pop_front();
+        }
+    }
+
+    /// The bytes of a range that lies within the chunks.
+    fn slices(&self, range: &Range<u64>) -> Vec<Bytes> {
+        let first = self
+            .chunks
+            .partition_point(|(start, chunk)| start + chunk.len() as u64 <= range.start);
+        self.chunks
+            .range(first..)
+            .take_while(|(start, _)| *start < range.end)
+            .map(|(start, chunk)| {
+                let index = |offset: u64| {
+                    usize::try_from(offset.saturating_sub(*start))
+                        .map_or(chunk.len(), |index| index.min(chunk.len()))
+                };
+                chunk.slice(index(range.start)..index(range.end))
+            })
+            .collect()
+    }
+}
+
+/// What is decoded at a time; more than what is held back at the disk's end.
+const BLOCK_BYTES: usize = 2 << 20; // 2 MiB
+
+const _: () = assert!(BLOCK_BYTES as u64 >= held::HELD_BYTES + 8192);
+
+/// Decoded blocks in memory: enough to keep the writers busy while the next one is decoded.
+const BLOCKS: usize = 8;
+
+/// Disks are whole sectors: zeros follow a stream that ends inside one.
+const SECTOR_BYTES: u64 = 512;
+
+/// Feeds a raw image that is inside one compressed stream.
+///
+/// Nobody knows where the disk ends before the stream does. So the last two blocks stay here until
+/// then: they have what is held back at the disk's end.
+pub(crate) struct StreamFeeder {
+    decoder: StreamDecoder,
+    blocks: Blocks,
+}
+
+struct Blocks {
+    pool: BufferPool,
+    output: Arc<Output>,
+    stop: Arc<Stop>,
+    /// A full one.
+    previous: Option<PooledBuf>,
+    current: Option<PooledBuf>,
+    filled: usize,
+    /// Guest offset of `current`.
+    offset: u64,
+}
+
+impl StreamFeeder {
+    pub(crate) fn new(codec: StreamCodec, output: Arc<Output>, stop: Arc<Stop>) -> Result<Self> {
+        Ok(Self {
+            decoder: StreamDecoder::new(codec)?,
+            blocks: Blocks {
+                pool: BufferPool::new(BLOCKS, BLOCK_BYTES),
+                output,
+                stop,
+                previous: None,
+                current: None,
+                filled: 0,
+                offset: 0,
+            },
+        })
+    }
+
+    pub(crate) fn feed(&mut self, chunk: &[u8], crew: &Crew) -> Result<()> {
+        let Self { decoder, blocks } = self;
+        let result = decoder.push(chunk, &mut |piece| blocks.take(piece, crew));
+        // A worker's failure stops the decoder as well, and is the one to report.
+        crew.check()?;
+        result
+    }
+
+    /// The end of the stream; returns the disk's size.
+    pub(crate) fn finish(self, crew: &Crew) -> Result<u64> {
+        let Self {
+            decoder,
+            mut blocks,
+        } = self;
+        let result = decoder.finish(&mut |piece| blocks.take(piece, crew));
+        crew.check()?;
+        result?;
+        blocks.finish()
+    }
+}
+
+impl Blocks {
+    fn take(&mut self, mut piece: &[u8], crew: &Crew) -> Result<()> {
+        while !piece.is_empty() {
+            let end = self.offset + (self.filled + piece.len()) as u64;
+            self.output.target().check_fits(end)?;
+            let block = match &mut self.current {
+                Some(block) => block,
+                none => {
+                    let taken = self
+                        .pool
+                        .take(|| self.stop.is_set())
+                        .map_err(|e| Error::io(ErrorKind::Write, "Allocating failed", e))?;
+                    none.insert(taken.ok_or_else(super::stop::cancelled)?)
+                }
+            };
+            let len = piece.len().min(block.len() - self.filled);
+            block[self.filled..self.filled + len].copy_from_slice(&piece[..len]);
+            self.filled += len;
+            piece = &piece[len..];
+            if self.filled == block.len() {
+                self.full(crew)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn full(&mut self, crew: &Crew) -> Result<()> {
+        let offset = self.offset;
+        self.offset += self.filled as u64;
+        self.filled = 0;
+        match std::mem::replace(&mut self.previous, self.current.take()) {
+            None => Ok(()),
+            Some(bytes) => crew.submit(Work::Block {
+                guest_offset: offset - bytes.len() as u64,
+                len: bytes.len(),
+                bytes,
+            }),
+        }
+    }
+
+    /// Writes the last blocks, and holds back the last MiB of the disk.
+    fn finish(self) -> Result<u64> {
+        let end = self.offset + self.filled as u64;
+        let virtual_size = end.next_multiple_of(SECTOR_BYTES);
+        self.output.target().check_fits(virtual_size)?;
+        self.output.hold(held::foot(virtual_size))?;
+        if let Some(previous) = self.previous {
+            let offset = self.offset - previous.len() as u64;
+            self.output.write(offset, &previous)?;
+        }
+        if let Some(mut current) = self.current {
+            let padding = usize::try_from(virtual_size - end).unwrap_or_default();
+            let padded = self.filled + padding;
+            current[self.filled..padded].fill(0);
+            self.output.write(self.offset, &current[..padded])?;
+        }
+        Ok(virtual_size)
+    }
+}

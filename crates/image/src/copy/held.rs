@@ -1,0 +1,190 @@
+//! The guest bytes that reach the target last.
+//!
+//! A disk whose first MiB is missing does not boot and shows no partitions, and neither does one
+//! that keeps its GPT only at its end. Both places are cleared before the first byte of a copy and
+//! filled after its last, so that a volume that was written only in part, or whose image turned
+//! out to be a wrong one, never looks complete.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use super::zero::GRANULE_BYTES;
+use crate::buffer::AlignedBuf;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How much is held back at each end of the disk. A GPT needs 17 KiB, boot loaders in front of
+/// the first partition up to a MiB, since that is where partitions begin.
+pub(crate) const HELD_BYTES: u64 = 1 << 20; // 1 MiB
+
+/// The held regions, and what the copy brought for them so far.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// Ascending; one or two.
+    regions: RwLock<Vec<Region>>,
+}
+
+#[derive(Debug)]
+struct Region {
+    range: Range<u64>,
+    /// The region's bytes, and zeros up to a whole granule.
+    bytes: Mutex<AlignedBuf>,
+}
+
+/// The first region of a disk; `None` stands for a size that is not known yet.
+pub(crate) fn head(virtual_size: Option<u64>) -> Range<u64> {
+    0..virtual_size.map_or(HELD_BYTES, |size| size.min(HELD_BYTES))
+}
+
+/// The last region of a disk of that size; empty when the head covers it.
+pub(crate) fn foot(virtual_size: u64) -> Range<u64> {
+    let start = virtual_size.saturating_sub(HELD_BYTES);
+    let aligned = start - start % GRANULE_BYTES as u64;
+    aligned.max(head(Some(virtual_size)).end)..virtual_size
+}
+
+impl Held {
+    /// Holds one more region; it must come after those that are held already.
+    pub(crate) fn add(&self, range: Range<u64>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let len = usize::try_from(range.end - range.start)
+            .unwrap_or(usize::MAX)
+            .next_multiple_of(GRANULE_BYTES);
+        let bytes = AlignedBuf::new(len)
+            .map_err(|source| Error::io(ErrorKind::Write, "Allocating memory failed", source))?;
+        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+        regions.push(Region {
+            range,
+            bytes: Mutex::new(bytes),
+        });
+        Ok(())
+    }
+
+    /// Keeps what of `bytes` falls into a region, and calls `outside` for the rest.
+    pub(crate) fn keep(
+        &self,
+        guest_offset: u64,
+        bytes: &[u8],
+        mut outside: impl FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let part = |range: Range<u64>| {
+            let index = |offset: u64| usize::try_from(offset - guest_offset).unwrap_or(usize::MAX);
+            &bytes[index(range.start)..index(range.end)]
+        };
+        let end = guest_offset + bytes.len() as u64;
+        let mut next = guest_offset;
+        for region in self.read().iter() {
+            let inside = region.range.start.max(next)..region.range.end.min(end);
+            if inside.is_empty() {
+                continue;
+            }
+            if next < inside.start {
+                outside(next, part(next..inside.start))?;
+            }
+            let start = usize::try_from(inside.start - region.range.start).unwrap_or(usize::MAX);
+            let source = part(inside.clone());
+            region.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+                [start..start + source.len()]
+                .copy_from_slice(source);
+            next = inside.end;
+        }
+        if next < end {
+            outside(next, part(next..end))?;
+        }
+        Ok(())
+    }
+
+    /// The parts of a range that no region covers, ascending.
+    pub(crate) fn outside(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut parts = Vec::with_capacity(1);
+        let mut next = range.start;
+        for region in self.read().iter() {
+            if next < region.range.start.min(range.end) {
+                parts.push(next..region.range.start.min(range.end));
+            }
+            next = next.max(region.range.end);
+        }
+        if next < range.end {
+            parts.push(next..range.end);
+        }
+        parts
+    }
+
+    /// Calls `write` with each region and its bytes, followed by zeros up to a granule; the head
+    /// comes last.
+    pub(crate) fn release(
+        &self,
+        mut write: impl FnMut(&Range<u64>, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        for region in self.read().iter().rev() {
+            let bytes = region.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+            write(&region.range, &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Region>> {
+        self.regions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "offsets of a few MiB fit every usize"
+)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn head_and_foot_never_overlap_and_reach_both_ends() {
+        for size in [
+            512,
+            MIB - 512,
+            MIB,
+            MIB + 512,
+            2 * MIB - 512,
+            2 * MIB,
+            9 * MIB + 512,
+        ] {
+            let (head, foot) = (head(Some(size)), foot(size));
+            assert_eq!(head.start, 0);
+            assert!(head.end <= foot.start, "{size}");
+            assert_eq!(foot.end, size);
+            assert!(head.end == size || foot.end - foot.start >= MIB.min(size - head.end));
+        }
+    }
+
+    #[test]
+    fn bytes_are_kept_inside_and_passed_on_outside() {
+        let held = Held::default();
+        held.add(0..MIB).unwrap();
+        held.add(3 * MIB..4 * MIB).unwrap();
+        let bytes: Vec<u8> = (0..4 * MIB).map(|i| (i % 251) as u8).collect();
+        let mut passed = Vec::new();
+        let mut pass = |offset, part: &[u8]| {
+            passed.push((offset, part.to_vec()));
+            Ok(())
+        };
+        for range in [100..MIB as usize + 7, MIB as usize + 7..4 * MIB as usize] {
+            held.keep(range.start as u64, &bytes[range], &mut pass)
+                .unwrap();
+        }
+        let expected = [(MIB, MIB + 7), (MIB + 7, 3 * MIB)]
+            .map(|(from, to)| (from, bytes[from as usize..to as usize].to_vec()));
+        assert_eq!(passed, expected);
+        held.release(|range, kept| {
+            let start = range.start.max(100) as usize;
+            let from = start - range.start as usize;
+            assert_eq!(kept[from..], bytes[start..range.end as usize]);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(held.outside(0..5 * MIB), [MIB..3 * MIB, 4 * MIB..5 * MIB]);
+        assert_eq!(held.outside(10..MIB), []);
+        assert_eq!(held.outside(2 * MIB..2 * MIB + 5), [2 * MIB..2 * MIB + 5]);
+    }
+}

@@ -1,0 +1,143 @@
+//! Reads spans of a local image file, without filling the page cache.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::{FileSource, ReadAt};
+use crate::sys;
+
+/// What direct reads are aligned to where the file system does not tell: enough for all.
+const DEFAULT_ALIGN: u64 = sys::PAGE_BYTES as u64;
+
+/// A local image, open twice: for reads through the page cache, and for reads past it.
+///
+/// What the page cache has is read from there, which costs a memory copy. The rest is read from
+/// the disk directly, so that a copy leaves the page cache as it found it.
+#[derive(Debug)]
+pub(crate) struct LocalSource {
+    cached: File,
+    /// `None` where the file system has no direct I/O.
+    direct: Option<File>,
+    align: u64,
+    len: u64,
+}
+
+impl LocalSource {
+    pub(crate) fn new(source: &FileSource) -> Result<Self> {
+        let file = source.file();
+        let cached = file
+            .try_clone()
+            .map_err(|e| Error::io(ErrorKind::Read, "Opening the image again failed", e))?;
+        // O_DIRECT belongs to an open file, so a second one is needed. It is the same file, even
+        // if another one has taken its name since.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let direct = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(path)
+            .ok();
+        let align = sys::direct_io_alignment(file)
+            .map_or(DEFAULT_ALIGN, |(memory, offset)| memory.max(offset))
+            .max(512);
+        // An alignment of 0 says that there is no direct I/O; a huge one does not fit the buffers.
+        let direct = direct.filter(|_| align.is_power_of_two() && align <= 64 << 10);
+        Ok(Self {
+            cached,
+            direct,
+            align,
+            len: source.len(),
+        })
+    }
+
+    /// Reads the host bytes of `range` somewhere into `buffer`.
+    pub(crate) fn read<'b>(&self, range: &Range<u64>, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
+        if range.is_empty() {
+            return Ok(&[]);
+        }
+        let result = match &self.direct {
+            Some(direct) if !sys::is_cached(&self.cached, range).unwrap_or(false) => {
+                self.read_direct(direct, range, buffer)
+            }
+            _ => self.read_cached(range, buffer),
+        };
+        let inside = result.map_err(|source| {
+            let context = format!(
+                "Reading the image failed at bytes {:#x}..{:#x}",
+                range.start, range.end
+            );
+            Error::io(ErrorKind::Read, context, source)
+        })?;
+        Ok(&buffer[inside])
+    }
+
+    /// Offset of the first data at or after `from`, where the file system keeps track of holes.
+    pub(crate) fn next_data(&self, from: u64) -> u64 {
+        match sys::seek_data(&self.cached, from) {
+            Ok(Some(offset)) => offset,
+            Ok(None) => self.len,
+            Err(_) => from,
+        }
+    }
+
+    /// Offset of the first hole at or after `from`.
+    pub(crate) fn next_hole(&self, from: u64) -> u64 {
+        match sys::seek_hole(&self.cached, from) {
+            Ok(Some(offset)) => offset,
+            Ok(None) | Err(_) => self.len,
+        }
+    }
+
+    fn read_direct(
+        &self,
+        direct: &File,
+        range: &Range<u64>,
+        buffer: &mut [u8],
+    ) -> io::Result<Range<usize>> {
+        let start = range.start - range.start % self.align;
+        let end = range.end.next_multiple_of(self.align);
+        let inside = index(range.start - start)?..index(range.end - start)?;
+        let room = buffer
+            .get_mut(..index(end - start)?)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let mut filled = 0;
+        // Past the file's end there is less than was asked for.
+        while filled < inside.end {
+            match direct.read_at(&mut room[filled..], start + filled as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) if ((filled + read) as u64).is_multiple_of(self.align) => filled += read,
+                // Only at the end; what is missing after it was not asked for.
+                Ok(read) if filled + read >= inside.end => filled += read,
+                Ok(_) => return self.read_cached(range, buffer),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The file system promised more than it does.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    return self.read_cached(range, buffer);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(inside)
+    }
+
+    fn read_cached(&self, range: &Range<u64>, buffer: &mut [u8]) -> io::Result<Range<usize>> {
+        let inside = 0..index(range.end - range.start)?;
+        let room = buffer
+            .get_mut(inside.clone())
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        // Without direct I/O every read fills the page cache; what was there before stays.
+        let keep = self.direct.is_some() || sys::is_cached(&self.cached, range).unwrap_or(true);
+        self.cached.read_exact_at(room, range.start)?;
+        if !keep {
+            sys::drop_cached(&self.cached, range.start, range.end - range.start).ok();
+        }
+        Ok(inside)
+    }
+}
+
+fn index(bytes: u64) -> io::Result<usize> {
+    usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput.into())
+}

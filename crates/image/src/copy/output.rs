@@ -1,0 +1,271 @@
+//! The writing end: what workers produce goes through here to the target.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::held::{self, HELD_BYTES, Held};
+use super::limit::RateLimiter;
+use super::stop::Stop;
+use super::zero::{self, GRANULE_BYTES, MIN_GAP_BYTES, Run};
+use super::{Counters, Tail, TailPolicy, Zeroed};
+use crate::device::{Content, Target, ZeroMethod};
+use crate::error::Result;
+
+/// How much is zeroed at a time when zeroing costs bandwidth and that is limited: about what one
+/// write has, so that the rate is smooth.
+const LIMITED_ZERO_STEP_BYTES: u64 = 2 << 20; // 2 MiB
+
+/// What the workers' results are for.
+pub(crate) trait Sink: Send + Sync {
+    /// Takes guest bytes.
+    fn write(&self, guest_offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Takes a guest range that reads as zero.
+    fn zero(&self, range: Range<u64>) -> Result<()>;
+}
+
+/// Takes results and drops them: the decoders' verdict is all that is wanted.
+#[derive(Debug)]
+pub(crate) struct Nowhere;
+
+impl Sink for Nowhere {
+    fn write(&self, _guest_offset: u64, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn zero(&self, _range: Range<u64>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A target with everything that decides how bytes get there.
+#[derive(Debug)]
+pub(crate) struct Output {
+    target: Target,
+    held: Held,
+    counters: Arc<Counters>,
+    limiter: Option<Arc<RateLimiter>>,
+    stop: Arc<Stop>,
+    zeroed: [AtomicU64; ZeroMethod::ALL.len()],
+}
+
+impl Output {
+    pub(crate) fn new(
+        target: Target,
+        counters: Arc<Counters>,
+        limiter: Option<Arc<RateLimiter>>,
+        stop: Arc<Stop>,
+    ) -> Self {
+        Self {
+            target,
+            held: Held::default(),
+            counters,
+            limiter,
+            stop,
+            zeroed: Default::default(),
+        }
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) fn is_known_zero(&self) -> bool {
+        self.target.content() == Content::KnownZero
+    }
+
+    /// Clears what would make the volume look like a disk, before the first byte is written. What
+    /// the image has for these places is held back from now on.
+    pub(crate) fn arm(&self, virtual_size: Option<u64>, tail: TailPolicy) -> Result<()> {
+        self.hold(held::head(virtual_size))?;
+        if let Some(size) = virtual_size {
+            self.hold(held::foot(size))?;
+        }
+        if self.is_known_zero() {
+            return Ok(());
+        }
+        if let Some(capacity) = self.target.capacity()
+            && tail != TailPolicy::Keep
+        {
+            let disk_end = virtual_size.map_or(0, |size| self.up_to_unit(size));
+            let start = capacity.saturating_sub(HELD_BYTES).max(disk_end);
+            self.clear(start..capacity)?;
+        }
+        self.target.sync()
+    }
+
+    /// Holds back what comes for `range`, and clears it.
+    pub(crate) fn hold(&self, range: Range<u64>) -> Result<()> {
+        if !self.is_known_zero() {
+            self.clear(range.start..self.up_to_unit(range.end))?;
+        }
+        self.held.add(range)
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) fn count_source(&self, bytes: u64) {
+        self.counters
+            .source_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts guest bytes about which nothing is left to be done.
+    pub(crate) fn count_settled(&self, bytes: u64) {
+        self.counters
+            .guest_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What of the target lies beyond the disk and is to be cleared, and what the report says.
+    pub(crate) fn tail(&self, virtual_size: u64, policy: TailPolicy) -> (Vec<Range<u64>>, Tail) {
+        let Some(capacity) = self.target.capacity() else {
+            return (Vec::new(), Tail::default());
+        };
+        let tail = self.up_to_unit(virtual_size)..capacity;
+        let bytes = capacity - virtual_size;
+        if tail.is_empty() || self.is_known_zero() {
+            let report = Tail {
+                bytes,
+                zero_bytes: bytes,
+            };
+            return (Vec::new(), report);
+        }
+        let len = tail.end - tail.start;
+        let ranges = match policy {
+            TailPolicy::Zero => vec![tail],
+            TailPolicy::Edges if len <= 2 * HELD_BYTES => vec![tail],
+            TailPolicy::Edges => {
+                let first_end = tail.start + HELD_BYTES;
+                let last = tail.end - HELD_BYTES;
+                vec![tail.start..first_end, last..tail.end]
+            }
+            TailPolicy::Keep => Vec::new(),
+        };
+        let kept = len - ranges.iter().map(|r| r.end - r.start).sum::<u64>();
+        let report = Tail {
+            bytes,
+            zero_bytes: bytes - kept,
+        };
+        (ranges, report)
+    }
+
+    /// Makes a range of the target read as zero, whatever the guest has there.
+    pub(crate) fn clear(&self, range: Range<u64>) -> Result<()> {
+        let mut start = range.start;
+        while start < range.end {
+            let mut step = self.target.zero_step_bytes();
+            match &self.limiter {
+                Some(limiter) if self.target.zeroing_moves_data() => {
+                    step = step.min(LIMITED_ZERO_STEP_BYTES);
+                    limiter.wait(step.min(range.end - start), &self.stop)?;
+                }
+                _ => self.stop.check()?,
+            }
+            let end = range.end.min(start.saturating_add(step));
+            let method = self.target.zero_range(start..end)?;
+            self.zeroed[method as usize].fetch_add(end - start, Ordering::Relaxed);
+            self.counters
+                .zeroed_bytes
+                .fetch_add(end - start, Ordering::Relaxed);
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Writes what was held back, the head last, and waits until all is on stable storage.
+    pub(crate) fn release(&self, virtual_size: u64) -> Result<()> {
+        self.held.release(|range, bytes| {
+            // The end of the disk may be no whole block: zeros follow it up to one.
+            let len = self.up_to_unit(range.end) - range.start;
+            let len = usize::try_from(len).unwrap_or(bytes.len()).min(bytes.len());
+            // The region was cleared when the copy began, so its zeros are there.
+            self.write_data(range.start, &bytes[..len], GRANULE_BYTES, |_| Ok(()))?;
+            self.target.sync()
+        })?;
+        self.target.settle_size(virtual_size)?;
+        self.target.sync_all()
+    }
+
+    /// Clears the held regions again after a release that failed half-way.
+    pub(crate) fn disarm_failed_release(&self) -> Result<()> {
+        self.held.release(|range, _| {
+            let end = self.up_to_unit(range.end);
+            self.target.zero_range(range.start..end).map(drop)
+        })?;
+        self.target.sync()
+    }
+
+    pub(crate) fn zeroed(&self) -> Vec<Zeroed> {
+        ZeroMethod::ALL
+            .into_iter()
+            .zip(&self.zeroed)
+            .map(|(method, bytes)| Zeroed {
+                method,
+                bytes: bytes.load(Ordering::Relaxed),
+            })
+            .filter(|zeroed| zeroed.bytes > 0)
+            .collect()
+    }
+
+    fn up_to_unit(&self, offset: u64) -> u64 {
+        offset.next_multiple_of(self.target.write_unit())
+    }
+
+    /// Writes the data in `bytes` and hands the runs of zeros to `zero`; at the ends of `bytes`,
+    /// zeros count as such from `min_edge` bytes on.
+    fn write_data(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        min_edge: usize,
+        zero: impl Fn(Range<u64>) -> Result<()>,
+    ) -> Result<()> {
+        for run in zero::runs(bytes, min_edge) {
+            match run {
+                Run::Zero(part) => zero(offset + part.start as u64..offset + part.end as u64)?,
+                Run::Data(part) => {
+                    let data = &bytes[part.clone()];
+                    match &self.limiter {
+                        Some(limiter) => limiter.wait(data.len() as u64, &self.stop)?,
+                        None => self.stop.check()?,
+                    }
+                    self.target.write_all_at(data, offset + part.start as u64)?;
+                    self.counters
+                        .written_bytes
+                        .fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Output {
+    fn write(&self, guest_offset: u64, bytes: &[u8]) -> Result<()> {
+        self.held.keep(guest_offset, bytes, |offset, part| {
+            if self.is_known_zero() {
+                self.write_data(offset, part, GRANULE_BYTES, |_| Ok(()))
+            } else {
+                // Short runs of zeros are written: a request to zero them costs as much.
+                self.write_data(offset, part, MIN_GAP_BYTES, |zeros| self.clear(zeros))
+            }
+        })?;
+        self.count_settled(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn zero(&self, range: Range<u64>) -> Result<()> {
+        if !self.is_known_zero() {
+            // The held regions were cleared when the copy began.
+            for part in self.held.outside(range.clone()) {
+                self.clear(part)?;
+            }
+        }
+        self.count_settled(range.end - range.start);
+        Ok(())
+    }
+}
