@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+mod engine_convert;
+mod engine_copy;
+mod engine_failure;
 mod hostile;
 mod parser_accept;
 mod parser_clusters;
@@ -11,3 +14,4 @@ mod parser_reject;
 mod parser_streams;
 mod parser_support;
 mod parser_truncated;
+mod support;
