@@ -8,9 +8,7 @@ use lvp_image::copy::{CopyOptions, Summary, TailPolicy};
 use lvp_image::format::ImageType;
 use lvp_image::{Error, ErrorKind};
 
-use crate::support::{
-    Images, LoopDevice, MARKER, assert_all, assert_same, require, run, text, write_at,
-};
+use crate::support::{Images, LoopDevice, MARKER, assert_all, assert_same, require, run, text};
 
 const MIB: usize = 1 << 20;
 
@@ -28,13 +26,6 @@ fn convert_raw(images: &Images, destination: &Path) -> Result<Summary, Error> {
         destination,
         &options(),
     )
-}
-
-/// An image whose tables are sound, with a compressed cluster that is not.
-fn damaged(images: &Images) -> std::path::PathBuf {
-    let image = images.qcow2("damaged", "cluster_size=64k", true);
-    write_at(&image, 512 << 10, &[0xFF; 20_000]);
-    image
 }
 
 /// What is in the directory, so that leftovers show.
@@ -103,7 +94,7 @@ fn a_refused_image_leaves_a_new_file_absent_and_an_existing_one_untouched() {
         return;
     }
     let images = Images::new(8 * MIB);
-    let damaged = damaged(&images);
+    let damaged = images.damaged("cluster_size=64k");
     let garbage = images.path("garbage");
     std::fs::write(&garbage, b"not a qcow2 image at all").unwrap();
     let existing = images.path("existing");
@@ -125,7 +116,7 @@ fn a_refused_image_leaves_a_device_untouched_unless_one_pass_was_asked_for() {
         return;
     }
     let images = Images::new(8 * MIB);
-    let damaged = damaged(&images);
+    let damaged = images.damaged("cluster_size=64k");
     let device = LoopDevice::new(9 * MIB as u64, 512);
     let mut options = options();
     let error = convert(&damaged, ImageType::Qcow2, &device.path, &options).unwrap_err();

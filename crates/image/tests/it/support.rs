@@ -259,6 +259,23 @@ impl Images {
         to
     }
 
+    /// A qcow2 image whose tables are sound, with a compressed cluster that is not. Its disk has
+    /// the other's size, and every cluster of it compresses to about half.
+    pub(crate) fn damaged(&self, options: &str) -> PathBuf {
+        let (from, to) = (self.path("letters.raw"), self.path("damaged"));
+        let mut letters = noise(99, self.disk.len());
+        letters
+            .iter_mut()
+            .for_each(|byte| *byte = b'a' + *byte % 16);
+        std::fs::write(&from, letters).unwrap();
+        let args = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options];
+        run("qemu-img", &[&args[..], &[text(&from), text(&to)]].concat());
+        std::fs::remove_file(&from).unwrap();
+        let middle = std::fs::metadata(&to).unwrap().len() / 2;
+        write_at(&to, middle, &[0xFF; 100_000]);
+        to
+    }
+
     /// What qemu-img makes of an image.
     pub(crate) fn oracle(&self, image: &Path, format: &str) -> Vec<u8> {
         let to = self.path("oracle.raw");
