@@ -14,7 +14,7 @@ use lvp_image::convert::{ConvertOptions, convert, open_source};
 use lvp_image::copy::{CopyOptions, RateLimiter, Summary, TailPolicy};
 use lvp_image::format::{Format, ImageType};
 use lvp_image::plan::{ImageInfo, Planner};
-use lvp_image::{Error, ErrorKind};
+use lvp_image::{Error, ReadAt};
 use serde_json::{Value, json};
 
 /// Exit code when everything was done.
@@ -25,6 +25,9 @@ pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_REFUSED: u8 = 2;
 /// Exit code of a wrong command line (EX_USAGE of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
+
+/// The first bytes of a qcow2 image (docs/interop/qcow2, "Header").
+const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// What to do with an image.
 #[derive(Debug, Subcommand)]
@@ -134,19 +137,18 @@ fn run_convert(args: &ConvertArgs) -> u8 {
     }
 }
 
-/// Opens the image as what it is declared, or as what it turns out to be.
+/// Opens the image as what it is declared, or else as what its first bytes say.
 fn inspect(path: &Path, declared: Option<ImageType>) -> Result<ImageInfo, Error> {
-    let open = |declared| {
-        let planner = Planner::open(open_source(path)?, declared)?;
-        Ok(planner.info().clone())
+    let source = open_source(path)?;
+    let mut magic = [0; 4];
+    let is_qcow2 = source.read_exact_at(&mut magic, 0).is_ok() && magic == QCOW2_MAGIC;
+    let found = if is_qcow2 {
+        ImageType::Qcow2
+    } else {
+        ImageType::Raw
     };
-    match declared {
-        Some(declared) => open(declared),
-        None => match open(ImageType::Qcow2) {
-            Err(error) if error.kind() == ErrorKind::NotThisFormat => open(ImageType::Raw),
-            result => result,
-        },
-    }
+    let planner = Planner::open(source, declared.unwrap_or(found))?;
+    Ok(planner.info().clone())
 }
 
 fn to_json(verdict: &Result<ImageInfo, Error>) -> Value {
