@@ -8,7 +8,10 @@ use lvp_image::copy::{CopyOptions, Summary, TailPolicy};
 use lvp_image::format::ImageType;
 use lvp_image::{Error, ErrorKind};
 
-use crate::support::{Images, LoopDevice, MARKER, assert_all, assert_same, require, run, text};
+use crate::engine_support::{
+    Images, LoopDevice, MARKER, assert_all, assert_same, loop_devices, text,
+};
+use crate::parser_support::{qemu, run};
 
 const MIB: usize = 1 << 20;
 
@@ -90,7 +93,7 @@ fn a_link_stays_a_link_and_what_it_leads_to_is_written() {
 
 #[test]
 fn a_refused_image_leaves_a_new_file_absent_and_an_existing_one_untouched() {
-    if !require("qemu-img") {
+    if !qemu() {
         return;
     }
     let images = Images::new(8 * MIB);
@@ -112,7 +115,7 @@ fn a_refused_image_leaves_a_new_file_absent_and_an_existing_one_untouched() {
 
 #[test]
 fn a_refused_image_leaves_a_device_untouched_unless_one_pass_was_asked_for() {
-    if !require("loop") || !require("qemu-img") {
+    if !loop_devices() || !qemu() {
         return;
     }
     let images = Images::new(8 * MIB);
@@ -130,7 +133,7 @@ fn a_refused_image_leaves_a_device_untouched_unless_one_pass_was_asked_for() {
 
 #[test]
 fn a_device_holds_the_disk_and_then_zeros_or_what_it_held() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     let images = Images::new(3 * MIB);
@@ -148,7 +151,7 @@ fn a_device_holds_the_disk_and_then_zeros_or_what_it_held() {
 
 #[test]
 fn a_device_that_is_too_small_stays_untouched() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     let images = Images::new(3 * MIB);
@@ -170,7 +173,7 @@ fn the_image_itself_is_no_destination_under_any_name() {
         assert_eq!(error.kind(), ErrorKind::BadTarget);
     }
     assert_same(&std::fs::read(&image).unwrap(), &images.disk, "image");
-    if require("loop") {
+    if loop_devices() {
         let device = LoopDevice::new(2 * MIB as u64, 512);
         let result = convert(&device.path, ImageType::Raw, &device.path, &options());
         assert_eq!(result.unwrap_err().kind(), ErrorKind::BadTarget);

@@ -12,9 +12,11 @@ use lvp_image::device::{Content, FileSize, Target, ZeroMethod};
 use lvp_image::format::ImageType;
 use lvp_image::plan::Planner;
 
-use crate::support::{
-    Images, LoopDevice, MARKER, assert_all, assert_same, noise, read_at, require, run, text,
+use crate::engine_support::{
+    Images, LoopDevice, MARKER, assert_all, assert_same, loop_devices, noise, read_at, text,
+    write_at,
 };
+use crate::parser_support::{pipe, qemu, require, run};
 
 const MIB: usize = 1 << 20;
 
@@ -47,7 +49,7 @@ fn file_target(path: &Path) -> Target {
 /// Images of one disk that differ in everything a copy could stumble over.
 fn images_of(images: &Images) -> Vec<(PathBuf, ImageType)> {
     let mut made = vec![(images.path("disk.raw"), ImageType::Raw)];
-    if require("qemu-img") {
+    if qemu() {
         let qcow2 = [
             images.qcow2("zlib", "cluster_size=64k", true),
             images.qcow2("zstd", "cluster_size=64k,compression_type=zstd", true),
@@ -91,7 +93,7 @@ fn a_fed_image_is_copied_right_whatever_the_chunks() {
 
 #[test]
 fn an_image_fed_byte_by_byte_is_copied_right() {
-    if !require("qemu-img") {
+    if !qemu() {
         return;
     }
     let images = Images::new(2 * MIB);
@@ -109,7 +111,7 @@ fn an_image_fed_byte_by_byte_is_copied_right() {
 
 #[test]
 fn a_local_image_equals_what_qemu_img_makes_of_it() {
-    if !require("qemu-img") {
+    if !qemu() {
         return;
     }
     let images = Images::new(11 * MIB + 1536);
@@ -135,7 +137,7 @@ fn a_local_image_equals_what_qemu_img_makes_of_it() {
 
 #[test]
 fn a_used_device_holds_exactly_the_disk_and_zeros_afterwards() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     for sector_bytes in [512, 4096] {
@@ -171,7 +173,7 @@ fn a_used_device_holds_exactly_the_disk_and_zeros_afterwards() {
 
 #[test]
 fn an_aligned_image_bypasses_the_page_cache_on_a_device() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     let images = Images::new(6 * MIB);
@@ -198,7 +200,7 @@ fn an_aligned_image_bypasses_the_page_cache_on_a_device() {
 
 #[test]
 fn the_tail_is_kept_or_cleared_at_its_edges_as_asked() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     let images = Images::new(3 * MIB);
@@ -258,7 +260,7 @@ fn zeros_of_a_raw_image_stay_holes() {
         .unwrap();
     file.set_len(1 << 40).unwrap();
     drop(file);
-    crate::support::write_at(&image, 20 * MIB as u64, &noise(1, MIB));
+    write_at(&image, 20 * MIB as u64, &noise(1, MIB));
     let start = Instant::now();
     let options = CopyOptions::new(TailPolicy::Zero);
     Copier::copy_file(
@@ -282,6 +284,117 @@ fn zeros_of_a_raw_image_stay_holes() {
         &noise(1, MIB),
         "data",
     );
+}
+
+#[test]
+fn an_empty_disk_of_a_tebibyte_costs_nothing() {
+    if !qemu() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    run(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", text(&image), "1T"],
+    );
+    let copy = |target: Target| {
+        let start = Instant::now();
+        let options = CopyOptions::new(TailPolicy::Zero);
+        let body = Copier::copy_file(planner(&image, ImageType::Qcow2), target, options.clone());
+        let summary = body.unwrap().commit().unwrap();
+        assert_eq!(summary.written_bytes, 0);
+        let settled = options.counters.guest_bytes.load(Ordering::Relaxed);
+        assert_eq!(settled, 1 << 40);
+        start.elapsed()
+    };
+    // A tenth of this on an idle machine.
+    let limit = Duration::from_secs(2);
+    assert!(copy(file_target(&directory.path().join("target"))) < limit);
+    if loop_devices() {
+        let device = LoopDevice::sparse((1 << 40) + (1 << 30));
+        let target = Target::open_block(&device.path, Content::Unknown).unwrap();
+        assert!(copy(target) < limit);
+    }
+}
+
+#[test]
+fn an_image_in_several_batches_is_copied_from_a_file_and_not_fed() {
+    if !qemu() {
+        return;
+    }
+    let images = Images::new(7 * MIB);
+    let image = images.scattered("scattered", "cluster_size=4k", 8 << 10);
+    let open = || {
+        let source = open_source(&image).unwrap();
+        Planner::open_within(source, ImageType::Qcow2, 2048).unwrap()
+    };
+    assert!(!open().is_one_pass());
+    let refused = PlannedImage::take(&mut open()).unwrap_err();
+    assert_eq!(refused.kind(), lvp_image::ErrorKind::NotOnePass);
+    let target = images.path("target");
+    let options = CopyOptions::new(TailPolicy::Zero);
+    let body = Copier::copy_file(open(), file_target(&target), options.clone()).unwrap();
+    body.commit().unwrap();
+    assert_same(&std::fs::read(&target).unwrap(), &images.disk, "file");
+    let settled = options.counters.guest_bytes.load(Ordering::Relaxed);
+    assert_eq!(settled, images.disk.len() as u64);
+    if loop_devices() {
+        let device = LoopDevice::new(8 * MIB as u64, 512);
+        let target = Target::open_block(&device.path, Content::Unknown).unwrap();
+        let body = Copier::copy_file(open(), target, CopyOptions::new(TailPolicy::Zero)).unwrap();
+        body.commit().unwrap();
+        let mut expected = images.disk.clone();
+        expected.resize(8 * MIB, 0);
+        assert_same(&device.bytes(), &expected, "device");
+    }
+}
+
+#[test]
+fn a_compressed_raw_image_is_copied_right() {
+    // Below, at and above the sizes where blocks and held regions meet.
+    for disk_bytes in [
+        512,
+        700 << 10,
+        2 * MIB,
+        2 * MIB + 512,
+        4 * MIB,
+        5 * MIB + 1024,
+    ] {
+        let images = Images::new(disk_bytes);
+        for codec in ["gzip", "xz", "zstd", "bzip2"] {
+            if !require(codec, &[codec]) {
+                continue;
+            }
+            let image = images.path("compressed");
+            std::fs::write(&image, pipe(codec, &["-c"], &images.disk)).unwrap();
+            let target = images.path("target");
+            let what = format!("{codec} of {disk_bytes}");
+            let options = CopyOptions::new(TailPolicy::Zero);
+            let body = feed(
+                &image,
+                ImageType::Raw,
+                file_target(&target),
+                &options,
+                100_003,
+            );
+            assert_eq!(body.commit().unwrap().virtual_size, disk_bytes as u64);
+            assert_same(&std::fs::read(&target).unwrap(), &images.disk, &what);
+            let settled = options.counters.guest_bytes.load(Ordering::Relaxed);
+            assert_eq!(settled, disk_bytes as u64, "{what}");
+            if codec == "gzip" && loop_devices() {
+                let device = LoopDevice::new(7 * MIB as u64, 512);
+                let target = Target::open_block(&device.path, Content::Unknown).unwrap();
+                let options = CopyOptions::new(TailPolicy::Zero);
+                let planner = planner(&image, ImageType::Raw);
+                let body = Copier::copy_file(planner, target, options).unwrap();
+                assert_all(&read_at(&device.path, 0, disk_bytes.min(MIB)), 0, "head");
+                body.commit().unwrap();
+                let mut expected = images.disk.clone();
+                expected.resize(7 * MIB, 0);
+                assert_same(&device.bytes(), &expected, &what);
+            }
+        }
+    }
 }
 
 #[test]
@@ -364,7 +477,7 @@ fn memory_stays_flat_and_the_page_cache_does_not_grow() {
     let summary = body.unwrap().commit().unwrap();
     let grown = peak_memory_bytes() - before;
     assert!(grown < 40 * MIB, "peak memory grew by {grown} bytes");
-    if summary.direct && require("fincore") {
+    if summary.direct && require("fincore", &["fincore"]) {
         for file in [&image, &target] {
             let cached = run(
                 "fincore",

@@ -14,10 +14,11 @@ use lvp_image::plan::Planner;
 use lvp_image::source::FileSource;
 use lvp_image::{Error, ErrorKind};
 
-use crate::support::{
-    Images, LoopDevice, MARKER, Mount, assert_all, assert_same, noise, require, run, text,
+use crate::engine_support::{
+    Images, LoopDevice, MARKER, Mount, assert_all, assert_same, loop_devices, noise, text,
     wait_until,
 };
+use crate::parser_support::{pipe, qemu, run};
 
 const MIB: usize = 1 << 20;
 
@@ -40,7 +41,7 @@ fn assert_disarmed(device: &LoopDevice, disk_bytes: usize) {
 
 #[test]
 fn head_and_foot_stay_clear_until_the_commit() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     let images = Images::new(6 * MIB);
@@ -68,7 +69,7 @@ fn head_and_foot_stay_clear_until_the_commit() {
 
 #[test]
 fn a_copy_dropped_half_way_leaves_no_head() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     let images = Images::new(12 * MIB);
@@ -150,7 +151,7 @@ fn a_feeder_that_waits_is_told_of_the_cancellation_too() {
 
 #[test]
 fn a_full_file_system_is_told_from_other_write_failures() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     let mount = Mount::tmpfs(4 * MIB as u64);
@@ -207,7 +208,7 @@ fn a_stream_that_ends_early_is_truncated() {
 
 #[test]
 fn a_damaged_cluster_stops_the_copy_with_its_place() {
-    if !require("qemu-img") {
+    if !qemu() {
         return;
     }
     let images = Images::new(8 * MIB);
@@ -224,7 +225,7 @@ fn a_damaged_cluster_stops_the_copy_with_its_place() {
 
 #[test]
 fn a_disk_larger_than_the_device_is_refused_before_a_byte_is_written() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     let images = Images::new(6 * MIB);
@@ -237,8 +238,24 @@ fn a_disk_larger_than_the_device_is_refused_before_a_byte_is_written() {
 }
 
 #[test]
+fn a_stream_that_holds_more_than_the_device_is_refused_and_leaves_no_head() {
+    if !loop_devices() {
+        return;
+    }
+    let images = Images::new(12 * MIB);
+    let image = images.path("compressed");
+    std::fs::write(&image, pipe("gzip", &["-c"], &images.disk)).unwrap();
+    let device = LoopDevice::new(9 * MIB as u64, 512);
+    let planner = planner(&image, ImageType::Raw);
+    let options = CopyOptions::new(TailPolicy::Zero);
+    let error = Copier::copy_file(planner, open_device(&device), options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooSmall);
+    assert_disarmed(&device, 9 * MIB);
+}
+
+#[test]
 fn a_device_that_is_held_or_mounted_is_busy() {
-    if !require("loop") {
+    if !loop_devices() {
         return;
     }
     let device = LoopDevice::new(8 * MIB as u64, 512);
@@ -258,7 +275,7 @@ fn a_device_that_is_held_or_mounted_is_busy() {
 
 #[test]
 fn a_file_that_a_virtual_machine_has_open_is_busy() {
-    if !require("qemu-io") {
+    if !qemu() {
         return;
     }
     let images = Images::new(MIB);

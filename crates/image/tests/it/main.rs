@@ -5,6 +5,7 @@
 mod engine_convert;
 mod engine_copy;
 mod engine_failure;
+mod engine_support;
 mod hostile;
 mod parser_accept;
 mod parser_clusters;
@@ -14,4 +15,3 @@ mod parser_reject;
 mod parser_streams;
 mod parser_support;
 mod parser_truncated;
-mod support;

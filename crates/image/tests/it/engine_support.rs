@@ -4,51 +4,28 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::time::{Duration, Instant};
 
-/// Whether a component is there. A missing one is a visible skip, and a failure where the
-/// environment's `LVP_REQUIRE` lists it (or says `all`).
-pub(crate) fn require(component: &str) -> bool {
-    let there = match component {
-        "loop" => {
-            Path::new("/dev/loop-control").exists()
-                && run_unchecked("losetup", &["--find"]).is_some_and(|o| o.status.success())
-        }
-        tool => run_unchecked(tool, &["--version"]).is_some_and(|o| o.status.success()),
-    };
-    let demanded = std::env::var("LVP_REQUIRE").unwrap_or_default();
-    let demanded = demanded
-        .split(',')
-        .any(|name| name == component || name == "all");
-    assert!(
-        there || !demanded,
-        "`{component}` is required but not there"
-    );
-    if !there {
-        eprintln!("SKIPPED: {component} is not there");
+use crate::parser_support::{pipe, require, run, try_run};
+
+/// Whether loop devices and mounts can be had; see `parser_support::require`.
+pub(crate) fn loop_devices() -> bool {
+    if !require("loop", &["losetup", "mount", "mkfs.ext4"]) {
+        return false;
     }
-    there
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where these tests start a process"
-)]
-fn run_unchecked(tool: &str, args: &[&str]) -> Option<Output> {
-    std::process::Command::new(tool).args(args).output().ok()
-}
-
-/// Runs a tool to its end; its output on standard output.
-pub(crate) fn run(tool: &str, args: &[&str]) -> String {
-    let output = run_unchecked(tool, args).unwrap_or_else(|| panic!("{tool} did not start"));
+    let usable = try_run("losetup", &["--find"]).status.success();
+    let required = std::env::var("LVP_REQUIRE").unwrap_or_default();
+    let is_required = required
+        .split(',')
+        .any(|name| name == "loop" || name == "all");
     assert!(
-        output.status.success(),
-        "{tool} {args:?}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
+        usable || !is_required,
+        "LVP_REQUIRE lists loop, but no loop device can be had"
     );
-    String::from_utf8(output.stdout).unwrap()
+    if !usable {
+        eprintln!("SKIPPED: no loop device can be had (not root?)");
+    }
+    usable
 }
 
 pub(crate) fn text(path: &Path) -> &str {
@@ -76,6 +53,17 @@ impl LoopDevice {
             left -= len;
         }
         backing.flush().unwrap();
+        Self::attach(backing, sector_bytes)
+    }
+
+    /// A device of zeros that takes no space.
+    pub(crate) fn sparse(bytes: u64) -> Self {
+        let backing = tempfile::NamedTempFile::new().unwrap();
+        backing.as_file().set_len(bytes).unwrap();
+        Self::attach(backing, 512)
+    }
+
+    fn attach(backing: tempfile::NamedTempFile, sector_bytes: u32) -> Self {
         let sector = sector_bytes.to_string();
         let path = run(
             "losetup",
@@ -101,7 +89,7 @@ impl LoopDevice {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        run_unchecked("losetup", &["--detach", text(&self.path)]);
+        try_run("losetup", &["--detach", text(&self.path)]);
     }
 }
 
@@ -131,7 +119,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        run_unchecked("umount", &[text(self.path.path())]);
+        try_run("umount", &[text(self.path.path())]);
     }
 }
 
@@ -231,7 +219,6 @@ impl Images {
         );
         let mut pieces: Vec<usize> = (0..self.disk.len().div_ceil(piece_bytes)).collect();
         pieces.sort_by_key(|piece| noise(*piece as u64 + 1, 8));
-        let raw = self.path("disk.raw");
         let mut script = String::new();
         for piece in pieces {
             let start = piece * piece_bytes;
@@ -247,15 +234,7 @@ impl Images {
                 text(&part)
             ));
         }
-        assert!(raw.exists());
-        let commands = self.path("commands");
-        std::fs::write(&commands, script).unwrap();
-        let shell = format!(
-            "qemu-io -f qcow2 {} < {} >/dev/null",
-            text(&to),
-            text(&commands)
-        );
-        run("sh", &["-c", &shell]);
+        pipe("qemu-io", &["-f", "qcow2", text(&to)], script.as_bytes());
         to
     }
 
