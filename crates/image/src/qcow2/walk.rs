@@ -227,12 +227,19 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         let entry_len = geometry.l2_entry_len();
         let entries = &self.tables[table.at..table.at + geometry.l2_table_len()];
         let done = (batch.next_guest_offset() - start) >> geometry.cluster_bits;
-        let done = usize::try_from(done).unwrap_or(usize::MAX);
-        for (index, entry) in entries.chunks_exact(entry_len).enumerate().skip(done) {
+        let mut index = usize::try_from(done).unwrap_or(usize::MAX);
+        while let Some(entry) = entries.get(index * entry_len..(index + 1) * entry_len) {
             let guest_offset = start + ((index as u64) << geometry.cluster_bits);
             if batch.is_full(MAX_ENTRIES_PER_CLUSTER) && guest_offset < self.bounds.virtual_size {
                 return Ok(true);
             }
+            let unused = leading_zeros(&entries[index * entry_len..]) / entry_len;
+            if unused > 0 {
+                batch.zero((unused as u64) << geometry.cluster_bits);
+                index += unused;
+                continue;
+            }
+            index += 1;
             let bitmap = if entry_len == 16 { be64(entry, 8) } else { 0 };
             let cluster = decode(be64(entry, 0), bitmap, geometry)
                 .map_err(|why| self.bad_l2(guest_offset, be64(entry, 0), why))?;
@@ -326,4 +333,11 @@ impl<'a, S: ReadAt> Walk<'a, S> {
             format!("The L2 entry {entry:#018x} for guest offset {guest_offset:#x} {why}"),
         )
     }
+}
+
+/// How many bytes before the first that is not zero; whole words of them.
+fn leading_zeros(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<8>();
+    let zeros = words.iter().take_while(|word| **word == [0; 8]).count();
+    zeros * 8
 }

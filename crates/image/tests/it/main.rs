@@ -11,6 +11,7 @@ mod parser_accept;
 mod parser_clusters;
 mod parser_hand_made;
 mod parser_limits;
+mod parser_random;
 mod parser_reject;
 mod parser_streams;
 mod parser_support;

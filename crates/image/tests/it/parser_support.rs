@@ -363,14 +363,26 @@ impl Lab {
     /// Runs qemu-io commands on the image, in one process.
     #[track_caller]
     pub(crate) fn io(&self, commands: &[&str]) {
+        let output = self.io_that_may_fail(commands);
+        // qemu-io exits with 0 even when a command fails; then it says so.
+        assert!(!output.contains("failed"), "{output}");
+    }
+
+    /// The same, for commands that QEMU may refuse; returns what it printed.
+    #[track_caller]
+    pub(crate) fn io_that_may_fail(&self, commands: &[&str]) -> String {
         let mut args = vec!["-f", "qcow2", "-d", "unmap"];
         for command in commands {
             args.extend(["-c", command]);
         }
         args.push(self.path());
-        // qemu-io exits with 0 even when a command fails; then it says so.
-        let output = run("qemu-io", &args);
-        assert!(!output.contains("failed"), "{output}");
+        let output = try_run("qemu-io", &args);
+        let (stdout, stderr) = (&output.stdout, &output.stderr);
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(stdout),
+            String::from_utf8_lossy(stderr)
+        )
     }
 
     /// `qemu-img COMMAND ARGS.. IMAGE`, with the image after the command's own arguments.
