@@ -9,6 +9,7 @@ pub mod config;
 pub mod demo;
 pub mod dependencies;
 pub mod http;
+pub mod image_cmd;
 pub mod jobs;
 pub mod secret;
 pub mod serve;

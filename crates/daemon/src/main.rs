@@ -6,11 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
 use provisioner::demo::DemoArgs;
+use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
 use provisioner::serve::{Daemon, Ended};
 use provisioner::telemetry::logs;
-
-/// Exit status for a command line or a configuration that cannot be used (EX_USAGE, sysexits.h).
-const EXIT_USAGE: u8 = 64;
 
 /// Puts VM images from object storage onto volumes of this host.
 #[derive(Debug, Parser)]
@@ -28,6 +26,9 @@ enum Command {
     Serve(ServeArgs),
     /// Show the whole way of an image on this machine, with nothing set up
     Demo(DemoArgs),
+    /// Look at an image, or convert it, by the daemon's own code
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -67,10 +68,18 @@ impl ServeArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to be told when the terminal is gone.
+            error.print().ok();
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve(&args),
         Command::Demo(args) => demo(args),
+        Command::Image(command) => ExitCode::from(image_cmd::run(&command)),
         Command::Config {
             command: ConfigCommand::Check(args),
         } => check(&args),

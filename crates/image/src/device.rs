@@ -99,7 +99,8 @@ impl ZeroMethod {
     /// The next thing to try where this method is not supported.
     fn fallback(self) -> Option<Self> {
         match self {
-            Self::Hole | Self::WriteZeroes | Self::KernelZeros => Some(Self::Written),
+            Self::WriteZeroes => Some(Self::KernelZeros),
+            Self::Hole | Self::KernelZeros => Some(Self::Written),
             Self::Written => None,
         }
     }
@@ -495,7 +496,14 @@ impl Target {
                     self.write_zeros(range)?;
                     return Ok(ZeroMethod::Written);
                 }
-                let result = sys::block_zero_out(&self.file, &whole);
+                let result = if method == ZeroMethod::WriteZeroes {
+                    // For a block device this is WRITE ZEROES and fails where there is none
+                    // (block/fops.c: BLKDEV_ZERO_NOFALLBACK). Unlike BLKZEROOUT it lets the device
+                    // free the space, as long as it reads as zero.
+                    sys::punch_hole(&self.file, &whole)
+                } else {
+                    sys::block_zero_out(&self.file, &whole)
+                };
                 (whole, result)
             }
         };

@@ -46,6 +46,10 @@ pub const TABLE_WINDOW_BYTES: usize = 4 << 20; // 4 MiB
 /// object store less than another request.
 pub const TABLE_READ_GAP_BYTES: u64 = 64 << 10; // 64 KiB
 
+/// All the gaps that are read along in one walk: 16 MiB, or a file of tiny tables far apart could
+/// have all of it read.
+pub const MAX_TABLE_GAP_BYTES: u64 = 16 << 20; // 16 MiB
+
 /// Greatest L1 table, QEMU's own limit (`QCOW_MAX_L1_SIZE`): 32 MiB, or 2 PiB of 64 KiB clusters.
 pub const MAX_L1_BYTES: u64 = 32 << 20; // 32 MiB
 

@@ -58,7 +58,7 @@ pub(crate) fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened>
     let mut claims = Claims::new(header.geometry.cluster_bits);
     claims.header()?;
     header.claim_tables(file_size, &mut claims)?;
-    refcounts::check(source, &header, &mut claims)?;
+    let strays = refcounts::check(source, &header, &mut claims)?;
     snapshots::check(source, &header, &mut claims)?;
     bitmaps::check(source, &header, &mut claims)?;
 
@@ -77,6 +77,7 @@ pub(crate) fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened>
         batch.restart();
     }
     drop(claims);
+    refcounts::check_strays(source, &header, &strays)?;
     totals.add(&batch);
     Ok(Opened {
         features: Qcow2Features {

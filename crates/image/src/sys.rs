@@ -73,8 +73,9 @@ pub(crate) fn physical_block_size(file: &File) -> io::Result<u64> {
     Ok(u64::from(bytes))
 }
 
-/// Makes a range of a block device read as zero: by the device's WRITE ZEROES where it has it,
-/// else the kernel writes the zeros. Both ends must be multiples of the logical block size.
+/// Makes a range of a block device read as zero without freeing its space; where the device has no
+/// command for it, the kernel writes the zeros. Both ends must be multiples of the logical block
+/// size.
 pub(crate) fn block_zero_out(file: &File, range: &Range<u64>) -> io::Result<()> {
     let argument: [u64; 2] = [range.start, range.end - range.start];
     // SAFETY: BLKZEROOUT reads two u64 (start, length) from its argument, which points to a
@@ -83,7 +84,8 @@ pub(crate) fn block_zero_out(file: &File, range: &Range<u64>) -> io::Result<()> 
     Ok(())
 }
 
-/// Frees a range of a regular file, so that it reads as zero; the file's size stays.
+/// Frees a range of a file, so that it reads as zero; its size stays. On a block device this is
+/// its WRITE ZEROES command, and both ends must be multiples of the logical block size.
 pub(crate) fn punch_hole(file: &File, range: &Range<u64>) -> io::Result<()> {
     let (start, len) = (offset(range.start)?, offset(range.end - range.start)?);
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

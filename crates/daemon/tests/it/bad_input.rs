@@ -270,10 +270,7 @@ async fn wrong_credentials_are_named_as_such() {
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let (code, error) = fails(&world, &url, 32 * MIB).await;
     assert_eq!(code, 503, "{error}");
-    assert!(
-        error.contains("minio.secret_key"),
-        "{error}"
-    );
+    assert!(error.contains("minio.secret_key"), "{error}");
     assert!(!error.contains("wrong"), "a secret is shown: {error}");
 }
 
@@ -281,7 +278,7 @@ async fn wrong_credentials_are_named_as_such() {
 async fn an_s3_server_that_is_down_fails_the_job_after_the_retries() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
-    proxy.go_down();
+    proxy.go_down().await;
     let (code, error) = fails(&world, &url, 32 * MIB).await;
     assert_eq!(code, 503, "{error}");
 }

@@ -344,3 +344,69 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use super::*;
+
+    /// Does with a zero range what its start says.
+    #[derive(Debug, Default)]
+    struct Script {
+        done: AtomicU64,
+    }
+
+    const PANIC: u64 = 1 << 40;
+    const FAIL: u64 = 2 << 40;
+
+    impl Sink for Script {
+        fn write(&self, _guest_offset: u64, _bytes: &[u8]) -> Result<()> {
+            Ok(())
+        }
+
+        fn zero(&self, range: Range<u64>) -> Result<()> {
+            assert_ne!(range.start, PANIC, "asked to panic");
+            if range.start == FAIL {
+                return Err(Error::new(ErrorKind::NoSpace, "asked to fail"));
+            }
+            self.done.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    fn crew(sink: &Arc<Script>) -> Crew {
+        let stop = Arc::new(Stop::new(Arc::new(AtomicBool::new(false))));
+        Crew::start(3, 0, Arc::clone(sink) as Arc<dyn Sink>, stop).unwrap()
+    }
+
+    /// Submits far more than the queue holds, with one bad apple.
+    fn submit_all(crew: &Crew, bad: Option<u64>) -> Result<()> {
+        for index in 0..100 {
+            let start = bad.filter(|_| index == 40).unwrap_or(index);
+            crew.submit(Work::Zero(start..start + 1))?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn everything_submitted_is_done_when_the_crew_has_finished() {
+        let sink = Arc::new(Script::default());
+        let crew = crew(&sink);
+        submit_all(&crew, None).unwrap();
+        crew.finish().unwrap();
+        assert_eq!(sink.done.load(Ordering::Relaxed), 100);
+    }
+
+    #[test]
+    fn a_workers_failure_and_a_workers_panic_reach_the_feeder() {
+        for (bad, kind) in [(FAIL, ErrorKind::NoSpace), (PANIC, ErrorKind::Internal)] {
+            let sink = Arc::new(Script::default());
+            let crew = crew(&sink);
+            let result = submit_all(&crew, Some(bad)).and_then(|()| crew.drain());
+            assert_eq!(result.unwrap_err().kind(), kind);
+            // Later calls fail as well, and dropping the crew joins its threads.
+            assert!(crew.submit(Work::Zero(0..1)).is_err());
+        }
+    }
+}

@@ -165,3 +165,143 @@ impl Cutter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::plan::batch::BatchBuilder;
+    use crate::plan::extent::Bounds;
+
+    const CLUSTER: u64 = 64 << 10;
+
+    /// One cluster of the guest (or many, for plain ones), and the host bytes left out before it.
+    #[derive(Debug, Clone)]
+    enum Part {
+        Plain { clusters: u64, gap: u64 },
+        Compressed { bytes: u64, gap: u64 },
+        Zero { clusters: u64 },
+    }
+
+    fn part() -> impl Strategy<Value = Part> {
+        let gap = prop_oneof![4 => Just(0_u64), 1 => 0..100_u64];
+        prop_oneof![
+            (1..100_u64, gap.clone()).prop_map(|(clusters, gap)| Part::Plain { clusters, gap }),
+            (1..CLUSTER, gap).prop_map(|(bytes, gap)| Part::Compressed { bytes, gap }),
+            (1..10_u64).prop_map(|clusters| Part::Zero { clusters }),
+        ]
+    }
+
+    /// The parts in guest order, at host offsets in the order that `keys` sorts them by.
+    fn batch(parts: &[Part], keys: &[u32]) -> Batch {
+        let mut order: Vec<usize> = (0..parts.len()).collect();
+        order.sort_by_key(|index| keys[*index % keys.len()]);
+        let mut hosts = vec![0; parts.len()];
+        let mut next = CLUSTER;
+        for index in order {
+            match parts[index] {
+                Part::Plain { clusters, gap } => {
+                    next = next.next_multiple_of(CLUSTER) + gap * CLUSTER;
+                    hosts[index] = next;
+                    next += clusters * CLUSTER;
+                }
+                Part::Compressed { bytes, gap } => {
+                    next += gap * CLUSTER;
+                    hosts[index] = next;
+                    next += bytes;
+                }
+                Part::Zero { .. } => {}
+            }
+        }
+        let bounds = Bounds {
+            file_size: next.next_multiple_of(512),
+            virtual_size: 1 << 40,
+            cluster_size: CLUSTER,
+        };
+        let mut builder = BatchBuilder::new(0, bounds, usize::MAX);
+        for (part, host) in parts.iter().zip(hosts) {
+            match part {
+                Part::Plain { clusters, .. } => builder.plain(host, clusters * CLUSTER),
+                Part::Compressed { bytes, .. } => {
+                    let sectors = (host % 512 + bytes).div_ceil(512);
+                    builder.compressed(host, sectors, Encoding::Deflate, CLUSTER);
+                }
+                Part::Zero { clusters } => builder.zero(clusters * CLUSTER),
+            }
+        }
+        builder.finish()
+    }
+
+    /// Every host byte that a span stands for, by extent.
+    fn taken(span: &Span) -> Vec<(usize, Range<u64>)> {
+        span.extents
+            .clone()
+            .map(|index| {
+                let host = span.batch.extent(index).host_range();
+                let start = host.start.max(span.host.start);
+                (index, start..host.end.min(span.host.end))
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_take_every_extent_once_and_never_ask_for_bytes_that_are_not_there(
+            parts in prop::collection::vec(part(), 1..60),
+            keys in prop::collection::vec(any::<u32>(), 1..60),
+            chunk in 1..(5_u64 << 20),
+        ) {
+            let batch = Arc::new(batch(&parts, &keys));
+            let end = batch.extents().map(|e| e.host_range().end).max().unwrap_or(0);
+            let mut cutter = Cutter::new(Arc::clone(&batch), Select::All);
+            let mut available = 0;
+            let mut next = vec![None; batch.len()];
+            loop {
+                let flush = available >= end;
+                while let Some(span) = cutter.next(available, flush) {
+                    prop_assert!(span.host.end <= available);
+                    for (index, host) in taken(&span) {
+                        let extent = batch.extent(index);
+                        let expected = next[index].unwrap_or(extent.host_offset);
+                        prop_assert_eq!(host.start, expected, "a gap or an overlap");
+                        let whole = host.end == extent.host_range().end;
+                        prop_assert!(whole || extent.encoding == Encoding::Plain);
+                        // Both sides of a cut are aligned in the guest.
+                        let guest = extent.guest_offset + (host.end - extent.host_offset);
+                        prop_assert!(whole || guest % CUT_BYTES == 0);
+                        next[index] = Some(host.end);
+                    }
+                    prop_assert!(span.host.end - span.host.start <= SPAN_BYTES);
+                }
+                if flush {
+                    break;
+                }
+                available += chunk;
+            }
+            prop_assert_eq!(cutter.needed_from(), None);
+            for (index, extent) in batch.extents().enumerate() {
+                prop_assert_eq!(next[index], Some(extent.host_range().end));
+            }
+        }
+
+        #[test]
+        fn the_verifier_is_given_every_compressed_cluster(
+            parts in prop::collection::vec(part(), 1..60),
+            keys in prop::collection::vec(any::<u32>(), 1..60),
+        ) {
+            let batch = Arc::new(batch(&parts, &keys));
+            let mut cutter = Cutter::new(Arc::clone(&batch), Select::Compressed);
+            let mut seen = vec![0; batch.len()];
+            while let Some(span) = cutter.next(u64::MAX, true) {
+                for index in span.extents {
+                    seen[index] += 1;
+                }
+            }
+            for (index, extent) in batch.extents().enumerate() {
+                let is_compressed = extent.encoding != Encoding::Plain;
+                prop_assert!(!is_compressed || seen[index] == 1, "extent {}", index);
+            }
+        }
+    }
+}

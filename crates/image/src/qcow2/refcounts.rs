@@ -13,8 +13,18 @@ use crate::source::ReadAt;
 /// Bits 0-8 of an entry of the refcount table mean nothing.
 const RESERVED: u64 = 0x1ff;
 
-/// Claims every refcount block, and checks that no cluster beyond the file's end is counted.
-pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims) -> Result<()> {
+/// A refcount block for clusters beyond the file's end.
+pub(super) struct Stray {
+    offset: u64,
+    first_cluster: u64,
+}
+
+/// Claims every refcount block; returns those that speak of clusters beyond the file's end.
+pub(super) fn check<S: ReadAt>(
+    source: &S,
+    header: &Header,
+    claims: &mut Claims,
+) -> Result<Vec<Stray>> {
     let file_size = source.len();
     let geometry = &header.geometry;
     let cluster_size = geometry.cluster_size();
@@ -22,7 +32,7 @@ pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims)
     // The first cluster of which the file has nothing.
     let beyond = file_size.div_ceil(cluster_size);
 
-    let mut stray_bytes = 0;
+    let mut strays = Vec::new();
     let mut chunk = vec![0; usize::try_from(TABLE_READ_GAP_BYTES).unwrap_or(1 << 16)];
     let mut first_cluster = 0;
     let mut offset = header.refcount_table.start;
@@ -47,30 +57,42 @@ pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims)
                 inside(&what(), &block, file_size)?;
                 claims.exclusive(block, what)?;
                 if first_cluster + clusters_per_block > beyond && !header.dirty {
-                    stray_bytes += cluster_size;
-                    if stray_bytes > MAX_STRAY_REFCOUNT_BYTES {
+                    strays.push(Stray {
+                        offset: entry,
+                        first_cluster,
+                    });
+                    if strays.len() as u64 * cluster_size > MAX_STRAY_REFCOUNT_BYTES {
                         return Err(cut(file_size, first_cluster * cluster_size));
                     }
-                    check_block(source, header, entry, first_cluster, beyond)?;
                 }
             }
             first_cluster += clusters_per_block;
         }
         offset += len;
     }
+    Ok(strays)
+}
+
+/// Refuses an image that counts a cluster of which the file has nothing.
+///
+/// To be asked last: what an image with other faults has for refcount blocks may be anything.
+pub(super) fn check_strays<S: ReadAt>(source: &S, header: &Header, strays: &[Stray]) -> Result<()> {
+    let beyond = source.len().div_ceil(header.geometry.cluster_size());
+    let mut block = vec![0; header.geometry.l2_table_len()];
+    for stray in strays {
+        read(source, "a refcount block", stray.offset, &mut block)?;
+        check_stray(source, header, stray.first_cluster, beyond, &block)?;
+    }
     Ok(())
 }
 
-/// Refuses a block that counts a cluster from `beyond` on.
-fn check_block<S: ReadAt>(
+fn check_stray<S: ReadAt>(
     source: &S,
     header: &Header,
-    offset: u64,
     first_cluster: u64,
     beyond: u64,
+    block: &[u8],
 ) -> Result<()> {
-    let mut block = vec![0; header.geometry.l2_table_len()];
-    read(source, "a refcount block", offset, &mut block)?;
     // Refcounts narrower than a byte start at its least significant bit.
     let first_bit = beyond.saturating_sub(first_cluster) << header.refcount_order;
     let (byte, bit) = (first_bit / 8, first_bit % 8);

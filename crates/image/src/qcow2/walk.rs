@@ -5,7 +5,7 @@ use super::claims::Claims;
 use super::entry::{Cluster, Impossible, decode, l2_table_offset};
 use super::header::{Header, inside};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_L2_BYTES, TABLE_READ_GAP_BYTES, TABLE_WINDOW_BYTES};
+use crate::limits::{MAX_L2_BYTES, MAX_TABLE_GAP_BYTES, TABLE_READ_GAP_BYTES, TABLE_WINDOW_BYTES};
 use crate::plan::batch::BatchBuilder;
 use crate::plan::extent::{Bounds, SECTOR};
 use crate::source::ReadAt;
@@ -37,6 +37,8 @@ pub(super) struct Walk<'a, S> {
     /// The window's tables, one after the other.
     tables: Vec<u8>,
     l2_bytes: u64,
+    /// How much may still be read only to join reads.
+    gap_bytes: u64,
 }
 
 /// One L1 entry of a window.
@@ -60,6 +62,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
             window: Vec::new(),
             tables: Vec::new(),
             l2_bytes: 0,
+            gap_bytes: MAX_TABLE_GAP_BYTES,
         }
     }
 
@@ -168,16 +171,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         let mut rest = order.as_slice();
         let mut run_bytes = Vec::new();
         while let Some(first) = rest.first() {
-            let run_len = rest
-                .iter()
-                .zip(rest.iter().skip(1))
-                .take_while(|(one, next)| {
-                    next.host_offset - one.host_offset <= table_len as u64 + TABLE_READ_GAP_BYTES
-                        && next.host_offset - first.host_offset + table_len as u64
-                            <= TABLE_WINDOW_BYTES as u64
-                })
-                .count()
-                + 1;
+            let run_len = 1 + self.joined(rest);
             let (run, after) = rest.split_at(run_len);
             rest = after;
             if let [table] = run {
@@ -198,6 +192,27 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         Ok(())
     }
 
+    /// How many tables after the first are near enough to be read with it.
+    fn joined(&mut self, tables: &[Table]) -> usize {
+        let table_len = self.header.geometry.cluster_size();
+        let Some(first) = tables.first() else {
+            return 0;
+        };
+        let mut count = 0;
+        for (one, next) in tables.iter().zip(tables.iter().skip(1)) {
+            // A damaged image may name one table twice; it is refused when that is claimed.
+            let gap = next.host_offset.saturating_sub(one.host_offset + table_len);
+            let len = next.host_offset - first.host_offset + table_len;
+            if gap > TABLE_READ_GAP_BYTES || gap > self.gap_bytes || len > TABLE_WINDOW_BYTES as u64
+            {
+                break;
+            }
+            self.gap_bytes -= gap;
+            count += 1;
+        }
+        count
+    }
+
     /// Adds a table's clusters to the batch, from where the batch ends; true when that is full.
     fn table(&self, table: Table, batch: &mut BatchBuilder, check: &mut Check<'_>) -> Result<bool> {
         let geometry = &self.header.geometry;
@@ -212,12 +227,19 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         let entry_len = geometry.l2_entry_len();
         let entries = &self.tables[table.at..table.at + geometry.l2_table_len()];
         let done = (batch.next_guest_offset() - start) >> geometry.cluster_bits;
-        let done = usize::try_from(done).unwrap_or(usize::MAX);
-        for (index, entry) in entries.chunks_exact(entry_len).enumerate().skip(done) {
+        let mut index = usize::try_from(done).unwrap_or(usize::MAX);
+        while let Some(entry) = entries.get(index * entry_len..(index + 1) * entry_len) {
             let guest_offset = start + ((index as u64) << geometry.cluster_bits);
             if batch.is_full(MAX_ENTRIES_PER_CLUSTER) && guest_offset < self.bounds.virtual_size {
                 return Ok(true);
             }
+            let unused = leading_zeros(&entries[index * entry_len..]) / entry_len;
+            if unused > 0 {
+                batch.zero((unused as u64) << geometry.cluster_bits);
+                index += unused;
+                continue;
+            }
+            index += 1;
             let bitmap = if entry_len == 16 { be64(entry, 8) } else { 0 };
             let cluster = decode(be64(entry, 0), bitmap, geometry)
                 .map_err(|why| self.bad_l2(guest_offset, be64(entry, 0), why))?;
@@ -311,4 +333,11 @@ impl<'a, S: ReadAt> Walk<'a, S> {
             format!("The L2 entry {entry:#018x} for guest offset {guest_offset:#x} {why}"),
         )
     }
+}
+
+/// How many bytes before the first that is not zero; whole words of them.
+fn leading_zeros(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<8>();
+    let zeros = words.iter().take_while(|word| **word == [0; 8]).count();
+    zeros * 8
 }

@@ -1,0 +1,318 @@
+//! `image inspect` and `image convert`: the daemon's image code, for a local file.
+//!
+//! Exit codes: 0 done; 1 reading or writing failed, or the destination is not usable; 2 the image
+//! is refused; 64 the command line is wrong.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand, ValueEnum};
+use lvp_image::convert::{ConvertOptions, convert, open_source};
+use lvp_image::copy::{CopyOptions, RateLimiter, Summary, TailPolicy};
+use lvp_image::format::{Format, ImageType};
+use lvp_image::plan::{ImageInfo, Planner};
+use lvp_image::{Error, ReadAt};
+use serde_json::{Value, json};
+
+/// Exit code when everything was done.
+pub const EXIT_DONE: u8 = 0;
+/// Exit code when reading or writing failed, or the destination cannot be used.
+pub const EXIT_FAILED: u8 = 1;
+/// Exit code when the image is refused.
+pub const EXIT_REFUSED: u8 = 2;
+/// Exit code of a wrong command line (EX_USAGE of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// The first bytes of a qcow2 image (docs/interop/qcow2, "Header").
+const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+
+/// What to do with an image.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Show what an image is, or why it is refused
+    Inspect(InspectArgs),
+    /// Write an image's disk to a file or a block device
+    Convert(ConvertArgs),
+}
+
+/// Arguments of `image inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The image
+    file: PathBuf,
+    /// What the image is declared to be; found out from its content by default
+    #[arg(long, value_name = "TYPE")]
+    image_type: Option<DeclaredType>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `image convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// What the image is declared to be
+    #[arg(long, value_name = "TYPE", default_value = "qcow2")]
+    image_type: DeclaredType,
+    /// Leave what a block device holds beyond the end of the disk
+    #[arg(long)]
+    keep_tail: bool,
+    /// Write to a block device without decoding every compressed cluster once before:
+    /// faster, but an image with a damaged cluster is found out half-way
+    #[arg(long)]
+    one_pass: bool,
+    /// Write at most this many bytes per second (suffixes K, M, G: powers of 1024)
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    limit_rate: Option<NonZeroU64>,
+    /// The image
+    source: PathBuf,
+    /// A file, which is created or replaced, or a block device at least as large as the disk
+    destination: PathBuf,
+}
+
+/// The API's `image_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DeclaredType {
+    Qcow2,
+    Raw,
+}
+
+impl From<DeclaredType> for ImageType {
+    fn from(declared: DeclaredType) -> Self {
+        match declared {
+            DeclaredType::Qcow2 => Self::Qcow2,
+            DeclaredType::Raw => Self::Raw,
+        }
+    }
+}
+
+/// Does what the command line says and returns the exit code.
+pub fn run(command: &ImageCommand) -> u8 {
+    match command {
+        ImageCommand::Inspect(args) => run_inspect(args),
+        ImageCommand::Convert(args) => run_convert(args),
+    }
+}
+
+fn run_inspect(args: &InspectArgs) -> u8 {
+    let verdict = inspect(&args.file, args.image_type.map(ImageType::from));
+    let (text, code) = match &verdict {
+        Err(error) if !error.kind().is_refusal() => return report(error),
+        verdict if args.json => (
+            format!("{:#}\n", to_json(verdict)),
+            verdict_code(verdict.as_ref().err()),
+        ),
+        Ok(info) => (to_text(info), EXIT_DONE),
+        Err(error) => return report(error),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => code,
+        // The reader has what it wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
+        Err(error) => complain(
+            &format_args!("Writing the result failed: {error}"),
+            EXIT_FAILED,
+        ),
+    }
+}
+
+fn run_convert(args: &ConvertArgs) -> u8 {
+    let mut copy = CopyOptions::new(if args.keep_tail {
+        TailPolicy::Keep
+    } else {
+        TailPolicy::Zero
+    });
+    copy.limiter = args.limit_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
+    let options = ConvertOptions {
+        copy,
+        verify_first: !args.one_pass,
+    };
+    let declared = args.image_type.into();
+    match convert(&args.source, declared, &args.destination, &options) {
+        Ok(summary) => complain(&describe(&summary), EXIT_DONE),
+        Err(error) => report(&error),
+    }
+}
+
+/// Opens the image as what it is declared, or else as what its first bytes say.
+fn inspect(path: &Path, declared: Option<ImageType>) -> Result<ImageInfo, Error> {
+    let source = open_source(path)?;
+    let mut magic = [0; 4];
+    let is_qcow2 = source.read_exact_at(&mut magic, 0).is_ok() && magic == QCOW2_MAGIC;
+    let found = if is_qcow2 {
+        ImageType::Qcow2
+    } else {
+        ImageType::Raw
+    };
+    let planner = Planner::open(source, declared.unwrap_or(found))?;
+    Ok(planner.info().clone())
+}
+
+fn to_json(verdict: &Result<ImageInfo, Error>) -> Value {
+    match verdict {
+        Err(error) => json!({
+            "format": null,
+            "virtual_size": null,
+            "file_size": null,
+            "allocated_bytes": null,
+            "compression": null,
+            "features": null,
+            "extents": null,
+            "refused": { "kind": error.kind().as_str(), "reason": chain(error) },
+        }),
+        Ok(info) => json!({
+            "format": format_name(&info.format),
+            "virtual_size": info.virtual_size,
+            "file_size": info.file_size,
+            "allocated_bytes": info.allocated_bytes,
+            "compression": compression(info),
+            "features": features(&info.format),
+            "extents": info.extents,
+            "refused": null,
+        }),
+    }
+}
+
+fn to_text(info: &ImageInfo) -> String {
+    let size = info
+        .virtual_size
+        .map_or_else(|| "known once decoded".to_owned(), |size| size.to_string());
+    let mut lines = vec![
+        ("format", format_name(&info.format).to_owned()),
+        ("virtual size", size),
+        ("file size", info.file_size.to_string()),
+        ("allocated", info.allocated_bytes.to_string()),
+        (
+            "compression",
+            compression(info).unwrap_or("none".to_owned()),
+        ),
+        ("extents", info.extents.to_string()),
+    ];
+    if let Value::Object(features) = features(&info.format) {
+        for (name, value) in &features {
+            lines.push(("feature", format!("{name} = {value}")));
+        }
+    }
+    lines
+        .iter()
+        .map(|(name, value)| format!("{name:<13} {value}\n"))
+        .collect()
+}
+
+fn format_name(format: &Format) -> &'static str {
+    match format {
+        Format::Qcow2(_) => "qcow2",
+        Format::Raw | Format::RawStream(_) => "raw",
+    }
+}
+
+/// What the image's data is compressed with; `None` when nothing of it is.
+fn compression(info: &ImageInfo) -> Option<String> {
+    match &info.format {
+        Format::Qcow2(features) if info.compressed_clusters > 0 => {
+            Some(features.compression.to_string())
+        }
+        Format::RawStream(codec) => Some(codec.to_string()),
+        Format::Qcow2(_) | Format::Raw => None,
+    }
+}
+
+fn features(format: &Format) -> Value {
+    match format {
+        Format::Qcow2(features) => json!({
+            "version": features.version,
+            "cluster_size": features.cluster_size,
+            "extended_l2": features.extended_l2,
+            "dirty": features.dirty,
+            "lazy_refcounts": features.lazy_refcounts,
+            "refcount_bits": features.refcount_bits,
+            "snapshots": features.snapshots,
+            "bitmaps": features.bitmaps,
+        }),
+        Format::Raw | Format::RawStream(_) => json!({}),
+    }
+}
+
+fn describe(summary: &Summary) -> String {
+    let mut text = format!(
+        "{} bytes of disk, {} written",
+        summary.virtual_size, summary.written_bytes
+    );
+    for zeroed in &summary.zeroed {
+        text.push_str(&format!(", {} zeroed ({})", zeroed.bytes, zeroed.method));
+    }
+    let kept = summary.tail.bytes - summary.tail.zero_bytes;
+    if kept > 0 {
+        text.push_str(&format!(", {kept} beyond the disk kept"));
+    }
+    text
+}
+
+fn verdict_code(error: Option<&Error>) -> u8 {
+    match error {
+        None => EXIT_DONE,
+        Some(error) if error.kind().is_refusal() => EXIT_REFUSED,
+        Some(_) => EXIT_FAILED,
+    }
+}
+
+fn report(error: &Error) -> u8 {
+    let code = verdict_code(Some(error));
+    let what = if code == EXIT_REFUSED {
+        format!("refused ({}): ", error.kind().as_str())
+    } else {
+        String::new()
+    };
+    complain(&format_args!("{what}{}", chain(error)), code)
+}
+
+/// The error and what caused it, in one line.
+fn chain(error: &Error) -> String {
+    match error.io_error() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Says something on standard error, and returns the code to exit with.
+fn complain(text: &dyn Display, code: u8) -> u8 {
+    // Nobody is left to be told when standard error is closed.
+    writeln!(io::stderr(), "{text}").ok();
+    code
+}
+
+fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 1_u64,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        other => return Err(format!("`{other}` is not one of K, M and G")),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .and_then(NonZeroU64::new)
+        .ok_or_else(|| "expected a number of bytes above 0, such as 50M".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_take_suffixes_and_refuse_nonsense() {
+        let rate = |text| parse_rate(text).map(NonZeroU64::get).ok();
+        assert_eq!(rate("1000"), Some(1000));
+        assert_eq!(rate("50M"), Some(50 << 20));
+        assert_eq!(rate("2gib"), Some(2 << 30));
+        for wrong in ["", "0", "M", "5X", "-1", "99999999999G"] {
+            assert_eq!(rate(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The image crate against real components: qemu-img as the oracle, loop devices, file systems.
+
+#![cfg(test)]
+
+mod engine_convert;
+mod engine_copy;
+mod engine_failure;
+mod engine_support;
+mod hostile;
+mod parser_accept;
+mod parser_clusters;
+mod parser_hand_made;
+mod parser_limits;
+mod parser_random;
+mod parser_reject;
+mod parser_streams;
+mod parser_support;
+mod parser_truncated;

@@ -1,0 +1,365 @@
+//! Sound images of every kind that QEMU writes read as QEMU reads them.
+
+use crate::parser_support::{Lab, qemu, run};
+
+/// Writes of many kinds, in an order that is not the guest's.
+const MIXED: &[&str] = &[
+    "write -P 0x11 5M 1M",
+    "write -P 0x22 0 3000k",
+    "write -P 0x33 9000k 512",
+    "write -P 0x44 7M 65536",
+    "write -z 1M 300k",
+    "write -z -u 2M 200k",
+    "discard 5200k 400k",
+    "write -P 0x55 5300k 1k",
+    "write -P 0x66 12M 3M",
+    "write -P 0x77 12289k 511k",
+    "discard 13M 1M",
+];
+
+#[test]
+fn every_cluster_size_and_version_reads_as_qemu_reads_it() {
+    if !qemu() {
+        return;
+    }
+    for bits in 9..=21 {
+        for compat in ["0.10", "1.1"] {
+            let options = format!("cluster_size={},compat={compat}", 1_u64 << bits);
+            let lab = Lab::create(&options, "16M");
+            lab.compare(&format!("{options}, empty"));
+            lab.io(MIXED);
+            lab.compare(&options);
+        }
+    }
+}
+
+#[test]
+fn compressed_clusters_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    for bits in 9..=21 {
+        let source = Lab::create("cluster_size=65536", "16M");
+        source.io(&[
+            "write -P 0x99 4M 4M",
+            "write -P 1 10M 100k",
+            "write -P 7 15M 1M",
+        ]);
+        for method in ["zlib", "zstd"] {
+            for extended in ["off", "on"] {
+                if extended == "on" && bits < 14 {
+                    continue;
+                }
+                let options = format!(
+                    "cluster_size={},compression_type={method},extended_l2={extended}",
+                    1_u64 << bits
+                );
+                let lab = Lab::converted(&source, &["-c", "-o", &options]);
+                lab.compare(&format!("{options}, compressed"));
+                lab.io(MIXED);
+                lab.compare(&format!("{options}, compressed and written"));
+            }
+        }
+    }
+}
+
+#[test]
+fn compressed_clusters_of_random_bytes_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    let source = Lab::new();
+    let raw = source.file("noise.raw");
+    std::fs::write(&raw, noise(3 << 20)).unwrap();
+    for bits in [9, 12, 16, 21] {
+        for method in ["zlib", "zstd"] {
+            let options = format!("cluster_size={},compression_type={method}", 1_u64 << bits);
+            let lab = Lab::new();
+            let args = [
+                "convert",
+                "-c",
+                "-O",
+                "qcow2",
+                "-o",
+                &options,
+                &raw,
+                lab.path(),
+            ];
+            run("qemu-img", &args);
+            lab.compare(&options);
+        }
+    }
+}
+
+/// Half of it compresses, half does not.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    (0..len)
+        .map(|index| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            if index / 5000 % 2 == 0 {
+                (state >> 56) as u8
+            } else {
+                (index / 700) as u8
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn subclusters_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    for bits in 14..=21 {
+        let options = format!("cluster_size={},extended_l2=on", 1_u64 << bits);
+        let lab = Lab::create(&options, "16M");
+        lab.io(MIXED);
+        lab.compare(&options);
+        let pieces: Vec<String> = (0..60)
+            .map(|index| {
+                let offset = (index * 2_345_678_u64) % (15 << 20) / 512 * 512;
+                match index % 4 {
+                    0 => format!("write -z {offset} 8k"),
+                    1 => format!("discard {offset} 40k"),
+                    _ => format!("write -P {index} {offset} {}", 512 + index * 512),
+                }
+            })
+            .collect();
+        lab.io(&pieces.iter().map(String::as_str).collect::<Vec<_>>());
+        lab.compare(&format!("{options}, in pieces"));
+    }
+}
+
+#[test]
+fn every_refcount_width_and_lazy_refcounts_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    for bits in [1, 2, 4, 8, 16, 32, 64] {
+        for lazy in ["on", "off"] {
+            let options = format!("refcount_bits={bits},lazy_refcounts={lazy},cluster_size=4096");
+            let lab = Lab::create(&options, "16M");
+            lab.io(MIXED);
+            lab.compare(&options);
+        }
+    }
+}
+
+#[test]
+fn preallocated_images_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    for mode in ["metadata", "falloc", "full"] {
+        for cluster in [512, 4096, 65536, 2 << 20] {
+            for size in ["8M", "5000k", "8389120", "512", "1536k"] {
+                for more in [
+                    "compat=0.10",
+                    "compat=1.1",
+                    "extended_l2=on",
+                    "lazy_refcounts=on",
+                ] {
+                    if more == "extended_l2=on" && cluster < 16384 {
+                        continue;
+                    }
+                    let options = format!("preallocation={mode},cluster_size={cluster},{more}");
+                    let lab = Lab::create(&options, size);
+                    lab.compare(&format!("{options}, {size}"));
+                    lab.io(&["write -P 5 0 512", "write -z 0 512"]);
+                    lab.compare(&format!("{options}, {size}, written"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn odd_sizes_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    for size in [0_u64, 512, 1024, 65024, 65536, 66048, 1_000_448, 5_242_368] {
+        for cluster in [512, 65536, 2 << 20] {
+            let options = format!("cluster_size={cluster}");
+            let lab = Lab::create(&options, &size.to_string());
+            lab.compare(&format!("{options}, {size}, empty"));
+            if size > 0 {
+                lab.io(&[&format!("write -P 9 {} 512", size - 512)]);
+                lab.compare(&format!("{options}, {size}, last sector"));
+                let compressed = Lab::converted(&lab, &["-c", "-o", &options]);
+                compressed.compare(&format!("{options}, {size}, compressed"));
+                lab.io(&[&format!("write -P 8 0 {size}")]);
+                lab.compare(&format!("{options}, {size}, full"));
+            }
+        }
+    }
+}
+
+#[test]
+fn resized_images_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    for cluster in [512, 4096, 65536, 2 << 20] {
+        for compat in ["0.10", "1.1"] {
+            let options = format!("cluster_size={cluster},compat={compat}");
+            let lab = Lab::create(&options, "4M");
+            lab.io(&["write -P 3 1M 3M"]);
+            lab.resize(&[], "90M");
+            lab.compare(&format!("{options}, grown"));
+            lab.io(&["write -P 4 80M 1M", "write -P 5 89M 1M"]);
+            lab.compare(&format!("{options}, grown and written"));
+            lab.resize(&["--shrink"], "85M");
+            lab.compare(&format!("{options}, shrunk"));
+            lab.resize(&["--shrink"], "2000k");
+            lab.compare(&format!("{options}, shrunk to an odd size"));
+            lab.resize(&["--preallocation=metadata"], "3M");
+            lab.compare(&format!("{options}, grown with metadata"));
+            lab.resize(&["--preallocation=falloc"], "5M");
+            lab.compare(&format!("{options}, grown with falloc"));
+            lab.io(&["write -P 6 2500k 2500k"]);
+            lab.compare(&format!("{options}, grown and written again"));
+        }
+    }
+}
+
+#[test]
+fn of_an_image_with_snapshots_the_active_layer_is_read() {
+    if !qemu() {
+        return;
+    }
+    for options in [
+        "cluster_size=65536",
+        "cluster_size=512,compat=0.10",
+        "cluster_size=16384,extended_l2=on",
+    ] {
+        let lab = Lab::create(options, "8M");
+        lab.io(&["write -P 1 0 4M"]);
+        lab.img(&["snapshot", "-q", "-c", "one"]);
+        lab.compare(&format!("{options}, one snapshot"));
+        lab.io(&["write -P 2 1M 2M", "write -z 3M 1M", "discard 0 512k"]);
+        lab.img(&["snapshot", "-q", "-c", "two"]);
+        lab.io(&["write -P 3 2M 5M"]);
+        lab.compare(&format!("{options}, two snapshots"));
+        lab.img(&["snapshot", "-q", "-a", "one"]);
+        lab.compare(&format!("{options}, reverted"));
+        lab.io(&["write -P 4 0 100k"]);
+        lab.img(&["snapshot", "-q", "-d", "one"]);
+        lab.compare(&format!("{options}, the first deleted"));
+        if !options.contains("0.10") {
+            lab.resize(&[], "20M");
+            lab.compare(&format!("{options}, grown with a snapshot"));
+        }
+        lab.img(&["snapshot", "-q", "-d", "two"]);
+        lab.compare(&format!("{options}, both deleted"));
+    }
+}
+
+#[test]
+fn images_with_bitmaps_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    for (cluster, size) in [
+        (65536, "64M"),
+        (512, "8M"),
+        (4096, "8389120"),
+        (2 << 20, "100M"),
+    ] {
+        let options = format!("cluster_size={cluster}");
+        let lab = Lab::create(&options, size);
+        lab.bitmap(&["--add", "-g", "4096"], "fine");
+        lab.bitmap(&["--add"], "coarse");
+        lab.compare(&format!("{options}, empty bitmaps"));
+        lab.io(&["write -P 1 1M 2M", "write -P 1 7M 100k"]);
+        lab.compare(&format!("{options}, bitmaps in use"));
+        lab.bitmap(&["--disable"], "fine");
+        lab.compare(&format!("{options}, one disabled"));
+        lab.resize(&[], "300M");
+        lab.compare(&format!("{options}, grown"));
+        lab.bitmap(&["--remove"], "coarse");
+        lab.bitmap(&["--remove"], "fine");
+        lab.compare(&format!("{options}, removed"));
+    }
+}
+
+#[test]
+fn images_that_convert_writes_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    let source = Lab::create("cluster_size=4096", "10000k");
+    source.io(&[
+        "write -P 1 0 100k",
+        "write -P 2 3M 1M",
+        "write -P 4 9999k 512",
+    ]);
+    for args in [
+        &["-S", "0"][..],
+        &["-W", "-m", "8"],
+        &["-o", "preallocation=metadata"],
+        &["-o", "preallocation=falloc"],
+        &["-c", "-W", "-m", "8"],
+        &["-c", "-o", "compression_type=zstd,cluster_size=2M"],
+        &["-o", "cluster_size=512,compat=0.10"],
+        &["-o", "extended_l2=on,cluster_size=2M"],
+    ] {
+        Lab::converted(&source, args).compare(&format!("{args:?}"));
+    }
+}
+
+#[test]
+fn a_sparse_image_of_a_tebibyte_takes_milliseconds_and_kilobytes() {
+    use crate::parser_support::Counted;
+    use lvp_image::format::ImageType;
+    use lvp_image::plan::Planner;
+    use lvp_image::source::FileSource;
+
+    if !qemu() {
+        return;
+    }
+    let lab = Lab::create("cluster_size=65536", "1T");
+    lab.io(&[
+        "write -P 1 0 64k",
+        "write -P 2 512G 128k",
+        "write -P 3 1099511562240 64k",
+    ]);
+    let source = Counted::new(FileSource::new(std::fs::File::open(&lab.image).unwrap()).unwrap());
+    let mut planner = Planner::open(&source, ImageType::Qcow2).unwrap();
+    let batch = planner.next_batch().unwrap().unwrap();
+    assert!(planner.next_batch().unwrap().is_none());
+    assert_eq!(batch.len(), 3);
+    assert_eq!(batch.zero_ranges().count(), 2);
+    assert_eq!(planner.info().allocated_bytes, 4 << 16);
+    let bytes = source.bytes.load(std::sync::atomic::Ordering::Relaxed);
+    let reads = source.reads.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(
+        bytes < 600_000 && reads < 12,
+        "{bytes} bytes in {reads} reads"
+    );
+    lab.compare("1T");
+}
+
+#[test]
+fn a_dirty_image_is_read_without_repair() {
+    if !qemu() {
+        return;
+    }
+    let lab = Lab::create("lazy_refcounts=on", "16M");
+    let args = [
+        "-c",
+        "write -P 7 1M 3M",
+        "-c",
+        "flush",
+        "-c",
+        "abort",
+        lab.path(),
+    ];
+    let output = crate::parser_support::try_run("qemu-io", &args);
+    assert!(!output.status.success());
+    assert_eq!(lab.bytes()[79] & 1, 1, "the dirty bit is set");
+    lab.compare("dirty");
+}

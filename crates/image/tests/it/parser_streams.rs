@@ -1,0 +1,187 @@
+//! Raw images, as they are and inside streams made by the formats' own tools.
+
+use lvp_image::ErrorKind;
+use lvp_image::format::{Format, ImageType, StreamCodec};
+use lvp_image::plan::Planner;
+
+use crate::hostile::PACKERS;
+use crate::parser_support::{Disk, Lab, pipe, read, require, run, verdict};
+
+fn disk(len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|at| (at / 600 + at / 70_000 * 3) as u8)
+        .collect()
+}
+
+/// The disk that qemu-img makes of a raw image: whole sectors.
+fn padded(raw: &[u8]) -> Disk {
+    let mut raw = raw.to_vec();
+    raw.resize(raw.len().next_multiple_of(512), 0);
+    read(raw.as_slice(), ImageType::Raw).unwrap()
+}
+
+#[track_caller]
+fn accept(name: &str, stream: &[u8], raw: &[u8]) {
+    match read(stream, ImageType::Raw) {
+        Ok(disk) => disk.assert_same(&padded(raw), name),
+        Err(error) => panic!("{name}: refused as {:?}: {error}", error.kind()),
+    }
+}
+
+#[test]
+fn a_raw_image_is_its_bytes_in_whole_sectors_as_for_qemu() {
+    let there = require("qemu-img", &["qemu-img"]);
+    for len in [1, 511, 512, 513, 1000, 4096, 100_000, 1 << 20] {
+        let raw = disk(len);
+        let ours = read(raw.as_slice(), ImageType::Raw).unwrap();
+        assert_eq!(ours.size, (len as u64).next_multiple_of(512));
+        if there {
+            let lab = Lab::new();
+            std::fs::write(&lab.image, &raw).unwrap();
+            let to = lab.file("raw");
+            run(
+                "qemu-img",
+                &["convert", "-f", "raw", "-O", "raw", lab.path(), &to],
+            );
+            let theirs = Disk::from_raw_file(to.as_ref());
+            ours.assert_same(&theirs, &format!("{len} bytes"));
+        }
+    }
+}
+
+#[test]
+fn each_codec_is_recognised_and_decoded() {
+    for (index, (name, pack)) in PACKERS.iter().enumerate() {
+        for len in [1, 511, 4095, 4096, 4097, 262_144, 1_000_000] {
+            let raw = disk(len);
+            let stream = pack(&raw);
+            let planner = Planner::open(stream.as_slice(), ImageType::Raw).unwrap();
+            let codecs = [
+                StreamCodec::Gzip,
+                StreamCodec::Xz,
+                StreamCodec::Zstd,
+                StreamCodec::Bzip2,
+            ];
+            assert_eq!(planner.info().format, Format::RawStream(codecs[index]));
+            assert_eq!(planner.info().virtual_size, None);
+            assert!(planner.is_one_pass());
+            accept(&format!("{name}, {len}"), &stream, &raw);
+        }
+    }
+}
+
+#[test]
+fn members_one_after_the_other_are_one_image() {
+    let raw = disk(300_000);
+    for (name, pack) in PACKERS {
+        let (one, two) = (pack(&raw[..1000]), pack(&raw[1000..]));
+        let empty = pack(&[]);
+        accept(name, &[one.as_slice(), &two].concat(), &raw);
+        accept(name, &[one.as_slice(), &empty, &two, &empty].concat(), &raw);
+        accept(name, &[empty.as_slice(), &one, &two].concat(), &raw);
+    }
+}
+
+#[test]
+fn padding_that_the_tools_allow_is_allowed() {
+    let raw = disk(50_000);
+    let zeros = [0; 1024];
+    let gzip = PACKERS[0].1(&raw);
+    accept("gzip", &[gzip.as_slice(), &zeros[..777]].concat(), &raw);
+    let xz = PACKERS[1].1(&raw);
+    accept("xz", &[xz.as_slice(), &zeros].concat(), &raw);
+    accept(
+        "xz, between",
+        &[xz.as_slice(), &zeros[..4], &xz].concat(),
+        &[&raw[..], &raw].concat(),
+    );
+    let odd = [xz.as_slice(), &zeros[..5]].concat();
+    assert_eq!(verdict(&odd, ImageType::Raw), Some(ErrorKind::BadStream));
+    let zstd = PACKERS[2].1(&raw);
+    let skippable = b"\x5f\x2a\x4d\x18\x04\0\0\0abcd";
+    accept(
+        "zstd",
+        &[skippable, zstd.as_slice(), skippable].concat(),
+        &raw,
+    );
+}
+
+#[test]
+fn a_gzip_header_may_have_every_optional_field() {
+    let raw = disk(50_000);
+    let plain = PACKERS[0].1(&raw);
+    for flags in 0..32_u8 {
+        let mut stream = b"\x1f\x8b\x08".to_vec();
+        stream.extend_from_slice(&[flags, 1, 2, 3, 4, 5, 6]);
+        if flags & 4 != 0 {
+            stream.extend_from_slice(b"\x05\x00extra");
+        }
+        if flags & 8 != 0 {
+            stream.extend_from_slice(b"name\0");
+        }
+        if flags & 16 != 0 {
+            stream.extend_from_slice(b"comment\0");
+        }
+        if flags & 2 != 0 {
+            stream.extend_from_slice(b"\x12\x34");
+        }
+        stream.extend_from_slice(&plain[10..]);
+        accept(&format!("flags {flags}"), &stream, &raw);
+    }
+    let mut reserved = plain.clone();
+    reserved[3] = 0x20;
+    assert_eq!(
+        verdict(&reserved, ImageType::Raw),
+        Some(ErrorKind::BadStream)
+    );
+}
+
+#[test]
+fn every_byte_of_a_stream_s_end_is_needed() {
+    let raw = disk(3000);
+    for (name, pack) in PACKERS {
+        let stream = pack(&raw);
+        for cut in 1..stream.len() {
+            let kind = verdict(&stream[..stream.len() - cut], ImageType::Raw);
+            assert_eq!(kind, Some(ErrorKind::Truncated), "{name}, cut by {cut}");
+        }
+    }
+}
+
+#[test]
+fn streams_of_the_tools_themselves_are_decoded() {
+    let raw = disk(700_000);
+    for (tool, levels) in [
+        ("gzip", &["-1", "-9"][..]),
+        (
+            "xz",
+            &["-0", "-6", "-9e", "--check=none", "--check=sha256", "--x86"],
+        ),
+        ("zstd", &["-1", "-19", "--ultra", "--no-check", "--long=26"]),
+        ("bzip2", &["-1", "-9"]),
+    ] {
+        if !require(tool, &[tool]) {
+            continue;
+        }
+        for level in levels {
+            let mut args = vec!["-c"];
+            args.push(level);
+            if *level == "--x86" {
+                args.push("--lzma2");
+            }
+            accept(&format!("{tool} {level}"), &pipe(tool, &args, &raw), &raw);
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_needs_too_much_memory_is_refused() {
+    if require("zstd", &["zstd"]) {
+        let stream = pipe("zstd", &["-c", "--long=27"], &vec![7; 1000]);
+        assert_eq!(verdict(&stream, ImageType::Raw), Some(ErrorKind::TooLarge));
+    }
+    if require("xz", &["xz"]) {
+        let stream = pipe("xz", &["-c", "--lzma2=dict=128MiB"], &vec![7; 1000]);
+        assert_eq!(verdict(&stream, ImageType::Raw), Some(ErrorKind::TooLarge));
+    }
+}
