@@ -8,8 +8,8 @@
 //! - **An environment of its own**: `LC_ALL=C` and a fixed `PATH`, nothing inherited. Output does
 //!   not change with the operator's language, and the daemon's credentials stay here.
 //! - **An end.** The tool runs in its own process group, with a deadline. At the deadline, or when
-//!   the caller stops waiting, the whole group gets SIGTERM, and SIGKILL after [`TERM_GRACE`]: an
-//!   LVM command defers SIGTERM while it changes metadata, SIGKILL could stop it in the middle.
+//!   the caller stops waiting, the whole group gets SIGTERM, and SIGKILL three seconds later: an LVM
+//!   command defers SIGTERM while it changes metadata, SIGKILL could stop it in the middle.
 //! - **Bounded output**, and an error that has the command, its status and what it said.
 
 use std::ffi::{OsStr, OsString};
@@ -87,7 +87,7 @@ pub enum CmdErrorKind {
     Signalled(i32),
     /// It did not end in time and was killed.
     TimedOut(Duration),
-    /// It printed more than [`STDOUT_LIMIT`].
+    /// It printed more than 8 MiB.
     TooMuchOutput,
 }
 

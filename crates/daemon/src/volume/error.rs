@@ -7,6 +7,7 @@ use std::path::Path;
 
 use lvp_api::units::ByteSize;
 
+use super::Volume;
 use crate::cmd::{CmdError, CmdErrorKind};
 
 /// The kind of a [`VolumeError`]; decides the answer to the client and whether to try again.
@@ -115,6 +116,23 @@ impl VolumeError {
                 ByteSize(want_bytes)
             ),
         )
+    }
+
+    pub(super) fn in_use(path: &Path, user: &str) -> Self {
+        let message = format!(
+            "{} is in use by {user}: stop it before the volume is written or removed",
+            path.display()
+        );
+        Self::new(VolumeErrorKind::InUse, message)
+    }
+
+    pub(super) fn not_populating(volume: &Volume) -> Self {
+        let message = format!(
+            "{} is not marked as being populated by this job ({:?})",
+            volume.path.display(),
+            volume.state
+        );
+        Self::new(VolumeErrorKind::Internal, message)
     }
 
     pub(super) fn io(doing: &str, path: &Path, source: io::Error) -> Self {

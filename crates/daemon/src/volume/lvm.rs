@@ -1,9 +1,9 @@
 //! Volumes as logical volumes of one volume group.
 //!
 //! What LVM says decides; this program keeps nothing about a volume anywhere else. Its state is in
-//! tags ([`tags`]), each change of which is one `lvchange`, that is one commit of LVM's metadata:
-//! no crash leaves half of it. What may be written at all is in [`rules`], the look at the device
-//! itself in [`device`].
+//! tags (`tags`), each change of which is one `lvchange`, that is one commit of LVM's metadata:
+//! no crash leaves half of it. What may be written at all is in `rules`, the look at the device
+//! itself in `device`.
 //!
 //! **Failures without words.** LVM ends with status 5 for a lock, a busy device and a full volume
 //! group alike, and its log report has no codes either, so a failed command is followed by a look
@@ -15,7 +15,7 @@
 //! **Locks.** LVM waits for a lock that another command holds (`wait_for_locks`); the time-out of
 //! the command ends that.
 
-use std::future::Future;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,32 +23,27 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lvp_api::{JobId, Sha256Digest, VolumeName};
 
-use super::report::{self, LvRow, VgRow};
+use super::report::LvRow;
 use super::{
-    Capacity, Identity, InUse, OpenVolume, Removed, Volume, VolumeError, VolumeErrorKind,
-    VolumeState, Volumes, round_up,
+    Capacity, InUse, OpenVolume, Removed, Volume, VolumeError, VolumeErrorKind, VolumeState,
+    Volumes, round_up,
 };
-use crate::cmd::{self, CmdError, CmdErrorKind};
 
+mod commands;
 mod device;
 mod rules;
 mod tags;
 
+use commands::{Found, found, may_pass};
 use device::{Purpose, Refused};
-use tags::Tags;
-
-/// LVM's exit status for a command that it understood and could not carry out (`ECMD_FAILED` in
-/// lvm2's `tools/errors.h`).
-const COMMAND_FAILED: i32 = 5;
 
 /// How the LVM back end works.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The volume group that has the volumes.
     pub volume_group: String,
-    /// How often a command that failed for a reason that may pass is repeated.
-    pub retry_attempts: u32,
-    /// The pauses before the repeats; the last one counts for all further ones.
+    /// The pauses before the repeats of a command that failed for a reason that may pass: as many
+    /// as there are repeats.
     pub retry_backoff: Vec<Duration>,
     /// How long one command may take.
     pub command_timeout: Duration,
@@ -68,13 +63,6 @@ pub struct Lvm {
     in_use: Arc<dyn InUse>,
 }
 
-/// A volume with everything that LVM says of it.
-struct Found {
-    volume: Volume,
-    row: LvRow,
-    tags: Tags,
-}
-
 impl Lvm {
     /// Nothing is run yet: the volume group may be absent for now.
     pub fn new(settings: Settings, in_use: Arc<dyn InUse>) -> Result<Self, BadVolumeGroup> {
@@ -91,88 +79,6 @@ impl Lvm {
         Ok(Self { settings, in_use })
     }
 
-    fn group_name(&self) -> &str {
-        &self.settings.volume_group
-    }
-
-    fn backoff(&self) -> Backoff<'_> {
-        Backoff {
-            settings: &self.settings,
-            done: 0,
-        }
-    }
-
-    async fn run(&self, tool: &str, args: &[&str]) -> Result<Vec<u8>, CmdError> {
-        let output = cmd::run(tool, args, self.settings.command_timeout).await?;
-        Ok(output.stdout)
-    }
-
-    /// The volume group, if changes to it are possible.
-    async fn group(&self) -> Result<VgRow, VolumeError> {
-        let group = self.group_name();
-        let selection = format!("vg_name=\"{group}\"");
-        let args = report_args(report::VG_FIELDS, &selection);
-        // Selected, not named: so a group that does not exist is an empty answer, not an error.
-        let json = self.run("vgs", &args).await;
-        let json =
-            json.map_err(|e| VolumeError::command("Asking for the volume group failed", e))?;
-        let groups = report::parse_vgs(&json).map_err(bad_report)?;
-        let down = |what: String| VolumeError::new(VolumeErrorKind::DependencyDown, what);
-        let Some(row) = groups.into_iter().next() else {
-            return Err(down(format!(
-                "The volume group {group} does not exist or its disks are not there: check 'vgs', \
-                 and lvm.volume_group in the configuration"
-            )));
-        };
-        if row.vg_missing_pv_count > 0 {
-            let missing = row.vg_missing_pv_count;
-            return Err(down(format!(
-                "The volume group {group} lacks {missing} of its disks, so that LVM refuses \
-                 changes: check 'pvs'"
-            )));
-        }
-        if !row.vg_exported.is_empty() || row.vg_permissions != "writeable" {
-            return Err(down(format!(
-                "The volume group {group} is exported or read-only: check 'vgs'"
-            )));
-        }
-        Ok(row)
-    }
-
-    /// The volumes that a selection matches.
-    async fn select(&self, selection: &str) -> Result<Vec<LvRow>, VolumeError> {
-        let mut args = report_args(report::LV_FIELDS, selection);
-        args.push(self.group_name());
-        match self.run("lvs", &args).await {
-            Ok(json) => report::parse_lvs(&json).map_err(bad_report),
-            Err(error) => {
-                // Perhaps it is the group; that says more.
-                self.group().await?;
-                Err(VolumeError::command("Listing the volumes failed", error))
-            }
-        }
-    }
-
-    async fn find(&self, name: &VolumeName) -> Result<Option<Found>, VolumeError> {
-        let rows = self.select(&format!("lv_name=\"{name}\"")).await?;
-        let row = rows.into_iter().find(|row| row.lv_name == name.as_str());
-        Ok(row.map(|row| found(name, row)))
-    }
-
-    /// The volume as it is now, if it is still the same one.
-    async fn find_again(&self, volume: &Volume) -> Result<Found, VolumeError> {
-        match self.find(&volume.name).await? {
-            Some(now) if now.volume.identity == volume.identity => Ok(now),
-            _ => Err(VolumeError::new(
-                VolumeErrorKind::NotFound,
-                format!(
-                    "The volume {} was removed or replaced by somebody else: repeat the request",
-                    volume.path.display()
-                ),
-            )),
-        }
-    }
-
     async fn check_no_domain_uses(&self, row: &LvRow) -> Result<(), VolumeError> {
         let mut paths = vec![
             PathBuf::from(row.lv_path_or_dm()),
@@ -183,17 +89,13 @@ impl Lvm {
         }
         match self.in_use.user_of(&paths).await? {
             None => Ok(()),
-            Some(user) => Err(in_use(Path::new(row.lv_path_or_dm()), &user)),
+            Some(user) => Err(VolumeError::in_use(Path::new(row.lv_path_or_dm()), &user)),
         }
     }
 
     /// Every check, then the device, claimed for this process. Waits by the back-off for those who
     /// have it open for a moment only.
-    async fn claim(
-        &self,
-        volume: &Volume,
-        purpose: Purpose,
-    ) -> Result<(Found, std::fs::File), VolumeError> {
+    async fn claim(&self, volume: &Volume, purpose: Purpose) -> Result<(Found, File), VolumeError> {
         let mut backoff = self.backoff();
         loop {
             let mut now = self.find_again(volume).await?;
@@ -223,111 +125,9 @@ impl Lvm {
                 Err(Refused::Error(error)) => return Err(error),
             };
             if !backoff.wait("the volume is open", &busy).await {
-                return Err(in_use(&volume.path, &busy));
+                return Err(VolumeError::in_use(&volume.path, &busy));
             }
         }
-    }
-
-    /// How many have the device open, by the kernel's count.
-    async fn open_count(&self, row: &LvRow) -> Result<u32, VolumeError> {
-        let args = ["info", "-c", "--noheadings", "-o", "open", &row.lv_dm_path];
-        let failed = |e| VolumeError::command("Asking who has the volume open failed", e);
-        let count = self.run("dmsetup", &args).await.map_err(failed)?;
-        let count = String::from_utf8_lossy(&count);
-        count.trim().parse().map_err(|error| {
-            let message = format!("dmsetup printed {count:?} where a count was expected");
-            VolumeError::new(VolumeErrorKind::Internal, message).caused_by(error)
-        })
-    }
-
-    /// Runs a command that changes one volume, if it is still the one with this UUID. That the
-    /// command succeeded does not mean that it was: the caller looks.
-    async fn change(&self, tool: &str, args: &[&str], on: &Found) -> Result<(), VolumeError> {
-        let selection = format!("lv_uuid=\"{}\"", on.row.lv_uuid);
-        let target = format!("{}/{}", self.group_name(), on.volume.name);
-        let args = [args, &["-S", &selection, &target]].concat();
-        let mut backoff = self.backoff();
-        loop {
-            match self.run(tool, &args).await {
-                Ok(_) => return Ok(()),
-                Err(error) if may_pass(&error) && backoff.wait("LVM failed", &error).await => {}
-                Err(error) => {
-                    self.group().await?;
-                    let doing = format!("Changing the volume {target} failed");
-                    return Err(VolumeError::command(doing, error));
-                }
-            }
-        }
-    }
-
-    /// Makes our tags `wanted` in one commit of LVM's metadata, and looks whether they are.
-    async fn set_tags(&self, on: &Found, wanted: &[String]) -> Result<Found, VolumeError> {
-        let (add, delete) = tags::difference(&on.row.lv_tags, wanted);
-        let add = add.iter().flat_map(|tag| ["--addtag", tag.as_str()]);
-        let delete = delete.iter().flat_map(|tag| ["--deltag", tag.as_str()]);
-        let args: Vec<_> = add.chain(delete).collect();
-        if !args.is_empty() {
-            self.change("lvchange", &args, on).await?;
-        }
-        let now = self.find_again(&on.volume).await?;
-        if tags::difference(&now.row.lv_tags, wanted) != (vec![], vec![]) {
-            let message = format!(
-                "The tags of {} are {:?} after a change that should have made them {wanted:?}",
-                now.row.lv_path, now.row.lv_tags
-            );
-            return Err(VolumeError::new(VolumeErrorKind::Io, message));
-        }
-        Ok(now)
-    }
-
-    /// Work that may block, with the deadline that commands have: a device that hangs must not
-    /// take its job along.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
-    ) -> Result<T, VolumeError> {
-        let limit = self.settings.command_timeout;
-        match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(error)) => {
-                let message = "The look at a volume's device was cut off";
-                Err(VolumeError::new(VolumeErrorKind::Internal, message).caused_by(error))
-            }
-            Err(_) => {
-                let message = format!("A volume's device did not answer within {limit:?}");
-                Err(VolumeError::new(VolumeErrorKind::Timeout, message))
-            }
-        }
-    }
-
-    /// One `lvcreate`.
-    async fn create_once(
-        &self,
-        name: &VolumeName,
-        extents: u64,
-        job: JobId,
-    ) -> Result<(), CmdError> {
-        let extents = extents.to_string();
-        let tags = tags::populating(job, true);
-        let mut args = vec![
-            "--yes",
-            "--type",
-            "linear",
-            // What an earlier volume left here must not come alive: LVM zeroes the first 4 KiB and
-            // wipes known signatures before udev sees the device. Else mdadm's and others' rules
-            // would take an old RAID member for a present one, and hold the device.
-            "--zero",
-            "y",
-            "--wipesignatures",
-            "y",
-            "--extents",
-            &extents,
-            "--name",
-            name.as_str(),
-        ];
-        args.extend(tags.iter().flat_map(|tag| ["--addtag", tag.as_str()]));
-        args.push(self.group_name());
-        self.run("lvcreate", &args).await.map(|_| ())
     }
 }
 
@@ -441,7 +241,7 @@ impl Volumes for Lvm {
                 self.set_tags(&now, &tags::ready(job, digest)).await?;
                 Ok(())
             }
-            _ => Err(not_populating(&now.volume)),
+            _ => Err(VolumeError::not_populating(&now.volume)),
         }
     }
 
@@ -449,7 +249,7 @@ impl Volumes for Lvm {
         let (now, file) = self.claim(volume, Purpose::Write).await?;
         let is_populating = matches!(now.volume.state, VolumeState::Populating { .. });
         if !is_populating || now.volume.state != volume.state {
-            return Err(not_populating(&now.volume));
+            return Err(VolumeError::not_populating(&now.volume));
         }
         Ok(OpenVolume {
             path: now.volume.path,
@@ -490,101 +290,12 @@ impl Volumes for Lvm {
                 Err(error) if may_pass(&error) && backoff.wait("lvremove failed", &error).await => {
                 }
                 Err(error) if now.row.lv_device_open == "open" => {
-                    return Err(in_use(&now.volume.path, "another process").caused_by(error));
+                    return Err(
+                        VolumeError::in_use(&now.volume.path, "another process").caused_by(error)
+                    );
                 }
                 Err(error) => return Err(VolumeError::command(failed, error)),
             }
         }
     }
-}
-
-/// The pauses of one call.
-struct Backoff<'a> {
-    settings: &'a Settings,
-    done: u32,
-}
-
-impl Backoff<'_> {
-    /// Waits before the next attempt; false when there is none left.
-    fn wait(
-        &mut self,
-        what: &'static str,
-        why: &dyn std::fmt::Display,
-    ) -> impl Future<Output = bool> {
-        let left = self.done < self.settings.retry_attempts;
-        let index = usize::try_from(self.done).unwrap_or(usize::MAX);
-        let pauses = &self.settings.retry_backoff;
-        let pause = pauses.get(index).or(pauses.last()).copied();
-        if left {
-            let attempt = self.done + 1;
-            tracing::warn!(%why, attempt, ?pause, "{what}; trying again");
-        }
-        self.done = self.done.saturating_add(1);
-        async move {
-            if left && let Some(pause) = pause {
-                tokio::time::sleep(pause).await;
-            }
-            left
-        }
-    }
-}
-
-/// Whether a failure of LVM may be one of the moment. A time-out is none: it has waited already.
-fn may_pass(error: &CmdError) -> bool {
-    matches!(
-        error.kind(),
-        CmdErrorKind::Failed(COMMAND_FAILED) | CmdErrorKind::Signalled(_)
-    )
-}
-
-fn report_args<'a>(fields: &'a str, selection: &'a str) -> Vec<&'a str> {
-    vec![
-        "--reportformat",
-        "json",
-        "--units",
-        "b",
-        "--nosuffix",
-        "--config",
-        report::CONFIG,
-        "--options",
-        fields,
-        "--select",
-        selection,
-    ]
-}
-
-fn found(name: &VolumeName, row: LvRow) -> Found {
-    let tags = Tags::parse(&row.lv_tags);
-    let volume = Volume {
-        name: name.clone(),
-        path: PathBuf::from(row.lv_path_or_dm()),
-        size_bytes: row.lv_size,
-        state: tags.state,
-        identity: Identity::Lvm {
-            uuid: row.lv_uuid.clone(),
-        },
-    };
-    Found { volume, row, tags }
-}
-
-fn bad_report(error: serde_json::Error) -> VolumeError {
-    let message = "LVM's report cannot be understood: check its version (2.03 or newer is needed)";
-    VolumeError::new(VolumeErrorKind::Internal, message).caused_by(error)
-}
-
-fn in_use(path: &Path, user: &str) -> VolumeError {
-    let message = format!(
-        "{} is in use by {user}: stop it before the volume is written or removed",
-        path.display()
-    );
-    VolumeError::new(VolumeErrorKind::InUse, message)
-}
-
-fn not_populating(volume: &Volume) -> VolumeError {
-    let message = format!(
-        "{} is not marked as being populated by this job ({:?})",
-        volume.path.display(),
-        volume.state
-    );
-    VolumeError::new(VolumeErrorKind::Internal, message)
 }

@@ -18,7 +18,6 @@ pub(crate) const EXTENT: u64 = 4 * MIB;
 pub(crate) fn settings() -> Settings {
     Settings {
         volume_group: "vg0".to_owned(),
-        retry_attempts: 2,
         retry_backoff: vec![Duration::from_millis(50), Duration::from_millis(400)],
         command_timeout: Duration::from_secs(60),
         adopt_untagged: true,

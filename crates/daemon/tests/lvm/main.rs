@@ -36,7 +36,7 @@ fn the_lvm_back_end_works_on_real_lvm() {
         run_all();
     } else if require("lvm") {
         Uml::new()
-            .timeout(Duration::from_secs(300))
+            .timeout(Duration::from_secs(420))
             .run_this_test("the_lvm_back_end_works_on_real_lvm");
     }
 }

@@ -12,7 +12,7 @@ use super::fixture::*;
 
 pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
     let once = Settings {
-        retry_attempts: 0,
+        retry_backoff: vec![],
         ..settings()
     };
     let (hasty, lvm) = (backend_with(once), backend());
@@ -136,7 +136,7 @@ pub(crate) async fn rollback_outlasts_a_brief_opener_and_reports_a_lasting_one()
     let holder = File::open(&lasting.path).unwrap();
     // LVM itself tries for 5 s (activation/retry_deactivation).
     let once = Settings {
-        retry_attempts: 0,
+        retry_backoff: vec![],
         ..settings()
     };
     let removed = backend_with(once).remove_created(&lasting.name, job).await;

@@ -1,12 +1,15 @@
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
 
 use lvp_testkit::require::{command, require};
 use tempfile::TempDir;
 
-use super::super::NoLibvirt;
+use super::super::{NoLibvirt, VolumeState};
+use super::files::RECORDS;
 use super::*;
 
 const MIB: u64 = 1 << 20;
