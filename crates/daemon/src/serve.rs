@@ -203,7 +203,6 @@ fn services(config: &Config) -> anyhow::Result<Services> {
 fn lvm_settings(config: &Config) -> lvm::Settings {
     lvm::Settings {
         volume_group: config.lvm.volume_group.clone(),
-        retry_attempts: u32::try_from(config.lvm.retry_backoff.len()).unwrap_or(u32::MAX),
         retry_backoff: config.lvm.retry_backoff.clone(),
         command_timeout: LVM_COMMAND_TIMEOUT,
         adopt_untagged: config.lvm.adopt_untagged,

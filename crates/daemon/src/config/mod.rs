@@ -6,6 +6,7 @@
 
 pub mod keys;
 mod load;
+pub mod reference;
 mod value;
 
 use std::path::PathBuf;

@@ -192,3 +192,14 @@ fn secrets_do_not_show_in_debug_output() {
     let config = load(yaml, &[]).expect("it is usable");
     assert!(!format!("{config:?}").contains("hunter2"));
 }
+
+#[test]
+fn the_docs_hold_every_key() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.md");
+    let text = reference::markdown();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &text).expect("it is written");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(committed, text, "docs/config.md is old: run ./dev docs");
+}

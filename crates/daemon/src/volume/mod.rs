@@ -75,6 +75,19 @@ pub struct Volume {
     pub(crate) identity: Identity,
 }
 
+impl Volume {
+    /// A volume of a back end that is not this crate's, known again by its name alone.
+    pub fn new(name: VolumeName, path: PathBuf, size_bytes: u64, state: VolumeState) -> Self {
+        Self {
+            name,
+            path,
+            size_bytes,
+            state,
+            identity: Identity::Name,
+        }
+    }
+}
+
 /// Tells a volume from another that later has the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Identity {
@@ -82,6 +95,8 @@ pub(crate) enum Identity {
     Lvm { uuid: String },
     /// The file's inode number.
     File { inode: u64 },
+    /// Nothing but the name.
+    Name,
 }
 
 /// Room in the back end.

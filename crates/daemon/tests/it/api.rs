@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::World;
 
 #[tokio::test]
-async fn the_served_description_is_the_committed_one() {
+async fn the_docs_hold_the_served_description() {
     let world = World::new().await;
     let daemon = world.start();
     let served: Value = daemon.get("/openapi.json").await.expect("it is served");

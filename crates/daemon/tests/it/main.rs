@@ -2,8 +2,10 @@
 
 mod api;
 mod bad_input;
+mod block;
 mod cache;
 mod crash;
 mod jobs;
+mod lvm;
 mod provision;
 mod support;

@@ -115,7 +115,7 @@ pub(crate) fn qemu_disk(image: &Path) -> Vec<u8> {
     fs::read(raw.path()).expect("the raw image can be read")
 }
 
-fn address(s3: &S3) -> std::net::SocketAddr {
+pub(crate) fn address(s3: &S3) -> std::net::SocketAddr {
     let address = s3.endpoint().trim_start_matches("http://");
     address.parse().expect("an endpoint ends in an address")
 }

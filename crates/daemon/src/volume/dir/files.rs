@@ -372,7 +372,7 @@ fn inode_of(volume: &Volume) -> u64 {
     match volume.identity {
         Identity::File { inode } => inode,
         // No inode has this number, so another back end's volume matches no file.
-        Identity::Lvm { .. } => 0,
+        Identity::Lvm { .. } | Identity::Name => 0,
     }
 }
 

@@ -1,0 +1,62 @@
+//! The configuration's reference, made from the table of keys.
+
+use super::keys::{IGNORED, KEYS, Kind};
+
+/// `docs/config.md`.
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         <!-- Made from crates/daemon/src/config/keys.rs by ./dev docs; do not edit. -->\n\n\
+         A YAML file, `/etc/libvirt-volume-provisioner/config.yaml` or the one that `--config` names. An absent\n\
+         file means the defaults; an unknown key is an error that names the nearest known one. Every key is\n\
+         also an environment variable. `--set SECTION.KEY=VALUE` beats the environment, the environment beats\n\
+         the file; an empty variable counts as unset. `libvirt-volume-provisioner config check` says whether\n\
+         a configuration can be used, `config show` prints every key with its value and its origin.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        let (this, name) = key.path.split_once('.').unwrap_or((key.path, ""));
+        if this != section {
+            section = this;
+            text.push_str(&format!(
+                "\n## `{section}`\n\n| key | default | form | environment | meaning |\n|---|---|---|---|---|\n"
+            ));
+        }
+        let default = match key.default {
+            "" => "none".to_owned(),
+            default => format!("`{default}`"),
+        };
+        let environment: Vec<_> = key.env.iter().map(|name| format!("`{name}`")).collect();
+        text.push_str(&format!(
+            "| `{name}` | {default} | {} | {} | {} |\n",
+            form(key.kind),
+            environment.join(", "),
+            key.help
+        ));
+    }
+    text.push_str("\n## Accepted and ignored\n\n");
+    for (key, why) in IGNORED {
+        text.push_str(&format!("- `{key}`: {why}\n"));
+    }
+    text
+}
+
+fn form(kind: Kind) -> String {
+    match kind {
+        Kind::Text => "text".to_owned(),
+        Kind::Path => "path".to_owned(),
+        Kind::Secret => "text, never shown".to_owned(),
+        Kind::Integer { min, max } => format!("{min} to {max}"),
+        Kind::Fraction => "0 to 1".to_owned(),
+        Kind::Bool => "`true`, `false`".to_owned(),
+        Kind::Duration => "duration (`168h`, `30m`, `5s`, `100ms`)".to_owned(),
+        Kind::Size => "bytes, or `10G`".to_owned(),
+        Kind::MillisecondList => "milliseconds, several".to_owned(),
+        Kind::List => "words, several".to_owned(),
+        Kind::OneOf(words) => words
+            .iter()
+            .map(|word| format!("`{word}`"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}

@@ -1,0 +1,342 @@
+//! The whole pipeline onto a block device: real jobs in this process, a loop device as the volume.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lvp_api::{ImageType, JobId, JobState, Sha256Digest, VolumeName};
+use lvp_image::copy::TailPolicy;
+use lvp_testkit::daemon::wait_for;
+use lvp_testkit::fault::{Fault, FaultProxy, Rule};
+use lvp_testkit::loopdev::LoopDevice;
+use lvp_testkit::require::require;
+use lvp_testkit::s3::{ACCESS_KEY, S3, SECRET_KEY};
+use provisioner::cache::{Cache, CacheSettings};
+use provisioner::jobs::record::{Job, JobSpec, VolumeRequest};
+use provisioner::jobs::{Cancellation, JobSettings, Jobs, Services};
+use provisioner::secret::Secret;
+use provisioner::source::{self, Source};
+use provisioner::store::{Observer, Store};
+use provisioner::volume::{
+    Capacity, OpenVolume, Removed, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes,
+};
+
+use crate::support::{MIB, address, image};
+
+/// `O_EXCL` on a block device: the kernel's exclusive claim (open(2)).
+const O_EXCL: i32 = 0o200;
+
+/// One loop device as the only volume there is; it was there before every job.
+#[derive(Debug)]
+struct OneDevice {
+    path: PathBuf,
+    size_bytes: u64,
+    state: Mutex<VolumeState>,
+}
+
+impl OneDevice {
+    fn volume(&self, name: &VolumeName) -> Volume {
+        let state = *self.state.lock().expect("no test panics here");
+        Volume::new(name.clone(), self.path.clone(), self.size_bytes, state)
+    }
+}
+
+#[async_trait]
+impl Volumes for OneDevice {
+    fn backend(&self) -> &'static str {
+        "loop"
+    }
+
+    async fn probe(&self) -> Result<Capacity, VolumeError> {
+        Ok(Capacity {
+            total_bytes: self.size_bytes,
+            free_bytes: 0,
+            unit_bytes: 512,
+        })
+    }
+
+    async fn lookup(&self, name: &VolumeName) -> Result<Option<Volume>, VolumeError> {
+        Ok(Some(self.volume(name)))
+    }
+
+    async fn list(&self) -> Result<Vec<Volume>, VolumeError> {
+        Ok(Vec::new())
+    }
+
+    async fn create(&self, name: &VolumeName, _: u64, _: JobId) -> Result<Volume, VolumeError> {
+        Err(VolumeError::new(
+            VolumeErrorKind::AlreadyExists,
+            name.to_string(),
+        ))
+    }
+
+    async fn mark_populating(&self, volume: &Volume, job: JobId) -> Result<Volume, VolumeError> {
+        *self.state.lock().expect("no test panics here") = VolumeState::Populating {
+            job,
+            created: false,
+        };
+        Ok(self.volume(&volume.name))
+    }
+
+    async fn mark_ready(
+        &self,
+        _: &Volume,
+        job: JobId,
+        digest: &Sha256Digest,
+    ) -> Result<(), VolumeError> {
+        *self.state.lock().expect("no test panics here") = VolumeState::Ready {
+            job: Some(job),
+            digest: *digest,
+        };
+        Ok(())
+    }
+
+    async fn open(&self, volume: &Volume) -> Result<OpenVolume, VolumeError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(O_EXCL)
+            .open(&self.path);
+        let file = file.map_err(|error| {
+            VolumeError::new(VolumeErrorKind::InUse, "It is open elsewhere").caused_by(error)
+        })?;
+        Ok(OpenVolume {
+            path: volume.path.clone(),
+            file,
+            known_zero: false,
+            size_bytes: self.size_bytes,
+            is_block_device: true,
+        })
+    }
+
+    async fn remove_created(&self, _: &VolumeName, _: JobId) -> Result<Removed, VolumeError> {
+        Ok(Removed::Kept)
+    }
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn operation(&self, _: &'static str, _: Option<&'static str>) {}
+}
+
+struct Bench {
+    s3: S3,
+    proxy: FaultProxy,
+    device: LoopDevice,
+    jobs: Jobs,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new(device_bytes: u64, timeout: Duration) -> Self {
+        let s3 = S3::start().await.expect("the S3 server starts");
+        let proxy = FaultProxy::start(address(&s3))
+            .await
+            .expect("the proxy starts");
+        let device = LoopDevice::new(device_bytes).expect("a loop device");
+        // What another tenant left.
+        let mut file = OpenOptions::new()
+            .write(true)
+            .open(device.path())
+            .expect("it opens");
+        for _ in 0..device_bytes / MIB {
+            file.write_all(&[0xa5; 1 << 20]).expect("it is written");
+        }
+        file.sync_all().expect("it is written");
+        let dir = tempfile::tempdir().expect("there is room");
+        let store = Store::open(&dir.path().join("jobs.db"), Arc::new(Silent)).expect("it opens");
+        let settings = source::Settings {
+            endpoint: Some(proxy.endpoint()),
+            access_key: Some(ACCESS_KEY.to_owned()),
+            secret_key: Some(Secret::new(SECRET_KEY)),
+            region: "us-east-1".to_owned(),
+            ca_cert: None,
+            allowed_hosts: Vec::new(),
+            retry_backoff: vec![Duration::from_millis(10)],
+            connect_timeout: source::CONNECT_TIMEOUT,
+            idle_timeout: source::IDLE_TIMEOUT,
+            max_read_bytes_per_sec: None,
+        };
+        let cache = CacheSettings {
+            dir: dir.path().join("cache"),
+            max_age: Duration::from_secs(3600),
+            max_size_bytes: None,
+            min_free_bytes: 0,
+        };
+        let services = Services {
+            source: Source::new(&settings).expect("the settings are good"),
+            cache: Cache::open(cache, store.clone()).expect("it opens"),
+            volumes: Arc::new(OneDevice {
+                path: device.path().to_owned(),
+                size_bytes: device_bytes,
+                state: Mutex::new(VolumeState::Untagged),
+            }),
+            store,
+            settings: JobSettings {
+                max_concurrent: 2,
+                queue_limit: 10,
+                timeout,
+                retention: Duration::from_secs(3600),
+                require_checksum: true,
+                tail: TailPolicy::Zero,
+                max_write_bytes_per_sec: None,
+            },
+        };
+        Self {
+            s3,
+            proxy,
+            device,
+            jobs: Jobs::new(services),
+            _dir: dir,
+        }
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        self.s3
+            .objects()
+            .put("images", "a.qcow2", bytes)
+            .expect("it is written");
+        self.s3
+            .objects()
+            .put_sidecar("images", "a.qcow2")
+            .expect("it is written");
+    }
+
+    async fn submit(&self) -> JobId {
+        let spec = JobSpec {
+            image_url: "s3://images/a.qcow2".to_owned(),
+            image_type: ImageType::Qcow2,
+            volume: Some(VolumeRequest {
+                name: "vm".parse().expect("a name"),
+                size_bytes: 32 * MIB,
+            }),
+            correlation_id: None,
+            idempotency_key: None,
+            traceparent: None,
+        };
+        self.jobs.submit(spec).await.expect("it is accepted")
+    }
+
+    async fn ended(&self, id: JobId) -> Job {
+        wait_for("the job to end", async || {
+            let job = self.jobs.get(id).await.expect("it is known")?;
+            job.state.is_terminal().then_some(job)
+        })
+        .await
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut file = File::open(self.device.path()).expect("it opens");
+        file.read_to_end(&mut bytes).expect("it is read");
+        bytes
+    }
+}
+
+const LONG: Duration = Duration::from_secs(600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_device_holds_the_image_and_zeros_and_nothing_of_what_it_held() {
+    if !require("loop") {
+        return;
+    }
+    let bench = Bench::new(96 * MIB, LONG).await;
+    let builder = image(64 * MIB, 100, 1);
+    bench.put(&builder.build());
+    for _miss_then_hit in 0..2 {
+        let job = bench.submit().await;
+        let job = bench.ended(job).await;
+        assert_eq!(job.state, JobState::Completed, "{job:?}");
+        let bytes = bench.bytes();
+        assert!(bytes[..64 << 20] == builder.disk(), "the disk is wrong");
+        assert!(
+            bytes[64 << 20..].iter().all(|byte| *byte == 0),
+            "older bytes are left"
+        );
+        assert!(
+            job.notes.iter().any(|note| note.starts_with("Zeroed ")),
+            "{:?}",
+            job.notes
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_reprovision_leaves_a_device_that_does_not_look_bootable_and_a_repeat_mends_it() {
+    if !require("loop") {
+        return;
+    }
+    let bench = Bench::new(96 * MIB, LONG).await;
+    let builder = image(64 * MIB, 600, 1);
+    let bytes = builder.build();
+    bench.put(&bytes);
+    let wrong = format!("{}  a.qcow2", "1".repeat(64));
+    bench
+        .s3
+        .objects()
+        .put("images", "a.qcow2.sha256", wrong.as_bytes())
+        .expect("written");
+    let job = bench.submit().await;
+    let job = bench.ended(job).await;
+    let failure = job.failure.expect("it failed");
+    assert_eq!(failure.error_type, "digest_mismatch", "{failure:?}");
+    assert!(
+        job.notes.iter().any(|note| note.contains("left not ready")),
+        "{:?}",
+        job.notes
+    );
+    let device = bench.bytes();
+    for (what, place) in [
+        ("head", 0),
+        ("end of the disk", 63 << 20),
+        ("end of the device", 95 << 20),
+    ] {
+        let place = &device[place..place + (1 << 20)];
+        assert!(
+            place.iter().all(|byte| *byte == 0),
+            "the {what} is not cleared"
+        );
+    }
+    bench.put(&bytes);
+    let job = bench.submit().await;
+    let job = bench.ended(job).await;
+    assert_eq!(job.state, JobState::Completed, "{job:?}");
+    assert!(
+        bench.bytes()[..64 << 20] == builder.disk(),
+        "the disk is wrong"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_runs_too_long_fails_by_name_and_a_cancelled_one_lets_go_of_the_device() {
+    if !require("loop") {
+        return;
+    }
+    let bench = Bench::new(96 * MIB, Duration::from_millis(700)).await;
+    bench.put(&image(64 * MIB, 900, 1).build());
+    bench
+        .proxy
+        .inject(Rule::new(Fault::Slow(300_000)).method("GET"));
+    let job = bench.submit().await;
+    let failure = bench.ended(job).await.failure.expect("it failed");
+    assert_eq!(failure.error_type, "timeout", "{failure:?}");
+    let job = bench.submit().await;
+    wait_for("the job to run", async || {
+        let job = bench.jobs.get(job).await.expect("it is known")?;
+        job.volume_path.filter(|_| job.state == JobState::Running)
+    })
+    .await;
+    let cancelled = bench.jobs.cancel(job).await.expect("it is known");
+    assert_eq!(cancelled, Cancellation::Cancelled);
+    // Nobody has it any more: the exclusive claim is to be had at once.
+    let claim = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_EXCL)
+        .open(bench.device.path());
+    claim.expect("the device is free");
+}

@@ -1,0 +1,198 @@
+//! The daemon on logical volumes: real LVM, in user-mode Linux.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lvp_api::{JobState, VolumeList};
+use lvp_testkit::daemon::wait_for;
+use lvp_testkit::fault::{Fault, Rule};
+use lvp_testkit::require::{command, require};
+use lvp_testkit::uml::{self, Uml};
+
+use crate::support::{MIB, World, image};
+
+#[test]
+fn the_daemon_provisions_logical_volumes() {
+    if uml::is_inside() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(provisions_rolls_back_and_resumes());
+    } else if require("lvm") {
+        Uml::new()
+            .timeout(Duration::from_secs(300))
+            .run_this_test("lvm::the_daemon_provisions_logical_volumes");
+    }
+}
+
+async fn provisions_rolls_back_and_resumes() {
+    let (world, proxy) = World::with_faults().await;
+    let world = world
+        .with("VOLUME_BACKEND", "lvm")
+        .with("LVM_VOLUME_GROUP", "vg0");
+    fill_the_volume_group_with_a_marker();
+    let builder = image(24 * MIB, 100, 1);
+    let url = world.put("a.qcow2", &builder.build());
+    let daemon = world.start();
+
+    // A new volume holds the image, zeros behind it, and says so.
+    let job = daemon
+        .provision(&url, "vm-1", 30 * MIB)
+        .await
+        .expect("it is accepted");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    let bytes = fs::read(device("vm-1")).expect("the volume is read");
+    assert_eq!(
+        bytes.len() as u64,
+        32 * MIB,
+        "rounded up to whole extents of 4 MiB"
+    );
+    assert!(bytes[..24 << 20] == builder.disk(), "the disk is wrong");
+    assert!(
+        bytes[24 << 20..].iter().all(|byte| *byte == 0),
+        "the marker is left behind the disk"
+    );
+    assert!(tags("vm-1").contains("lvp.state=ready"), "{}", tags("vm-1"));
+    let digest = status.image_digest.expect("it is known");
+    assert!(
+        tags("vm-1").contains(&format!("lvp.image={digest}")),
+        "{}",
+        tags("vm-1")
+    );
+    let listed: VolumeList = daemon.get("/api/v1/volumes").await.expect("a list");
+    assert_eq!(listed.volumes[0].state, "ready");
+
+    // One that does not fit the volume group fails with both numbers, and leaves nothing.
+    let job = daemon
+        .provision(&url, "vm-2", 1 << 40)
+        .await
+        .expect("it is accepted");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(
+        (status.status, status.error_code),
+        (JobState::Failed, Some(507)),
+        "{status:?}"
+    );
+    assert!(!device("vm-2").exists());
+
+    // One whose digest is wrong is removed; a reused volume stays, not ready, and a repeat mends it.
+    let other = image(24 * MIB, 80, 3);
+    world.put("b.qcow2", &other.build());
+    let wrong = format!("{}  b.qcow2", "2".repeat(64));
+    world
+        .s3
+        .objects()
+        .put("images", "b.qcow2.sha256", wrong.as_bytes())
+        .expect("written");
+    for volume in ["vm-3", "vm-1"] {
+        let job = daemon
+            .provision("s3://images/b.qcow2", volume, 32 * MIB)
+            .await
+            .expect("a job");
+        let status = daemon.ended(&job).await.expect("it ends");
+        assert_eq!(
+            (status.status, status.error_code),
+            (JobState::Failed, Some(422)),
+            "{status:?}"
+        );
+    }
+    assert!(
+        !device("vm-3").exists(),
+        "a volume with the wrong bytes is left"
+    );
+    assert!(
+        tags("vm-1").contains("lvp.state=populating"),
+        "{}",
+        tags("vm-1")
+    );
+    let head = fs::read(device("vm-1")).expect("the volume is read");
+    assert!(
+        head[..1 << 20].iter().all(|byte| *byte == 0),
+        "vm-1 looks bootable"
+    );
+    let job = daemon
+        .provision(&url, "vm-1", 30 * MIB)
+        .await
+        .expect("it is accepted");
+    assert_eq!(
+        daemon.ended(&job).await.expect("it ends").status,
+        JobState::Completed
+    );
+    let bytes = fs::read(device("vm-1")).expect("the volume is read");
+    assert!(
+        bytes[..24 << 20] == builder.disk(),
+        "the repeat did not mend it"
+    );
+
+    // Killed half-way, a volume is not ready; the next daemon finishes it.
+    let url = world.put("c.qcow2", &other.build());
+    proxy.inject(Rule::new(Fault::Slow(400_000)).method("GET"));
+    let job = daemon
+        .provision(&url, "vm-4", 32 * MIB)
+        .await
+        .expect("it is accepted");
+    wait_for("the download", async || {
+        let progress = daemon.status(&job).await.ok()?.progress?;
+        (progress.bytes_processed > 0).then_some(())
+    })
+    .await;
+    daemon.kill().expect("it is killed");
+    assert!(
+        tags("vm-4").contains("lvp.state=populating"),
+        "{}",
+        tags("vm-4")
+    );
+    proxy.clear();
+    let daemon = world.start();
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(
+        (status.status, status.attempts),
+        (JobState::Completed, 2),
+        "{status:?}"
+    );
+    let bytes = fs::read(device("vm-4")).expect("the volume is read");
+    assert!(bytes[..24 << 20] == other.disk(), "the disk is wrong");
+    assert!(
+        bytes[24 << 20..].iter().all(|byte| *byte == 0),
+        "the marker is left"
+    );
+    assert!(tags("vm-4").contains("lvp.state=ready"), "{}", tags("vm-4"));
+}
+
+fn device(volume: &str) -> PathBuf {
+    PathBuf::from(format!("/dev/vg0/{volume}"))
+}
+
+fn lvm(arguments: &[&str]) -> String {
+    let output = command("lvm").args(arguments).output().expect("lvm starts");
+    assert!(output.status.success(), "lvm {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn tags(volume: &str) -> String {
+    lvm(&[
+        "lvs",
+        "--noheadings",
+        "-o",
+        "lv_tags",
+        &format!("vg0/{volume}"),
+    ])
+}
+
+/// What the last tenant left on the extents that the volumes will get.
+fn fill_the_volume_group_with_a_marker() {
+    lvm(&[
+        "lvcreate", "-qq", "--yes", "-Wn", "-L", "160M", "-n", "marker", "vg0",
+    ]);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(device("marker"))
+        .expect("it opens");
+    for _ in 0..160 {
+        file.write_all(&[0xa5; 1 << 20]).expect("it is written");
+    }
+    file.sync_all().expect("it is written");
+    drop(file);
+    lvm(&["lvremove", "-qq", "--yes", "vg0/marker"]);
+}
