@@ -173,3 +173,31 @@ impl S3 for Store {
         self.files.put_object(request).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_do_not_leave_their_bucket() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let path = root.path().join("served");
+        std::fs::create_dir_all(path.join("bucket/sub")).expect("a directory");
+        std::fs::write(root.path().join("outside"), "secret").expect("a file");
+        std::fs::write(path.join("bucket/sub/k"), "x").expect("a file");
+        let store = Store::new(&path).expect("the directory exists");
+        assert!(store.find("bucket", "sub/k").await.is_ok());
+        for (bucket, key) in [
+            ("..", "outside"),
+            ("bucket", "../../outside"),
+            ("bucket", "sub/../../../outside"),
+            ("bucket", "/etc/hostname"),
+            ("bucket", "sub"),
+            ("bucket", "missing"),
+            ("missing", "k"),
+            ("bucket/sub", "../sub/k"),
+        ] {
+            assert!(store.find(bucket, key).await.is_err(), "{bucket} {key}");
+        }
+    }
+}

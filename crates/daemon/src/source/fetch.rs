@@ -126,8 +126,15 @@ impl<'a> Fetch<'a> {
             .client
             .send(Method::GET, &self.meta.location, headers)
             .await?;
+        // Some S3 servers (rclone's, lakeFS, older versitygw) serve the range with status 200. That
+        // is taken for a range if Content-Range and Content-Length say so in full.
+        let is_range = response.headers().contains_key(header::CONTENT_RANGE)
+            && response.content_length().is_some();
         match (self.mode, response.status()) {
-            (Mode::Ranged, StatusCode::PARTIAL_CONTENT) => {
+            (Mode::Ranged, status)
+                if status == StatusCode::PARTIAL_CONTENT
+                    || status == StatusCode::OK && is_range =>
+            {
                 self.check_version(&response)?;
                 self.check_range(&response)?;
                 Ok((response, self.left.start))

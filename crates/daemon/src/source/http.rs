@@ -375,6 +375,10 @@ fn meaning(
             "allow the access key to get the object, and to list the bucket so that \
              missing objects can be told from forbidden ones",
         ),
+        // rclone's words for a request without a signature.
+        (Some("UnsupportedAlgorithm"), _) => {
+            (AccessDenied, "set minio.access_key and minio.secret_key")
+        }
         (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => (
             AccessDenied,
             "it does not serve the object without credentials",

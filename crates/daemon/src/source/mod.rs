@@ -313,10 +313,14 @@ impl Inner {
             .follow(&self.policy, Method::GET, &mut location, &first_byte)
             .await?;
         let size = match response.status() {
-            StatusCode::PARTIAL_CONTENT => total_size(response.headers()),
-            StatusCode::OK => announced_length(&response),
             // An empty object has no first byte.
-            StatusCode::RANGE_NOT_SATISFIABLE => total_size(response.headers()),
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                total_size(response.headers())
+            }
+            // Some servers serve the range with this status, others ignore it.
+            StatusCode::OK => {
+                total_size(response.headers()).or_else(|| announced_length(&response))
+            }
             _ => return Err(refusal(&location, response).await),
         };
         let size = size.ok_or_else(|| {

@@ -10,8 +10,8 @@
 //! however slow the consumer is. Dropping the reader aborts the tasks, and with them their
 //! connections.
 //!
-//! A server that answers 200 where 206 was asked for ignores ranges. The first such answer at the
-//! head makes the reader give up all ranges and read the whole object once, front to back, on one
+//! A server that answers 200 without a `Content-Range` ignores ranges. The first such answer at
+//! the head makes the reader give up all ranges and read the whole object once, front to back, on one
 //! connection; if that is cut, it begins again and skips what was already delivered.
 
 use std::collections::VecDeque;

@@ -492,6 +492,44 @@ async fn a_consumer_that_waits_bounds_what_is_fetched() {
     assert!(found == pattern(size));
 }
 
+#[tokio::test]
+async fn a_consumer_that_waits_bounds_a_whole_object_answer_too() {
+    const SIZE: u64 = 64 << 20;
+    const BOUND: u64 = 16 << 20;
+    let setup = Setup::new().await;
+    setup
+        .server
+        .objects()
+        .put("img", "large", &vec![1; SIZE as usize])
+        .unwrap();
+    let meta = resolve(&setup.source, "s3://img/large").await.unwrap();
+    setup.proxy.inject(Rule::new(Fault::IgnoreRange));
+    let received = || {
+        setup
+            .source
+            .counters()
+            .received_bytes
+            .load(Ordering::SeqCst)
+    };
+    let before = received();
+    let mut reader = setup.source.read_ranges(&meta, 0..SIZE, OPTIONS);
+    let first = reader.next().await.unwrap().unwrap();
+    // Until it stays the same for half a second.
+    let (mut last, mut since) = (received(), Instant::now());
+    while since.elapsed() < Duration::from_millis(500) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if received() != last {
+            (last, since) = (received(), Instant::now());
+        }
+        assert!(last - before <= BOUND, "{} bytes", last - before);
+    }
+    let mut count = first.len() as u64;
+    while let Some(chunk) = reader.next().await {
+        count += chunk.unwrap().len() as u64;
+    }
+    assert_eq!(count, SIZE);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_hold_the_configured_rate_within_five_percent() {
     const RATE: u64 = 2 << 20;
