@@ -307,7 +307,14 @@ impl Drop for Daemon {
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
-            eprintln!("--- the daemon's log:\n{}", self.log_text().join("\n"));
+            let log = self.log_text().join("\n");
+            #[expect(
+                clippy::print_stderr,
+                reason = "a failed test shows what the daemon said"
+            )]
+            {
+                eprintln!("--- the daemon's log:\n{log}");
+            }
         }
     }
 }

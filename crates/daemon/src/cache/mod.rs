@@ -189,7 +189,7 @@ pub enum Lookup {
     /// From the cache.
     Hit(Pin),
     /// From the source: this job fetches it for all.
-    Lead(Lead),
+    Lead(Box<Lead>),
     /// Another job is fetching it: wait, then look again.
     Follow(Follower),
 }
@@ -236,7 +236,7 @@ impl Cache {
         }
         Lead::new(self.clone(), guard, key, object, image_type, sidecar)
             .await
-            .map(Lookup::Lead)
+            .map(|lead| Lookup::Lead(Box::new(lead)))
     }
 
     /// Published images, the newest first.

@@ -210,10 +210,10 @@ impl Jobs {
         let (mut jobs, total) = self.0.services.store.jobs(filter).await?;
         for job in &mut jobs {
             // The record of a running job is fresher than its row.
-            if let Some(live) = self.find(job.id).map(|live| live.job()) {
-                if live.state == job.state {
-                    *job = live;
-                }
+            if let Some(live) = self.find(job.id).map(|live| live.job())
+                && live.state == job.state
+            {
+                *job = live;
             }
         }
         Ok((jobs, total))
@@ -395,15 +395,15 @@ impl Jobs {
                 Some(StopReason::TimedOut) | None => JobState::Failed,
             },
         };
-        if let Err(error) = &ended {
-            if job.state == JobState::Failed {
-                let error = match stopped {
-                    // What the stop broke is not why the job failed.
-                    Some(reason) => &JobError::stopped(reason),
-                    None => error,
-                };
-                job.failure = Some(error.failure());
-            }
+        if let Err(error) = &ended
+            && job.state == JobState::Failed
+        {
+            let error = match stopped {
+                // What the stop broke is not why the job failed.
+                Some(reason) => &JobError::stopped(reason),
+                None => error,
+            };
+            job.failure = Some(error.failure());
         }
         if was_running {
             job.progress = Some(live.meter.final_progress(job.state == JobState::Completed));

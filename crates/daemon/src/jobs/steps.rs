@@ -73,7 +73,7 @@ impl Steps<'_> {
                     self.live.update(|job| {
                         job.cache_hit.get_or_insert(true);
                     });
-                    return self.from_cache(pin).await;
+                    return self.write_cached(pin).await;
                 }
                 Lookup::Follow(follower) => {
                     self.live.update(|job| job.cache_hit = Some(false));
@@ -82,7 +82,7 @@ impl Steps<'_> {
                 }
                 Lookup::Lead(lead) => {
                     self.live.update(|job| job.cache_hit = Some(false));
-                    self.fetch(lead, sidecar).await
+                    self.fetch(*lead, sidecar).await
                 }
             };
             match fetched {
@@ -168,7 +168,7 @@ impl Steps<'_> {
             );
             let (streamed, digest) = self.download(&mut lead, None, sidecar).await?;
             let pin = self.publish(lead, streamed.file, digest).await?;
-            return self.from_cache(pin).await;
+            return self.write_cached(pin).await;
         };
         let volume = self.prepare(&request, &info).await?;
         let written = async {
@@ -231,7 +231,7 @@ impl Steps<'_> {
     }
 
     /// Writes the volume from a published image; a cache job has nothing left to do.
-    async fn from_cache(&self, pin: Pin) -> Result<(), JobError> {
+    async fn write_cached(&self, pin: Pin) -> Result<(), JobError> {
         self.live.update(|job| {
             job.image_path = Some(pin.path().display().to_string());
             job.image_digest = Some(pin.digest());
@@ -332,7 +332,7 @@ impl Steps<'_> {
     }
 
     async fn open(&self, volume: &Volume) -> Result<Target, JobError> {
-        let opened = self.services.volumes.open(&volume).await?;
+        let opened = self.services.volumes.open(volume).await?;
         Ok(blocking(move || target(opened)).await??)
     }
 
@@ -361,7 +361,7 @@ impl Steps<'_> {
         let summary = blocking(move || body.commit()).await??;
         self.note_summary(&summary);
         let volumes = &self.services.volumes;
-        Ok(volumes.mark_ready(&volume, self.live.id, &digest).await?)
+        Ok(volumes.mark_ready(volume, self.live.id, &digest).await?)
     }
 
     fn note_summary(&self, summary: &Summary) {

@@ -313,7 +313,7 @@ async fn a_failed_reprovision_leaves_a_device_that_does_not_look_bootable_and_a_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_runs_too_long_fails_by_name_and_a_cancelled_one_lets_go_of_the_device() {
+async fn a_job_that_runs_too_long_fails_by_name() {
     if !require("loop") {
         return;
     }
@@ -325,6 +325,17 @@ async fn a_job_that_runs_too_long_fails_by_name_and_a_cancelled_one_lets_go_of_t
     let job = bench.submit().await;
     let failure = bench.ended(job).await.failure.expect("it failed");
     assert_eq!(failure.error_type, "timeout", "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_lets_go_of_the_device() {
+    if !require("loop") {
+        return;
+    }
+    let bench = Bench::new(96 * MIB, LONG).await;
+    bench.put(&image(64 * MIB, 900, 1).build());
+    let slow = Rule::new(Fault::Slow(2_000_000)).method("GET");
+    bench.proxy.inject(slow);
     let job = bench.submit().await;
     wait_for("the job to run", async || {
         let job = bench.jobs.get(job).await.expect("it is known")?;
