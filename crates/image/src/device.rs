@@ -181,7 +181,7 @@ impl Target {
         Self::from_block_device(file, path, content)
     }
 
-    /// Takes a block device that is open for reading and writing; `name` is for messages. The
+    /// Takes a block device that is open for writing; `name` is for messages. The
     /// exclusive claim (`O_EXCL`) is the caller's affair.
     pub fn from_block_device(file: File, name: &Path, content: Content) -> Result<Self> {
         let describe = |source| describe_error(name, source);
