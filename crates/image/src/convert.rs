@@ -211,26 +211,33 @@ impl Staged {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        let (file, temporary) = match open_unnamed(&directory) {
-            Ok(file) => (file, None),
+        match open_unnamed(&directory) {
+            Ok(file) => Ok(Self {
+                file,
+                directory,
+                destination: destination.to_owned(),
+                temporary: None,
+            }),
             // The file system has no unnamed files (NFS, for one).
             Err(error) if is_without_unnamed_files(&error) => {
-                let temporary = Temporary::beside(destination);
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .open(&temporary.0)
-                    .map_err(|e| target_error(destination, e))?;
-                (file, Some(temporary))
+                Self::create_named(destination, directory)
             }
-            Err(error) => return Err(target_error(destination, error)),
-        };
+            Err(error) => Err(target_error(destination, error)),
+        }
+    }
+
+    fn create_named(destination: &Path, directory: PathBuf) -> Result<Self> {
+        let temporary = Temporary::beside(destination);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&temporary.0)
+            .map_err(|e| target_error(destination, e))?;
         Ok(Self {
             file,
             directory,
             destination: destination.to_owned(),
-            temporary,
+            temporary: Some(temporary),
         })
     }
 
@@ -276,7 +283,6 @@ impl Staged {
 
 fn open_unnamed(directory: &Path) -> io::Result<File> {
     OpenOptions::new()
-        .read(true)
         .write(true)
         .mode(0o666)
         .custom_flags(libc::O_TMPFILE)
@@ -317,5 +323,38 @@ impl Drop for Temporary {
             // Nothing more can be done where this fails; the failure that led here is reported.
             fs::remove_file(&self.0).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_unnamed_files_a_temporary_name_is_used_and_never_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let destination = directory.path().join("disk");
+        let names = || fs::read_dir(directory.path()).unwrap().count();
+        let create = || Staged::create_named(&destination, directory.path().to_owned()).unwrap();
+        let given_up = create();
+        assert_eq!(names(), 1);
+        drop(given_up);
+        assert_eq!(names(), 0);
+        for replace in [false, true] {
+            create().publish(replace).unwrap();
+            assert_eq!(names(), 1);
+            assert!(destination.exists());
+        }
+    }
+
+    #[test]
+    fn a_new_name_that_somebody_else_took_meanwhile_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let destination = directory.path().join("disk");
+        let staged = Staged::create(&destination).unwrap();
+        fs::write(&destination, b"somebody else's").unwrap();
+        let error = staged.publish(false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Write);
+        assert_eq!(fs::read(&destination).unwrap(), b"somebody else's");
     }
 }

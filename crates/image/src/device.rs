@@ -156,6 +156,8 @@ pub struct Target {
     /// The unit of requests that bypass the page cache.
     block_bytes: u64,
     fast_zeroes: bool,
+    /// Whether a file's bytes beyond the disk were left as they are.
+    has_old_tail: bool,
     direct: AtomicBool,
     /// Index into [`ZeroMethod::ALL`] of the best method that was not refused yet.
     zero_method: AtomicUsize,
@@ -172,7 +174,6 @@ impl Target {
         // O_EXCL without O_CREAT is the kernel's exclusive claim on a block device (open(2)).
         // O_NONBLOCK keeps a FIFO at this path from blocking before its type is known.
         let file = OpenOptions::new()
-            .read(true)
             .write(true)
             .custom_flags(libc::O_EXCL | libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
@@ -180,7 +181,7 @@ impl Target {
         Self::from_block_device(file, path, content)
     }
 
-    /// Takes a block device that is open for reading and writing; `name` is for messages. The
+    /// Takes a block device that is open for writing; `name` is for messages. The
     /// exclusive claim (`O_EXCL`) is the caller's affair.
     pub fn from_block_device(file: File, name: &Path, content: Content) -> Result<Self> {
         let describe = |source| describe_error(name, source);
@@ -207,6 +208,7 @@ impl Target {
             content,
             block_bytes,
             fast_zeroes,
+            has_old_tail: false,
             direct: AtomicBool::new(false),
             zero_method: AtomicUsize::new(method.index()),
             zeros: OnceLock::new(),
@@ -222,7 +224,6 @@ impl Target {
     pub fn open_file(path: &Path, size: FileSize) -> Result<Self> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
         let file = OpenOptions::new()
-            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
@@ -233,7 +234,7 @@ impl Target {
         Self::from_file(file, path, size)
     }
 
-    /// Takes a regular file that is open for reading and writing; `name` is for messages.
+    /// Takes a regular file that is open for writing; `name` is for messages.
     pub fn from_file(file: File, name: &Path, size: FileSize) -> Result<Self> {
         let metadata = file.metadata().map_err(|e| describe_error(name, e))?;
         if !metadata.is_file() {
@@ -273,6 +274,7 @@ impl Target {
             content,
             block_bytes,
             fast_zeroes: true,
+            has_old_tail: false,
             direct: AtomicBool::new(false),
             zero_method: AtomicUsize::new(ZeroMethod::Hole.index()),
             zeros: OnceLock::new(),
@@ -310,9 +312,15 @@ impl Target {
         }
     }
 
-    /// What it held when it was opened, or holds since [`Target::prepare`].
+    /// What it held when it was opened; a file is emptied, and so known to be zero, when a copy
+    /// starts.
     pub fn content(&self) -> Content {
         self.content
+    }
+
+    /// Whether the bytes beyond the disk are known to be zero.
+    pub(crate) fn has_zero_tail(&self) -> bool {
+        self.content == Content::KnownZero && !self.has_old_tail
     }
 
     /// Whether large ranges can be zeroed without moving their bytes: decides what a careful
@@ -392,8 +400,11 @@ impl Target {
                 .map_err(|source| self.write_error("Resizing", &(0..bytes), source))
         };
         match (size, virtual_size) {
-            (FileSize::Bytes(bytes), Some(virtual_size)) if keep_tail => {
+            (FileSize::Bytes(bytes), Some(virtual_size))
+                if keep_tail && self.content == Content::Unknown =>
+            {
                 resize(bytes)?;
+                self.has_old_tail = true;
                 let cleared = sys::punch_hole(&self.file, &(0..virtual_size));
                 self.content = match cleared {
                     Ok(()) => Content::KnownZero,

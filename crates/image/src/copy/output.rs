@@ -98,7 +98,9 @@ impl Output {
     /// Holds back what comes for `range`, and clears it.
     pub(crate) fn hold(&self, range: Range<u64>) -> Result<()> {
         if !self.is_known_zero() {
-            self.clear(range.start..self.up_to_unit(range.end))?;
+            // A disk whose size is not known yet may be smaller than what is held of it.
+            let capacity = self.target.capacity().unwrap_or(u64::MAX);
+            self.clear(range.start..self.up_to_unit(range.end).min(capacity))?;
         }
         self.held.add(range)
     }
@@ -127,7 +129,7 @@ impl Output {
         };
         let tail = self.up_to_unit(virtual_size)..capacity;
         let bytes = capacity - virtual_size;
-        if tail.is_empty() || self.is_known_zero() {
+        if tail.is_empty() || self.target.has_zero_tail() {
             let report = Tail {
                 bytes,
                 zero_bytes: bytes,
@@ -179,8 +181,10 @@ impl Output {
     /// Writes what was held back, the head last, and waits until all is on stable storage.
     pub(crate) fn release(&self, virtual_size: u64) -> Result<()> {
         self.held.release(|range, bytes| {
-            // The end of the disk may be no whole block: zeros follow it up to one.
-            let len = self.up_to_unit(range.end) - range.start;
+            // A disk that turned out to be small ends inside the region. Where it ends may be no
+            // whole block: zeros follow it up to one.
+            let end = self.up_to_unit(range.end.min(virtual_size));
+            let len = end.saturating_sub(range.start);
             let len = usize::try_from(len).unwrap_or(bytes.len()).min(bytes.len());
             // The region was cleared when the copy began, so its zeros are there.
             self.write_data(range.start, &bytes[..len], GRANULE_BYTES, |_| Ok(()))?;
@@ -193,7 +197,8 @@ impl Output {
     /// Clears the held regions again after a release that failed half-way.
     pub(crate) fn disarm_failed_release(&self) -> Result<()> {
         self.held.release(|range, _| {
-            let end = self.up_to_unit(range.end);
+            let capacity = self.target.capacity().unwrap_or(u64::MAX);
+            let end = self.up_to_unit(range.end).min(capacity);
             self.target.zero_range(range.start..end).map(drop)
         })?;
         self.target.sync()
