@@ -61,6 +61,7 @@ pub(crate) fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened>
     let strays = refcounts::check(source, &header, &mut claims)?;
     snapshots::check(source, &header, &mut claims)?;
     bitmaps::check(source, &header, &mut claims)?;
+    walk::claim_tables(source, &header, &mut claims)?;
 
     let bounds = Bounds {
         file_size,

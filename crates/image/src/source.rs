@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::sys;
+
 /// Random access to the bytes of one image.
 ///
 /// The only way by which this crate reads an image. Implementations may be remote and slow;
@@ -20,6 +22,13 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buf` from `offset`. A read that would pass the end of the source is an
     /// [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The first offset from `offset` on that may hold anything but zero bytes.
+    ///
+    /// A sparse file knows without reading; whoever does not know returns `offset`.
+    fn next_data(&self, offset: u64) -> u64 {
+        offset
+    }
 }
 
 /// A local file as an image source.
@@ -51,6 +60,14 @@ impl ReadAt for FileSource {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
+
+    fn next_data(&self, offset: u64) -> u64 {
+        match sys::seek_data(&self.file, offset) {
+            Ok(data) => data.unwrap_or(self.len),
+            // Not every file system and device can tell.
+            Err(_) => offset,
+        }
+    }
 }
 
 impl ReadAt for [u8] {
@@ -74,5 +91,9 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         (**self).read_exact_at(buf, offset)
+    }
+
+    fn next_data(&self, offset: u64) -> u64 {
+        (**self).next_data(offset)
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::extent::{Bounds, Encoding, Extent, Packed, SECTOR};
-use crate::limits::MAX_EXTENT_SECTORS;
+use crate::limits::{MAX_BATCH_BYTES, MAX_EXTENT_SECTORS};
 
 /// What must be copied and what must be zeroed to produce one range of the guest's disk.
 ///
@@ -85,13 +85,16 @@ pub(crate) struct BatchBuilder {
 
 impl BatchBuilder {
     pub(crate) fn new(start: u64, bounds: Bounds, budget_bytes: usize) -> Self {
+        // All that either may ever need: memory that is not touched costs nothing, whereas a vector
+        // that grows would for a while be there twice.
+        let entries = budget_bytes.min(MAX_BATCH_BYTES) / size_of::<Packed>();
         Self {
             start,
             next: start,
             bounds,
             budget_bytes,
-            extents: Vec::new(),
-            zeroes: Vec::new(),
+            extents: Vec::with_capacity(entries),
+            zeroes: Vec::with_capacity(entries),
         }
     }
 

@@ -16,6 +16,10 @@ const FREE: u64 = 0;
 const EXCLUSIVE: u64 = 1;
 const COMPRESSED: u64 = 2;
 
+/// A word of clusters that are all alike.
+const ALL_FREE: u64 = 0;
+const ALL_EXCLUSIVE: u64 = u64::MAX / 3;
+
 const PAGE_WORDS: usize = 512;
 const CLUSTERS_PER_WORD: u64 = 32;
 const CLUSTERS_PER_PAGE: u64 = PAGE_WORDS as u64 * CLUSTERS_PER_WORD;
@@ -53,12 +57,18 @@ impl Claims {
 
     /// Claims every cluster that `range` (in bytes, not empty) touches for one user.
     pub(super) fn exclusive(&mut self, range: Range<u64>, what: impl Fn() -> String) -> Result<()> {
-        for cluster in self.clusters(range) {
+        let mut clusters = self.clusters(range);
+        while let Some(cluster) = clusters.next() {
             let (word, shift) = self.slot(cluster)?;
-            if (*word >> shift) & 3 != FREE {
+            if shift == 0 && clusters.end - cluster >= CLUSTERS_PER_WORD && *word == ALL_FREE {
+                // A large table takes its clusters a word at a time.
+                *word = ALL_EXCLUSIVE;
+                clusters.start = cluster + CLUSTERS_PER_WORD;
+            } else if (*word >> shift) & 3 == FREE {
+                *word |= EXCLUSIVE << shift;
+            } else {
                 return Err(self.overlap(cluster, what()));
             }
-            *word |= EXCLUSIVE << shift;
         }
         Ok(())
     }

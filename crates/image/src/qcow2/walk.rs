@@ -1,5 +1,7 @@
 //! One walk over the active layer in guest order: L1 entries, L2 tables, clusters.
 
+use std::ops::Range;
+
 use super::bytes::{be64, read};
 use super::claims::Claims;
 use super::entry::{Cluster, Impossible, decode, l2_table_offset};
@@ -18,11 +20,68 @@ const MAX_ENTRIES_PER_CLUSTER: usize = 32;
 
 /// How much of the image is checked on the way.
 pub(super) enum Check<'a> {
-    /// Everything, and every table and cluster claims its place. Tables beyond the disk's end are
-    /// looked at as well.
+    /// Everything, and every cluster claims its place. [`claim_tables`] has been called before.
     Claims(&'a mut Claims),
     /// Every entry by itself: the image has been checked before.
     Entries,
+}
+
+/// Checks every L1 entry, and claims the L2 tables they point to.
+///
+/// This is done before the first of them is read, so that what is beyond a limit is refused at
+/// once. Entries after those that map the disk point to saved states of machines, and only their
+/// place matters.
+pub(super) fn claim_tables<S: ReadAt>(
+    source: &S,
+    header: &Header,
+    claims: &mut Claims,
+) -> Result<()> {
+    let table_len = header.geometry.cluster_size();
+    let mut l2_bytes = 0;
+    let mut next_l1 = 0;
+    while next_l1 < u64::from(header.l1_entries) {
+        let count = (u64::from(header.l1_entries) - next_l1).min(L1_CHUNK_ENTRIES);
+        for entry in read_l1(source, header, next_l1, count)? {
+            let host_offset =
+                l2_table_offset(entry, &header.geometry).map_err(|why| bad_l1(next_l1, why))?;
+            if host_offset != 0 {
+                let what = || format!("The L2 table of L1 entry {next_l1}");
+                let place = host_offset..host_offset + table_len;
+                inside(&what(), &place, source.len())?;
+                claims.exclusive(place, what)?;
+                l2_bytes += table_len;
+            }
+            next_l1 += 1;
+        }
+        if l2_bytes > MAX_L2_BYTES {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "The image has more than {} MiB of L2 tables; convert it with larger clusters",
+                    MAX_L2_BYTES >> 20
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `count` entries of the L1 table.
+fn read_l1<S: ReadAt>(
+    source: &S,
+    header: &Header,
+    first: u64,
+    count: u64,
+) -> Result<impl Iterator<Item = u64> + use<S>> {
+    let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * 8];
+    read(
+        source,
+        "the L1 table",
+        header.l1_offset + first * 8,
+        &mut bytes,
+    )?;
+    let len = bytes.len();
+    Ok((0..len).step_by(8).map(move |at| be64(&bytes, at)))
 }
 
 /// A walk over an image's L2 tables, a window of them at a time.
@@ -36,7 +95,8 @@ pub(super) struct Walk<'a, S> {
     window: Vec<Table>,
     /// The window's tables, one after the other.
     tables: Vec<u8>,
-    l2_bytes: u64,
+    /// A hole of the source, as long as that is known to go on.
+    hole: Range<u64>,
     /// How much may still be read only to join reads.
     gap_bytes: u64,
 }
@@ -61,7 +121,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
             next_l1: start / header.geometry.l2_coverage(),
             window: Vec::new(),
             tables: Vec::new(),
-            l2_bytes: 0,
+            hole: 0..0,
             gap_bytes: MAX_TABLE_GAP_BYTES,
         }
     }
@@ -79,7 +139,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
                 }
                 self.window.pop();
             }
-            if !self.load_window(&mut check)? {
+            if !self.load_window()? {
                 return Ok(false);
             }
         }
@@ -93,40 +153,31 @@ impl<'a, S: ReadAt> Walk<'a, S> {
     }
 
     /// Reads the next L1 entries and the tables they point to; false when there are none left.
-    fn load_window(&mut self, check: &mut Check<'_>) -> Result<bool> {
-        let last = match check {
-            Check::Claims(_) => u64::from(self.header.l1_entries),
-            Check::Entries => self.disk_l1_entries(),
-        };
-        let count = last.saturating_sub(self.next_l1).min(L1_CHUNK_ENTRIES);
+    fn load_window(&mut self) -> Result<bool> {
+        let count = self.disk_l1_entries().saturating_sub(self.next_l1);
+        let count = count.min(L1_CHUNK_ENTRIES);
         if count == 0 {
             return Ok(false);
         }
-        let mut l1 = vec![0; usize::try_from(count).unwrap_or(0) * 8];
-        let l1_offset = self.header.l1_offset + self.next_l1 * 8;
-        read(self.source, "the L1 table", l1_offset, &mut l1)?;
-
         let table_len = self.header.geometry.l2_table_len();
         let mut used = 0;
-        for entry in l1.chunks_exact(8) {
+        for entry in read_l1(self.source, self.header, self.next_l1, count)? {
             if used + table_len > TABLE_WINDOW_BYTES {
                 break;
             }
             let l1_index = self.next_l1;
-            let host_offset = l2_table_offset(be64(entry, 0), &self.header.geometry)
-                .map_err(|why| self.bad_l1(l1_index, why))?;
-            if host_offset != 0 {
-                self.check_table_place(l1_index, host_offset, check)?;
+            let mut host_offset = l2_table_offset(entry, &self.header.geometry)
+                .map_err(|why| bad_l1(l1_index, why))?;
+            if host_offset != 0 && self.is_hole(host_offset..host_offset + table_len as u64) {
+                // A table of zeros maps nothing, as if it were not there.
+                host_offset = 0;
             }
-            // Tables beyond the disk have no guest bytes: their place is all that is checked.
-            if l1_index < self.disk_l1_entries() {
-                self.window.push(Table {
-                    l1_index,
-                    host_offset,
-                    at: used,
-                });
-                used += if host_offset == 0 { 0 } else { table_len };
-            }
+            self.window.push(Table {
+                l1_index,
+                host_offset,
+                at: used,
+            });
+            used += if host_offset == 0 { 0 } else { table_len };
             self.next_l1 += 1;
         }
         self.window.reverse();
@@ -134,30 +185,12 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         Ok(true)
     }
 
-    fn check_table_place(
-        &mut self,
-        l1_index: u64,
-        host_offset: u64,
-        check: &mut Check<'_>,
-    ) -> Result<()> {
-        let Check::Claims(claims) = check else {
-            return Ok(());
-        };
-        let what = || format!("The L2 table of L1 entry {l1_index}");
-        let place = host_offset..host_offset + self.header.geometry.cluster_size();
-        inside(&what(), &place, self.bounds.file_size)?;
-        claims.exclusive(place, what)?;
-        self.l2_bytes += self.header.geometry.cluster_size();
-        if self.l2_bytes > MAX_L2_BYTES {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!(
-                    "The image has more than {} MiB of L2 tables; convert it with larger clusters",
-                    MAX_L2_BYTES >> 20
-                ),
-            ));
+    /// Whether the source knows that these bytes are zero.
+    fn is_hole(&mut self, range: Range<u64>) -> bool {
+        if !(self.hole.start <= range.start && range.end <= self.hole.end) {
+            self.hole = range.start..self.source.next_data(range.start);
         }
-        Ok(())
+        range.end <= self.hole.end
     }
 
     /// Reads the window's tables in host order, those close to each other in one go.
@@ -320,19 +353,19 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         }
     }
 
-    fn bad_l1(&self, index: u64, Impossible(why): Impossible) -> Error {
-        Error::new(
-            ErrorKind::BadTable,
-            format!("Entry {index} of the L1 table {why}"),
-        )
-    }
-
     fn bad_l2(&self, guest_offset: u64, entry: u64, Impossible(why): Impossible) -> Error {
         Error::new(
             ErrorKind::BadTable,
             format!("The L2 entry {entry:#018x} for guest offset {guest_offset:#x} {why}"),
         )
     }
+}
+
+fn bad_l1(index: u64, Impossible(why): Impossible) -> Error {
+    Error::new(
+        ErrorKind::BadTable,
+        format!("Entry {index} of the L1 table {why}"),
+    )
 }
 
 /// How many bytes before the first that is not zero; whole words of them.

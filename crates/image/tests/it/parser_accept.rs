@@ -1,5 +1,10 @@
 //! Sound images of every kind that QEMU writes read as QEMU reads them.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "tests know how large their numbers are"
+)]
+
 use crate::parser_support::{Lab, qemu, run};
 
 /// Writes of many kinds, in an order that is not the guest's.
@@ -38,7 +43,7 @@ fn compressed_clusters_read_as_qemu_reads_them() {
     if !qemu() {
         return;
     }
-    for bits in 9..=21 {
+    for bits in [9, 12, 14, 16, 21] {
         let source = Lab::create("cluster_size=65536", "16M");
         source.io(&[
             "write -P 0x99 4M 4M",
@@ -155,7 +160,10 @@ fn preallocated_images_read_as_qemu_reads_them() {
     }
     for mode in ["metadata", "falloc", "full"] {
         for cluster in [512, 4096, 65536, 2 << 20] {
-            for size in ["8M", "5000k", "8389120", "512", "1536k"] {
+            for size in ["8M", "8389120", "512", "1536k"] {
+                if mode == "full" && cluster != 65536 {
+                    continue;
+                }
                 for more in [
                     "compat=0.10",
                     "compat=1.1",

@@ -1,5 +1,10 @@
 //! Compressed clusters of every shape are judged as QEMU judges them.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "tests know how large their numbers are"
+)]
+
 use flate2::{Compress, FlushCompress};
 use lvp_image::builder::{ImageBuilder, Stored};
 use lvp_image::format::{Compression, ImageType};
@@ -235,7 +240,7 @@ fn zstd_streams_are_judged_as_qemu_judges_them() {
             check(
                 &format!("{name}, cut"),
                 &[cut, &[0xee; 600]].concat(),
-                !checksum && false,
+                false,
             );
             if checksum {
                 let mut wrong = whole.clone();

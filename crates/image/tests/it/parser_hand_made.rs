@@ -1,5 +1,10 @@
 //! Sound images that QEMU does not write by itself, made by hand, read as QEMU reads them.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "tests know how large their numbers are"
+)]
+
 use lvp_image::builder::{ImageBuilder, Stored};
 use lvp_image::format::{Compression, Format, ImageType};
 use lvp_image::plan::Planner;

@@ -1,10 +1,15 @@
 //! Time and memory stay bounded whatever an image says, sparse files of a terabyte included.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "tests know how large their numbers are"
+)]
+
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lvp_image::ErrorKind;
 use lvp_image::format::ImageType;
@@ -13,8 +18,8 @@ use lvp_image::source::FileSource;
 
 use crate::hostile::{COPIED, field};
 
-/// Without optimisation and on a busy machine; it is tenths of this otherwise.
-const MAX_TIME: Duration = Duration::from_secs(5);
+/// Of the processor's time: these tests do not have the machine for themselves.
+const MAX_TIME: Duration = Duration::from_secs(1);
 const MAX_MEMORY_KIB: u64 = 64 << 10; // 64 MiB
 
 /// A header of version 3 and whatever else is put into the sparse file.
@@ -73,7 +78,7 @@ fn many_tables(cluster_bits: u32, count: u64, step: u64) -> File {
     let mut sparse = Sparse::new(cluster_bits, count * coverage, 8 * TIB);
     sparse.l1(
         1 << 30,
-        (0..count as usize).map(|index| (1 << 31) + index as u64 * step | COPIED),
+        (0..count as usize).map(|index| ((1 << 31) + index as u64 * step) | COPIED),
     );
     sparse.finish()
 }
@@ -149,13 +154,13 @@ fn many_extents() -> File {
     let tables = (2_u64 << 30) / (64 * 512);
     sparse.l1(
         1 << 20,
-        (0..tables as usize).map(|index| (1 << 24) + index as u64 * 512 | COPIED),
+        (0..tables as usize).map(|index| ((1 << 24) + index as u64 * 512) | COPIED),
     );
     for table in 0..tables {
         let entries = (0..64_u64).map(|index| {
             let cluster = table * 64 + index;
             if index % 2 == 0 {
-                (1 << 30) + cluster * 1024 | COPIED
+                ((1 << 30) + cluster * 1024) | COPIED
             } else {
                 0
             }
@@ -196,7 +201,7 @@ const CASES: &[Case] = &[
     (
         "a million refcount blocks",
         many_refcount_blocks,
-        Some(ErrorKind::TooLarge),
+        Some(ErrorKind::Truncated),
     ),
     ("65536 snapshots", many_snapshots, Some(ErrorKind::TooLarge)),
     (
@@ -211,6 +216,12 @@ const CASES: &[Case] = &[
 
 const CHILD: &str = "LVP_LIMITS_CHILD";
 
+/// What this thread has had of it.
+fn processor_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
 /// Opens one case and maps it, in a process of its own whose memory is its own.
 fn child(index: usize) {
     let (name, make, expected) = CASES[index];
@@ -221,10 +232,10 @@ fn child(index: usize) {
         .open("/proc/self/clear_refs")
         .and_then(|mut file| file.write_all(b"5"))
         .unwrap();
-    let start = Instant::now();
+    let start = processor_time();
     let outcome = Planner::open(FileSource::new(file).unwrap(), ImageType::Qcow2);
     let kind = outcome.as_ref().err().map(lvp_image::Error::kind);
-    let opened = start.elapsed();
+    let opened = processor_time() - start;
     let mut batches = 0;
     if let Ok(mut planner) = outcome {
         while let Some(batch) = planner.next_batch().unwrap() {

@@ -1,5 +1,10 @@
 //! Raw images, as they are and inside streams made by the formats' own tools.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "tests know how large their numbers are"
+)]
+
 use lvp_image::ErrorKind;
 use lvp_image::format::{Format, ImageType, StreamCodec};
 use lvp_image::plan::Planner;

@@ -1,5 +1,10 @@
 //! qemu-img and qemu-io, and a reader that is as simple as can be.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "tests know how large their numbers are"
+)]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
