@@ -48,7 +48,7 @@ impl Reporter {
             Self::Bar(bar) => {
                 let Some(progress) = &status.progress else {
                     bar.set_prefix(status.status.as_str());
-                    bar.set_message("waiting for a free job slot");
+                    bar.set_message(before_progress(status.status));
                     return;
                 };
                 bar.set_prefix(progress.stage.as_str());
@@ -103,13 +103,21 @@ impl Lines {
         let state = status.status;
         Some(match &status.progress {
             _ if state.is_terminal() => state.to_string(),
-            None => format!("{state}: waiting for a free job slot"),
+            None => format!("{state}: {}", before_progress(state)),
             Some(progress) => format!(
                 "{}: {}",
                 progress.stage.as_str(),
                 describe(progress, status.status)
             ),
         })
+    }
+}
+
+/// What a job without progress is doing.
+fn before_progress(state: JobState) -> &'static str {
+    match state {
+        JobState::Pending => "waiting for a free job slot",
+        _ => "starting",
     }
 }
 
@@ -183,6 +191,7 @@ mod tests {
         let mut seen = Vec::new();
         seen.extend(lines.line(&status(JobState::Pending, None)));
         seen.extend(lines.line(&status(JobState::Pending, None)));
+        seen.extend(lines.line(&status(JobState::Running, None)));
         for thousandth in 0..=400 {
             let now = progress(Stage::Downloading, f64::from(thousandth) / 20.0);
             seen.extend(lines.line(&status(JobState::Running, Some(now))));
@@ -192,6 +201,7 @@ mod tests {
         seen.extend(lines.line(&status(JobState::Completed, Some(last))));
         insta::assert_snapshot!(seen.join("\n"), @r"
         pending: waiting for a free job slot
+        running: starting
         downloading: 0.0 %, 1 GiB of 4 GiB, 1h2m6s left
         downloading: 10.0 %, 1 GiB of 4 GiB, 1h2m6s left
         downloading: 20.0 %, 1 GiB of 4 GiB, 1h2m6s left
