@@ -3,12 +3,10 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use lvp_api::{ImageType, JobId, JobState, Sha256Digest, VolumeName};
+use lvp_api::{ImageType, JobId, JobState};
 use lvp_image::copy::TailPolicy;
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
@@ -21,102 +19,9 @@ use provisioner::jobs::{Cancellation, JobSettings, Jobs, Services};
 use provisioner::secret::Secret;
 use provisioner::source::{self, Source};
 use provisioner::store::{Observer, Store};
-use provisioner::volume::{
-    Capacity, OpenVolume, Removed, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes,
-};
 
+use crate::one_device::{O_EXCL, OneDevice};
 use crate::support::{MIB, address, image};
-
-/// `O_EXCL` on a block device: the kernel's exclusive claim (open(2)).
-const O_EXCL: i32 = 0o200;
-
-/// One loop device as the only volume there is; it was there before every job.
-#[derive(Debug)]
-struct OneDevice {
-    path: PathBuf,
-    size_bytes: u64,
-    state: Mutex<VolumeState>,
-}
-
-impl OneDevice {
-    fn volume(&self, name: &VolumeName) -> Volume {
-        let state = *self.state.lock().expect("no test panics here");
-        Volume::new(name.clone(), self.path.clone(), self.size_bytes, state)
-    }
-}
-
-#[async_trait]
-impl Volumes for OneDevice {
-    fn backend(&self) -> &'static str {
-        "loop"
-    }
-
-    async fn probe(&self) -> Result<Capacity, VolumeError> {
-        Ok(Capacity {
-            total_bytes: self.size_bytes,
-            free_bytes: 0,
-            unit_bytes: 512,
-        })
-    }
-
-    async fn lookup(&self, name: &VolumeName) -> Result<Option<Volume>, VolumeError> {
-        Ok(Some(self.volume(name)))
-    }
-
-    async fn list(&self) -> Result<Vec<Volume>, VolumeError> {
-        Ok(Vec::new())
-    }
-
-    async fn create(&self, name: &VolumeName, _: u64, _: JobId) -> Result<Volume, VolumeError> {
-        Err(VolumeError::new(
-            VolumeErrorKind::AlreadyExists,
-            name.to_string(),
-        ))
-    }
-
-    async fn mark_populating(&self, volume: &Volume, job: JobId) -> Result<Volume, VolumeError> {
-        *self.state.lock().expect("no test panics here") = VolumeState::Populating {
-            job,
-            created: false,
-        };
-        Ok(self.volume(&volume.name))
-    }
-
-    async fn mark_ready(
-        &self,
-        _: &Volume,
-        job: JobId,
-        digest: &Sha256Digest,
-    ) -> Result<(), VolumeError> {
-        *self.state.lock().expect("no test panics here") = VolumeState::Ready {
-            job: Some(job),
-            digest: *digest,
-        };
-        Ok(())
-    }
-
-    async fn open(&self, volume: &Volume) -> Result<OpenVolume, VolumeError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(O_EXCL)
-            .open(&self.path);
-        let file = file.map_err(|error| {
-            VolumeError::new(VolumeErrorKind::InUse, "It is open elsewhere").caused_by(error)
-        })?;
-        Ok(OpenVolume {
-            path: volume.path.clone(),
-            file,
-            known_zero: false,
-            size_bytes: self.size_bytes,
-            is_block_device: true,
-        })
-    }
-
-    async fn remove_created(&self, _: &VolumeName, _: JobId) -> Result<Removed, VolumeError> {
-        Ok(Removed::Kept)
-    }
-}
 
 struct Silent;
 
@@ -171,11 +76,7 @@ impl Bench {
         let services = Services {
             source: Source::new(&settings).expect("the settings are good"),
             cache: Cache::open(cache, store.clone()).expect("it opens"),
-            volumes: Arc::new(OneDevice {
-                path: device.path().to_owned(),
-                size_bytes: device_bytes,
-                state: Mutex::new(VolumeState::Untagged),
-            }),
+            volumes: Arc::new(OneDevice::new(device.path().to_owned(), device_bytes)),
             store,
             settings: JobSettings {
                 max_concurrent: 2,

@@ -7,5 +7,6 @@ mod cache;
 mod crash;
 mod jobs;
 mod lvm;
+mod one_device;
 mod provision;
 mod support;

@@ -1,0 +1,123 @@
+//! One job, from an S3 server to a block device, by the daemon's own jobs, in this process.
+//!
+//! `one_pass ENDPOINT BUCKET/KEY DEVICE` prints the job's seconds and this process's peak memory.
+//! `bench/cold.sh` calls it, in turn with the alternatives. The credentials are the test servers'.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
+
+#[path = "../tests/it/one_device.rs"]
+mod one_device;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use lvp_api::{ImageType, JobState};
+use lvp_image::copy::TailPolicy;
+use lvp_testkit::s3::{ACCESS_KEY, SECRET_KEY};
+use provisioner::cache::{Cache, CacheSettings};
+use provisioner::jobs::record::{JobSpec, VolumeRequest};
+use provisioner::jobs::{JobSettings, Jobs, Services};
+use provisioner::secret::Secret;
+use provisioner::source::{self, Source};
+use provisioner::store::{Observer, Store};
+
+use one_device::OneDevice;
+
+struct Silent;
+
+impl Observer for Silent {
+    fn operation(&self, _: &'static str, _: Option<&'static str>) {}
+}
+
+fn main() -> anyhow::Result<()> {
+    // `cargo bench` adds an argument of its own.
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    let [endpoint, object, device] = arguments.as_slice() else {
+        println!(
+            "usage: one_pass ENDPOINT BUCKET/KEY DEVICE (bench/cold.sh has everything around it)"
+        );
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(run(endpoint, object, device.into()))
+}
+
+async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()> {
+    // Beside the working directory, so that it is a disk's file system and no tmpfs.
+    let dir = tempfile::tempdir_in(".")?;
+    let store = Store::open(&dir.path().join("jobs.db"), Arc::new(Silent))?;
+    let source = Source::new(&source::Settings {
+        endpoint: Some(endpoint.to_owned()),
+        access_key: Some(ACCESS_KEY.to_owned()),
+        secret_key: Some(Secret::new(SECRET_KEY)),
+        region: "us-east-1".to_owned(),
+        ca_cert: None,
+        allowed_hosts: Vec::new(),
+        retry_backoff: vec![Duration::from_millis(100)],
+        connect_timeout: source::CONNECT_TIMEOUT,
+        idle_timeout: source::IDLE_TIMEOUT,
+        max_read_bytes_per_sec: None,
+    })?;
+    let cache = CacheSettings {
+        dir: dir.path().join("cache"),
+        max_age: Duration::from_secs(3600),
+        max_size_bytes: None,
+        min_free_bytes: 0,
+    };
+    let mut file = std::fs::File::open(&device)?;
+    let size_bytes = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
+    drop(file);
+    let services = Services {
+        source,
+        cache: Cache::open(cache, store.clone())?,
+        volumes: Arc::new(OneDevice::new(device, size_bytes)),
+        store,
+        settings: JobSettings {
+            max_concurrent: 2,
+            queue_limit: 10,
+            timeout: Duration::from_secs(3600),
+            retention: Duration::from_secs(3600),
+            require_checksum: false,
+            tail: TailPolicy::Keep,
+            max_write_bytes_per_sec: None,
+        },
+    };
+    let jobs = Jobs::new(services);
+    let spec = JobSpec {
+        image_url: format!("s3://{object}"),
+        image_type: ImageType::Qcow2,
+        volume: Some(VolumeRequest {
+            name: "bench".parse()?,
+            size_bytes,
+        }),
+        correlation_id: None,
+        idempotency_key: None,
+        traceparent: None,
+    };
+    let started = Instant::now();
+    let id = jobs.submit(spec).await?;
+    let mut record = jobs.watch(id).context("the job has ended at once")?;
+    let job = record
+        .wait_for(|job| job.state.is_terminal())
+        .await?
+        .clone();
+    let seconds = started.elapsed().as_secs_f64();
+    if let Some(failure) = job.failure {
+        bail!("the job failed: {}", failure.message);
+    }
+    ensure!(job.state == JobState::Completed, "the job is {}", job.state);
+    println!("{seconds:.2} s, peak memory {}", peak_memory()?);
+    Ok(())
+}
+
+/// VmHWM of proc_pid_status(5).
+fn peak_memory() -> anyhow::Result<String> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    Ok(line.context("the kernel tells no VmHWM")?.trim().to_owned())
+}
