@@ -52,6 +52,7 @@ version=$(linux.uml --version)
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/lvp-uml.XXXXXX")
 kernel=
+# shellcheck disable=SC2317 # the trap calls it
 cleanup() {
     # The kernel's processes are one group of their own; all of them go, also after a timeout.
     [[ -z $kernel ]] || kill -KILL -- "-$kernel" 2>/dev/null || true
