@@ -86,8 +86,10 @@ pub(crate) struct BatchBuilder {
 impl BatchBuilder {
     pub(crate) fn new(start: u64, bounds: Bounds, budget_bytes: usize) -> Self {
         // All that either may ever need: memory that is not touched costs nothing, whereas a vector
-        // that grows would for a while be there twice.
-        let entries = budget_bytes.min(MAX_BATCH_BYTES) / size_of::<Packed>();
+        // that grows would for a while be there twice. An L2 entry of 16 bytes makes up to 32.
+        let most = bounds.file_size.saturating_mul(2).saturating_add(64);
+        let entries = (budget_bytes.min(MAX_BATCH_BYTES) / size_of::<Packed>())
+            .min(usize::try_from(most).unwrap_or(usize::MAX));
         Self {
             start,
             next: start,
