@@ -155,20 +155,19 @@ impl Steps<'_> {
                 lead.object().size
             ));
         }
-        let (info, image) = self.plan_remote(lead.object()).await?;
+        let (info, image) = match self.plan_remote(lead.object()).await {
+            Ok((info, Some(image))) => (info, image),
+            Ok((_, None)) => return self.fetch_then_write(lead, sidecar, MAP_TOO_LARGE).await,
+            Err(error) if error.error_type() == RANGES_IGNORED => {
+                return self.fetch_then_write(lead, sidecar, NO_RANGES).await;
+            }
+            Err(error) => return Err(error),
+        };
         self.expect_disk(&info);
         let Some(request) = self.live.spec().volume.clone() else {
             let (streamed, digest) = self.download(&mut lead, None, sidecar).await?;
             self.publish(lead, streamed.file, digest).await?;
             return Ok(());
-        };
-        let Some(image) = image else {
-            self.live.note(
-                "The image's map is too large for one pass: downloaded first, then written from the cache",
-            );
-            let (streamed, digest) = self.download(&mut lead, None, sidecar).await?;
-            let pin = self.publish(lead, streamed.file, digest).await?;
-            return self.write_cached(pin).await;
         };
         let volume = self.prepare(&request, &info).await?;
         let written = async {
@@ -190,6 +189,19 @@ impl Steps<'_> {
             Ok(()) => Ok(()),
             Err(error) => Err(self.roll_back(volume, error).await),
         }
+    }
+
+    /// For what cannot be read in one pass: the whole object to the cache, then as on a hit.
+    async fn fetch_then_write(
+        &self,
+        mut lead: Lead,
+        sidecar: Option<Sha256Digest>,
+        why: &str,
+    ) -> Result<(), JobError> {
+        self.live.note(why);
+        let (streamed, digest) = self.download(&mut lead, None, sidecar).await?;
+        let pin = self.publish(lead, streamed.file, digest).await?;
+        self.write_cached(pin).await
     }
 
     /// The one pass, and the comparison of what came with what should have come.
@@ -438,6 +450,16 @@ impl Steps<'_> {
         }
     }
 }
+
+/// Why an image was not written in the pass that fetched it.
+const MAP_TOO_LARGE: &str =
+    "The image's map is too large for one pass: downloaded first, then written from the cache";
+/// See [`MAP_TOO_LARGE`].
+const NO_RANGES: &str =
+    "The server does not serve ranges: downloaded first, then written from the cache";
+
+/// The error type of a server that answers no ranges.
+const RANGES_IGNORED: &str = SourceErrorKind::RangesIgnored.as_str();
 
 /// The error type of an object that changed; [`Steps::run`] starts afresh on it.
 pub(super) const OBJECT_CHANGED: &str = SourceErrorKind::ObjectChanged.as_str();

@@ -3,6 +3,8 @@
 use std::fs;
 
 use lvp_api::{CachedImages, JobState};
+use lvp_testkit::daemon::wait_for;
+use lvp_testkit::fault::{Fault, Rule};
 use serde_json::json;
 
 use crate::support::{MIB, World, holds, image};
@@ -174,4 +176,62 @@ async fn an_image_that_can_never_fit_the_cache_is_refused_with_the_numbers() {
             .contains(&bytes.len().to_string())
     );
     assert_eq!(world.home.volume_files(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn images_that_nobody_used_for_long_and_files_of_nobody_are_swept() {
+    let world = World::new()
+        .await
+        .with("CACHE_EVICTION_INTERVAL", "100ms")
+        .with("CACHE_MAX_AGE", "1ms");
+    let url = world.put("a.qcow2", &image(32 * MIB, 9, 1).build());
+    let cache = world.home.path().join("cache");
+    fs::create_dir_all(&cache).expect("it is made");
+    let orphans = [
+        format!(".lvp-{}.partial", "a".repeat(32)),
+        format!("{}.img", "b".repeat(64)),
+    ];
+    for orphan in &orphans {
+        fs::write(cache.join(orphan), b"left by a crash").expect("it is written");
+    }
+    fs::write(cache.join("somebody-elses.qcow2"), b"not ours").expect("it is written");
+    let daemon = world.start();
+    let job = daemon
+        .submit("/api/v1/cache/fetch", json!({"image_url": url}))
+        .await
+        .expect("a job");
+    assert_eq!(
+        daemon.ended(&job).await.expect("it ends").status,
+        JobState::Completed
+    );
+    wait_for("the sweep", async || {
+        (world.home.cache_files() == ["somebody-elses.qcow2"]).then_some(())
+    })
+    .await;
+    let images: CachedImages = daemon.get("/api/v1/cache/images").await.expect("a list");
+    assert_eq!(images.count, 0);
+}
+
+#[tokio::test]
+async fn an_image_from_a_server_without_ranges_is_fetched_first_and_the_job_says_so() {
+    let (world, proxy) = World::with_faults().await;
+    let builder = image(32 * MIB, 30, 1);
+    let url = world.put("a.qcow2", &builder.build());
+    proxy.inject(Rule::new(Fault::IgnoreRange));
+    let daemon = world.start();
+    let job = daemon
+        .provision(&url, "vm", 32 * MIB)
+        .await
+        .expect("it is accepted");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    assert!(
+        status
+            .notes
+            .iter()
+            .any(|note| note.contains("serve ranges")),
+        "{:?}",
+        status.notes
+    );
+    assert!(holds(&world.home.volume("vm"), &builder.disk()));
 }

@@ -277,3 +277,24 @@ async fn jobs_are_listed_newest_first_by_state_and_by_page() {
     assert_eq!(list("?status=failed").await, (vec![jobs[1].clone()], 1));
     assert_eq!(list("?status=running").await, (vec![], 0));
 }
+
+#[tokio::test]
+async fn ended_jobs_are_forgotten_after_the_retention() {
+    let world = World::new()
+        .await
+        .with("JOBS_RETENTION", "1ms")
+        .with("CACHE_EVICTION_INTERVAL", "100ms");
+    let daemon = world.start();
+    let job = daemon
+        .provision("s3://images/none", "vm", 32 * MIB)
+        .await
+        .expect("it is accepted");
+    wait_for("the job to be forgotten", async || {
+        let answer = daemon
+            .call("GET", &format!("/api/v1/jobs/{job}"), None)
+            .await
+            .ok()?;
+        (answer.status == 404).then_some(())
+    })
+    .await;
+}
