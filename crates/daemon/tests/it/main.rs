@@ -10,3 +10,4 @@ mod lvm;
 mod one_device;
 mod provision;
 mod support;
+mod torture;
