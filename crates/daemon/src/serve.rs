@@ -85,7 +85,6 @@ impl Daemon {
             .reconcile()
             .await
             .context("Cannot tidy the cache")?;
-        app.dependencies.probe(services).await;
         let resumed = app
             .jobs
             .resume()

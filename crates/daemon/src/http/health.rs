@@ -28,7 +28,9 @@ pub(super) async fn health(State(app): State<App>) -> Json<Health> {
 /// `GET /readyz`
 pub(super) async fn ready(State(app): State<App>) -> Answer<Readiness> {
     let dependencies = app.dependencies.states();
-    let ready = !app.jobs.is_stopping() && dependencies.values().all(|state| state.up);
+    // Before the first probes nothing is known, and nothing unknown is ready.
+    let all_up = !dependencies.is_empty() && dependencies.values().all(|state| state.up);
+    let ready = all_up && !app.jobs.is_stopping();
     let status = if ready {
         StatusCode::OK
     } else {

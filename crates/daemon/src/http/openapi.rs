@@ -30,11 +30,13 @@ struct Call {
     errors: &'static [u16],
 }
 
-const PAGE: &[(&str, &str)] = &[
-    ("limit", "At most so many; 100 unless given, 1000 at most"),
-    ("offset", "Not the first so many"),
-];
-const KEY_HEADER: &[(&str, &str)] = &[
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+
+const LIMIT: (&str, &str) = ("limit", "At most so many; 100 unless given, 1000 at most");
+const OFFSET: (&str, &str) = ("offset", "Not the first so many");
+const STATUS: (&str, &str) = ("status", "Only jobs in this state");
+const NEW_JOB_HEADERS: &[(&str, &str)] = &[
     (
         "Idempotency-Key",
         "A repeat with the same key returns the first job",
@@ -44,137 +46,142 @@ const KEY_HEADER: &[(&str, &str)] = &[
         "W3C trace context; the job's spans continue it",
     ),
 ];
-const JSON: &str = "application/json";
-const EVENTS: &str = "text/event-stream";
+
+/// A call without parameters that answers 200 with this schema.
+const fn call(
+    method: HttpMethod,
+    routes: &'static [&'static str],
+    summary: &'static str,
+    schema: &'static str,
+    errors: &'static [u16],
+) -> Call {
+    let success = (200, JSON, schema);
+    Call {
+        method,
+        routes,
+        summary,
+        query: &[],
+        headers: &[],
+        body: None,
+        success,
+        errors,
+    }
+}
+
+/// A call whose body becomes a job.
+const fn new_job(
+    routes: &'static [&'static str],
+    summary: &'static str,
+    body: &'static str,
+    errors: &'static [u16],
+) -> Call {
+    Call {
+        headers: NEW_JOB_HEADERS,
+        body: Some(body),
+        success: (202, JSON, "JobAccepted"),
+        ..call(HttpMethod::Post, routes, summary, "", errors)
+    }
+}
 
 /// Every call; `http::router` serves them.
 const CALLS: &[Call] = &[
+    new_job(
+        &[routes::JOBS, routes::PROVISION_V1, routes::PROVISION],
+        "Put an image on a volume",
+        "ProvisionRequest",
+        &[400, 409, 413, 429, 503],
+    ),
     Call {
-        method: HttpMethod::Post,
-        routes: &[routes::JOBS, routes::PROVISION_V1, routes::PROVISION],
-        summary: "Put an image on a volume",
-        query: &[],
-        headers: KEY_HEADER,
-        body: Some("ProvisionRequest"),
-        success: (202, JSON, "JobAccepted"),
-        errors: &[400, 409, 413, 429, 503],
+        query: &[STATUS, LIMIT, OFFSET],
+        ..call(
+            GET,
+            &[routes::JOBS],
+            "List jobs, newest first",
+            "JobList",
+            &[400, 503],
+        )
     },
+    call(
+        GET,
+        &[routes::JOB, routes::STATUS],
+        "One job",
+        "JobStatus",
+        &[404, 503],
+    ),
+    call(
+        POST,
+        &[routes::CANCEL],
+        "Cancel a job",
+        "CancelledJob",
+        &[400, 404, 503],
+    ),
+    call(
+        DELETE,
+        &[routes::CANCEL_OLD],
+        "Cancel a job (0.3's route)",
+        "CancelledJob",
+        &[400, 404, 503],
+    ),
     Call {
-        method: HttpMethod::Get,
-        routes: &[routes::JOBS],
-        summary: "List jobs, newest first",
-        query: &[
-            ("status", "Only jobs in this state"),
-            ("limit", "At most so many; 100 unless given, 1000 at most"),
-            ("offset", "Not the first so many"),
-        ],
-        headers: &[],
-        body: None,
-        success: (200, JSON, "JobList"),
-        errors: &[400, 503],
-    },
-    Call {
-        method: HttpMethod::Get,
-        routes: &[routes::JOB, routes::STATUS],
-        summary: "One job",
-        query: &[],
-        headers: &[],
-        body: None,
-        success: (200, JSON, "JobStatus"),
-        errors: &[404, 503],
-    },
-    Call {
-        method: HttpMethod::Post,
-        routes: &[routes::CANCEL],
-        summary: "Cancel a job",
-        query: &[],
-        headers: &[],
-        body: None,
-        success: (200, JSON, "CancelledJob"),
-        errors: &[400, 404, 503],
-    },
-    Call {
-        method: HttpMethod::Delete,
-        routes: &[routes::CANCEL_OLD],
-        summary: "Cancel a job (0.3's route)",
-        query: &[],
-        headers: &[],
-        body: None,
-        success: (200, JSON, "CancelledJob"),
-        errors: &[400, 404, 503],
-    },
-    Call {
-        method: HttpMethod::Get,
-        routes: &[routes::EVENTS],
-        summary: "Follow a job: a `progress` event for every change, then one `end` event; each \
-                  carries the job's status",
-        query: &[],
-        headers: &[],
-        body: None,
         success: (200, EVENTS, "JobStatus"),
-        errors: &[404, 503],
+        ..call(
+            GET,
+            &[routes::EVENTS],
+            "Follow a job: a `progress` event for every change, then one `end` event; each \
+             carries the job's status",
+            "",
+            &[404, 503],
+        )
     },
     Call {
-        method: HttpMethod::Get,
-        routes: &[routes::CACHE_IMAGES],
-        summary: "List cached images, newest first",
-        query: PAGE,
-        headers: &[],
-        body: None,
-        success: (200, JSON, "CachedImages"),
-        errors: &[400, 503],
+        query: &[LIMIT, OFFSET],
+        ..call(
+            GET,
+            &[routes::CACHE_IMAGES],
+            "List cached images, newest first",
+            "CachedImages",
+            &[400, 503],
+        )
     },
-    Call {
-        method: HttpMethod::Post,
-        routes: &[routes::CACHE_FETCH],
-        summary: "Fill the cache without a volume",
-        query: &[],
-        headers: KEY_HEADER,
-        body: Some("CacheFetchRequest"),
-        success: (202, JSON, "JobAccepted"),
-        errors: &[400, 413, 429, 503],
-    },
-    Call {
-        method: HttpMethod::Delete,
-        routes: &[routes::CACHE_IMAGE],
-        summary: "Delete a cached image",
-        query: &[],
-        headers: &[],
-        body: None,
-        success: (200, JSON, "DeletedImage"),
-        errors: &[400, 404, 409, 503],
-    },
-    Call {
-        method: HttpMethod::Get,
-        routes: &[routes::VOLUMES],
-        summary: "List volumes",
-        query: &[],
-        headers: &[],
-        body: None,
-        success: (200, JSON, "VolumeList"),
-        errors: &[503],
-    },
-    Call {
-        method: HttpMethod::Get,
-        routes: &[routes::HEALTH, routes::HEALTHZ, routes::LIVEZ],
-        summary: "Whether the daemon runs; degraded while every job slot is taken",
-        query: &[],
-        headers: &[],
-        body: None,
-        success: (200, JSON, "Health"),
-        errors: &[],
-    },
-    Call {
-        method: HttpMethod::Get,
-        routes: &[routes::READYZ],
-        summary: "Whether every dependency is up; 503 with the same body when not",
-        query: &[],
-        headers: &[],
-        body: None,
-        success: (200, JSON, "Readiness"),
-        errors: &[],
-    },
+    new_job(
+        &[routes::CACHE_FETCH],
+        "Fill the cache without a volume",
+        "CacheFetchRequest",
+        &[400, 413, 429, 503],
+    ),
+    call(
+        DELETE,
+        &[routes::CACHE_IMAGE],
+        "Delete a cached image",
+        "DeletedImage",
+        &[400, 404, 409, 503],
+    ),
+    call(
+        GET,
+        &[routes::VOLUMES],
+        "List volumes",
+        "VolumeList",
+        &[503],
+    ),
+    call(
+        GET,
+        &[routes::HEALTH, routes::HEALTHZ, routes::LIVEZ],
+        "Whether the daemon runs; degraded while every job slot is taken",
+        "Health",
+        &[],
+    ),
+    call(
+        GET,
+        &[routes::READYZ],
+        "Whether every dependency is up; 503 with the same body when not",
+        "Readiness",
+        &[],
+    ),
 ];
+
+const GET: HttpMethod = HttpMethod::Get;
+const POST: HttpMethod = HttpMethod::Post;
+const DELETE: HttpMethod = HttpMethod::Delete;
 
 static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(document);
 
