@@ -23,7 +23,7 @@ mod refcounts;
 mod snapshots;
 mod walk;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Compression, Qcow2Features};
 use crate::plan::batch::{Batch, BatchBuilder, Totals};
 use crate::plan::extent::{Bounds, Encoding};
@@ -74,11 +74,13 @@ pub(crate) fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened>
     let mut is_whole = true;
     while walk.advance(&mut batch, Check::Claims(&mut claims))? {
         is_whole = false;
+        check_streams(&mut batch)?;
         totals.add(&batch);
         batch.restart();
     }
     drop(claims);
     refcounts::check_strays(source, &header, &strays)?;
+    check_streams(&mut batch)?;
     totals.add(&batch);
     Ok(Opened {
         features: Qcow2Features {
@@ -104,6 +106,20 @@ pub(crate) fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened>
             bounds,
         },
     })
+}
+
+/// Refuses two clusters of one stream, as they are found in one batch.
+///
+/// Streams may share a host cluster, which is all that claims know. One stream for a million
+/// clusters would be a small file that takes hours to write.
+fn check_streams(batch: &mut BatchBuilder) -> Result<()> {
+    match batch.shared_stream() {
+        None => Ok(()),
+        Some(host_offset) => Err(Error::new(
+            ErrorKind::Overlap,
+            format!("The compressed cluster at {host_offset:#x} stands for several of the disk's"),
+        )),
+    }
 }
 
 impl Image {

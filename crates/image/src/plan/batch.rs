@@ -173,6 +173,18 @@ impl BatchBuilder {
         len
     }
 
+    /// The host offset of a stream that two clusters claim to be.
+    pub(crate) fn shared_stream(&mut self) -> Option<u64> {
+        self.extents.sort_unstable();
+        self.extents
+            .windows(2)
+            .find(|pair| {
+                pair[0].host_offset() == pair[1].host_offset()
+                    && pair[0].encoding() != Encoding::Plain
+            })
+            .map(|pair| pair[0].host_offset())
+    }
+
     /// Forgets everything but where the batch has ended: the next one begins there.
     pub(crate) fn restart(&mut self) {
         self.start = self.next;

@@ -5,7 +5,10 @@
     reason = "tests know how large their numbers are"
 )]
 
-use crate::parser_support::{Lab, qemu, run};
+use lvp_image::ErrorKind;
+use lvp_image::format::ImageType;
+
+use crate::parser_support::{Lab, qemu, read_file, run};
 
 /// Writes of many kinds, in an order that is not the guest's.
 const MIXED: &[&str] = &[
@@ -370,4 +373,51 @@ fn a_dirty_image_is_read_without_repair() {
     assert!(!output.status.success());
     assert_eq!(lab.bytes()[79] & 1, 1, "the dirty bit is set");
     lab.compare("dirty");
+}
+
+#[test]
+fn amended_and_flattened_images_read_as_qemu_reads_them() {
+    if !qemu() {
+        return;
+    }
+    let lab = Lab::create("cluster_size=4096", "8M");
+    lab.io(&["write -P 1 1M 1M", "write -z 1M 64k"]);
+    let amend = |option: &str| {
+        run(
+            "qemu-img",
+            &["amend", "-f", "qcow2", "-o", option, lab.path()],
+        );
+        lab.compare(&format!("amended, {option}"));
+    };
+    amend("refcount_bits=64");
+    amend("refcount_bits=1");
+    amend("lazy_refcounts=on");
+    amend("refcount_bits=16");
+    amend("lazy_refcounts=off");
+    amend("compat=0.10");
+    amend("compat=1.1");
+
+    let base = Lab::create("cluster_size=65536", "8M");
+    base.io(&["write -P 2 0 3M"]);
+    for compat in ["0.10", "1.1"] {
+        let top = Lab::new();
+        let options = format!("compat={compat},backing_fmt=qcow2");
+        let args = [
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            &options,
+            "-b",
+            base.path(),
+            top.path(),
+        ];
+        run("qemu-img", &args);
+        top.io(&["write -P 3 1M 1M"]);
+        let refused = read_file(&top.image, ImageType::Qcow2).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::BackingFile);
+        run("qemu-img", &["rebase", "-b", "", top.path()]);
+        top.compare(&format!("flattened, {compat}"));
+    }
 }

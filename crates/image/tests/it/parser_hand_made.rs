@@ -45,7 +45,7 @@ fn what_the_hostile_set_damages_was_sound() {
 
 #[test]
 fn what_the_builder_writes_is_what_it_was_given() {
-    for bits in 9..=21 {
+    for bits in [9, 10, 12, 14, 16, 18, 21] {
         for (version, compression) in [
             (2, Compression::Zlib),
             (3, Compression::Zlib),

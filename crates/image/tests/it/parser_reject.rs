@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::hostile::cases;
-use crate::parser_support::read;
+use lvp_image::ErrorKind;
+use lvp_image::format::ImageType;
+
+use crate::hostile::{cases, field, plain};
+use crate::parser_support::{Lab, qemu, read, read_file, try_run};
 
 /// What the slowest refusal may take, built without optimisation and on a busy machine.
 const MAX_TIME: Duration = Duration::from_secs(1);
@@ -41,9 +44,6 @@ fn every_hostile_image_is_refused_as_what_it_is_within_a_second() {
 
 #[test]
 fn an_unknown_feature_is_refused_by_the_name_that_the_image_gives_it() {
-    use crate::hostile::{field, plain};
-    use lvp_image::format::ImageType;
-
     let mut table = vec![0; 96];
     table[..9].copy_from_slice(b"\x01\x2dno this");
     table[48..61].copy_from_slice(b"\x00\x2dtime\x1btravel");
@@ -54,4 +54,86 @@ fn an_unknown_feature_is_refused_by_the_name_that_the_image_gives_it() {
     let error = read(patient.bytes.as_slice(), ImageType::Qcow2).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("bit 45 (\"time?travel\"), bit 50"), "{text}");
+}
+
+#[test]
+fn every_other_format_that_qemu_img_creates_is_refused_as_raw_and_as_qcow2() {
+    if !qemu() {
+        return;
+    }
+    for (format, options) in [
+        ("qcow2", "compat=1.1"),
+        ("qcow2", "compat=0.10"),
+        ("qcow", ""),
+        ("qed", ""),
+        ("vdi", ""),
+        ("vdi", "static=on"),
+        ("vhdx", "subformat=dynamic"),
+        ("vhdx", "subformat=fixed"),
+        ("vmdk", "subformat=monolithicSparse"),
+        ("vmdk", "subformat=monolithicFlat"),
+        ("vmdk", "subformat=twoGbMaxExtentSparse"),
+        ("vmdk", "subformat=twoGbMaxExtentFlat"),
+        ("vmdk", "subformat=streamOptimized"),
+        ("vpc", "subformat=dynamic"),
+        ("vpc", "subformat=fixed"),
+        ("vpc", "subformat=fixed,force_size=on"),
+        ("parallels", ""),
+    ] {
+        let lab = Lab::new();
+        let mut args = vec!["create", "-q", "-f", format];
+        if !options.is_empty() {
+            args.extend(["-o", options]);
+        }
+        args.extend([lab.path(), "8M"]);
+        let output = try_run("qemu-img", &args);
+        assert!(output.status.success(), "{format}, {options}: {output:?}");
+        let kind = |declared| {
+            read_file(&lab.image, declared)
+                .err()
+                .map(|error| error.kind())
+        };
+        let name = format!("{format}, {options}");
+        assert_eq!(kind(ImageType::Raw), Some(ErrorKind::OtherFormat), "{name}");
+        if format != "qcow2" {
+            assert_eq!(
+                kind(ImageType::Qcow2),
+                Some(ErrorKind::NotThisFormat),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn encrypted_images_and_external_data_files_of_qemu_img_are_refused() {
+    if !qemu() {
+        return;
+    }
+    let secret = "secret,id=s,data=0123456789";
+    for (options, kind) in [
+        (
+            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+            ErrorKind::Encrypted,
+        ),
+        (
+            "encrypt.format=aes,encrypt.key-secret=s",
+            ErrorKind::Encrypted,
+        ),
+        ("data_file=DATA", ErrorKind::ExternalDataFile),
+        (
+            "data_file=DATA,data_file_raw=on",
+            ErrorKind::ExternalDataFile,
+        ),
+    ] {
+        let lab = Lab::new();
+        let options = options.replace("DATA", &lab.file("data"));
+        let args = [
+            "create", "-q", "--object", secret, "-f", "qcow2", "-o", &options,
+        ];
+        let output = try_run("qemu-img", &[&args[..], &[lab.path(), "4M"]].concat());
+        assert!(output.status.success(), "{options}: {output:?}");
+        let error = read_file(&lab.image, ImageType::Qcow2).unwrap_err();
+        assert_eq!(error.kind(), kind, "{options}");
+    }
 }

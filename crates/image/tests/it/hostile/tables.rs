@@ -350,6 +350,9 @@ pub(super) fn overlaps(set: &mut Set) {
             }
         },
     );
+    set.add("a stream for two clusters", Overlap, version_2(), |p| {
+        p.u64(p.l2(1) + 8 * 300, p.get(p.l2(1)));
+    });
     set.add("a stream in the header", Overlap, version_2(), |p| {
         p.u64(p.l2(1), 200 | COMPRESSED);
     });
