@@ -22,6 +22,7 @@ use provisioner::jobs::{JobSettings, Jobs, Services};
 use provisioner::secret::Secret;
 use provisioner::source::{self, Source};
 use provisioner::store::{Observer, Store};
+use provisioner::telemetry::metrics::Metrics;
 
 use one_device::OneDevice;
 
@@ -77,6 +78,8 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         cache: Cache::open(cache, store.clone())?,
         volumes: Arc::new(OneDevice::new(device, size_bytes)),
         store,
+        metrics: Arc::new(Metrics::new(2, None)),
+        doubt: Arc::default(),
         settings: JobSettings {
             max_concurrent: 2,
             queue_limit: 10,

@@ -38,21 +38,41 @@ impl Dependencies {
                 .volumes
                 .probe()
                 .await
-                .map(|_| ())
                 .map_err(|error| chain(&error))
         };
         let (source, store, volumes) =
             tokio::join!(bounded(source), bounded(store), bounded(volumes));
-        self.set("minio", source);
-        self.set("storage", store);
-        self.set(services.volumes.backend(), volumes);
+        let (metrics, backend) = (&services.metrics, services.volumes.backend());
+        if let Ok(capacity) = &volumes {
+            metrics.volumes_measured(backend, *capacity);
+        }
+        for (name, found) in [
+            ("minio", source),
+            ("storage", store),
+            (backend, volumes.map(drop)),
+        ] {
+            metrics.dependency_probed(name, found.is_ok());
+            self.set(name, found);
+        }
+        services.measure_cache().await;
     }
 
-    /// Probes at every interval until told to stop.
+    /// Probes at every interval, and whenever a job failed for want of a dependency, until told to
+    /// stop.
     pub async fn watch(&self, services: &Services, stop: CancellationToken) {
         let mut tick = tokio::time::interval(PROBE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        loop {
+            let due = async {
+                tokio::select! {
+                    _ = tick.tick() => {}
+                    // However many jobs fail, they ring once for each probe that was made.
+                    () = services.doubt.notified() => {}
+                }
+            };
+            if stop.run_until_cancelled(due).await.is_none() {
+                return;
+            }
             self.probe(services).await;
         }
     }
@@ -89,7 +109,7 @@ impl Dependencies {
     }
 }
 
-async fn bounded(probe: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+async fn bounded<T>(probe: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     match tokio::time::timeout(PROBE_TIMEOUT, probe).await {
         Ok(found) => found,
         Err(_) => Err(format!("No answer within {} s", PROBE_TIMEOUT.as_secs())),

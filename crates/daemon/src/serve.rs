@@ -18,7 +18,8 @@ use crate::dependencies::Dependencies;
 use crate::http::{App, router};
 use crate::jobs::{JobSettings, Jobs, Services};
 use crate::source::{self, Source};
-use crate::store::{Observer, Store};
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
 use crate::volume::dir;
 use crate::volume::{NoLibvirt, Volumes, lvm};
 
@@ -56,6 +57,7 @@ impl Daemon {
             jobs,
             dependencies: Arc::new(Dependencies::default()),
             started,
+            serve_metrics: config.metrics.enabled,
         };
         Ok(Self {
             config,
@@ -162,7 +164,11 @@ async fn tidy(app: App, config: Config, stop: CancellationToken) {
 }
 
 fn services(config: &Config) -> anyhow::Result<Services> {
-    let store = Store::open(&config.server.db_path, Arc::new(Unobserved))?;
+    let metrics = Arc::new(Metrics::new(
+        config.libvirt.max_concurrent,
+        config.cache.max_size_bytes,
+    ));
+    let store = Store::open(&config.server.db_path, Arc::clone(&metrics) as _)?;
     let source = Source::new(&source::Settings::from(&config.minio))?;
     let cache = CacheSettings {
         dir: cache_dir(config)?,
@@ -195,6 +201,8 @@ fn services(config: &Config) -> anyhow::Result<Services> {
         cache,
         volumes,
         store,
+        metrics,
+        doubt: Arc::default(),
         settings,
     })
 }
@@ -240,10 +248,4 @@ fn address(config: &Config) -> anyhow::Result<SocketAddr> {
         Ipv4Addr::LOCALHOST.into(),
         config.server.port,
     ))
-}
-
-struct Unobserved;
-
-impl Observer for Unobserved {
-    fn operation(&self, _operation: &'static str, _error_type: Option<&'static str>) {}
 }

@@ -22,17 +22,23 @@ pub struct Swept {
     pub rows: usize,
 }
 
+/// What the cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Published images.
+    pub images: u64,
+    /// The bytes that they take.
+    pub size_bytes: u64,
+}
+
 impl Cache {
-    /// Bytes that published images take.
-    pub async fn size_bytes(&self) -> Result<u64, CacheError> {
-        Ok(self
-            .0
-            .store
-            .images_by_use()
-            .await?
-            .iter()
-            .map(|row| row.size_bytes)
-            .sum())
+    /// How many images are published, and the bytes that they take.
+    pub async fn usage(&self) -> Result<Usage, CacheError> {
+        let rows = self.0.store.images_by_use().await?;
+        Ok(Usage {
+            images: rows.len() as u64,
+            size_bytes: rows.iter().map(|row| row.size_bytes).sum(),
+        })
     }
 
     /// How many images were evicted since the start.

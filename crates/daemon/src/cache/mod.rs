@@ -39,7 +39,7 @@ use crate::clock;
 use crate::source::ObjectMeta;
 use crate::store::{ImageRow, Store, StoreError};
 
-pub use evict::Swept;
+pub use evict::{Swept, Usage};
 pub use flight::{FlightState, Follower};
 pub use publish::Lead;
 pub use verify::hash_file;

@@ -313,6 +313,13 @@ pub const KEYS: &[Key] = &[
         "How long ended jobs stay readable",
     ),
     key(
+        "metrics.enabled",
+        &["METRICS_ENABLED"],
+        Kind::Bool,
+        "true",
+        "Whether GET /metrics is served",
+    ),
+    key(
         "logging.level",
         &["LOG_LEVEL"],
         Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),

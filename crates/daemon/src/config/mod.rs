@@ -36,6 +36,8 @@ pub struct Config {
     pub cache: Cache,
     /// Queue and history.
     pub jobs: Jobs,
+    /// What scrapers read.
+    pub metrics: Metrics,
     /// Log lines.
     pub logging: Logging,
 }
@@ -150,6 +152,13 @@ pub struct Jobs {
     pub retention: Duration,
 }
 
+/// Section `metrics`.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Whether `GET /metrics` is served.
+    pub enabled: bool,
+}
+
 /// Section `logging`.
 #[derive(Debug, Clone)]
 pub struct Logging {
@@ -231,6 +240,9 @@ impl Config {
             jobs: Jobs {
                 queue_limit: settings.integer("jobs.queue_limit")?,
                 retention: settings.duration("jobs.retention")?,
+            },
+            metrics: Metrics {
+                enabled: settings.boolean("metrics.enabled")?,
             },
             logging: Logging {
                 level: settings.text("logging.level")?,

@@ -69,7 +69,9 @@ pub(super) async fn delete(
             "The key must be 64 lowercase hex digits: GET /api/v1/cache/images lists the keys",
         ));
     };
-    if app.jobs.services().cache.delete(digest).await? {
+    let services = app.jobs.services();
+    if services.cache.delete(digest).await? {
+        services.measure_cache().await;
         Ok(Json(DeletedImage {
             status: "deleted".to_owned(),
             key,

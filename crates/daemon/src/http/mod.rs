@@ -6,6 +6,7 @@ mod cache;
 pub mod error;
 mod health;
 mod jobs;
+mod metrics;
 mod openapi;
 mod request;
 
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::http::StatusCode;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use lvp_api::{ErrorCode, routes};
@@ -35,11 +37,17 @@ pub struct App {
     pub dependencies: Arc<Dependencies>,
     /// When the daemon started.
     pub started: Instant,
+    /// Whether scrapers are served.
+    pub serve_metrics: bool,
 }
 
 /// All routes of both generations.
 pub fn router(app: App) -> Router {
-    Router::new()
+    let mut router = Router::new();
+    if app.serve_metrics {
+        router = router.route(routes::METRICS, get(metrics::serve));
+    }
+    router
         .route(routes::JOBS, post(jobs::create).get(jobs::list))
         .route(routes::PROVISION_V1, post(jobs::create))
         .route(routes::PROVISION, post(jobs::create))
@@ -61,6 +69,8 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(CatchPanicLayer::custom(panicked))
+        // Outermost, so that a request that broke off is counted too.
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
 }
 

@@ -32,6 +32,9 @@ struct Call {
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
+const TEXT: &str = "text/plain";
+/// In place of a schema's name: a text without one.
+const PLAIN: &str = "text";
 
 const LIMIT: (&str, &str) = ("limit", "At most so many; 100 unless given, 1000 at most");
 const OFFSET: (&str, &str) = ("offset", "Not the first so many");
@@ -177,6 +180,17 @@ const CALLS: &[Call] = &[
         "Readiness",
         &[],
     ),
+    Call {
+        success: (200, TEXT, PLAIN),
+        ..call(
+            GET,
+            &[routes::METRICS],
+            "Metrics for Prometheus, as OpenMetrics where the Accept header asks for it; 404 when \
+             metrics.enabled is false",
+            "",
+            &[404],
+        )
+    },
 ];
 
 const GET: HttpMethod = HttpMethod::Get;
@@ -315,6 +329,10 @@ fn parameter(place: ParameterIn, name: &str, what: &str) -> utoipa::openapi::pat
 }
 
 fn content(schema: &str) -> utoipa::openapi::Content {
+    if schema == PLAIN {
+        let text = ObjectBuilder::new().schema_type(SchemaType::new(Type::String));
+        return ContentBuilder::new().schema(Some(text)).build();
+    }
     ContentBuilder::new()
         .schema(Some(Ref::from_schema_name(schema)))
         .build()

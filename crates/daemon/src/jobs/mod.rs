@@ -27,17 +27,18 @@ pub mod stop;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lvp_api::{ErrorCode, JobId, JobState};
 use lvp_image::copy::TailPolicy;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
 use crate::clock;
 use crate::source::Source;
 use crate::store::{JobFilter, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 use crate::volume::Volumes;
 use admission::{Decision, Refusal};
 use error::JobError;
@@ -88,8 +89,28 @@ pub struct Services {
     pub volumes: Arc<dyn Volumes>,
     /// Where intent and results are.
     pub store: Store,
+    /// Told of everything that happens.
+    pub metrics: Arc<Metrics>,
+    /// Rung when a job failed for want of a dependency, so that the dependencies are probed at once.
+    pub doubt: Arc<Notify>,
     /// The rules.
     pub settings: JobSettings,
+}
+
+impl Services {
+    /// Brings the cache's gauges up to date.
+    pub async fn measure_cache(&self) {
+        match (self.cache.usage().await, self.cache.free_bytes()) {
+            (Ok(usage), Ok(free_bytes)) => {
+                let (size_bytes, images) = (usage.size_bytes, usage.images);
+                self.metrics.cache_measured(size_bytes, images, free_bytes);
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                let error = error::chain(&error);
+                tracing::warn!(component = "cache", error, "The cache cannot be measured");
+            }
+        }
+    }
 }
 
 /// Why a job was not made.
@@ -300,12 +321,15 @@ impl Jobs {
     fn spawn(&self, job: Job) {
         let live = Arc::new(Live::new(job));
         self.lock().insert(live.id, Arc::clone(&live));
+        self.0.services.metrics.job_queued();
         let jobs = self.clone();
         self.0.tasks.spawn(async move { jobs.drive(live).await });
     }
 
     /// A job's whole life after its acceptance; the only place that changes its state.
     async fn drive(&self, live: Arc<Live>) {
+        let metrics = &self.0.services.metrics;
+        let accepted = Instant::now();
         let slot = tokio::select! {
             biased;
             reason = live.stop.stopped() => Err(JobError::stopped(reason)),
@@ -313,16 +337,20 @@ impl Jobs {
                 slot.map_err(|_| JobError::stopped(StopReason::Shutdown))
             }
         };
-        let ended = match slot {
-            Err(error) => Err(error),
+        metrics.job_left_queue(accepted.elapsed());
+        let (ended, ran) = match slot {
+            Err(error) => (Err(error), None),
             Ok(_slot) => {
+                let started = Instant::now();
                 self.0.active.fetch_add(1, Ordering::AcqRel);
+                metrics.job_started(live.id);
                 let ended = self.run(&live).await;
+                metrics.job_stopped(live.id, live.meter.moved());
                 self.0.active.fetch_sub(1, Ordering::AcqRel);
-                ended
+                (ended, Some(started.elapsed()))
             }
         };
-        self.end(&live, ended).await;
+        self.end(&live, ended, ran).await;
         self.lock().remove(&live.id);
     }
 
@@ -371,13 +399,16 @@ impl Jobs {
                 () = &mut deadline, if live.stop.reason().is_none() => {
                     live.stop.stop(StopReason::TimedOut);
                 }
-                _ = tick.tick() => live.sample(),
+                _ = tick.tick() => {
+                    live.sample();
+                    self.0.services.metrics.job_moved(live.id, live.meter.moved());
+                }
             }
         }
     }
 
     /// Records how a job ended, then tells everybody.
-    async fn end(&self, live: &Live, ended: Result<(), JobError>) {
+    async fn end(&self, live: &Live, ended: Result<(), JobError>, ran: Option<Duration>) {
         let stopped = live.stop.reason();
         let mut job = live.job();
         let was_running = job.state == JobState::Running;
@@ -403,7 +434,12 @@ impl Jobs {
                 Some(reason) => &JobError::stopped(reason),
                 None => error,
             };
-            job.failure = Some(error.failure());
+            let failure = error.failure();
+            self.0.services.metrics.job_failed(error.error_type());
+            if failure.code == ErrorCode::Unavailable.status() {
+                self.0.services.doubt.notify_one();
+            }
+            job.failure = Some(failure);
         }
         if was_running {
             job.progress = Some(live.meter.final_progress(job.state == JobState::Completed));
@@ -412,6 +448,7 @@ impl Jobs {
         job.updated_at.clone_from(&now);
         job.finished_at = Some(now);
         self.save_end(&job).await;
+        self.0.services.metrics.job_ended(job.state, ran);
         self.log_end(&job);
         live.update(|record| *record = job);
     }

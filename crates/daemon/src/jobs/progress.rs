@@ -50,9 +50,33 @@ pub struct Meter {
     pub source_total: AtomicU64,
     /// Size of the guest's disk; 0 when there is no volume or the size is not known.
     pub guest_total: AtomicU64,
+    /// Bytes that this job itself read from the source; what another fetched for it is not here.
+    pub fetched_bytes: AtomicU64,
     /// Bytes of the guest's disk that are in place; counted by the copy under way.
-    copy: Mutex<Arc<Counters>>,
+    copy: Mutex<Copying>,
     state: Mutex<State>,
+}
+
+/// The copy under way, and what copies before it had moved when they were given up.
+#[derive(Debug, Default)]
+struct Copying {
+    counters: Arc<Counters>,
+    before: Moved,
+}
+
+/// What a job has moved since it began; it only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// Bytes that it read from the source.
+    pub fetched_bytes: u64,
+    /// Bytes of the guest's disk that were put in place.
+    pub settled_bytes: u64,
+    /// Bytes written to the volume.
+    pub written_bytes: u64,
+    /// Bytes zeroed on the volume.
+    pub zeroed_bytes: u64,
+    /// Bytes of the image that are there, whoever fetched them.
+    pub source_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -100,13 +124,31 @@ impl Meter {
     /// Fresh counters for a copy that begins.
     pub fn new_copy(&self) -> Arc<Counters> {
         let counters = Arc::default();
-        *lock(&self.copy) = Arc::clone(&counters);
+        let before = self.moved();
+        *lock(&self.copy) = Copying {
+            counters: Arc::clone(&counters),
+            before,
+        };
         counters
     }
 
     /// The counters of the copy under way.
     pub fn copy(&self) -> Arc<Counters> {
-        Arc::clone(&lock(&self.copy))
+        Arc::clone(&lock(&self.copy).counters)
+    }
+
+    /// What the job has moved since it began.
+    pub fn moved(&self) -> Moved {
+        let copy = lock(&self.copy);
+        let (now, before) = (&copy.counters, &copy.before);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Moved {
+            fetched_bytes: count(&self.fetched_bytes),
+            settled_bytes: before.settled_bytes + count(&now.guest_bytes),
+            written_bytes: before.written_bytes + count(&now.written_bytes),
+            zeroed_bytes: before.zeroed_bytes + count(&now.zeroed_bytes),
+            source_bytes: count(&self.source_done),
+        }
     }
 
     /// The stage that is reported now.

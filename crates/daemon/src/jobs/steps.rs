@@ -15,7 +15,7 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lvp_api::{ErrorCode, ImageType, Sha256Digest, Stage};
 use lvp_image::copy::{Body, Copier, CopyOptions, PlannedImage, RateLimiter, Summary};
@@ -31,16 +31,12 @@ use super::record::VolumeRequest;
 use super::{Services, stop::StopReason};
 use crate::cache::{Follower, Lead, Lookup, Pin};
 use crate::source::{ImageUrl, ObjectMeta, SourceErrorKind};
+use crate::telemetry::metrics::TimedStage;
 use crate::transfer::{self, Streamed};
 use crate::volume::{self, OpenVolume, Removed, Volume};
 
 /// How often an object that changes while it is read is started afresh before the job gives up.
 const MAX_CHANGES: u32 = 3;
-
-/// Stage names of measurements and metrics (monitoring guide).
-pub(super) const DOWNLOAD: &str = "download";
-/// See [`DOWNLOAD`].
-pub(super) const CONVERT: &str = "convert";
 
 /// Runs a job to its end.
 pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError> {
@@ -68,6 +64,7 @@ impl Steps<'_> {
                 .cache
                 .lookup(&object, image_type, sidecar)
                 .await?;
+            self.count_lookup(matches!(looked_up, Lookup::Hit(_)));
             let fetched = match looked_up {
                 Lookup::Hit(pin) => {
                     self.live.update(|job| {
@@ -93,6 +90,13 @@ impl Steps<'_> {
                 }
                 ended => return ended,
             }
+        }
+    }
+
+    /// Counts a job once, by its first look: one that waited for another's download has missed too.
+    fn count_lookup(&self, hit: bool) {
+        if self.live.job().cache_hit.is_none() {
+            self.services.metrics.cache_looked_up(hit);
         }
     }
 
@@ -177,7 +181,14 @@ impl Steps<'_> {
             let (streamed, digest) = self.download(&mut lead, Some(copier), sidecar).await?;
             let pin = self.publish(lead, streamed.file, digest).await?;
             match streamed.body {
-                Some(body) => self.finish(&volume, body, pin.digest()).await,
+                Some(body) => {
+                    if let Some(convert) = streamed.convert {
+                        // Overlapped by the download, so no measure of what converting alone takes.
+                        let metrics = &self.services.metrics;
+                        metrics.stage_completed(TimedStage::Convert, convert);
+                    }
+                    self.finish(&volume, body, pin.digest()).await
+                }
                 None => Err(JobError::new(
                     ErrorCode::Internal,
                     "internal",
@@ -211,16 +222,18 @@ impl Steps<'_> {
         copier: Option<Copier>,
         sidecar: Option<Sha256Digest>,
     ) -> Result<(Streamed, Sha256Digest), JobError> {
-        let started = Instant::now();
         let fresh = lead.object().size - lead.durable_bytes();
         let source = &self.services.source;
         let meter = &self.live.meter;
         let streamed = transfer::stream(source, lead, copier, meter, &self.live.stop).await?;
-        self.measured(DOWNLOAD, fresh, started).await;
         let digest = streamed.digest;
         self.live.update(|job| job.image_digest = Some(digest));
         match sidecar.filter(|expected| *expected != digest) {
-            None => Ok((streamed, digest)),
+            None => {
+                let download = streamed.download;
+                self.measured(TimedStage::Download, fresh, download).await;
+                Ok((streamed, digest))
+            }
             Some(expected) => {
                 lead.discard().await?;
                 Err(JobError::new(
@@ -236,7 +249,12 @@ impl Steps<'_> {
     }
 
     async fn publish(&self, lead: Lead, file: File, digest: Sha256Digest) -> Result<Pin, JobError> {
+        let size_bytes = lead.object().size;
         let pin = lead.publish(file, digest).await?;
+        let image_type = self.live.spec().image_type;
+        let metrics = &self.services.metrics;
+        metrics.image_downloaded(image_type, size_bytes);
+        self.services.measure_cache().await;
         self.live
             .update(|job| job.image_path = Some(pin.path().display().to_string()));
         Ok(pin)
@@ -272,7 +290,8 @@ impl Steps<'_> {
             let options = self.copy_options();
             let started = Instant::now();
             let body = blocking(move || Copier::copy_file(planner, target, options)).await??;
-            self.measured(CONVERT, body.summary().virtual_size, started)
+            let bytes = body.summary().virtual_size;
+            self.measured(TimedStage::Convert, bytes, started.elapsed())
                 .await;
             self.finish(&volume, body, pin.digest()).await
         };
@@ -420,8 +439,14 @@ impl Steps<'_> {
         let store = &self.services.store;
         let known = Rates::default();
         self.live.meter.expect(Rates {
-            download: store.stage_rate(DOWNLOAD).await?.unwrap_or(known.download),
-            convert: store.stage_rate(CONVERT).await?.unwrap_or(known.convert),
+            download: store
+                .stage_rate(TimedStage::Download.as_str())
+                .await?
+                .unwrap_or(known.download),
+            convert: store
+                .stage_rate(TimedStage::Convert.as_str())
+                .await?
+                .unwrap_or(known.convert),
         });
         Ok(())
     }
@@ -433,9 +458,12 @@ impl Steps<'_> {
         }
     }
 
-    async fn measured(&self, stage: &'static str, bytes: u64, started: Instant) {
-        let seconds = started.elapsed().as_secs_f64();
-        if let Err(error) = self.services.store.measured(stage, bytes, seconds).await {
+    /// A stage was completed: counted, and remembered for estimates.
+    async fn measured(&self, stage: TimedStage, bytes: u64, took: Duration) {
+        self.services.metrics.stage_completed(stage, took);
+        let store = &self.services.store;
+        let saved = store.measured(stage.as_str(), bytes, took.as_secs_f64());
+        if let Err(error) = saved.await {
             // An estimate is worse next time; the job is none the worse for it.
             tracing::warn!(component = "storage", error = %error, "A measurement was not saved");
         }

@@ -1,3 +1,4 @@
 //! What the daemon says of itself.
 
 pub mod logs;
+pub mod metrics;

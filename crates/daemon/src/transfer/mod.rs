@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lvp_api::{ErrorCode, Sha256Digest};
@@ -48,6 +49,10 @@ pub struct Streamed {
     pub file: File,
     /// The written volume whose head is still held back, if there was a volume.
     pub body: Option<Body>,
+    /// From the first request for the object's bytes to its last byte.
+    pub download: Duration,
+    /// From the start of the copy to the last byte settled on the volume.
+    pub convert: Option<Duration>,
 }
 
 /// Reads the lead's object once, front to back, into the cache's partial file and, when there
@@ -74,6 +79,7 @@ pub async fn stream(
         durable,
     };
     let mut pump = tokio::task::spawn_blocking(move || pump.run(receiver));
+    let started = Instant::now();
     let mut reader = source.read_ranges(&object, start..object.size, RangeOptions::default());
     let fetched: Result<(), JobError> = async {
         loop {
@@ -101,10 +107,12 @@ pub async fn stream(
                     }
                 }
             }
+            meter.fetched_bytes.fetch_add(length, Ordering::Relaxed);
             meter.source_done.fetch_add(length, Ordering::Relaxed);
         }
     }
     .await;
+    let download = started.elapsed();
     drop(chunks);
     drop(reader);
     // The pump always ends: its channel is closed, and a stop reaches its writers too.
@@ -117,7 +125,10 @@ pub async fn stream(
     }
     match (fetched, pumped) {
         (Err(error), _) => Err(error),
-        (Ok(()), pumped) => pumped,
+        (Ok(()), pumped) => pumped.map(|streamed| Streamed {
+            download,
+            ..streamed
+        }),
     }
 }
 
@@ -133,6 +144,7 @@ struct Pump {
 impl Pump {
     /// Runs until the channel closes, on a thread of its own.
     fn run(mut self, mut chunks: mpsc::Receiver<Bytes>) -> Result<Streamed, JobError> {
+        let started = Instant::now();
         let file = self
             .file
             .try_clone()
@@ -181,7 +193,10 @@ impl Pump {
             Ok(Streamed {
                 digest: digest.map_err(panicked)?,
                 file: self.file,
+                convert: body.is_some().then(|| started.elapsed()),
                 body,
+                // The caller knows.
+                download: Duration::ZERO,
             })
         })
     }

@@ -19,6 +19,7 @@ use provisioner::jobs::{Cancellation, JobSettings, Jobs, Services};
 use provisioner::secret::Secret;
 use provisioner::source::{self, Source};
 use provisioner::store::{Observer, Store};
+use provisioner::telemetry::metrics::Metrics;
 
 use crate::one_device::{O_EXCL, OneDevice};
 use crate::support::{MIB, address, image};
@@ -78,6 +79,8 @@ impl Bench {
             cache: Cache::open(cache, store.clone()).expect("it opens"),
             volumes: Arc::new(OneDevice::new(device.path().to_owned(), device_bytes)),
             store,
+            metrics: Arc::new(Metrics::new(2, None)),
+            doubt: Arc::default(),
             settings: JobSettings {
                 max_concurrent: 2,
                 queue_limit: 10,

@@ -7,6 +7,7 @@ mod cache;
 mod crash;
 mod jobs;
 mod lvm;
+mod metrics;
 mod one_device;
 mod provision;
 mod support;

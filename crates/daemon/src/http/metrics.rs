@@ -1,0 +1,52 @@
+//! Metrics over HTTP: what scrapers read, and the requests that are counted in it.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use lvp_api::ErrorCode;
+
+use super::App;
+use super::error::ApiError;
+use crate::telemetry::metrics::{Counted, Format};
+
+/// `GET /metrics`
+pub(super) async fn serve(
+    State(app): State<App>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let accept = headers.get(header::ACCEPT);
+    let format = Format::accepted(accept.and_then(|value| value.to_str().ok()));
+    let services = app.jobs.services();
+    let counted = Counted {
+        source: services.source.counters(),
+        evicted_images: services.cache.evicted_images(),
+        tokio_tasks: tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks(),
+    };
+    let text = services.metrics.render(format, &counted).map_err(|_| {
+        ApiError::new(
+            ErrorCode::Internal,
+            "The metrics could not be written: see the log",
+        )
+    })?;
+    Ok(([(header::CONTENT_TYPE, format.content_type())], text).into_response())
+}
+
+/// Counts and times every request by the template of its route.
+pub(super) async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    app.jobs.services().metrics.request_answered(
+        method.as_str(),
+        route.as_ref().map(MatchedPath::as_str),
+        response.status().as_u16(),
+        started.elapsed(),
+    );
+    response
+}
