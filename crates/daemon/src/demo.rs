@@ -144,9 +144,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     }
     say("  README.md                  a page of real use: S3, LVM, lvpctl");
     say("  libvirt-volume-provisioner config show   every key, its value, its origin");
-    say(&format!(
-        "  http://{address}/docs   the API, while the daemon runs (--dir keeps the files)"
-    ));
+    say("  libvirt-volume-provisioner demo --dir DIR   the same, and keeps the files");
     daemon.abort();
     Ok(())
 }

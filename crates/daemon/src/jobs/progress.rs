@@ -5,7 +5,7 @@
 //! pass the two move together, so the stage that is *reported* is `downloading` until the last source byte is
 //! there and `converting` from then on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -52,6 +52,10 @@ pub struct Meter {
     pub guest_total: AtomicU64,
     /// Bytes that this job itself read from the source; what another fetched for it is not here.
     pub fetched_bytes: AtomicU64,
+    /// How much of that the image leaves out.
+    pub guest_holes: AtomicU64,
+    /// Whether what the image leaves out takes no work: the target is known to read as zero.
+    pub holes_are_free: AtomicBool,
     /// Bytes of the guest's disk that are in place; counted by the copy under way.
     copy: Mutex<Copying>,
     state: Mutex<State>,
@@ -158,8 +162,8 @@ impl Meter {
 
     /// How far the job is now.
     pub fn progress(&self) -> Progress {
-        let source = Part::new(&self.source_done, &self.source_total);
-        let guest = Part::new(&self.copy().guest_bytes, &self.guest_total);
+        let source = Part::new(&self.source_done, &self.source_total, 0);
+        let guest = self.guest();
         let mut state = lock(&self.state);
         // What a stage weighs is the time it is expected to take.
         let download = source.total / state.rates.download;
@@ -193,17 +197,25 @@ impl Meter {
         }
     }
 
+    /// The guest's side. What moves no byte is no progress: holes count only where they must be
+    /// zeroed.
+    fn guest(&self) -> Part {
+        let free = match self.holes_are_free.load(Ordering::Relaxed) {
+            true => self.guest_holes.load(Ordering::Relaxed),
+            false => 0,
+        };
+        Part::new(&self.copy().guest_bytes, &self.guest_total, free)
+    }
+
     /// The last word on a job that has ended: 100 percent when it completed.
     pub fn final_progress(&self, completed: bool) -> Progress {
         let mut progress = self.progress();
         progress.eta_sec = None;
         progress.overall_eta_sec = None;
         if completed {
-            let moved = [&self.guest_total, &self.source_total]
-                .map(|total| total.load(Ordering::Relaxed))
-                .into_iter()
-                .find(|total| *total != 0)
-                .unwrap_or(0);
+            let guest = self.guest().total_bytes;
+            let source = self.source_total.load(Ordering::Relaxed);
+            let moved = if guest != 0 { guest } else { source };
             progress.stage = Stage::Finalizing;
             progress.percent = 100.0;
             progress.overall_percent = 100.0;
@@ -227,9 +239,13 @@ struct Part {
 }
 
 impl Part {
-    fn new(done: &AtomicU64, total: &AtomicU64) -> Self {
-        let total_bytes = total.load(Ordering::Relaxed);
-        let done_bytes = done.load(Ordering::Relaxed).min(total_bytes);
+    /// `free` bytes of both are left out; they are counted as done from the start.
+    fn new(done: &AtomicU64, total: &AtomicU64, free: u64) -> Self {
+        let total_bytes = total.load(Ordering::Relaxed).saturating_sub(free);
+        let done_bytes = done
+            .load(Ordering::Relaxed)
+            .saturating_sub(free)
+            .min(total_bytes);
         Self {
             done_bytes,
             total_bytes,
@@ -252,7 +268,7 @@ fn remaining(seconds: f64, fraction: f64) -> Option<f64> {
 }
 
 fn round(number: f64) -> f64 {
-    (number * 10.0).floor() / 10.0
+    (number * 10.0).round() / 10.0
 }
 
 #[expect(clippy::cast_precision_loss, reason = "percentages need no 53rd bit")]
@@ -285,6 +301,20 @@ mod tests {
             (progress.bytes_processed, progress.bytes_total),
             (500, 1000)
         );
+    }
+
+    #[test]
+    fn holes_of_the_image_are_progress_only_where_they_are_zeroed() {
+        let meter = meter(0, 1000);
+        meter.enter(Stage::Converting);
+        meter.guest_holes.store(800, Ordering::Relaxed);
+        meter.copy().guest_bytes.store(900, Ordering::Relaxed);
+        meter.holes_are_free.store(true, Ordering::Relaxed);
+        let progress = meter.progress();
+        assert_eq!(progress.overall_percent, 50.0);
+        assert_eq!((progress.bytes_processed, progress.bytes_total), (100, 200));
+        meter.holes_are_free.store(false, Ordering::Relaxed);
+        assert_eq!(meter.progress().overall_percent, 90.0);
     }
 
     #[test]

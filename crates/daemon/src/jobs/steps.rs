@@ -364,6 +364,12 @@ impl Steps<'_> {
 
     async fn open(&self, volume: &Volume) -> Result<Target, JobError> {
         let opened = self.services.volumes.open(volume).await?;
+        // A file is emptied before it is written, so its holes cost as little as a fresh volume's.
+        let holes_are_free = opened.known_zero || !opened.is_block_device;
+        self.live
+            .meter
+            .holes_are_free
+            .store(holes_are_free, Ordering::Relaxed);
         Ok(blocking(move || target(opened)).await??)
     }
 
@@ -455,6 +461,8 @@ impl Steps<'_> {
         if self.live.spec().volume.is_some() {
             let size = info.virtual_size.unwrap_or(0);
             self.live.meter.guest_total.store(size, Ordering::Relaxed);
+            let holes = size.saturating_sub(info.allocated_bytes);
+            self.live.meter.guest_holes.store(holes, Ordering::Relaxed);
         }
     }
 
