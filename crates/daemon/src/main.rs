@@ -9,6 +9,7 @@ use provisioner::demo::DemoArgs;
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
 use provisioner::serve::{Daemon, Ended};
 use provisioner::telemetry::logs;
+use provisioner::telemetry::traces::Traces;
 
 /// Puts VM images from object storage onto volumes of this host.
 #[derive(Debug, Parser)]
@@ -98,22 +99,28 @@ fn serve(args: &ServeArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
     };
-    if let Err(error) = logs::init(&config.logging) {
-        return complain(&error.into(), 1);
-    }
+    let started = runtime().and_then(|runtime| {
+        let within = runtime.enter();
+        let traces = Traces::new(&config.tracing)?;
+        drop(within);
+        logs::init(&config.logging, traces.tracer())?;
+        Ok((runtime, traces))
+    });
+    let (runtime, traces) = match started {
+        Ok(started) => started,
+        Err(error) => return complain(&error, 1),
+    };
     for warning in &settings.warnings {
         tracing::warn!(component = "config", "{warning}");
     }
-    let ended = runtime().and_then(|runtime| {
-        let ended = runtime.block_on(async {
-            let daemon = Daemon::start(config).await?;
-            tracing::info!(component = "daemon", address = %daemon.address()?, "Listening");
-            daemon.run().await
-        });
-        // Blocking threads that hang in a device must not keep the process.
-        runtime.shutdown_background();
-        ended
+    let ended = runtime.block_on(async {
+        let daemon = Daemon::start(config).await?;
+        tracing::info!(component = "daemon", address = %daemon.address()?, "Listening");
+        daemon.run().await
     });
+    traces.flush();
+    // Blocking threads that hang in a device must not keep the process.
+    runtime.shutdown_background();
     match ended {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
         Ok(Ended::Killed) => ExitCode::from(130),

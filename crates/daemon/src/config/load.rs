@@ -210,6 +210,10 @@ impl Settings {
         })
     }
 
+    pub(super) fn fraction(&self, key: &'static str) -> Result<f64, ConfigError> {
+        self.parsed(key, value::fraction)
+    }
+
     pub(super) fn boolean(&self, key: &'static str) -> Result<bool, ConfigError> {
         self.parsed(key, value::boolean)
     }

@@ -38,6 +38,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// What scrapers read.
     pub metrics: Metrics,
+    /// Traces.
+    pub tracing: Tracing,
     /// Log lines.
     pub logging: Logging,
 }
@@ -159,6 +161,17 @@ pub struct Metrics {
     pub enabled: bool,
 }
 
+/// Section `tracing`.
+#[derive(Debug, Clone)]
+pub struct Tracing {
+    /// URL of the collector; `None` sends nothing.
+    pub endpoint: Option<String>,
+    /// Name of the service in traces.
+    pub service_name: String,
+    /// Share of traces that are kept.
+    pub sampling_rate: f64,
+}
+
 /// Section `logging`.
 #[derive(Debug, Clone)]
 pub struct Logging {
@@ -243,6 +256,15 @@ impl Config {
             },
             metrics: Metrics {
                 enabled: settings.boolean("metrics.enabled")?,
+            },
+            tracing: Tracing {
+                endpoint: settings.optional_text("tracing.endpoint").filter(|_| {
+                    settings
+                        .text("tracing.exporters")
+                        .is_ok_and(|to| to != "none")
+                }),
+                service_name: settings.text("tracing.service_name")?,
+                sampling_rate: settings.fraction("tracing.sampling_rate")?,
             },
             logging: Logging {
                 level: settings.text("logging.level")?,

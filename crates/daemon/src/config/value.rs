@@ -16,16 +16,21 @@ pub(super) fn check(kind: Kind, text: &str) -> Result<(), String> {
                 "must be a whole number from {min} to {max}, not {text:?}"
             )),
         },
-        Kind::Fraction => match text.parse::<f64>() {
-            Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
-            _ => Err(format!("must be a number from 0 to 1, not {text:?}")),
-        },
+        Kind::Fraction => fraction(text).map(|_| ()),
         Kind::Bool => boolean(text).map(|_| ()),
         Kind::Duration => duration(text).map(|_| ()),
         Kind::Size => size(text).map(|_| ()),
         Kind::MillisecondList => milliseconds(text).map(|_| ()),
         Kind::OneOf(words) if words.contains(&text) => Ok(()),
         Kind::OneOf(words) => Err(format!("must be one of {}, not {text:?}", words.join(", "))),
+    }
+}
+
+/// A number from 0 to 1.
+pub(super) fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err(format!("must be a number from 0 to 1, not {text:?}")),
     }
 }
 

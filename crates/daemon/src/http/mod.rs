@@ -9,6 +9,7 @@ mod jobs;
 mod metrics;
 mod openapi;
 mod request;
+mod traces;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -69,6 +70,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(traces::trace))
         // Outermost, so that a request that broke off is counted too.
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::error::ApiError;
 use crate::jobs::record::{JobSpec, VolumeRequest};
 use crate::source::Source;
+use crate::telemetry::traces;
 
 /// Largest body of a request.
 pub(super) const BODY_MAX_BYTES: usize = 1 << 20; // 1 MiB
@@ -75,7 +76,7 @@ fn checked_provision(
         volume: Some(VolumeRequest { name, size_bytes }),
         correlation_id: correlation_id(request.correlation_id)?,
         idempotency_key: idempotency_key(headers)?,
-        traceparent: traceparent(headers),
+        traceparent: traces::current_traceparent(),
     })
 }
 
@@ -92,7 +93,7 @@ pub(super) fn cache_fetch(
         volume: None,
         correlation_id: correlation_id(request.correlation_id)?,
         idempotency_key: idempotency_key(headers)?,
-        traceparent: traceparent(headers),
+        traceparent: traces::current_traceparent(),
     })
 }
 
@@ -147,11 +148,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
             "The Idempotency-Key header must have 1 to {IDEMPOTENCY_KEY_MAX} ASCII characters"
         ))),
     }
-}
-
-fn traceparent(headers: &HeaderMap) -> Option<String> {
-    // A malformed one is as good as none (W3C Trace Context, section 3.2.4).
-    headers.get("traceparent")?.to_str().ok().map(str::to_owned)
 }
 
 #[cfg(test)]

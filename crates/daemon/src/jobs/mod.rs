@@ -33,16 +33,19 @@ use lvp_api::{ErrorCode, JobId, JobState};
 use lvp_image::copy::TailPolicy;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 use crate::cache::Cache;
 use crate::clock;
 use crate::source::Source;
 use crate::store::{JobFilter, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces;
 use crate::volume::Volumes;
 use admission::{Decision, Refusal};
 use error::JobError;
 use live::Live;
+use progress::Moved;
 use record::{Job, JobSpec};
 use stop::StopReason;
 
@@ -338,19 +341,22 @@ impl Jobs {
             }
         };
         metrics.job_left_queue(accepted.elapsed());
+        // A job that never runs has none.
+        let mut span = Span::none();
         let (ended, ran) = match slot {
             Err(error) => (Err(error), None),
             Ok(_slot) => {
                 let started = Instant::now();
                 self.0.active.fetch_add(1, Ordering::AcqRel);
                 metrics.job_started(live.id);
-                let ended = self.run(&live).await;
+                span = job_span(&live);
+                let ended = self.run(&live).instrument(span.clone()).await;
                 metrics.job_stopped(live.id, live.meter.moved());
                 self.0.active.fetch_sub(1, Ordering::AcqRel);
                 (ended, Some(started.elapsed()))
             }
         };
-        self.end(&live, ended, ran).await;
+        self.end(&live, ended, ran).instrument(span).await;
         self.lock().remove(&live.id);
     }
 
@@ -383,7 +389,8 @@ impl Jobs {
         let work = {
             let (jobs, live) = (self.clone(), Arc::clone(live));
             // A task of its own: a panic in a step ends the job, not its bookkeeping.
-            tokio::spawn(async move { steps::run(&jobs.0.services, &live).await })
+            let steps = async move { steps::run(&jobs.0.services, &live).await };
+            tokio::spawn(steps.in_current_span())
         };
         let deadline = tokio::time::sleep(self.0.services.settings.timeout);
         let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
@@ -449,6 +456,7 @@ impl Jobs {
         job.finished_at = Some(now);
         self.save_end(&job).await;
         self.0.services.metrics.job_ended(job.state, ran);
+        describe(&Span::current(), &job, live.meter.moved());
         self.log_end(&job);
         live.update(|record| *record = job);
     }
@@ -489,5 +497,41 @@ impl Jobs {
                 "Job {}", job.state
             ),
         }
+    }
+}
+
+/// The span of a job's run, below the request that made the job.
+fn job_span(live: &Live) -> Span {
+    let spec = live.spec();
+    let url = crate::source::url::redact(&spec.image_url);
+    let name = match &spec.volume {
+        Some(_) => "runJob",
+        None => "runCacheJob",
+    };
+    let span = tracing::error_span!(
+        target: traces::TARGET, "job", otel.name = name, job_id = %live.id,
+        correlation_id = spec.correlation_id.as_deref(), image_url = %url,
+        volume = spec.volume.as_ref().map(|volume| volume.name.as_str()),
+    );
+    traces::continue_from(&span, spec.traceparent.as_deref());
+    span
+}
+
+/// Says on a job's span how it ended.
+fn describe(span: &Span, job: &Job, moved: Moved) {
+    use traces::{attribute, number};
+    attribute(span, "job.status", Some(job.state.as_str()));
+    attribute(span, "job.attempts", Some(i64::from(job.attempts)));
+    attribute(span, "cache.hit", job.cache_hit);
+    attribute(span, "volume.path", job.volume_path.clone());
+    for (name, bytes) in [
+        ("bytes.read", moved.fetched_bytes),
+        ("bytes.written", moved.written_bytes),
+        ("bytes.zeroed", moved.zeroed_bytes),
+    ] {
+        attribute(span, name, Some(number(bytes)));
+    }
+    if let Some(failure) = &job.failure {
+        traces::failed(span, failure.error_type.clone(), failure.message.clone());
     }
 }

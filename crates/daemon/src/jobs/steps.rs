@@ -17,12 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lvp_api::{ErrorCode, ImageType, Sha256Digest, Stage};
+use lvp_api::{ErrorCode, ImageType, Sha256Digest, Stage, VolumeName};
 use lvp_image::copy::{Body, Copier, CopyOptions, PlannedImage, RateLimiter, Summary};
 use lvp_image::device::{Content, FileSize, Target};
 use lvp_image::plan::{ImageInfo, Planner};
 use lvp_image::source::FileSource;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use super::error::JobError;
 use super::live::Live;
@@ -32,6 +33,7 @@ use super::{Services, stop::StopReason};
 use crate::cache::{Follower, Lead, Lookup, Pin};
 use crate::source::{ImageUrl, ObjectMeta, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
+use crate::telemetry::traces;
 use crate::transfer::{self, Streamed};
 use crate::volume::{self, OpenVolume, Removed, Volume};
 
@@ -40,12 +42,20 @@ const MAX_CHANGES: u32 = 3;
 
 /// Runs a job to its end.
 pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError> {
-    Steps { services, live }.run().await
+    let span = Span::current();
+    let steps = Steps {
+        services,
+        live,
+        span,
+    };
+    steps.run().await
 }
 
 struct Steps<'a> {
     services: &'a Services,
     live: &'a Live,
+    /// The job's; those of its steps are below it.
+    span: Span,
 }
 
 impl Steps<'_> {
@@ -196,7 +206,7 @@ impl Steps<'_> {
                 )),
             }
         };
-        match written.await {
+        match self.traced(self.populate_span(&volume), written).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.roll_back(volume, error).await),
         }
@@ -215,8 +225,30 @@ impl Steps<'_> {
         self.write_cached(pin).await
     }
 
-    /// The one pass, and the comparison of what came with what should have come.
+    /// The one pass, in a span of its own.
     async fn download(
+        &self,
+        lead: &mut Lead,
+        copier: Option<Copier>,
+        sidecar: Option<Sha256Digest>,
+    ) -> Result<(Streamed, Sha256Digest), JobError> {
+        let span = tracing::error_span!(
+            target: traces::TARGET, parent: &self.span, "DownloadImageToPath"
+        );
+        let url = crate::source::url::redact(&self.live.spec().image_url);
+        traces::attribute(&span, "image.url", Some(url));
+        traces::attribute(&span, "path", Some(lead.path().display().to_string()));
+        for (name, bytes) in [
+            ("image.size", lead.object().size),
+            ("bytes.resumed", lead.durable_bytes()),
+        ] {
+            traces::attribute(&span, name, Some(traces::number(bytes)));
+        }
+        self.traced(span, self.receive(lead, copier, sidecar)).await
+    }
+
+    /// The one pass, and the comparison of what came with what should have come.
+    async fn receive(
         &self,
         lead: &mut Lead,
         copier: Option<Copier>,
@@ -295,7 +327,7 @@ impl Steps<'_> {
                 .await;
             self.finish(&volume, body, pin.digest()).await
         };
-        match written.await {
+        match self.traced(self.populate_span(&volume), written).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.roll_back(volume, error).await),
         }
@@ -352,9 +384,15 @@ impl Steps<'_> {
                 ));
             }
             None => {
-                volumes
-                    .create(&request.name, request.size_bytes, job)
-                    .await?
+                let span = self.volume_span("CreateVolume", &request.name);
+                let size = traces::number(request.size_bytes);
+                traces::attribute(&span, "volume.size", Some(size));
+                let created = async {
+                    Ok(volumes
+                        .create(&request.name, request.size_bytes, job)
+                        .await?)
+                };
+                self.traced(span, created).await?
             }
         };
         let path = volume.path.display().to_string();
@@ -423,7 +461,14 @@ impl Steps<'_> {
             return error;
         }
         let name = &volume.name;
-        match self.services.volumes.remove_created(name, self.live.id).await {
+        let span = self.volume_span("DeleteVolume", name);
+        let volumes = &self.services.volumes;
+        let removed = volumes.remove_created(name, self.live.id);
+        let removed = removed.instrument(span.clone()).await;
+        if let Ok(removed) = &removed {
+            traces::attribute(&span, "volume.removed", Some(*removed == Removed::Removed));
+        }
+        match removed {
             Ok(Removed::Removed | Removed::Absent) => {}
             Ok(Removed::Kept) => self.live.note(format!(
                 "Volume {name} was there before the job and is left not ready (its head is cleared): \
@@ -431,6 +476,7 @@ impl Steps<'_> {
             )),
             Err(cause) => {
                 let why = super::error::chain(&cause);
+                traces::failed(&span, "volume", why.clone());
                 tracing::error!(
                     component = "provisioner", job_id = %self.live.id, error = %why,
                     "A volume could not be rolled back"
@@ -475,6 +521,37 @@ impl Steps<'_> {
             // An estimate is worse next time; the job is none the worse for it.
             tracing::warn!(component = "storage", error = %error, "A measurement was not saved");
         }
+    }
+
+    fn populate_span(&self, volume: &Volume) -> Span {
+        let span = self.volume_span("PopulateVolume", &volume.name);
+        traces::attribute(
+            &span,
+            "volume.size",
+            Some(traces::number(volume.size_bytes)),
+        );
+        span
+    }
+
+    fn volume_span(&self, name: &'static str, volume: &VolumeName) -> Span {
+        let span = tracing::error_span!(
+            target: traces::TARGET, parent: &self.span, "volume", otel.name = name
+        );
+        traces::attribute(&span, "volume.name", Some(volume.to_string()));
+        span
+    }
+
+    /// Runs a step within its span, and says there why it failed.
+    async fn traced<T>(
+        &self,
+        span: Span,
+        step: impl Future<Output = Result<T, JobError>>,
+    ) -> Result<T, JobError> {
+        let result = step.instrument(span.clone()).await;
+        if let Err(error) = &result {
+            traces::failed(&span, error.error_type(), super::error::chain(error));
+        }
+        result
     }
 
     /// Waits for something unless the job is told to stop first.

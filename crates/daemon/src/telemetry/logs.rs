@@ -6,25 +6,31 @@
 
 use std::fmt;
 
+use opentelemetry_sdk::trace::SdkTracer;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::traces;
 use crate::clock;
 use crate::config::{LogFormat, Logging};
 
 /// What a line is attributed to when the code does not say.
 const DEFAULT_COMPONENT: &str = "daemon";
 
-/// Installs the log and a panic hook that writes to it. Call once.
-pub fn init(logging: &Logging) -> Result<(), tracing_subscriber::util::TryInitError> {
+/// Installs the log, what makes spans, and a panic hook that writes to the log. Call once.
+pub fn init(
+    logging: &Logging,
+    tracer: SdkTracer,
+) -> Result<(), tracing_subscriber::util::TryInitError> {
     // Libraries speak when something is wrong; our own crates at the configured level.
     let ours = ["provisioner", "libvirt_volume_provisioner", "lvp_image"];
     let directives = ours
@@ -36,7 +42,8 @@ pub fn init(logging: &Logging) -> Result<(), tracing_subscriber::util::TryInitEr
         .event_format(Lines(logging.format))
         .with_filter(filter);
     tracing_subscriber::registry()
-        .with(SpanFields)
+        .with(SpanFields.with_filter(filter_fn(traces::is_ours)))
+        .with(traces::layer(tracer).with_filter(filter_fn(traces::is_ours)))
         .with(lines)
         .try_init()?;
     std::panic::set_hook(Box::new(|panic| {
@@ -128,6 +135,15 @@ where
             }
         }
         event.record(&mut fields);
+        // Fields of the span for its exporter, not for lines.
+        fields.0.retain(|name, _| !name.starts_with("otel."));
+        if let Some((trace_id, span_id)) = context
+            .lookup_current()
+            .and_then(|span| traces::ids(&span.id()))
+        {
+            fields.0.insert("trace_id".to_owned(), trace_id.into());
+            fields.0.insert("span_id".to_owned(), span_id.into());
+        }
         let mut take = |name: &str| match fields.0.remove(name) {
             Some(Value::String(text)) => Some(text),
             _ => None,

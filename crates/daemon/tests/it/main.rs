@@ -12,3 +12,4 @@ mod one_device;
 mod provision;
 mod support;
 mod torture;
+mod traces;

@@ -1,0 +1,224 @@
+//! Traces: spans of requests and jobs, sent to a collector by OTLP over gRPC.
+//!
+//! ```text
+//! POST /api/v1/jobs            (server; continues the client's traceparent)
+//! '- runJob | runCacheJob      (begins when the job has a slot, may outlive the request)
+//!    |- DownloadImageToPath
+//!    |- CreateVolume
+//!    |- PopulateVolume         (in one pass it overlaps DownloadImageToPath)
+//!    '- DeleteVolume           (the rollback)
+//! ```
+//!
+//! A job keeps the `traceparent` of the request that made it in the database, so that a job that
+//! is taken up again after a restart stays in its trace.
+//!
+//! Spans are `tracing` spans; only fields that log lines carry as well are `tracing` fields, all
+//! else is set by [`OpenTelemetrySpanExt::set_attribute`]. Without a collector, spans exist all the
+//! same: their ids correlate log lines. With one, a thread of its own sends them in batches from
+//! a bounded queue; while the collector is down or slow, spans are dropped and nobody waits.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use opentelemetry::trace::{
+    SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+    TracerProvider as _,
+};
+use opentelemetry::{Context, Value};
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithTonicConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+use tracing::span::Id;
+use tracing::{Metadata, Span, Subscriber};
+use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt as _, get_otel_context};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::config::Tracing;
+
+/// Target of the spans that are exported. They are made at the highest level, so that whatever
+/// `logging.level` is, the lines within them carry their fields.
+pub const TARGET: &str = "provisioner::trace";
+
+/// Longest time that one batch may take.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest time that the end of the daemon waits for the last spans.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The way of spans out of the process.
+#[derive(Debug)]
+pub struct Traces {
+    provider: SdkTracerProvider,
+}
+
+impl Traces {
+    /// Connects to nothing yet. Must be called within a runtime, which carries the export.
+    pub fn new(config: &Tracing) -> anyhow::Result<Self> {
+        let resource = Resource::builder()
+            .with_service_name(config.service_name.clone())
+            .with_attribute(opentelemetry::KeyValue::new(
+                "service.version",
+                env!("CARGO_PKG_VERSION"),
+            ))
+            .build();
+        // A client that samples its request gets the whole trace, whatever the rate here is.
+        let sampler =
+            Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sampling_rate)));
+        let mut provider = SdkTracerProvider::builder()
+            .with_resource(resource)
+            .with_sampler(sampler);
+        if let Some(endpoint) = &config.endpoint {
+            let mut exporter = SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint)
+                .with_timeout(EXPORT_TIMEOUT);
+            if endpoint.starts_with("https://") {
+                exporter = exporter.with_tls_config(ClientTlsConfig::new().with_native_roots());
+            }
+            let exporter = exporter
+                .build()
+                .with_context(|| format!("tracing.endpoint {endpoint} cannot be used"))?;
+            provider = provider.with_batch_exporter(exporter);
+        }
+        Ok(Self {
+            provider: provider.build(),
+        })
+    }
+
+    /// What makes spans.
+    pub fn tracer(&self) -> SdkTracer {
+        self.provider.tracer(env!("CARGO_PKG_NAME"))
+    }
+
+    /// Sends what is left, for a moment at most. Blocks; the runtime must still run.
+    pub fn flush(&self) {
+        // A collector that is down is no reason to end badly: its operator sees the gap.
+        self.provider.shutdown_with_timeout(FLUSH_TIMEOUT).ok();
+    }
+}
+
+/// What turns `tracing` spans into exported ones: nothing but what was asked for.
+pub(super) fn layer<S>(tracer: SdkTracer) -> OpenTelemetryLayer<S, SdkTracer>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    tracing_opentelemetry::layer()
+        .with_tracer(tracer)
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+}
+
+/// Whether a span is one of ours.
+pub(super) fn is_ours(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target() == TARGET
+}
+
+/// Trace and span of a `tracing` span, for log lines within it.
+pub(super) fn ids(span: &Id) -> Option<(String, String)> {
+    let context = tracing::dispatcher::get_default(|dispatch| get_otel_context(span, dispatch))?;
+    let span = context.span();
+    let context = span.span_context();
+    let ids = (
+        context.trace_id().to_string(),
+        context.span_id().to_string(),
+    );
+    context.is_valid().then_some(ids)
+}
+
+/// Makes a span the child of the context in a W3C `traceparent` header; a malformed one is as
+/// good as none (W3C Trace Context, section 3.2.4).
+pub fn continue_from(span: &Span, traceparent: Option<&str>) {
+    if let Some(remote) = traceparent.and_then(parse) {
+        // Fails only for a span that was entered before, and these were just made.
+        let parent = Context::new().with_remote_span_context(remote);
+        span.set_parent(parent).ok();
+    }
+}
+
+/// The `traceparent` that makes others children of the span around the caller.
+pub fn current_traceparent() -> Option<String> {
+    let context = Span::current().context();
+    let context = context.span().span_context().clone();
+    context.is_valid().then(|| {
+        format!(
+            "00-{}-{}-{:02x}",
+            context.trace_id(),
+            context.span_id(),
+            context.trace_flags().to_u8()
+        )
+    })
+}
+
+/// Sets an attribute; one without a value is left out.
+pub fn attribute(span: &Span, name: &'static str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        span.set_attribute(name, value);
+    }
+}
+
+/// Marks a span as failed.
+pub fn failed(span: &Span, error_type: impl Into<Value>, message: String) {
+    span.set_attribute("error.type", error_type);
+    span.set_status(Status::error(message));
+}
+
+/// A number as an attribute; those have 63 bits.
+pub fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Version 00 of `traceparent`; of a later version the same fields (section 3.2.2).
+fn parse(header: &str) -> Option<SpanContext> {
+    let mut parts = header.trim().split('-');
+    let [version, trace, span, flags] =
+        [parts.next()?, parts.next()?, parts.next()?, parts.next()?];
+    let hex = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let known = match version {
+        "00" => parts.next().is_none(),
+        "ff" => false,
+        version => hex(version, 2),
+    };
+    if !known || !hex(trace, 32) || !hex(span, 16) || !hex(flags, 2) {
+        return None;
+    }
+    let context = SpanContext::new(
+        TraceId::from_hex(trace).ok()?,
+        SpanId::from_hex(span).ok()?,
+        TraceFlags::new(u8::from_str_radix(flags, 16).ok()?),
+        true,
+        TraceState::NONE,
+    );
+    context.is_valid().then_some(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_is_read_by_the_letter_of_the_standard() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let good = parse(&format!("00-{trace}-00f067aa0ba902b7-01")).expect("it is one");
+        assert_eq!(good.trace_id().to_string(), trace);
+        assert!(good.is_sampled() && good.is_remote());
+        assert!(parse(&format!("01-{trace}-00f067aa0ba902b7-00-more")).is_some());
+        for bad in [
+            "",
+            "00",
+            &format!("00-{trace}-00f067aa0ba902b7"),
+            &format!("00-{trace}-00f067aa0ba902b7-01-more"),
+            &format!("ff-{trace}-00f067aa0ba902b7-01"),
+            &format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()),
+            &format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            &format!("00-{trace}-{}-01", "0".repeat(16)),
+            &format!("00-{trace}-00f067aa0ba902b7-xx"),
+        ] {
+            assert!(parse(bad).is_none(), "{bad}");
+        }
+    }
+}

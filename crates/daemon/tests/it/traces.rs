@@ -1,0 +1,322 @@
+//! Traces, as a collector gets them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lvp_api::JobState;
+use lvp_testkit::daemon::{Daemon, wait_for};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::support::{MIB, World, image};
+
+/// An OTLP receiver: gRPC by the standard's own definitions.
+struct Collector {
+    address: SocketAddr,
+    received: Received,
+    _server: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone, Default)]
+struct Received {
+    requests: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+}
+
+#[tonic::async_trait]
+impl TraceService for Received {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.push(request.into_inner());
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it has an address");
+        let received = Received::default();
+        let service = TraceServiceServer::new(received.clone());
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let server = tokio::spawn(async move {
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming)
+                .await
+                .expect("the collector serves");
+        });
+        Self {
+            address,
+            received,
+            _server: AbortOnDropHandle::new(server),
+        }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn requests(&self) -> Vec<ExportTraceServiceRequest> {
+        let requests = self.received.requests.lock();
+        requests.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        let resources = self.requests().into_iter().flat_map(|r| r.resource_spans);
+        let scopes = resources.flat_map(|resource| resource.scope_spans);
+        scopes.flat_map(|scope| scope.spans).collect()
+    }
+
+    /// The one span of this name, once it is there.
+    async fn span(&self, name: &str) -> Span {
+        wait_for(name, async || {
+            self.spans().into_iter().find(|span| span.name == name)
+        })
+        .await
+    }
+}
+
+/// A span's attributes as texts.
+fn attributes(span: &Span) -> BTreeMap<String, String> {
+    let text = |value: Value| match value {
+        Value::StringValue(text) => text,
+        Value::IntValue(number) => number.to_string(),
+        Value::BoolValue(yes) => yes.to_string(),
+        other => format!("{other:?}"),
+    };
+    span.attributes
+        .iter()
+        .filter_map(|attribute| {
+            let value = attribute.value.clone()?.value?;
+            Some((attribute.key.clone(), text(value)))
+        })
+        .collect()
+}
+
+/// Posts a job within the trace of a client.
+async fn provision_within(daemon: &Daemon, url: &str, volume: &str, traceparent: &str) -> String {
+    let body = json!({
+        "image_url": url, "volume_name": volume, "volume_size_bytes": 64 * MIB,
+        "correlation_id": "provision-vm-001",
+    });
+    let answer = reqwest::Client::new()
+        .post(format!("{}/api/v1/jobs", daemon.url()))
+        .header("traceparent", traceparent)
+        .json(&body)
+        .send()
+        .await
+        .expect("the daemon answers");
+    assert_eq!(answer.status(), 202);
+    let accepted: lvp_api::JobAccepted = answer.json().await.expect("it is JSON");
+    accepted.job_id.to_string()
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CLIENT_SPAN: &str = "00f067aa0ba902b7";
+
+#[tokio::test]
+async fn a_job_is_one_trace_from_the_clients_span_to_the_volumes() {
+    let collector = Collector::start().await;
+    let world = World::new()
+        .await
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+        .with("OTEL_SERVICE_NAME", "provisioner-under-test");
+    let url = world.put("debian.qcow2", &image(64 * MIB, 40, 31).build());
+    let daemon = world.start();
+    let traceparent = format!("00-{TRACE}-{CLIENT_SPAN}-01");
+    let job = provision_within(&daemon, &url, "vm-1", &traceparent).await;
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    let scrape = daemon.call("GET", "/metrics", None).await;
+    assert_eq!(scrape.expect("it answers").status, 200);
+
+    // The last span to end, so that all others came before.
+    let run = collector.span("runJob").await;
+    let server = collector.span("POST /api/v1/jobs").await;
+    let download = collector.span("DownloadImageToPath").await;
+    let create = collector.span("CreateVolume").await;
+    let populate = collector.span("PopulateVolume").await;
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    for span in [&server, &run, &download, &create, &populate] {
+        assert_eq!(hex(&span.trace_id), TRACE, "{span:?}");
+    }
+    assert_eq!(hex(&server.parent_span_id), CLIENT_SPAN);
+    assert_eq!(server.kind(), SpanKind::Server);
+    assert_eq!(run.parent_span_id, server.span_id);
+    for span in [&download, &create, &populate] {
+        assert_eq!(span.parent_span_id, run.span_id, "{span:?}");
+    }
+    assert!(run.end_time_unix_nano > server.end_time_unix_nano);
+
+    let server = attributes(&server);
+    assert_eq!(server["http.route"], "/api/v1/jobs");
+    assert_eq!(server["http.response.status_code"], "202");
+    let run = attributes(&run);
+    assert_eq!(run["job_id"], job);
+    assert_eq!(run["correlation_id"], "provision-vm-001");
+    assert_eq!(run["image_url"], url);
+    assert_eq!(run["volume"], "vm-1");
+    assert_eq!(run["job.status"], "completed");
+    assert_eq!(run["cache.hit"], "false");
+    let size = image(64 * MIB, 40, 31).build().len().to_string();
+    assert_eq!(run["bytes.read"], size);
+    assert_eq!(attributes(&download)["image.size"], size);
+    assert_eq!(attributes(&create)["volume.name"], "vm-1");
+    assert_eq!(attributes(&populate)["volume.size"], (64 * MIB).to_string());
+    let names: Vec<String> = collector.spans().into_iter().map(|s| s.name).collect();
+    assert!(
+        !names.iter().any(|name| name.contains("metrics")),
+        "{names:?}"
+    );
+    let resource = collector.requests()[0].resource_spans[0].resource.clone();
+    let service = resource.expect("there is a resource").attributes;
+    assert!(format!("{service:?}").contains("provisioner-under-test"));
+
+    // The lines of the job lead to its trace.
+    let lines = daemon.log();
+    let line = lines.iter().find(|line| line["message"] == "Job started");
+    let line = line.expect("the job's start is logged");
+    assert_eq!(line["trace_id"], TRACE, "{line}");
+    assert_eq!(line["job_id"], job, "{line}");
+    assert_eq!(line["span_id"].as_str().map(str::len), Some(16), "{line}");
+}
+
+#[tokio::test]
+async fn a_failed_job_says_so_on_its_spans_and_the_rollback_is_one() {
+    let collector = Collector::start().await;
+    let world = World::new()
+        .await
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint());
+    let url = world.put("wrong.qcow2", &image(32 * MIB, 20, 32).build());
+    world
+        .s3
+        .objects()
+        .put("images", "wrong.qcow2.sha256", "0".repeat(64).as_bytes())
+        .expect("the sidecar is written");
+    let daemon = world.start();
+    let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Failed);
+    for name in ["runJob", "DownloadImageToPath", "PopulateVolume"] {
+        let span = collector.span(name).await;
+        let status = span.status.clone().expect("it has a status");
+        assert_eq!(status.code(), StatusCode::Error, "{span:?}");
+        assert!(status.message.contains("SHA-256"), "{span:?}");
+        assert_eq!(attributes(&span)["error.type"], "digest_mismatch");
+    }
+    let delete = attributes(&collector.span("DeleteVolume").await);
+    assert_eq!(delete["volume.removed"], "true");
+    let answer = daemon
+        .submit("/api/v1/cache/fetch", json!({ "image_url": url }))
+        .await
+        .expect("it is accepted");
+    daemon.ended(&answer).await.expect("it ends");
+    collector.span("runCacheJob").await;
+}
+
+#[tokio::test]
+async fn a_job_that_goes_on_after_a_restart_stays_in_its_trace() {
+    let collector = Collector::start().await;
+    let world = World::new()
+        .await
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+        .with("MINIO_MAX_READ_BYTES_PER_SEC", "1M");
+    let url = world.put("slow.qcow2", &image(64 * MIB, 60, 33).build());
+    let daemon = world.start();
+    let traceparent = format!("00-{TRACE}-{CLIENT_SPAN}-01");
+    let job = provision_within(&daemon, &url, "vm", &traceparent).await;
+    wait_for("the job to run", async || {
+        let status = daemon.status(&job).await.ok()?;
+        (status.status == JobState::Running).then_some(())
+    })
+    .await;
+    daemon.kill().expect("it is killed");
+    let daemon = world.start();
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    let run = collector.span("runJob").await;
+    let trace: String = run.trace_id.iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(trace, TRACE);
+    assert_eq!(attributes(&run)["job.attempts"], "2");
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_or_silent_delays_neither_a_job_nor_the_end() {
+    // One that refuses, one that accepts and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let silent_endpoint = format!("http://{}", silent.local_addr().expect("an address"));
+    for endpoint in ["http://127.0.0.1:1", &silent_endpoint] {
+        let world = World::new()
+            .await
+            .with("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+        let url = world.put("a.qcow2", &image(32 * MIB, 20, 34).build());
+        let daemon = world.start();
+        let started = Instant::now();
+        let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
+        let status = daemon.ended(&job).await.expect("it ends");
+        assert_eq!(status.status, JobState::Completed, "{status:?}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{endpoint}");
+        let stopped = Instant::now();
+        daemon.signal("TERM").expect("it is told");
+        let status = daemon.wait().expect("it ends");
+        assert!(status.success(), "{status}");
+        assert!(stopped.elapsed() < Duration::from_secs(8), "{endpoint}");
+    }
+}
+
+// Waiting for the daemon's end blocks a thread; the collector has another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_spans_are_sent_before_the_daemon_ends() {
+    let collector = Collector::start().await;
+    let world = World::new()
+        .await
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint());
+    let daemon = world.start();
+    daemon
+        .call("GET", "/health", None)
+        .await
+        .expect("it answers");
+    daemon.signal("TERM").expect("it is told");
+    assert!(daemon.wait().expect("it ends").success());
+    let names: Vec<String> = collector.spans().into_iter().map(|s| s.name).collect();
+    assert!(names.contains(&"GET /health".to_owned()), "{names:?}");
+}
+
+// Waiting for the daemon's end blocks a thread; the collector has another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_sent_when_traces_are_turned_off_or_sampled_away() {
+    let collector = Collector::start().await;
+    for (name, value) in [
+        ("OTEL_TRACES_EXPORTER", "none"),
+        ("TRACING_SAMPLING_RATE", "0"),
+    ] {
+        let world = World::new()
+            .await
+            .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+            .with(name, value);
+        let daemon = world.start();
+        daemon
+            .call("GET", "/health", None)
+            .await
+            .expect("it answers");
+        daemon.signal("TERM").expect("it is told");
+        assert!(daemon.wait().expect("it ends").success());
+        assert_eq!(collector.spans().len(), 0, "{name}");
+    }
+}
