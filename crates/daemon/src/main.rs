@@ -8,8 +8,10 @@ use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
 use provisioner::demo::DemoArgs;
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
 use provisioner::serve::{Daemon, Ended};
+use provisioner::telemetry::logfile::LogFile;
 use provisioner::telemetry::logs;
 use provisioner::telemetry::traces::Traces;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Puts VM images from object storage onto volumes of this host.
 #[derive(Debug, Parser)]
@@ -103,7 +105,10 @@ fn serve(args: &ServeArgs) -> ExitCode {
         let within = runtime.enter();
         let traces = Traces::new(&config.tracing)?;
         drop(within);
-        logs::init(&config.logging, traces.tracer())?;
+        let file = logs::init(&config.logging, traces.tracer())?;
+        if let Some(file) = file {
+            runtime.spawn(reopen_on_hangup(file));
+        }
         Ok((runtime, traces))
     });
     let (runtime, traces) = match started {
@@ -131,6 +136,24 @@ fn serve(args: &ServeArgs) -> ExitCode {
                 "Cannot go on"
             );
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// For logrotate: SIGHUP tells that the file was moved away.
+async fn reopen_on_hangup(file: LogFile) {
+    // Without the signal there is no rotation; the log itself works.
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        tracing::warn!(component = "daemon", "SIGHUP cannot be received");
+        return;
+    };
+    while hangup.recv().await.is_some() {
+        match file.reopen() {
+            Ok(()) => tracing::info!(component = "daemon", "Log file opened anew"),
+            Err(error) => {
+                let error = error.to_string();
+                tracing::error!(component = "daemon", error, "The log file cannot be opened");
+            }
         }
     }
 }

@@ -361,6 +361,13 @@ pub const KEYS: &[Key] = &[
         "json",
         "Form of a line",
     ),
+    key(
+        "logging.file",
+        &["LOG_FILE"],
+        Kind::Path,
+        "",
+        "File that lines are written to as well; opened anew on SIGHUP",
+    ),
 ];
 
 /// Keys of the Go program that no longer mean anything: accepted with a warning.

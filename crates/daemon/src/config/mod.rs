@@ -179,6 +179,8 @@ pub struct Logging {
     pub level: String,
     /// JSON or text.
     pub format: LogFormat,
+    /// File that lines are written to as well.
+    pub file: Option<PathBuf>,
 }
 
 /// Form of a log line.
@@ -272,6 +274,7 @@ impl Config {
                     "text" => LogFormat::Text,
                     _ => LogFormat::Json,
                 },
+                file: settings.optional_path("logging.file"),
             },
         };
         config.check()?;

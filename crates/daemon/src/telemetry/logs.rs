@@ -14,11 +14,13 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::logfile::LogFile;
 use super::traces;
 use crate::clock;
 use crate::config::{LogFormat, Logging};
@@ -26,19 +28,22 @@ use crate::config::{LogFormat, Logging};
 /// What a line is attributed to when the code does not say.
 const DEFAULT_COMPONENT: &str = "daemon";
 
-/// Installs the log, what makes spans, and a panic hook that writes to the log. Call once.
-pub fn init(
-    logging: &Logging,
-    tracer: SdkTracer,
-) -> Result<(), tracing_subscriber::util::TryInitError> {
+/// Installs the log, what makes spans, and a panic hook that writes to the log. Call once. Returns the
+/// log's file, if there is one.
+pub fn init(logging: &Logging, tracer: SdkTracer) -> anyhow::Result<Option<LogFile>> {
     // Libraries speak when something is wrong; our own crates at the configured level.
     let ours = ["provisioner", "libvirt_volume_provisioner", "lvp_image"];
     let directives = ours
         .map(|name| format!("{name}={}", logging.level))
         .join(",");
     let filter = EnvFilter::new(format!("warn,{directives}"));
+    let file = logging.file.as_deref().map(LogFile::open).transpose()?;
+    let writer = match file.clone() {
+        Some(file) => BoxMakeWriter::new(std::io::stderr.and(file)),
+        None => BoxMakeWriter::new(std::io::stderr),
+    };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .event_format(Lines(logging.format))
         .with_filter(filter);
     tracing_subscriber::registry()
@@ -56,7 +61,7 @@ pub fn init(
             "A part of the daemon broke off"
         );
     }));
-    Ok(())
+    Ok(file)
 }
 
 /// Keeps each span's fields, so that the lines within it carry them.

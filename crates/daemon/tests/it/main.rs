@@ -6,6 +6,7 @@ mod block;
 mod cache;
 mod crash;
 mod jobs;
+mod logs;
 mod lvm;
 mod metrics;
 mod one_device;

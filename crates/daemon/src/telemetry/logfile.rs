@@ -1,0 +1,66 @@
+//! The log's file, beside standard error: opened anew when it was moved away.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// A file that lines are appended to. Clones write to the same file.
+#[derive(Debug, Clone)]
+pub struct LogFile {
+    path: PathBuf,
+    file: Arc<Mutex<File>>,
+}
+
+impl LogFile {
+    /// Opens the file for appending, making it when absent.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let file = append(path)
+            .with_context(|| format!("Cannot open the log {} (logging.file)", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: Arc::new(Mutex::new(file)),
+        })
+    }
+
+    /// Opens the file of the same name again. When that fails, lines go on to the old one.
+    pub fn reopen(&self) -> io::Result<()> {
+        let file = append(&self.path)?;
+        *self.lock() = file;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, File> {
+        // A file handle that no panic can leave half-changed.
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+impl<'a> MakeWriter<'a> for LogFile {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line(self.lock())
+    }
+}
+
+/// The file while one line is written, so that lines do not mix.
+#[derive(Debug)]
+pub struct Line<'a>(MutexGuard<'a, File>);
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
