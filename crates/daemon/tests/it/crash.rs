@@ -33,6 +33,11 @@ async fn a_job_that_was_running_is_taken_up_again_and_goes_on_where_the_disk_end
         .provision(&url, "vm", 256 * MIB)
         .await
         .expect("it is accepted");
+    // Which of two jobs that start together fetches for both is a matter of chance.
+    wait_for("the first job to lead", async || {
+        world.home.volume("vm").exists().then_some(())
+    })
+    .await;
     let waiting = daemon
         .provision(&url, "vm-2", 256 * MIB)
         .await
