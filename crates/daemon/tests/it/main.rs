@@ -5,6 +5,7 @@ mod bad_input;
 mod block;
 mod cache;
 mod crash;
+mod deploy;
 mod jobs;
 mod logs;
 mod lvm;

@@ -1,7 +1,9 @@
 //! Metrics, as a scraper reads them: each is moved by the event that it counts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::Stdio;
 
 use lvp_api::JobState;
@@ -120,7 +122,7 @@ async fn a_miss_and_a_hit_move_what_they_should_and_by_how_much() {
         assert!(miss.get(&series) > 0.0, "{series}:\n{}", miss.text);
     }
     let written = miss.get(r#"transferred_bytes_total{direction="written"}"#);
-    assert!(written >= (40 * 65536) as f64, "{written}");
+    assert!(written >= f64::from(40 * 65536), "{written}");
     let created = r#"requests_total{method="POST",endpoint="/api/v1/jobs",status="202"}"#;
     assert_moved(&start, &miss, &[(created, 1.0)]);
     let saved = r#"storage_operations_total{operation="create_job",result="success"}"#;
@@ -507,4 +509,24 @@ async fn metrics_can_be_turned_off() {
         .await
         .expect("it answers");
     assert_eq!(answer.status, 404, "{answer:?}");
+}
+
+#[test]
+fn the_docs_hold_every_metric() {
+    const BEGIN: &str = "<!-- metrics begin -->\n";
+    const END: &str = "<!-- metrics end -->\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/monitoring.md");
+    let page = fs::read_to_string(&path).expect("the page is there");
+    let (before, rest) = page.split_once(BEGIN).expect("the table has a beginning");
+    let (_, after) = rest.split_once(END).expect("the table has an end");
+    let table = provisioner::telemetry::metrics::catalogue::markdown();
+    let expected = format!("{before}{BEGIN}\n{table}\n{END}{after}");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, &expected).expect("it is written");
+    }
+    let committed = fs::read_to_string(&path).expect("the page is there");
+    assert_eq!(
+        committed, expected,
+        "docs/monitoring.md is old: run ./dev docs"
+    );
 }
