@@ -140,8 +140,14 @@ impl Home {
             http: reqwest::Client::new(),
         };
         let deadline = Instant::now() + DEADLINE;
-        let listening = |line: &Value| {
-            (line["message"] == "Listening").then(|| line["address"].as_str().map(str::to_owned))?
+        let listening = |line: &Value| match line {
+            // The log as text.
+            Value::String(text) => {
+                let (_, address) = text.split_once("Listening (address=")?;
+                address.split([',', ')']).next().map(str::to_owned)
+            }
+            line if line["message"] == "Listening" => line["address"].as_str().map(str::to_owned),
+            _ => None,
         };
         while daemon.base.is_empty() {
             if let Some(address) = daemon.log().iter().find_map(listening) {

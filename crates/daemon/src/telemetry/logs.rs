@@ -1,7 +1,7 @@
 //! Log lines: one JSON object or one sentence each.
 //!
-//! JSON: `timestamp`, `level`, `component`, `message`, then the event's fields, of which those of
-//! the spans around it (such as `job_id`) are part. Text:
+//! JSON: `timestamp`, `level`, `component`, the ids ([`IDS`]), `message`, then the event's other
+//! fields, of which those of the spans around it (such as `image_url`) are part. Text:
 //! `TIMESTAMP [LEVEL] component: message (key=value, ...)`.
 
 use std::fmt;
@@ -27,6 +27,9 @@ use crate::config::{LogFormat, Logging};
 
 /// What a line is attributed to when the code does not say.
 const DEFAULT_COMPONENT: &str = "daemon";
+
+/// What a line belongs to: before everything else that it has, so that people find it.
+const IDS: [&str; 4] = ["trace_id", "span_id", "job_id", "correlation_id"];
 
 /// Installs the log, what makes spans, and a panic hook that writes to the log. Call once. Returns the
 /// log's file, if there is one.
@@ -174,31 +177,43 @@ struct Line {
 }
 
 impl Line {
-    fn json(self, mut writer: Writer<'_>) -> fmt::Result {
-        let mut object = Map::new();
-        object.insert("timestamp".to_owned(), clock::now_text().into());
-        object.insert(
-            "level".to_owned(),
-            self.level.as_str().to_ascii_lowercase().into(),
-        );
-        object.insert("component".to_owned(), self.component.into());
-        object.insert("message".to_owned(), self.message.into());
-        object.extend(self.fields);
-        writeln!(writer, "{}", Value::Object(object))
+    /// The ids that the line has, taken out of its fields.
+    fn take_ids(&mut self) -> Vec<(String, Value)> {
+        let take = |name: &str| self.fields.remove_entry(name);
+        IDS.into_iter().filter_map(take).collect()
     }
 
-    fn text(self, mut writer: Writer<'_>) -> fmt::Result {
+    fn json(mut self, mut writer: Writer<'_>) -> fmt::Result {
+        let timestamp = Value::from(clock::now_text());
+        let level = self.level.as_str().to_ascii_lowercase();
+        let (level, component) = (Value::from(level), Value::from(self.component.as_str()));
+        write!(
+            writer,
+            r#"{{"timestamp":{timestamp},"level":{level},"component":{component}"#
+        )?;
+        let mut pairs = self.take_ids();
+        pairs.push(("message".to_owned(), self.message.into()));
+        pairs.extend(self.fields);
+        for (name, value) in pairs {
+            write!(writer, ",{}:{value}", Value::from(name))?;
+        }
+        writer.write_str("}\n")
+    }
+
+    fn text(mut self, mut writer: Writer<'_>) -> fmt::Result {
         let timestamp = clock::now_text();
         write!(writer, "{timestamp} [{}] {}: ", self.level, self.component)?;
         // One line stays one line, whatever an error quotes.
         write!(writer, "{}", self.message.replace('\n', " "))?;
-        for (index, (name, value)) in self.fields.iter().enumerate() {
+        let mut pairs = self.take_ids();
+        pairs.extend(self.fields);
+        for (index, (name, value)) in pairs.iter().enumerate() {
             writer.write_str(if index == 0 { " (" } else { ", " })?;
             match value {
                 Value::String(text) => write!(writer, "{name}={}", text.replace('\n', " "))?,
                 value => write!(writer, "{name}={value}")?,
             }
         }
-        writer.write_str(if self.fields.is_empty() { "\n" } else { ")\n" })
+        writer.write_str(if pairs.is_empty() { "\n" } else { ")\n" })
     }
 }

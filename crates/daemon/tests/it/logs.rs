@@ -42,6 +42,50 @@ async fn every_line_within_a_job_leads_to_the_job_and_its_trace() {
 }
 
 #[tokio::test]
+async fn a_line_has_the_form_of_the_guide_in_json_and_in_text() {
+    let json = [
+        "{\"timestamp\":\"",
+        "\"level\":\"info\"",
+        "\"component\":\"provisioner\"",
+        "\"trace_id\":",
+        "\"span_id\":",
+        "\"job_id\":",
+        "\"correlation_id\":\"c-1\"",
+        "\"message\":\"Job started\"",
+        "\"image_url\":",
+    ];
+    let text = [
+        "Z [INFO] provisioner: Job started (trace_id=",
+        ", span_id=",
+        ", job_id=",
+        ", correlation_id=c-1, image_url=",
+    ];
+    for (format, parts) in [("json", &json[..]), ("text", &text[..])] {
+        let world = World::new().await;
+        let path = world.home.path().join("log");
+        let url = world.put("a.qcow2", &image(32 * MIB, 4, 53).build());
+        let world = world.with("LOG_FILE", &path.display().to_string());
+        let world = world.with("LOG_FORMAT", format);
+        let daemon = world.start();
+        let body = json!({
+            "image_url": url, "volume_name": "vm", "volume_size_bytes": 32 * MIB,
+            "correlation_id": "c-1",
+        });
+        let job = daemon.submit("/api/v1/jobs", body).await.expect("a job");
+        daemon.ended(&job).await.expect("it ends");
+        let log = fs::read_to_string(&path).expect("there is a log");
+        let line = log.lines().find(|line| line.contains("Job started"));
+        let mut rest = line.expect("the start is logged");
+        for part in parts {
+            let (_, after) = rest.split_once(part).unwrap_or_else(|| {
+                panic!("{part:?} is not where it should be: {line:?}");
+            });
+            rest = after;
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_file_has_the_lines_too_and_is_opened_anew_on_sighup() {
     let world = World::new().await;
     let (path, moved) = (
