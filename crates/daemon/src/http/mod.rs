@@ -22,6 +22,7 @@ use axum::routing::{delete, get, post};
 use lvp_api::{ErrorCode, routes};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::access::{self, Access};
 use crate::dependencies::Dependencies;
 use crate::jobs::Jobs;
 use error::ApiError;
@@ -33,6 +34,8 @@ pub use openapi::document as openapi_document;
 pub struct App {
     /// All jobs, and what they work with.
     pub jobs: Jobs,
+    /// Who gets in.
+    pub access: Arc<Access>,
     /// What the probes found.
     pub dependencies: Arc<Dependencies>,
     /// When the daemon started.
@@ -68,6 +71,7 @@ pub fn router(app: App) -> Router {
         .route(routes::DOCS, get(openapi::docs))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(middleware::from_fn_with_state(app.clone(), access::guard))
         .layer(CatchPanicLayer::custom(panicked))
         // Outermost, so that a request that broke off is counted too.
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))

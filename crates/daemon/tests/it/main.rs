@@ -1,5 +1,6 @@
 //! The daemon as operators meet it: the real binary as a process, a real S3 server, real files.
 
+mod access;
 mod api;
 mod bad_input;
 mod block;
