@@ -12,6 +12,7 @@ pub mod dependencies;
 pub mod http;
 pub mod image_cmd;
 pub mod jobs;
+pub mod libvirt;
 pub mod net;
 pub mod secret;
 pub mod serve;

@@ -18,12 +18,13 @@ use crate::config::{Config, StaleData, Volumes as VolumesConfig};
 use crate::dependencies::Dependencies;
 use crate::http::{App, router};
 use crate::jobs::{JobSettings, Jobs, Services};
+use crate::libvirt::{self, Hypervisor};
 use crate::net;
 use crate::source::{self, Source};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::volume::dir;
-use crate::volume::{NoLibvirt, Volumes, lvm};
+use crate::volume::{InUse, NoLibvirt, Volumes, lvm};
 
 /// A daemon that listens and has not begun to serve.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Daemon {
     /// Opens everything and listens. No job runs yet.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let started = Instant::now();
-        let services = services(&config)?;
+        let services = services(&config).await?;
         let jobs = Jobs::new(services);
         let access = Arc::new(Access::load(&config.server)?);
         let address = address(&config, &access)?;
@@ -173,7 +174,15 @@ async fn tidy(app: App, config: Config, stop: CancellationToken) {
     }
 }
 
-fn services(config: &Config) -> anyhow::Result<Services> {
+async fn services(config: &Config) -> anyhow::Result<Services> {
+    let hypervisor = match config.libvirt.enabled {
+        true => Some(libvirt::connect(&config.libvirt.uri)?),
+        false => None,
+    };
+    let in_use: Arc<dyn InUse> = match &hypervisor {
+        Some(hypervisor) => hypervisor.clone(),
+        None => Arc::new(NoLibvirt),
+    };
     let metrics = Arc::new(Metrics::new(
         config.libvirt.max_concurrent,
         config.cache.max_size_bytes,
@@ -181,17 +190,15 @@ fn services(config: &Config) -> anyhow::Result<Services> {
     let store = Store::open(&config.server.db_path, Arc::clone(&metrics) as _)?;
     let source = Source::new(&source::Settings::from(&config.minio))?;
     let cache = CacheSettings {
-        dir: cache_dir(config)?,
+        dir: cache_dir(config, hypervisor.as_deref()).await?,
         max_age: config.cache.max_age,
         max_size_bytes: config.cache.max_size_bytes,
         min_free_bytes: config.cache.min_free_bytes,
     };
     let cache = Cache::open(cache, store.clone())?;
     let volumes: Arc<dyn Volumes> = match &config.volumes {
-        VolumesConfig::Dir(directory) => {
-            Arc::new(dir::Dir::new(directory.clone(), Arc::new(NoLibvirt)))
-        }
-        VolumesConfig::Lvm => Arc::new(lvm::Lvm::new(lvm_settings(config), Arc::new(NoLibvirt))?),
+        VolumesConfig::Dir(directory) => Arc::new(dir::Dir::new(directory.clone(), in_use)),
+        VolumesConfig::Lvm => Arc::new(lvm::Lvm::new(lvm_settings(config), in_use)?),
     };
     let settings = JobSettings {
         max_concurrent: config.libvirt.max_concurrent,
@@ -210,6 +217,7 @@ fn services(config: &Config) -> anyhow::Result<Services> {
         source,
         cache,
         volumes,
+        hypervisor,
         store,
         metrics,
         doubt: Arc::default(),
@@ -226,13 +234,18 @@ fn lvm_settings(config: &Config) -> lvm::Settings {
     }
 }
 
-fn cache_dir(config: &Config) -> anyhow::Result<PathBuf> {
-    match &config.cache.dir {
-        Some(dir) => Ok(dir.clone()),
-        None => anyhow::bail!(
-            "cache.dir is not set, and this build cannot ask libvirt for the path of pool {}: set cache.dir",
-            config.libvirt.pool
-        ),
+/// The configured directory, or else the libvirt pool's.
+async fn cache_dir(
+    config: &Config,
+    hypervisor: Option<&dyn Hypervisor>,
+) -> anyhow::Result<PathBuf> {
+    match (&config.cache.dir, hypervisor) {
+        (Some(dir), _) => Ok(dir.clone()),
+        (None, Some(hypervisor)) => hypervisor
+            .pool_directory(&config.libvirt.pool)
+            .await
+            .context("The cache's directory cannot be had from libvirt (cache.dir is not set)"),
+        (None, None) => anyhow::bail!("cache.dir is needed when libvirt.enabled is false"),
     }
 }
 

@@ -9,6 +9,7 @@ mod jobs;
 mod metrics;
 mod openapi;
 mod request;
+mod upload;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use lvp_api::{ErrorCode, routes};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -63,6 +64,8 @@ pub fn router(app: App) -> Router {
         .route(routes::CACHE_IMAGE, delete(cache::delete))
         .route(routes::CACHE_FETCH, post(cache::fetch))
         .route(routes::VOLUMES, get(jobs::volumes))
+        .route(routes::UPLOAD_V1, put(upload::put))
+        .route(routes::UPLOAD, put(upload::put))
         .route(routes::HEALTH, get(health::health))
         .route(routes::HEALTHZ, get(health::health))
         .route(routes::LIVEZ, get(health::health))

@@ -36,6 +36,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
 use crate::clock;
+use crate::libvirt::Hypervisor;
 use crate::source::Source;
 use crate::store::{JobFilter, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
@@ -87,6 +88,8 @@ pub struct Services {
     pub cache: Cache,
     /// Where they are put.
     pub volumes: Arc<dyn Volumes>,
+    /// libvirt, where it is used.
+    pub hypervisor: Option<Arc<dyn Hypervisor>>,
     /// Where intent and results are.
     pub store: Store,
     /// Told of everything that happens.

@@ -7,6 +7,7 @@ mod block;
 mod cache;
 mod crash;
 mod jobs;
+mod libvirt;
 mod lvm;
 mod metrics;
 mod one_device;
