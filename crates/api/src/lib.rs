@@ -21,4 +21,4 @@ pub use job::{
     CancelledJob, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList, JobState, JobStatus,
     Progress, ProvisionRequest, Stage,
 };
-pub use volume::{VolumeInfo, VolumeList, VolumeName};
+pub use volume::{UploadedContent, VolumeInfo, VolumeList, VolumeName};

@@ -132,6 +132,19 @@ pub struct VolumeList {
     pub count: usize,
 }
 
+/// Answer to `PUT /api/v1/volumes/upload-content`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UploadedContent {
+    /// Always `uploaded`.
+    pub status: String,
+    /// The storage volume.
+    pub volume_name: String,
+    /// Its pool.
+    pub pool_name: String,
+    /// How many bytes were written.
+    pub size_bytes: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

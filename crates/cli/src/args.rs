@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use lvp_api::units::{ByteSize, MIB};
 use lvp_api::{ImageType, JobId, JobState, Sha256Digest, VolumeName};
 
@@ -147,6 +147,12 @@ pub(crate) enum Command {
     ///
     /// The exit code is 7 when the daemon is not ready to take jobs.
     Health,
+    /// Make tokens for the daemon's tokens file
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Make certificates for the daemon and its clients
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Print a completion script for a shell
     ///
     /// For bash: lvpctl completion bash > /etc/bash_completion.d/lvpctl
@@ -154,6 +160,68 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// What to do with tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    New(TokenArgs),
+}
+
+/// Make a token, and print its line for the tokens file
+///
+/// Nothing is sent: append the line to the file that the daemon's
+/// server.api_tokens_file names; it is read again by itself. With -o name, only
+/// the token is printed.
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// Name of the token's holder, for the daemon's audit log
+    #[arg(long, value_name = "NAME", default_value = "lvpctl", value_parser = crate::commands::parse_name)]
+    pub(crate) name: String,
+
+    /// What the token allows
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) role: TokenRole,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum TokenRole {
+    /// Everything
+    #[default]
+    Provision,
+    /// To look, and change nothing
+    Read,
+}
+
+/// What to do with certificates.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    Init(CertInitArgs),
+}
+
+/// Make a certificate authority, and a server's and a client's certificate
+///
+/// For a start, where there is no authority yet. Writes ca, server and client,
+/// each as .pem (certificate) and .key. Existing files are left alone.
+#[derive(Debug, Args)]
+pub(crate) struct CertInitArgs {
+    /// The directory for the files; made when absent
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+
+    /// Name or address of the server; may be repeated
+    /// [default: localhost, 127.0.0.1 and ::1]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Vec<String>,
+
+    /// Name of the client, for the daemon's audit log
+    #[arg(long, value_name = "NAME", default_value = "lvpctl")]
+    pub(crate) client: String,
+
+    /// How long the server's and the client's certificates are valid
+    #[arg(long, default_value_t = 825, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub(crate) days: u16,
 }
 
 /// Put an image on a volume

@@ -77,6 +77,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         source,
         cache: Cache::open(cache, store.clone())?,
         volumes: Arc::new(OneDevice::new(device, size_bytes)),
+        hypervisor: None,
         store,
         metrics: Arc::new(Metrics::new(2, None)),
         doubt: Arc::default(),

@@ -40,17 +40,32 @@ impl Dependencies {
                 .await
                 .map_err(|error| chain(&error))
         };
-        let (source, store, volumes) =
-            tokio::join!(bounded(source), bounded(store), bounded(volumes));
+        let hypervisor = async {
+            match &services.hypervisor {
+                Some(hypervisor) => {
+                    let probe = async { hypervisor.probe().await.map_err(|error| chain(&error)) };
+                    Some(bounded(probe).await)
+                }
+                None => None,
+            }
+        };
+        let (source, store, volumes, hypervisor) = tokio::join!(
+            bounded(source),
+            bounded(store),
+            bounded(volumes),
+            hypervisor
+        );
         let (metrics, backend) = (&services.metrics, services.volumes.backend());
         if let Ok(capacity) = &volumes {
             metrics.volumes_measured(backend, *capacity);
         }
-        for (name, found) in [
+        let always = [
             ("minio", source),
             ("storage", store),
             (backend, volumes.map(drop)),
-        ] {
+        ];
+        let hypervisor = hypervisor.map(|found| ("libvirt", found));
+        for (name, found) in always.into_iter().chain(hypervisor) {
             metrics.dependency_probed(name, found.is_ok());
             self.set(name, found);
         }

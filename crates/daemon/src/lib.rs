@@ -2,6 +2,7 @@
 //!
 //! Read `ARCHITECTURE.md` for the way of one request and the invariants.
 
+pub mod access;
 pub mod cache;
 pub mod clock;
 pub mod cmd;
@@ -11,6 +12,8 @@ pub mod dependencies;
 pub mod http;
 pub mod image_cmd;
 pub mod jobs;
+pub mod libvirt;
+pub mod net;
 pub mod secret;
 pub mod serve;
 pub mod source;

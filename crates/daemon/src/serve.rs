@@ -1,6 +1,6 @@
 //! The daemon's life: put the parts together, serve, stop in order.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,16 +12,19 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{self, Access};
 use crate::cache::{Cache, CacheSettings};
 use crate::config::{Config, StaleData, Volumes as VolumesConfig};
 use crate::dependencies::Dependencies;
 use crate::http::{App, router};
 use crate::jobs::{JobSettings, Jobs, Services};
+use crate::libvirt::{self, Hypervisor};
+use crate::net;
 use crate::source::{self, Source};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::volume::dir;
-use crate::volume::{NoLibvirt, Volumes, lvm};
+use crate::volume::{InUse, NoLibvirt, Volumes, lvm};
 
 /// A daemon that listens and has not begun to serve.
 #[derive(Debug)]
@@ -47,14 +50,16 @@ impl Daemon {
     /// Opens everything and listens. No job runs yet.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let started = Instant::now();
-        let services = services(&config)?;
+        let services = services(&config).await?;
         let jobs = Jobs::new(services);
-        let address = address(&config)?;
+        let access = Arc::new(Access::load(&config.server)?);
+        let address = address(&config, &access)?;
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("Cannot listen on {address} (server.host, server.port)"))?;
         let app = App {
             jobs,
+            access,
             dependencies: Arc::new(Dependencies::default()),
             started,
             serve_metrics: config.metrics.enabled,
@@ -80,6 +85,7 @@ impl Daemon {
         } = self;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let services = app.jobs.services();
         // Before the first job, so that nobody resumes from what is about to be swept.
         let swept = services
@@ -96,9 +102,14 @@ impl Daemon {
         let watcher = tokio::spawn(watch(app.clone(), background.clone()));
         let janitor = tokio::spawn(tidy(app.clone(), config.clone(), background.clone()));
         let stopped = CancellationToken::new();
-        let server = axum::serve(listener, router(app.clone()))
-            .with_graceful_shutdown(stopped.clone().cancelled_owned());
-        let server = tokio::spawn(async move { server.await });
+        let server = tokio::spawn(net::serve(
+            listener,
+            app.access.tls().cloned(),
+            Arc::clone(app.access.failures()),
+            router(app.clone()),
+            stopped.clone(),
+        ));
+        let credentials = tokio::spawn(access::watch(app.access.clone(), background.clone()));
         tracing::info!(
             component = "daemon",
             resumed,
@@ -106,9 +117,12 @@ impl Daemon {
             version = env!("CARGO_PKG_VERSION"),
             "Ready"
         );
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => access::reload(&app.access).await,
+            }
         }
         tracing::info!(
             component = "daemon",
@@ -121,7 +135,7 @@ impl Daemon {
             app.jobs.shut_down(config.server.shutdown_grace).await;
             stopped.cancel();
             background.cancel();
-            for task in [watcher, janitor] {
+            for task in [watcher, janitor, credentials, server] {
                 task.await.ok();
             }
         };
@@ -130,9 +144,6 @@ impl Daemon {
             _ = terminate.recv() => return Ok(Ended::Killed),
             _ = interrupt.recv() => return Ok(Ended::Killed),
         }
-        // Event streams of clients that never leave do not keep the daemon.
-        server.abort();
-        server.await.ok();
         Ok(Ended::Stopped)
     }
 }
@@ -163,7 +174,15 @@ async fn tidy(app: App, config: Config, stop: CancellationToken) {
     }
 }
 
-fn services(config: &Config) -> anyhow::Result<Services> {
+async fn services(config: &Config) -> anyhow::Result<Services> {
+    let hypervisor = match config.libvirt.enabled {
+        true => Some(libvirt::connect(&config.libvirt.uri)?),
+        false => None,
+    };
+    let in_use: Arc<dyn InUse> = match &hypervisor {
+        Some(hypervisor) => hypervisor.clone(),
+        None => Arc::new(NoLibvirt),
+    };
     let metrics = Arc::new(Metrics::new(
         config.libvirt.max_concurrent,
         config.cache.max_size_bytes,
@@ -171,17 +190,15 @@ fn services(config: &Config) -> anyhow::Result<Services> {
     let store = Store::open(&config.server.db_path, Arc::clone(&metrics) as _)?;
     let source = Source::new(&source::Settings::from(&config.minio))?;
     let cache = CacheSettings {
-        dir: cache_dir(config)?,
+        dir: cache_dir(config, hypervisor.as_deref()).await?,
         max_age: config.cache.max_age,
         max_size_bytes: config.cache.max_size_bytes,
         min_free_bytes: config.cache.min_free_bytes,
     };
     let cache = Cache::open(cache, store.clone())?;
     let volumes: Arc<dyn Volumes> = match &config.volumes {
-        VolumesConfig::Dir(directory) => {
-            Arc::new(dir::Dir::new(directory.clone(), Arc::new(NoLibvirt)))
-        }
-        VolumesConfig::Lvm => Arc::new(lvm::Lvm::new(lvm_settings(config), Arc::new(NoLibvirt))?),
+        VolumesConfig::Dir(directory) => Arc::new(dir::Dir::new(directory.clone(), in_use)),
+        VolumesConfig::Lvm => Arc::new(lvm::Lvm::new(lvm_settings(config), in_use)?),
     };
     let settings = JobSettings {
         max_concurrent: config.libvirt.max_concurrent,
@@ -200,6 +217,7 @@ fn services(config: &Config) -> anyhow::Result<Services> {
         source,
         cache,
         volumes,
+        hypervisor,
         store,
         metrics,
         doubt: Arc::default(),
@@ -216,18 +234,23 @@ fn lvm_settings(config: &Config) -> lvm::Settings {
     }
 }
 
-fn cache_dir(config: &Config) -> anyhow::Result<PathBuf> {
-    match &config.cache.dir {
-        Some(dir) => Ok(dir.clone()),
-        None => anyhow::bail!(
-            "cache.dir is not set, and this build cannot ask libvirt for the path of pool {}: set cache.dir",
-            config.libvirt.pool
-        ),
+/// The configured directory, or else the libvirt pool's.
+async fn cache_dir(
+    config: &Config,
+    hypervisor: Option<&dyn Hypervisor>,
+) -> anyhow::Result<PathBuf> {
+    match (&config.cache.dir, hypervisor) {
+        (Some(dir), _) => Ok(dir.clone()),
+        (None, Some(hypervisor)) => hypervisor
+            .pool_directory(&config.libvirt.pool)
+            .await
+            .context("The cache's directory cannot be had from libvirt (cache.dir is not set)"),
+        (None, None) => anyhow::bail!("cache.dir is needed when libvirt.enabled is false"),
     }
 }
 
 /// Where to listen. Without any credential to ask for, that is this host alone.
-fn address(config: &Config) -> anyhow::Result<SocketAddr> {
+fn address(config: &Config, access: &Access) -> anyhow::Result<SocketAddr> {
     let host = &config.server.host;
     let asked: IpAddr = match host.as_str() {
         "localhost" => Ipv4Addr::LOCALHOST.into(),
@@ -239,13 +262,23 @@ fn address(config: &Config) -> anyhow::Result<SocketAddr> {
     if asked.is_loopback() {
         return Ok(address);
     }
+    if access.asks_for_credentials() {
+        if access.has_tokens_in_clear() {
+            tracing::warn!(
+                component = "access",
+                "Tokens travel in clear text: set server.tls_cert and server.tls_key"
+            );
+        }
+        return Ok(address);
+    }
     tracing::warn!(
-        component = "daemon",
+        component = "access",
         host,
         "Neither tokens nor a client CA are configured: listening on loopback only"
     );
-    Ok(SocketAddr::new(
-        Ipv4Addr::LOCALHOST.into(),
-        config.server.port,
-    ))
+    let loopback: IpAddr = match asked {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    Ok(SocketAddr::new(loopback, config.server.port))
 }

@@ -125,7 +125,7 @@ impl Home {
             .context("The daemon has no standard error")?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 lines
                     .lock()
@@ -153,6 +153,8 @@ impl Home {
             if let Some(address) = daemon.log().iter().find_map(listening) {
                 daemon.base = format!("http://{address}");
             } else if let Some(status) = daemon.child.try_wait()? {
+                // Its last words may be on the way still.
+                reader.join().ok();
                 bail!("The daemon ended with {status}: {:#?}", daemon.log_text());
             }
             ensure!(Instant::now() < deadline, "The daemon does not listen");

@@ -4,17 +4,21 @@ use std::io;
 
 use clap::CommandFactory as _;
 
-use crate::args::{CacheCommand, Cli, Command};
+use crate::args::{CacheCommand, CertCommand, Cli, Command, TokenCommand};
 use crate::client::{Client, Page};
 use crate::config;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Format, say};
 
 mod cache;
+mod cert;
 mod health;
 mod jobs;
+mod token;
 mod volumes;
 mod wait;
+
+pub(crate) use token::parse_name;
 
 /// What every command needs.
 struct Context {
@@ -26,8 +30,12 @@ struct Context {
 
 /// Runs the command.
 pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
-    if let Command::Completion { shell } = cli.command {
-        return completion(shell);
+    // What needs no daemon needs no configuration either.
+    match &cli.command {
+        Command::Completion { shell } => return completion(*shell),
+        Command::Token(TokenCommand::New(args)) => return token::new(cli.output, args),
+        Command::Cert(CertCommand::Init(args)) => return cert::init(args),
+        _ => {}
     }
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let settings = config::load(
@@ -69,7 +77,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Volumes => volumes::list(&context).await,
         Command::Upload(args) => volumes::upload(&context, &args).await,
         Command::Health => health::health(&context).await,
-        Command::Completion { .. } => Ok(Exit::Success),
+        Command::Completion { .. } | Command::Token(_) | Command::Cert(_) => Ok(Exit::Success),
     }
 }
 

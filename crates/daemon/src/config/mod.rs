@@ -53,8 +53,27 @@ pub struct Server {
     pub port: u16,
     /// The database.
     pub db_path: PathBuf,
+    /// The server's certificate and its key; plain HTTP without.
+    pub tls: Option<Tls>,
+    /// File with tokens.
+    pub api_tokens_file: Option<PathBuf>,
+    /// Whether health needs no credential.
+    pub open_health: bool,
+    /// Whether metrics need no credential.
+    pub open_metrics: bool,
     /// How long SIGTERM waits for running jobs.
     pub shutdown_grace: Duration,
+}
+
+/// The files of TLS, all PEM.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The server's certificate and its chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// CA of client certificates.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Section `minio`.
@@ -200,6 +219,10 @@ impl Config {
                 host: settings.text("server.host")?,
                 port: settings.integer("server.port")?,
                 db_path: settings.path("server.db_path")?,
+                tls: tls(settings)?,
+                api_tokens_file: settings.optional_path("server.api_tokens_file"),
+                open_health: settings.boolean("server.open_health")?,
+                open_metrics: settings.boolean("server.open_metrics")?,
                 shutdown_grace: settings.duration("server.shutdown_grace")?,
             },
             minio: Minio {
@@ -307,6 +330,33 @@ impl Config {
             return invalid("cache.eviction_interval", "must be longer than zero");
         }
         Ok(())
+    }
+}
+
+fn tls(settings: &Settings) -> Result<Option<Tls>, ConfigError> {
+    let invalid = |key, reason: &str| {
+        Err(ConfigError::Invalid {
+            key,
+            reason: reason.to_owned(),
+        })
+    };
+    let client_ca = settings.optional_path("server.ca_cert");
+    match (
+        settings.optional_path("server.tls_cert"),
+        settings.optional_path("server.tls_key"),
+    ) {
+        (Some(cert), Some(key)) => Ok(Some(Tls {
+            cert,
+            key,
+            client_ca,
+        })),
+        (Some(_), None) => invalid("server.tls_key", "is needed with server.tls_cert"),
+        (None, Some(_)) => invalid("server.tls_cert", "is needed with server.tls_key"),
+        (None, None) if client_ca.is_some() => invalid(
+            "server.ca_cert",
+            "needs server.tls_cert and server.tls_key: client certificates are shown over TLS only",
+        ),
+        (None, None) => Ok(None),
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::error::ApiError;
 use super::{Answer, App, request};
+use crate::access::audit::Subject;
 
 /// Listed images unless `limit` says otherwise.
 const LIST_LIMIT: u32 = 100;
@@ -46,12 +47,14 @@ pub(super) async fn fetch(
     request: Request<Body>,
 ) -> Result<Answer<JobAccepted>, ApiError> {
     let headers = request.headers().clone();
+    let subject = Subject::of(request.extensions());
     let body: lvp_api::CacheFetchRequest = request::json(request).await?;
     let correlation_id = body.correlation_id.clone();
     let spec = request::cache_fetch(body, &headers, &app.jobs.services().source)
         .map_err(|error| error.correlated(correlation_id.clone()))?;
     let submitted = app.jobs.submit(spec).await;
     let job_id = submitted.map_err(|error| ApiError::from(error).correlated(correlation_id))?;
+    subject.made_job(job_id);
     Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
 }
 

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::error::ApiError;
 use super::{Answer, App, request};
+use crate::access::audit::Subject;
 use crate::jobs::Cancellation;
 use crate::jobs::record::Job;
 use crate::store::JobFilter;
@@ -47,11 +48,14 @@ pub(super) async fn create(
     request: Request<Body>,
 ) -> Result<Answer<JobAccepted>, ApiError> {
     let headers = request.headers().clone();
+    let subject = Subject::of(request.extensions());
     let body: lvp_api::ProvisionRequest = request::json(request).await?;
     let correlation_id = body.correlation_id.clone();
+    subject.is(format!("volume {}", body.volume_name));
     let spec = request::provision(body, &headers, &app.jobs.services().source)?;
     let submitted = app.jobs.submit(spec).await;
     let job_id = submitted.map_err(|error| ApiError::from(error).correlated(correlation_id))?;
+    subject.made_job(job_id);
     Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
 }
 

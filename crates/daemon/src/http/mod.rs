@@ -10,6 +10,7 @@ mod metrics;
 mod openapi;
 mod request;
 mod traces;
+mod upload;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -19,10 +20,11 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use lvp_api::{ErrorCode, routes};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::access::{self, Access};
 use crate::dependencies::Dependencies;
 use crate::jobs::Jobs;
 use error::ApiError;
@@ -34,6 +36,8 @@ pub use openapi::document as openapi_document;
 pub struct App {
     /// All jobs, and what they work with.
     pub jobs: Jobs,
+    /// Who gets in.
+    pub access: Arc<Access>,
     /// What the probes found.
     pub dependencies: Arc<Dependencies>,
     /// When the daemon started.
@@ -61,6 +65,8 @@ pub fn router(app: App) -> Router {
         .route(routes::CACHE_IMAGE, delete(cache::delete))
         .route(routes::CACHE_FETCH, post(cache::fetch))
         .route(routes::VOLUMES, get(jobs::volumes))
+        .route(routes::UPLOAD_V1, put(upload::put))
+        .route(routes::UPLOAD, put(upload::put))
         .route(routes::HEALTH, get(health::health))
         .route(routes::HEALTHZ, get(health::health))
         .route(routes::LIVEZ, get(health::health))
@@ -69,6 +75,7 @@ pub fn router(app: App) -> Router {
         .route(routes::DOCS, get(openapi::docs))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(middleware::from_fn_with_state(app.clone(), access::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(traces::trace))
         // Outermost, so that a request that broke off is counted too.

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::response::Html;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
-    JobList, JobStatus, ProvisionRequest, Readiness, VolumeList, routes,
+    JobList, JobStatus, ProvisionRequest, Readiness, UploadedContent, VolumeList, routes,
 };
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -39,6 +39,10 @@ const PLAIN: &str = "text";
 const LIMIT: (&str, &str) = ("limit", "At most so many; 100 unless given, 1000 at most");
 const OFFSET: (&str, &str) = ("offset", "Not the first so many");
 const STATUS: (&str, &str) = ("status", "Only jobs in this state");
+const UPLOAD_HEADERS: &[(&str, &str)] = &[
+    ("X-Volume-Name", "The storage volume; required"),
+    ("X-Pool-Name", "Its pool; cloud-init unless given"),
+];
 const NEW_JOB_HEADERS: &[(&str, &str)] = &[
     (
         "Idempotency-Key",
@@ -159,6 +163,16 @@ const CALLS: &[Call] = &[
         "DeletedImage",
         &[400, 404, 409, 503],
     ),
+    Call {
+        headers: UPLOAD_HEADERS,
+        ..call(
+            HttpMethod::Put,
+            &[routes::UPLOAD_V1, routes::UPLOAD],
+            "Write an existing libvirt storage volume; the body is its content",
+            "UploadedContent",
+            &[400, 404, 409, 411, 422, 503],
+        )
+    },
     call(
         GET,
         &[routes::VOLUMES],
@@ -349,6 +363,7 @@ fn components() -> utoipa::openapi::Components {
     add::<CachedImages>(&mut schemas);
     add::<DeletedImage>(&mut schemas);
     add::<VolumeList>(&mut schemas);
+    add::<UploadedContent>(&mut schemas);
     add::<Health>(&mut schemas);
     add::<Readiness>(&mut schemas);
     add::<ErrorBody>(&mut schemas);

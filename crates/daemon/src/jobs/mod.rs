@@ -37,6 +37,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::cache::Cache;
 use crate::clock;
+use crate::libvirt::Hypervisor;
 use crate::source::Source;
 use crate::store::{JobFilter, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
@@ -90,6 +91,8 @@ pub struct Services {
     pub cache: Cache,
     /// Where they are put.
     pub volumes: Arc<dyn Volumes>,
+    /// libvirt, where it is used.
+    pub hypervisor: Option<Arc<dyn Hypervisor>>,
     /// Where intent and results are.
     pub store: Store,
     /// Told of everything that happens.

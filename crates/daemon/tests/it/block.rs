@@ -78,6 +78,7 @@ impl Bench {
             source: Source::new(&settings).expect("the settings are good"),
             cache: Cache::open(cache, store.clone()).expect("it opens"),
             volumes: Arc::new(OneDevice::new(device.path().to_owned(), device_bytes)),
+            hypervisor: None,
             store,
             metrics: Arc::new(Metrics::new(2, None)),
             doubt: Arc::default(),

@@ -1,5 +1,6 @@
 //! The daemon as operators meet it: the real binary as a process, a real S3 server, real files.
 
+mod access;
 mod api;
 mod bad_input;
 mod block;
@@ -7,6 +8,7 @@ mod cache;
 mod crash;
 mod deploy;
 mod jobs;
+mod libvirt;
 mod logs;
 mod lvm;
 mod metrics;

@@ -1,0 +1,103 @@
+//! The audit log: one line for every request that could change something.
+//!
+//! Who (`principal`), from where (`address`), what (`method`, `path`, and what the handler says of
+//! it), and with what result (`status`). The line is written when the answer is there, or when the
+//! client goes away before.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use axum::http::{Extensions, Method, StatusCode, Uri};
+
+use super::Principal;
+
+/// Longest part of a path that is written: ours are shorter.
+const PATH_MAX_CHARACTERS: usize = 200;
+
+/// What a request is about, for its handler to fill in.
+#[derive(Debug, Clone, Default)]
+pub struct Subject(Arc<About>);
+
+#[derive(Debug, Default)]
+struct About {
+    what: OnceLock<String>,
+    job: OnceLock<String>,
+}
+
+impl Subject {
+    /// The request's subject; one that nobody reads where requests are not audited.
+    pub fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_default()
+    }
+
+    /// Says what the request is about. Must not hold a secret, such as a URL's query.
+    pub fn is(&self, what: impl Into<String>) {
+        // The first word stands.
+        self.0.what.set(what.into()).ok();
+    }
+
+    /// Says which job the request made.
+    pub fn made_job(&self, job: lvp_api::JobId) {
+        self.0.job.set(job.to_string()).ok();
+    }
+}
+
+/// A line in the making; written when dropped.
+#[derive(Debug)]
+pub(super) struct AuditLine {
+    principal: String,
+    address: SocketAddr,
+    method: Method,
+    path: String,
+    subject: Subject,
+    status: Option<StatusCode>,
+}
+
+impl AuditLine {
+    pub(super) fn new(
+        principal: Option<&Principal>,
+        address: SocketAddr,
+        method: &Method,
+        uri: &Uri,
+    ) -> Self {
+        Self {
+            principal: principal.map_or_else(|| "unknown".to_owned(), ToString::to_string),
+            address,
+            method: method.clone(),
+            path: uri.path().chars().take(PATH_MAX_CHARACTERS).collect(),
+            subject: Subject::default(),
+            status: None,
+        }
+    }
+
+    pub(super) fn subject(&self) -> Subject {
+        self.subject.clone()
+    }
+
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+}
+
+impl Drop for AuditLine {
+    fn drop(&mut self) {
+        let result = match self.status {
+            Some(status) if status.is_success() => "done",
+            Some(status) if status.is_server_error() => "failed",
+            Some(_) => "refused",
+            None => "client went away",
+        };
+        tracing::info!(
+            component = "audit",
+            principal = self.principal,
+            address = %self.address,
+            method = %self.method,
+            path = self.path,
+            subject = self.subject.0.what.get(),
+            job_id = self.subject.0.job.get(),
+            status = self.status.map(|status| status.as_u16()),
+            result,
+            "Request"
+        );
+    }
+}

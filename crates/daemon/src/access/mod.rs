@@ -1,0 +1,355 @@
+//! Who gets in, and what they may do.
+//!
+//! | route | needs |
+//! |---|---|
+//! | health, metrics | nothing, unless closed by configuration |
+//! | `GET` of anything else | role `read` or `provision` |
+//! | everything else | role `provision` |
+//!
+//! A caller is known by a client certificate, which the TLS handshake has verified, or else by a
+//! token. A certificate has the role `provision`. Where neither tokens nor a client CA are
+//! configured, everybody who can connect may do everything, and only this host can connect.
+//!
+//! - Invariant: a request without a known credential reaches no handler but those of open routes,
+//!   not even the one that says that a path does not exist.
+//! - Invariant: every request that could change something leaves one line of the audit log,
+//!   whatever became of it ([`audit`]).
+
+pub mod audit;
+mod failures;
+mod tokens;
+mod watch;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use lvp_api::{ErrorCode, routes};
+
+pub use failures::{Failures, Reason};
+pub use tokens::{Role, TokensError};
+pub use watch::{reload, watch};
+
+use crate::config;
+use crate::http::App;
+use crate::http::error::ApiError;
+use crate::jobs::error::chain;
+use crate::net::Peer;
+use crate::net::tls::Tls;
+use audit::AuditLine;
+use tokens::Tokens;
+
+/// The older header for tokens.
+const API_TOKEN: &str = "x-api-token";
+
+/// Said by browsers of every request since 2023: whether another site's page made it.
+const FETCH_SITE: &str = "sec-fetch-site";
+
+/// The rules and the credentials in force.
+#[derive(Debug)]
+pub struct Access {
+    tokens_file: Option<PathBuf>,
+    tokens: RwLock<Arc<Tokens>>,
+    tls: Option<Arc<Tls>>,
+    open_health: bool,
+    open_metrics: bool,
+    failures: Arc<Failures>,
+}
+
+/// Who a request is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// Somebody on this host, where no credential is asked for.
+    Local,
+    /// The holder of the token of this name.
+    Token(String),
+    /// The holder of a certificate with this name.
+    Certificate(String),
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("local"),
+            Self::Token(name) => write!(f, "token:{name}"),
+            Self::Certificate(name) => write!(f, "cert:{name}"),
+        }
+    }
+}
+
+/// What a route asks of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Read,
+    Provision,
+}
+
+impl Access {
+    /// Reads the credentials that the configuration names.
+    pub fn load(server: &config::Server) -> anyhow::Result<Self> {
+        let tokens = match &server.api_tokens_file {
+            Some(path) => Tokens::read(path)?,
+            None => Tokens::default(),
+        };
+        let tls = server.tls.clone().map(Tls::load).transpose()?;
+        Ok(Self {
+            tokens_file: server.api_tokens_file.clone(),
+            tokens: RwLock::new(Arc::new(tokens)),
+            tls: tls.map(Arc::new),
+            open_health: server.open_health,
+            open_metrics: server.open_metrics,
+            failures: Arc::default(),
+        })
+    }
+
+    /// Whether callers have to show anything at all.
+    pub fn asks_for_credentials(&self) -> bool {
+        self.tokens_file.is_some() || self.tls.as_ref().is_some_and(|tls| tls.has_client_ca())
+    }
+
+    /// Whether tokens would travel readable for everybody on the way.
+    pub fn has_tokens_in_clear(&self) -> bool {
+        self.tokens_file.is_some() && self.tls.is_none()
+    }
+
+    /// TLS, where it is spoken.
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
+    }
+
+    /// Failed attempts.
+    pub fn failures(&self) -> &Arc<Failures> {
+        &self.failures
+    }
+
+    /// Reads tokens and certificates again. What cannot be used is logged and leaves the old ones
+    /// in force.
+    pub fn reload(&self) {
+        if let Some(path) = &self.tokens_file {
+            match Tokens::read(path) {
+                Ok(tokens) => {
+                    let count = tokens.len();
+                    *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+                    tracing::info!(component = "access", count, "Tokens read again");
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::error!(
+                        component = "access",
+                        error,
+                        "The tokens file is not usable: the tokens read before stay in force"
+                    );
+                }
+            }
+        }
+        if let Some(tls) = &self.tls {
+            match tls.reload() {
+                Ok(()) => tracing::info!(component = "access", "Certificates read again"),
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::error!(
+                        component = "access",
+                        error,
+                        "The certificates are not usable: those read before stay in force"
+                    );
+                }
+            }
+        }
+    }
+
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        let tls = self.tls.iter().flat_map(|tls| tls.paths());
+        self.tokens_file.as_deref().into_iter().chain(tls)
+    }
+
+    fn needs(&self, method: &Method, route: Option<&str>) -> Needs {
+        let is_read = method == Method::GET || method == Method::HEAD;
+        match route {
+            Some(routes::HEALTH | routes::HEALTHZ | routes::LIVEZ | routes::READYZ)
+                if self.open_health && is_read =>
+            {
+                Needs::Nothing
+            }
+            Some(routes::METRICS) if self.open_metrics && is_read => Needs::Nothing,
+            _ if is_read => Needs::Read,
+            _ => Needs::Provision,
+        }
+    }
+
+    /// Who the caller is and what it may do, or why it is nobody.
+    fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<(Principal, Role), ApiError> {
+        if !self.asks_for_credentials() {
+            return local(headers);
+        }
+        if let Some(identity) = &peer.identity {
+            let principal = Principal::Certificate(identity.name.clone());
+            return Ok((principal, Role::Provision));
+        }
+        let Some(token) = token(headers) else {
+            self.failures.count(Reason::Missing);
+            return Err(unauthorized("The request has no credential"));
+        };
+        let address = peer.address.ip();
+        if self.failures.is_limited(address) {
+            self.failures.count(Reason::Limited);
+            return Err(ApiError::new(
+                ErrorCode::TooManyRequests,
+                "Too many wrong tokens came from this address: wait a minute, then use the right one",
+            ));
+        }
+        let tokens = Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner));
+        match tokens.find(token) {
+            Some((name, role)) => Ok((Principal::Token(name.to_owned()), role)),
+            None => {
+                self.failures.count_guess(address);
+                Err(unauthorized("The token is not known"))
+            }
+        }
+    }
+}
+
+/// Where nobody is asked, a page of another site in a browser on this host still is not the user.
+fn local(headers: &HeaderMap) -> Result<(Principal, Role), ApiError> {
+    let site = headers.get(FETCH_SITE).map(HeaderValue::as_bytes);
+    match site {
+        None | Some(b"none" | b"same-origin") => Ok((Principal::Local, Role::Provision)),
+        Some(_) => Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "The request comes from another site's page: without tokens only this host's own \
+             programs are served",
+        )),
+    }
+}
+
+fn unauthorized(what: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::Unauthorized,
+        format!(
+            "{what}: send a token (Authorization: Bearer TOKEN, or X-API-Token: TOKEN), or connect \
+             with a client certificate"
+        ),
+    )
+}
+
+/// The token that a request carries, in whichever of the two headers.
+fn token(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+    });
+    let token = match bearer {
+        Some(token) => token,
+        None => headers.get(API_TOKEN)?.as_bytes(),
+    };
+    Some(token.trim_ascii()).filter(|token| !token.is_empty())
+}
+
+/// Lets a request through to its handler, or answers in the handler's stead.
+pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let access = &app.access;
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let needs = access.needs(request.method(), route.as_ref().map(MatchedPath::as_str));
+    if needs == Needs::Nothing {
+        return next.run(request).await;
+    }
+    let peer = request.extensions().get::<Peer>().cloned();
+    // Only a router that is served by something else than `net` has requests from nowhere.
+    let peer = peer.unwrap_or(Peer {
+        address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        identity: None,
+    });
+    let found = access.identify(request.headers(), &peer);
+    let mut line = (needs == Needs::Provision).then(|| {
+        let principal = found.as_ref().ok().map(|(principal, _)| principal);
+        AuditLine::new(principal, peer.address, request.method(), request.uri())
+    });
+    let response = match found {
+        Err(error) => refuse(error),
+        Ok((_, Role::Read)) if needs == Needs::Provision => {
+            access.failures.count(Reason::Role);
+            refuse(ApiError::new(
+                ErrorCode::Forbidden,
+                "This token may only read: changes need one with the role provision",
+            ))
+        }
+        Ok(_) => {
+            if let Some(line) = &line {
+                request.extensions_mut().insert(line.subject());
+            }
+            next.run(request).await
+        }
+    };
+    if let Some(line) = &mut line {
+        line.answered(response.status());
+    }
+    response
+}
+
+fn refuse(error: ApiError) -> Response {
+    let mut response = error.into_response();
+    if response.status() == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Bearer realm=\"libvirt-volume-provisioner\"");
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                let name = header::HeaderName::from_static(name);
+                (name, HeaderValue::from_static(value))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn tokens_are_found_in_both_headers_and_in_no_other_scheme() {
+        for (pairs, expected) in [
+            (vec![("authorization", "Bearer abc")], Some("abc")),
+            (vec![("authorization", "bearer  abc ")], Some("abc")),
+            (vec![("x-api-token", "abc")], Some("abc")),
+            (vec![("authorization", "Basic abc")], None),
+            (vec![("authorization", "Bearer ")], None),
+            (vec![("authorization", "")], None),
+            (vec![("authorization", "Bearerabc")], None),
+            (
+                vec![("authorization", "Basic x"), ("x-api-token", "abc")],
+                Some("abc"),
+            ),
+            (vec![], None),
+        ] {
+            let headers = headers(&pairs);
+            assert_eq!(token(&headers), expected.map(str::as_bytes), "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_not_local() {
+        for (site, allowed) in [
+            ("none", true),
+            ("same-origin", true),
+            ("same-site", false),
+            ("cross-site", false),
+        ] {
+            assert_eq!(
+                local(&headers(&[("sec-fetch-site", site)])).is_ok(),
+                allowed
+            );
+        }
+        assert!(local(&headers(&[])).is_ok());
+    }
+}

@@ -1,0 +1,257 @@
+//! The tokens file: one token a line.
+//!
+//! ```text
+//! # comment
+//! TOKEN
+//! NAME:TOKEN
+//! NAME:ROLE:TOKEN
+//! ```
+//!
+//! ROLE is `read` or `provision`; a token without one may do everything. What stands between two
+//! colons and is no role belongs to the token, so that tokens with colons stay what they were.
+//! Only digests of the tokens are kept.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
+
+/// Largest tokens file: room for thousands.
+const FILE_MAX_BYTES: u64 = 1 << 20; // 1 MiB
+
+/// Tokens shorter than this can be guessed, so that they get a warning.
+const TOKEN_GOOD_CHARACTERS: usize = 20;
+
+/// Anybody on the host could read the file.
+const WORLD_ACCESS: u32 = 0o007;
+
+/// What a credential allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Looking.
+    Read,
+    /// Everything.
+    Provision,
+}
+
+/// Why a tokens file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokensError {
+    /// The file cannot be read.
+    #[error("Cannot read the tokens file {} (server.api_tokens_file)", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Everybody on the host may read it.
+    #[error(
+        "The tokens file {} is open to every user of this host: take that away with 'chmod o=', and make new tokens",
+        .0.display()
+    )]
+    Exposed(PathBuf),
+    /// It has no token.
+    #[error(
+        "There is no token in {} (server.api_tokens_file): 'lvpctl token new' makes one",
+        .0.display()
+    )]
+    Empty(PathBuf),
+    /// It is too large.
+    #[error("The tokens file {} is larger than {FILE_MAX_BYTES} bytes: is it the right one?", .0.display())]
+    Large(PathBuf),
+    /// A line that cannot be a token.
+    #[error("Line {line} of the tokens file {} is not usable: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong. Never quotes the line.
+        reason: &'static str,
+    },
+}
+
+/// The tokens in force.
+#[derive(Debug, Default)]
+pub(super) struct Tokens(Vec<Token>);
+
+#[derive(Debug)]
+struct Token {
+    name: String,
+    role: Role,
+    digest: [u8; 32],
+}
+
+impl Tokens {
+    /// Reads and checks the file.
+    pub(super) fn read(path: &Path) -> Result<Self, TokensError> {
+        let failed = |source| TokensError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(failed)?;
+        let mode = file.metadata().map_err(failed)?.permissions().mode();
+        if mode & WORLD_ACCESS != 0 {
+            return Err(TokensError::Exposed(path.to_owned()));
+        }
+        let mut text = String::new();
+        let read = file
+            .take(FILE_MAX_BYTES + 1)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        if u64::try_from(read).is_ok_and(|read| read > FILE_MAX_BYTES) {
+            return Err(TokensError::Large(path.to_owned()));
+        }
+        let tokens = Self::parse(&text).map_err(|(line, reason)| TokensError::Line {
+            path: path.to_owned(),
+            line,
+            reason,
+        })?;
+        if tokens.0.is_empty() {
+            return Err(TokensError::Empty(path.to_owned()));
+        }
+        Ok(tokens)
+    }
+
+    fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
+        let mut tokens = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let number = index + 1;
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, role, token) = split(line);
+            let name = match name {
+                Some("") => return Err((number, "the name before the colon is missing")),
+                Some(name) => name.to_owned(),
+                None => format!("line-{number}"),
+            };
+            if token.is_empty() {
+                return Err((number, "the token after the colon is missing"));
+            }
+            if token.contains(|c: char| c.is_whitespace() || !c.is_ascii() || c.is_control()) {
+                return Err((number, "a token is ASCII without spaces"));
+            }
+            if token.len() < TOKEN_GOOD_CHARACTERS {
+                tracing::warn!(
+                    component = "access",
+                    name,
+                    "The token is so short that it can be guessed: 'lvpctl token new' makes a better one"
+                );
+            }
+            tokens.push(Token {
+                name,
+                role,
+                digest: digest(token.as_bytes()),
+            });
+        }
+        Ok(Self(tokens))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The name and the role of a token. Takes as long for a wrong one as for any of the right
+    /// ones: digests of equal length are compared, all of them, without a branch.
+    pub(super) fn find(&self, token: &[u8]) -> Option<(&str, Role)> {
+        let digest = digest(token);
+        // One past the end stands for none.
+        let none = u64::try_from(self.0.len()).unwrap_or(u64::MAX);
+        let mut found = none;
+        for (index, known) in (0u64..).zip(&self.0) {
+            let equal: Choice = known.digest.ct_eq(&digest);
+            found.conditional_assign(&index, equal);
+        }
+        let token = self.0.get(usize::try_from(found).ok()?)?;
+        Some((&token.name, token.role))
+    }
+}
+
+/// A line's name, role and token.
+fn split(line: &str) -> (Option<&str>, Role, &str) {
+    let Some((name, rest)) = line.split_once(':') else {
+        return (None, Role::Provision, line);
+    };
+    let name = Some(name.trim());
+    match rest.split_once(':') {
+        Some(("read", token)) => (name, Role::Read, token),
+        Some(("provision", token)) => (name, Role::Provision, token),
+        _ => (name, Role::Provision, rest.trim()),
+    }
+}
+
+fn digest(token: &[u8]) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn every_form_of_a_line_is_read() {
+        let tokens = Tokens::parse(
+            "# a comment\n\n  bare-token-of-good-length  \nci: named-token-of-good-length\n\
+             grafana:read:read-token-of-good-length\nops:provision:prov-token-of-good-length\n\
+             old:with:colons:in:the:token\n",
+        )
+        .expect("all lines are usable");
+        for (token, expected) in [
+            (
+                "bare-token-of-good-length",
+                Some(("line-3", Role::Provision)),
+            ),
+            ("named-token-of-good-length", Some(("ci", Role::Provision))),
+            ("read-token-of-good-length", Some(("grafana", Role::Read))),
+            ("prov-token-of-good-length", Some(("ops", Role::Provision))),
+            ("with:colons:in:the:token", Some(("old", Role::Provision))),
+            ("read:read-token-of-good-length", None),
+            ("ci", None),
+            ("", None),
+            ("# a comment", None),
+        ] {
+            assert_eq!(tokens.find(token.as_bytes()), expected, "{token:?}");
+        }
+    }
+
+    #[test]
+    fn unusable_lines_are_named_by_number_and_never_quoted() {
+        for (text, line) in [
+            (":token", 1),
+            ("a:b\nname:", 2),
+            ("name:read:", 1),
+            ("two words", 1),
+            ("ok\nname:t\u{f6}ken", 2),
+        ] {
+            let (found, reason) = Tokens::parse(text).map(|_| ()).expect_err(text);
+            assert_eq!(found, line, "{text:?}");
+            assert!(!reason.contains("words"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_tokens_or_open_to_all_is_refused() {
+        let mut file = tempfile::NamedTempFile::new().expect("there is room");
+        let refused = |file: &tempfile::NamedTempFile| Tokens::read(file.path()).map(|_| ());
+        assert!(matches!(refused(&file), Err(TokensError::Empty(_))));
+        writeln!(file, "# nothing but a comment").expect("it is written");
+        assert!(matches!(refused(&file), Err(TokensError::Empty(_))));
+        writeln!(file, "ci:0123456789abcdef0123456789abcdef").expect("it is written");
+        assert!(refused(&file).is_ok());
+        let open = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(file.path(), open).expect("it is ours");
+        assert!(matches!(refused(&file), Err(TokensError::Exposed(_))));
+        let missing = Tokens::read("/nonexistent/tokens".as_ref()).map(|_| ());
+        assert!(matches!(missing, Err(TokensError::Read { .. })));
+    }
+}

@@ -1,0 +1,160 @@
+//! Writing a libvirt storage volume's content: the seed image of cloud-init.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, BodyDataStream};
+use axum::extract::State;
+use axum::http::{HeaderMap, Request, header};
+use futures::StreamExt as _;
+use lvp_api::{ErrorCode, UploadedContent};
+use tokio::sync::mpsc;
+
+use super::App;
+use super::error::ApiError;
+use crate::access::audit::Subject;
+use crate::libvirt::{LibvirtError, LibvirtErrorKind, Upload};
+
+/// The pool unless the request names one.
+const DEFAULT_POOL: &str = "cloud-init";
+
+/// Longest name of a pool or volume: the longest name of a file.
+const NAME_MAX_BYTES: usize = 255;
+
+/// Pieces of the content between the client and libvirt.
+const CHUNKS: usize = 4;
+
+/// How long libvirt may take to accept a piece of the content.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is still read of a content that is refused, and for how long: an answer reaches most clients
+/// only once they have sent all they had to send.
+const DRAIN_MAX_BYTES: usize = 64 << 20; // 64 MiB
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `PUT /api/v1/volumes/upload-content`, `PUT /volumes/upload-content`
+pub(super) async fn put(
+    State(app): State<App>,
+    request: Request<Body>,
+) -> Result<Json<UploadedContent>, ApiError> {
+    let headers = request.headers();
+    let volume = name(headers, "X-Volume-Name")?.ok_or_else(|| {
+        ApiError::bad_request("X-Volume-Name is missing: name an existing storage volume")
+    })?;
+    let pool = name(headers, "X-Pool-Name")?.unwrap_or_else(|| DEFAULT_POOL.to_owned());
+    let size_bytes = content_length(headers)?;
+    Subject::of(request.extensions()).is(format!("volume {volume} in pool {pool}"));
+    let hypervisor = app.jobs.services().hypervisor.clone().ok_or_else(|| {
+        ApiError::new(
+            ErrorCode::Unavailable,
+            "This daemon works without libvirt (libvirt.enabled is false): there are no storage \
+             volumes to write",
+        )
+    })?;
+    let (chunks, content) = mpsc::channel(CHUNKS);
+    let upload = Upload {
+        pool: pool.clone(),
+        volume: volume.clone(),
+        size_bytes,
+        content,
+    };
+    // It ends in order, whether or not the client waits for it: an early end of the content aborts.
+    let mut upload = tokio::spawn(async move { hypervisor.upload(upload).await });
+    let mut body = request.into_body().into_data_stream();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| {
+            ApiError::bad_request(format!("The content did not arrive whole: {error}"))
+        })?;
+        match tokio::time::timeout(WRITE_TIMEOUT, chunks.send(chunk)).await {
+            Ok(Ok(())) => {}
+            // The upload has ended, and says why.
+            Ok(Err(_)) => {
+                drain(&mut body).await;
+                break;
+            }
+            Err(_) => return Err(slow()),
+        }
+    }
+    drop(chunks);
+    let ended = tokio::time::timeout(WRITE_TIMEOUT, &mut upload).await;
+    ended
+        .map_err(|_| slow())?
+        .map_err(|_| ApiError::new(ErrorCode::Internal, "The upload broke off: see the log"))??;
+    Ok(Json(UploadedContent {
+        status: "uploaded".to_owned(),
+        volume_name: volume,
+        pool_name: pool,
+        size_bytes,
+    }))
+}
+
+async fn drain(body: &mut BodyDataStream) {
+    let read = async {
+        let mut left = DRAIN_MAX_BYTES;
+        while let Some(Ok(chunk)) = body.next().await
+            && left > 0
+        {
+            left = left.saturating_sub(chunk.len());
+        }
+    };
+    // A client that is slower than this will see its connection closed.
+    tokio::time::timeout(DRAIN_TIMEOUT, read).await.ok();
+}
+
+fn slow() -> ApiError {
+    ApiError::new(
+        ErrorCode::Unavailable,
+        format!(
+            "libvirt took nothing for {} s: is libvirtd well? The volume is not complete",
+            WRITE_TIMEOUT.as_secs()
+        ),
+    )
+}
+
+/// A pool's or volume's name, which names no path.
+fn name(headers: &HeaderMap, header: &str) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(header) else {
+        return Ok(None);
+    };
+    let good = |name: &&str| {
+        (1..=NAME_MAX_BYTES).contains(&name.len())
+            && !matches!(*name, "." | "..")
+            && !name.contains(|c: char| c == '/' || c.is_control())
+    };
+    let name = value.to_str().ok().filter(good).ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "{header} must be a name of 1 to {NAME_MAX_BYTES} ASCII characters without a slash"
+        ))
+    })?;
+    Ok(Some(name.to_owned()))
+}
+
+fn content_length(headers: &HeaderMap) -> Result<u64, ApiError> {
+    let Some(value) = headers.get(header::CONTENT_LENGTH) else {
+        return Err(ApiError::new(
+            ErrorCode::LengthRequired,
+            "Content-Length is missing: say how long the content is (curl -T FILE does)",
+        ));
+    };
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    match length {
+        Some(length @ 1..) => Ok(length),
+        _ => Err(ApiError::bad_request(
+            "The content is empty: send the volume's content as the body",
+        )),
+    }
+}
+
+impl From<LibvirtError> for ApiError {
+    fn from(error: LibvirtError) -> Self {
+        let code = match error.kind {
+            LibvirtErrorKind::Down => ErrorCode::Unavailable,
+            LibvirtErrorKind::NotFound => ErrorCode::NotFound,
+            LibvirtErrorKind::InUse => ErrorCode::Conflict,
+            LibvirtErrorKind::TooLarge => ErrorCode::Unprocessable,
+            LibvirtErrorKind::Incomplete => ErrorCode::BadRequest,
+            LibvirtErrorKind::Failed => ErrorCode::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,109 @@
+//! libvirt: where the cache lives, what running domains use, and writing storage volumes.
+//!
+//! [`Hypervisor`] is what the rest of the daemon knows of it. The implementation ([`connection`])
+//! is built with the cargo feature `libvirt` only, as it links libvirt's C library.
+
+#[cfg(feature = "libvirt")]
+pub mod connection;
+#[cfg(feature = "libvirt")]
+mod disks;
+#[cfg(feature = "libvirt")]
+mod upload;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::volume::InUse;
+
+#[cfg(feature = "libvirt")]
+pub use disks::{Disk, DiskSource, disks_of};
+
+/// What kind of a failure it was; decides the answer to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LibvirtErrorKind {
+    /// libvirt cannot be reached, or does not answer.
+    Down,
+    /// There is no such pool or volume.
+    NotFound,
+    /// A running domain uses the volume.
+    InUse,
+    /// The content is larger than the volume.
+    TooLarge,
+    /// The content ended early: the client went away or sent less than it said.
+    Incomplete,
+    /// libvirt refused or failed.
+    Failed,
+}
+
+/// A failure of libvirt, or of what was asked of it.
+#[derive(Debug)]
+pub struct LibvirtError {
+    /// What kind.
+    pub kind: LibvirtErrorKind,
+    message: String,
+}
+
+impl LibvirtError {
+    /// An error with what was wrong and what to do.
+    pub fn new(kind: LibvirtErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for LibvirtError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for LibvirtError {}
+
+/// What is to be written into a storage volume.
+#[derive(Debug)]
+pub struct Upload {
+    /// The pool.
+    pub pool: String,
+    /// The volume, which exists.
+    pub volume: String,
+    /// How many bytes will come.
+    pub size_bytes: u64,
+    /// The bytes; closed early when the client goes away.
+    pub content: mpsc::Receiver<Bytes>,
+}
+
+/// libvirt as the daemon uses it.
+#[async_trait]
+pub trait Hypervisor: InUse {
+    /// Whether it answers.
+    async fn probe(&self) -> Result<(), LibvirtError>;
+
+    /// The directory of a pool, which is defined and started first where that is needed.
+    async fn pool_directory(&self, pool: &str) -> Result<PathBuf, LibvirtError>;
+
+    /// Writes a storage volume's content. The volume keeps its size.
+    async fn upload(&self, upload: Upload) -> Result<(), LibvirtError>;
+}
+
+/// Connects to libvirt at this URI: at the first call, and again whenever the connection was lost.
+#[cfg(feature = "libvirt")]
+pub fn connect(uri: &str) -> anyhow::Result<Arc<dyn Hypervisor>> {
+    Ok(Arc::new(connection::Libvirt::start(uri)?))
+}
+
+/// Says how to get a build that can.
+#[cfg(not(feature = "libvirt"))]
+pub fn connect(_uri: &str) -> anyhow::Result<Arc<dyn Hypervisor>> {
+    anyhow::bail!(
+        "libvirt.enabled is true, and this build has no libvirt: use the Debian package, build with \
+         'cargo build --features libvirt' (needs libvirt-dev), or set libvirt.enabled to false and \
+         cache.dir to a directory"
+    )
+}

@@ -1,0 +1,236 @@
+//! TLS: the server's certificate, and whom a client's certificate names.
+//!
+//! A client may show a certificate or none. One that is shown must be valid and of the configured
+//! CA, or the handshake fails: a broken certificate never falls back to anonymity. What a client
+//! without one may do is for [`crate::access`] to say.
+//!
+//! Connections are never resumed: a resumed session would carry a certificate that may have
+//! expired since, or whose CA is no longer trusted.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use time::OffsetDateTime;
+use tokio_rustls::TlsAcceptor;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::config;
+
+/// TLS as the files say at the moment.
+pub struct Tls {
+    files: config::Tls,
+    current: RwLock<Current>,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    not_after: Option<OffsetDateTime>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whom a verified certificate names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The subject's common name, or else its first alternative name.
+    pub name: String,
+}
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file that cannot be read as PEM.
+    #[error("Cannot read {what} from {}", path.display())]
+    Pem {
+        /// What the file should hold.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// A file without a certificate.
+    #[error("There is no certificate in {}: it must hold PEM blocks", .0.display())]
+    Empty(PathBuf),
+    /// A certificate in the CA file that cannot be one.
+    #[error("{} is not usable as the CA of client certificates", path.display())]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The CA file as a whole.
+    #[error("{} is not usable as the CA of client certificates", path.display())]
+    Verifier {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: VerifierBuilderError,
+    },
+    /// The certificate and the key.
+    #[error("{} and its key are not usable: do they belong together?", path.display())]
+    Certificate {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+}
+
+impl Tls {
+    /// Reads the files.
+    pub fn load(files: config::Tls) -> Result<Self, TlsError> {
+        let current = RwLock::new(read(&files)?);
+        Ok(Self { files, current })
+    }
+
+    /// Reads the files again; when they are not usable, what was read before stays in force.
+    /// Connections that stand are not touched.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let read = read(&self.files)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = read;
+        Ok(())
+    }
+
+    /// Takes the next connection.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        TlsAcceptor::from(Arc::clone(&current.config))
+    }
+
+    /// When the server's certificate ends.
+    pub fn not_after(&self) -> Option<OffsetDateTime> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.not_after
+    }
+
+    /// Whether clients may show certificates.
+    pub fn has_client_ca(&self) -> bool {
+        self.files.client_ca.is_some()
+    }
+
+    /// The files that are read.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let ca = self.files.client_ca.as_deref();
+        [self.files.cert.as_path(), self.files.key.as_path()]
+            .into_iter()
+            .chain(ca)
+    }
+}
+
+fn read(files: &config::Tls) -> Result<Current, TlsError> {
+    let chain = certificates(&files.cert)?;
+    let not_after = chain.first().and_then(not_after);
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsError::Pem {
+        what: "a private key",
+        path: files.key.clone(),
+        source,
+    })?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let usable = |source| TlsError::Certificate {
+        path: files.cert.clone(),
+        source,
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(usable)?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|source| TlsError::Ca {
+                    path: path.clone(),
+                    source,
+                })?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .allow_unauthenticated()
+                .build()
+                .map_err(|source| TlsError::Verifier {
+                    path: path.clone(),
+                    source,
+                })?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(usable)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Current {
+        config: Arc::new(config),
+        not_after,
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|source| TlsError::Pem {
+            what: "certificates",
+            path: path.to_owned(),
+            source,
+        })?;
+    if found.is_empty() {
+        return Err(TlsError::Empty(path.to_owned()));
+    }
+    Ok(found)
+}
+
+fn not_after(certificate: &CertificateDer<'_>) -> Option<OffsetDateTime> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()
+}
+
+/// Whom the client's certificate names, which the handshake has verified.
+pub(super) fn identity(connection: &ServerConnection) -> Option<Identity> {
+    let certificate = connection.peer_certificates()?.first()?;
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let common_name = certificate
+        .subject()
+        .iter_common_name()
+        .find_map(|name| name.as_str().ok());
+    let alternative = || {
+        let names = certificate.subject_alternative_name().ok()??;
+        names
+            .value
+            .general_names
+            .iter()
+            .find_map(|name| match name {
+                GeneralName::DNSName(name)
+                | GeneralName::RFC822Name(name)
+                | GeneralName::URI(name) => Some(*name),
+                _ => None,
+            })
+    };
+    // A certificate without any name is still one of the CA's.
+    let name = common_name.or_else(alternative).unwrap_or("unnamed");
+    Some(Identity {
+        name: name.to_owned(),
+    })
+}
+
+/// Whether a handshake failed because of what the client showed.
+pub(super) fn is_about_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(
+        error,
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)
+    )
+}

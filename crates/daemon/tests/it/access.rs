@@ -1,0 +1,463 @@
+//! Who gets in: every credential on every class of route, over plain HTTP and over TLS.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use lvp_testkit::daemon::{Answer, Daemon, answer, wait_for};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
+};
+use serde_json::{Value, json};
+use time::{Duration, OffsetDateTime};
+
+use crate::support::World;
+
+const FULL: &str = "full-0123456789abcdef0123456789abcdef";
+const READ: &str = "read-0123456789abcdef0123456789abcdef";
+
+/// A route of each class, and a request for it that changes nothing when it is let through.
+const ROUTES: [(&str, &str, &str); 9] = [
+    ("health", "GET", "/health"),
+    ("health", "GET", "/healthz"),
+    ("health", "GET", "/livez"),
+    ("health", "GET", "/readyz"),
+    ("read", "GET", "/api/v1/jobs"),
+    ("read", "GET", "/openapi.json"),
+    ("nowhere", "GET", "/no/such/path"),
+    ("change", "POST", "/api/v1/jobs"),
+    ("change", "DELETE", "/api/v1/cache/images/x"),
+];
+
+/// What a route of a class answers to one who is let through.
+fn let_through(class: &str) -> u16 {
+    match class {
+        "health" | "read" => 200,
+        "nowhere" => 404,
+        // The request has no body, or names no image.
+        _ => 400,
+    }
+}
+
+/// A caller's right, by the class of a route.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Caller {
+    Nobody,
+    Reader,
+    Full,
+}
+
+fn expected(caller: Caller, class: &str) -> u16 {
+    match (caller, class) {
+        (_, "health") | (Caller::Full, _) | (Caller::Reader, "read" | "nowhere") => {
+            let_through(class)
+        }
+        (Caller::Reader, _) => 403,
+        (Caller::Nobody, _) => 401,
+    }
+}
+
+fn write(directory: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
+    let path = directory.join(name);
+    let new = directory.join(format!("{name}.new"));
+    std::fs::write(&new, text).expect("it is written");
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+    std::fs::rename(&new, &path).expect("it is renamed");
+    path
+}
+
+/// A world whose daemon has a tokens file.
+async fn with_tokens(text: &str) -> World {
+    let world = World::new().await;
+    let path = write(world.home.path(), "tokens", text, 0o600);
+    world.with("API_TOKENS_FILE", &path.display().to_string())
+}
+
+fn both_tokens() -> String {
+    format!("# who may do what\nci:{FULL}\ngrafana:read:{READ}\n")
+}
+
+async fn call(
+    client: &reqwest::Client,
+    base: &str,
+    (method, route): (&str, &str),
+    header: Option<(&str, &str)>,
+) -> Answer {
+    let method = method.parse().expect("a method");
+    let mut request = client.request(method, format!("{base}{route}"));
+    if let Some((name, value)) = header {
+        request = request.header(name, value);
+    }
+    let response = request.send().await.expect("an answer");
+    answer(response).await.expect("a body")
+}
+
+fn audit(daemon: &Daemon) -> Vec<Value> {
+    let lines = daemon.log().into_iter();
+    lines.filter(|line| line["component"] == "audit").collect()
+}
+
+#[tokio::test]
+async fn tokens_open_what_their_role_allows_and_nothing_else_does() {
+    let world = with_tokens(&both_tokens()).await;
+    let daemon = world.start();
+    let client = reqwest::Client::new();
+    let bearer = |token: &str| Some(("authorization", format!("Bearer {token}")));
+    let key = |token: &str| Some(("x-api-token", token.to_owned()));
+    for (credential, caller) in [
+        (None, Caller::Nobody),
+        (bearer("wrong"), Caller::Nobody),
+        (key(&FULL[1..]), Caller::Nobody),
+        // The line's name and role are no part of the token.
+        (bearer(&format!("ci:{FULL}")), Caller::Nobody),
+        (Some(("authorization", FULL.to_owned())), Caller::Nobody),
+        (bearer(READ), Caller::Reader),
+        (key(READ), Caller::Reader),
+        (bearer(FULL), Caller::Full),
+        (key(FULL), Caller::Full),
+    ] {
+        // Wrong tokens are limited: one address cannot try all routes with them.
+        let routes = match (caller, &credential) {
+            (Caller::Nobody, Some(_)) => &ROUTES[6..8],
+            _ => &ROUTES[..],
+        };
+        for (class, method, route) in routes {
+            let header = credential
+                .as_ref()
+                .map(|(name, value)| (*name, value.as_str()));
+            let answer = call(&client, daemon.url(), (method, route), header).await;
+            let expected = expected(caller, class);
+            assert_eq!(
+                answer.status, expected,
+                "{credential:?} {route}: {answer:?}"
+            );
+            if expected == 401 {
+                assert_eq!(answer.body["error"], "unauthorized", "{answer:?}");
+                assert_eq!(answer.body["code"], 401, "{answer:?}");
+                assert_eq!(answer.body["message"], answer.body["details"]);
+                assert!(answer.headers["www-authenticate"].starts_with("Bearer"));
+            }
+        }
+    }
+    let log = daemon.log_text().join("\n");
+    assert!(
+        !log.contains(FULL) && !log.contains(READ),
+        "a token is in the log"
+    );
+}
+
+#[tokio::test]
+async fn health_can_be_closed() {
+    let world = with_tokens(&both_tokens())
+        .await
+        .with("OPEN_HEALTH", "false");
+    let daemon = world.start();
+    let client = reqwest::Client::new();
+    for (class, method, route) in ROUTES.iter().filter(|route| route.0 == "health") {
+        let answer = call(&client, daemon.url(), (method, route), None).await;
+        assert_eq!(answer.status, 401, "{class} {route}");
+        let header = Some(("x-api-token", READ));
+        let answer = call(&client, daemon.url(), (method, route), header).await;
+        assert_eq!(answer.status, 200, "{class} {route}");
+    }
+}
+
+#[tokio::test]
+async fn without_credentials_only_this_host_is_listened_on_and_pages_of_other_sites_are_refused() {
+    let world = World::new().await.with("HOST", "0.0.0.0");
+    let daemon = world.start();
+    assert!(
+        daemon.url().starts_with("http://127.0.0.1:"),
+        "{}",
+        daemon.url()
+    );
+    let said = |line: &Value| {
+        let message = line["message"].as_str();
+        message.is_some_and(|text| text.contains("listening on loopback only"))
+    };
+    assert!(daemon.log().iter().any(said));
+    let client = reqwest::Client::new();
+    for (class, method, route) in ROUTES {
+        let answer = call(&client, daemon.url(), (method, route), None).await;
+        assert_eq!(answer.status, let_through(class), "{method} {route}");
+        let header = Some(("sec-fetch-site", "cross-site"));
+        let answer = call(&client, daemon.url(), (method, route), header).await;
+        let expected = if class == "health" { 200 } else { 403 };
+        assert_eq!(answer.status, expected, "{method} {route}");
+    }
+}
+
+#[tokio::test]
+async fn a_tokens_file_that_cannot_be_used_keeps_the_daemon_from_starting() {
+    let world = World::new().await;
+    let directory = world.home.path().to_owned();
+    let missing = directory.join("missing");
+    let cases = [
+        (missing, "Cannot read the tokens file"),
+        (
+            write(&directory, "empty", "# none\n", 0o600),
+            "There is no token",
+        ),
+        (
+            write(&directory, "open", &both_tokens(), 0o644),
+            "open to every user",
+        ),
+        (
+            write(&directory, "line", "a:b\nc d\n", 0o600),
+            "Line 2 of the tokens",
+        ),
+    ];
+    let mut world = world;
+    for (path, expected) in cases {
+        world = world.with("API_TOKENS_FILE", &path.display().to_string());
+        let error = world.home.start().expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains(FULL), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn guessing_shuts_an_address_out_and_leaves_open_routes_open() {
+    let world = with_tokens(&both_tokens()).await;
+    let daemon = world.start();
+    let client = reqwest::Client::new();
+    let mut statuses = Vec::new();
+    for guess in 0..12 {
+        let guess = format!("Bearer guess-{guess}");
+        let header = Some(("authorization", guess.as_str()));
+        let answer = call(&client, daemon.url(), ("GET", "/api/v1/jobs"), header).await;
+        statuses.push(answer.status);
+        if answer.status == 429 {
+            assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+        }
+    }
+    assert_eq!(statuses[..10], [401; 10]);
+    assert!(statuses.contains(&429), "{statuses:?}");
+    let answer = call(&client, daemon.url(), ("GET", "/health"), None).await;
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn changed_tokens_count_without_a_restart_and_broken_ones_change_nothing() {
+    let world = with_tokens(&both_tokens()).await;
+    let daemon = world.start();
+    let client = reqwest::Client::new();
+    let status = async |token: &str| {
+        let header = Some(("x-api-token", token));
+        let answer = call(&client, daemon.url(), ("GET", "/api/v1/jobs"), header).await;
+        answer.status
+    };
+    assert_eq!(status(FULL).await, 200);
+    // By the change of the file.
+    let new = "new-0123456789abcdef0123456789abcdef";
+    write(world.home.path(), "tokens", &format!("ops:{new}\n"), 0o600);
+    wait_for("the new token to count", async || {
+        // Reading what is known says when, and guesses nothing.
+        let read = daemon
+            .log()
+            .iter()
+            .any(|line| line["message"] == "Tokens read again");
+        read.then_some(())
+    })
+    .await;
+    assert_eq!((status(new).await, status(FULL).await), (200, 401));
+    // By SIGHUP; what is broken leaves what was.
+    write(world.home.path(), "tokens", "# none\n", 0o600);
+    daemon.signal("HUP").expect("it is sent");
+    wait_for("the complaint", async || {
+        let complained = |line: &Value| {
+            let message = line["message"].as_str();
+            message.is_some_and(|text| text.contains("stay in force"))
+        };
+        daemon.log().iter().any(complained).then_some(())
+    })
+    .await;
+    assert_eq!(status(new).await, 200);
+}
+
+#[tokio::test]
+async fn every_change_leaves_a_line_with_who_from_where_what_and_the_result() {
+    let world = with_tokens(&both_tokens()).await;
+    let daemon = world.start();
+    let client = reqwest::Client::new();
+    let url = format!("{}/api/v1/jobs", daemon.url());
+    let body = json!({"image_url": "s3://images/none.qcow2", "volume_name": "vm-1",
+        "volume_size_gb": 1});
+    for token in [FULL, READ, "wrong"] {
+        let request = client.post(&url).bearer_auth(token).json(&body);
+        request.send().await.expect("an answer");
+        client
+            .get(&url)
+            .bearer_auth(token)
+            .send()
+            .await
+            .expect("an answer");
+    }
+    let lines = wait_for("three lines", async || {
+        Some(audit(&daemon)).filter(|lines| lines.len() >= 3)
+    })
+    .await;
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    for (line, (principal, status, result)) in lines.iter().zip([
+        ("token:ci", 202, "done"),
+        ("token:grafana", 403, "refused"),
+        ("unknown", 401, "refused"),
+    ]) {
+        assert_eq!(line["principal"], principal, "{line}");
+        assert_eq!(line["status"], status, "{line}");
+        assert_eq!(line["result"], result, "{line}");
+        assert_eq!(line["method"], "POST", "{line}");
+        assert_eq!(line["path"], "/api/v1/jobs", "{line}");
+        let address = line["address"].as_str().unwrap_or_default();
+        assert!(address.starts_with("127.0.0.1:"), "{line}");
+    }
+    assert_eq!(lines[0]["subject"], "volume vm-1");
+    assert!(lines[0]["job_id"].is_string(), "{}", lines[0]);
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority(name: &str) -> Authority {
+    let mut params = CertificateParams::new(Vec::new()).expect("valid names");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("a key");
+    CertifiedIssuer::self_signed(params, key).expect("a certificate")
+}
+
+/// A certificate that ends so many days from now, and its key.
+fn issue(authority: &Authority, name: &str, days: i64) -> (String, String) {
+    let key = KeyPair::generate().expect("a key");
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let mut params = CertificateParams::new(names).expect("valid names");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params.not_before = OffsetDateTime::now_utc() - Duration::days(30);
+    params.not_after = OffsetDateTime::now_utc() + Duration::days(days);
+    let certificate = params.signed_by(&key, authority).expect("a certificate");
+    (certificate.pem(), key.serialize_pem())
+}
+
+fn client(server: &Authority, certificate: Option<&(String, String)>) -> reqwest::Client {
+    let root = reqwest::Certificate::from_pem(server.pem().as_bytes()).expect("a certificate");
+    let mut builder = reqwest::Client::builder().tls_certs_only([root]);
+    if let Some((certificate, key)) = certificate {
+        let pem = format!("{certificate}{key}");
+        let identity = reqwest::Identity::from_pem(pem.as_bytes()).expect("an identity");
+        builder = builder.identity(identity);
+    }
+    builder.build().expect("a client")
+}
+
+/// A world whose daemon speaks TLS and trusts clients of this authority.
+async fn with_tls(world: World, server: &Authority, clients: &Authority) -> World {
+    let directory = world.home.path().to_owned();
+    let (certificate, key) = issue(server, "server", 30);
+    let file = |name, text: &str| write(&directory, name, text, 0o600).display().to_string();
+    world
+        .with("TLS_CERT_FILE", &file("server.pem", &certificate))
+        .with("TLS_KEY_FILE", &file("server.key", &key))
+        .with("CLIENT_CA_CERT", &file("ca.pem", &clients.pem()))
+}
+
+fn https(daemon: &Daemon) -> String {
+    daemon.url().replacen("http://", "https://", 1)
+}
+
+#[tokio::test]
+async fn over_tls_a_good_certificate_or_a_token_opens_and_a_bad_certificate_ends_the_connection() {
+    let (ours, theirs) = (authority("ours"), authority("theirs"));
+    let world = with_tls(with_tokens(&both_tokens()).await, &ours, &ours).await;
+    let daemon = world.start();
+    let base = https(&daemon);
+    let bearer_full = format!("Bearer {FULL}");
+    let bearer_read = format!("Bearer {READ}");
+    let good = issue(&ours, "terraform", 30);
+    for (certificate, token, caller) in [
+        (None, None, Caller::Nobody),
+        (None, Some(&bearer_read), Caller::Reader),
+        (None, Some(&bearer_full), Caller::Full),
+        (Some(&good), None, Caller::Full),
+        (Some(&good), Some(&bearer_read), Caller::Full),
+    ] {
+        let client = client(&ours, certificate);
+        for (class, method, route) in ROUTES {
+            let header = token.map(|token| ("authorization", token.as_str()));
+            let answer = call(&client, &base, (method, route), header).await;
+            let expected = expected(caller, class);
+            assert_eq!(
+                answer.status, expected,
+                "{caller:?} {method} {route}: {answer:?}"
+            );
+        }
+    }
+    let bad = [
+        ("another CA's", issue(&theirs, "terraform", 30)),
+        ("expired", issue(&ours, "terraform", -1)),
+    ];
+    for (what, certificate) in &bad {
+        let client = client(&ours, Some(certificate));
+        // Not even with a token, nor where anybody may go: what is shown must be valid.
+        for route in ["/health", "/api/v1/jobs"] {
+            let request = client.get(format!("{base}{route}")).bearer_auth(FULL);
+            let sent = request.send().await;
+            assert!(sent.is_err(), "{what} certificate on {route}: {sent:?}");
+        }
+    }
+    let principals: Vec<_> = audit(&daemon)
+        .iter()
+        .map(|line| line["principal"].clone())
+        .collect();
+    for expected in ["unknown", "token:grafana", "token:ci", "cert:terraform"] {
+        assert!(principals.contains(&expected.into()), "{principals:?}");
+    }
+    // Nobody listens for plain HTTP on this port.
+    assert!(
+        reqwest::get(format!("{}/health", daemon.url()))
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_new_certificate_and_a_new_client_ca_count_without_a_restart() {
+    let (old, new) = (authority("old"), authority("new"));
+    let world = with_tls(World::new().await, &old, &old).await;
+    let daemon = world.start();
+    let base = https(&daemon);
+    let route = ("GET", "/api/v1/jobs");
+    let (old_client, new_client) = (issue(&old, "old", 30), issue(&new, "new", 30));
+    let answer = call(&client(&old, Some(&old_client)), &base, route, None).await;
+    assert_eq!(answer.status, 200);
+    let refused = client(&old, Some(&new_client)).get(format!("{base}/health"));
+    assert!(refused.send().await.is_err());
+
+    let (certificate, key) = issue(&new, "server", 30);
+    write(world.home.path(), "server.pem", &certificate, 0o600);
+    write(world.home.path(), "server.key", &key, 0o600);
+    write(world.home.path(), "ca.pem", &new.pem(), 0o600);
+    daemon.signal("HUP").expect("it is sent");
+    wait_for("the new certificates to count", async || {
+        let client = client(&new, Some(&new_client));
+        let request = client.get(format!("{base}/api/v1/jobs")).send();
+        let status = request.await.ok()?.status();
+        (status == 200).then_some(())
+    })
+    .await;
+    let refused = client(&new, Some(&old_client)).get(format!("{base}/health"));
+    assert!(refused.send().await.is_err());
+}
+
+#[tokio::test]
+async fn an_authority_without_a_server_certificate_is_refused_by_name() {
+    let world = World::new().await.with("CLIENT_CA_CERT", "/etc/ca.pem");
+    let error = world.home.start().expect_err("no TLS to show it on");
+    let error = error.to_string();
+    assert!(
+        error.contains("server.ca_cert needs server.tls_cert"),
+        "{error}"
+    );
+}

@@ -1,0 +1,200 @@
+//! libvirt as the daemon uses it: pools, uploads, and a build without it.
+
+use crate::support::World;
+
+#[cfg(not(feature = "libvirt"))]
+#[tokio::test]
+async fn a_build_without_libvirt_says_how_to_get_one_with_it() {
+    let world = World::new().await.with("LIBVIRT_ENABLED", "true");
+    let error = world.home.start().expect_err("it cannot").to_string();
+    assert!(error.contains("this build has no libvirt"), "{error}");
+    assert!(error.contains("libvirt-dev"), "{error}");
+}
+
+#[tokio::test]
+async fn uploads_are_checked_before_libvirt_is_asked() {
+    let world = World::new().await;
+    let daemon = world.start();
+    let client = reqwest::Client::new();
+    for route in ["/volumes/upload-content", "/api/v1/volumes/upload-content"] {
+        let url = format!("{}{route}", daemon.url());
+        let put = |name: Option<&str>, body: reqwest::Body| {
+            let mut request = client.put(&url).body(body);
+            if let Some(name) = name {
+                request = request.header("X-Volume-Name", name);
+            }
+            request.send()
+        };
+        let stream = || {
+            let chunk = Ok::<_, std::io::Error>("seed");
+            reqwest::Body::wrap_stream(futures::stream::iter([chunk]))
+        };
+        for (what, sent, expected) in [
+            ("no name", put(None, "seed".into()), 400),
+            ("a path", put(Some("../seed.iso"), "seed".into()), 400),
+            ("no length", put(Some("seed.iso"), stream()), 411),
+            ("no libvirt", put(Some("seed.iso"), "seed".into()), 503),
+        ] {
+            let status = sent.await.expect("an answer").status();
+            assert_eq!(status, expected, "{what} on {route}");
+        }
+    }
+}
+
+#[cfg(feature = "libvirt")]
+mod real {
+    use std::os::unix::fs::FileExt as _;
+    use std::path::{Path, PathBuf};
+    use std::process::{Child, Stdio};
+
+    use lvp_testkit::daemon::wait_for;
+    use lvp_testkit::require::{command, require};
+    use serde_json::Value;
+
+    use crate::support::World;
+
+    /// A libvirtd with a socket of its own, and a pool with a directory of its own.
+    struct Libvirtd {
+        dir: tempfile::TempDir,
+        child: Child,
+        pool: String,
+    }
+
+    impl Libvirtd {
+        async fn start() -> Self {
+            let dir = tempfile::Builder::new()
+                .prefix("lvp-libvirtd-")
+                .tempdir()
+                .expect("there is room");
+            let child = Self::spawn(dir.path());
+            let pool = format!("lvp-test-{}", std::process::id());
+            std::fs::create_dir(dir.path().join("pool")).expect("there is room");
+            let libvirtd = Self { dir, child, pool };
+            libvirtd.wait().await;
+            let target = libvirtd.path("pool").display().to_string();
+            let pool = libvirtd.pool.clone();
+            libvirtd.virsh(&["pool-create-as", &pool, "dir", "--target", &target]);
+            libvirtd.virsh(&["vol-create-as", &pool, "seed.iso", "1M"]);
+            libvirtd
+        }
+
+        fn spawn(dir: &Path) -> Child {
+            let config = format!(
+                "unix_sock_dir = \"{0}\"\nauth_unix_rw = \"none\"\nlog_outputs = \"4:stderr\"\n",
+                dir.display()
+            );
+            let file = dir.join("libvirtd.conf");
+            std::fs::write(&file, config).expect("there is room");
+            command("libvirtd")
+                .arg("--config")
+                .arg(&file)
+                .arg("--pid-file")
+                .arg(dir.join("pid"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("libvirtd starts")
+        }
+
+        async fn wait(&self) {
+            wait_for("libvirtd to answer", async || {
+                let asked = command("virsh")
+                    .args(["-c", &self.uri(), "pool-list"])
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .status();
+                asked.ok()?.success().then_some(())
+            })
+            .await;
+        }
+
+        fn uri(&self) -> String {
+            let socket = self.path("libvirt-sock");
+            format!("qemu+unix:///system?socket={}", socket.display())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn virsh(&self, arguments: &[&str]) {
+            let done = command("virsh")
+                .args(["-q", "-c", &self.uri()])
+                .args(arguments)
+                .output()
+                .expect("virsh starts");
+            assert!(done.status.success(), "{arguments:?}: {done:?}");
+        }
+    }
+
+    impl Drop for Libvirtd {
+        fn drop(&mut self) {
+            // Transient pools go with libvirtd, but for their state file.
+            command("virsh")
+                .args(["-q", "-c", &self.uri(), "pool-destroy", &self.pool])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .ok();
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_seed_image_is_written_and_a_restarted_libvirtd_is_found_again() {
+        if !require("libvirt") {
+            return;
+        }
+        let mut libvirtd = Libvirtd::start().await;
+        let world = World::new()
+            .await
+            .with("LIBVIRT_ENABLED", "true")
+            .with("LIBVIRT_URI", &libvirtd.uri())
+            .with("LIBVIRT_POOL", &libvirtd.pool)
+            // An empty variable counts as unset: the cache is the pool's directory.
+            .with("CACHE_DIR", "");
+        let daemon = world.start();
+        let client = reqwest::Client::new();
+        let url = format!("{}/volumes/upload-content", daemon.url());
+        let put = async |volume: &str, pool: &str, content: Vec<u8>| {
+            let request = client
+                .put(&url)
+                .header("X-Volume-Name", volume)
+                .header("X-Pool-Name", pool)
+                .body(content);
+            request.send().await.expect("an answer").status().as_u16()
+        };
+        let pool = libvirtd.pool.clone();
+        let seed: Vec<u8> = (0..700_000u32)
+            .flat_map(u32::to_le_bytes)
+            .take(900_000)
+            .collect();
+        assert_eq!(put("seed.iso", &pool, seed.clone()).await, 200);
+        let written = std::fs::File::open(libvirtd.path("pool/seed.iso")).expect("it is there");
+        let mut found = vec![0; seed.len()];
+        written.read_exact_at(&mut found, 0).expect("it is as long");
+        assert!(found == seed, "the volume holds something else");
+
+        assert_eq!(put("seed.iso", &pool, vec![0; (1 << 20) + 1]).await, 422);
+        assert_eq!(put("none.iso", &pool, vec![0; 10]).await, 404);
+        assert_eq!(put("seed.iso", "no-such-pool", vec![0; 10]).await, 404);
+
+        let libvirt_is = async |up: bool| {
+            wait_for("the probe to see it", async || {
+                let answer = daemon.call("GET", "/readyz", None).await.ok()?;
+                let found: &Value = &answer.body["dependencies"]["libvirt"]["up"];
+                (*found == up).then_some(())
+            })
+            .await;
+        };
+        libvirt_is(true).await;
+        libvirtd.child.kill().expect("it is killed");
+        libvirtd.child.wait().expect("it has ended");
+        libvirt_is(false).await;
+        libvirtd.child = Libvirtd::spawn(libvirtd.dir.path());
+        libvirtd.wait().await;
+        libvirt_is(true).await;
+    }
+}
