@@ -10,5 +10,6 @@ mod lvm;
 mod metrics;
 mod one_device;
 mod provision;
+mod reconcile;
 mod support;
 mod torture;
