@@ -91,6 +91,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the database's file system was full.
+    pub fn is_full(&self) -> bool {
+        self.error_type() == "disk_full"
+    }
+
     /// A bounded word for metrics.
     pub fn error_type(&self) -> &'static str {
         let Self::Statement { source, .. } = self else {
