@@ -15,12 +15,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use lvp_api::{ErrorCode, routes};
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument as _;
 
 use crate::dependencies::Dependencies;
 use crate::jobs::Jobs;
@@ -68,10 +70,23 @@ pub fn router(app: App) -> Router {
         .route(routes::DOCS, get(openapi::docs))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(middleware::from_fn(detached))
         .layer(CatchPanicLayer::custom(panicked))
         // Outermost, so that a request that broke off is counted too.
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
+}
+
+/// Carries a request that changes something to its end: a client that hangs up after sending it
+/// would otherwise take its handler along, wherever that is.
+async fn detached(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let handled = tokio::spawn(next.run(request).in_current_span());
+    handled
+        .await
+        .unwrap_or_else(|error| panicked(Box::new(error)))
 }
 
 async fn not_found(uri: axum::http::Uri) -> ApiError {

@@ -12,5 +12,6 @@ mod metrics;
 mod one_device;
 mod provision;
 mod reconcile;
+mod shutdown;
 mod support;
 mod torture;
