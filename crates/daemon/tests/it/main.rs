@@ -5,6 +5,7 @@ mod bad_input;
 mod block;
 mod cache;
 mod crash;
+mod faults;
 mod full;
 mod jobs;
 mod lvm;
