@@ -5,6 +5,7 @@ mod bad_input;
 mod block;
 mod cache;
 mod crash;
+mod database;
 mod faults;
 mod full;
 mod jobs;
