@@ -120,7 +120,7 @@ async fn a_miss_and_a_hit_move_what_they_should_and_by_how_much() {
         assert!(miss.get(&series) > 0.0, "{series}:\n{}", miss.text);
     }
     let written = miss.get(r#"transferred_bytes_total{direction="written"}"#);
-    assert!(written >= (40 * 65536) as f64, "{written}");
+    assert!(written >= f64::from(40 * 65536), "{written}");
     let created = r#"requests_total{method="POST",endpoint="/api/v1/jobs",status="202"}"#;
     assert_moved(&start, &miss, &[(created, 1.0)]);
     let saved = r#"storage_operations_total{operation="create_job",result="success"}"#;
