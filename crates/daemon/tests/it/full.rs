@@ -72,6 +72,41 @@ async fn a_cache_that_fills_up_during_a_download_fails_the_job_and_gives_the_roo
 }
 
 #[tokio::test]
+async fn an_unfinished_download_that_nobody_goes_on_with_makes_room_for_another() {
+    if !require("mount") {
+        return;
+    }
+    let (world, proxy) = World::with_faults().await;
+    let cache = Tmpfs::mount(&world.home.path().join("cache"), 40 * MIB).expect("it is mounted");
+    let unfinished = world.put("a.qcow2", &image(64 * MIB, 500, 1).build());
+    let builder = image(64 * MIB, 700, 3);
+    let bytes = builder.build();
+    assert!(bytes.len() as u64 > 25 * MIB, "it fits beside the other");
+    let url = world.put("b.qcow2", &bytes);
+    proxy.inject(
+        Rule::new(Fault::Reset).when(|request| request.range_start.is_some_and(|at| at > 17 * MIB)),
+    );
+    let daemon = world.start();
+    let job = daemon
+        .provision(&unfinished, "vm", 64 * MIB)
+        .await
+        .expect("it is accepted");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.error_code, Some(503), "{status:?}");
+    let left = world.home.cache_files();
+    assert!(
+        left.len() == 1 && left[0].ends_with(".partial"),
+        "nothing is left to resume: {left:?}"
+    );
+    proxy.clear();
+    works_again(&world, &daemon, &url, &builder.disk()).await;
+    let files = world.home.cache_files();
+    assert!(files.len() == 1 && files[0].ends_with(".img"), "{files:?}");
+    drop(daemon);
+    drop(cache);
+}
+
+#[tokio::test]
 async fn a_volumes_directory_that_fills_up_fails_the_job_and_the_volume_is_removed() {
     if !require("mount") {
         return;
