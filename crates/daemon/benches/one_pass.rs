@@ -61,7 +61,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         allowed_hosts: Vec::new(),
         retry_backoff: vec![Duration::from_millis(100)],
         connect_timeout: source::CONNECT_TIMEOUT,
-        idle_timeout: source::IDLE_TIMEOUT,
+        idle_timeout: Duration::from_secs(30),
         max_read_bytes_per_sec: None,
     })?;
     let cache = CacheSettings {

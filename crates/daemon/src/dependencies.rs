@@ -88,7 +88,8 @@ impl Dependencies {
             if stop.run_until_cancelled(due).await.is_none() {
                 return;
             }
-            self.probe(services).await;
+            // A dependency that does not answer does not hold up the stop.
+            stop.run_until_cancelled(self.probe(services)).await;
         }
     }
 

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod clock;
 pub mod cmd;
 pub mod config;
+pub mod db_cmd;
 pub mod demo;
 pub mod dependencies;
 pub mod http;

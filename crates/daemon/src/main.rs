@@ -1,10 +1,12 @@
 //! Command line of the daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
+use provisioner::db_cmd::{self, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
 use provisioner::serve::{Daemon, Ended};
@@ -32,11 +34,29 @@ enum Command {
     /// Look at an image, or convert it, by the daemon's own code
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Look after the database
+    Db {
+        #[command(subcommand)]
+        command: DbCommand,
+    },
     /// Look at the configuration
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum DbCommand {
+    /// Copy the database, while the daemon runs or not
+    Backup {
+        #[command(flatten)]
+        backup: BackupArgs,
+        #[command(flatten)]
+        serve: ServeArgs,
+    },
+    /// Read the whole database and say whether it is sound
+    Check(ServeArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,6 +103,12 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args),
         Command::Demo(args) => demo(args),
         Command::Image(command) => ExitCode::from(image_cmd::run(&command)),
+        Command::Db {
+            command: DbCommand::Backup { backup, serve },
+        } => db(&serve, |path| db_cmd::backup(&backup, path)),
+        Command::Db {
+            command: DbCommand::Check(args),
+        } => db(&args, db_cmd::check),
         Command::Config {
             command: ConfigCommand::Check(args),
         } => check(&args),
@@ -155,6 +181,25 @@ async fn reopen_on_hangup(file: LogFile) {
                 tracing::error!(component = "daemon", error, "The log file cannot be opened");
             }
         }
+    }
+}
+
+fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitCode {
+    // One key is all it takes: a backup does not depend on the rest of the configuration.
+    let settings = match args.settings() {
+        Ok(settings) => settings,
+        Err(error) => return complain(&error.into(), EXIT_USAGE),
+    };
+    let database = settings
+        .iter()
+        .find(|(key, _)| key.path == "server.db_path")
+        .map(|(_, setting)| PathBuf::from(&setting.text));
+    let done = database
+        .context("server.db_path is not set")
+        .and_then(|database| work(&database));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
     }
 }
 

@@ -155,6 +155,7 @@ async fn watch(app: App, stop: CancellationToken) {
 /// Evicts, sweeps and forgets at every interval.
 async fn tidy(app: App, config: Config, stop: CancellationToken) {
     let interval = config.cache.eviction_interval;
+    reconcile_volumes(&app, &stop).await;
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         match app.jobs.services().cache.reconcile().await {
@@ -170,6 +171,25 @@ async fn tidy(app: App, config: Config, stop: CancellationToken) {
         if let Err(error) = app.jobs.forget_old().await {
             let error = crate::jobs::error::chain(&error);
             tracing::error!(component = "storage", error, "Old jobs cannot be forgotten");
+        }
+        reconcile_volumes(&app, &stop).await;
+    }
+}
+
+/// Volumes against jobs. A stuck LVM holds up neither the start nor the stop.
+async fn reconcile_volumes(app: &App, stop: &CancellationToken) {
+    match stop.run_until_cancelled(app.jobs.reconcile_volumes()).await {
+        Some(Ok(found)) if found != Default::default() => {
+            tracing::info!(component = "provisioner", ?found, "Volumes reconciled");
+        }
+        Some(Ok(_)) | None => {}
+        Some(Err(error)) => {
+            let error = crate::jobs::error::chain(&error);
+            tracing::error!(
+                component = "provisioner",
+                error,
+                "Volumes cannot be reconciled"
+            );
         }
     }
 }

@@ -7,4 +7,5 @@ pub mod rclone;
 pub mod require;
 pub mod s3;
 pub mod tls;
+pub mod tmpfs;
 pub mod uml;

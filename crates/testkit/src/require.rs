@@ -67,6 +67,12 @@ const COMPONENTS: &[Component] = &[
         also: root,
         install: "apt install libvirt-daemon-system libvirt-clients, and run as root",
     },
+    Component {
+        name: "mount",
+        programs: &["mount", "umount"],
+        also: crate::tmpfs::check,
+        install: "apt install mount, and run as root with CAP_SYS_ADMIN",
+    },
     program(&["qemu-img"], "apt install qemu-utils"),
     program(&["qemu-io"], "apt install qemu-utils"),
     program(&["qemu-nbd"], "apt install qemu-utils"),

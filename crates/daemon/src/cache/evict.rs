@@ -74,6 +74,10 @@ impl Cache {
                 return Ok(());
             }
             let Some(row) = candidates.next() else {
+                // The last to go, as each saves a download: what nobody is going on with now.
+                if self.drop_idle_partials().await? > 0 {
+                    continue;
+                }
                 return Err(CacheError::NoRoom {
                     dir: self.dir().to_owned(),
                     available,
@@ -93,6 +97,29 @@ impl Cache {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Removes the partial files that no flight is writing; returns how many there were.
+    async fn drop_idle_partials(&self) -> Result<usize, CacheError> {
+        let failed = |error| CacheError::file("list the cache directory", self.dir(), error);
+        let mut removed = 0;
+        for entry in std::fs::read_dir(self.dir()).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let idle = partial_key(name).is_some_and(|key| !self.0.flights.contains(key));
+            if idle {
+                self.0.store.forget_partial(name.to_owned()).await?;
+                remove_if_there(&entry.path())?;
+                removed += 1;
+                tracing::info!(
+                    component = "cache",
+                    file = name,
+                    "Dropped an unfinished download to make room"
+                );
+            }
+        }
+        Ok(removed)
     }
 
     /// Evicts what is too old, then brings files and index back together. Runs at start and

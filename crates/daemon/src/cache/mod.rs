@@ -119,7 +119,8 @@ impl CacheError {
                 source.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ),
-            _ => false,
+            Self::Index(error) => error.is_full(),
+            Self::InUse(_) => false,
         }
     }
 }

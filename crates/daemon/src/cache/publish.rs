@@ -69,8 +69,9 @@ impl Lead {
         sidecar: Option<Sha256Digest>,
     ) -> Result<Self, CacheError> {
         let file_name = format!("{PARTIAL_PREFIX}{key}{PARTIAL_SUFFIX}");
-        let durable_bytes = cache.resumable(&file_name, object).await?;
         let turn = cache.0.room.lock().await;
+        // In turn with those who remove partial files: what is counted on here stays.
+        let durable_bytes = cache.resumable(&file_name, object).await?;
         let missing = object.size - durable_bytes;
         cache.make_room(missing).await?;
         let reservation = Reservation::new(&cache.0.reserved_bytes, missing);
@@ -114,7 +115,8 @@ impl Lead {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create(true)
+            // What is to be gone on with must be there: an empty file would read as zeros.
+            .create(self.durable_bytes == 0)
             .truncate(false)
             .mode(0o640)
             .open(self.path())

@@ -198,6 +198,13 @@ pub const KEYS: &[Key] = &[
         "Wait before each repeat; the last value serves for all further ones",
     ),
     key(
+        "minio.idle_timeout",
+        &["MINIO_IDLE_TIMEOUT"],
+        Kind::Duration,
+        "30s",
+        "Longest silence of the server before a request is given up and repeated",
+    ),
+    key(
         "minio.max_read_bytes_per_sec",
         &["MINIO_MAX_READ_BYTES_PER_SEC"],
         Kind::Size,

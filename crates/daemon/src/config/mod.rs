@@ -93,6 +93,8 @@ pub struct Minio {
     pub allowed_hosts: Vec<String>,
     /// Waits before repeats, as many as there are repeats.
     pub retry_backoff: Vec<Duration>,
+    /// Longest silence of the server.
+    pub idle_timeout: Duration,
     /// Limit of all downloads together.
     pub max_read_bytes_per_sec: Option<u64>,
 }
@@ -234,6 +236,7 @@ impl Config {
                 allowed_hosts: settings.list("minio.allowed_hosts"),
                 retry_backoff: settings
                     .backoff("minio.retry_attempts", "minio.retry_backoff_ms")?,
+                idle_timeout: settings.duration("minio.idle_timeout")?,
                 max_read_bytes_per_sec: settings.limit("minio.max_read_bytes_per_sec")?,
             },
             libvirt: Libvirt {

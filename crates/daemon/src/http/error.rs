@@ -66,13 +66,19 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        Self::new(
-            ErrorCode::Unavailable,
-            format!(
-                "{}: see the daemon's log, and try again when it is mended",
-                chain(&error)
-            ),
-        )
+        let message = format!(
+            "{}: see the daemon's log, and try again when it is mended",
+            chain(&error)
+        );
+        Self::new(code_of(&error), message)
+    }
+}
+
+fn code_of(error: &StoreError) -> ErrorCode {
+    if error.is_full() {
+        ErrorCode::InsufficientStorage
+    } else {
+        ErrorCode::Unavailable
     }
 }
 
@@ -82,7 +88,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::Refused(Refusal::QueueFull(_)) => ErrorCode::TooManyRequests,
             SubmitError::Refused(_) => ErrorCode::Conflict,
             SubmitError::Stopping => ErrorCode::Unavailable,
-            SubmitError::Store(_) => ErrorCode::Unavailable,
+            SubmitError::Store(error) => code_of(error),
             SubmitError::Internal => ErrorCode::Internal,
         };
         Self::new(code, chain(&error))
@@ -103,6 +109,7 @@ impl From<CacheError> for ApiError {
     fn from(error: CacheError) -> Self {
         let code = match &error {
             CacheError::InUse(_) => ErrorCode::Conflict,
+            error if error.is_full() => ErrorCode::InsufficientStorage,
             _ => ErrorCode::Unavailable,
         };
         Self::new(code, chain(&error))

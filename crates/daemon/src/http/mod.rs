@@ -17,12 +17,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use lvp_api::{ErrorCode, routes};
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument as _;
 
 use crate::access::{self, Access};
 use crate::dependencies::Dependencies;
@@ -75,12 +77,25 @@ pub fn router(app: App) -> Router {
         .route(routes::DOCS, get(openapi::docs))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(middleware::from_fn(detached))
         .layer(middleware::from_fn_with_state(app.clone(), access::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(traces::trace))
         // Outermost, so that a request that broke off is counted too.
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
+}
+
+/// Carries a request that changes something to its end: a client that hangs up after sending it
+/// would otherwise take its handler along, wherever that is.
+async fn detached(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let handled = tokio::spawn(next.run(request).in_current_span());
+    handled
+        .await
+        .unwrap_or_else(|error| panicked(Box::new(error)))
 }
 
 async fn not_found(uri: axum::http::Uri) -> ApiError {

@@ -111,27 +111,35 @@ pub fn chain(error: &dyn StdError) -> String {
     text
 }
 
+/// What a full disk under the database means for the one who asks.
+const DATABASE_FULL: &str =
+    "The database's file system is full: free space there and send the request again";
+
 impl From<crate::store::StoreError> for JobError {
     fn from(error: crate::store::StoreError) -> Self {
-        Self::new(
-            ErrorCode::Unavailable,
-            "storage",
-            "The database does not answer",
-        )
-        .because(error)
+        let (code, context) = if error.is_full() {
+            (ErrorCode::InsufficientStorage, DATABASE_FULL)
+        } else {
+            (ErrorCode::Unavailable, "The database does not answer")
+        };
+        Self::new(code, "storage", context).because(error)
+    }
+}
+
+fn code_of(kind: SourceErrorKind) -> ErrorCode {
+    match kind {
+        SourceErrorKind::BadUrl | SourceErrorKind::HostNotAllowed => ErrorCode::BadRequest,
+        SourceErrorKind::NotFound => ErrorCode::NotFound,
+        SourceErrorKind::ObjectChanged => ErrorCode::Conflict,
+        SourceErrorKind::SidecarInvalid => ErrorCode::Unprocessable,
+        // Wrong credentials are the daemon's configuration, not the client's request.
+        _ => ErrorCode::Unavailable,
     }
 }
 
 impl From<SourceError> for JobError {
     fn from(error: SourceError) -> Self {
-        let code = match error.kind() {
-            SourceErrorKind::BadUrl | SourceErrorKind::HostNotAllowed => ErrorCode::BadRequest,
-            SourceErrorKind::NotFound => ErrorCode::NotFound,
-            SourceErrorKind::ObjectChanged => ErrorCode::Conflict,
-            SourceErrorKind::SidecarInvalid => ErrorCode::Unprocessable,
-            // Wrong credentials are the daemon's configuration, not the client's request.
-            _ => ErrorCode::Unavailable,
-        };
+        let code = code_of(error.kind());
         let error_type = error.kind().as_str();
         Self::wrapping(code, error_type, "The image cannot be fetched", error)
     }
@@ -157,6 +165,7 @@ impl From<VolumeError> for JobError {
             }
             Kind::TooSmall { .. } => (ErrorCode::Conflict, "volume_too_small"),
             Kind::NoSpace { .. } => (ErrorCode::InsufficientStorage, "volume_no_space"),
+            Kind::Io if error.is_full() => (ErrorCode::InsufficientStorage, "volume_no_space"),
             Kind::Timeout => (ErrorCode::Unavailable, "volume_timeout"),
             Kind::NotFound | Kind::DependencyDown | Kind::Io => (ErrorCode::Unavailable, "volume"),
             _ => (ErrorCode::Internal, "internal"),
@@ -170,11 +179,7 @@ impl From<lvp_image::Error> for JobError {
         use lvp_image::ErrorKind as Kind;
         // A remote read that failed inside the planner keeps its own story.
         if let Some(source) = error.io_error().and_then(SourceError::from_io) {
-            let code = if source.kind() == SourceErrorKind::ObjectChanged {
-                ErrorCode::Conflict
-            } else {
-                ErrorCode::Unavailable
-            };
+            let code = code_of(source.kind());
             let error_type = source.kind().as_str();
             return Self::wrapping(code, error_type, "The image cannot be read", error);
         }

@@ -1,6 +1,7 @@
 //! A job that has not ended: its record, its counters, its switch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_api::JobId;
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ pub struct Live {
     /// Its switch.
     pub stop: Stop,
     spec: JobSpec,
+    touched_volume: AtomicBool,
     record: watch::Sender<Job>,
 }
 
@@ -31,6 +33,7 @@ impl Live {
             meter: Arc::default(),
             stop: Stop::default(),
             spec: job.spec.clone(),
+            touched_volume: AtomicBool::new(false),
             record: watch::Sender::new(job),
         }
     }
@@ -38,6 +41,16 @@ impl Live {
     /// What was asked for.
     pub fn spec(&self) -> &JobSpec {
         &self.spec
+    }
+
+    /// Notes that this run is about to make or mark the volume: from here on it is rolled back.
+    pub(super) fn touch_volume(&self) {
+        self.touched_volume.store(true, Ordering::Release);
+    }
+
+    /// Whether this run may have made or marked the volume.
+    pub(super) fn has_touched_volume(&self) -> bool {
+        self.touched_volume.load(Ordering::Acquire)
     }
 
     /// The record as it is now.

@@ -20,11 +20,12 @@ pub mod admission;
 pub mod error;
 pub mod live;
 pub mod progress;
+mod reconcile;
 pub mod record;
 mod steps;
 pub mod stop;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ use admission::{Decision, Refusal};
 use error::JobError;
 use live::Live;
 use progress::Moved;
+pub use reconcile::Reconciled;
 use record::{Job, JobSpec};
 use stop::StopReason;
 
@@ -160,6 +162,8 @@ struct Inner {
     live: Mutex<HashMap<JobId, Arc<Live>>>,
     slots: Arc<Semaphore>,
     active: AtomicUsize,
+    /// Completed jobs whose volumes are known to be gone, so that each is logged once.
+    missing: Mutex<HashSet<JobId>>,
     tasks: TaskTracker,
     stopping: AtomicBool,
 }
@@ -173,6 +177,7 @@ impl Jobs {
             live: Mutex::default(),
             slots,
             active: AtomicUsize::new(0),
+            missing: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: AtomicBool::new(false),
         }))
@@ -336,6 +341,7 @@ impl Jobs {
     async fn drive(&self, live: Arc<Live>) {
         let metrics = &self.0.services.metrics;
         let accepted = Instant::now();
+        let ran_before = live.job().attempts > 0;
         let slot = tokio::select! {
             biased;
             reason = live.stop.stopped() => Err(JobError::stopped(reason)),
@@ -359,6 +365,12 @@ impl Jobs {
                 (ended, Some(started.elapsed()))
             }
         };
+        let left_for_next_start = live.stop.reason() == Some(StopReason::Shutdown)
+            || matches!(&ended, Err(error) if error.stop_reason() == Some(StopReason::Shutdown));
+        // A run before a restart may have made the volume, even if this one did not come that far.
+        if ended.is_err() && !left_for_next_start && (ran_before || live.has_touched_volume()) {
+            self.roll_back(&live).instrument(span.clone()).await;
+        }
         self.end(&live, ended, ran).instrument(span).await;
         self.lock().remove(&live.id);
     }

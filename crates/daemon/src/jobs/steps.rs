@@ -25,17 +25,17 @@ use lvp_image::source::FileSource;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
+use super::Services;
 use super::error::JobError;
 use super::live::Live;
 use super::progress::Rates;
 use super::record::VolumeRequest;
-use super::{Services, stop::StopReason};
 use crate::cache::{Follower, Lead, Lookup, Pin};
 use crate::source::{ImageUrl, ObjectMeta, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::telemetry::traces;
 use crate::transfer::{self, Streamed};
-use crate::volume::{self, OpenVolume, Removed, Volume};
+use crate::volume::{self, OpenVolume, Volume};
 
 /// How often an object that changes while it is read is started afresh before the job gives up.
 const MAX_CHANGES: u32 = 3;
@@ -206,10 +206,7 @@ impl Steps<'_> {
                 )),
             }
         };
-        match self.traced(self.populate_span(&volume), written).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.roll_back(volume, error).await),
-        }
+        self.traced(self.populate_span(&volume), written).await
     }
 
     /// For what cannot be read in one pass: the whole object to the cache, then as on a hit.
@@ -257,7 +254,14 @@ impl Steps<'_> {
         let fresh = lead.object().size - lead.durable_bytes();
         let source = &self.services.source;
         let meter = &self.live.meter;
-        let streamed = transfer::stream(source, lead, copier, meter, &self.live.stop).await?;
+        let streamed = match transfer::stream(source, lead, copier, meter, &self.live.stop).await {
+            Err(error) if error.error_type() == CACHE_FULL => {
+                // What came is of no use to anybody on a disk that others need.
+                lead.discard().await?;
+                return Err(error);
+            }
+            streamed => streamed?,
+        };
         let digest = streamed.digest;
         self.live.update(|job| job.image_digest = Some(digest));
         match sidecar.filter(|expected| *expected != digest) {
@@ -327,10 +331,7 @@ impl Steps<'_> {
                 .await;
             self.finish(&volume, body, pin.digest()).await
         };
-        match self.traced(self.populate_span(&volume), written).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.roll_back(volume, error).await),
-        }
+        self.traced(self.populate_span(&volume), written).await
     }
 
     /// Reads the image's metadata by ranges. No image at all in the pair means that its map is too
@@ -366,6 +367,7 @@ impl Steps<'_> {
         // The size of a compressed stream shows at its end; until then the volume's is the limit.
         let needed = info.virtual_size.unwrap_or(0);
         let job = self.live.id;
+        self.live.touch_volume();
         let volume = match volumes.lookup(&request.name).await? {
             Some(existing) => {
                 volume::fits(existing.size_bytes, request.size_bytes, needed)?;
@@ -454,39 +456,6 @@ impl Steps<'_> {
         }
     }
 
-    /// Undoes what the job did to the volume, and says what is left.
-    async fn roll_back(&self, volume: Volume, error: JobError) -> JobError {
-        if self.live.stop.reason() == Some(StopReason::Shutdown) {
-            // The job goes on at the next start; what it made stays for it.
-            return error;
-        }
-        let name = &volume.name;
-        let span = self.volume_span("DeleteVolume", name);
-        let volumes = &self.services.volumes;
-        let removed = volumes.remove_created(name, self.live.id);
-        let removed = removed.instrument(span.clone()).await;
-        if let Ok(removed) = &removed {
-            traces::attribute(&span, "volume.removed", Some(*removed == Removed::Removed));
-        }
-        match removed {
-            Ok(Removed::Removed | Removed::Absent) => {}
-            Ok(Removed::Kept) => self.live.note(format!(
-                "Volume {name} was there before the job and is left not ready (its head is cleared): \
-                 provision it again"
-            )),
-            Err(cause) => {
-                let why = super::error::chain(&cause);
-                traces::failed(&span, "volume", why.clone());
-                tracing::error!(
-                    component = "provisioner", job_id = %self.live.id, error = %why,
-                    "A volume could not be rolled back"
-                );
-                self.live.note(format!("Volume {name} could not be removed: {why}"));
-            }
-        }
-        error
-    }
-
     async fn expect_rates(&self) -> Result<(), JobError> {
         let store = &self.services.store;
         let known = Rates::default();
@@ -570,6 +539,9 @@ const MAP_TOO_LARGE: &str =
 /// See [`MAP_TOO_LARGE`].
 const NO_RANGES: &str =
     "The server does not serve ranges: downloaded first, then written from the cache";
+
+/// The error type of a cache that has no room left.
+const CACHE_FULL: &str = "cache_full";
 
 /// The error type of a server that answers no ranges.
 const RANGES_IGNORED: &str = SourceErrorKind::RangesIgnored.as_str();

@@ -65,8 +65,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for a TCP and TLS connection to come up.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest silence of a server in the middle of an answer, or before it.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the configuration says about object storage.
 #[derive(Debug, Clone)]
@@ -104,7 +102,7 @@ impl From<&config::Minio> for Settings {
             allowed_hosts: minio.allowed_hosts.clone(),
             retry_backoff: minio.retry_backoff.clone(),
             connect_timeout: CONNECT_TIMEOUT,
-            idle_timeout: IDLE_TIMEOUT,
+            idle_timeout: minio.idle_timeout,
             max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
         }
     }

@@ -1,6 +1,6 @@
 //! Jobs in the database.
 
-use lvp_api::{ImageType, JobId, JobState};
+use lvp_api::{ImageType, JobId, JobState, VolumeName};
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{Store, StoreError};
@@ -156,6 +156,23 @@ impl Store {
                      ORDER BY state = 'running' DESC, seq",
                 )?
                 .query_map([], job_row)?
+                .collect()
+        })
+        .await
+    }
+
+    /// The last completed job of each volume, and the volume's name.
+    pub async fn completed_volumes(&self) -> Result<Vec<(JobId, VolumeName)>, StoreError> {
+        self.read("completed_volumes", |connection| {
+            connection
+                .prepare(
+                    "SELECT id, volume_name, max(seq) FROM jobs \
+                     WHERE state = 'completed' AND volume_name IS NOT NULL \
+                     GROUP BY volume_name ORDER BY volume_name",
+                )?
+                .query_map([], |row| {
+                    Ok((parsed(row, "id")?, parsed(row, "volume_name")?))
+                })?
                 .collect()
         })
         .await

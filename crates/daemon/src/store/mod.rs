@@ -8,6 +8,7 @@
 //! A write has happened when its future returns: the journal is in WAL mode with
 //! `synchronous=FULL`, so a commit is on the disk.
 
+mod backup;
 mod images;
 mod jobs;
 mod measurements;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+pub use backup::{Health, backup, backup_name, check, prune as prune_backups};
 pub use images::{ImageRow, PartialRow};
 pub use jobs::JobFilter;
 
@@ -77,6 +79,14 @@ pub enum StoreError {
         /// Its version.
         found: i32,
     },
+    /// A copy cannot be made.
+    #[error("Cannot make the backup {}", path.display())]
+    Backup {
+        /// The copy.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A statement failed.
     #[error("The database operation {operation} failed")]
     Statement {
@@ -91,6 +101,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the database's file system was full.
+    pub fn is_full(&self) -> bool {
+        self.error_type() == "disk_full"
+    }
+
     /// A bounded word for metrics.
     pub fn error_type(&self) -> &'static str {
         let Self::Statement { source, .. } = self else {
@@ -245,20 +260,26 @@ fn spawn(name: &str, mut connection: Connection) -> mpsc::Sender<Work> {
     sender
 }
 
+/// What a failure before the first use means: a damaged file, or one that cannot be opened.
+fn opening_failed(path: &Path, source: rusqlite::Error) -> StoreError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            StoreError::Corrupt {
+                path,
+                finding: source.to_string(),
+            }
+        }
+        _ => StoreError::Open { path, source },
+    }
+}
+
 fn prepare(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
     let damaged = |finding: String| StoreError::Corrupt {
         path: path.to_owned(),
         finding,
     };
-    let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
-            damaged(source.to_string())
-        }
-        _ => StoreError::Open {
-            path: path.to_owned(),
-            source,
-        },
-    };
+    let failed = |source| opening_failed(path, source);
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     connection
         .pragma_update(None, "journal_mode", "WAL")

@@ -86,6 +86,24 @@ impl VolumeError {
         )
     }
 
+    /// Whether a file system was full.
+    pub fn is_full(&self) -> bool {
+        let full = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        };
+        match self.kind {
+            VolumeErrorKind::NoSpace { .. } => true,
+            _ => self
+                .source
+                .as_ref()
+                .and_then(|source| source.downcast_ref())
+                .is_some_and(full),
+        }
+    }
+
     pub(super) fn too_small(have_bytes: u64, want_bytes: u64, wanted_by: &str) -> Self {
         let kind = VolumeErrorKind::TooSmall {
             have_bytes,

@@ -1,0 +1,177 @@
+//! Volumes and jobs that do not agree: after a crash, a lost database, or by somebody's own hand.
+//!
+//! | the volume says | the job | the one answer |
+//! |---|---|---|
+//! | populating | has not ended, or another one waits for the volume | left to that job |
+//! | populating, created by the job | unknown, failed or cancelled | removed |
+//! | populating, there before the job | unknown, failed or cancelled | stays, logged as not ready |
+//! | populating | completed | stays, logged: somebody changed it since |
+//! | ready or nothing | any | left alone |
+//! | (gone) | completed | logged once |
+//!
+//! The order of the looks matters, as jobs go on meanwhile: completed jobs, then volumes, then
+//! unfinished jobs. So no volume of a job that has just begun or just ended is misread; and a
+//! removal asks the volume itself once more ([`Volumes::remove_created`]).
+//!
+//! [`Volumes::remove_created`]: crate::volume::Volumes::remove_created
+
+use std::collections::HashSet;
+use std::sync::PoisonError;
+
+use lvp_api::{JobId, JobState};
+
+use super::error::{JobError, chain};
+use super::live::Live;
+use tracing::{Instrument as _, Span};
+
+use super::{Jobs, record::Job};
+use crate::telemetry::traces;
+use crate::volume::{Removed, Volume, VolumeState};
+
+/// What a look at all volumes found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reconciled {
+    /// Volumes that ended jobs had made and not finished; they are gone now.
+    pub removed: usize,
+    /// Volumes that are left not ready, for an operator or the next request.
+    pub not_ready: usize,
+    /// Volumes of completed jobs that are gone.
+    pub missing: usize,
+}
+
+impl Jobs {
+    /// Brings volumes and jobs back together; at start and at every interval.
+    pub async fn reconcile_volumes(&self) -> Result<Reconciled, JobError> {
+        let services = self.services();
+        let completed = services.store.completed_volumes().await?;
+        let volumes = services.volumes.list().await?;
+        let unfinished = services.store.unfinished_jobs().await?;
+        let awaited: HashSet<_> = unfinished
+            .iter()
+            .filter_map(|job| Some(&job.spec.volume.as_ref()?.name))
+            .collect();
+        let mut found = Reconciled::default();
+        for volume in &volumes {
+            let VolumeState::Populating { job, created } = volume.state else {
+                continue;
+            };
+            if awaited.contains(&volume.name) {
+                continue;
+            }
+            match services.store.job(job).await? {
+                Some(owner) if !owner.state.is_terminal() => {}
+                owner if created && !is_completed(owner.as_ref()) => {
+                    match self.remove_left_over(volume, job).await {
+                        true => found.removed += 1,
+                        false => found.not_ready += 1,
+                    }
+                }
+                owner => {
+                    found.not_ready += 1;
+                    tracing::warn!(
+                        component = "provisioner", volume = %volume.path.display(), job_id = %job,
+                        job_state = owner.map(|owner| owner.state.as_str()),
+                        "A volume is not ready and no job will finish it: provision it again"
+                    );
+                }
+            }
+        }
+        let present: HashSet<_> = volumes.iter().map(|volume| &volume.name).collect();
+        let missing: HashSet<JobId> = completed
+            .iter()
+            .filter(|(_, name)| !present.contains(name) && !awaited.contains(name))
+            .map(|(job, _)| *job)
+            .collect();
+        found.missing = missing.len();
+        let reported = {
+            let mut reported = self
+                .0
+                .missing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *reported, missing.clone())
+        };
+        for (job, name) in completed {
+            if missing.contains(&job) && !reported.contains(&job) {
+                tracing::info!(
+                    component = "provisioner", volume = %name, job_id = %job,
+                    "The volume of a completed job is gone: somebody removed it since"
+                );
+            }
+        }
+        Ok(found)
+    }
+
+    async fn remove_left_over(&self, volume: &Volume, job: JobId) -> bool {
+        let path = volume.path.display();
+        match self
+            .services()
+            .volumes
+            .remove_created(&volume.name, job)
+            .await
+        {
+            Ok(Removed::Removed | Removed::Absent) => {
+                tracing::warn!(
+                    component = "provisioner", volume = %path, job_id = %job,
+                    "Removed a volume that an ended job had made and not finished"
+                );
+                true
+            }
+            // Another job has taken it over since the look.
+            Ok(Removed::Kept) => false,
+            Err(error) => {
+                tracing::error!(
+                    component = "provisioner", volume = %path, job_id = %job, error = chain(&error),
+                    "A volume that an ended job had made and not finished cannot be removed"
+                );
+                false
+            }
+        }
+    }
+
+    /// Undoes what a job did to its volume, in this run or in one before a restart, and says what
+    /// is left.
+    pub(super) async fn roll_back(&self, live: &Live) {
+        let Some(request) = &live.spec().volume else {
+            return;
+        };
+        let (name, job) = (&request.name, live.id);
+        let volumes = &self.services().volumes;
+        let span =
+            tracing::error_span!(target: traces::TARGET, "volume", otel.name = "DeleteVolume");
+        traces::attribute(&span, "volume.name", Some(name.to_string()));
+        let undone = async {
+            let removed = volumes.remove_created(name, job).await?;
+            let gone = removed == Removed::Removed;
+            traces::attribute(&Span::current(), "volume.removed", Some(gone));
+            if removed != Removed::Kept {
+                return Ok(false);
+            }
+            let left = volumes.lookup(name).await?.map(|volume| volume.state);
+            Ok(matches!(left, Some(VolumeState::Populating { job: by, .. }) if by == job))
+        };
+        match undone.instrument(span.clone()).await {
+            Ok(false) => {}
+            Ok(true) => live.note(format!(
+                "Volume {name} was there before the job and is left not ready (its head is cleared): \
+                 provision it again"
+            )),
+            Err::<_, crate::volume::VolumeError>(error) => {
+                let why = chain(&error);
+                traces::failed(&span, "volume", why.clone());
+                tracing::error!(
+                    component = "provisioner", job_id = %job, error = %why,
+                    "A volume could not be rolled back"
+                );
+                live.note(format!(
+                    "Volume {name} could not be rolled back ({why}); if the job made it, it is \
+                     removed within cache.eviction_interval"
+                ));
+            }
+        }
+    }
+}
+
+fn is_completed(job: Option<&Job>) -> bool {
+    job.is_some_and(|job| job.state == JobState::Completed)
+}
