@@ -170,6 +170,8 @@ impl Connection {
         builder
             .http1()
             .timer(TokioTimer::new())
+            // A client that sends its request and closes has still sent it.
+            .half_close(true)
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEADER_MAX_BYTES);
         builder

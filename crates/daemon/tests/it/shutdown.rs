@@ -125,3 +125,33 @@ async fn clients_that_hang_up_while_their_requests_are_worked_on_have_their_jobs
         assert!(holds(&volume, &builder.disk()), "{}", volume.display());
     }
 }
+
+#[tokio::test]
+async fn clients_that_close_as_soon_as_they_have_sent_have_their_jobs() {
+    let world = World::new().await;
+    let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
+    let daemon = world.start();
+    let address = daemon.url().trim_start_matches("http://").to_owned();
+    for index in 0..10 {
+        let body = json!({
+            "image_url": url, "volume_name": format!("vm-{index}"), "volume_size_bytes": 32 * MIB,
+        })
+        .to_string();
+        let request = format!(
+            "POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut client = TcpStream::connect(&address).expect("it connects");
+        client.write_all(request.as_bytes()).expect("it is sent");
+        // Closed in order, without waiting for an answer.
+        client
+            .shutdown(std::net::Shutdown::Write)
+            .expect("it is closed");
+        drop(client);
+    }
+    wait_for("ten completed jobs", async || {
+        let list: JobList = daemon.get("/api/v1/jobs?status=completed").await.ok()?;
+        (list.total == 10).then_some(())
+    })
+    .await;
+}
