@@ -13,7 +13,7 @@
 //! is taken up again after a restart stays in its trace.
 //!
 //! Spans are `tracing` spans; only fields that log lines carry as well are `tracing` fields, all
-//! else is set by [`OpenTelemetrySpanExt::set_attribute`]. Without a collector, spans exist all the
+//! else is set by `OpenTelemetrySpanExt::set_attribute`. Without a collector, spans exist all the
 //! same: their ids correlate log lines. With one, a thread of its own sends them in batches from
 //! a bounded queue; while the collector is down or slow, spans are dropped and nobody waits.
 
