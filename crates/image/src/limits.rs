@@ -85,12 +85,11 @@ pub const MAX_BITMAP_TABLE_BYTES: u64 = 64 << 20; // 64 MiB
 /// Greatest raw image: 1 PiB, so that its map of 2 GiB extents stays within a batch's budget.
 pub const MAX_RAW_BYTES: u64 = 1 << 50;
 
-/// Memory for decoding an xz stream: 66 MiB, what `xz -9` needs for its window of 64 MiB.
+/// Memory for decoding an xz stream: 34 MiB, what `xz -8` needs for its window of 32 MiB.
 ///
-/// Such a window is the one thing that makes this crate take more than 64 MiB, and only for a disk
-/// that fills it: a stream has no map, and the window is used as far as there are bytes in it. The
-/// default, `xz -6`, takes 9 MiB.
-pub const MAX_XZ_MEMORY_BYTES: u64 = 66 << 20; // 66 MiB
+/// A window of 64 MiB (`xz -9`) would by itself take all that an image may cost. The default,
+/// `xz -6`, takes 9 MiB.
+pub const MAX_XZ_MEMORY_BYTES: u64 = 34 << 20; // 34 MiB
 
-/// Greatest window of a zstd stream: 2^26 bytes, or 64 MiB, as for xz. Levels up to 21 stay below.
-pub const MAX_ZSTD_WINDOW_LOG: u32 = 26;
+/// Greatest window of a zstd stream: 2^25 bytes, or 32 MiB, as for xz. Levels up to 20 stay within.
+pub const MAX_ZSTD_WINDOW_LOG: u32 = 25;

@@ -139,8 +139,8 @@ fn xz_error(error: liblzma::stream::Error) -> Error {
         Xz::MemLimit | Xz::Mem => Error::new(
             ErrorKind::TooLarge,
             format!(
-                "The xz stream needs more than {} MiB to decode; compress the image with `xz -9` \
-                 or less",
+                "The xz stream needs more than {} MiB to decode; compress the image with `xz -8` \
+                 or less, or with zstd",
                 MAX_XZ_MEMORY_BYTES >> 20
             ),
         ),
