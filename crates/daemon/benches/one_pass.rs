@@ -1,7 +1,7 @@
 //! One job, from an S3 server to a block device, by the daemon's own jobs, in this process.
 //!
 //! `one_pass ENDPOINT BUCKET/KEY DEVICE` prints the job's seconds and this process's peak memory.
-//! `bench/cold.sh` calls it, in turn with the alternatives. The credentials are the test servers'.
+//! `bench/service.py` calls it, in turn with the alternatives. The credentials are the test servers'.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
         .collect();
     let [endpoint, object, device] = arguments.as_slice() else {
         println!(
-            "usage: one_pass ENDPOINT BUCKET/KEY DEVICE (bench/cold.sh has everything around it)"
+            "usage: one_pass ENDPOINT BUCKET/KEY DEVICE (./dev bench has everything around it)"
         );
         return Ok(());
     };
