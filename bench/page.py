@@ -1,6 +1,13 @@
-"""Makes docs/benchmarks.md of the results."""
+#!/usr/bin/env python3
+"""Makes docs/benchmarks.md of the figures in bench/results; `--check` only compares."""
 
 import json
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs/benchmarks.md"
 
 HEAD = """# Benchmarks
 
@@ -123,11 +130,9 @@ def bars(found):
 
 def cold_bound(cold):
     """The greatest of download alone, device write alone, and all CPU seconds over the cores."""
-    import os
-
     results = by_name(cold["results"])
     cpu = (cold["server_cpu_s"] + results["digest alone"]["cpu_s"]
-           + results["decode and write alone"]["cpu_s"]) / (os.cpu_count() or 1)
+           + results["decode and write alone"]["cpu_s"]) / cold["cores"]
     parts = {
         "download": results["download alone"]["wall_s"],
         "device": results["device write alone"]["wall_s"],
@@ -169,7 +174,8 @@ def plain(title, text):
     def write(found, section):
         rows = [[result["name"], seconds(result), f"{result['cpu_s']:.2f}",
                  f"{result['rss_mib']:.0f}"] for result in found]
-        return (f"## {title}\n\n{text} {section['runs']} runs.\n\n"
+        del section
+        return (f"## {title}\n\n{text} {found[0]['runs']} runs.\n\n"
                 + table(["Contender", "Wall s", "CPU s", "RSS MiB"], rows))
 
     return write
@@ -264,7 +270,7 @@ WRITERS = {
     "double": plain("Decoding before a device is touched",
                     "`image convert` to a block device decodes every compressed cluster once before it writes, unless "
                     "`--one-pass` is given; the daemon writes in one pass, with the head held back."),
-    "empty": plain("An empty disk of 1 TiB, to a new file", ""),
+    "empty": plain("An empty disk of 1 TiB, to a new file", "Process start and stop included."),
     "cold": write_cold,
     "gigabit": write_cold,
     "large": write_large,
@@ -273,3 +279,16 @@ WRITERS = {
     "scale": write_scale,
     "limits": write_limits,
 }
+
+
+def main():
+    """Writes the page, or tells whether it is the one that the figures make."""
+    text = render(RESULTS)
+    if "--check" not in sys.argv:
+        PAGE.write_text(text)
+    elif PAGE.read_text() != text:
+        sys.exit("docs/benchmarks.md is not what bench/page.py makes of bench/results: run it")
+
+
+if __name__ == "__main__":
+    main()

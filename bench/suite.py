@@ -5,7 +5,7 @@ bytes, and writes docs/benchmarks.md.
     ./dev bench [SECTION...] [--size MIB] [--runs N] [--dir DIR] [--memory DIR] [--tree DIR] [--no-page]
 
 Sections: warm memory-device double empty cold gigabit large load hundred scale limits. All of them
-by default. Results are kept in DIR/results, one file a section; the page is made of those.
+by default. The figures are kept in bench/results, one file a section; the page is made of those.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def conditions(bench):
         "File system": filesystem,
         "Rust": output("rustc", "--version").strip(),
         "qemu-img": output("qemu-img", "--version").splitlines()[0].removeprefix("qemu-img version "),
-        "nbdcopy": nbd.stdout.strip().removeprefix("nbdcopy "),
+        "nbdcopy": nbd.stdout.partition("\n")[0].removeprefix("nbdcopy "),
         "S3 server": output("rclone", "version").splitlines()[0],
     }
 
@@ -118,24 +118,23 @@ def main():
     parser.add_argument("--memory", type=pathlib.Path, default=pathlib.Path("/dev/shm"),
                         help="where a block device in memory can be")
     parser.add_argument("--tree", default="/usr", help="the file tree that disks are made of")
-    parser.add_argument("--no-page", action="store_true", help="leave docs/benchmarks.md alone")
+    parser.add_argument("--no-page", action="store_true", help="print the page, and leave docs/benchmarks.md and bench/results alone")
     arguments = parser.parse_args()
     bench = Bench(arguments)
     known = sections(bench)
     if unknown := set(arguments.section) - set(known):
         sys.exit(f"suite.py: no section {', '.join(unknown)}; there are: {' '.join(known)}")
-    results = bench.directory / "results"
+    results = bench.directory / "results" if arguments.no_page else page.RESULTS
     results.mkdir(parents=True, exist_ok=True)
     for name in arguments.section or known:
         progress(f"== {name}")
         found = {"size_mib": bench.images.size_mib, "runs": bench.runs, "found": known[name]()}
         (results / f"{name}.json").write_text(json.dumps(found, indent=1))
     (results / "conditions.json").write_text(json.dumps(conditions(bench), indent=1))
-    text = page.render(results)
     if arguments.no_page:
-        print(text)
+        print(page.render(results))
     else:
-        (ROOT / "docs/benchmarks.md").write_text(text)
+        page.PAGE.write_text(page.render(results))
 
 
 if __name__ == "__main__":
