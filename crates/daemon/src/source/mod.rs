@@ -55,6 +55,7 @@ use http::{Client, Location, Refusal, header_text, no_answer, refusal};
 use limit::RateLimit;
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
+pub(crate) use retry::retry_after;
 use retry::{Budget, Failure};
 pub use url::{ImageUrl, UrlPolicy};
 
