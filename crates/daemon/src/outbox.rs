@@ -183,31 +183,33 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
 
     /// Until it is told to close and nothing is left.
     async fn run(&self, receiver: &impl Receiver<T>, closing: &CancellationToken) {
-        let mut trouble = Trouble::new(self.name, self.limits);
+        let mut backoff = Backoff::new(self.limits);
+        let mut complaints = Complaints::new(self.name);
         while self.wait(closing).await {
             let batch = self.batch();
             let sent = receiver.deliver(&batch.items);
             let outcome = tokio::time::timeout(self.limits.attempt_timeout, sent).await;
+            let late = || Outcome::Failed {
+                why: "It did not answer in time".to_owned(),
+                wait: None,
+            };
             let items = batch.items.len() as u64;
-            match outcome {
-                Ok(Outcome::Delivered) => {
+            match outcome.unwrap_or_else(|_| late()) {
+                Outcome::Delivered => {
                     self.counts.sent.fetch_add(items, Ordering::Relaxed);
                     self.settle(batch.end);
-                    trouble.is_over(&self.counts);
+                    complaints.is_over(dropped(&self.counts));
+                    backoff.reset();
                 }
-                Ok(Outcome::Refused(why)) => {
+                Outcome::Refused(why) => {
                     self.counts.refused.fetch_add(items, Ordering::Relaxed);
                     self.settle(batch.end);
-                    trouble.complain(&why, &self.counts);
-                    trouble.wait = self.limits.backoff_min;
+                    complaints.complain(&why, dropped(&self.counts));
+                    backoff.reset();
                 }
-                Ok(Outcome::Failed { why, wait }) => {
-                    trouble.complain(&why, &self.counts);
-                    trouble.pause(wait, closing).await;
-                }
-                Err(_) => {
-                    trouble.complain("It did not answer in time", &self.counts);
-                    trouble.pause(None, closing).await;
+                Outcome::Failed { why, wait } => {
+                    complaints.complain(&why, dropped(&self.counts));
+                    backoff.pause(wait, closing).await;
                 }
             }
         }
@@ -296,59 +298,76 @@ impl<T: Clone + Send + Sync + 'static> Running<T> {
     }
 }
 
-/// Failures in a row: how long to wait, and what to say of them.
-struct Trouble {
-    name: &'static str,
-    limits: Limits,
-    wait: Duration,
-    /// Whether the last word in the log was that there is trouble.
+/// What the log says of a receiver in trouble: when that begins and when it is over, and no more often
+/// than once a minute.
+#[derive(Debug)]
+pub struct Complaints {
+    receiver: &'static str,
+    /// Whether the last word was that there is trouble.
     is_known: bool,
-    complained_at: Option<Instant>,
+    last: Option<Instant>,
 }
 
-impl Trouble {
-    fn new(name: &'static str, limits: Limits) -> Self {
+impl Complaints {
+    /// About the receiver of this name.
+    pub fn new(receiver: &'static str) -> Self {
         Self {
-            name,
-            limits,
-            wait: limits.backoff_min,
+            receiver,
             is_known: false,
-            complained_at: None,
+            last: None,
         }
     }
 
-    fn complain(&mut self, why: &str, counts: &Counts) {
+    /// Something was not taken; so much was given up so far.
+    pub fn complain(&mut self, why: &str, dropped: u64) {
         let recently = |at: Instant| at.elapsed() < COMPLAINT_INTERVAL;
-        if self.complained_at.is_some_and(recently) {
+        if self.last.is_some_and(recently) {
             return;
         }
-        self.complained_at = Some(Instant::now());
+        self.last = Some(Instant::now());
         self.is_known = true;
         tracing::warn!(
             component = "delivery",
-            receiver = self.name,
+            receiver = self.receiver,
             error = why,
-            dropped = dropped(counts),
+            dropped,
             "Receiver does not take what is sent to it"
         );
     }
 
-    fn is_over(&mut self, counts: &Counts) {
-        self.wait = self.limits.backoff_min;
+    /// Something was taken.
+    pub fn is_over(&mut self, dropped: u64) {
         if std::mem::take(&mut self.is_known) {
             tracing::info!(
                 component = "delivery",
-                receiver = self.name,
-                dropped = dropped(counts),
+                receiver = self.receiver,
+                dropped,
                 "Receiver takes what is sent to it again"
             );
         }
     }
+}
+
+/// How long to wait after failures in a row.
+struct Backoff {
+    limits: Limits,
+    next: Duration,
+}
+
+impl Backoff {
+    fn new(limits: Limits) -> Self {
+        let next = limits.backoff_min;
+        Self { limits, next }
+    }
+
+    fn reset(&mut self) {
+        self.next = self.limits.backoff_min;
+    }
 
     async fn pause(&mut self, asked: Option<Duration>, closing: &CancellationToken) {
-        let wait = self.wait.max(asked.unwrap_or_default());
+        let wait = self.next.max(asked.unwrap_or_default());
         let wait = wait.min(self.limits.backoff_max);
-        self.wait = (self.wait * 2).min(self.limits.backoff_max);
+        self.next = (self.next * 2).min(self.limits.backoff_max);
         if closing.is_cancelled() {
             tokio::time::sleep(CLOSING_WAIT.min(wait)).await;
             return;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use load::{ConfigError, Origin, Setting, Settings};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretUrl};
 
 /// Where the configuration is read from unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/libvirt-volume-provisioner/config.yaml";
@@ -202,6 +202,12 @@ pub struct Logging {
     pub format: LogFormat,
     /// File that lines are written to as well.
     pub file: Option<PathBuf>,
+    /// Share of traces whose lines are written.
+    pub sampling_rate: f64,
+    /// Loki that lines are pushed to.
+    pub loki_url: Option<SecretUrl>,
+    /// Where lines are posted.
+    pub webhook_url: Option<SecretUrl>,
 }
 
 /// Form of a log line.
@@ -301,6 +307,9 @@ impl Config {
                     _ => LogFormat::Json,
                 },
                 file: settings.optional_path("logging.file"),
+                sampling_rate: settings.fraction("logging.sampling_rate")?,
+                loki_url: settings.secret_url("logging.loki_url")?,
+                webhook_url: settings.secret_url("logging.webhook_url")?,
             },
         };
         config.check()?;

@@ -19,6 +19,7 @@ mod one_device;
 mod provision;
 mod reconcile;
 mod shutdown;
+mod sinks;
 mod support;
 mod torture;
 mod traces;
