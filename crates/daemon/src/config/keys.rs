@@ -411,6 +411,13 @@ pub const KEYS: &[Key] = &[
         "Form of a line",
     ),
     key(
+        "logging.output",
+        &["LOG_OUTPUT"],
+        Kind::OneOf(&["stderr", "stdout"]),
+        "stderr",
+        "Stream that lines are written to",
+    ),
+    key(
         "logging.file",
         &["LOG_FILE"],
         Kind::Path,

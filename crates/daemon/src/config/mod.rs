@@ -200,6 +200,8 @@ pub struct Logging {
     pub level: String,
     /// JSON or text.
     pub format: LogFormat,
+    /// Stream that lines are written to.
+    pub output: LogOutput,
     /// File that lines are written to as well.
     pub file: Option<PathBuf>,
     /// Share of traces whose lines are written.
@@ -208,6 +210,15 @@ pub struct Logging {
     pub loki_url: Option<SecretUrl>,
     /// Where lines are posted.
     pub webhook_url: Option<SecretUrl>,
+}
+
+/// Stream of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
 }
 
 /// Form of a log line.
@@ -305,6 +316,10 @@ impl Config {
                 format: match settings.text("logging.format")?.as_str() {
                     "text" => LogFormat::Text,
                     _ => LogFormat::Json,
+                },
+                output: match settings.text("logging.output")?.as_str() {
+                    "stdout" => LogOutput::Stdout,
+                    _ => LogOutput::Stderr,
                 },
                 file: settings.optional_path("logging.file"),
                 sampling_rate: settings.fraction("logging.sampling_rate")?,

@@ -199,6 +199,11 @@ impl Meter {
         }
     }
 
+    /// Bytes of the guest's disk that are work, by the measure of [`Meter::progress`].
+    pub fn work_bytes(&self) -> u64 {
+        self.guest().total_bytes
+    }
+
     /// The guest's side. What moves no byte is no progress: holes count only where they must be
     /// zeroed.
     fn guest(&self) -> Part {

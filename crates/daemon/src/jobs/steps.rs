@@ -327,7 +327,11 @@ impl Steps<'_> {
             let options = self.copy_options();
             let started = Instant::now();
             let body = blocking(move || Copier::copy_file(planner, target, options)).await??;
-            let bytes = body.summary().virtual_size;
+            // By the measure that estimates are made in; of a compressed stream only the size shows.
+            let bytes = match self.live.meter.work_bytes() {
+                0 => body.summary().virtual_size,
+                bytes => bytes,
+            };
             self.measured(TimedStage::Convert, bytes, started.elapsed())
                 .await;
             self.finish(&volume, body, pin.digest()).await

@@ -23,6 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::logfile::LogFile;
 use super::sampling::Sampled;
 use super::sinks::SinkWriter;
+use super::stream::Stream;
 use super::traces;
 use crate::clock;
 use crate::config::{LogFormat, Logging};
@@ -41,9 +42,10 @@ pub fn init(
     sinks: Option<SinkWriter>,
 ) -> anyhow::Result<Option<LogFile>> {
     let file = logging.file.as_deref().map(LogFile::open).transpose()?;
+    let stream = Stream::new(logging.output);
     let writer = match file.clone() {
-        Some(file) => BoxMakeWriter::new(std::io::stderr.and(file)),
-        None => BoxMakeWriter::new(std::io::stderr),
+        Some(file) => BoxMakeWriter::new(stream.and(file)),
+        None => BoxMakeWriter::new(stream),
     };
     // Sinks take JSON; where that is the form here, the same line goes everywhere.
     let (writer, sinks) = match (sinks, logging.format) {

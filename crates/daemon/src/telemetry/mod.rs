@@ -5,6 +5,7 @@ pub mod logs;
 pub mod metrics;
 mod sampling;
 pub mod sinks;
+mod stream;
 pub mod traces;
 
 use std::sync::Arc;

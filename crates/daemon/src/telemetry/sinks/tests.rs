@@ -6,7 +6,7 @@ use lvp_testkit::inbox::{Inbox, Manner, Post};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::LogFormat;
+use crate::config::{LogFormat, LogOutput};
 use crate::secret::SecretUrl;
 
 fn logging(loki: Option<&Inbox>, webhook: Option<&Inbox>) -> Logging {
@@ -14,6 +14,7 @@ fn logging(loki: Option<&Inbox>, webhook: Option<&Inbox>) -> Logging {
     Logging {
         level: "info".to_owned(),
         format: LogFormat::Json,
+        output: LogOutput::Stderr,
         file: None,
         sampling_rate: 1.0,
         loki_url: loki.and_then(url),
