@@ -9,7 +9,7 @@ use lvp_testkit::daemon::{Daemon, wait_for};
 use lvp_testkit::inbox::{Inbox, Manner};
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, image, metric};
 
 const PASSWORD: &str = "do-not-log-this-password";
 const TOKEN: &str = "do-not-log-this-token";
@@ -73,16 +73,6 @@ fn webhook_lines(webhook: &Inbox) -> Vec<Value> {
 
 fn has(lines: &[Value], message: &str) -> bool {
     lines.iter().any(|line| line["message"] == message)
-}
-
-async fn metric(daemon: &Daemon, series: &str) -> Option<f64> {
-    let answer = daemon.call("GET", "/metrics", None).await.ok()?;
-    let text = answer.body.as_str()?.to_owned();
-    let line = text.lines().find_map(|line| {
-        let line = line.strip_prefix("libvirt_volume_provisioner_")?;
-        line.strip_prefix(series)
-    })?;
-    line.trim().parse().ok()
 }
 
 async fn run(world: &World, daemon: &Daemon, volume: &str) -> String {
