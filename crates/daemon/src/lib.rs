@@ -15,6 +15,7 @@ pub mod image_cmd;
 pub mod jobs;
 pub mod libvirt;
 pub mod net;
+pub mod outbox;
 pub mod secret;
 pub mod serve;
 pub mod source;

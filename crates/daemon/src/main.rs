@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -10,8 +11,10 @@ use provisioner::db_cmd::{self, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
 use provisioner::serve::{Daemon, Ended};
+use provisioner::telemetry::Exports;
 use provisioner::telemetry::logfile::LogFile;
 use provisioner::telemetry::logs;
+use provisioner::telemetry::sinks::Sinks;
 use provisioner::telemetry::traces::Traces;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -130,29 +133,31 @@ fn serve(args: &ServeArgs) -> ExitCode {
     let started = runtime().and_then(|runtime| {
         let within = runtime.enter();
         let traces = Traces::new(&config.tracing)?;
+        let sinks = Sinks::start(&config.logging)?;
         drop(within);
-        let file = logs::init(&config.logging, traces.tracer())?;
+        let file = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
         if let Some(file) = file {
             runtime.spawn(reopen_on_hangup(file));
         }
-        Ok((runtime, traces))
+        Ok((runtime, traces, sinks))
     });
-    let (runtime, traces) = match started {
+    let (runtime, traces, sinks) = match started {
         Ok(started) => started,
         Err(error) => return complain(&error, 1),
     };
     for warning in &settings.warnings {
         tracing::warn!(component = "config", "{warning}");
     }
+    let exports = Exports {
+        lines: sinks.counts(),
+        spans: Arc::clone(traces.counts()),
+    };
     let ended = runtime.block_on(async {
-        let daemon = Daemon::start(config).await?;
+        let daemon = Daemon::start(config, exports).await?;
         tracing::info!(component = "daemon", address = %daemon.address()?, "Listening");
         daemon.run().await
     });
-    traces.flush();
-    // Blocking threads that hang in a device must not keep the process.
-    runtime.shutdown_background();
-    match ended {
+    let status = match ended {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
         Ok(Ended::Killed) => ExitCode::from(130),
         Err(error) => {
@@ -163,7 +168,15 @@ fn serve(args: &ServeArgs) -> ExitCode {
             );
             ExitCode::FAILURE
         }
-    }
+    };
+    runtime.block_on(async {
+        let traces = tokio::task::spawn_blocking(move || traces.flush());
+        // It cannot be told to stop; were it to panic, that would be in the log.
+        tokio::join!(sinks.close(), traces).1.ok();
+    });
+    // Blocking threads that hang in a device must not keep the process.
+    runtime.shutdown_background();
+    status
 }
 
 /// For logrotate: SIGHUP tells that the file was moved away.

@@ -22,6 +22,7 @@ use crate::libvirt::{self, Hypervisor};
 use crate::net;
 use crate::source::{self, Source};
 use crate::store::Store;
+use crate::telemetry::Exports;
 use crate::telemetry::metrics::Metrics;
 use crate::volume::dir;
 use crate::volume::{InUse, NoLibvirt, Volumes, lvm};
@@ -48,7 +49,7 @@ pub enum Ended {
 
 impl Daemon {
     /// Opens everything and listens. No job runs yet.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, exports: Exports) -> anyhow::Result<Self> {
         let started = Instant::now();
         let services = services(&config).await?;
         let jobs = Jobs::new(services);
@@ -63,6 +64,7 @@ impl Daemon {
             dependencies: Arc::new(Dependencies::default()),
             started,
             serve_metrics: config.metrics.enabled,
+            exports: Arc::new(exports),
         };
         Ok(Self {
             config,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -107,15 +107,23 @@ impl Home {
             .collect()
     }
 
-    /// Starts the daemon and waits until it listens.
-    pub fn start(&self) -> anyhow::Result<Daemon> {
-        let mut child = command(&self.binary)
+    /// What starts the daemon, for tests that want its streams elsewhere.
+    pub fn command(&self) -> Command {
+        let mut command = command(&self.binary);
+        command
             .args(["serve", "--config", "/dev/null"])
             .env_clear()
             .envs(&self.environment)
             .current_dir(self.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    }
+
+    /// Starts the daemon and waits until it listens.
+    pub fn start(&self) -> anyhow::Result<Daemon> {
+        let mut child = self
+            .command()
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("Cannot start {}", self.binary.display()))?;
@@ -138,6 +146,7 @@ impl Home {
             log,
             base: String::new(),
             http: reqwest::Client::new(),
+            token: None,
         };
         let deadline = Instant::now() + DEADLINE;
         let listening = |line: &Value| match line {
@@ -180,6 +189,7 @@ pub struct Daemon {
     log: Arc<Mutex<Vec<String>>>,
     base: String,
     http: reqwest::Client,
+    token: Option<String>,
 }
 
 /// An HTTP answer: its status and its JSON (or its text as a JSON string).
@@ -197,6 +207,21 @@ impl Daemon {
     /// The daemon's URL.
     pub fn url(&self) -> &str {
         &self.base
+    }
+
+    /// The same daemon, talked to over TLS by this client.
+    #[must_use]
+    pub fn over_tls(mut self, client: reqwest::Client) -> Self {
+        self.base = self.base.replacen("http://", "https://", 1);
+        self.http = client;
+        self
+    }
+
+    /// The same daemon, talked to with this token.
+    #[must_use]
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
     }
 
     /// The daemon's process.
@@ -258,6 +283,9 @@ impl Daemon {
         let mut request = self
             .http
             .request(method.parse()?, format!("{}{route}", self.base));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
         if let Some(body) = body {
             request = request.json(&body);
         }

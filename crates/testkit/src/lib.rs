@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod fault;
+pub mod inbox;
 pub mod loopdev;
 pub mod rclone;
 pub mod require;

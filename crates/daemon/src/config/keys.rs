@@ -411,11 +411,41 @@ pub const KEYS: &[Key] = &[
         "Form of a line",
     ),
     key(
+        "logging.output",
+        &["LOG_OUTPUT"],
+        Kind::OneOf(&["stderr", "stdout"]),
+        "stderr",
+        "Stream that lines are written to",
+    ),
+    key(
         "logging.file",
         &["LOG_FILE"],
         Kind::Path,
         "",
         "File that lines are written to as well; opened anew on SIGHUP",
+    ),
+    key(
+        "logging.sampling_rate",
+        &["LOG_SAMPLING_RATE"],
+        Kind::Fraction,
+        "1.0",
+        "Share of the traces (requests and their jobs) whose lines are written; warnings, errors, audit \
+         lines and lines outside any trace always are",
+    ),
+    key(
+        "logging.loki_url",
+        &["LOG_LOKI_URL"],
+        Kind::Secret,
+        "",
+        "URL of a Loki that lines are pushed to as well, with credentials if it asks for some; without \
+         a path, /loki/api/v1/push is meant",
+    ),
+    key(
+        "logging.webhook_url",
+        &["LOG_WEBHOOK_URL"],
+        Kind::Secret,
+        "",
+        "URL that lines are posted to as well, as a JSON array of the lines",
     ),
 ];
 

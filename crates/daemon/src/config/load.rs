@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::keys::{IGNORED, KEYS, Key, Kind};
 use super::value;
+use crate::secret::SecretUrl;
 
 /// How alike an unknown key and a known one must be for a hint, 0 to 1.
 const HINT_SIMILARITY: f64 = 0.6;
@@ -191,6 +192,17 @@ impl Settings {
         Some(self.get(key))
             .filter(|text| !text.is_empty())
             .map(str::to_owned)
+    }
+
+    pub(super) fn secret_url(&self, key: &'static str) -> Result<Option<SecretUrl>, ConfigError> {
+        let parse = |text: String| {
+            SecretUrl::parse(&text).ok_or_else(|| ConfigError::Invalid {
+                key,
+                // What was given may hold a secret.
+                reason: "must be a URL such as https://logs.example.com/path".to_owned(),
+            })
+        };
+        self.optional_text(key).map(parse).transpose()
     }
 
     pub(super) fn path(&self, key: &'static str) -> Result<PathBuf, ConfigError> {

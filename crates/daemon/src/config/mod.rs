@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use load::{ConfigError, Origin, Setting, Settings};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretUrl};
 
 /// Where the configuration is read from unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/libvirt-volume-provisioner/config.yaml";
@@ -200,8 +200,25 @@ pub struct Logging {
     pub level: String,
     /// JSON or text.
     pub format: LogFormat,
+    /// Stream that lines are written to.
+    pub output: LogOutput,
     /// File that lines are written to as well.
     pub file: Option<PathBuf>,
+    /// Share of traces whose lines are written.
+    pub sampling_rate: f64,
+    /// Loki that lines are pushed to.
+    pub loki_url: Option<SecretUrl>,
+    /// Where lines are posted.
+    pub webhook_url: Option<SecretUrl>,
+}
+
+/// Stream of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
 }
 
 /// Form of a log line.
@@ -300,7 +317,14 @@ impl Config {
                     "text" => LogFormat::Text,
                     _ => LogFormat::Json,
                 },
+                output: match settings.text("logging.output")?.as_str() {
+                    "stdout" => LogOutput::Stdout,
+                    _ => LogOutput::Stderr,
+                },
                 file: settings.optional_path("logging.file"),
+                sampling_rate: settings.fraction("logging.sampling_rate")?,
+                loki_url: settings.secret_url("logging.loki_url")?,
+                webhook_url: settings.secret_url("logging.webhook_url")?,
             },
         };
         config.check()?;

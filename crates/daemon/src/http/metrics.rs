@@ -26,6 +26,8 @@ pub(super) async fn serve(
         tokio_tasks: tokio::runtime::Handle::current()
             .metrics()
             .num_alive_tasks(),
+        access: &app.access,
+        exports: &app.exports,
     };
     let text = services.metrics.render(format, &counted).map_err(|_| {
         ApiError::new(

@@ -29,6 +29,7 @@ use tracing::Instrument as _;
 use crate::access::{self, Access};
 use crate::dependencies::Dependencies;
 use crate::jobs::Jobs;
+use crate::telemetry::Exports;
 use error::ApiError;
 
 pub use openapi::document as openapi_document;
@@ -46,6 +47,8 @@ pub struct App {
     pub started: Instant,
     /// Whether scrapers are served.
     pub serve_metrics: bool,
+    /// What became of log lines and spans.
+    pub exports: Arc<Exports>,
 }
 
 /// All routes of both generations.

@@ -47,7 +47,6 @@ use crate::volume::Volumes;
 use admission::{Decision, Refusal};
 use error::JobError;
 use live::Live;
-use progress::Moved;
 pub use reconcile::Reconciled;
 use record::{Job, JobSpec};
 use stop::StopReason;
@@ -471,7 +470,7 @@ impl Jobs {
         job.finished_at = Some(now);
         self.save_end(&job).await;
         self.0.services.metrics.job_ended(job.state, ran);
-        describe(&Span::current(), &job, live.meter.moved());
+        describe(&Span::current(), &job, live);
         self.log_end(&job);
         live.update(|record| *record = job);
     }
@@ -533,8 +532,11 @@ fn job_span(live: &Live) -> Span {
 }
 
 /// Says on a job's span how it ended.
-fn describe(span: &Span, job: &Job, moved: Moved) {
+fn describe(span: &Span, job: &Job, live: &Live) {
     use traces::{attribute, number};
+    let moved = live.meter.moved();
+    let retries = live.meter.retries.load(Ordering::Relaxed);
+    attribute(span, "retries", Some(number(retries)));
     attribute(span, "job.status", Some(job.state.as_str()));
     attribute(span, "job.attempts", Some(i64::from(job.attempts)));
     attribute(span, "cache.hit", job.cache_hit);

@@ -52,6 +52,8 @@ pub struct Meter {
     pub guest_total: AtomicU64,
     /// Bytes that this job itself read from the source; what another fetched for it is not here.
     pub fetched_bytes: AtomicU64,
+    /// Requests to the source that this job repeated after a passing fault.
+    pub retries: Arc<AtomicU64>,
     /// How much of that the image leaves out.
     pub guest_holes: AtomicU64,
     /// Whether what the image leaves out takes no work: the target is known to read as zero.
@@ -195,6 +197,11 @@ impl Meter {
             stage_start_time: Some(state.stage_started_at.clone()),
             job_start_time: Some(state.job_started_at.clone()),
         }
+    }
+
+    /// Bytes of the guest's disk that are work, by the measure of [`Meter::progress`].
+    pub fn work_bytes(&self) -> u64 {
+        self.guest().total_bytes
     }
 
     /// The guest's side. What moves no byte is no progress: holes count only where they must be

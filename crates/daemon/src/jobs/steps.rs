@@ -31,7 +31,7 @@ use super::live::Live;
 use super::progress::Rates;
 use super::record::VolumeRequest;
 use crate::cache::{Follower, Lead, Lookup, Pin};
-use crate::source::{ImageUrl, ObjectMeta, SourceErrorKind};
+use crate::source::{ImageUrl, ObjectMeta, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::telemetry::traces;
 use crate::transfer::{self, Streamed};
@@ -45,6 +45,7 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
     let span = Span::current();
     let steps = Steps {
         services,
+        source: services.source.counting(Arc::clone(&live.meter.retries)),
         live,
         span,
     };
@@ -53,6 +54,8 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
 
 struct Steps<'a> {
     services: &'a Services,
+    /// Counts this job's repeated requests.
+    source: Source,
     live: &'a Live,
     /// The job's; those of its steps are below it.
     span: Span,
@@ -60,10 +63,7 @@ struct Steps<'a> {
 
 impl Steps<'_> {
     async fn run(&self) -> Result<(), JobError> {
-        let url = self
-            .services
-            .source
-            .parse_url(&self.live.spec().image_url)?;
+        let url = self.source.parse_url(&self.live.spec().image_url)?;
         self.expect_rates().await?;
         let mut changes = 0;
         loop {
@@ -115,12 +115,8 @@ impl Steps<'_> {
         &self,
         url: &ImageUrl,
     ) -> Result<(ObjectMeta, Option<Sha256Digest>), JobError> {
-        let object = self
-            .until_stopped(self.services.source.resolve(url))
-            .await??;
-        let sidecar = self
-            .until_stopped(self.services.source.sidecar(url))
-            .await??;
+        let object = self.until_stopped(self.source.resolve(url)).await??;
+        let sidecar = self.until_stopped(self.source.sidecar(url)).await??;
         if sidecar.is_none() && self.services.settings.require_checksum {
             return Err(JobError::new(
                 ErrorCode::Unprocessable,
@@ -241,7 +237,12 @@ impl Steps<'_> {
         ] {
             traces::attribute(&span, name, Some(traces::number(bytes)));
         }
-        self.traced(span, self.receive(lead, copier, sidecar)).await
+        let before = self.live.meter.retries.load(Ordering::Relaxed);
+        let received = self.receive(lead, copier, sidecar);
+        let received = self.traced(span.clone(), received).await;
+        let retries = self.live.meter.retries.load(Ordering::Relaxed) - before;
+        traces::attribute(&span, "retries", Some(traces::number(retries)));
+        received
     }
 
     /// The one pass, and the comparison of what came with what should have come.
@@ -252,7 +253,7 @@ impl Steps<'_> {
         sidecar: Option<Sha256Digest>,
     ) -> Result<(Streamed, Sha256Digest), JobError> {
         let fresh = lead.object().size - lead.durable_bytes();
-        let source = &self.services.source;
+        let source = &self.source;
         let meter = &self.live.meter;
         let streamed = match transfer::stream(source, lead, copier, meter, &self.live.stop).await {
             Err(error) if error.error_type() == CACHE_FULL => {
@@ -326,7 +327,11 @@ impl Steps<'_> {
             let options = self.copy_options();
             let started = Instant::now();
             let body = blocking(move || Copier::copy_file(planner, target, options)).await??;
-            let bytes = body.summary().virtual_size;
+            // By the measure that estimates are made in; of a compressed stream only the size shows.
+            let bytes = match self.live.meter.work_bytes() {
+                0 => body.summary().virtual_size,
+                bytes => bytes,
+            };
             self.measured(TimedStage::Convert, bytes, started.elapsed())
                 .await;
             self.finish(&volume, body, pin.digest()).await
@@ -341,7 +346,7 @@ impl Steps<'_> {
         object: &ObjectMeta,
     ) -> Result<(ImageInfo, Option<PlannedImage>), JobError> {
         let cancel = CancellationToken::new();
-        let reader = self.services.source.reader(object, cancel.clone());
+        let reader = self.source.reader(object, cancel.clone());
         let declared = format_of(self.live.spec().image_type);
         let planned = blocking(move || {
             let mut planner = Planner::open(reader, declared)?;

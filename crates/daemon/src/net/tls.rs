@@ -32,6 +32,7 @@ pub struct Tls {
 struct Current {
     config: Arc<ServerConfig>,
     not_after: Option<OffsetDateTime>,
+    client_ca_not_after: Option<OffsetDateTime>,
 }
 
 impl fmt::Debug for Tls {
@@ -113,10 +114,16 @@ impl Tls {
         TlsAcceptor::from(Arc::clone(&current.config))
     }
 
-    /// When the server's certificate ends.
+    /// When the server's certificate ends, or one that it is signed by, if that is sooner.
     pub fn not_after(&self) -> Option<OffsetDateTime> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.not_after
+    }
+
+    /// When the first of the CAs of clients ends.
+    pub fn client_ca_not_after(&self) -> Option<OffsetDateTime> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.client_ca_not_after
     }
 
     /// Whether clients may show certificates.
@@ -135,7 +142,8 @@ impl Tls {
 
 fn read(files: &config::Tls) -> Result<Current, TlsError> {
     let chain = certificates(&files.cert)?;
-    let not_after = chain.first().and_then(not_after);
+    let not_after = chain.iter().filter_map(ends_at).min();
+    let mut client_ca_not_after = None;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsError::Pem {
         what: "a private key",
         path: files.key.clone(),
@@ -153,7 +161,9 @@ fn read(files: &config::Tls) -> Result<Current, TlsError> {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
+            let authorities = certificates(path)?;
+            client_ca_not_after = authorities.iter().filter_map(ends_at).min();
+            for certificate in authorities {
                 roots.add(certificate).map_err(|source| TlsError::Ca {
                     path: path.clone(),
                     source,
@@ -176,6 +186,7 @@ fn read(files: &config::Tls) -> Result<Current, TlsError> {
     Ok(Current {
         config: Arc::new(config),
         not_after,
+        client_ca_not_after,
     })
 }
 
@@ -193,7 +204,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-fn not_after(certificate: &CertificateDer<'_>) -> Option<OffsetDateTime> {
+fn ends_at(certificate: &CertificateDer<'_>) -> Option<OffsetDateTime> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()
 }

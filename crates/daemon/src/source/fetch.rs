@@ -14,7 +14,7 @@ use reqwest::Response;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::http::{header_text, no_answer, refusal};
 use super::retry::{Budget, Failure};
-use super::{Inner, ObjectMeta};
+use super::{Inner, ObjectMeta, Source};
 
 /// How the bytes are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,18 +39,18 @@ pub(super) struct Fetch<'a> {
 
 impl<'a> Fetch<'a> {
     pub(super) fn new(
-        inner: &'a Inner,
+        source: &'a Source,
         meta: &'a ObjectMeta,
         range: Range<u64>,
         mode: Mode,
     ) -> Self {
         Self {
-            inner,
+            inner: &source.inner,
             meta,
             mode,
             left: range,
             answer: None,
-            budget: inner.budget(),
+            budget: source.budget(),
         }
     }
 

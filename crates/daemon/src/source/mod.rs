@@ -55,6 +55,7 @@ use http::{Client, Location, Refusal, header_text, no_answer, refusal};
 use limit::RateLimit;
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
+pub(crate) use retry::retry_after;
 use retry::{Budget, Failure};
 pub use url::{ImageUrl, UrlPolicy};
 
@@ -154,7 +155,11 @@ pub struct Counters {
 
 /// Reads images; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Source(Arc<Inner>);
+pub struct Source {
+    inner: Arc<Inner>,
+    /// Counts the repeats of one job too.
+    retries: Option<Arc<AtomicU64>>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -167,17 +172,29 @@ struct Inner {
 impl Source {
     /// Checks the settings and loads the certificates; sends nothing.
     pub fn new(settings: &Settings) -> Result<Self> {
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             client: Client::new(settings)?,
             policy: UrlPolicy::new(settings.endpoint.as_deref(), &settings.allowed_hosts)?,
             backoff: settings.retry_backoff.clone(),
             limit: settings.max_read_bytes_per_sec.and_then(RateLimit::new),
-        })))
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            retries: None,
+        })
+    }
+
+    /// The same source, that adds its repeated requests to this count as well.
+    pub fn counting(&self, retries: Arc<AtomicU64>) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            retries: Some(retries),
+        }
     }
 
     /// Accepts or refuses an image URL; sends nothing.
     pub fn parse_url(&self, text: &str) -> Result<ImageUrl> {
-        self.0.policy.parse(text)
+        self.inner.policy.parse(text)
     }
 
     /// Finds the object's size and version, following redirects.
@@ -185,9 +202,9 @@ impl Source {
     /// Asks by `HEAD`. Where that is refused (a URL pre-signed for `GET`) or says too little
     /// (error answers to `HEAD` have no body that tells why), a `GET` of the first byte decides.
     pub async fn resolve(&self, url: &ImageUrl) -> Result<ObjectMeta> {
-        let mut budget = self.0.budget();
+        let mut budget = self.budget();
         loop {
-            match self.0.resolve(url).await {
+            match self.inner.resolve(url).await {
                 Ok(meta) => return Ok(meta),
                 Err(failure) => budget.pause(failure).await?,
             }
@@ -203,9 +220,9 @@ impl Source {
         let Some(sidecar) = url.sidecar() else {
             return Ok(None);
         };
-        let mut budget = self.0.budget();
+        let mut budget = self.budget();
         let text = loop {
-            match self.0.read_small(&sidecar).await {
+            match self.inner.read_small(&sidecar).await {
                 Ok(text) => break text,
                 Err(failure) => match budget.pause(failure).await {
                     Err(error) if error.kind() == SourceErrorKind::NotFound => return Ok(None),
@@ -245,7 +262,7 @@ impl Source {
     /// Lists the buckets. Credentials that may do nothing but get objects are refused that, by
     /// the code `AccessDenied`, after their signature was found good: they are fine.
     pub async fn probe(&self) -> Result<()> {
-        let Some(endpoint) = self.0.policy.endpoint() else {
+        let Some(endpoint) = self.inner.policy.endpoint() else {
             return Err(SourceError::new(
                 SourceErrorKind::Settings,
                 "No object storage is configured; set minio.endpoint (MINIO_ENDPOINT)",
@@ -255,7 +272,7 @@ impl Source {
             url: endpoint.clone(),
             signed: true,
         };
-        tokio::time::timeout(PROBE_TIMEOUT, self.0.probe(&location))
+        tokio::time::timeout(PROBE_TIMEOUT, self.inner.probe(&location))
             .await
             .unwrap_or_else(|_| {
                 Err(Failure::passing(SourceError::new(
@@ -268,15 +285,16 @@ impl Source {
 
     /// What this source has done.
     pub fn counters(&self) -> &Counters {
-        &self.0.client.counters
+        &self.inner.client.counters
+    }
+
+    fn budget(&self) -> Budget<'_> {
+        let all = &self.inner.client.counters.retries;
+        Budget::new(&self.inner.backoff, all, self.retries.as_deref())
     }
 }
 
 impl Inner {
-    fn budget(&self) -> Budget<'_> {
-        Budget::new(&self.backoff, &self.client.counters.retries)
-    }
-
     fn locate(&self, url: &ImageUrl) -> Result<Location> {
         Ok(Location {
             url: url.to_request_url(&self.policy)?,

@@ -113,7 +113,7 @@ impl RangeReader {
         let (sender, chunks) = mpsc::channel(capacity);
         let (source, meta, end) = (self.source.clone(), Arc::clone(&self.meta), range.end);
         let handle = tokio::spawn(async move {
-            let mut fetch = Fetch::new(&source.0, &meta, range, mode);
+            let mut fetch = Fetch::new(&source, &meta, range, mode);
             while let Some(chunk) = fetch.next().await.transpose() {
                 let failed = chunk.is_err();
                 // Without a receiver the reader is gone, and this task is being aborted.

@@ -90,7 +90,7 @@ impl RemoteReader {
     fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
         let mut buffer = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
         let reading = async {
-            let mut fetch = Fetch::new(&self.source.0, &self.meta, range, Mode::Ranged);
+            let mut fetch = Fetch::new(&self.source, &self.meta, range, Mode::Ranged);
             while let Some(chunk) = fetch.next().await? {
                 buffer.extend_from_slice(&chunk);
             }

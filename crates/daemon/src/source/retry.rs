@@ -61,14 +61,21 @@ pub(super) struct Budget<'a> {
     /// Waits before the repeats, as many as there are repeats.
     backoff: &'a [Duration],
     retries: &'a AtomicU64,
+    /// Of one job.
+    own_retries: Option<&'a AtomicU64>,
     made: u32,
 }
 
 impl<'a> Budget<'a> {
-    pub(super) fn new(backoff: &'a [Duration], retries: &'a AtomicU64) -> Self {
+    pub(super) fn new(
+        backoff: &'a [Duration],
+        retries: &'a AtomicU64,
+        own_retries: Option<&'a AtomicU64>,
+    ) -> Self {
         Self {
             backoff,
             retries,
+            own_retries,
             made: 0,
         }
     }
@@ -93,14 +100,16 @@ impl<'a> Budget<'a> {
             wait_ms = wait.as_millis(),
             "Trying again"
         );
-        self.retries.fetch_add(1, Ordering::Relaxed);
+        for retries in [Some(self.retries), self.own_retries].into_iter().flatten() {
+            retries.fetch_add(1, Ordering::Relaxed);
+        }
         tokio::time::sleep(wait.mul_f64(1.0 + rand::random::<f64>() * JITTER)).await;
         Ok(())
     }
 }
 
 /// Reads `Retry-After` in both of its forms: seconds, or a date.
-pub(super) fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
@@ -149,7 +158,7 @@ mod tests {
     async fn waits(backoff: &[u64], retry: Retry) -> Vec<Duration> {
         let retries = AtomicU64::new(0);
         let backoff: Vec<_> = backoff.iter().copied().map(Duration::from_millis).collect();
-        let mut budget = Budget::new(&backoff, &retries);
+        let mut budget = Budget::new(&backoff, &retries, None);
         let mut waits = Vec::new();
         loop {
             let start = tokio::time::Instant::now();

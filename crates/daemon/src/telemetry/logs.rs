@@ -12,15 +12,18 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::logfile::LogFile;
+use super::sampling::Sampled;
+use super::sinks::SinkWriter;
+use super::stream::Stream;
 use super::traces;
 use crate::clock;
 use crate::config::{LogFormat, Logging};
@@ -33,26 +36,37 @@ const IDS: [&str; 4] = ["trace_id", "span_id", "job_id", "correlation_id"];
 
 /// Installs the log, what makes spans, and a panic hook that writes to the log. Call once. Returns the
 /// log's file, if there is one.
-pub fn init(logging: &Logging, tracer: SdkTracer) -> anyhow::Result<Option<LogFile>> {
-    // Libraries speak when something is wrong; our own crates at the configured level.
-    let ours = ["provisioner", "libvirt_volume_provisioner", "lvp_image"];
-    let directives = ours
-        .map(|name| format!("{name}={}", logging.level))
-        .join(",");
-    let filter = EnvFilter::new(format!("warn,{directives}"));
+pub fn init(
+    logging: &Logging,
+    tracer: SdkTracer,
+    sinks: Option<SinkWriter>,
+) -> anyhow::Result<Option<LogFile>> {
     let file = logging.file.as_deref().map(LogFile::open).transpose()?;
+    let stream = Stream::new(logging.output);
     let writer = match file.clone() {
-        Some(file) => BoxMakeWriter::new(std::io::stderr.and(file)),
-        None => BoxMakeWriter::new(std::io::stderr),
+        Some(file) => BoxMakeWriter::new(stream.and(file)),
+        None => BoxMakeWriter::new(stream),
+    };
+    // Sinks take JSON; where that is the form here, the same line goes everywhere.
+    let (writer, sinks) = match (sinks, logging.format) {
+        (Some(sinks), LogFormat::Json) => (BoxMakeWriter::new(writer.and(sinks)), None),
+        (sinks, _) => (writer, sinks),
     };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .event_format(Lines(logging.format))
-        .with_filter(filter);
+        .with_filter(filter(logging));
+    let sinks = sinks.map(|sinks| {
+        tracing_subscriber::fmt::layer()
+            .with_writer(sinks)
+            .event_format(Lines(LogFormat::Json))
+            .with_filter(filter(logging))
+    });
     tracing_subscriber::registry()
         .with(SpanFields.with_filter(filter_fn(traces::is_ours)))
         .with(traces::layer(tracer).with_filter(filter_fn(traces::is_ours)))
         .with(lines)
+        .with(sinks)
         .try_init()?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
@@ -65,6 +79,16 @@ pub fn init(logging: &Logging, tracer: SdkTracer) -> anyhow::Result<Option<LogFi
         );
     }));
     Ok(file)
+}
+
+/// Which lines are written.
+fn filter<S: Subscriber + for<'a> LookupSpan<'a>>(logging: &Logging) -> impl Filter<S> + use<S> {
+    // Libraries speak when something is wrong; our own crates at the configured level.
+    let ours = ["provisioner", "libvirt_volume_provisioner", "lvp_image"];
+    let directives = ours
+        .map(|name| format!("{name}={}", logging.level))
+        .join(",");
+    EnvFilter::new(format!("warn,{directives}")).and(Sampled::new(logging.sampling_rate))
 }
 
 /// Keeps each span's fields, so that the lines within it carry them.

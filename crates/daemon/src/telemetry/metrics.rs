@@ -4,6 +4,8 @@
 //! labels and formats are here alone. Every label value comes from a fixed list, so that the number
 //! of series is bounded whatever clients send.
 //!
+//! `register` has all metrics under their names, `scrape` what is looked at when somebody asks.
+//!
 //! How the two stages are counted where they overlap: `download` lasts from the first request
 //! for the image's bytes to its last byte, `convert` from the start of the copy to the last byte
 //! settled on the volume. In one pass both run at once and each has its own time; their sum is more than
@@ -13,31 +15,30 @@ pub mod catalogue;
 mod errors;
 mod exposition;
 mod process;
+mod register;
+mod scrape;
 mod window;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lvp_api::{ImageType, JobId, JobState};
-use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
 use crate::jobs::progress::Moved;
-use crate::source;
 use crate::store::Observer;
 use crate::volume::Capacity;
-use catalogue::CATALOGUE;
-use errors::{IMAGE_ERRORS, image_operation};
+use errors::image_operation;
 pub use exposition::Format;
-use process::Process;
+pub use scrape::Counted;
 use window::{HitRatio, Throughput};
 
 /// Begins every name but the process's.
@@ -45,29 +46,6 @@ pub const PREFIX: &str = "libvirt_volume_provisioner";
 
 /// `endpoint` of requests that match no route.
 pub const UNMATCHED: &str = "unmatched";
-
-/// Prometheus' default buckets, in seconds.
-const REQUEST_BUCKETS: [f64; 11] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
-/// Seconds; jobs may last hours.
-const JOB_BUCKETS: [f64; 10] = [
-    1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
-];
-/// Seconds.
-const STAGE_BUCKETS: [f64; 10] = [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-/// Bytes: 1 MiB to 64 GiB by factors of four.
-const SIZE_BUCKETS: [f64; 9] = [
-    1_048_576.0,
-    4_194_304.0,
-    16_777_216.0,
-    67_108_864.0,
-    268_435_456.0,
-    1_073_741_824.0,
-    4_294_967_296.0,
-    17_179_869_184.0,
-    68_719_476_736.0,
-];
 
 /// Methods that have a label value of their own.
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
@@ -128,6 +106,12 @@ pub struct Metrics {
     source_retries: Counter,
     volumes_size: Family<Labels<1>, Number>,
     volumes_free: Family<Labels<1>, Number>,
+    certificate_expiry: Family<Labels<1>, Number>,
+    access_failures: Family<Labels<1>, Counter>,
+    log_lines_sent: Family<Labels<1>, Counter>,
+    log_lines_dropped: Family<Labels<2>, Counter>,
+    spans_sent: Counter,
+    spans_dropped: Family<Labels<1>, Counter>,
     tokio_tasks: Number,
     process: ProcessMetrics,
     moving: Mutex<Moving>,
@@ -157,137 +141,7 @@ struct Running {
     moved_at: Instant,
 }
 
-/// Counts that others keep, looked at when a scraper asks.
-#[derive(Debug)]
-pub struct Counted<'a> {
-    /// What the source has done.
-    pub source: &'a source::Counters,
-    /// Images that the cache has evicted.
-    pub evicted_images: u64,
-    /// Asynchronous tasks alive.
-    pub tokio_tasks: usize,
-}
-
-/// Registers metrics under the names and texts of the catalogue.
-#[derive(Default)]
-struct Registrar(Registry);
-
-impl Registrar {
-    fn add<M: Metric + Clone>(&mut self, name: &str, metric: M) -> M {
-        let entry = CATALOGUE.iter().find(|entry| entry.name == name);
-        let entry = entry.expect("every metric that is registered is in the catalogue");
-        let full = entry.full_name();
-        // The encoder adds the suffix of counters and the help's full stop.
-        let base = full.strip_suffix("_total").unwrap_or(&full);
-        self.0.register(base, entry.help, metric.clone());
-        metric
-    }
-}
-
 impl Metrics {
-    /// Metrics of a daemon with so many job slots and this cache limit. Series whose label values
-    /// are known stand at zero from the beginning, so that the first event is an increase.
-    pub fn new(max_concurrent: usize, cache_max_size_bytes: Option<u64>) -> Self {
-        let mut to = Registrar::default();
-        let mut metrics = Self {
-            max_concurrent,
-            requests: to.add("requests_total", Family::default()),
-            request_duration: to.add(
-                "request_duration_seconds",
-                Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
-            ),
-            active_jobs: to.add("active_jobs", Gauge::default()),
-            jobs: to.add("jobs_total", Family::default()),
-            job_duration: to.add(
-                "job_duration_seconds",
-                Family::new_with_constructor(|| Histogram::new(JOB_BUCKETS)),
-            ),
-            cache_hits: to.add("cache_hits_total", Counter::default()),
-            cache_misses: to.add("cache_misses_total", Counter::default()),
-            cache_hit_ratio: to.add("cache_hit_ratio", Number::default()),
-            images_downloaded: to.add("images_downloaded_total", Counter::default()),
-            download_size: to.add(
-                "image_download_size_bytes",
-                Family::new_with_constructor(|| Histogram::new(SIZE_BUCKETS)),
-            ),
-            image_errors: to.add("image_errors_total", Family::default()),
-            storage_operations: to.add("storage_operations_total", Family::default()),
-            storage_errors: to.add("storage_errors_total", Family::default()),
-            stage_duration: to.add(
-                "stage_duration_seconds",
-                Family::new_with_constructor(|| Histogram::new(STAGE_BUCKETS)),
-            ),
-            stage_throughput: to.add("stage_throughput_bytes_per_second", Family::default()),
-            health_status: to.add("health_status", Gauge::default()),
-            dependencies_up: to.add("dependencies_up", Family::default()),
-            queue_length: to.add("queue_length", Gauge::default()),
-            queue_wait: to.add("queue_wait_seconds", Histogram::new(JOB_BUCKETS)),
-            job_stalled: to.add("job_stalled_seconds", Number::default()),
-            cache_size: to.add("cache_size_bytes", Number::default()),
-            cache_free: to.add("cache_free_bytes", Number::default()),
-            cache_images: to.add("cache_images", Number::default()),
-            cache_evictions: to.add("cache_evictions_total", Counter::default()),
-            transferred: to.add("transferred_bytes_total", Family::default()),
-            source_requests: to.add("source_requests_total", Counter::default()),
-            source_retries: to.add("source_retries_total", Counter::default()),
-            volumes_size: to.add("volumes_size_bytes", Family::default()),
-            volumes_free: to.add("volumes_free_bytes", Family::default()),
-            tokio_tasks: to.add("tokio_tasks", Number::default()),
-            process: ProcessMetrics {
-                cpu_seconds: to.add("process_cpu_seconds_total", Counter::default()),
-                resident_bytes: to.add("process_resident_memory_bytes", Number::default()),
-                virtual_bytes: to.add("process_virtual_memory_bytes", Number::default()),
-                open_fds: to.add("process_open_fds", Number::default()),
-                max_fds: to.add("process_max_fds", Number::default()),
-                threads: to.add("process_threads", Number::default()),
-                start_time: to.add("process_start_time_seconds", Number::default()),
-            },
-            moving: Mutex::default(),
-            registry: Registry::default(),
-        };
-        to.add("cache_max_size_bytes", Number::default())
-            .set(float(cache_max_size_bytes.unwrap_or(0)));
-        let build: Family<Labels<1>, Gauge> = to.add("build_info", Family::default());
-        build
-            .get_or_create(&[("version", env!("CARGO_PKG_VERSION").into())])
-            .set(1);
-        metrics.cache_hit_ratio.set(f64::NAN);
-        metrics.begin_at_zero();
-        metrics.registry = to.0;
-        metrics
-    }
-
-    fn begin_at_zero(&self) {
-        for state in [JobState::Completed, JobState::Failed, JobState::Cancelled] {
-            let labels = [("status", state.as_str().into())];
-            begin(&self.jobs, &labels);
-            begin(&self.job_duration, &labels);
-        }
-        for image_type in [ImageType::Qcow2, ImageType::Raw] {
-            let labels = [("image_type", image_type.as_str().into())];
-            begin(&self.download_size, &labels);
-        }
-        for (operation, error_types) in IMAGE_ERRORS {
-            for error_type in *error_types {
-                begin(
-                    &self.image_errors,
-                    &[
-                        ("operation", (*operation).into()),
-                        ("error_type", (*error_type).into()),
-                    ],
-                );
-            }
-        }
-        for stage in [TimedStage::Download, TimedStage::Convert] {
-            let labels = [("stage", stage.as_str().into())];
-            begin(&self.stage_duration, &labels);
-            begin(&self.stage_throughput, &labels);
-        }
-        for direction in ["read", "written", "zeroed"] {
-            begin(&self.transferred, &[("direction", direction.into())]);
-        }
-    }
-
     /// A request was answered; `route` is the template that it matched.
     pub fn request_answered(&self, method: &str, route: Option<&str>, status: u16, took: Duration) {
         let method = METHODS.into_iter().find(|known| *known == method);
@@ -437,74 +291,9 @@ impl Metrics {
         self.cache_free.set(float(free_bytes));
     }
 
-    /// Everything, as a scraper reads it.
-    pub fn render(&self, format: Format, counted: &Counted<'_>) -> Result<String, fmt::Error> {
-        self.look_around(counted);
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(match format {
-            Format::OpenMetrics => text,
-            Format::Prometheus => exposition::to_prometheus(&text),
-        })
-    }
-
-    /// Sets what is only worked out when somebody asks.
-    fn look_around(&self, counted: &Counted<'_>) {
-        let source = counted.source;
-        for (counter, value) in [
-            (
-                &self.source_requests,
-                source.requests.load(Ordering::Relaxed),
-            ),
-            (&self.source_retries, source.retries.load(Ordering::Relaxed)),
-            (&self.cache_evictions, counted.evicted_images),
-        ] {
-            // A count that another keeps: it only grows there too.
-            counter.inner().store(value, Ordering::Relaxed);
-        }
-        self.tokio_tasks.set(float(counted.tokio_tasks as u64));
-        let active = usize::try_from(self.active_jobs.get()).unwrap_or(0);
-        self.health_status
-            .set((active < self.max_concurrent).into());
-        self.process.look();
-        let now = Instant::now();
-        let mut moving = self.moving();
-        for (stage, value) in [
-            (TimedStage::Download, moving.download.value(now)),
-            (TimedStage::Convert, moving.convert.value(now)),
-        ] {
-            self.stage_throughput
-                .get_or_create(&[("stage", stage.as_str().into())])
-                .set(value);
-        }
-        let stalled = moving.running.values().map(|job| job.moved_at).min();
-        let stalled = stalled.map_or(0.0, |since| now.duration_since(since).as_secs_f64());
-        self.job_stalled.set(stalled);
-    }
-
     fn moving(&self) -> MutexGuard<'_, Moving> {
         // Plain data that no panic can leave half-changed.
         self.moving.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ProcessMetrics {
-    /// Without a readable `/proc` the last values stay; nobody else needs to know.
-    fn look(&self) {
-        let Ok(process) = Process::read() else { return };
-        // A float counter keeps the bits of its number.
-        let cpu = process.cpu_seconds.to_bits();
-        self.cpu_seconds.inner().store(cpu, Ordering::Relaxed);
-        self.start_time.set(process.start_time_seconds);
-        for (gauge, value) in [
-            (&self.resident_bytes, process.resident_bytes),
-            (&self.virtual_bytes, process.virtual_bytes),
-            (&self.open_fds, process.open_fds),
-            (&self.max_fds, process.max_fds),
-            (&self.threads, process.threads),
-        ] {
-            gauge.set(float(value));
-        }
     }
 }
 
@@ -533,14 +322,6 @@ impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
-}
-
-/// Makes a series without moving it.
-fn begin<const N: usize, M, C: MetricConstructor<M>>(
-    family: &Family<Labels<N>, M, C>,
-    labels: &Labels<N>,
-) {
-    drop(family.get_or_create(labels));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "gauges need no 53rd bit")]

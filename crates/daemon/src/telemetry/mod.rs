@@ -3,4 +3,20 @@
 pub mod logfile;
 pub mod logs;
 pub mod metrics;
+mod sampling;
+pub mod sinks;
+mod stream;
 pub mod traces;
+
+use std::sync::Arc;
+
+use crate::outbox;
+
+/// What has become of what the daemon says of itself, for its metrics.
+#[derive(Debug, Default)]
+pub struct Exports {
+    /// Log lines, by sink.
+    pub lines: Vec<(&'static str, Arc<outbox::Counts>)>,
+    /// Spans.
+    pub spans: Arc<traces::SpanCounts>,
+}

@@ -15,8 +15,12 @@
 //! Spans are `tracing` spans; only fields that log lines carry as well are `tracing` fields, all
 //! else is set by `OpenTelemetrySpanExt::set_attribute`. Without a collector, spans exist all the
 //! same: their ids correlate log lines. With one, a thread of its own sends them in batches from
-//! a bounded queue; while the collector is down or slow, spans are dropped and nobody waits.
+//! a bounded queue; while the collector is down or slow, spans are dropped, counted, and nobody waits
+//! ([`export`]).
 
+mod export;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -35,6 +39,7 @@ use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt as _, get_o
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::Tracing;
+pub use export::SpanCounts;
 
 /// Target of the spans that are exported. They are made at the highest level, so that whatever
 /// `logging.level` is, the lines within them carry their fields.
@@ -50,6 +55,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
+    counts: Arc<SpanCounts>,
 }
 
 impl Traces {
@@ -65,6 +71,7 @@ impl Traces {
         // A client that samples its request gets the whole trace, whatever the rate here is.
         let sampler =
             Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sampling_rate)));
+        let counts = Arc::default();
         let mut provider = SdkTracerProvider::builder()
             .with_resource(resource)
             .with_sampler(sampler);
@@ -79,11 +86,18 @@ impl Traces {
             let exporter = exporter
                 .build()
                 .with_context(|| format!("tracing.endpoint {endpoint} cannot be used"))?;
-            provider = provider.with_batch_exporter(exporter);
+            provider =
+                provider.with_span_processor(export::processor(exporter, Arc::clone(&counts)));
         }
         Ok(Self {
             provider: provider.build(),
+            counts,
         })
+    }
+
+    /// What became of spans.
+    pub fn counts(&self) -> &Arc<SpanCounts> {
+        &self.counts
     }
 
     /// What makes spans.
@@ -93,6 +107,7 @@ impl Traces {
 
     /// Sends what is left, for a moment at most. Blocks; the runtime must still run.
     pub fn flush(&self) {
+        self.counts.close();
         // A collector that is down is no reason to end badly: its operator sees the gap.
         self.provider.shutdown_with_timeout(FLUSH_TIMEOUT).ok();
     }
@@ -118,14 +133,22 @@ pub(super) fn is_ours(metadata: &Metadata<'_>) -> bool {
 
 /// Trace and span of a `tracing` span, for log lines within it.
 pub(super) fn ids(span: &Id) -> Option<(String, String)> {
-    let context = tracing::dispatcher::get_default(|dispatch| get_otel_context(span, dispatch))?;
-    let span = context.span();
-    let context = span.span_context();
-    let ids = (
+    let context = span_context(span)?;
+    Some((
         context.trace_id().to_string(),
         context.span_id().to_string(),
-    );
-    context.is_valid().then_some(ids)
+    ))
+}
+
+/// Trace of a `tracing` span.
+pub(super) fn trace_id(span: &Id) -> Option<TraceId> {
+    Some(span_context(span)?.trace_id())
+}
+
+fn span_context(span: &Id) -> Option<SpanContext> {
+    let context = tracing::dispatcher::get_default(|dispatch| get_otel_context(span, dispatch))?;
+    let context = context.span().span_context().clone();
+    context.is_valid().then_some(context)
 }
 
 /// Makes a span the child of the context in a W3C `traceparent` header; a malformed one is as

@@ -1,17 +1,10 @@
 //! Who gets in: every credential on every class of route, over plain HTTP and over TLS.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-
 use lvp_testkit::daemon::{Answer, Daemon, answer, wait_for};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
-};
 use serde_json::{Value, json};
-use time::{Duration, OffsetDateTime};
 
-use crate::support::World;
+use crate::certificates::{authority, client, https, issue, with_tls, with_tokens, write};
+use crate::support::{World, metric};
 
 const FULL: &str = "full-0123456789abcdef0123456789abcdef";
 const READ: &str = "read-0123456789abcdef0123456789abcdef";
@@ -57,22 +50,6 @@ fn expected(caller: Caller, class: &str) -> u16 {
     }
 }
 
-fn write(directory: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
-    let path = directory.join(name);
-    let new = directory.join(format!("{name}.new"));
-    std::fs::write(&new, text).expect("it is written");
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).expect("it is ours");
-    std::fs::rename(&new, &path).expect("it is renamed");
-    path
-}
-
-/// A world whose daemon has a tokens file.
-async fn with_tokens(text: &str) -> World {
-    let world = World::new().await;
-    let path = write(world.home.path(), "tokens", text, 0o600);
-    world.with("API_TOKENS_FILE", &path.display().to_string())
-}
-
 fn both_tokens() -> String {
     format!("# who may do what\nci:{FULL}\ngrafana:read:{READ}\n")
 }
@@ -99,7 +76,7 @@ fn audit(daemon: &Daemon) -> Vec<Value> {
 
 #[tokio::test]
 async fn tokens_open_what_their_role_allows_and_nothing_else_does() {
-    let world = with_tokens(&both_tokens()).await;
+    let world = with_tokens(World::new().await, &both_tokens());
     let daemon = world.start();
     let client = reqwest::Client::new();
     let bearer = |token: &str| Some(("authorization", format!("Bearer {token}")));
@@ -148,9 +125,7 @@ async fn tokens_open_what_their_role_allows_and_nothing_else_does() {
 
 #[tokio::test]
 async fn health_can_be_closed() {
-    let world = with_tokens(&both_tokens())
-        .await
-        .with("OPEN_HEALTH", "false");
+    let world = with_tokens(World::new().await, &both_tokens()).with("OPEN_HEALTH", "false");
     let daemon = world.start();
     let client = reqwest::Client::new();
     for (class, method, route) in ROUTES.iter().filter(|route| route.0 == "health") {
@@ -218,7 +193,7 @@ async fn a_tokens_file_that_cannot_be_used_keeps_the_daemon_from_starting() {
 
 #[tokio::test]
 async fn guessing_shuts_an_address_out_and_leaves_open_routes_open() {
-    let world = with_tokens(&both_tokens()).await;
+    let world = with_tokens(World::new().await, &both_tokens());
     let daemon = world.start();
     let client = reqwest::Client::new();
     let mut statuses = Vec::new();
@@ -239,7 +214,7 @@ async fn guessing_shuts_an_address_out_and_leaves_open_routes_open() {
 
 #[tokio::test]
 async fn changed_tokens_count_without_a_restart_and_broken_ones_change_nothing() {
-    let world = with_tokens(&both_tokens()).await;
+    let world = with_tokens(World::new().await, &both_tokens());
     let daemon = world.start();
     let client = reqwest::Client::new();
     let status = async |token: &str| {
@@ -277,7 +252,7 @@ async fn changed_tokens_count_without_a_restart_and_broken_ones_change_nothing()
 
 #[tokio::test]
 async fn every_change_leaves_a_line_with_who_from_where_what_and_the_result() {
-    let world = with_tokens(&both_tokens()).await;
+    let world = with_tokens(World::new().await, &both_tokens());
     let daemon = world.start();
     let client = reqwest::Client::new();
     let url = format!("{}/api/v1/jobs", daemon.url());
@@ -315,62 +290,14 @@ async fn every_change_leaves_a_line_with_who_from_where_what_and_the_result() {
     assert!(lines[0]["job_id"].is_string(), "{}", lines[0]);
 }
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-fn authority(name: &str) -> Authority {
-    let mut params = CertificateParams::new(Vec::new()).expect("valid names");
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("a key");
-    CertifiedIssuer::self_signed(params, key).expect("a certificate")
-}
-
-/// A certificate that ends so many days from now, and its key.
-fn issue(authority: &Authority, name: &str, days: i64) -> (String, String) {
-    let key = KeyPair::generate().expect("a key");
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let mut params = CertificateParams::new(names).expect("valid names");
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.not_before = OffsetDateTime::now_utc() - Duration::days(30);
-    params.not_after = OffsetDateTime::now_utc() + Duration::days(days);
-    let certificate = params.signed_by(&key, authority).expect("a certificate");
-    (certificate.pem(), key.serialize_pem())
-}
-
-fn client(server: &Authority, certificate: Option<&(String, String)>) -> reqwest::Client {
-    let root = reqwest::Certificate::from_pem(server.pem().as_bytes()).expect("a certificate");
-    let mut builder = reqwest::Client::builder().tls_certs_only([root]);
-    if let Some((certificate, key)) = certificate {
-        let pem = format!("{certificate}{key}");
-        let identity = reqwest::Identity::from_pem(pem.as_bytes()).expect("an identity");
-        builder = builder.identity(identity);
-    }
-    builder.build().expect("a client")
-}
-
-/// A world whose daemon speaks TLS and trusts clients of this authority.
-async fn with_tls(world: World, server: &Authority, clients: &Authority) -> World {
-    let directory = world.home.path().to_owned();
-    let (certificate, key) = issue(server, "server", 30);
-    let file = |name, text: &str| write(&directory, name, text, 0o600).display().to_string();
-    world
-        .with("TLS_CERT_FILE", &file("server.pem", &certificate))
-        .with("TLS_KEY_FILE", &file("server.key", &key))
-        .with("CLIENT_CA_CERT", &file("ca.pem", &clients.pem()))
-}
-
-fn https(daemon: &Daemon) -> String {
-    daemon.url().replacen("http://", "https://", 1)
-}
-
 #[tokio::test]
 async fn over_tls_a_good_certificate_or_a_token_opens_and_a_bad_certificate_ends_the_connection() {
     let (ours, theirs) = (authority("ours"), authority("theirs"));
-    let world = with_tls(with_tokens(&both_tokens()).await, &ours, &ours).await;
+    let world = with_tls(
+        with_tokens(World::new().await, &both_tokens()),
+        &ours,
+        &ours,
+    );
     let daemon = world.start();
     let base = https(&daemon);
     let bearer_full = format!("Bearer {FULL}");
@@ -425,7 +352,7 @@ async fn over_tls_a_good_certificate_or_a_token_opens_and_a_bad_certificate_ends
 #[tokio::test]
 async fn a_new_certificate_and_a_new_client_ca_count_without_a_restart() {
     let (old, new) = (authority("old"), authority("new"));
-    let world = with_tls(World::new().await, &old, &old).await;
+    let world = with_tls(World::new().await, &old, &old);
     let daemon = world.start();
     let base = https(&daemon);
     let route = ("GET", "/api/v1/jobs");
@@ -460,4 +387,52 @@ async fn an_authority_without_a_server_certificate_is_refused_by_name() {
         error.contains("server.ca_cert needs server.tls_cert"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn ends_of_certificates_and_failed_attempts_are_among_the_metrics() {
+    let ours = authority("ours");
+    let world = with_tls(
+        with_tokens(World::new().await, &both_tokens()),
+        &ours,
+        &ours,
+    );
+    let daemon = world.start().over_tls(client(&ours, None));
+    let anonymous = client(&ours, None);
+    let jobs = format!("{}/api/v1/jobs", daemon.url());
+    for token in [None, Some("wrong"), Some(READ)] {
+        let mut request = anonymous.post(&jobs);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        request.send().await.expect("an answer");
+    }
+    let expired = client(&ours, Some(&issue(&ours, "terraform", -1)));
+    assert!(expired.get(&jobs).send().await.is_err());
+    for reason in ["missing", "token", "role", "certificate"] {
+        let series = format!("access_failures_total{{reason=\"{reason}\"}}");
+        // The server may learn after its client that a handshake failed.
+        wait_for(reason, async || {
+            (metric(&daemon, &series).await? == 1.0).then_some(())
+        })
+        .await;
+    }
+    let limited = metric(&daemon, r#"access_failures_total{reason="limited"}"#).await;
+    assert_eq!(limited, Some(0.0));
+    let now = time::OffsetDateTime::now_utc().unix_timestamp() as f64;
+    let series = |name| format!("certificate_expiry_timestamp_seconds{{certificate=\"{name}\"}}");
+    let days = async |name| (metric(&daemon, &series(name)).await.expect(name) - now) / 86_400.0;
+    let server = days("server").await;
+    assert!((29.9..30.1).contains(&server), "{server} days");
+    assert!(days("client_ca").await > 365.0);
+
+    // A renewed one is seen without a restart.
+    let (certificate, key) = issue(&ours, "server", 90);
+    write(world.home.path(), "server.pem", &certificate, 0o600);
+    write(world.home.path(), "server.key", &key, 0o600);
+    daemon.signal("HUP").expect("it is sent");
+    wait_for("the new end", async || {
+        (days("server").await > 89.0).then_some(())
+    })
+    .await;
 }

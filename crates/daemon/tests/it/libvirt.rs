@@ -51,7 +51,7 @@ mod real {
     use lvp_testkit::require::{command, require};
     use serde_json::Value;
 
-    use crate::support::World;
+    use crate::support::{World, metric};
 
     /// A libvirtd with a socket of its own, and a pool with a directory of its own.
     struct Libvirtd {
@@ -184,8 +184,10 @@ mod real {
         let libvirt_is = async |up: bool| {
             wait_for("the probe to see it", async || {
                 let answer = daemon.call("GET", "/readyz", None).await.ok()?;
-                let found: &Value = &answer.body["dependencies"]["libvirt"]["up"];
-                (*found == up).then_some(())
+                let ready: &Value = &answer.body["dependencies"]["libvirt"]["up"];
+                let series = r#"dependencies_up{dependency="libvirt"}"#;
+                let scraped = metric(&daemon, series).await?;
+                (*ready == up && scraped == f64::from(u8::from(up))).then_some(())
             })
             .await;
         };

@@ -1,14 +1,20 @@
 //! Log lines, in both forms and in a file.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Stdio;
 
 use lvp_api::JobState;
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::FaultProxy;
+use lvp_testkit::inbox::Inbox;
 use lvp_testkit::s3::SECRET_KEY;
 use serde_json::{Value, json};
 
+use crate::certificates::with_tokens;
 use crate::support::{MIB, World, address, image};
+
+const TOKEN: &str = "do-not-log-this-token-0123456789abcdef";
 
 #[tokio::test]
 async fn every_line_within_a_job_leads_to_the_job_and_its_trace() {
@@ -122,12 +128,23 @@ async fn no_secret_is_ever_in_a_line() {
         .await
         .expect("the web host starts");
     let host = web.endpoint().trim_start_matches("http://").to_owned();
+    // One that takes the lines, one that is not there.
+    let inbox = Inbox::start().await.expect("a server");
+    let world = with_tokens(world, &format!("ci:{TOKEN}\n"));
     let world = world
+        .with(
+            "LOG_LOKI_URL",
+            &format!("http://u:{signature}@127.0.0.1:1/{signature}"),
+        )
+        .with(
+            "LOG_WEBHOOK_URL",
+            &format!("http://u:{signature}@{}/{signature}", inbox.authority()),
+        )
         .with("LOG_LEVEL", "trace")
         .with("MINIO_ALLOWED_HOSTS", &host)
         .with("MINIO_RETRY_BACKOFF_MS", "1,1,1");
     let url = world.put("a.qcow2", &image(32 * MIB, 20, 52).build());
-    let daemon = world.start();
+    let daemon = world.start().with_token(TOKEN);
     let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
     let status = daemon.ended(&job).await.expect("it ends");
     assert_eq!(status.status, JobState::Completed);
@@ -142,9 +159,59 @@ async fn no_secret_is_ever_in_a_line() {
     let with_password = format!("http://user:{signature}@{host}/images/a.qcow2");
     let refused = daemon.provision(&with_password, "vm-2", MIB).await;
     assert!(refused.is_err(), "{refused:?}");
+    let sent = wait_for("the lines to be sent", async || {
+        let bodies = inbox.taken().into_iter().map(|post| post.body);
+        let sent = String::from_utf8_lossy(&bodies.collect::<Vec<_>>().concat()).into_owned();
+        sent.contains("\"receiver\":\"loki\"").then_some(sent)
+    })
+    .await;
     let log = daemon.log_text().join("\n");
-    assert!(log.contains("Job failed"), "{log}");
-    for secret in [signature, SECRET_KEY] {
-        assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
+    for text in [log, sent] {
+        assert!(text.contains("Job failed"), "{text}");
+        for secret in [signature, SECRET_KEY, TOKEN] {
+            assert!(!text.contains(secret), "{secret} is in the log:\n{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn lines_go_to_the_stream_that_is_asked_for_and_tell_the_journal_their_priority() {
+    for (output, is_journal) in [("stderr", true), ("stdout", true), ("stdout", false)] {
+        let world = World::new().await.with("LOG_OUTPUT", output);
+        // Which is worth a warning, as there are no credentials.
+        let world = world.with("HOST", "0.0.0.0");
+        let path = world.home.path().join("stream");
+        let stream = fs::File::create(&path).expect("there is room");
+        let meta = stream.metadata().expect("it is open");
+        let mut command = world.home.command();
+        if is_journal {
+            command.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()));
+        }
+        let (stdout, stderr) = match output {
+            "stdout" => (Stdio::from(stream), Stdio::null()),
+            _ => (Stdio::null(), Stdio::from(stream)),
+        };
+        let mut child = command
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .expect("it starts");
+        let text = wait_for("it to be ready", async || {
+            let text = fs::read_to_string(&path).ok()?;
+            text.contains("\"Ready\"").then_some(text)
+        })
+        .await;
+        child.kill().expect("it runs");
+        child.wait().expect("it has ended");
+        let mark = if is_journal { "<6>" } else { "" };
+        let line = text.lines().find(|line| line.contains("\"Listening\""));
+        let line = line.and_then(|line| line.strip_prefix(mark));
+        let line: Value = serde_json::from_str(line.unwrap_or_default()).expect("it is JSON");
+        assert_eq!(line["level"], "info");
+        let mark = if is_journal { "<4>{" } else { "{" };
+        let warning = text
+            .lines()
+            .find(|line| line.contains("listening on loopback only"));
+        assert!(warning.is_some_and(|line| line.starts_with(mark)), "{text}");
     }
 }

@@ -119,3 +119,14 @@ pub(crate) fn address(s3: &S3) -> std::net::SocketAddr {
     let address = s3.endpoint().trim_start_matches("http://");
     address.parse().expect("an endpoint ends in an address")
 }
+
+/// A series of ours by name and labels, as a scraper reads it; none while there is none.
+pub(crate) async fn metric(daemon: &Daemon, series: &str) -> Option<f64> {
+    let answer = daemon.call("GET", "/metrics", None).await.ok()?;
+    let text = answer.body.as_str()?.to_owned();
+    let line = text.lines().find_map(|line| {
+        let line = line.strip_prefix("libvirt_volume_provisioner_")?;
+        line.strip_prefix(series)
+    })?;
+    line.trim().parse().ok()
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use lvp_api::JobState;
 use lvp_testkit::daemon::{Daemon, wait_for};
+use lvp_testkit::fault::{Fault, Request, Rule};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -19,20 +20,23 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::runtime::{Builder, Runtime};
+use tonic::transport::server::TcpIncoming;
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, image, metric};
 
 /// An OTLP receiver: gRPC by the standard's own definitions.
 struct Collector {
     address: SocketAddr,
     received: Received,
-    _server: AbortOnDropHandle<()>,
+    runtime: Option<Runtime>,
 }
 
 #[derive(Clone, Default)]
 struct Received {
     requests: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+    /// How long an answer takes.
+    delay: Duration,
 }
 
 #[tonic::async_trait]
@@ -41,30 +45,50 @@ impl TraceService for Received {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        tokio::time::sleep(self.delay).await;
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests.push(request.into_inner());
+        drop(requests);
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 impl Collector {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_slow(Duration::ZERO).await
+    }
+
+    /// One that takes so long for each batch.
+    async fn start_slow(delay: Duration) -> Self {
+        let received = Received {
+            delay,
+            ..Received::default()
+        };
+        Self::start_at("127.0.0.1:0", received).await
+    }
+
+    async fn start_at(address: &str, received: Received) -> Self {
+        // With its runtime all of its connections end, as those of a process do.
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let bound = runtime.spawn(TcpListener::bind(address.to_owned())).await;
+        let listener = bound.expect("no panic").expect("a port");
         let address = listener.local_addr().expect("it has an address");
-        let received = Received::default();
         let service = TraceServiceServer::new(received.clone());
-        let incoming = tonic::transport::server::TcpIncoming::from(listener);
-        let server = tokio::spawn(async move {
+        runtime.spawn(async move {
             tonic::transport::Server::builder()
                 .add_service(service)
-                .serve_with_incoming(incoming)
+                .serve_with_incoming(TcpIncoming::from(listener))
                 .await
                 .expect("the collector serves");
         });
         Self {
             address,
             received,
-            _server: AbortOnDropHandle::new(server),
+            runtime: Some(runtime),
         }
     }
 
@@ -89,6 +113,14 @@ impl Collector {
             self.spans().into_iter().find(|span| span.name == name)
         })
         .await
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -136,6 +168,7 @@ async fn a_job_is_one_trace_from_the_clients_span_to_the_volumes() {
     let world = World::new()
         .await
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+        .with("OTEL_BSP_SCHEDULE_DELAY", "50")
         .with("OTEL_SERVICE_NAME", "provisioner-under-test");
     let url = world.put("debian.qcow2", &image(64 * MIB, 40, 31).build());
     let daemon = world.start();
@@ -202,7 +235,8 @@ async fn a_failed_job_says_so_on_its_spans_and_the_rollback_is_one() {
     let collector = Collector::start().await;
     let world = World::new()
         .await
-        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint());
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+        .with("OTEL_BSP_SCHEDULE_DELAY", "50");
     let url = world.put("wrong.qcow2", &image(32 * MIB, 20, 32).build());
     world
         .s3
@@ -236,6 +270,7 @@ async fn a_job_that_goes_on_after_a_restart_stays_in_its_trace() {
     let world = World::new()
         .await
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+        .with("OTEL_BSP_SCHEDULE_DELAY", "50")
         .with("MINIO_MAX_READ_BYTES_PER_SEC", "1M");
     let url = world.put("slow.qcow2", &image(64 * MIB, 60, 33).build());
     let daemon = world.start();
@@ -278,6 +313,134 @@ async fn a_collector_that_is_down_or_silent_delays_neither_a_job_nor_the_end() {
         assert!(status.success(), "{status}");
         assert!(stopped.elapsed() < Duration::from_secs(8), "{endpoint}");
     }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_for_a_while_misses_no_span() {
+    let collector = Collector::start().await;
+    let world = World::new()
+        .await
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+        .with("OTEL_BSP_SCHEDULE_DELAY", "50");
+    let url = world.put("a.qcow2", &image(32 * MIB, 20, 35).build());
+    let daemon = world.start();
+    let get = async |route| daemon.call("GET", route, None).await.expect("it answers");
+    get("/health").await;
+    collector.span("GET /health").await;
+    let (address, received) = (collector.address.to_string(), collector.received.clone());
+    drop(collector);
+    let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    let said = |message: &str| {
+        let of_tracing = |line: &&serde_json::Value| line["receiver"] == "tracing";
+        let lines = daemon.log();
+        let lines = lines.iter().filter(of_tracing);
+        lines.filter(|line| line["message"] == message).count()
+    };
+    wait_for("the operator to be told", async || {
+        (said("Receiver does not take what is sent to it") == 1).then_some(())
+    })
+    .await;
+    // Its connections and its port are gone, or will be in a moment.
+    wait_for("the port", async || TcpListener::bind(&address).await.ok()).await;
+    let collector = Collector::start_at(&address, received).await;
+    for name in [
+        "POST /api/v1/jobs",
+        "runJob",
+        "DownloadImageToPath",
+        "PopulateVolume",
+    ] {
+        collector.span(name).await;
+    }
+    wait_for("the good news", async || {
+        (said("Receiver takes what is sent to it again") == 1).then_some(())
+    })
+    .await;
+    for reason in ["queue_full", "not_delivered"] {
+        let series = format!("trace_spans_dropped_total{{reason=\"{reason}\"}}");
+        assert_eq!(metric(&daemon, &series).await, Some(0.0), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_slow_delays_nothing_and_what_it_misses_is_counted() {
+    let collector = Collector::start_slow(Duration::from_millis(400)).await;
+    let world = World::new()
+        .await
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+        .with("OTEL_BSP_SCHEDULE_DELAY", "50")
+        .with("OTEL_BSP_MAX_QUEUE_SIZE", "10")
+        .with("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "5");
+    let daemon = world.start();
+    const REQUESTS: usize = 60;
+    let began = Instant::now();
+    for _ in 0..REQUESTS {
+        daemon
+            .call("GET", "/livez", None)
+            .await
+            .expect("it answers");
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    // Every span is accounted for.
+    let (sent, dropped) = wait_for("the queue to be empty", async || {
+        let sent = metric(&daemon, "trace_spans_sent_total").await?;
+        let series = r#"trace_spans_dropped_total{reason="queue_full"}"#;
+        let dropped = metric(&daemon, series).await?;
+        (sent + dropped == REQUESTS as f64).then_some((sent, dropped))
+    })
+    .await;
+    assert!(
+        sent >= 10.0 && dropped >= 1.0,
+        "{sent} sent, {dropped} dropped"
+    );
+    assert_eq!(collector.spans().len() as f64, sent);
+}
+
+#[tokio::test]
+async fn a_jobs_span_says_how_many_requests_had_to_be_repeated() {
+    let collector = Collector::start().await;
+    let (world, proxy) = World::with_faults().await;
+    let world = world
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+        .with("OTEL_BSP_SCHEDULE_DELAY", "50");
+    let daemon = world.start();
+    let status = |status| Fault::Status {
+        status,
+        retry_after: None,
+        code: None,
+    };
+    for (key, faults) in [("a.qcow2", 0), ("b.qcow2", 2)] {
+        let url = world.put(key, &image(32 * MIB, 20, 36 + u64::from(faults)).build());
+        let of_image = move |request: &Request| request.target.ends_with(key);
+        proxy.inject(
+            Rule::new(status(503))
+                .method("HEAD")
+                .when(of_image)
+                .times(faults),
+        );
+        proxy.inject(
+            Rule::new(status(500))
+                .method("GET")
+                .when(of_image)
+                .times(faults / 2),
+        );
+        let job = daemon.provision(&url, key, 64 * MIB).await.expect("a job");
+        let ended = daemon.ended(&job).await.expect("it ends");
+        assert_eq!(ended.status, JobState::Completed, "{ended:?}");
+        let run = wait_for(key, async || {
+            let spans = collector.spans().into_iter();
+            let mut runs = spans
+                .filter(|span| span.name == "runJob")
+                .map(|s| attributes(&s));
+            runs.find(|run| run["volume"] == key)
+        })
+        .await;
+        assert_eq!(run["retries"], (faults + faults / 2).to_string(), "{run:?}");
+    }
+    let download = attributes(&collector.span("DownloadImageToPath").await);
+    assert_eq!(download["retries"], "0");
 }
 
 // Waiting for the daemon's end blocks a thread; the collector has another.

@@ -218,6 +218,36 @@ pub const CATALOGUE: &[Entry] = &[
         &["backend"],
         "What new volumes may take of volumes_size_bytes",
     ),
+    gauge(
+        "certificate_expiry_timestamp_seconds",
+        &["certificate"],
+        "When the first certificate of the server's chain, or of the CAs of clients, ends, in seconds since 1970",
+    ),
+    counter(
+        "access_failures_total",
+        &["reason"],
+        "Callers that were turned away: missing, token, certificate, role, limited",
+    ),
+    counter(
+        "log_lines_sent_total",
+        &["sink"],
+        "Log lines that a sink has taken: loki, webhook",
+    ),
+    counter(
+        "log_lines_dropped_total",
+        &["sink", "reason"],
+        "Log lines that a sink did not get: the oldest of a full queue, and what it refused",
+    ),
+    counter(
+        "trace_spans_sent_total",
+        &[],
+        "Spans that the collector has taken",
+    ),
+    counter(
+        "trace_spans_dropped_total",
+        &["reason"],
+        "Spans that the collector did not get: those that found the queue full, and what could not be delivered",
+    ),
     gauge("tokio_tasks", &[], "Asynchronous tasks that live now"),
     gauge("build_info", &["version"], "1, with the build as labels"),
     counter(

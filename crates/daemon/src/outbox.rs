@@ -1,0 +1,594 @@
+//! Items on their way to a receiver that may be slow or down: kept in memory, sent in batches, tried
+//! again.
+//!
+//! ```text
+//! push --> queue (bounded; the oldest go first) --> batch --> Receiver::deliver
+//!                    ^                                |  Delivered, Refused: the batch leaves the queue
+//!                    '---- back-off, then from the ---'  Failed: it stays
+//!                          front as it is then
+//! ```
+//!
+//! [`Outbox::push`] never waits for the receiver: it takes a lock that nobody holds over an `await`
+//! or a system call. What is sent stays in the queue until the receiver has it, so that a queue that
+//! overflows during an outage loses the oldest items, the ones under way included. A receiver that
+//! answers too late may get a batch twice.
+//!
+//! Trouble is logged when it begins and when it is over, and no more often than once a minute: the log
+//! itself may travel this way.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::{RequestBuilder, StatusCode};
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::jobs::error::chain;
+use crate::source::retry_after;
+
+/// Waits are stretched by up to this share, so that hosts that failed together come back apart.
+const JITTER: f64 = 0.2;
+
+/// Once the outbox is being closed there is no time for long waits.
+const CLOSING_WAIT: Duration = Duration::from_millis(200);
+
+/// Trouble is not logged more often than this.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How much is kept, and how it is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Items that wait at most.
+    pub queue_items: usize,
+    /// Bytes that wait at most.
+    pub queue_bytes: usize,
+    /// Items of one batch at most.
+    pub batch_items: usize,
+    /// Bytes of one batch at most; an item that is larger goes alone.
+    pub batch_bytes: usize,
+    /// How long an item waits for company.
+    pub linger: Duration,
+    /// First wait after a failure; each further one is twice as long.
+    pub backoff_min: Duration,
+    /// Longest wait, whatever the receiver asks for.
+    pub backoff_max: Duration,
+    /// How long one attempt may take.
+    pub attempt_timeout: Duration,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver has it.
+    Delivered,
+    /// The receiver will never take it.
+    Refused(String),
+    /// It may be taken later.
+    Failed {
+        /// Why it was not taken.
+        why: String,
+        /// When the receiver wants to be asked again.
+        wait: Option<Duration>,
+    },
+}
+
+/// Where batches go.
+pub trait Receiver<T>: Send + Sync + 'static {
+    /// Sends one batch, once.
+    fn deliver(&self, batch: &[T]) -> impl Future<Output = Outcome> + Send;
+}
+
+/// What an outbox has done.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Items that the receiver has.
+    pub sent: AtomicU64,
+    /// Items that made room for newer ones.
+    pub overflowed: AtomicU64,
+    /// Items that the receiver will not take.
+    pub refused: AtomicU64,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub struct Outbox<T> {
+    /// Names the receiver in the log.
+    name: &'static str,
+    limits: Limits,
+    queue: Mutex<Queue<T>>,
+    arrived: Notify,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug)]
+struct Queue<T> {
+    items: VecDeque<(T, usize)>,
+    bytes: usize,
+    /// How many items have left: the front's number.
+    front: u64,
+}
+
+impl<T> Queue<T> {
+    fn pop(&mut self) {
+        if let Some((_, bytes)) = self.items.pop_front() {
+            self.bytes -= bytes;
+            self.front += 1;
+        }
+    }
+}
+
+/// Items that are sent together, and the number of the first that is not among them.
+struct Batch<T> {
+    items: Vec<T>,
+    end: u64,
+}
+
+impl<T: Clone + Send + Sync + 'static> Outbox<T> {
+    /// An empty queue for the receiver of this name.
+    pub fn new(name: &'static str, limits: Limits) -> Self {
+        let queue = Queue {
+            items: VecDeque::new(),
+            bytes: 0,
+            front: 0,
+        };
+        Self {
+            name,
+            limits,
+            queue: Mutex::new(queue),
+            arrived: Notify::new(),
+            counts: Arc::default(),
+        }
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// Adds an item of so many bytes, in place of the oldest when there is no room.
+    pub fn push(&self, item: T, bytes: usize) {
+        let mut overflowed = 0;
+        let mut queue = self.lock();
+        queue.items.push_back((item, bytes));
+        queue.bytes += bytes;
+        while queue.items.len() > self.limits.queue_items || queue.bytes > self.limits.queue_bytes {
+            queue.pop();
+            overflowed += 1;
+        }
+        drop(queue);
+        self.counts
+            .overflowed
+            .fetch_add(overflowed, Ordering::Relaxed);
+        self.arrived.notify_one();
+    }
+
+    /// Sends what is pushed, from now on. Must be called within a runtime.
+    pub fn start(self: &Arc<Self>, receiver: impl Receiver<T>) -> Running<T> {
+        let closing = CancellationToken::new();
+        let outbox = Arc::clone(self);
+        let task = tokio::spawn({
+            let closing = closing.clone();
+            async move { outbox.run(&receiver, &closing).await }
+        });
+        Running {
+            outbox: Arc::clone(self),
+            closing,
+            task,
+        }
+    }
+
+    /// Until it is told to close and nothing is left.
+    async fn run(&self, receiver: &impl Receiver<T>, closing: &CancellationToken) {
+        let mut backoff = Backoff::new(self.limits);
+        let mut complaints = Complaints::new(self.name);
+        while self.wait(closing).await {
+            let batch = self.batch();
+            let sent = receiver.deliver(&batch.items);
+            let outcome = tokio::time::timeout(self.limits.attempt_timeout, sent).await;
+            let late = || Outcome::Failed {
+                why: "It did not answer in time".to_owned(),
+                wait: None,
+            };
+            let items = batch.items.len() as u64;
+            match outcome.unwrap_or_else(|_| late()) {
+                Outcome::Delivered => {
+                    self.counts.sent.fetch_add(items, Ordering::Relaxed);
+                    self.settle(batch.end);
+                    complaints.is_over(dropped(&self.counts));
+                    backoff.reset();
+                }
+                Outcome::Refused(why) => {
+                    self.counts.refused.fetch_add(items, Ordering::Relaxed);
+                    self.settle(batch.end);
+                    complaints.complain(&why, dropped(&self.counts));
+                    backoff.reset();
+                }
+                Outcome::Failed { why, wait } => {
+                    complaints.complain(&why, dropped(&self.counts));
+                    backoff.pause(wait, closing).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for an item, then a moment for more. False when there is none and will be none.
+    async fn wait(&self, closing: &CancellationToken) -> bool {
+        while self.lock().items.is_empty() {
+            tokio::select! {
+                () = self.arrived.notified() => {}
+                () = closing.cancelled() => return !self.lock().items.is_empty(),
+            }
+        }
+        let full = async {
+            while !self.has_full_batch() {
+                self.arrived.notified().await;
+            }
+        };
+        tokio::select! {
+            () = full => {}
+            () = tokio::time::sleep(self.limits.linger) => {}
+            () = closing.cancelled() => {}
+        }
+        true
+    }
+
+    fn has_full_batch(&self) -> bool {
+        let queue = self.lock();
+        queue.items.len() >= self.limits.batch_items || queue.bytes >= self.limits.batch_bytes
+    }
+
+    /// What is sent next: the oldest items.
+    fn batch(&self) -> Batch<T> {
+        let queue = self.lock();
+        let mut bytes = 0;
+        let room = |(_, size): &&(T, usize)| {
+            bytes += size;
+            bytes <= self.limits.batch_bytes
+        };
+        let fitting = queue.items.iter().take(self.limits.batch_items);
+        let count = fitting.take_while(room).count();
+        let count = count.max(1).min(queue.items.len());
+        let items = queue.items.iter().take(count);
+        Batch {
+            items: items.map(|(item, _)| item.clone()).collect(),
+            end: queue.front + count as u64,
+        }
+    }
+
+    /// Everything before this number has been dealt with.
+    fn settle(&self, end: u64) {
+        let mut queue = self.lock();
+        while queue.front < end && !queue.items.is_empty() {
+            queue.pop();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<T>> {
+        // No panic can happen while it is held.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An outbox that sends.
+#[derive(Debug)]
+pub struct Running<T> {
+    outbox: Arc<Outbox<T>>,
+    closing: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl<T: Clone + Send + Sync + 'static> Running<T> {
+    /// The queue.
+    pub fn outbox(&self) -> &Arc<Outbox<T>> {
+        &self.outbox
+    }
+
+    /// Sends what is left, within so much time. Returns how many items were not delivered.
+    pub async fn close(self, time: Duration) -> usize {
+        self.closing.cancel();
+        let abort = self.task.abort_handle();
+        if tokio::time::timeout(time, self.task).await.is_err() {
+            abort.abort();
+        }
+        self.outbox.lock().items.len()
+    }
+}
+
+/// What the log says of a receiver in trouble: when that begins and when it is over, and no more often
+/// than once a minute.
+#[derive(Debug)]
+pub struct Complaints {
+    receiver: &'static str,
+    /// Whether the last word was that there is trouble.
+    is_known: bool,
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    /// About the receiver of this name.
+    pub fn new(receiver: &'static str) -> Self {
+        Self {
+            receiver,
+            is_known: false,
+            last: None,
+        }
+    }
+
+    /// Something was not taken; so much was given up so far.
+    pub fn complain(&mut self, why: &str, dropped: u64) {
+        let recently = |at: Instant| at.elapsed() < COMPLAINT_INTERVAL;
+        if self.last.is_some_and(recently) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        self.is_known = true;
+        tracing::warn!(
+            component = "delivery",
+            receiver = self.receiver,
+            error = why,
+            dropped,
+            "Receiver does not take what is sent to it"
+        );
+    }
+
+    /// Something was taken.
+    pub fn is_over(&mut self, dropped: u64) {
+        if std::mem::take(&mut self.is_known) {
+            tracing::info!(
+                component = "delivery",
+                receiver = self.receiver,
+                dropped,
+                "Receiver takes what is sent to it again"
+            );
+        }
+    }
+}
+
+/// How long to wait after failures in a row.
+struct Backoff {
+    limits: Limits,
+    next: Duration,
+}
+
+impl Backoff {
+    fn new(limits: Limits) -> Self {
+        let next = limits.backoff_min;
+        Self { limits, next }
+    }
+
+    fn reset(&mut self) {
+        self.next = self.limits.backoff_min;
+    }
+
+    async fn pause(&mut self, asked: Option<Duration>, closing: &CancellationToken) {
+        let wait = self.next.max(asked.unwrap_or_default());
+        let wait = wait.min(self.limits.backoff_max);
+        self.next = (self.next * 2).min(self.limits.backoff_max);
+        if closing.is_cancelled() {
+            tokio::time::sleep(CLOSING_WAIT.min(wait)).await;
+            return;
+        }
+        let wait = wait.mul_f64(1.0 + rand::random::<f64>() * JITTER);
+        closing.run_until_cancelled(tokio::time::sleep(wait)).await;
+    }
+}
+
+fn dropped(counts: &Counts) -> u64 {
+    counts.overflowed.load(Ordering::Relaxed) + counts.refused.load(Ordering::Relaxed)
+}
+
+/// Sends a request and says what its answer means for what it carries. Never names the URL, which may
+/// hold credentials.
+pub async fn send(request: RequestBuilder) -> Outcome {
+    let response = match request.send().await {
+        Ok(response) => response,
+        Err(error) => {
+            let why = chain(&error.without_url());
+            return Outcome::Failed { why, wait: None };
+        }
+    };
+    let status = response.status();
+    if status.is_success() {
+        return Outcome::Delivered;
+    }
+    let why = format!("It answered {status}");
+    let passes = status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        );
+    match passes {
+        true => Outcome::Failed {
+            why,
+            wait: retry_after(response.headers(), OffsetDateTime::now_utc()),
+        },
+        false => Outcome::Refused(why),
+    }
+}
+
+/// A client for receivers: it follows no redirects, which would carry credentials elsewhere.
+pub fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(crate::source::CONNECT_TIMEOUT)
+        .user_agent(concat!(
+            env!("CARGO_PKG_NAME"),
+            "/",
+            env!("CARGO_PKG_VERSION")
+        ))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        queue_items: 4,
+        queue_bytes: 100,
+        batch_items: 3,
+        batch_bytes: 50,
+        linger: Duration::from_secs(1),
+        backoff_min: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(4),
+        attempt_timeout: Duration::from_secs(10),
+    };
+
+    type Answers = Arc<Mutex<VecDeque<Outcome>>>;
+    type Seen = Arc<Mutex<Vec<(u64, Vec<u32>)>>>;
+
+    /// Answers as it was told, then takes everything; remembers when it was asked what.
+    struct Script {
+        began: tokio::time::Instant,
+        answers: Answers,
+        seen: Seen,
+    }
+
+    impl Receiver<u32> for Script {
+        async fn deliver(&self, batch: &[u32]) -> Outcome {
+            let second = self.began.elapsed().as_secs();
+            self.seen
+                .lock()
+                .expect("no panic")
+                .push((second, batch.to_vec()));
+            let answer = self.answers.lock().expect("no panic").pop_front();
+            answer.unwrap_or(Outcome::Delivered)
+        }
+    }
+
+    fn start(answers: Vec<Outcome>) -> (Running<u32>, Seen) {
+        let seen = Seen::default();
+        let script = Script {
+            began: tokio::time::Instant::now(),
+            answers: Arc::new(Mutex::new(answers.into())),
+            seen: Arc::clone(&seen),
+        };
+        (Arc::new(Outbox::new("a test", LIMITS)).start(script), seen)
+    }
+
+    fn failed(wait: Option<Duration>) -> Outcome {
+        let why = "It is down".to_owned();
+        Outcome::Failed { why, wait }
+    }
+
+    fn count(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn items_wait_a_moment_for_company_and_a_full_batch_does_not_wait() {
+        let (running, seen) = start(Vec::new());
+        running.outbox().push(1, 10);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        running.outbox().push(2, 10);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for item in 3..6 {
+            running.outbox().push(item, 10);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let expected = vec![(1, vec![1, 2]), (3, vec![3, 4, 5])];
+        assert_eq!(*seen.lock().expect("no panic"), expected);
+        assert_eq!(count(&running.outbox().counts().sent), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_is_sent_again_after_growing_waits_and_the_oldest_make_room() {
+        let (running, seen) = start(vec![failed(None); 4]);
+        for item in 1..4 {
+            running.outbox().push(item, 10);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // One more than there is room for: 1 goes, though it was under way.
+        running.outbox().push(4, 10);
+        running.outbox().push(5, 10);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let seen = seen.lock().expect("no panic").clone();
+        let batches: Vec<_> = seen.iter().map(|(_, batch)| batch.clone()).collect();
+        let again = vec![2, 3, 4];
+        let expected = [
+            vec![1, 2, 3],
+            again.clone(),
+            again.clone(),
+            again.clone(),
+            again,
+            vec![5],
+        ];
+        assert_eq!(batches, expected);
+        let waits: Vec<_> = seen.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        // 1, 2, 4 and 4 s with up to a fifth more.
+        assert!(waits[0] <= 1 && (2..=3).contains(&waits[1]), "{waits:?}");
+        assert!(
+            (4..=5).contains(&waits[2]) && (4..=5).contains(&waits[3]),
+            "{waits:?}"
+        );
+        let counts = running.outbox().counts();
+        assert_eq!((count(&counts.overflowed), count(&counts.sent)), (1, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_receivers_own_wish_lengthens_a_wait_within_bounds() {
+        let asked = |secs| failed(Some(Duration::from_secs(secs)));
+        let (running, seen) = start(vec![asked(3), asked(3600)]);
+        for item in 1..4 {
+            running.outbox().push(item, 10);
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let seen = seen.lock().expect("no panic").clone();
+        assert!((3..=4).contains(&(seen[1].0 - seen[0].0)), "{seen:?}");
+        assert!((4..=5).contains(&(seen[2].0 - seen[1].0)), "{seen:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_not_sent_again() {
+        let (running, seen) = start(vec![Outcome::Refused("It is malformed".to_owned())]);
+        running.outbox().push(1, 10);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        running.outbox().push(2, 10);
+        assert_eq!(running.close(Duration::from_secs(1)).await, 0);
+        let batches: Vec<_> = seen
+            .lock()
+            .expect("no panic")
+            .iter()
+            .map(|s| s.1.clone())
+            .collect();
+        assert_eq!(batches, [[1], [2]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_bound_the_queue_and_the_batch_and_a_large_item_goes_alone() {
+        let (running, seen) = start(Vec::new());
+        running.outbox().push(1, 60);
+        running.outbox().push(2, 30);
+        running.outbox().push(3, 30);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // 120 bytes are too many for the queue; 90 for one batch.
+        assert_eq!(
+            *seen.lock().expect("no panic"),
+            [(0, vec![2]), (1, vec![3])]
+        );
+        running.outbox().push(4, 60);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(seen.lock().expect("no panic")[2].1, [4]);
+        assert_eq!(count(&running.outbox().counts().overflowed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_sends_what_is_left_without_lingering_and_gives_up_in_time() {
+        let (running, seen) = start(vec![failed(None)]);
+        running.outbox().push(1, 10);
+        let began = tokio::time::Instant::now();
+        assert_eq!(running.close(Duration::from_secs(3)).await, 0);
+        assert!(began.elapsed() < Duration::from_secs(1));
+        assert_eq!(seen.lock().expect("no panic").len(), 2);
+
+        let (running, _) = start(vec![failed(None); 1000]);
+        running.outbox().push(1, 10);
+        let began = tokio::time::Instant::now();
+        assert_eq!(running.close(Duration::from_secs(3)).await, 1);
+        assert_eq!(began.elapsed(), Duration::from_secs(3));
+    }
+}

@@ -1,0 +1,182 @@
+//! All metrics, registered under the names of the catalogue.
+
+use std::sync::Mutex;
+
+use lvp_api::{ImageType, JobState};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry};
+
+use super::catalogue::CATALOGUE;
+use super::errors::IMAGE_ERRORS;
+use super::{Labels, Metrics, Number, ProcessMetrics, TimedStage, float};
+use crate::telemetry::sinks;
+
+/// Prometheus' default buckets, in seconds.
+const REQUEST_BUCKETS: [f64; 11] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Seconds; jobs may last hours.
+const JOB_BUCKETS: [f64; 10] = [
+    1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
+];
+/// Seconds.
+const STAGE_BUCKETS: [f64; 10] = [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+/// Bytes: 1 MiB to 64 GiB by factors of four.
+const SIZE_BUCKETS: [f64; 9] = [
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+    268_435_456.0,
+    1_073_741_824.0,
+    4_294_967_296.0,
+    17_179_869_184.0,
+    68_719_476_736.0,
+];
+
+/// Registers metrics under the names and texts of the catalogue.
+#[derive(Default)]
+struct Registrar(Registry);
+
+impl Registrar {
+    fn add<M: Metric + Clone>(&mut self, name: &str, metric: M) -> M {
+        let entry = CATALOGUE.iter().find(|entry| entry.name == name);
+        let entry = entry.expect("every metric that is registered is in the catalogue");
+        let full = entry.full_name();
+        // The encoder adds the suffix of counters and the help's full stop.
+        let base = full.strip_suffix("_total").unwrap_or(&full);
+        self.0.register(base, entry.help, metric.clone());
+        metric
+    }
+}
+
+impl Metrics {
+    /// Metrics of a daemon with so many job slots and this cache limit. Series whose label values
+    /// are known stand at zero from the beginning, so that the first event is an increase.
+    pub fn new(max_concurrent: usize, cache_max_size_bytes: Option<u64>) -> Self {
+        let mut to = Registrar::default();
+        let mut metrics = Self {
+            max_concurrent,
+            requests: to.add("requests_total", Family::default()),
+            request_duration: to.add(
+                "request_duration_seconds",
+                Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
+            ),
+            active_jobs: to.add("active_jobs", Gauge::default()),
+            jobs: to.add("jobs_total", Family::default()),
+            job_duration: to.add(
+                "job_duration_seconds",
+                Family::new_with_constructor(|| Histogram::new(JOB_BUCKETS)),
+            ),
+            cache_hits: to.add("cache_hits_total", Counter::default()),
+            cache_misses: to.add("cache_misses_total", Counter::default()),
+            cache_hit_ratio: to.add("cache_hit_ratio", Number::default()),
+            images_downloaded: to.add("images_downloaded_total", Counter::default()),
+            download_size: to.add(
+                "image_download_size_bytes",
+                Family::new_with_constructor(|| Histogram::new(SIZE_BUCKETS)),
+            ),
+            image_errors: to.add("image_errors_total", Family::default()),
+            storage_operations: to.add("storage_operations_total", Family::default()),
+            storage_errors: to.add("storage_errors_total", Family::default()),
+            stage_duration: to.add(
+                "stage_duration_seconds",
+                Family::new_with_constructor(|| Histogram::new(STAGE_BUCKETS)),
+            ),
+            stage_throughput: to.add("stage_throughput_bytes_per_second", Family::default()),
+            health_status: to.add("health_status", Gauge::default()),
+            dependencies_up: to.add("dependencies_up", Family::default()),
+            queue_length: to.add("queue_length", Gauge::default()),
+            queue_wait: to.add("queue_wait_seconds", Histogram::new(JOB_BUCKETS)),
+            job_stalled: to.add("job_stalled_seconds", Number::default()),
+            cache_size: to.add("cache_size_bytes", Number::default()),
+            cache_free: to.add("cache_free_bytes", Number::default()),
+            cache_images: to.add("cache_images", Number::default()),
+            cache_evictions: to.add("cache_evictions_total", Counter::default()),
+            transferred: to.add("transferred_bytes_total", Family::default()),
+            source_requests: to.add("source_requests_total", Counter::default()),
+            source_retries: to.add("source_retries_total", Counter::default()),
+            volumes_size: to.add("volumes_size_bytes", Family::default()),
+            volumes_free: to.add("volumes_free_bytes", Family::default()),
+            certificate_expiry: to.add("certificate_expiry_timestamp_seconds", Family::default()),
+            access_failures: to.add("access_failures_total", Family::default()),
+            log_lines_sent: to.add("log_lines_sent_total", Family::default()),
+            log_lines_dropped: to.add("log_lines_dropped_total", Family::default()),
+            spans_sent: to.add("trace_spans_sent_total", Counter::default()),
+            spans_dropped: to.add("trace_spans_dropped_total", Family::default()),
+            tokio_tasks: to.add("tokio_tasks", Number::default()),
+            process: ProcessMetrics {
+                cpu_seconds: to.add("process_cpu_seconds_total", Counter::default()),
+                resident_bytes: to.add("process_resident_memory_bytes", Number::default()),
+                virtual_bytes: to.add("process_virtual_memory_bytes", Number::default()),
+                open_fds: to.add("process_open_fds", Number::default()),
+                max_fds: to.add("process_max_fds", Number::default()),
+                threads: to.add("process_threads", Number::default()),
+                start_time: to.add("process_start_time_seconds", Number::default()),
+            },
+            moving: Mutex::default(),
+            registry: Registry::default(),
+        };
+        to.add("cache_max_size_bytes", Number::default())
+            .set(float(cache_max_size_bytes.unwrap_or(0)));
+        let build: Family<Labels<1>, Gauge> = to.add("build_info", Family::default());
+        build
+            .get_or_create(&[("version", env!("CARGO_PKG_VERSION").into())])
+            .set(1);
+        metrics.cache_hit_ratio.set(f64::NAN);
+        metrics.begin_at_zero();
+        metrics.registry = to.0;
+        metrics
+    }
+
+    fn begin_at_zero(&self) {
+        for state in [JobState::Completed, JobState::Failed, JobState::Cancelled] {
+            let labels = [("status", state.as_str().into())];
+            begin(&self.jobs, &labels);
+            begin(&self.job_duration, &labels);
+        }
+        for image_type in [ImageType::Qcow2, ImageType::Raw] {
+            let labels = [("image_type", image_type.as_str().into())];
+            begin(&self.download_size, &labels);
+        }
+        for (operation, error_types) in IMAGE_ERRORS {
+            for error_type in *error_types {
+                begin(
+                    &self.image_errors,
+                    &[
+                        ("operation", (*operation).into()),
+                        ("error_type", (*error_type).into()),
+                    ],
+                );
+            }
+        }
+        for stage in [TimedStage::Download, TimedStage::Convert] {
+            let labels = [("stage", stage.as_str().into())];
+            begin(&self.stage_duration, &labels);
+            begin(&self.stage_throughput, &labels);
+        }
+        for sink in sinks::NAMES {
+            begin(&self.log_lines_sent, &[("sink", sink.into())]);
+            for reason in ["queue_full", "refused"] {
+                begin(
+                    &self.log_lines_dropped,
+                    &[("sink", sink.into()), ("reason", reason.into())],
+                );
+            }
+        }
+        for direction in ["read", "written", "zeroed"] {
+            begin(&self.transferred, &[("direction", direction.into())]);
+        }
+    }
+}
+
+/// Makes a series without moving it.
+fn begin<const N: usize, M, C: MetricConstructor<M>>(
+    family: &Family<Labels<N>, M, C>,
+    labels: &Labels<N>,
+) {
+    drop(family.get_or_create(labels));
+}

@@ -1,0 +1,146 @@
+//! What is worked out, or fetched from others, when a scraper asks.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+
+use super::exposition::{self, Format};
+use super::process::Process;
+use super::{Metrics, ProcessMetrics, TimedStage, float};
+use crate::access::Access;
+use crate::source;
+use crate::telemetry::Exports;
+
+/// Counts that others keep, looked at when a scraper asks.
+#[derive(Debug)]
+pub struct Counted<'a> {
+    /// What the source has done.
+    pub source: &'a source::Counters,
+    /// Images that the cache has evicted.
+    pub evicted_images: u64,
+    /// Asynchronous tasks alive.
+    pub tokio_tasks: usize,
+    /// Certificates, and who was turned away.
+    pub access: &'a Access,
+    /// What became of log lines and spans.
+    pub exports: &'a Exports,
+}
+
+impl Metrics {
+    /// Everything, as a scraper reads it.
+    pub fn render(&self, format: Format, counted: &Counted<'_>) -> Result<String, fmt::Error> {
+        self.look_around(counted);
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(match format {
+            Format::OpenMetrics => text,
+            Format::Prometheus => exposition::to_prometheus(&text),
+        })
+    }
+
+    /// Sets what is only worked out when somebody asks.
+    fn look_around(&self, counted: &Counted<'_>) {
+        let source = counted.source;
+        set(&self.source_requests, load(&source.requests));
+        set(&self.source_retries, load(&source.retries));
+        set(&self.cache_evictions, counted.evicted_images);
+        self.tokio_tasks.set(float(counted.tokio_tasks as u64));
+        let active = usize::try_from(self.active_jobs.get()).unwrap_or(0);
+        self.health_status
+            .set((active < self.max_concurrent).into());
+        self.process.look();
+        self.look_at_access(counted.access);
+        self.look_at_exports(counted.exports);
+        let now = Instant::now();
+        let mut moving = self.moving();
+        for (stage, value) in [
+            (TimedStage::Download, moving.download.value(now)),
+            (TimedStage::Convert, moving.convert.value(now)),
+        ] {
+            self.stage_throughput
+                .get_or_create(&[("stage", stage.as_str().into())])
+                .set(value);
+        }
+        let stalled = moving.running.values().map(|job| job.moved_at).min();
+        let stalled = stalled.map_or(0.0, |since| now.duration_since(since).as_secs_f64());
+        self.job_stalled.set(stalled);
+    }
+
+    fn look_at_access(&self, access: &Access) {
+        for (reason, count) in access.failures().counts() {
+            let labels = [("reason", reason.as_str().into())];
+            set(&self.access_failures.get_or_create(&labels), count);
+        }
+        let Some(tls) = access.tls() else { return };
+        for (certificate, ends) in [
+            ("server", tls.not_after()),
+            ("client_ca", tls.client_ca_not_after()),
+        ] {
+            if let Some(ends) = ends {
+                #[expect(clippy::cast_precision_loss, reason = "53 bits of seconds are enough")]
+                self.certificate_expiry
+                    .get_or_create(&[("certificate", certificate.into())])
+                    .set(ends.unix_timestamp() as f64);
+            }
+        }
+    }
+
+    fn look_at_exports(&self, exports: &Exports) {
+        for (sink, counts) in &exports.lines {
+            let sent = self
+                .log_lines_sent
+                .get_or_create(&[("sink", (*sink).into())]);
+            set(&sent, load(&counts.sent));
+            for (reason, count) in [
+                ("queue_full", &counts.overflowed),
+                ("refused", &counts.refused),
+            ] {
+                let labels = [("sink", (*sink).into()), ("reason", reason.into())];
+                set(&self.log_lines_dropped.get_or_create(&labels), load(count));
+            }
+        }
+        let spans = &exports.spans;
+        set(&self.spans_sent, load(&spans.sent));
+        for (reason, count) in [
+            ("queue_full", &spans.overflowed),
+            ("not_delivered", &spans.undelivered),
+        ] {
+            let dropped = self
+                .spans_dropped
+                .get_or_create(&[("reason", reason.into())]);
+            set(&dropped, load(count));
+        }
+    }
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// A count that another keeps: it only grows there too.
+fn set(counter: &Counter, value: u64) {
+    counter.inner().store(value, Ordering::Relaxed);
+}
+
+impl ProcessMetrics {
+    /// Without a readable `/proc` the last values stay; nobody else needs to know.
+    fn look(&self) {
+        let Ok(process) = Process::read() else { return };
+        // A float counter keeps the bits of its number.
+        let cpu = process.cpu_seconds.to_bits();
+        self.cpu_seconds.inner().store(cpu, Ordering::Relaxed);
+        self.start_time.set(process.start_time_seconds);
+        for (gauge, value) in [
+            (&self.resident_bytes, process.resident_bytes),
+            (&self.virtual_bytes, process.virtual_bytes),
+            (&self.open_fds, process.open_fds),
+            (&self.max_fds, process.max_fds),
+            (&self.threads, process.threads),
+        ] {
+            gauge.set(float(value));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The log's stream: standard error or standard output, with priorities where the journal reads it.
+//!
+//! systemd's journal gives each line of a service the priority that stands before it as `<N>`
+//! (sd-daemon(3)), which is what `journalctl -p err` looks at. Nobody else is sent these marks: systemd says
+//! in `JOURNAL_STREAM` which file the journal reads.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::fstat;
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::LogOutput;
+
+/// Where lines go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stream {
+    output: LogOutput,
+    is_journal: bool,
+}
+
+impl Stream {
+    pub(super) fn new(output: LogOutput) -> Self {
+        let announced = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+        let is_journal = match output {
+            LogOutput::Stderr => is_this(&announced, io::stderr().as_fd()),
+            LogOutput::Stdout => is_this(&announced, io::stdout().as_fd()),
+        };
+        Self { output, is_journal }
+    }
+}
+
+/// Whether `DEVICE:INODE` is this file.
+fn is_this(announced: &str, file: BorrowedFd<'_>) -> bool {
+    // A stream that is closed is not the journal's.
+    let Ok(found) = fstat(file) else { return false };
+    announced == format!("{}:{}", found.st_dev, found.st_ino)
+}
+
+/// syslog(3): errors, warnings, information, debugging.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+impl<'a> MakeWriter<'a> for Stream {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line {
+            output: self.output,
+            priority: None,
+        }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
+        Line {
+            output: self.output,
+            priority: self.is_journal.then(|| priority(*metadata.level())),
+        }
+    }
+}
+
+/// Takes one line, which the log writes as a whole.
+#[derive(Debug)]
+pub(super) struct Line {
+    output: LogOutput,
+    priority: Option<u8>,
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut line = Vec::with_capacity(bytes.len() + 3);
+        if let Some(priority) = self.priority {
+            write!(line, "<{priority}>")?;
+        }
+        line.extend_from_slice(bytes);
+        match self.output {
+            LogOutput::Stderr => io::stderr().write_all(&line)?,
+            LogOutput::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(&line)?;
+                stdout.flush()?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_journal_is_known_by_its_files_numbers() {
+        let file = tempfile::tempfile().expect("there is room");
+        let meta = file.metadata().expect("it is open");
+        let announced = format!("{}:{}", meta.dev(), meta.ino());
+        assert!(is_this(&announced, file.as_fd()));
+        for other in ["", "1:2", &format!("{announced}0")] {
+            assert!(!is_this(other, file.as_fd()), "{other}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! An HTTP server that takes what is posted to it: a receiver of log lines or of webhooks.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+/// How the server treats a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Keeps it and says 204.
+    Take,
+    /// Answers with this status and keeps nothing.
+    Answer(u16),
+    /// Reads it and never answers.
+    Silent,
+}
+
+/// A request that was taken.
+#[derive(Debug, Clone)]
+pub struct Post {
+    /// Path and query.
+    pub target: String,
+    /// Headers, names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// A running server; gone when dropped.
+#[derive(Debug)]
+pub struct Inbox {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    accepting: Option<AbortOnDropHandle<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    manner: Manner,
+    taken: Vec<Post>,
+    requests: usize,
+}
+
+impl Inbox {
+    /// Starts a server that takes everything.
+    pub async fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let mut inbox = Self {
+            address: listener.local_addr()?,
+            state: Arc::new(Mutex::new(State {
+                manner: Manner::Take,
+                taken: Vec::new(),
+                requests: 0,
+            })),
+            accepting: None,
+        };
+        inbox.accept(listener);
+        Ok(inbox)
+    }
+
+    /// `HOST:PORT`.
+    pub fn authority(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Treats requests otherwise from now on.
+    pub fn be(&self, manner: Manner) {
+        lock(&self.state).manner = manner;
+    }
+
+    /// What was taken so far.
+    pub fn taken(&self) -> Vec<Post> {
+        lock(&self.state).taken.clone()
+    }
+
+    /// How many requests came, taken or not.
+    pub fn requests(&self) -> usize {
+        lock(&self.state).requests
+    }
+
+    /// Ends all connections and refuses new ones.
+    pub async fn go_down(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+            // It was aborted: an error is what it ends with, and then the port is free.
+            accepting.await.ok();
+        }
+    }
+
+    /// Listens again where it did before.
+    pub async fn come_up(&mut self) -> io::Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.accept(listener);
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: TcpListener) {
+        let state = Arc::clone(&self.state);
+        let task = tokio::spawn(async move {
+            // Its connections end with it.
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = Arc::clone(&state);
+                connections.spawn(async move {
+                    let service = service_fn(move |request| answer(Arc::clone(&state), request));
+                    let connection = auto::Builder::new(TokioExecutor::new());
+                    // A client that breaks off is no failure of the test's server.
+                    connection
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await
+                        .ok();
+                });
+            }
+        });
+        self.accepting = Some(AbortOnDropHandle::new(task));
+    }
+}
+
+async fn answer(
+    state: Arc<Mutex<State>>,
+    request: Request<Incoming>,
+) -> Result<Response<Empty<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let manner = {
+        let mut state = lock(&state);
+        state.requests += 1;
+        state.manner
+    };
+    // What did not come in full was not taken.
+    let body = body.collect().await.ok();
+    let status = match (manner, body) {
+        (Manner::Silent, _) => pending().await,
+        (Manner::Answer(status), _) => status,
+        (Manner::Take, None) => 400,
+        (Manner::Take, Some(body)) => {
+            let text =
+                |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let headers = head.headers.iter();
+            lock(&state).taken.push(Post {
+                target: head.uri.to_string(),
+                headers: headers
+                    .map(|(name, value)| (name.to_string(), text(value)))
+                    .collect(),
+                body: body.to_bytes().to_vec(),
+            });
+            204
+        }
+    };
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::IM_A_TEAPOT);
+    Ok(response)
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
