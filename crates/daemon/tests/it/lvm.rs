@@ -11,7 +11,8 @@ use lvp_testkit::fault::{Fault, Rule};
 use lvp_testkit::require::{command, require};
 use lvp_testkit::uml::{self, Uml};
 
-use crate::support::{MIB, World, image};
+use crate::dependencies::becomes;
+use crate::support::{MIB, World, image, metric};
 
 #[test]
 fn the_daemon_provisions_logical_volumes() {
@@ -158,6 +159,19 @@ async fn provisions_rolls_back_and_resumes() {
         "the marker is left"
     );
     assert!(tags("vm-4").contains("lvp.state=ready"), "{}", tags("vm-4"));
+
+    // The probe asks for the volume group itself, and at once when a job missed it.
+    becomes(&daemon, "lvm", 1.0).await;
+    let size = metric(&daemon, r#"volumes_size_bytes{backend="lvm"}"#).await;
+    assert!(size > Some(0.0), "{size:?}");
+    lvm(&["vgrename", "-qq", "vg0", "vg9"]);
+    daemon
+        .provision(&url, "vm-5", 32 * MIB)
+        .await
+        .expect("a job");
+    becomes(&daemon, "lvm", 0.0).await;
+    lvm(&["vgrename", "-qq", "vg9", "vg0"]);
+    becomes(&daemon, "lvm", 1.0).await;
 }
 
 fn device(volume: &str) -> PathBuf {
