@@ -175,6 +175,10 @@ for unit in systemd-tmpfiles-setup systemd-binfmt systemd-udev-trigger systemd-u
     systemd-random-seed systemd-journal-flush systemd-sysusers systemd-pcrphase-sysinit; do
     ln -sf /dev/null "etc/systemd/system/$unit.service"
 done
+mkdir -p etc/systemd/system-generators
+for generator in lib/systemd/system-generators/*; do
+    ln -sf /dev/null "etc/systemd/system-generators/${generator##*/}"
+done
 cat >etc/systemd/system/lvp-command.service <<CONF
 [Unit]
 Requires=basic.target

@@ -267,8 +267,6 @@ mod uml {
         assert_eq!(property("ActiveState"), "active");
 
         // A daemon that hangs is replaced.
-        drop_in("watchdog", "[Service]\nWatchdogSec=4s\nRestartSec=100ms\n");
-        tool("systemctl restart libvirt-volume-provisioner.service");
         let hung = property("MainPID");
         tool(&format!("kill -STOP {hung}"));
         wait_for("another daemon", async || {
@@ -315,6 +313,14 @@ mod uml {
             .expect("the guide has a drop-in");
         let (part, _) = part.split_once("```").expect("it has an end");
         drop_in("unprivileged", part);
+        tool("systemctl daemon-reload");
+        let (_, part) = guide
+            .split_once("```apparmor\n")
+            .expect("the guide has rules");
+        let (part, _) = part.split_once("```").expect("they have an end");
+        fs::create_dir_all("/etc/apparmor.d/local").expect("it is made");
+        fs::write("/etc/apparmor.d/local/libvirt-volume-provisioner", part).expect("written");
+        load_profile();
         let owner = "libvirt-volume-provisioner";
         tool(&format!(
             "install -d -o {owner} -g {owner} /srv/lvp/volumes /srv/lvp/cache"
@@ -378,11 +384,16 @@ mod uml {
             "/etc/logrotate.d/libvirt-volume-provisioner",
         );
         tool("mount -t securityfs securityfs /sys/kernel/security");
-        tool("apparmor_parser --replace --skip-cache /etc/apparmor.d/libvirt-volume-provisioner");
+        load_profile();
         // The kernel's modules are not where modprobe of the machine looks; they are loaded.
         symlink("/dev/null", "/etc/systemd/system/modprobe@dm_mod.service").expect("it is masked");
         fs::create_dir_all("/var/lib/libvirt/images").expect("it is made");
-        tool("systemctl daemon-reload");
+        // So that the test need not wait for two minutes.
+        drop_in("watchdog", "[Service]\nWatchdogSec=6s\nRestartSec=100ms\n");
+    }
+
+    fn load_profile() {
+        tool("apparmor_parser --replace --skip-cache /etc/apparmor.d/libvirt-volume-provisioner");
     }
 
     fn configure(yaml: &str) {
@@ -393,7 +404,6 @@ mod uml {
         let directory = PathBuf::from(format!("/etc/systemd/system/{SERVICE}.d"));
         fs::create_dir_all(&directory).expect("it is made");
         fs::write(directory.join(format!("{name}.conf")), text).expect("it is written");
-        tool("systemctl daemon-reload");
     }
 
     fn restrictions_are_in_force() {
