@@ -20,6 +20,7 @@ pub mod secret;
 pub mod serve;
 pub mod source;
 pub mod store;
+pub mod supervisor;
 pub mod telemetry;
 pub mod transfer;
 pub mod volume;

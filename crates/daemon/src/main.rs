@@ -10,13 +10,12 @@ use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
 use provisioner::db_cmd::{self, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
-use provisioner::serve::{Daemon, Ended};
+use provisioner::serve::{Daemon, Ended, Inherited};
+use provisioner::supervisor;
 use provisioner::telemetry::Exports;
-use provisioner::telemetry::logfile::LogFile;
 use provisioner::telemetry::logs;
 use provisioner::telemetry::sinks::Sinks;
 use provisioner::telemetry::traces::Traces;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Puts VM images from object storage onto volumes of this host.
 #[derive(Debug, Parser)]
@@ -130,18 +129,20 @@ fn serve(args: &ServeArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
     };
+    // Before there are threads.
+    let listener = match supervisor::inherited_listener() {
+        Ok(listener) => listener,
+        Err(error) => return complain(&error, EXIT_USAGE),
+    };
     let started = runtime().and_then(|runtime| {
         let within = runtime.enter();
         let traces = Traces::new(&config.tracing)?;
         let sinks = Sinks::start(&config.logging)?;
         drop(within);
-        let file = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
-        if let Some(file) = file {
-            runtime.spawn(reopen_on_hangup(file));
-        }
-        Ok((runtime, traces, sinks))
+        let log_file = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
+        Ok((runtime, traces, sinks, log_file))
     });
-    let (runtime, traces, sinks) = match started {
+    let (runtime, traces, sinks, log_file) = match started {
         Ok(started) => started,
         Err(error) => return complain(&error, 1),
     };
@@ -153,7 +154,12 @@ fn serve(args: &ServeArgs) -> ExitCode {
         spans: Arc::clone(traces.counts()),
     };
     let ended = runtime.block_on(async {
-        let daemon = Daemon::start(config, exports).await?;
+        let inherited = Inherited {
+            listener,
+            log_file,
+            exports,
+        };
+        let daemon = Daemon::start(config, inherited).await?;
         tracing::info!(component = "daemon", address = %daemon.address()?, "Listening");
         daemon.run().await
     });
@@ -177,24 +183,6 @@ fn serve(args: &ServeArgs) -> ExitCode {
     // Blocking threads that hang in a device must not keep the process.
     runtime.shutdown_background();
     status
-}
-
-/// For logrotate: SIGHUP tells that the file was moved away.
-async fn reopen_on_hangup(file: LogFile) {
-    // Without the signal there is no rotation; the log itself works.
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        tracing::warn!(component = "daemon", "SIGHUP cannot be received");
-        return;
-    };
-    while hangup.recv().await.is_some() {
-        match file.reopen() {
-            Ok(()) => tracing::info!(component = "daemon", "Log file opened anew"),
-            Err(error) => {
-                let error = error.to_string();
-                tracing::error!(component = "daemon", error, "The log file cannot be opened");
-            }
-        }
-    }
 }
 
 fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitCode {

@@ -84,6 +84,11 @@ impl Home {
         self
     }
 
+    /// The environment of its daemons.
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
     /// The home's directory.
     pub fn path(&self) -> &Path {
         self.dir.path()

@@ -86,6 +86,14 @@ const COMPONENTS: &[Component] = &[
         "apt install prometheus-alertmanager",
     ),
     program(&["sfdisk"], "apt install fdisk"),
+    Component {
+        name: "systemd",
+        programs: &["systemd-analyze", "systemd-socket-activate", "systemctl"],
+        also: root,
+        install: "apt install systemd, and run as root",
+    },
+    program(&["apparmor_parser"], "apt install apparmor"),
+    program(&["logrotate"], "apt install logrotate"),
 ];
 
 /// Whether the component is here. When it is not, says so, and fails the test where `LVP_REQUIRE`
