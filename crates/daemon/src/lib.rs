@@ -10,6 +10,7 @@ pub mod config;
 pub mod db_cmd;
 pub mod demo;
 pub mod dependencies;
+pub mod doctor;
 pub mod http;
 pub mod image_cmd;
 pub mod jobs;

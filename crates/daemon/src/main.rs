@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
 use provisioner::db_cmd::{self, BackupArgs};
 use provisioner::demo::DemoArgs;
+use provisioner::doctor::{self, DoctorArgs};
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
 use provisioner::serve::{Daemon, Ended, Inherited};
 use provisioner::supervisor;
@@ -33,6 +34,16 @@ enum Command {
     Serve(ServeArgs),
     /// Show the whole way of an image on this machine, with nothing set up
     Demo(DemoArgs),
+    /// Look whether everything that the daemon needs is there and well
+    ///
+    /// Changes nothing, and may run beside the daemon. Exit codes: 0 all is well, 1 something is
+    /// worth a look, 2 something does not work.
+    Doctor {
+        #[command(flatten)]
+        doctor: DoctorArgs,
+        #[command(flatten)]
+        serve: ServeArgs,
+    },
     /// Look at an image, or convert it, by the daemon's own code
     #[command(subcommand)]
     Image(ImageCommand),
@@ -80,8 +91,12 @@ struct ServeArgs {
 }
 
 impl ServeArgs {
+    fn path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| DEFAULT_PATH.into())
+    }
+
     fn settings(&self) -> Result<Settings, ConfigError> {
-        let path = self.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+        let path = self.path();
         let environment = |name: &str| std::env::var(name).ok();
         let mut settings = Settings::load(&path, self.config.is_some(), environment)?;
         for assignment in &self.set {
@@ -104,6 +119,7 @@ fn main() -> ExitCode {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve(&args),
         Command::Demo(args) => demo(args),
+        Command::Doctor { doctor, serve } => examine(&doctor, &serve),
         Command::Image(command) => ExitCode::from(image_cmd::run(&command)),
         Command::Db {
             command: DbCommand::Backup { backup, serve },
@@ -201,6 +217,19 @@ fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitC
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, 1),
+    }
+}
+
+fn examine(args: &DoctorArgs, serve: &ServeArgs) -> ExitCode {
+    let loaded = serve.settings().and_then(|settings| {
+        let config = Config::from_settings(&settings)?;
+        Ok((settings, config))
+    });
+    let report =
+        runtime().and_then(|runtime| runtime.block_on(doctor::run(args, &serve.path(), loaded)));
+    match report {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => complain(&error, 2),
     }
 }
 

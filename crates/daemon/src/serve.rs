@@ -297,7 +297,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
     })
 }
 
-fn lvm_settings(config: &Config) -> lvm::Settings {
+pub(crate) fn lvm_settings(config: &Config) -> lvm::Settings {
     lvm::Settings {
         volume_group: config.lvm.volume_group.clone(),
         retry_backoff: config.lvm.retry_backoff.clone(),

@@ -20,7 +20,7 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use super::upload;
-use super::{Disk, DiskSource, Hypervisor, LibvirtError, LibvirtErrorKind, Upload, disks_of};
+use super::{Disk, DiskSource, Hypervisor, LibvirtError, LibvirtErrorKind, Pool, Upload, disks_of};
 use crate::volume::{InUse, VolumeError, VolumeErrorKind};
 
 /// How long a call may take. Starting a pool scans its directory; all others take milliseconds.
@@ -112,6 +112,12 @@ impl Hypervisor for Libvirt {
                 .map_err(|error| wrap("Asking libvirt", &error))
         };
         self.call(ask).await.map(|_| ())
+    }
+
+    async fn pool(&self, name: &str) -> Result<Option<Pool>, LibvirtError> {
+        let name = name.to_owned();
+        self.call(move |connection| describe_pool(connection, &name))
+            .await
     }
 
     async fn pool_directory(&self, pool: &str) -> Result<PathBuf, LibvirtError> {
@@ -237,6 +243,23 @@ fn pool_directory(connection: &Connect, name: &str) -> Result<PathBuf, LibvirtEr
             ),
         )
     })
+}
+
+fn describe_pool(connection: &Connect, name: &str) -> Result<Option<Pool>, LibvirtError> {
+    let pool = match connection.lookup_storage_pool_by_name(name) {
+        Ok(pool) => pool,
+        Err(error) => match wrap("Looking up the pool", &error) {
+            missing if missing.kind == LibvirtErrorKind::NotFound => return Ok(None),
+            error => return Err(error),
+        },
+    };
+    let failed = |error| wrap(&format!("Asking for the pool {name}"), &error);
+    let xml = pool.xml_desc(0).map_err(failed)?;
+    Ok(Some(Pool {
+        is_active: pool.is_active().map_err(failed)?,
+        starts_itself: pool.autostart().map_err(failed)?,
+        directory: target_directory(&xml),
+    }))
 }
 
 /// The directory of a pool that has one.

@@ -32,7 +32,7 @@ use tls::{Identity, Tls};
 
 /// Connections at once; further ones wait in the kernel. Far below the usual limit of 1024 open
 /// files, which the cache, the database and the devices share.
-const MAX_CONNECTIONS: usize = 512;
+pub(crate) const MAX_CONNECTIONS: usize = 512;
 
 /// A TLS handshake takes a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

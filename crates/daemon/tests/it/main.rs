@@ -9,6 +9,7 @@ mod certificates;
 mod crash;
 mod database;
 mod deploy;
+mod doctor;
 mod faults;
 mod full;
 mod jobs;
