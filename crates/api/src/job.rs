@@ -57,6 +57,17 @@ impl ImageType {
     }
 }
 
+/// What webhooks' receivers are sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WebhookEvent {
+    /// `job.completed`, `job.failed` or `job.cancelled`.
+    pub event: String,
+    /// When it happened, RFC 3339.
+    pub timestamp: String,
+    /// The job as `GET /api/v1/jobs/{id}` answers.
+    pub job: JobStatus,
+}
+
 /// Body of `POST /api/v1/jobs`: put this image on this volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

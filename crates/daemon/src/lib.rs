@@ -25,3 +25,4 @@ pub mod supervisor;
 pub mod telemetry;
 pub mod transfer;
 pub mod volume;
+pub mod webhooks;

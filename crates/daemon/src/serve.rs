@@ -28,6 +28,7 @@ use crate::telemetry::logfile::LogFile;
 use crate::telemetry::metrics::Metrics;
 use crate::volume::dir;
 use crate::volume::{InUse, NoLibvirt, Volumes, lvm};
+use crate::webhooks::Webhooks;
 
 /// A daemon that listens and has not begun to serve.
 #[derive(Debug)]
@@ -130,6 +131,7 @@ impl Daemon {
         let background = CancellationToken::new();
         let watcher = tokio::spawn(watch(app.clone(), background.clone()));
         let janitor = tokio::spawn(tidy(app.clone(), config.clone(), background.clone()));
+        let herald = tokio::spawn(tell(app.clone(), background.clone()));
         let stopped = CancellationToken::new();
         let (pulse, heart) = net::pulse();
         let server = tokio::spawn(net::serve(
@@ -172,7 +174,7 @@ impl Daemon {
             app.jobs.shut_down(config.server.shutdown_grace).await;
             stopped.cancel();
             background.cancel();
-            for task in [watcher, janitor, credentials, attendant, server] {
+            for task in [watcher, janitor, herald, credentials, attendant, server] {
                 task.await.ok();
             }
         };
@@ -202,6 +204,15 @@ async fn reload(app: &App, log_file: Option<&LogFile>) {
 
 async fn watch(app: App, stop: CancellationToken) {
     app.dependencies.watch(app.jobs.services(), stop).await;
+}
+
+/// Sends webhooks.
+async fn tell(app: App, stop: CancellationToken) {
+    let services = app.jobs.services();
+    if let Some(webhooks) = &services.webhooks {
+        let (store, metrics) = (&services.store, &services.metrics);
+        webhooks.run(store, metrics, &stop).await;
+    }
 }
 
 /// Evicts, sweeps and forgets at every interval.
@@ -289,6 +300,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         source,
         cache,
         volumes,
+        webhooks: Webhooks::new(&config.webhooks)?,
         hypervisor,
         store,
         metrics,

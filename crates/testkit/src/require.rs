@@ -85,6 +85,7 @@ const COMPONENTS: &[Component] = &[
         &["prometheus-alertmanager"],
         "apt install prometheus-alertmanager",
     ),
+    program(&["python3"], "apt install python3"),
     program(&["sfdisk"], "apt install fdisk"),
     Component {
         name: "systemd",

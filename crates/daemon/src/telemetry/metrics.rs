@@ -73,6 +73,28 @@ impl TimedStage {
     }
 }
 
+/// What became of an event for a webhook, or of one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// The receiver has it.
+    Delivered,
+    /// An attempt failed.
+    Failed,
+    /// It was given up.
+    Dropped,
+}
+
+impl Delivery {
+    /// Its label value.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// All metrics of the daemon.
 pub struct Metrics {
     registry: Registry,
@@ -112,6 +134,7 @@ pub struct Metrics {
     log_lines_dropped: Family<Labels<2>, Counter>,
     spans_sent: Counter,
     spans_dropped: Family<Labels<1>, Counter>,
+    webhook_deliveries: Family<Labels<1>, Counter>,
     tokio_tasks: Number,
     process: ProcessMetrics,
     moving: Mutex<Moving>,
@@ -282,6 +305,13 @@ impl Metrics {
         ] {
             family.get_or_create(&labels).set(float(bytes));
         }
+    }
+
+    /// What became of so many events for webhooks.
+    pub fn webhooks(&self, result: Delivery, count: u64) {
+        self.webhook_deliveries
+            .get_or_create(&[("result", result.as_str().into())])
+            .inc_by(count);
     }
 
     /// What the cache holds.

@@ -24,7 +24,9 @@ pub(crate) fn report(home: &Home, more: &[&str]) -> Value {
     assert_eq!(output.status.code(), Some(code), "{report:#}");
     for found in report["checks"].as_array().expect("a list") {
         let name = found["check"].as_str().unwrap_or_default();
-        let known = provisioner::doctor::CHECKS.iter().any(|known| known.0 == name);
+        let known = provisioner::doctor::CHECKS
+            .iter()
+            .any(|known| known.0 == name);
         assert!(known, "{name} is in no documentation");
     }
     report

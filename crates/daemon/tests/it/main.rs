@@ -29,3 +29,4 @@ mod support;
 mod systemd;
 mod torture;
 mod traces;
+mod webhooks;
