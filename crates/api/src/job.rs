@@ -267,6 +267,9 @@ pub struct JobStatus {
     /// The HTTP status that fits the failure (422 for a refused image, 503 for a dependency, ...).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_code: Option<u16>,
+    /// The kind of failure, one of the words in docs/troubleshooting.md.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
     /// The request's correlation id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,

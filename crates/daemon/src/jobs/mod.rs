@@ -17,6 +17,7 @@
 //! a slot costs a few hundred bytes; `jobs.queue_limit` bounds their number.
 
 pub mod admission;
+pub mod advice;
 pub mod error;
 pub mod live;
 pub mod progress;

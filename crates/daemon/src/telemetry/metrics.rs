@@ -36,6 +36,8 @@ use prometheus_client::registry::Registry;
 use crate::jobs::progress::Moved;
 use crate::store::Observer;
 use crate::volume::Capacity;
+#[cfg(test)]
+pub(crate) use errors::image_error_types;
 use errors::image_operation;
 pub use exposition::Format;
 pub use scrape::Counted;
