@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
 use provisioner::db_cmd::{self, BackupArgs};
 use provisioner::demo::DemoArgs;
@@ -51,6 +51,14 @@ enum Command {
     Db {
         #[command(subcommand)]
         command: DbCommand,
+    },
+    /// Write the manual pages, one for each command
+    ///
+    /// For all users: libvirt-volume-provisioner man /usr/local/share/man/man1
+    Man {
+        /// The directory for the files; made when absent
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// Look at the configuration
     Config {
@@ -127,6 +135,7 @@ fn main() -> ExitCode {
         Command::Db {
             command: DbCommand::Check(args),
         } => db(&args, db_cmd::check),
+        Command::Man { directory } => man(&directory),
         Command::Config {
             command: ConfigCommand::Check(args),
         } => check(&args),
@@ -215,6 +224,16 @@ fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitC
         .context("server.db_path is not set")
         .and_then(|database| work(&database));
     match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
+    }
+}
+
+fn man(directory: &Path) -> ExitCode {
+    let written = std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))
+        .with_context(|| format!("Cannot write to {}", directory.display()));
+    match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, 1),
     }
