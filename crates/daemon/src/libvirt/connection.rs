@@ -438,6 +438,58 @@ mod tests {
         );
     }
 
+    /// A host of the test driver with a running domain that has one volume as its disk and another
+    /// in its CD-ROM drive.
+    const HOST: &str = r"<node><pool type='dir'><name>seeds</name>
+      <target><path>/srv/seeds</path></target>
+      <volume><name>disk.img</name><capacity>1048576</capacity>
+        <target><path>/srv/seeds/disk.img</path></target></volume>
+      <volume><name>seed.iso</name><capacity>1048576</capacity>
+        <target><path>/srv/seeds/seed.iso</path></target></volume>
+      <volume><name>free.iso</name><capacity>1048576</capacity>
+        <target><path>/srv/seeds/free.iso</path></target></volume></pool>
+      <domain type='test'><name>web</name><memory>65536</memory><os><type>hvm</type></os><devices>
+        <disk type='file' device='disk'><source file='/srv/seeds/disk.img'/><target dev='vda'/></disk>
+        <disk type='volume' device='cdrom'><source pool='seeds' volume='seed.iso'/>
+          <target dev='hdc'/><readonly/></disk></devices></domain></node>";
+
+    #[tokio::test]
+    async fn a_running_domains_disk_takes_no_upload_and_its_cd_rom_does() {
+        let home = tempfile::tempdir().expect("there is room");
+        let file = home.path().join("host.xml");
+        fs::write(&file, HOST).expect("it is written");
+        let uri = format!("test://{}", file.display());
+        let libvirt = Libvirt::start(&uri).expect("the thread starts");
+        let upload = async |volume: &str, size_bytes| {
+            let (_chunks, content) = tokio::sync::mpsc::channel(1);
+            let (pool, volume) = ("seeds".to_owned(), volume.to_owned());
+            let ended = libvirt.upload(Upload {
+                pool,
+                volume,
+                size_bytes,
+                content,
+            });
+            ended.await.expect_err("this driver writes no volumes")
+        };
+        let disk = upload("disk.img", 10).await;
+        assert_eq!(disk.kind, LibvirtErrorKind::InUse, "{disk}");
+        assert!(disk.to_string().contains("domain web"), "{disk}");
+        assert_eq!(
+            upload("free.iso", 2 << 20).await.kind,
+            LibvirtErrorKind::TooLarge
+        );
+        assert_eq!(
+            upload("none.iso", 10).await.kind,
+            LibvirtErrorKind::NotFound
+        );
+        // Past the checks: what the driver says is that it cannot write.
+        for volume in ["seed.iso", "free.iso"] {
+            let error = upload(volume, 10).await;
+            assert_eq!(error.kind, LibvirtErrorKind::Failed, "{error}");
+            assert!(error.to_string().contains("not supported"), "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn a_libvirt_that_is_not_there_is_an_error_that_says_so() {
         let uri = "qemu+unix:///system?socket=/nonexistent/libvirt-sock";

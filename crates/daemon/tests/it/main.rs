@@ -1,6 +1,8 @@
 //! The daemon as operators meet it: the real binary as a process, a real S3 server, real files.
 
 mod access;
+mod access_table;
+mod ansible;
 mod api;
 mod bad_input;
 mod block;
@@ -16,6 +18,7 @@ mod jobs;
 mod libvirt;
 mod logs;
 mod lvm;
+mod lvpctl;
 mod metrics;
 mod one_device;
 mod packaging;
