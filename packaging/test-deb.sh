@@ -149,6 +149,7 @@ say "Upgrade"
 touch "$root/var/lib/$name/jobs.db"
 inside systemctl disable $name.service 2>/dev/null
 install_package "$work/newer.deb"
+# shellcheck disable=SC2016 # dpkg-query's own
 is "the version" "install ok installed" dpkg-query -W -f '${Status}' $name
 inside dpkg-query -W "$name" | grep -q '+upgrade' || fail "the version is the old one"
 is "configuration" "# Edited by hand." head -n 1 /etc/$name/config.yaml
