@@ -11,6 +11,7 @@
 #   --env NAME=VALUE    set a variable for the command (repeatable)
 #   --rw DIRECTORY      let the command write to this directory (repeatable)
 #   --systemd           boot the machine's systemd, and run the command as a service of it
+#   --root DIRECTORY    with --systemd: boot what is installed there, not this machine's
 #
 # Inside, the file system is the host's, read-only; what needs writing (/run, /dev/shm, TMPDIR) is
 # in memory. /dev/ubdb is the disk, `vg0` the volume group on it. The command gets LVP_UML=1.
@@ -34,12 +35,14 @@ disk_mib=1024
 environment=()
 writable=()
 systemd=
+root=/
 while (($#)); do
     case $1 in
         --timeout) timeout=$2; shift 2 ;;
         --memory) memory_mib=$2; shift 2 ;;
         --disk) disk_mib=$2; shift 2 ;;
         --env) environment+=("$2"); shift 2 ;;
+        --root) root=$(realpath -- "$2"); shift 2 ;;
         --systemd) systemd=yes; shift ;;
         --rw) writable+=("$(realpath -- "$2")"); shift 2 ;;
         --) shift; break ;;
@@ -81,7 +84,7 @@ exec /sbin/modprobe -d '$work' "\$@"
 END
 
 {
-    printf 'cd %q\n' "$PWD"
+    [[ $root != / ]] || printf 'cd %q\n' "$PWD"
     printf 'export LVP_UML=1 TMPDIR=/run/tmp LC_ALL=C\n'
     ((${#environment[@]} == 0)) || printf 'export %q\n' "${environment[@]}"
     printf 'exec'
@@ -92,7 +95,8 @@ END
 {
     for directory in "$work/out" "${writable[@]}"; do
         # shellcheck disable=SC2016 # expanded inside
-        printf 'mount -t hostfs -o %q none "$root"%q\n' "$directory" "$directory"
+        printf 'mkdir -p "$root"%q; mount -t hostfs -o %q none "$root"%q\n' \
+            "$directory" "$directory" "$directory"
     done
 } >"$work/mounts"
 
@@ -155,6 +159,7 @@ bash "$work/command" >"$work/out/output" 2>&1 </dev/null
 END
 
 # The same under systemd: the machine's files with a layer in memory above them.
+printf '%s' "$root" >"$work/root"
 cat >"$work/init-systemd" <<'END'
 #!/bin/bash
 work=$(dirname "$0")
@@ -164,8 +169,11 @@ mount -t tmpfs tmpfs /run
 modprobe -d "$work" -a overlay autofs4 dm-mod dm-snapshot dm-thin-pool loop
 mkdir /run/upper /run/overlay /run/root
 root=/run/root
-mount -t overlay -o lowerdir=/,upperdir=/run/upper,workdir=/run/overlay overlay $root
+mount -t overlay -o lowerdir="$(<"$work/root")",upperdir=/run/upper,workdir=/run/overlay overlay $root
 mount -t devtmpfs devtmpfs $root/dev
+# Of this machine, where another root has none.
+mkdir -p "$root$work"
+mount -t hostfs -o "$work" none "$root$work"
 . "$work/mounts"
 echo "$work/modprobe" >/proc/sys/kernel/modprobe
 cd $root
