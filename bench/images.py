@@ -89,17 +89,9 @@ class Images:
         path = self.directory / f"{raw.stem}-x{times}-{compression}.qcow2"
 
         def make(part):
-            big = part.with_suffix(".raw")
-            try:
-                with open(big, "wb") as target:
-                    target.truncate(times * self.size_mib * MIB)
-                for turn in range(times):
-                    output("dd", f"if={raw}", f"of={big}", "bs=4M", "conv=notrunc,sparse",
-                           f"seek={turn * self.size_mib // 4}", "status=none")
-                output("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-W", "-m", "4",
-                       "-o", f"compression_type={compression}", big, part)
-            finally:
-                big.unlink(missing_ok=True)
+            # Several inputs become one disk, one after the other.
+            output("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-m", "4",
+                   "-o", f"compression_type={compression}", *[raw] * times, part)
 
         return self._made(path, make)
 

@@ -80,7 +80,7 @@ def cases(images):
     """Name, image, format, raw disk, whether nbdcopy and dd are compared, and whether it is one of
     the bars."""
     size = images.size_mib
-    part = max(size // 4, 256)
+    part = max(size // 8, 256)
     files = images.raw("files")
     rows = [
         ("zlib", images.qcow2("files", "zlib"), "qcow2", files, False),
@@ -134,13 +134,13 @@ def warm(path):
 
 
 def measure_all(bench, place, directory, only_main=False):
-    """All cases, to a file and to a block device in `directory`."""
+    """All cases, to a file and to a block device in `directory`; the variants to the device only."""
     main, variants = cases(bench.images)
     rows = []
     for is_main, group in [(True, main), (False, [] if only_main else variants)]:
         for name, image, image_format, raw, with_copies in group:
             targets = [LoopDevice(directory, os.path.getsize(raw))]
-            if is_main:
+            if is_main and place == "disk":
                 targets.insert(0, File(directory))
             for target in targets:
                 try:

@@ -57,6 +57,17 @@ impl ImageType {
     }
 }
 
+/// What webhooks' receivers are sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WebhookEvent {
+    /// `job.completed`, `job.failed` or `job.cancelled`.
+    pub event: String,
+    /// When it happened, RFC 3339.
+    pub timestamp: String,
+    /// The job as `GET /api/v1/jobs/{id}` answers.
+    pub job: JobStatus,
+}
+
 /// Body of `POST /api/v1/jobs`: put this image on this volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -256,6 +267,9 @@ pub struct JobStatus {
     /// The HTTP status that fits the failure (422 for a refused image, 503 for a dependency, ...).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_code: Option<u16>,
+    /// The kind of failure, one of the words in docs/troubleshooting.md.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
     /// The request's correlation id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,

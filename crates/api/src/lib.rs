@@ -19,6 +19,6 @@ pub use error::{ErrorBody, ErrorCode};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
     CancelledJob, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList, JobState, JobStatus,
-    Progress, ProvisionRequest, Stage,
+    Progress, ProvisionRequest, Stage, WebhookEvent,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeList, VolumeName};

@@ -160,6 +160,14 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages, one for each command
+    ///
+    /// For all users: lvpctl man /usr/local/share/man/man1
+    Man {
+        /// The directory for the files; made when absent
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 /// What to do with tokens.

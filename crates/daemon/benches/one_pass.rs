@@ -80,6 +80,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         hypervisor: None,
         store,
         metrics: Arc::new(Metrics::new(2, None)),
+        webhooks: None,
         doubt: Arc::default(),
         settings: JobSettings {
             max_concurrent: 2,

@@ -53,12 +53,15 @@ const STDERR_SHOWN: usize = 2 << 10; // 2 KiB
 const TERM_GRACE: Duration = Duration::from_secs(3);
 
 /// Debian's packages of the tools that the daemon uses.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("dmsetup", "dmsetup"),
     ("lvchange", "lvm2"),
     ("lvcreate", "lvm2"),
     ("lvremove", "lvm2"),
+    ("lvm", "lvm2"),
+    ("lvmconfig", "lvm2"),
     ("lvs", "lvm2"),
+    ("pvs", "lvm2"),
     ("qemu-img", "qemu-utils"),
     ("vgs", "lvm2"),
     ("virsh", "libvirt-clients"),

@@ -21,8 +21,7 @@ use lvp_s3server::{Options, S3Server};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{Config, Settings};
-use crate::serve::Daemon;
-use crate::telemetry::Exports;
+use crate::serve::{Daemon, Inherited};
 
 /// Size of the generated disk.
 const DISK_BYTES: u64 = 2 << 30; // 2 GiB
@@ -94,7 +93,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     };
     let s3 = S3Server::start(&root.join("s3"), options).await?;
     say(&format!("S3 server: {}", s3.endpoint()));
-    let daemon = Daemon::start(config(&root, s3.endpoint())?, Exports::default()).await?;
+    let daemon = Daemon::start(config(&root, s3.endpoint())?, Inherited::default()).await?;
     let address = daemon.address()?;
     let daemon = tokio::spawn(daemon.run());
     say(&format!(

@@ -5,18 +5,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
 use provisioner::db_cmd::{self, BackupArgs};
 use provisioner::demo::DemoArgs;
+use provisioner::doctor::{self, DoctorArgs};
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
-use provisioner::serve::{Daemon, Ended};
+use provisioner::serve::{Daemon, Ended, Inherited};
+use provisioner::supervisor;
 use provisioner::telemetry::Exports;
-use provisioner::telemetry::logfile::LogFile;
 use provisioner::telemetry::logs;
 use provisioner::telemetry::sinks::Sinks;
 use provisioner::telemetry::traces::Traces;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Puts VM images from object storage onto volumes of this host.
 #[derive(Debug, Parser)]
@@ -34,6 +34,16 @@ enum Command {
     Serve(ServeArgs),
     /// Show the whole way of an image on this machine, with nothing set up
     Demo(DemoArgs),
+    /// Look whether everything that the daemon needs is there and well
+    ///
+    /// Changes nothing, and may run beside the daemon. Exit codes: 0 all is well, 1 something is
+    /// worth a look, 2 something does not work.
+    Doctor {
+        #[command(flatten)]
+        doctor: DoctorArgs,
+        #[command(flatten)]
+        serve: ServeArgs,
+    },
     /// Look at an image, or convert it, by the daemon's own code
     #[command(subcommand)]
     Image(ImageCommand),
@@ -41,6 +51,14 @@ enum Command {
     Db {
         #[command(subcommand)]
         command: DbCommand,
+    },
+    /// Write the manual pages, one for each command
+    ///
+    /// For all users: libvirt-volume-provisioner man /usr/local/share/man/man1
+    Man {
+        /// The directory for the files; made when absent
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// Look at the configuration
     Config {
@@ -81,8 +99,12 @@ struct ServeArgs {
 }
 
 impl ServeArgs {
+    fn path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| DEFAULT_PATH.into())
+    }
+
     fn settings(&self) -> Result<Settings, ConfigError> {
-        let path = self.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+        let path = self.path();
         let environment = |name: &str| std::env::var(name).ok();
         let mut settings = Settings::load(&path, self.config.is_some(), environment)?;
         for assignment in &self.set {
@@ -105,6 +127,7 @@ fn main() -> ExitCode {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve(&args),
         Command::Demo(args) => demo(args),
+        Command::Doctor { doctor, serve } => examine(&doctor, &serve),
         Command::Image(command) => ExitCode::from(image_cmd::run(&command)),
         Command::Db {
             command: DbCommand::Backup { backup, serve },
@@ -112,6 +135,7 @@ fn main() -> ExitCode {
         Command::Db {
             command: DbCommand::Check(args),
         } => db(&args, db_cmd::check),
+        Command::Man { directory } => man(&directory),
         Command::Config {
             command: ConfigCommand::Check(args),
         } => check(&args),
@@ -130,18 +154,20 @@ fn serve(args: &ServeArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
     };
+    // Before there are threads.
+    let listener = match supervisor::inherited_listener() {
+        Ok(listener) => listener,
+        Err(error) => return complain(&error, EXIT_USAGE),
+    };
     let started = runtime().and_then(|runtime| {
         let within = runtime.enter();
         let traces = Traces::new(&config.tracing)?;
         let sinks = Sinks::start(&config.logging)?;
         drop(within);
-        let file = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
-        if let Some(file) = file {
-            runtime.spawn(reopen_on_hangup(file));
-        }
-        Ok((runtime, traces, sinks))
+        let log_file = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
+        Ok((runtime, traces, sinks, log_file))
     });
-    let (runtime, traces, sinks) = match started {
+    let (runtime, traces, sinks, log_file) = match started {
         Ok(started) => started,
         Err(error) => return complain(&error, 1),
     };
@@ -153,7 +179,12 @@ fn serve(args: &ServeArgs) -> ExitCode {
         spans: Arc::clone(traces.counts()),
     };
     let ended = runtime.block_on(async {
-        let daemon = Daemon::start(config, exports).await?;
+        let inherited = Inherited {
+            listener,
+            log_file,
+            exports,
+        };
+        let daemon = Daemon::start(config, inherited).await?;
         tracing::info!(component = "daemon", address = %daemon.address()?, "Listening");
         daemon.run().await
     });
@@ -179,24 +210,6 @@ fn serve(args: &ServeArgs) -> ExitCode {
     status
 }
 
-/// For logrotate: SIGHUP tells that the file was moved away.
-async fn reopen_on_hangup(file: LogFile) {
-    // Without the signal there is no rotation; the log itself works.
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        tracing::warn!(component = "daemon", "SIGHUP cannot be received");
-        return;
-    };
-    while hangup.recv().await.is_some() {
-        match file.reopen() {
-            Ok(()) => tracing::info!(component = "daemon", "Log file opened anew"),
-            Err(error) => {
-                let error = error.to_string();
-                tracing::error!(component = "daemon", error, "The log file cannot be opened");
-            }
-        }
-    }
-}
-
 fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitCode {
     // One key is all it takes: a backup does not depend on the rest of the configuration.
     let settings = match args.settings() {
@@ -213,6 +226,29 @@ fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitC
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, 1),
+    }
+}
+
+fn man(directory: &Path) -> ExitCode {
+    let written = std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))
+        .with_context(|| format!("Cannot write to {}", directory.display()));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
+    }
+}
+
+fn examine(args: &DoctorArgs, serve: &ServeArgs) -> ExitCode {
+    let loaded = serve.settings().and_then(|settings| {
+        let config = Config::from_settings(&settings)?;
+        Ok((settings, config))
+    });
+    let report =
+        runtime().and_then(|runtime| runtime.block_on(doctor::run(args, &serve.path(), loaded)));
+    match report {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => complain(&error, 2),
     }
 }
 

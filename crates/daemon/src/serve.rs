@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use lvp_image::copy::TailPolicy;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Access};
@@ -22,10 +22,13 @@ use crate::libvirt::{self, Hypervisor};
 use crate::net;
 use crate::source::{self, Source};
 use crate::store::Store;
+use crate::supervisor;
 use crate::telemetry::Exports;
+use crate::telemetry::logfile::LogFile;
 use crate::telemetry::metrics::Metrics;
 use crate::volume::dir;
 use crate::volume::{InUse, NoLibvirt, Volumes, lvm};
+use crate::webhooks::Webhooks;
 
 /// A daemon that listens and has not begun to serve.
 #[derive(Debug)]
@@ -33,6 +36,20 @@ pub struct Daemon {
     config: Config,
     app: App,
     listener: TcpListener,
+    log_file: Option<LogFile>,
+    hangup: Signal,
+}
+
+/// What the process has before the daemon starts.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// A socket that listens already, from a socket unit; `server.host` and `server.port` do not
+    /// matter then.
+    pub listener: Option<std::net::TcpListener>,
+    /// The log's file, opened anew on SIGHUP.
+    pub log_file: Option<LogFile>,
+    /// What is counted of the log lines and spans that leave the host.
+    pub exports: Exports,
 }
 
 /// How long one LVM command may take: it waits for locks and for udev, not for data.
@@ -49,27 +66,36 @@ pub enum Ended {
 
 impl Daemon {
     /// Opens everything and listens. No job runs yet.
-    pub async fn start(config: Config, exports: Exports) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<Self> {
         let started = Instant::now();
+        // Caught from the start: logrotate's must not end a daemon that is still starting.
+        let hangup = signal(SignalKind::hangup())?;
         let services = services(&config).await?;
         let jobs = Jobs::new(services);
         let access = Arc::new(Access::load(&config.server)?);
-        let address = address(&config, &access)?;
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("Cannot listen on {address} (server.host, server.port)"))?;
+        let listener = match inherited.listener {
+            Some(listener) => adopt(listener, &access)?,
+            None => {
+                let address = address(&config, &access)?;
+                TcpListener::bind(address).await.with_context(|| {
+                    format!("Cannot listen on {address} (server.host, server.port)")
+                })?
+            }
+        };
         let app = App {
             jobs,
             access,
             dependencies: Arc::new(Dependencies::default()),
             started,
             serve_metrics: config.metrics.enabled,
-            exports: Arc::new(exports),
+            exports: Arc::new(inherited.exports),
         };
         Ok(Self {
             config,
             app,
             listener,
+            log_file: inherited.log_file,
+            hangup,
         })
     }
 
@@ -84,10 +110,12 @@ impl Daemon {
             config,
             app,
             listener,
+            log_file,
+            mut hangup,
         } = self;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+        let address = listener.local_addr()?.to_string();
         let services = app.jobs.services();
         // Before the first job, so that nobody resumes from what is about to be swept.
         let swept = services
@@ -103,12 +131,15 @@ impl Daemon {
         let background = CancellationToken::new();
         let watcher = tokio::spawn(watch(app.clone(), background.clone()));
         let janitor = tokio::spawn(tidy(app.clone(), config.clone(), background.clone()));
+        let herald = tokio::spawn(tell(app.clone(), background.clone()));
         let stopped = CancellationToken::new();
+        let (pulse, heart) = net::pulse();
         let server = tokio::spawn(net::serve(
             listener,
             app.access.tls().cloned(),
             Arc::clone(app.access.failures()),
             router(app.clone()),
+            heart,
             stopped.clone(),
         ));
         let credentials = tokio::spawn(access::watch(app.access.clone(), background.clone()));
@@ -119,13 +150,19 @@ impl Daemon {
             version = env!("CARGO_PKG_VERSION"),
             "Ready"
         );
+        supervisor::ready(&address);
+        let attendant = supervisor::attend(app.clone(), pulse, address, background.clone());
+        let attendant = tokio::spawn(attendant);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => access::reload(&app.access).await,
+                _ = hangup.recv() => {
+                    supervisor::reloading(reload(&app, log_file.as_ref())).await;
+                }
             }
         }
+        supervisor::stopping(config.server.shutdown_grace, app.jobs.active());
         tracing::info!(
             component = "daemon",
             grace_secs = config.server.shutdown_grace.as_secs(),
@@ -137,7 +174,7 @@ impl Daemon {
             app.jobs.shut_down(config.server.shutdown_grace).await;
             stopped.cancel();
             background.cancel();
-            for task in [watcher, janitor, credentials, server] {
+            for task in [watcher, janitor, herald, credentials, attendant, server] {
                 task.await.ok();
             }
         };
@@ -150,8 +187,32 @@ impl Daemon {
     }
 }
 
+/// What SIGHUP asks for: credentials read again, and for logrotate the log's file opened anew.
+async fn reload(app: &App, log_file: Option<&LogFile>) {
+    access::reload(&app.access).await;
+    let Some(file) = log_file else {
+        return;
+    };
+    match file.reopen() {
+        Ok(()) => tracing::info!(component = "daemon", "Log file opened anew"),
+        Err(error) => {
+            let error = error.to_string();
+            tracing::error!(component = "daemon", error, "The log file cannot be opened");
+        }
+    }
+}
+
 async fn watch(app: App, stop: CancellationToken) {
     app.dependencies.watch(app.jobs.services(), stop).await;
+}
+
+/// Sends webhooks.
+async fn tell(app: App, stop: CancellationToken) {
+    let services = app.jobs.services();
+    if let Some(webhooks) = &services.webhooks {
+        let (store, metrics) = (&services.store, &services.metrics);
+        webhooks.run(store, metrics, &stop).await;
+    }
 }
 
 /// Evicts, sweeps and forgets at every interval.
@@ -239,6 +300,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         source,
         cache,
         volumes,
+        webhooks: Webhooks::new(&config.webhooks)?,
         hypervisor,
         store,
         metrics,
@@ -247,7 +309,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
     })
 }
 
-fn lvm_settings(config: &Config) -> lvm::Settings {
+pub(crate) fn lvm_settings(config: &Config) -> lvm::Settings {
     lvm::Settings {
         volume_group: config.lvm.volume_group.clone(),
         retry_backoff: config.lvm.retry_backoff.clone(),
@@ -271,6 +333,29 @@ async fn cache_dir(
     }
 }
 
+/// A socket that a socket unit holds. Where it listens was decided there; that it may be reached from
+/// elsewhere without any credential is refused here.
+fn adopt(listener: std::net::TcpListener, access: &Access) -> anyhow::Result<TcpListener> {
+    let address = listener.local_addr()?;
+    ensure!(
+        address.ip().is_loopback() || access.asks_for_credentials(),
+        "The socket unit listens on {address}, and neither tokens nor a client CA are configured: \
+         give ListenStream= a loopback address, or set server.api_tokens_file or server.ca_cert"
+    );
+    warn_of_tokens_in_clear(address.ip(), access);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener).context("The socket unit's socket cannot be served")
+}
+
+fn warn_of_tokens_in_clear(host: IpAddr, access: &Access) {
+    if !host.is_loopback() && access.has_tokens_in_clear() {
+        tracing::warn!(
+            component = "access",
+            "Tokens travel in clear text: set server.tls_cert and server.tls_key"
+        );
+    }
+}
+
 /// Where to listen. Without any credential to ask for, that is this host alone.
 fn address(config: &Config, access: &Access) -> anyhow::Result<SocketAddr> {
     let host = &config.server.host;
@@ -285,12 +370,7 @@ fn address(config: &Config, access: &Access) -> anyhow::Result<SocketAddr> {
         return Ok(address);
     }
     if access.asks_for_credentials() {
-        if access.has_tokens_in_clear() {
-            tracing::warn!(
-                component = "access",
-                "Tokens travel in clear text: set server.tls_cert and server.tls_key"
-            );
-        }
+        warn_of_tokens_in_clear(asked, access);
         return Ok(address);
     }
     tracing::warn!(

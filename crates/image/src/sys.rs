@@ -269,6 +269,14 @@ impl Drop for Mapping {
     }
 }
 
+/// Lets the calling thread stand back behind the others of its process when there are more of them
+/// than cores. On Linux a nice value belongs to a thread: nice(2), "C library/kernel differences".
+pub(crate) fn stand_back(steps: libc::c_int) {
+    // SAFETY: a number goes in and a number comes out. That -1 may be an error or a priority does
+    // not matter: nothing depends on it.
+    unsafe { libc::nice(steps) };
+}
+
 /// Zeroed, page-aligned memory of a fixed length. Pages that are never touched cost nothing.
 #[derive(Debug)]
 pub(crate) struct AlignedBuf {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,11 @@ impl Home {
         self
     }
 
+    /// The environment of its daemons.
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
     /// The home's directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -105,6 +110,18 @@ impl Home {
             .into_iter()
             .filter(|name| name != ".lvp")
             .collect()
+    }
+
+    /// Runs the binary with other arguments than `serve`, to its end, in the same environment.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        command(&self.binary)
+            .args(arguments)
+            .env_clear()
+            .envs(&self.environment)
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("Cannot start {}", self.binary.display()))
     }
 
     /// What starts the daemon, for tests that want its streams elsewhere.

@@ -1,6 +1,7 @@
 //! Guards for the real components that the tests run against. Nothing here is shipped.
 
 pub mod daemon;
+pub mod docs;
 pub mod fault;
 pub mod inbox;
 pub mod loopdev;

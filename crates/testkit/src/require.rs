@@ -73,6 +73,12 @@ const COMPONENTS: &[Component] = &[
         also: crate::tmpfs::check,
         install: "apt install mount, and run as root with CAP_SYS_ADMIN",
     },
+    Component {
+        name: "ansible",
+        programs: &["ansible-playbook"],
+        also: root,
+        install: "apt install ansible-core, and run as root",
+    },
     program(&["qemu-img"], "apt install qemu-utils"),
     program(&["qemu-io"], "apt install qemu-utils"),
     program(&["qemu-nbd"], "apt install qemu-utils"),
@@ -85,7 +91,18 @@ const COMPONENTS: &[Component] = &[
         &["prometheus-alertmanager"],
         "apt install prometheus-alertmanager",
     ),
+    program(&["lvpctl"], "cargo build -p lvpctl"),
+    program(&["openssl"], "apt install openssl"),
+    program(&["python3"], "apt install python3"),
     program(&["sfdisk"], "apt install fdisk"),
+    Component {
+        name: "systemd",
+        programs: &["systemd-analyze", "systemd-socket-activate", "systemctl"],
+        also: root,
+        install: "apt install systemd, and run as root",
+    },
+    program(&["apparmor_parser"], "apt install apparmor"),
+    program(&["logrotate"], "apt install logrotate"),
 ];
 
 /// Whether the component is here. When it is not, says so, and fails the test where `LVP_REQUIRE`
@@ -113,15 +130,20 @@ pub fn require(name: &str) -> bool {
     false
 }
 
-/// The path of a program: what `LVP_NAME` says (`LVP_RCLONE`, `LVP_QEMU_IMG`), or else by the
-/// `PATH`, the `sbin` directories and the project's own `.venv`.
+/// The path of a program: what `LVP_NAME` says (`LVP_RCLONE`, `LVP_QEMU_IMG`), or else among the
+/// workspace's own, by the `PATH`, the `sbin` directories and the project's own `.venv`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let variable = format!("LVP_{}", name.to_uppercase().replace(['-', '.'], "_"));
     if let Some(path) = env::var_os(variable) {
         return Some(path.into()).filter(|path: &PathBuf| path.is_file());
     }
+    // The workspace's own programs are beside the directory of the tests' executables.
+    let own = env::current_exe().ok();
+    let own = own.iter().flat_map(|path| path.ancestors().skip(2).take(1));
+    let own: Vec<_> = own.map(Path::to_owned).collect();
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
+    own.into_iter()
+        .chain(env::split_paths(&path))
         .chain(MORE_DIRS.iter().map(PathBuf::from))
         .chain([Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv/bin")])
         .map(|directory| directory.join(name))

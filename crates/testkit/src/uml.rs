@@ -39,6 +39,7 @@ pub struct Uml {
     disk_mib: u32,
     env: Vec<(String, String)>,
     writable: Vec<PathBuf>,
+    systemd: bool,
 }
 
 /// How a program ended that ran inside.
@@ -67,6 +68,7 @@ impl Uml {
             disk_mib: 1024,
             env: Vec::new(),
             writable: Vec::new(),
+            systemd: false,
         }
     }
 
@@ -98,6 +100,14 @@ impl Uml {
         self
     }
 
+    /// Boots the machine's systemd, of which the program is then a service. All of the file system
+    /// can be written; what is written stays in memory. Needs `require("systemd")` as well.
+    #[must_use]
+    pub fn systemd(mut self) -> Self {
+        self.systemd = true;
+        self
+    }
+
     /// Runs a program to its end. Needs `require("lvm")`.
     pub fn run<A: Into<OsString>>(
         &self,
@@ -113,6 +123,9 @@ impl Uml {
         }
         for directory in &self.writable {
             run.arg("--rw").arg(directory);
+        }
+        if self.systemd {
+            run.arg("--systemd");
         }
         run.arg("--")
             .arg(program)

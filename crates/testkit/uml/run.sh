@@ -10,11 +10,16 @@
 #   --disk MIB          size of the volume group's disk (default 1024, sparse)
 #   --env NAME=VALUE    set a variable for the command (repeatable)
 #   --rw DIRECTORY      let the command write to this directory (repeatable)
+#   --systemd           boot the machine's systemd, and run the command as a service of it
+#   --root DIRECTORY    with --systemd: boot what is installed there, not this machine's
 #
 # Inside, the file system is the host's, read-only; what needs writing (/run, /dev/shm, TMPDIR) is
 # in memory. /dev/ubdb is the disk, `vg0` the volume group on it. The command gets LVP_UML=1.
 # Prints the command's output and ends with its exit status; 124 after the timeout, 125 when the
-# kernel or the volume group did not come up. Needs no root.
+# kernel or the volume group did not come up. Needs no root, but with --systemd.
+#
+# With --systemd all of the file system can be written: what is written stays in memory. Of the
+# machine's services only those run without which systemd does not come up. AppArmor is on.
 set -euo pipefail
 
 readonly modules_root=/usr/lib/uml/modules
@@ -29,12 +34,16 @@ memory_mib=768
 disk_mib=1024
 environment=()
 writable=()
+systemd=
+root=/
 while (($#)); do
     case $1 in
         --timeout) timeout=$2; shift 2 ;;
         --memory) memory_mib=$2; shift 2 ;;
         --disk) disk_mib=$2; shift 2 ;;
         --env) environment+=("$2"); shift 2 ;;
+        --root) root=$(realpath -- "$2"); shift 2 ;;
+        --systemd) systemd=yes; shift ;;
         --rw) writable+=("$(realpath -- "$2")"); shift 2 ;;
         --) shift; break ;;
         *) die "unknown option $1" ;;
@@ -75,7 +84,7 @@ exec /sbin/modprobe -d '$work' "\$@"
 END
 
 {
-    printf 'cd %q\n' "$PWD"
+    [[ $root != / ]] || printf 'cd %q\n' "$PWD"
     printf 'export LVP_UML=1 TMPDIR=/run/tmp LC_ALL=C\n'
     ((${#environment[@]} == 0)) || printf 'export %q\n' "${environment[@]}"
     printf 'exec'
@@ -84,26 +93,46 @@ END
 } >"$work/command"
 
 {
-    printf 'mount -t hostfs -o %q none %q\n' "$work/out" "$work/out"
-    for directory in "${writable[@]}"; do
-        printf 'mount -t hostfs -o %q none %q\n' "$directory" "$directory"
+    for directory in "$work/out" "${writable[@]}"; do
+        # shellcheck disable=SC2016 # expanded inside
+        printf 'mkdir -p "$root"%q; mount -t hostfs -o %q none "$root"%q\n' \
+            "$directory" "$directory" "$directory"
     done
 } >"$work/mounts"
 
-cat >"$work/init" <<'END'
-#!/bin/bash
-work=$(dirname "$0")
+# What both ways to come up have in common.
+cat >"$work/common" <<'END'
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 set -e
-mount -t proc proc /proc
 finish() {
     status=$?
     # The kernel may end before hostfs has written the last bytes.
     echo "$status" >"$work/out/status.new"
     sync
     mv "$work/out/status.new" "$work/out/status"
-    poweroff -f
+    poweroff -f -f
 }
+make_group() {
+    mkdir -p /run/lock/lvm /run/lvm /run/tmp /run/mnt
+    cat >/etc/lvm/lvmlocal.conf <<'CONF'
+devices { filter = [ "a|^/dev/ubd|", "a|^/dev/loop|", "r|.*|" ] }
+activation { reserved_memory = 0 reserved_stack = 0 }
+backup { backup = 0 archive = 0 }
+CONF
+    # Block devices only: the rest would take seconds and nobody here asks for it.
+    udevadm trigger --subsystem-match=block
+    udevadm settle
+    pvcreate --quiet /dev/ubdb
+    vgcreate --quiet vg0 /dev/ubdb
+    touch "$work/out/booted"
+}
+END
+
+cat >"$work/init" <<'END'
+#!/bin/bash
+work=$(dirname "$0")
+. "$work/common"
+mount -t proc proc /proc
 # Ends the kernel also when whoever started it was killed and could not.
 (sleep "$(<"$work/timeout")" && poweroff -f) &
 mount -t sysfs sysfs /sys
@@ -112,7 +141,7 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
-mkdir -p /run/lock/lvm /run/lvm /run/tmp /run/mnt
+root=
 . "$work/mounts"
 trap 'finish' EXIT
 exec >"$work/out/boot" 2>&1
@@ -120,25 +149,68 @@ exec >"$work/out/boot" 2>&1
 # of a command's time here turned off.
 cp -a /etc/lvm /run/etc-lvm
 mount --bind /run/etc-lvm /etc/lvm
-cat >/etc/lvm/lvmlocal.conf <<'CONF'
-devices { filter = [ "a|^/dev/ubd|", "a|^/dev/loop|", "r|.*|" ] }
-activation { reserved_memory = 0 reserved_stack = 0 }
-backup { backup = 0 archive = 0 }
-CONF
 echo "$work/modprobe" >/proc/sys/kernel/modprobe
 modprobe -d "$work" -a dm-mod dm-snapshot dm-thin-pool dm-raid dm-mirror dm-flakey loop
 /lib/systemd/systemd-udevd --daemon
-# Block devices only: the rest would take seconds and nobody here asks for it.
-udevadm trigger --subsystem-match=block
-udevadm settle
 ip link set lo up
-pvcreate --quiet /dev/ubdb
-vgcreate --quiet vg0 /dev/ubdb
-touch "$work/out/booted"
+make_group
 set +e
 bash "$work/command" >"$work/out/output" 2>&1 </dev/null
 END
-chmod +x "$work/init" "$work/modprobe"
+
+# The same under systemd: the machine's files with a layer in memory above them.
+printf '%s' "$root" >"$work/root"
+cat >"$work/init-systemd" <<'END'
+#!/bin/bash
+work=$(dirname "$0")
+. "$work/common"
+mount -t proc proc /proc
+mount -t tmpfs tmpfs /run
+modprobe -d "$work" -a overlay autofs4 dm-mod dm-snapshot dm-thin-pool loop
+mkdir /run/upper /run/overlay /run/root
+root=/run/root
+mount -t overlay -o lowerdir="$(<"$work/root")",upperdir=/run/upper,workdir=/run/overlay overlay $root
+mount -t devtmpfs devtmpfs $root/dev
+# Of this machine, where another root has none.
+mkdir -p "$root$work"
+mount -t hostfs -o "$work" none "$root$work"
+. "$work/mounts"
+echo "$work/modprobe" >/proc/sys/kernel/modprobe
+cd $root
+rm -f etc/fstab etc/systemd/system/*.wants/*
+# What takes seconds and is of no use here.
+for unit in systemd-tmpfiles-setup systemd-binfmt systemd-udev-trigger systemd-update-utmp \
+    systemd-random-seed systemd-journal-flush systemd-sysusers systemd-pcrphase-sysinit; do
+    ln -sf /dev/null "etc/systemd/system/$unit.service"
+done
+mkdir -p etc/systemd/system-generators
+for generator in lib/systemd/system-generators/*; do
+    ln -sf /dev/null "etc/systemd/system-generators/${generator##*/}"
+done
+cat >etc/systemd/system/lvp-command.service <<CONF
+[Unit]
+Requires=basic.target
+After=basic.target
+[Service]
+Type=oneshot
+TimeoutStartSec=infinity
+ExecStart=$work/service
+CONF
+exec switch_root . /lib/systemd/systemd --unit=lvp-command.service --show-status=false
+END
+
+cat >"$work/service" <<'END'
+#!/bin/bash
+work=$(dirname "$0")
+. "$work/common"
+trap 'finish' EXIT
+exec >"$work/out/boot" 2>&1
+(sleep "$(<"$work/timeout")" && poweroff -f -f) &
+make_group
+set +e
+bash "$work/command" >"$work/out/output" 2>&1 </dev/null
+END
+chmod +x "$work/init" "$work/init-systemd" "$work/service" "$work/modprobe"
 
 # UML maps its memory from a file in TMPDIR, which is fastest where that is memory as well.
 memory_dir=$work/tmp
@@ -148,7 +220,7 @@ fi
 # `setsid` makes its processes one group; the group's
 # number is the process that bash starts, as it is no group leader itself.
 TMPDIR=$memory_dir setsid linux.uml "mem=${memory_mib}M" root=/dev/root rootfstype=hostfs rootflags=/ ro \
-    "ubdb=$work/disk" "init=$work/init" con0=fd:0,fd:1 con=null quiet \
+    "ubdb=$work/disk" "init=$work/init${systemd:+-systemd}" ${systemd:+security=apparmor} con0=fd:0,fd:1 con=null quiet \
     >"$work/console" 2>&1 </dev/null &
 kernel=$!
 disown "$kernel"

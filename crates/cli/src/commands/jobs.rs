@@ -120,6 +120,7 @@ fn describe(job: &JobStatus) -> String {
             progress.map(|p| progress::describe(p, job.status)),
         ),
         ("Error", job.error.clone()),
+        ("Error type", job.error_type.clone()),
         ("Image", Some(job.image_url.clone())),
         ("Digest", job.image_digest.clone()),
         ("Cache", cache.map(str::to_owned)),

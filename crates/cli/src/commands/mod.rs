@@ -1,6 +1,7 @@
 //! The commands: call the daemon, show what it answers.
 
 use std::io;
+use std::path::Path;
 
 use clap::CommandFactory as _;
 
@@ -33,6 +34,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     // What needs no daemon needs no configuration either.
     match &cli.command {
         Command::Completion { shell } => return completion(*shell),
+        Command::Man { directory } => return man(directory),
         Command::Token(TokenCommand::New(args)) => return token::new(cli.output, args),
         Command::Cert(CertCommand::Init(args)) => return cert::init(args),
         _ => {}
@@ -77,8 +79,22 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Volumes => volumes::list(&context).await,
         Command::Upload(args) => volumes::upload(&context, &args).await,
         Command::Health => health::health(&context).await,
-        Command::Completion { .. } | Command::Token(_) | Command::Cert(_) => Ok(Exit::Success),
+        Command::Completion { .. } | Command::Man { .. } | Command::Token(_) | Command::Cert(_) => {
+            Ok(Exit::Success)
+        }
     }
+}
+
+/// One page for each command, `lvpctl.1`, `lvpctl-provision.1` and so on.
+fn man(directory: &Path) -> Result<Exit, Failure> {
+    let written = std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), directory));
+    written.map(|()| Exit::Success).map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("Cannot write to {}: {error}", directory.display()),
+        )
+    })
 }
 
 fn completion(shell: clap_complete::Shell) -> Result<Exit, Failure> {

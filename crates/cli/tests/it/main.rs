@@ -3,5 +3,6 @@
 mod fake;
 mod lists;
 mod requests;
+mod terminal;
 mod tls;
 mod waiting;

@@ -260,6 +260,25 @@ async fn completion_scripts_need_no_daemon() {
 }
 
 #[tokio::test]
+async fn manual_pages_are_written_for_every_command() {
+    let directory = tempfile::tempdir().expect("there is room");
+    let pages = directory.path().join("man1");
+    let outcome = lvpctl(&["man", &pages.display().to_string()]).run().await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    for (name, expected) in [
+        ("lvpctl.1", "Exit codes"),
+        ("lvpctl-provision.1", "idempotency"),
+        ("lvpctl-cache-fetch.1", "image"),
+    ] {
+        let page = std::fs::read_to_string(pages.join(name)).expect(name);
+        assert!(page.contains(".TH "), "{name}");
+        assert!(page.contains(expected), "{name}: {page}");
+    }
+    let refused = lvpctl(&["man", "/proc/no/man1"]).run().await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+}
+
+#[tokio::test]
 async fn the_token_goes_into_the_header_from_wherever_it_is_configured() {
     let routes = Router::new().route(
         "/api/v1/jobs/{id}/cancel",

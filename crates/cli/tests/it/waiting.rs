@@ -25,7 +25,7 @@ const STATUS: &str = "GET /api/v1/jobs/6c8a5b4e-0d6f-4a53-9d5b-0f4e1f6b7a01";
 const EVENTS: &str = "GET /api/v1/jobs/6c8a5b4e-0d6f-4a53-9d5b-0f4e1f6b7a01/events";
 
 /// A daemon that accepts the job and then streams these statuses.
-fn streaming(statuses: Vec<Value>) -> Router {
+pub(crate) fn streaming(statuses: Vec<Value>) -> Router {
     let last = statuses.last().cloned().unwrap_or_default();
     Router::new()
         .route("/api/v1/jobs", post(async || Json(json!({"job_id": JOB}))))

@@ -214,6 +214,11 @@ impl Access {
     }
 }
 
+/// How many tokens a file has, if it can be used.
+pub fn check_tokens(path: &Path) -> Result<usize, TokensError> {
+    Tokens::read(path).map(|tokens| tokens.len())
+}
+
 /// Where nobody is asked, a page of another site in a browser on this host still is not the user.
 fn local(headers: &HeaderMap) -> Result<(Principal, Role), ApiError> {
     let site = headers.get(FETCH_SITE).map(HeaderValue::as_bytes);

@@ -362,6 +362,27 @@ pub const KEYS: &[Key] = &[
         "How long ended jobs stay readable",
     ),
     key(
+        "webhooks.urls",
+        &["WEBHOOK_URLS"],
+        Kind::Secret,
+        "",
+        "URLs that are told of every job's end, several with commas between or a YAML list",
+    ),
+    key(
+        "webhooks.secret",
+        &["WEBHOOK_SECRET"],
+        Kind::Secret,
+        "",
+        "Key of the signatures by which receivers know that an event is from here",
+    ),
+    key(
+        "webhooks.max_age",
+        &["WEBHOOK_MAX_AGE"],
+        Kind::Duration,
+        "24h",
+        "An event that no receiver took for so long is given up",
+    ),
+    key(
         "metrics.enabled",
         &["METRICS_ENABLED"],
         Kind::Bool,

@@ -9,8 +9,11 @@ mod load;
 pub mod reference;
 mod value;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use url::Url;
 
 pub use load::{ConfigError, Origin, Setting, Settings};
 
@@ -36,6 +39,8 @@ pub struct Config {
     pub cache: Cache,
     /// Queue and history.
     pub jobs: Jobs,
+    /// Who is told of jobs' ends.
+    pub webhooks: Webhooks,
     /// What scrapers read.
     pub metrics: Metrics,
     /// Traces.
@@ -175,6 +180,27 @@ pub struct Jobs {
     pub retention: Duration,
 }
 
+/// Section `webhooks`.
+#[derive(Clone)]
+pub struct Webhooks {
+    /// Who is told; may hold secrets.
+    pub urls: Vec<Url>,
+    /// Key of the signatures.
+    pub secret: Option<Secret>,
+    /// How long an event is tried.
+    pub max_age: Duration,
+}
+
+impl fmt::Debug for Webhooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts: Vec<_> = self.urls.iter().map(Url::host_str).collect();
+        f.debug_struct("Webhooks")
+            .field("hosts", &hosts)
+            .field("max_age", &self.max_age)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Section `metrics`.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -301,6 +327,11 @@ impl Config {
                 queue_limit: settings.integer("jobs.queue_limit")?,
                 retention: settings.duration("jobs.retention")?,
             },
+            webhooks: Webhooks {
+                urls: webhook_urls(settings)?,
+                secret: settings.optional_text("webhooks.secret").map(Secret::new),
+                max_age: settings.duration("webhooks.max_age")?,
+            },
             metrics: Metrics {
                 enabled: settings.boolean("metrics.enabled")?,
             },
@@ -356,11 +387,34 @@ impl Config {
                 "is not set: give the URL of the S3 server",
             );
         }
+        if !self.webhooks.urls.is_empty() && self.webhooks.secret.is_none() {
+            return invalid(
+                "webhooks.secret",
+                "is needed with webhooks.urls: receivers know by it that an event is from here",
+            );
+        }
         if self.cache.eviction_interval.is_zero() {
             return invalid("cache.eviction_interval", "must be longer than zero");
         }
         Ok(())
     }
+}
+
+fn webhook_urls(settings: &Settings) -> Result<Vec<Url>, ConfigError> {
+    let parse = |text: &String| {
+        Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    };
+    let urls = settings.list("webhooks.urls");
+    urls.iter()
+        .map(parse)
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| ConfigError::Invalid {
+            key: "webhooks.urls",
+            // What was given may hold a secret.
+            reason: "must be URLs such as https://ci.example.com/hooks/volumes".to_owned(),
+        })
 }
 
 fn tls(settings: &Settings) -> Result<Option<Tls>, ConfigError> {

@@ -1,4 +1,4 @@
-//! The configuration's reference, made from the table of keys.
+//! The configuration's reference and its example file, made from the table of keys.
 
 use super::keys::{IGNORED, KEYS, Kind};
 
@@ -37,6 +37,38 @@ pub fn markdown() -> String {
     text.push_str("\n## Accepted and ignored\n\n");
     for (key, why) in IGNORED {
         text.push_str(&format!("- `{key}`: {why}\n"));
+    }
+    text
+}
+
+/// `packaging/config.yaml`: every key with its default, commented out.
+pub fn example() -> String {
+    let mut text = String::from(
+        "# Configuration of libvirt-volume-provisioner. Made from the table of keys; nothing is set here.\n\
+         #\n\
+         # Remove the '#' before a key to set it; what stands behind it now is its default (\"\" is none).\n\
+         # Then: libvirt-volume-provisioner config check && systemctl restart libvirt-volume-provisioner\n\
+         #\n\
+         # minio.endpoint has to be set. Without libvirt on this host, libvirt.enabled and cache.dir too.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        let (this, name) = key.path.split_once('.').unwrap_or((key.path, ""));
+        if this != section {
+            section = this;
+            text.push_str(&format!("\n{section}:\n"));
+        }
+        let default = match key.default {
+            "" => "\"\"",
+            default => default,
+        };
+        // The sentence ends here, and some forms are sentences of their own.
+        text.push_str(&format!(
+            "  # {}.\n  # {}; environment: {}\n  #{name}: {default}\n",
+            key.help,
+            form(key.kind).replace('`', ""),
+            key.env.join(", "),
+        ));
     }
     text
 }

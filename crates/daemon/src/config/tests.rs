@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::Duration;
 
+use super::keys::Kind;
 use super::*;
 
 fn load(yaml: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -193,13 +194,98 @@ fn secrets_do_not_show_in_debug_output() {
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 
-#[test]
-fn the_docs_hold_every_key() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.md");
-    let text = reference::markdown();
+/// Compares a committed file with what it is made from, or writes it.
+fn is_committed(file: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(file);
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, &text).expect("it is written");
+        std::fs::write(&path, text).expect("it is written");
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(committed, text, "docs/config.md is old: run ./dev docs");
+    assert_eq!(committed, text, "{file} is old: run ./dev docs");
+}
+
+#[test]
+fn the_docs_hold_every_key() {
+    is_committed("docs/config.md", &reference::markdown());
+}
+
+#[test]
+fn the_docs_example_sets_nothing_and_names_every_key_with_its_default() {
+    let example = reference::example();
+    is_committed("packaging/config.yaml", &example);
+    let resolve = |yaml: &str| {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(yaml.as_bytes()).expect("it is written");
+        Settings::load(file.path(), true, |_| None).expect("it loads")
+    };
+    let untouched = resolve(&example);
+    assert!(
+        untouched
+            .iter()
+            .all(|(_, setting)| setting.origin == Origin::Default)
+    );
+    // With every key set, nothing changes but who said it.
+    let all = resolve(&example.replace("\n  #", "\n  ").replace("\n   ", "\n  # "));
+    for (key, setting) in all.iter() {
+        assert_eq!(setting.text, key.default, "{}", key.path);
+        assert_eq!(setting.origin, Origin::File, "{}", key.path);
+    }
+}
+
+/// A value of the key's form that is not `now`.
+fn another(key: &keys::Key, now: &str) -> String {
+    match key.kind {
+        Kind::Text | Kind::Secret => "http://other:1".to_owned(),
+        Kind::Path => "/other".to_owned(),
+        Kind::Integer { min, .. } if now != min.to_string() => min.to_string(),
+        Kind::Integer { max, .. } => max.to_string(),
+        Kind::Fraction => "0.25".to_owned(),
+        Kind::Bool => (now != "true").to_string(),
+        Kind::Duration => "7m".to_owned(),
+        Kind::Size => "7G".to_owned(),
+        Kind::MillisecondList => "7,8".to_owned(),
+        Kind::List => "seven,eight".to_owned(),
+        Kind::OneOf(words) => {
+            let other = words.iter().find(|word| **word != now);
+            (*other.expect("a choice has two words")).to_owned()
+        }
+    }
+}
+
+#[test]
+fn every_documented_variable_changes_what_the_daemon_runs_with() {
+    // Everything that is optional is set, so that each key alone can be changed.
+    let base = [
+        ("TLS_CERT_FILE", "/cert"),
+        ("TLS_KEY_FILE", "/key"),
+        ("CLIENT_CA_CERT", "/ca"),
+        ("API_TOKENS_FILE", "/tokens"),
+        ("MINIO_ENDPOINT", "http://s3"),
+        ("MINIO_ACCESS_KEY_ID", "me"),
+        ("MINIO_SECRET_ACCESS_KEY", "secret"),
+        ("VOLUME_BACKEND", "dir"),
+        ("VOLUME_DIR", "/volumes"),
+        ("CACHE_DIR", "/cache"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel"),
+    ];
+    let shown = |extra: Option<(&str, &str)>| {
+        let variables: Vec<_> = base.into_iter().chain(extra).collect();
+        let config = load("", &variables).unwrap_or_else(|error| panic!("{extra:?}: {error}"));
+        let secret = config.minio.secret_key.as_ref().map(Secret::expose);
+        format!("{config:?} {secret:?}")
+    };
+    let before = shown(None);
+    let mut variables = 0;
+    for key in keys::KEYS {
+        for name in key.env {
+            let set = base.iter().find(|(base, _)| key.env.contains(base));
+            let now = set.map_or(key.default, |(_, value)| value);
+            let after = shown(Some((name, &another(key, now))));
+            assert_ne!(after, before, "{name} changes nothing");
+            variables += 1;
+        }
+    }
+    assert!(variables >= keys::KEYS.len());
 }

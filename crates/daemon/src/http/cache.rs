@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::error::ApiError;
 use super::{Answer, App, request};
 use crate::access::audit::Subject;
+use crate::source::url::redact;
 
 /// Listed images unless `limit` says otherwise.
 const LIST_LIMIT: u32 = 100;
@@ -50,6 +51,7 @@ pub(super) async fn fetch(
     let subject = Subject::of(request.extensions());
     let body: lvp_api::CacheFetchRequest = request::json(request).await?;
     let correlation_id = body.correlation_id.clone();
+    subject.is(format!("image {}", redact(&body.image_url)));
     let spec = request::cache_fetch(body, &headers, &app.jobs.services().source)
         .map_err(|error| error.correlated(correlation_id.clone()))?;
     let submitted = app.jobs.submit(spec).await;

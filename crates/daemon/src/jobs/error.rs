@@ -24,6 +24,10 @@ pub struct JobError {
 impl JobError {
     /// An error without a deeper cause.
     pub fn new(code: ErrorCode, error_type: &'static str, context: impl Into<String>) -> Self {
+        debug_assert!(
+            super::advice::is_known(error_type),
+            "{error_type} has no remedy"
+        );
         Self {
             code,
             error_type,

@@ -17,6 +17,7 @@
 //! a slot costs a few hundred bytes; `jobs.queue_limit` bounds their number.
 
 pub mod admission;
+pub mod advice;
 pub mod error;
 pub mod live;
 pub mod progress;
@@ -41,9 +42,10 @@ use crate::clock;
 use crate::libvirt::Hypervisor;
 use crate::source::Source;
 use crate::store::{JobFilter, Store, StoreError};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Delivery, Metrics};
 use crate::telemetry::traces;
 use crate::volume::Volumes;
+use crate::webhooks::Webhooks;
 use admission::{Decision, Refusal};
 use error::JobError;
 use live::Live;
@@ -98,6 +100,8 @@ pub struct Services {
     pub store: Store,
     /// Told of everything that happens.
     pub metrics: Arc<Metrics>,
+    /// Who is told of jobs' ends.
+    pub webhooks: Option<Arc<Webhooks>>,
     /// Rung when a job failed for want of a dependency, so that the dependencies are probed at once.
     pub doubt: Arc<Notify>,
     /// The rules.
@@ -478,9 +482,20 @@ impl Jobs {
     /// Writes a job's end to the database, again and again while it cannot be written: a result
     /// that is not recorded would be worked for a second time.
     async fn save_end(&self, job: &Job) {
+        let Services {
+            store,
+            webhooks,
+            metrics,
+            ..
+        } = &self.0.services;
+        let events = webhooks.as_ref().map(|webhooks| webhooks.events(job));
+        let events = events.unwrap_or_default();
         loop {
-            match self.0.services.store.update_job(job.clone()).await {
-                Ok(()) => return,
+            match store.end_job(job.clone(), events.clone()).await {
+                Ok(dropped) => {
+                    metrics.webhooks(Delivery::Dropped, dropped);
+                    return webhooks.iter().for_each(|webhooks| webhooks.ring());
+                }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     let error = error::chain(&error);

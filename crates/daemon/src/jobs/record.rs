@@ -123,6 +123,10 @@ impl Job {
             progress: self.progress.clone(),
             error: self.failure.as_ref().map(|failure| failure.message.clone()),
             error_code: self.failure.as_ref().map(|failure| failure.code),
+            error_type: self
+                .failure
+                .as_ref()
+                .map(|failure| failure.error_type.clone()),
             correlation_id: self.spec.correlation_id.clone(),
             cache_hit: self.cache_hit,
             image_path: self.image_path.clone(),

@@ -20,7 +20,7 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use super::upload;
-use super::{Disk, DiskSource, Hypervisor, LibvirtError, LibvirtErrorKind, Upload, disks_of};
+use super::{Disk, DiskSource, Hypervisor, LibvirtError, LibvirtErrorKind, Pool, Upload, disks_of};
 use crate::volume::{InUse, VolumeError, VolumeErrorKind};
 
 /// How long a call may take. Starting a pool scans its directory; all others take milliseconds.
@@ -112,6 +112,12 @@ impl Hypervisor for Libvirt {
                 .map_err(|error| wrap("Asking libvirt", &error))
         };
         self.call(ask).await.map(|_| ())
+    }
+
+    async fn pool(&self, name: &str) -> Result<Option<Pool>, LibvirtError> {
+        let name = name.to_owned();
+        self.call(move |connection| describe_pool(connection, &name))
+            .await
     }
 
     async fn pool_directory(&self, pool: &str) -> Result<PathBuf, LibvirtError> {
@@ -237,6 +243,23 @@ fn pool_directory(connection: &Connect, name: &str) -> Result<PathBuf, LibvirtEr
             ),
         )
     })
+}
+
+fn describe_pool(connection: &Connect, name: &str) -> Result<Option<Pool>, LibvirtError> {
+    let pool = match connection.lookup_storage_pool_by_name(name) {
+        Ok(pool) => pool,
+        Err(error) => match wrap("Looking up the pool", &error) {
+            missing if missing.kind == LibvirtErrorKind::NotFound => return Ok(None),
+            error => return Err(error),
+        },
+    };
+    let failed = |error| wrap(&format!("Asking for the pool {name}"), &error);
+    let xml = pool.xml_desc(0).map_err(failed)?;
+    Ok(Some(Pool {
+        is_active: pool.is_active().map_err(failed)?,
+        starts_itself: pool.autostart().map_err(failed)?,
+        directory: target_directory(&xml),
+    }))
 }
 
 /// The directory of a pool that has one.
@@ -413,6 +436,58 @@ mod tests {
             used.expect("it can be told").as_deref(),
             Some("domain test")
         );
+    }
+
+    /// A host of the test driver with a running domain that has one volume as its disk and another
+    /// in its CD-ROM drive.
+    const HOST: &str = r"<node><pool type='dir'><name>seeds</name>
+      <target><path>/srv/seeds</path></target>
+      <volume><name>disk.img</name><capacity>1048576</capacity>
+        <target><path>/srv/seeds/disk.img</path></target></volume>
+      <volume><name>seed.iso</name><capacity>1048576</capacity>
+        <target><path>/srv/seeds/seed.iso</path></target></volume>
+      <volume><name>free.iso</name><capacity>1048576</capacity>
+        <target><path>/srv/seeds/free.iso</path></target></volume></pool>
+      <domain type='test'><name>web</name><memory>65536</memory><os><type>hvm</type></os><devices>
+        <disk type='file' device='disk'><source file='/srv/seeds/disk.img'/><target dev='vda'/></disk>
+        <disk type='volume' device='cdrom'><source pool='seeds' volume='seed.iso'/>
+          <target dev='hdc'/><readonly/></disk></devices></domain></node>";
+
+    #[tokio::test]
+    async fn a_running_domains_disk_takes_no_upload_and_its_cd_rom_does() {
+        let home = tempfile::tempdir().expect("there is room");
+        let file = home.path().join("host.xml");
+        fs::write(&file, HOST).expect("it is written");
+        let uri = format!("test://{}", file.display());
+        let libvirt = Libvirt::start(&uri).expect("the thread starts");
+        let upload = async |volume: &str, size_bytes| {
+            let (_chunks, content) = tokio::sync::mpsc::channel(1);
+            let (pool, volume) = ("seeds".to_owned(), volume.to_owned());
+            let ended = libvirt.upload(Upload {
+                pool,
+                volume,
+                size_bytes,
+                content,
+            });
+            ended.await.expect_err("this driver writes no volumes")
+        };
+        let disk = upload("disk.img", 10).await;
+        assert_eq!(disk.kind, LibvirtErrorKind::InUse, "{disk}");
+        assert!(disk.to_string().contains("domain web"), "{disk}");
+        assert_eq!(
+            upload("free.iso", 2 << 20).await.kind,
+            LibvirtErrorKind::TooLarge
+        );
+        assert_eq!(
+            upload("none.iso", 10).await.kind,
+            LibvirtErrorKind::NotFound
+        );
+        // Past the checks: what the driver says is that it cannot write.
+        for volume in ["seed.iso", "free.iso"] {
+            let error = upload(volume, 10).await;
+            assert_eq!(error.kind, LibvirtErrorKind::Failed, "{error}");
+            assert!(error.to_string().contains("not supported"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -79,11 +79,25 @@ pub struct Upload {
     pub content: mpsc::Receiver<Bytes>,
 }
 
+/// A storage pool as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Whether it is started.
+    pub is_active: bool,
+    /// Whether libvirtd starts it.
+    pub starts_itself: bool,
+    /// Its directory, if it is of a type that has one.
+    pub directory: Option<PathBuf>,
+}
+
 /// libvirt as the daemon uses it.
 #[async_trait]
 pub trait Hypervisor: InUse {
     /// Whether it answers.
     async fn probe(&self) -> Result<(), LibvirtError>;
+
+    /// A pool as it is; none when there is none of this name. Changes nothing.
+    async fn pool(&self, name: &str) -> Result<Option<Pool>, LibvirtError>;
 
     /// The directory of a pool, which is defined and started first where that is needed.
     async fn pool_directory(&self, pool: &str) -> Result<PathBuf, LibvirtError>;

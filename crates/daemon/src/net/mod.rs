@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -32,7 +32,7 @@ use tls::{Identity, Tls};
 
 /// Connections at once; further ones wait in the kernel. Far below the usual limit of 1024 open
 /// files, which the cache, the database and the devices share.
-const MAX_CONNECTIONS: usize = 512;
+pub(crate) const MAX_CONNECTIONS: usize = 512;
 
 /// A TLS handshake takes a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,12 +68,35 @@ pub struct Peer {
     pub identity: Option<Arc<Identity>>,
 }
 
+/// Asks the accept loop whether it still turns.
+#[derive(Debug, Clone)]
+pub struct Pulse(mpsc::Sender<oneshot::Sender<()>>);
+
+/// The accept loop's end of a [`Pulse`].
+#[derive(Debug)]
+pub struct Heart(mpsc::Receiver<oneshot::Sender<()>>);
+
+/// A pulse and what beats.
+pub fn pulse() -> (Pulse, Heart) {
+    let (asks, questions) = mpsc::channel(1);
+    (Pulse(asks), Heart(questions))
+}
+
+impl Pulse {
+    /// Waits for the accept loop's next turn; false when there is none any more.
+    pub async fn beats(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(answer).await.is_ok() && answered.await.is_ok()
+    }
+}
+
 /// Serves until told to stop; returns once the connections are closed.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     failures: Arc<Failures>,
     router: Router,
+    mut heart: Heart,
     stop: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -88,6 +111,11 @@ pub async fn serve(
             () = stop.cancelled() => break,
             accepted = next(&slots) => accepted,
             Some(_) = connections.join_next() => continue,
+            Some(question) = heart.0.recv() => {
+                // Who asked may have given up; then nobody is told.
+                question.send(()).ok();
+                continue;
+            }
         };
         let (slot, (stream, address)) = match accepted {
             (slot, Ok(accepted)) => (slot, accepted),

@@ -167,6 +167,8 @@ fn build_http(settings: &Settings) -> Result<reqwest::Client> {
             .connect_timeout(settings.connect_timeout)
             .read_timeout(settings.idle_timeout)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            // For how long the server's certificate is valid.
+            .tls_info(true)
             .user_agent(concat!(
                 "libvirt-volume-provisioner/",
                 env!("CARGO_PKG_VERSION")

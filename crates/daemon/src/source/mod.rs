@@ -45,6 +45,8 @@ use std::time::Duration;
 use ::http::{HeaderMap, Method, StatusCode, header};
 use lvp_api::Sha256Digest;
 use reqwest::Response;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -107,6 +109,17 @@ impl From<&config::Minio> for Settings {
             max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
         }
     }
+}
+
+/// What object storage said of itself.
+#[derive(Debug)]
+pub struct Look {
+    /// Its clock.
+    pub date: Option<OffsetDateTime>,
+    /// Its certificate (DER), over TLS.
+    pub certificate: Option<Vec<u8>>,
+    /// Why it does not serve us.
+    pub refused: Option<SourceError>,
 }
 
 /// One version of one object.
@@ -262,6 +275,12 @@ impl Source {
     /// Lists the buckets. Credentials that may do nothing but get objects are refused that, by
     /// the code `AccessDenied`, after their signature was found good: they are fine.
     pub async fn probe(&self) -> Result<()> {
+        self.look().await?.refused.map_or(Ok(()), Err)
+    }
+
+    /// What object storage says of itself when asked as [`Source::probe`] does. An error when there
+    /// is no answer at all.
+    pub async fn look(&self) -> Result<Look> {
         let Some(endpoint) = self.inner.policy.endpoint() else {
             return Err(SourceError::new(
                 SourceErrorKind::Settings,
@@ -272,7 +291,7 @@ impl Source {
             url: endpoint.clone(),
             signed: true,
         };
-        tokio::time::timeout(PROBE_TIMEOUT, self.inner.probe(&location))
+        tokio::time::timeout(PROBE_TIMEOUT, self.inner.look(&location))
             .await
             .unwrap_or_else(|_| {
                 Err(Failure::passing(SourceError::new(
@@ -372,21 +391,34 @@ impl Inner {
         Ok(body)
     }
 
-    async fn probe(&self, location: &Location) -> Result<(), Failure> {
+    async fn look(&self, location: &Location) -> Result<Look, Failure> {
         let response = self
             .client
             .send(Method::GET, location, HeaderMap::new())
             .await?;
-        if response.status().is_success() {
-            return Ok(());
-        }
-        let refusal = Refusal::read(response).await;
-        match (refusal.status.as_u16(), refusal.code.as_deref()) {
-            (403, Some("AccessDenied")) => Ok(()),
-            // No service list here, but a server that answers.
-            (404 | 405 | 501, _) => Ok(()),
-            _ => Err(refusal.into_failure(location)),
-        }
+        let date = header_text(response.headers(), header::DATE);
+        let date = date.and_then(|text| OffsetDateTime::parse(text, &Rfc2822).ok());
+        let tls = response.extensions().get::<reqwest::tls::TlsInfo>();
+        let certificate = tls
+            .and_then(|tls| tls.peer_certificate())
+            .map(<[u8]>::to_vec);
+        let refused = match response.status().is_success() {
+            true => None,
+            false => {
+                let refusal = Refusal::read(response).await;
+                match (refusal.status.as_u16(), refusal.code.as_deref()) {
+                    (403, Some("AccessDenied")) => None,
+                    // No service list here, but a server that answers.
+                    (404 | 405 | 501, _) => None,
+                    _ => Some(refusal.into_failure(location).error.with_attempts(1)),
+                }
+            }
+        };
+        Ok(Look {
+            date,
+            certificate,
+            refused,
+        })
     }
 }
 

@@ -1,11 +1,12 @@
 //! Jobs in the database.
 
 use lvp_api::{ImageType, JobId, JobState, VolumeName};
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, events};
 use crate::jobs::admission::Surroundings;
 use crate::jobs::record::{Failure, Job, JobSpec, VolumeRequest};
+use crate::webhooks::NewEvent;
 
 /// Which jobs a listing wants.
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,32 +83,16 @@ impl Store {
 
     /// Writes everything of a job that can change.
     pub async fn update_job(&self, job: Job) -> Result<(), StoreError> {
-        self.write("update_job", move |transaction| {
-            let failure = job.failure.as_ref();
-            transaction.execute(
-                "UPDATE jobs SET state = ?2, error = ?3, error_code = ?4, error_type = ?5, \
-                 cache_hit = ?6, image_path = ?7, volume_path = ?8, image_digest = ?9, notes = ?10, \
-                 progress = ?11, attempts = ?12, started_at = ?13, updated_at = ?14, \
-                 finished_at = ?15 WHERE id = ?1",
-                params![
-                    job.id.to_string(),
-                    job.state.as_str(),
-                    failure.map(|failure| &failure.message),
-                    failure.map(|failure| failure.code),
-                    failure.map(|failure| &failure.error_type),
-                    job.cache_hit,
-                    job.image_path,
-                    job.volume_path,
-                    job.image_digest.map(|digest| digest.to_string()),
-                    json(&job.notes)?,
-                    job.progress.as_ref().map(json).transpose()?,
-                    job.attempts,
-                    job.started_at,
-                    job.updated_at,
-                    job.finished_at,
-                ],
-            )?;
-            Ok(())
+        self.write("update_job", move |transaction| update(transaction, &job))
+            .await
+    }
+
+    /// Writes how a job ended, and the events that tell of it: both or neither. How many older
+    /// events had to make room.
+    pub async fn end_job(&self, job: Job, events: Vec<NewEvent>) -> Result<u64, StoreError> {
+        self.write("end_job", move |transaction| {
+            update(transaction, &job)?;
+            events::insert(transaction, &events)
         })
         .await
     }
@@ -185,6 +170,34 @@ impl Store {
         })
         .await
     }
+}
+
+fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
+    let failure = job.failure.as_ref();
+    transaction.execute(
+        "UPDATE jobs SET state = ?2, error = ?3, error_code = ?4, error_type = ?5, \
+         cache_hit = ?6, image_path = ?7, volume_path = ?8, image_digest = ?9, notes = ?10, \
+         progress = ?11, attempts = ?12, started_at = ?13, updated_at = ?14, \
+         finished_at = ?15 WHERE id = ?1",
+        params![
+            job.id.to_string(),
+            job.state.as_str(),
+            failure.map(|failure| &failure.message),
+            failure.map(|failure| failure.code),
+            failure.map(|failure| &failure.error_type),
+            job.cache_hit,
+            job.image_path,
+            job.volume_path,
+            job.image_digest.map(|digest| digest.to_string()),
+            json(&job.notes)?,
+            job.progress.as_ref().map(json).transpose()?,
+            job.attempts,
+            job.started_at,
+            job.updated_at,
+            job.finished_at,
+        ],
+    )?;
+    Ok(())
 }
 
 fn json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {

@@ -9,6 +9,7 @@
 //! `synchronous=FULL`, so a commit is on the disk.
 
 mod backup;
+mod events;
 mod images;
 mod jobs;
 mod measurements;
@@ -23,11 +24,18 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 pub use backup::{Health, backup, backup_name, check, prune as prune_backups};
+pub use events::WaitingEvent;
 pub use images::{ImageRow, PartialRow};
 pub use jobs::JobFilter;
 
 /// The schema's version, kept in the file's `user_version`.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
+
+/// What brings a database from one version to the next.
+const STEPS: [(i32, &str); 2] = [
+    (1, include_str!("schema.sql")),
+    (2, include_str!("schema-2.sql")),
+];
 
 /// How long a statement waits for another process that holds the database, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -305,13 +313,11 @@ fn prepare(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
             found,
         });
     }
-    if found < 1 {
+    for (version, step) in STEPS.into_iter().filter(|(version, _)| found < *version) {
         let transaction = connection.transaction().map_err(failed)?;
+        transaction.execute_batch(step).map_err(failed)?;
         transaction
-            .execute_batch(include_str!("schema.sql"))
-            .map_err(failed)?;
-        transaction
-            .pragma_update(None, "user_version", VERSION)
+            .pragma_update(None, "user_version", version)
             .map_err(failed)?;
         transaction.commit().map_err(failed)?;
     }

@@ -1,1 +1,71 @@
+use super::*;
+use crate::webhooks::{NewEvent, WAITING_MAX};
 
+struct Nobody;
+
+impl Observer for Nobody {
+    fn operation(&self, _: &'static str, _: Option<&'static str>) {}
+}
+
+fn event(receiver: &str, number: u32) -> NewEvent {
+    NewEvent {
+        receiver: receiver.to_owned(),
+        event: "job.completed".to_owned(),
+        delivery: number.to_string(),
+        body: "{}".to_owned(),
+        created_at: "2026-01-27T10:30:45.123Z".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_with_what_it_holds() {
+    let home = tempfile::tempdir().expect("there is room");
+    let path = home.path().join("jobs.db");
+    let old = Connection::open(&path).expect("it is made");
+    old.execute_batch(include_str!("schema.sql"))
+        .expect("the first version's tables");
+    old.execute_batch(
+        "PRAGMA user_version = 1; INSERT INTO images VALUES ('d', 'raw', 1, 'u', 1, 1, 'p', 'l')",
+    )
+    .expect("it is written");
+    drop(old);
+    let store = Store::open(&path, Arc::new(Nobody)).expect("it is brought up");
+    assert_eq!(
+        store
+            .waiting_events("x".to_owned())
+            .await
+            .expect("the new table"),
+        []
+    );
+    let health = check(&path).expect("it is sound");
+    assert_eq!((health.version, health.images), (VERSION, 1));
+    // The same again: nothing is left to do.
+    drop(store);
+    Store::open(&path, Arc::new(Nobody)).expect("it opens");
+}
+
+#[tokio::test]
+async fn the_oldest_events_make_room_and_those_of_other_receivers_do_not() {
+    let home = tempfile::tempdir().expect("there is room");
+    let store = Store::open(&home.path().join("jobs.db"), Arc::new(Nobody)).expect("it is made");
+    let events: Vec<_> = (0..WAITING_MAX + 5)
+        .map(|number| event("full", number))
+        .chain([event("other", 0)])
+        .collect();
+    let dropped = store
+        .write("test", move |transaction| {
+            events::insert(transaction, &events)
+        })
+        .await;
+    assert_eq!(dropped.expect("it is written"), 5);
+    let waiting = store.waiting_events("full".to_owned()).await.expect("rows");
+    assert_eq!(u32::try_from(waiting.len()), Ok(WAITING_MAX));
+    assert_eq!(waiting[0].delivery, "5");
+    let other = store
+        .waiting_events("other".to_owned())
+        .await
+        .expect("rows");
+    assert_eq!(other.len(), 1);
+    let gone = store.forget_other_receivers(vec!["full".to_owned()]).await;
+    assert_eq!(gone.expect("it is written"), 1);
+}

@@ -36,6 +36,8 @@ use prometheus_client::registry::Registry;
 use crate::jobs::progress::Moved;
 use crate::store::Observer;
 use crate::volume::Capacity;
+#[cfg(test)]
+pub(crate) use errors::image_error_types;
 use errors::image_operation;
 pub use exposition::Format;
 pub use scrape::Counted;
@@ -69,6 +71,28 @@ impl TimedStage {
         match self {
             Self::Download => "download",
             Self::Convert => "convert",
+        }
+    }
+}
+
+/// What became of an event for a webhook, or of one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// The receiver has it.
+    Delivered,
+    /// An attempt failed.
+    Failed,
+    /// It was given up.
+    Dropped,
+}
+
+impl Delivery {
+    /// Its label value.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
         }
     }
 }
@@ -112,6 +136,7 @@ pub struct Metrics {
     log_lines_dropped: Family<Labels<2>, Counter>,
     spans_sent: Counter,
     spans_dropped: Family<Labels<1>, Counter>,
+    webhook_deliveries: Family<Labels<1>, Counter>,
     tokio_tasks: Number,
     process: ProcessMetrics,
     moving: Mutex<Moving>,
@@ -282,6 +307,13 @@ impl Metrics {
         ] {
             family.get_or_create(&labels).set(float(bytes));
         }
+    }
+
+    /// What became of so many events for webhooks.
+    pub fn webhooks(&self, result: Delivery, count: u64) {
+        self.webhook_deliveries
+            .get_or_create(&[("result", result.as_str().into())])
+            .inc_by(count);
     }
 
     /// What the cache holds.

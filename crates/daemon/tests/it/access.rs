@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::certificates::{authority, client, https, issue, with_tls, with_tokens, write};
 use crate::support::{World, metric};
 
-const FULL: &str = "full-0123456789abcdef0123456789abcdef";
-const READ: &str = "read-0123456789abcdef0123456789abcdef";
+pub(crate) const FULL: &str = "full-0123456789abcdef0123456789abcdef";
+pub(crate) const READ: &str = "read-0123456789abcdef0123456789abcdef";
 
 /// A route of each class, and a request for it that changes nothing when it is let through.
 const ROUTES: [(&str, &str, &str); 9] = [
@@ -69,7 +69,7 @@ async fn call(
     answer(response).await.expect("a body")
 }
 
-fn audit(daemon: &Daemon) -> Vec<Value> {
+pub(crate) fn audit(daemon: &Daemon) -> Vec<Value> {
     let lines = daemon.log().into_iter();
     lines.filter(|line| line["component"] == "audit").collect()
 }
@@ -287,6 +287,12 @@ async fn every_change_leaves_a_line_with_who_from_where_what_and_the_result() {
         assert!(address.starts_with("127.0.0.1:"), "{line}");
     }
     assert_eq!(lines[0]["subject"], "volume vm-1");
+    let fetch = client.post(format!("{}/api/v1/cache/fetch", daemon.url()));
+    let body = json!({"image_url": "s3://images/none.qcow2"});
+    let sent = fetch.bearer_auth(FULL).json(&body).send().await;
+    sent.expect("an answer");
+    let fetched = wait_for("a fourth line", async || audit(&daemon).into_iter().nth(3)).await;
+    assert_eq!(fetched["subject"], "image s3://images/none.qcow2");
     assert!(lines[0]["job_id"].is_string(), "{}", lines[0]);
 }
 

@@ -81,6 +81,7 @@ impl Bench {
             hypervisor: None,
             store,
             metrics: Arc::new(Metrics::new(2, None)),
+            webhooks: None,
             doubt: Arc::default(),
             settings: JobSettings {
                 max_concurrent: 2,

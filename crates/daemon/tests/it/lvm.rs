@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lvp_api::{JobState, VolumeList};
-use lvp_testkit::daemon::wait_for;
+use lvp_testkit::daemon::{Home, wait_for};
 use lvp_testkit::fault::{Fault, Rule};
 use lvp_testkit::require::{command, require};
 use lvp_testkit::uml::{self, Uml};
 
 use crate::dependencies::becomes;
+use crate::doctor;
 use crate::support::{MIB, World, image, metric};
 
 #[test]
@@ -165,13 +166,70 @@ async fn provisions_rolls_back_and_resumes() {
     let size = metric(&daemon, r#"volumes_size_bytes{backend="lvm"}"#).await;
     assert!(size > Some(0.0), "{size:?}");
     lvm(&["vgrename", "-qq", "vg0", "vg9"]);
-    daemon
-        .provision(&url, "vm-5", 32 * MIB)
-        .await
-        .expect("a job");
+    let missed = daemon.provision(&url, "vm-5", 32 * MIB).await;
     becomes(&daemon, "lvm", 0.0).await;
+    let missed = daemon.ended(&missed.expect("a job")).await;
+    assert_eq!(missed.expect("it ends").status, JobState::Failed);
     lvm(&["vgrename", "-qq", "vg9", "vg0"]);
     becomes(&daemon, "lvm", 1.0).await;
+    the_doctor_sees_what_lvm_sees(&world.home);
+}
+
+/// On real LVM: a sound host, a guest's volume group, a full thin pool, and a filter that hides all.
+fn the_doctor_sees_what_lvm_sees(home: &Home) {
+    let sound = doctor::report(home, &[]);
+    for (name, expected) in [
+        ("host.user", "root"),
+        ("lvm.tools", "LVM version"),
+        ("lvm.kernel", "can be used"),
+        ("lvm.volume_group", "vg0: "),
+        ("lvm.devices", "not scanned"),
+        ("lvm.thin_pools", "There are none"),
+    ] {
+        let (status, message) = doctor::check(&sound, name);
+        assert_eq!(status, "ok", "{name}: {message}");
+        assert!(message.contains(expected), "{name}: {message}");
+    }
+    let (_, disk) = doctor::check(&sound, "lvm.disks");
+    assert!(disk.contains("/dev/ubdb"), "{disk}");
+
+    let lvcreate = |rest: &str| {
+        let arguments: Vec<_> = rest.split(' ').collect();
+        lvm(&[&["lvcreate", "-qq", "--yes"], &arguments[..]].concat());
+    };
+    lvcreate("-L 8M -n guest vg0");
+    lvcreate("--type thin-pool -L 8M -n pool vg0");
+    lvcreate("-V 8M --thinpool pool -n thin vg0");
+    let mut thin = OpenOptions::new()
+        .write(true)
+        .open(device("thin"))
+        .expect("it opens");
+    thin.write_all(&[1; 7 << 20]).expect("it is written");
+    thin.sync_all().expect("it is written");
+    drop(thin);
+    let conf = home.path().join("lvmlocal.conf");
+    fs::write(&conf, "devices { scan_lvs = 1 }\n").expect("there is room");
+    let mounted = command("mount")
+        .args(["--bind".as_ref(), conf.as_os_str()])
+        .arg("/etc/lvm/lvmlocal.conf")
+        .status();
+    assert!(mounted.expect("mount starts").success());
+    lvm(&["vgcreate", "-qq", "guestvg", "/dev/vg0/guest"]);
+    let odd = doctor::report(home, &[]);
+    let (status, message) = doctor::check(&odd, "lvm.devices");
+    assert_eq!(status, "warn", "{message}");
+    assert!(message.contains("group guestvg"), "{message}");
+    let (status, message) = doctor::check(&odd, "lvm.thin_pools");
+    assert_eq!(status, "warn", "{message}");
+    assert!(message.contains("Thin pool pool: 87"), "{message}");
+    assert_eq!(doctor::check(&odd, "lvm.volume_group").0, "ok");
+
+    fs::write(&conf, "devices { global_filter = [ \"r|.*|\" ] }\n").expect("there is room");
+    let hidden = doctor::report(home, &[]);
+    assert_eq!(doctor::check(&hidden, "lvm.volume_group").0, "fail");
+    let (status, message) = doctor::check(&hidden, "lvm.devices");
+    assert_eq!(status, "fail", "{message}");
+    assert!(message.contains("a filter in lvm.conf"), "{message}");
 }
 
 fn device(volume: &str) -> PathBuf {

@@ -1,6 +1,8 @@
 //! The daemon as operators meet it: the real binary as a process, a real S3 server, real files.
 
 mod access;
+mod access_table;
+mod ansible;
 mod api;
 mod bad_input;
 mod block;
@@ -11,14 +13,17 @@ mod crash;
 mod database;
 mod dependencies;
 mod deploy;
+mod doctor;
 mod faults;
 mod full;
 mod jobs;
 mod libvirt;
 mod logs;
 mod lvm;
+mod lvpctl;
 mod metrics;
 mod one_device;
+mod packaging;
 mod progress;
 mod prometheus;
 mod provision;
@@ -26,5 +31,7 @@ mod reconcile;
 mod shutdown;
 mod sinks;
 mod support;
+mod systemd;
 mod torture;
 mod traces;
+mod webhooks;

@@ -27,10 +27,15 @@ use super::worker::Worker;
 use crate::buffer::PooledBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Batch;
+use crate::sys;
 
 /// Image bytes that may wait in the queue or be worked on: enough to keep every worker busy
 /// through the gap between two chunks of a download, and the greatest part of a copy's memory.
 const MAX_QUEUED_BYTES: u64 = 16 << 20; // 16 MiB
+
+/// How far the workers stand back: whoever shares the process with them, a server that answers
+/// requests say, gets about three times a worker's share of a busy core, and gets it at once.
+const WORKER_NICENESS: i32 = 5;
 
 /// How often a wait looks whether the copy was cancelled from outside.
 const CANCEL_CHECK: Duration = Duration::from_millis(50);
@@ -206,7 +211,10 @@ impl Crew {
             let shared = Arc::clone(&crew.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("copy-{number}"))
-                .spawn(move || work(&shared, worker))
+                .spawn(move || {
+                    sys::stand_back(WORKER_NICENESS);
+                    work(&shared, worker);
+                })
                 .map_err(|e| Error::io(ErrorKind::Write, "Starting a thread failed", e))?;
             crew.threads.push(thread);
         }

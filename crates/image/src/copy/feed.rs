@@ -138,8 +138,9 @@ const BLOCK_BYTES: usize = 2 << 20; // 2 MiB
 
 const _: () = assert!(BLOCK_BYTES as u64 >= held::HELD_BYTES + 8192);
 
-/// Decoded blocks in memory: enough to keep the writers busy while the next one is decoded.
-const BLOCKS: usize = 8;
+/// Decoded blocks in memory: the two that are kept back, and four to be written while the next one
+/// is decoded. With the largest window that a stream may have, more would pass 64 MiB.
+const BLOCKS: usize = 6;
 
 /// Disks are whole sectors: zeros follow a stream that ends inside one.
 const SECTOR_BYTES: u64 = 512;

@@ -248,6 +248,11 @@ pub const CATALOGUE: &[Entry] = &[
         &["reason"],
         "Spans that the collector did not get: those that found the queue full, and what could not be delivered",
     ),
+    counter(
+        "webhook_deliveries_total",
+        &["result"],
+        "Events for webhooks: delivered; failed attempts, each followed by another; dropped unsent",
+    ),
     gauge("tokio_tasks", &[], "Asynchronous tasks that live now"),
     gauge("build_info", &["version"], "1, with the build as labels"),
     counter(

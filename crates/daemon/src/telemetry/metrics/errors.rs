@@ -63,6 +63,14 @@ pub(super) const IMAGE_ERRORS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Every word that there can be.
+#[cfg(test)]
+pub(crate) fn image_error_types() -> impl Iterator<Item = &'static str> {
+    IMAGE_ERRORS
+        .iter()
+        .flat_map(|(_, types)| types.iter().copied())
+}
+
 /// What was being done when a job failed so; none when it was not over the image.
 pub(super) fn image_operation(error_type: &str) -> Option<&'static str> {
     let (operation, _) = IMAGE_ERRORS

@@ -11,7 +11,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::catalogue::CATALOGUE;
 use super::errors::IMAGE_ERRORS;
-use super::{Labels, Metrics, Number, ProcessMetrics, TimedStage, float};
+use super::{Delivery, Labels, Metrics, Number, ProcessMetrics, TimedStage, float};
 use crate::telemetry::sinks;
 
 /// Prometheus' default buckets, in seconds.
@@ -101,6 +101,7 @@ impl Metrics {
             source_retries: to.add("source_retries_total", Counter::default()),
             volumes_size: to.add("volumes_size_bytes", Family::default()),
             volumes_free: to.add("volumes_free_bytes", Family::default()),
+            webhook_deliveries: to.add("webhook_deliveries_total", Family::default()),
             certificate_expiry: to.add("certificate_expiry_timestamp_seconds", Family::default()),
             access_failures: to.add("access_failures_total", Family::default()),
             log_lines_sent: to.add("log_lines_sent_total", Family::default()),
@@ -166,6 +167,12 @@ impl Metrics {
                     &[("sink", sink.into()), ("reason", reason.into())],
                 );
             }
+        }
+        for result in [Delivery::Delivered, Delivery::Failed, Delivery::Dropped] {
+            begin(
+                &self.webhook_deliveries,
+                &[("result", result.as_str().into())],
+            );
         }
         for direction in ["read", "written", "zeroed"] {
             begin(&self.transferred, &[("direction", direction.into())]);

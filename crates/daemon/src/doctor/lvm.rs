@@ -1,0 +1,328 @@
+//! LVM: its tools, the volume group, its disks and thin pools.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::devices::{self, PhysicalVolume};
+use super::{Finding, size};
+use crate::cmd;
+use crate::config::Config;
+use crate::jobs::error::chain;
+use crate::serve::lvm_settings;
+use crate::volume::lvm::Lvm;
+use crate::volume::{NoLibvirt, Volumes as _, report};
+
+/// The programs that the daemon starts for logical volumes.
+const TOOLS: [&str; 6] = ["lvs", "vgs", "lvcreate", "lvchange", "lvremove", "dmsetup"];
+
+/// How long one of them may take: nothing here waits for data.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A thin pool with less room than this needs its operator.
+const POOL_FULL_PERCENT: f64 = 80.0;
+
+pub(super) async fn check(config: &Config) -> Vec<Finding> {
+    let group = &config.lvm.volume_group;
+    let mut findings = vec![tools().await, kernel(Path::new("/dev/mapper/control"))];
+    findings.push(volume_group(config).await);
+    match physical_volumes().await {
+        Ok(seen) => {
+            let text = lvmconfig().await.unwrap_or_default();
+            let settings = devices::Settings::parse(&text);
+            findings.extend(devices::judge(&settings, group, &seen));
+            let ours = seen.iter().filter(|disk| disk.vg_name == *group);
+            let sysfs = Path::new("/sys/dev/block");
+            findings.extend(ours.map(|disk| self::disk(sysfs, Path::new(&disk.pv_name))));
+        }
+        Err(error) => {
+            let remedy = "See the checks lvm.tools and lvm.kernel";
+            findings.push(Finding::fail("lvm.devices", error, remedy));
+        }
+    }
+    findings.extend(thin_pools(group).await);
+    findings
+}
+
+async fn tools() -> Finding {
+    const CHECK: &str = "lvm.tools";
+    let missing: Vec<_> = TOOLS
+        .into_iter()
+        .filter(|tool| cmd::find_tool(tool).is_none())
+        .collect();
+    if !missing.is_empty() {
+        let message = format!("Not installed: {}", missing.join(", "));
+        return Finding::fail(CHECK, message, "Run 'apt install lvm2 dmsetup'");
+    }
+    let said = cmd::run("lvm", ["version"], TIMEOUT).await;
+    let version = said.ok().and_then(|output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().next().map(|line| line.trim().to_owned())
+    });
+    Finding::ok(
+        CHECK,
+        version.unwrap_or_else(|| "All are installed; their version cannot be told".to_owned()),
+    )
+}
+
+fn kernel(control: &Path) -> Finding {
+    const CHECK: &str = "lvm.kernel";
+    let shown = control.display();
+    match OpenOptions::new().read(true).write(true).open(control) {
+        Ok(_) => Finding::ok(CHECK, format!("{shown} can be used")),
+        Err(error) => Finding::fail(
+            CHECK,
+            format!("{shown} cannot be opened: {error}"),
+            "Run as root on a kernel with device-mapper ('modprobe dm_mod'); in a container, give it \
+             /dev/mapper",
+        ),
+    }
+}
+
+async fn volume_group(config: &Config) -> Finding {
+    const CHECK: &str = "lvm.volume_group";
+    let group = &config.lvm.volume_group;
+    let backend = match Lvm::new(lvm_settings(config), Arc::new(NoLibvirt)) {
+        Ok(backend) => backend,
+        Err(error) => return Finding::fail(CHECK, chain(&error), "Set lvm.volume_group"),
+    };
+    match backend.probe().await {
+        Ok(capacity) => {
+            let (free, total) = (size(capacity.free_bytes), size(capacity.total_bytes));
+            let message = format!("{group}: {free} of {total} are free");
+            if capacity.free_bytes < capacity.unit_bytes {
+                let remedy = "Remove volumes or add a disk with vgextend: only volumes that are \
+                    there already can be provisioned";
+                return Finding::warn(CHECK, message, remedy);
+            }
+            Finding::ok(CHECK, message)
+        }
+        Err(error) => {
+            let remedy = "Make it with 'pvcreate /dev/DISK' and 'vgcreate', or set \
+                lvm.volume_group (LVM_VOLUME_GROUP) to the one to use";
+            Finding::fail(CHECK, chain(&error), remedy)
+        }
+    }
+}
+
+/// A disk of the volume group: whether it may be written and zeroes fast.
+fn disk(sysfs: &Path, path: &Path) -> Finding {
+    const CHECK: &str = "lvm.disks";
+    let shown = path.display();
+    let number = match fs::metadata(path) {
+        Ok(found) if found.file_type().is_block_device() => found.rdev(),
+        Ok(_) => {
+            let remedy = "See 'pvs'";
+            return Finding::fail(CHECK, format!("{shown} is no block device"), remedy);
+        }
+        Err(error) => {
+            let message = format!("{shown} cannot be examined: {error}");
+            return Finding::fail(
+                CHECK,
+                message,
+                "See 'pvs'; in a container, give it the device",
+            );
+        }
+    };
+    // Not exclusively, and nothing is written: this asks for the permission alone.
+    if let Err(error) = OpenOptions::new().read(true).write(true).open(path) {
+        return Finding::fail(
+            CHECK,
+            format!("{shown} cannot be opened for writing: {error}"),
+            "Run as root; look whether the disk is write-protected ('blockdev --getro'), and at \
+             DeviceAllow in the unit",
+        );
+    }
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let device = sysfs.join(format!("{major}:{minor}"));
+    let limit = ["queue", "../queue"].iter().find_map(|queue| {
+        let file = device.join(queue).join("write_zeroes_max_bytes");
+        fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()
+    });
+    match limit {
+        Some(0) | None => Finding::warn(
+            CHECK,
+            format!("{shown} has no WRITE ZEROES: unused parts of volumes are zeroed by writing"),
+            "Jobs on large volumes take longer; lvm.stale_data: edges or keep zeroes less, and leaves \
+             older data behind the image",
+        ),
+        Some(_) => Finding::ok(CHECK, format!("{shown} can be written and zeroes fast")),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct PvReport {
+    report: Vec<PvPart>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PvPart {
+    #[serde(default)]
+    pv: Vec<PhysicalVolume>,
+}
+
+async fn physical_volumes() -> Result<Vec<PhysicalVolume>, String> {
+    let args = reporting("pv_name,vg_name");
+    let output = cmd::run("pvs", args, TIMEOUT).await;
+    let output = output.map_err(|error| chain(&error))?;
+    let report: PvReport = serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("LVM's report on disks cannot be understood: {error}"))?;
+    Ok(report.report.into_iter().flat_map(|part| part.pv).collect())
+}
+
+async fn lvmconfig() -> Option<String> {
+    let args = [
+        "--type",
+        "full",
+        "devices/global_filter",
+        "devices/filter",
+        "devices/use_devicesfile",
+        "devices/scan_lvs",
+    ];
+    let mut text = String::new();
+    // One by one: a release that does not know one of them says nothing of the others.
+    for name in &args[2..] {
+        let asked = cmd::run("lvmconfig", [args[0], args[1], name], TIMEOUT).await;
+        if let Ok(output) = asked {
+            text.push_str(&String::from_utf8_lossy(&output.stdout));
+        }
+    }
+    Some(text).filter(|text| !text.is_empty())
+}
+
+#[derive(Debug, Deserialize)]
+struct PoolReport {
+    report: Vec<PoolPart>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PoolPart {
+    #[serde(default)]
+    lv: Vec<Pool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Pool {
+    lv_name: String,
+    data_percent: String,
+    metadata_percent: String,
+}
+
+async fn thin_pools(group: &str) -> Vec<Finding> {
+    let mut args = reporting("lv_name,data_percent,metadata_percent");
+    let selection = format!("vg_name=\"{group}\" && lv_layout={{thin,pool}}");
+    args.extend(["--select", &selection].map(str::to_owned));
+    // That the group cannot be looked at is another check's finding.
+    let Ok(output) = cmd::run("lvs", args, TIMEOUT).await else {
+        return Vec::new();
+    };
+    match serde_json::from_slice::<PoolReport>(&output.stdout) {
+        Ok(report) => judge_pools(report.report.into_iter().flat_map(|part| part.lv)),
+        Err(error) => vec![Finding::warn(
+            "lvm.thin_pools",
+            format!("LVM's report on thin pools cannot be understood: {error}"),
+            "Check LVM's version: 2.03 or newer is needed",
+        )],
+    }
+}
+
+fn judge_pools(pools: impl Iterator<Item = Pool>) -> Vec<Finding> {
+    const CHECK: &str = "lvm.thin_pools";
+    let mut findings: Vec<_> = pools
+        .map(|pool| {
+            let Pool {
+                lv_name,
+                data_percent,
+                metadata_percent,
+            } = pool;
+            let message = format!(
+                "Thin pool {lv_name}: {data_percent} % of its data and {metadata_percent} % of its \
+                 metadata are taken; volumes are made beside it"
+            );
+            let fullest = [&data_percent, &metadata_percent]
+                .into_iter()
+                .filter_map(|percent| percent.parse::<f64>().ok())
+                .fold(0.0, f64::max);
+            if fullest >= POOL_FULL_PERCENT {
+                let remedy = "Extend it ('lvextend --size', '--poolmetadatasize'): a full thin pool \
+                    stops every guest on it";
+                Finding::warn(CHECK, message, remedy)
+            } else {
+                Finding::ok(CHECK, message)
+            }
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok(CHECK, "There are none"));
+    }
+    findings
+}
+
+fn reporting(fields: &str) -> Vec<String> {
+    [
+        "--reportformat",
+        "json",
+        "--config",
+        report::CONFIG,
+        "--options",
+        fields,
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use lvp_testkit::loopdev::LoopDevice;
+    use lvp_testkit::require::require;
+
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn a_disk_that_zeroes_fast_and_one_that_does_not_are_told_apart() {
+        if !require("loop") {
+            return;
+        }
+        let device = LoopDevice::new(1 << 20).expect("a loop device");
+        let real = disk(Path::new("/sys/dev/block"), device.path());
+        assert_eq!(real.status, Status::Ok, "{real:?}");
+        // The same device with another disk's properties.
+        let sysfs = tempfile::tempdir().expect("there is room");
+        let slow = disk(sysfs.path(), device.path());
+        assert_eq!(slow.status, Status::Warn, "{slow:?}");
+        assert!(slow.message.contains("WRITE ZEROES"), "{slow:?}");
+    }
+
+    #[test]
+    fn a_disk_that_is_none_fails() {
+        let sysfs = Path::new("/sys/dev/block");
+        for path in ["/nonexistent/sda", "/dev/null"] {
+            let found = disk(sysfs, Path::new(path));
+            assert_eq!(found.status, Status::Fail, "{found:?}");
+        }
+        let found = kernel(Path::new("/nonexistent/control"));
+        assert_eq!(found.status, Status::Fail, "{found:?}");
+    }
+
+    #[test]
+    fn thin_pools_are_judged_by_what_is_fuller() {
+        let json = r#"{"report":[{"lv":[
+            {"lv_name":"a","data_percent":"34.10","metadata_percent":"12.00"},
+            {"lv_name":"b","data_percent":"10.00","metadata_percent":"91.50"},
+            {"lv_name":"c","data_percent":"","metadata_percent":""}]}]}"#;
+        let report: PoolReport = serde_json::from_str(json).expect("LVM's form");
+        let pools = report.report.into_iter().flat_map(|part| part.lv);
+        let statuses: Vec<_> = judge_pools(pools)
+            .iter()
+            .map(|found| found.status)
+            .collect();
+        assert_eq!(statuses, [Status::Ok, Status::Warn, Status::Ok]);
+        let none = judge_pools(std::iter::empty());
+        assert_eq!(none[0].status, Status::Ok);
+    }
+}

@@ -1,0 +1,328 @@
+//! `doctor`: looks at everything that the daemon needs before anybody needs the daemon.
+//!
+//! Each check asks the real thing and yields one or more [`Finding`]s; none changes anything that
+//! lasts: a directory that is absent is not made, a pool that is absent is not defined, the one file
+//! that tries direct I/O is removed again. Checks do not depend on each other, so that one report
+//! has all that is wrong. The daemon may run meanwhile.
+//!
+//! Exit codes are those of monitoring plugins: 0 ok, 1 warnings, 2 something failed. Failed means
+//! that jobs will fail, or the daemon will not start.
+
+mod access;
+mod devices;
+mod host;
+mod libvirt;
+mod lvm;
+mod s3;
+mod storage;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde::Serialize;
+
+use crate::config::keys::Kind;
+use crate::config::{Config, ConfigError, Origin, Settings, Volumes};
+use crate::jobs::error::chain;
+
+/// Every check, with what it looks at. `docs/doctor.md` has this table.
+pub const CHECKS: &[(&str, &str)] = &[
+    (
+        "config",
+        "The configuration can be used; its file is not open to everybody when it has secrets",
+    ),
+    ("host.user", "Who runs the checks; LVM needs root"),
+    (
+        "host.files",
+        "How many files a process may open here, against what connections and jobs may take",
+    ),
+    (
+        "lvm.tools",
+        "LVM's programs are installed in the system's directories; their version",
+    ),
+    (
+        "lvm.kernel",
+        "The kernel's device-mapper can be reached and may be used",
+    ),
+    (
+        "lvm.volume_group",
+        "The volume group is there, complete and writable; its free space",
+    ),
+    (
+        "lvm.devices",
+        "Filters and the devices file in lvm.conf: the group's disks are seen, guests' are not",
+    ),
+    (
+        "lvm.disks",
+        "Each disk of the group can be opened for writing and zeroes ranges fast (WRITE ZEROES)",
+    ),
+    (
+        "lvm.thin_pools",
+        "Thin pools in the group and how full they are; volumes are not made in them",
+    ),
+    (
+        "volumes.dir",
+        "The directory of the volumes can be written, has room, and takes direct I/O",
+    ),
+    (
+        "cache.dir",
+        "The cache's directory can be written, has room, and takes direct I/O",
+    ),
+    (
+        "database",
+        "The database is sound, its directory can be written and has room, its WAL is small",
+    ),
+    (
+        "s3.endpoint",
+        "The S3 server answers and takes the credentials",
+    ),
+    (
+        "s3.clock",
+        "The S3 server's clock and this host's; from 15 minutes on, S3 refuses signatures",
+    ),
+    (
+        "s3.certificate",
+        "How long the S3 server's certificate and minio.ca_cert are valid",
+    ),
+    (
+        "s3.image",
+        "With --image: the image can be found and read, and its .sha256 object is usable",
+    ),
+    (
+        "access",
+        "Who may connect: loopback only, tokens, certificates; tokens in clear text",
+    ),
+    (
+        "access.tokens",
+        "The tokens file can be used and is not open to everybody",
+    ),
+    (
+        "access.tls",
+        "The server's certificate and its key belong together; how long it and the CA are valid",
+    ),
+    (
+        "libvirt.connection",
+        "libvirt answers, with this build and this user",
+    ),
+    (
+        "libvirt.pool",
+        "The pool is there, active and started by itself; its directory is the cache",
+    ),
+];
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// It works, and could be better or will not work for ever.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+impl Status {
+    /// As in the report.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Warn => 1,
+            Self::Fail => 2,
+        }
+    }
+}
+
+/// What one look found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which of [`CHECKS`].
+    pub check: &'static str,
+    /// How it ended.
+    pub status: Status,
+    /// What was seen.
+    pub message: String,
+    /// What to do about it; none when all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            check,
+            status: Status::Ok,
+            message: message.into(),
+            remedy: None,
+        }
+    }
+
+    fn warn(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            check,
+            status: Status::Warn,
+            message: message.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    fn fail(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            status: Status::Fail,
+            ..Self::warn(check, message, remedy)
+        }
+    }
+}
+
+/// What all checks found; with `--json` it is printed as it is here.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The program's version.
+    pub version: &'static str,
+    /// The worst of all.
+    pub status: Status,
+    /// Every finding, in the order of [`CHECKS`].
+    pub checks: Vec<Finding>,
+}
+
+impl Report {
+    fn new(checks: Vec<Finding>) -> Self {
+        let worst = checks.iter().map(|finding| finding.status).max();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            status: worst.unwrap_or(Status::Ok),
+            checks,
+        }
+    }
+
+    /// The report for people: a line for each finding, its remedy below.
+    pub fn text(&self) -> String {
+        let width = self.checks.iter().map(|finding| finding.check.len()).max();
+        let width = width.unwrap_or(0);
+        let mut text = String::new();
+        let mut counts = [0_u32; 3];
+        for finding in &self.checks {
+            let Finding {
+                check,
+                status,
+                message,
+                remedy,
+            } = finding;
+            counts[usize::from(status.exit_code())] += 1;
+            // Writing to a string cannot fail.
+            writeln!(text, "{:<4}  {check:<width$}  {message}", status.as_str()).ok();
+            if let Some(remedy) = remedy {
+                writeln!(text, "      {:<width$}  -> {remedy}", "").ok();
+            }
+        }
+        let [ok, warn, fail] = counts;
+        writeln!(text, "\n{ok} ok, {warn} to look at, {fail} failed").ok();
+        text
+    }
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Also look whether this image can be read, such as s3://images/debian-12.qcow2
+    #[arg(long, value_name = "URL")]
+    image: Option<String>,
+}
+
+/// Looks at everything and prints the report; the exit code.
+pub async fn run(
+    args: &DoctorArgs,
+    file: &Path,
+    loaded: Result<(Settings, Config), ConfigError>,
+) -> anyhow::Result<u8> {
+    let report = examine(args.image.as_deref(), file, loaded).await;
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&report)? + "\n",
+        false => report.text(),
+    };
+    io::stdout()
+        .write_all(text.as_bytes())
+        .context("Cannot write to standard output")?;
+    Ok(report.status.exit_code())
+}
+
+async fn examine(
+    image: Option<&str>,
+    file: &Path,
+    loaded: Result<(Settings, Config), ConfigError>,
+) -> Report {
+    let (settings, config) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let remedy = "See 'libvirt-volume-provisioner config check' and docs/config.md; \
+                nothing else can be looked at before";
+            return Report::new(vec![Finding::fail("config", chain(&error), remedy)]);
+        }
+    };
+    let mut findings = configuration(file, &settings);
+    findings.extend(host::check(&config));
+    match &config.volumes {
+        Volumes::Lvm => findings.extend(lvm::check(&config).await),
+        Volumes::Dir(directory) => {
+            findings.push(storage::directory("volumes.dir", directory, 0));
+        }
+    }
+    let hypervisor = libvirt::check(&config).await;
+    if let Some(directory) = &hypervisor.cache_dir {
+        let keep = config.cache.min_free_bytes;
+        findings.push(storage::directory("cache.dir", directory, keep));
+    }
+    findings.push(storage::database(&config.server.db_path));
+    findings.extend(s3::check(&config, image).await);
+    findings.extend(access::check(&config));
+    findings.extend(hypervisor.findings);
+    Report::new(findings)
+}
+
+fn configuration(file: &Path, settings: &Settings) -> Vec<Finding> {
+    let mut findings: Vec<_> = settings
+        .warnings
+        .iter()
+        .map(|warning| Finding::warn("config", warning, "Take the key out of the file"))
+        .collect();
+    let has_secrets = settings.iter().any(|(key, setting)| {
+        key.kind == Kind::Secret && setting.origin == Origin::File && !setting.text.is_empty()
+    });
+    let file_shown = file.display();
+    match storage::mode(file) {
+        Some(mode) if has_secrets && mode & 0o007 != 0 => findings.push(Finding::warn(
+            "config",
+            format!("{file_shown} has secrets and is open to every user of this host"),
+            format!("Take that away with 'chmod o= {file_shown}', and change the secrets"),
+        )),
+        Some(_) => findings.push(Finding::ok("config", format!("{file_shown} can be used"))),
+        None => findings.push(Finding::ok(
+            "config",
+            format!("There is no {file_shown}: defaults and the environment count"),
+        )),
+    }
+    findings
+}
+
+/// A size as people read it.
+fn size(bytes: u64) -> String {
+    lvp_api::units::ByteSize(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,376 @@
+//! Webhooks: telling other programs how jobs ended.
+//!
+//! ```text
+//! job ends --(one transaction: its state, and an event for each receiver)--> webhook_events
+//!                                                                                |
+//!    a task per receiver: the oldest first --POST, signed--> 2xx: the row goes   |
+//!                                                   else: it stays, and is sent again
+//! ```
+//!
+//! - Invariant: a job never waits for a receiver: what it does is a row in the transaction that it
+//!   makes anyway.
+//! - Invariant: an event of a job whose end is durable is durable too, and is sent at least once,
+//!   unless it gets older than `webhooks.max_age` or [`WAITING_MAX`] newer ones wait. A repeat has
+//!   the same delivery id.
+//!
+//! A receiver that does not answer, or answers 5xx or 429, is left alone for a while that grows with
+//! each failure. One that refuses a certain event (any other status) gets the others nevertheless.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::StatusCode;
+use lvp_api::{JobStatus, WebhookEvent};
+use rand::RngExt as _;
+use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+use uuid::Uuid;
+
+use crate::clock;
+use crate::config;
+use crate::jobs::error::chain;
+use crate::jobs::record::Job;
+use crate::secret::Secret;
+use crate::store::{Store, StoreError, WaitingEvent};
+use crate::telemetry::metrics::{Delivery, Metrics};
+
+/// Events that wait for one receiver at most; the oldest make room.
+pub const WAITING_MAX: u32 = 1000;
+
+/// Time for a connection to a receiver.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time for a receiver's answer: it should take the event and work on it later.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first wait after a failure; each further one is twice as long.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+
+/// The longest.
+const BACKOFF_LAST: Duration = Duration::from_secs(300);
+
+/// What an event is about, such as `job.completed`.
+const EVENT: &str = "x-lvp-event";
+/// The same for all repeats of one event.
+const DELIVERY: &str = "x-lvp-delivery";
+/// When this attempt was made, in seconds since 1970.
+const TIMESTAMP: &str = "x-lvp-timestamp";
+/// `sha256=` and the HMAC-SHA256 of `TIMESTAMP.BODY` in hex.
+const SIGNATURE: &str = "x-lvp-signature";
+
+/// An event on its way into the database.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Whom it is for: [`Receiver::key`].
+    pub receiver: String,
+    /// Its name.
+    pub event: String,
+    /// Its delivery id.
+    pub delivery: String,
+    /// What is sent.
+    pub body: String,
+    /// When it happened.
+    pub created_at: String,
+}
+
+/// All receivers.
+#[derive(Debug)]
+pub struct Webhooks {
+    receivers: Vec<Receiver>,
+    secret: Secret,
+    max_age: Duration,
+    http: reqwest::Client,
+}
+
+#[derive(Debug)]
+struct Receiver {
+    url: Url,
+    /// Digest of its URL: what the database knows it by. URLs may hold secrets.
+    key: String,
+    news: Notify,
+}
+
+/// Why an event was not taken.
+enum Refused {
+    /// The receiver is not well: nothing else need be tried.
+    Down(String),
+    /// It does not want this one.
+    Event(String),
+}
+
+impl Webhooks {
+    /// None when nobody is to be told.
+    pub fn new(config: &config::Webhooks) -> anyhow::Result<Option<Arc<Self>>> {
+        let Some(secret) = config.secret.clone().filter(|_| !config.urls.is_empty()) else {
+            return Ok(None);
+        };
+        let receivers = config.urls.iter().map(|url| Receiver {
+            url: url.clone(),
+            key: hex(&Sha256::digest(url.as_str())),
+            news: Notify::new(),
+        });
+        let http = reqwest::Client::builder()
+            // The operator named this host, and no other.
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .user_agent(concat!(
+                "libvirt-volume-provisioner/",
+                env!("CARGO_PKG_VERSION")
+            ))
+            .build()?;
+        Ok(Some(Arc::new(Self {
+            receivers: receivers.collect(),
+            secret,
+            max_age: config.max_age,
+            http,
+        })))
+    }
+
+    /// The events of a job that ended: one for each receiver.
+    pub fn events(&self, job: &Job) -> Vec<NewEvent> {
+        let created_at = clock::now_text();
+        let event = format!("job.{}", job.state.as_str());
+        let body = body(&event, &created_at, job.status());
+        let to = |receiver: &Receiver| NewEvent {
+            receiver: receiver.key.clone(),
+            event: event.clone(),
+            delivery: Uuid::new_v4().to_string(),
+            body: body.clone(),
+            created_at: created_at.clone(),
+        };
+        self.receivers.iter().map(to).collect()
+    }
+
+    /// Says that there are new events.
+    pub fn ring(&self) {
+        for receiver in &self.receivers {
+            receiver.news.notify_one();
+        }
+    }
+
+    /// Sends events until told to stop; what is left is sent after the next start.
+    pub async fn run(&self, store: &Store, metrics: &Metrics, stop: &CancellationToken) {
+        let keys = self.receivers.iter().map(|receiver| receiver.key.clone());
+        match store.forget_other_receivers(keys.collect()).await {
+            Ok(0) => {}
+            Ok(count) => {
+                metrics.webhooks(Delivery::Dropped, count);
+                tracing::warn!(
+                    component = "webhook",
+                    count,
+                    "Events of receivers that are no longer configured were dropped"
+                );
+            }
+            Err(error) => cannot_read(&error),
+        }
+        let tasks = self.receivers.iter().map(|receiver| {
+            let serving = self.serve(receiver, store, metrics);
+            stop.run_until_cancelled(serving)
+        });
+        join_all(tasks).await;
+    }
+
+    /// One receiver, for ever.
+    async fn serve(&self, receiver: &Receiver, store: &Store, metrics: &Metrics) {
+        let mut down_for = 0_u32;
+        let mut refused: HashMap<i64, (u32, Instant)> = HashMap::new();
+        loop {
+            let round = self.round(receiver, store, metrics, &mut refused).await;
+            let next = match round {
+                Ok(next) => {
+                    down_for = 0;
+                    next
+                }
+                Err(reason) => {
+                    // Once for each time that it goes away, not for each attempt.
+                    if down_for == 0 {
+                        tracing::warn!(
+                            component = "webhook",
+                            receiver = receiver.url.host_str(),
+                            reason,
+                            "A webhook's receiver takes nothing; trying again"
+                        );
+                    }
+                    down_for = down_for.saturating_add(1);
+                    tokio::time::sleep(backoff(down_for)).await;
+                    continue;
+                }
+            };
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = receiver.news.notified() => {}
+                () = due => {}
+            }
+        }
+    }
+
+    /// Sends what is due; when the next repeat is. An error when the receiver is down.
+    async fn round(
+        &self,
+        receiver: &Receiver,
+        store: &Store,
+        metrics: &Metrics,
+        refused: &mut HashMap<i64, (u32, Instant)>,
+    ) -> Result<Option<Instant>, String> {
+        let waiting = store.waiting_events(receiver.key.clone()).await;
+        let waiting = waiting.map_err(|error| chain(&error))?;
+        refused.retain(|seq, _| waiting.iter().any(|event| event.seq == *seq));
+        let oldest = clock::text(clock::now() - self.max_age);
+        for event in waiting {
+            let seq = event.seq;
+            if event.created_at < oldest {
+                self.give_up(event, store, metrics).await;
+                continue;
+            }
+            let (attempts, due) = refused.get(&seq).copied().unwrap_or((0, Instant::now()));
+            if due > Instant::now() {
+                continue;
+            }
+            match self.send(receiver, event).await {
+                Ok(()) => {
+                    metrics.webhooks(Delivery::Delivered, 1);
+                    let gone = store.forget_event(seq).await;
+                    gone.map_err(|error| chain(&error))?;
+                }
+                Err(Refused::Down(reason)) => {
+                    metrics.webhooks(Delivery::Failed, 1);
+                    return Err(reason);
+                }
+                Err(Refused::Event(reason)) => {
+                    metrics.webhooks(Delivery::Failed, 1);
+                    tracing::warn!(
+                        component = "webhook",
+                        receiver = receiver.url.host_str(),
+                        reason,
+                        attempts = attempts + 1,
+                        "A webhook's receiver refuses an event; trying again"
+                    );
+                    let attempts = attempts.saturating_add(1);
+                    refused.insert(seq, (attempts, Instant::now() + backoff(attempts)));
+                }
+            }
+        }
+        Ok(refused.values().map(|(_, due)| *due).min())
+    }
+
+    async fn give_up(&self, event: WaitingEvent, store: &Store, metrics: &Metrics) {
+        metrics.webhooks(Delivery::Dropped, 1);
+        tracing::error!(
+            component = "webhook",
+            event = event.event,
+            delivery = event.delivery,
+            "An event was not taken for as long as webhooks.max_age: dropped"
+        );
+        if let Err(error) = store.forget_event(event.seq).await {
+            cannot_read(&error);
+        }
+    }
+
+    async fn send(&self, receiver: &Receiver, event: WaitingEvent) -> Result<(), Refused> {
+        let timestamp = OffsetDateTime::now_utc().unix_timestamp().to_string();
+        let signature = signature(&self.secret, &timestamp, &event.body);
+        let answer = self
+            .http
+            .post(receiver.url.clone())
+            .header("content-type", "application/json")
+            .header(EVENT, event.event)
+            .header(DELIVERY, event.delivery)
+            .header(TIMESTAMP, timestamp)
+            .header(SIGNATURE, format!("sha256={signature}"))
+            .body(event.body)
+            .send()
+            .await;
+        let status = match answer {
+            Ok(answer) => answer.status(),
+            // Its own text may have the URL.
+            Err(error) => return Err(Refused::Down(chain(&error.without_url()))),
+        };
+        if status.is_success() {
+            Ok(())
+        } else if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            Err(Refused::Down(format!("It answered {status}")))
+        } else {
+            Err(Refused::Event(format!("It answered {status}")))
+        }
+    }
+}
+
+fn cannot_read(error: &StoreError) {
+    let error = chain(error);
+    tracing::error!(component = "webhook", error, "Events cannot be looked up");
+}
+
+fn body(event: &str, timestamp: &str, job: JobStatus) -> String {
+    let event = WebhookEvent {
+        event: event.to_owned(),
+        timestamp: timestamp.to_owned(),
+        job,
+    };
+    serde_json::to_string(&event).expect("it has neither maps with odd keys nor failing parts")
+}
+
+fn signature(secret: &Secret, timestamp: &str, body: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
+        .expect("HMAC takes keys of any length");
+    mac.update(timestamp.as_bytes());
+    mac.update(b".");
+    mac.update(body.as_bytes());
+    hex(&mac.finalize().into_bytes())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The wait after so many failures, from half of it to all of it, so that many daemons do not come
+/// back at once.
+fn backoff(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    let full = BACKOFF_FIRST
+        .saturating_mul(1 << doublings)
+        .min(BACKOFF_LAST);
+    full.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signature_is_what_other_implementations_make() {
+        // printf '1700000000.{"a":1}' | openssl dgst -sha256 -hmac s3cr3t
+        let made = signature(&Secret::new("s3cr3t"), "1700000000", "{\"a\":1}");
+        let expected = "8dbbbbf4523b10bbb793e74d854144c45acccc2d233667b1c06b805b6ded8a84";
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn waits_double_up_to_their_limit() {
+        for (failures, seconds) in [
+            (1, 1),
+            (2, 2),
+            (5, 16),
+            (9, 256),
+            (10, 300),
+            (u32::MAX, 300),
+        ] {
+            let full = Duration::from_secs(seconds);
+            let wait = backoff(failures);
+            assert!(wait <= full && wait >= full / 2, "{failures}: {wait:?}");
+        }
+    }
+}
