@@ -11,7 +11,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::catalogue::CATALOGUE;
 use super::errors::IMAGE_ERRORS;
-use super::{Labels, Metrics, Number, ProcessMetrics, TimedStage, float};
+use super::{Delivery, Labels, Metrics, Number, ProcessMetrics, TimedStage, float};
 use crate::telemetry::sinks;
 
 /// Prometheus' default buckets, in seconds.
