@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::access::{FULL, READ};
 use crate::certificates::{authority, https, issue, with_tls, with_tokens};
+use crate::support::World;
 
 const BARE: &str = "bare-0123456789abcdef0123456789abcdef";
 
@@ -87,9 +88,9 @@ fn client(server: &str, certificate: Option<&(String, String)>, number: usize) -
 async fn the_docs_hold_the_access_table_as_a_daemon_answers_it() {
     let (ours, theirs) = (authority("ours"), authority("theirs"));
     let tokens = format!("ci:provision:{FULL}\ngrafana:read:{READ}\n{BARE}\n");
-    let open = with_tls(with_tokens(&tokens).await, &ours, &ours).await;
+    let open = with_tls(with_tokens(World::new().await, &tokens), &ours, &ours);
     let open = (open.start(), open);
-    let closed = with_tls(with_tokens(&tokens).await, &ours, &ours).await;
+    let closed = with_tls(with_tokens(World::new().await, &tokens), &ours, &ours);
     let closed = closed
         .with("OPEN_HEALTH", "false")
         .with("OPEN_METRICS", "false");
@@ -189,7 +190,11 @@ async fn old_versions_of_tls_are_refused() {
         return;
     }
     let ours = authority("ours");
-    let world = with_tls(with_tokens(&format!("{FULL}\n")).await, &ours, &ours).await;
+    let world = with_tls(
+        with_tokens(World::new().await, &format!("{FULL}\n")),
+        &ours,
+        &ours,
+    );
     let daemon = world.start();
     let address = daemon.url().trim_start_matches("http://");
     for (version, works) in [("-tls1_3", true), ("-tls1_2", true), ("-tls1_1", false)] {

@@ -9,7 +9,7 @@ use lvp_testkit::require::{command, require};
 
 use crate::access::FULL;
 use crate::certificates::{authority, https, with_tls, with_tokens};
-use crate::support::{BINARY, MIB, holds, image};
+use crate::support::{BINARY, MIB, World, holds, image};
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/ansible")
@@ -45,11 +45,10 @@ async fn the_playbook_provisions_once_waits_and_tells_why_it_failed() {
     }
     let ours = authority("ours");
     let world = with_tls(
-        with_tokens(&format!("ansible:{FULL}\n")).await,
+        with_tokens(World::new().await, &format!("ansible:{FULL}\n")),
         &ours,
         &ours,
-    )
-    .await;
+    );
     let builder = image(4 * MIB, 8, 1);
     let url = world.put("a.qcow2", &builder.build());
     let daemon = world.start();
