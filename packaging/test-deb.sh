@@ -91,7 +91,7 @@ newer=$work/newer
 dpkg-deb -R "$package" "$newer"
 sed -i 's/^Version: .*/&+upgrade/' "$newer/DEBIAN/control"
 echo "# A newer release has one more key." >>"$newer/etc/$name/config.yaml"
-dpkg-deb --root-owner-group -b "$newer" "$work/newer.deb" >/dev/null
+dpkg-deb --root-owner-group -Znone -b "$newer" "$work/newer.deb" >/dev/null
 
 say "Configure"
 cat >"$root/etc/$name/config.yaml" <<'YAML'

@@ -9,8 +9,7 @@ use lvp_testkit::require::{command, require};
 
 use crate::access::FULL;
 use crate::certificates::{authority, https, with_tls, with_tokens};
-use crate::support::World;
-use crate::support::{BINARY, MIB, holds, image};
+use crate::support::{BINARY, MIB, World, holds, image};
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/ansible")

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lvp_testkit::require::{command, require};
+use provisioner::config::keys::KEYS;
+use provisioner::config::{Config, Settings};
 use provisioner::telemetry::metrics::catalogue::{CATALOGUE, Kind};
 use serde_json::Value;
 
@@ -246,4 +248,51 @@ fn promtail_takes_from_a_line_what_a_line_has() {
             .iter()
             .any(|stage| stage["timestamp"]["format"] == "RFC3339Nano")
     );
+}
+
+#[test]
+fn the_compose_file_configures_the_daemon_and_prometheus() {
+    let text = fs::read_to_string(deploy("compose/compose.yaml")).expect("it is there");
+    let compose: Value = serde_saphyr::from_str(&text).expect("it is YAML");
+    let environment = compose["services"]["provisioner"]["environment"]
+        .as_object()
+        .expect("the daemon has an environment");
+    for name in environment.keys() {
+        let mut names = KEYS.iter().flat_map(|key| key.env);
+        assert!(names.any(|known| known == name), "{name} does nothing");
+    }
+    let settings = Settings::load(Path::new("/nonexistent"), false, |name| {
+        Some(environment.get(name)?.as_str()?.to_owned())
+    });
+    let config = Config::from_settings(&settings.expect("it resolves")).expect("it is usable");
+    assert_eq!(config.server.host, "0.0.0.0");
+    assert!(config.server.api_tokens_file.is_some());
+    // Every file of ours that a service mounts is there.
+    for service in compose["services"].as_object().expect("services").values() {
+        for mount in service["volumes"].as_array().into_iter().flatten() {
+            let source = mount.as_str().and_then(|mount| mount.split(':').next());
+            let source = source.expect("a mount has a source");
+            assert!(
+                !source.starts_with('.') || deploy("compose").join(source).exists(),
+                "{source} is mounted and not there"
+            );
+        }
+    }
+    if !require("promtool") {
+        return;
+    }
+    // Side by side, as in the container.
+    let directory = tempfile::tempdir().expect("a directory");
+    for (from, to) in [
+        ("compose/prometheus.yml", "prometheus.yml"),
+        ("prometheus/rules.yml", "rules.yml"),
+    ] {
+        fs::copy(deploy(from), directory.path().join(to)).expect("it is copied");
+    }
+    let checked = command("promtool")
+        .args(["check", "config"])
+        .arg(directory.path().join("prometheus.yml"))
+        .output()
+        .expect("promtool starts");
+    assert!(checked.status.success(), "{checked:?}");
 }
