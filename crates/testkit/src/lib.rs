@@ -5,6 +5,7 @@ pub mod docs;
 pub mod fault;
 pub mod inbox;
 pub mod loopdev;
+pub mod lvm;
 pub mod rclone;
 pub mod require;
 pub mod s3;
