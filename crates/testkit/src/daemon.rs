@@ -274,6 +274,15 @@ impl Daemon {
             .clone()
     }
 
+    /// Waits until it has logged this message; the last such line.
+    pub async fn until_said(&self, message: &str) -> Value {
+        wait_for(message, async || {
+            let mut lines = self.log().into_iter().rev();
+            lines.find(|line| line["message"] == message)
+        })
+        .await
+    }
+
     /// SIGKILL, and nothing of the process is left when this returns.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;

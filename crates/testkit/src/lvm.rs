@@ -128,3 +128,81 @@ pub fn fill_with_marker(mib: usize) {
     drop(file);
     tool("lvremove -qq --yes vg0/marker");
 }
+
+/// The device that the group is on after [`make_group`].
+pub const DISK: &str = "/dev/mapper/lvp-disk";
+
+const SECTORS_PER_MIB: u64 = 2048;
+
+/// One line of a device-mapper table: this part of `/dev/ubdb` at this place of the device, by a
+/// target with these arguments in front of and behind device and offset.
+pub fn segment(at_mib: u64, mib: u64, target: &str, from_mib: u64, arguments: &str) -> String {
+    let [at, len, from] = [at_mib, mib, from_mib].map(|mib| mib * SECTORS_PER_MIB);
+    format!("{at} {len} {target} /dev/ubdb {from} {arguments}\n")
+}
+
+/// One line of a table whose part of the device fails to be read and written.
+pub fn broken(at_mib: u64, mib: u64) -> String {
+    let [at, len] = [at_mib, mib].map(|mib| mib * SECTORS_PER_MIB);
+    format!("{at} {len} error\n")
+}
+
+/// A table that is this part of `/dev/ubdb`.
+pub fn slice(from_mib: u64, mib: u64) -> String {
+    segment(0, mib, "linear", from_mib, "")
+}
+
+/// Makes a device-mapper device, or makes one another from now on.
+///
+/// # Panics
+///
+/// When device-mapper refuses.
+pub fn map(name: &str, table: &str) {
+    let exists = Path::new("/dev/mapper").join(name).exists();
+    if exists {
+        tool(&format!("dmsetup suspend --noflush --nolockfs {name}"));
+    }
+    let mut dmsetup = command("dmsetup")
+        .args([if exists { "load" } else { "create" }, name])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("dmsetup: {error}"));
+    if let Some(mut input) = dmsetup.stdin.take() {
+        input
+            .write_all(table.as_bytes())
+            .unwrap_or_else(|error| panic!("dmsetup: {error}"));
+    }
+    let status = dmsetup.wait();
+    assert!(
+        status.as_ref().is_ok_and(std::process::ExitStatus::success),
+        "{status:?}: {table}"
+    );
+    if exists {
+        tool(&format!("dmsetup resume {name}"));
+    }
+}
+
+/// Takes the group off its disk, with all that is in it.
+///
+/// # Panics
+///
+/// When LVM refuses.
+pub fn remove_group() {
+    tool("vgremove -qq --yes --force vg0");
+    if Path::new(DISK).exists() {
+        tool("dmsetup remove --retry lvp-disk");
+    } else {
+        tool("pvremove -qq /dev/ubdb");
+    }
+}
+
+/// Makes the group on a device of this table, called [`DISK`].
+///
+/// # Panics
+///
+/// When LVM refuses.
+pub fn make_group(table: &str) {
+    map("lvp-disk", table);
+    tool(&format!("pvcreate -qq --yes {DISK}"));
+    tool(&format!("vgcreate -qq vg0 {DISK}"));
+}

@@ -132,7 +132,7 @@ finish() {
 make_group() {
     mkdir -p /run/lock/lvm /run/lvm /run/tmp /run/mnt
     cat >/etc/lvm/lvmlocal.conf <<'CONF'
-devices { filter = [ "a|^/dev/ubd|", "a|^/dev/loop|", "r|.*|" ] }
+devices { filter = [ "a|^/dev/ubd|", "a|^/dev/loop|", "a|^/dev/mapper/lvp-disk$|", "r|.*|" ] }
 activation { reserved_memory = 0 reserved_stack = 0 }
 backup { backup = 0 archive = 0 }
 CONF
@@ -171,7 +171,7 @@ exec >"$work/out/boot" 2>&1
 cp -a /etc/lvm /run/etc-lvm
 mount --bind /run/etc-lvm /etc/lvm
 echo "$work/modprobe" >/proc/sys/kernel/modprobe
-modprobe -d "$work" -a dm-mod dm-snapshot dm-thin-pool dm-raid dm-mirror dm-flakey loop
+modprobe -d "$work" -a dm-mod dm-snapshot dm-thin-pool dm-raid dm-mirror dm-flakey dm-log-writes loop
 /lib/systemd/systemd-udevd --daemon
 ip link set lo up
 make_group

@@ -28,6 +28,9 @@ async fn kill_again_and_again(place: Place, default_secs: u64) {
     let mut rig = Rig::new(place).await;
     while Instant::now() < until {
         rig.kill_once(&mut random).await;
+        if rig.tally.kills % 10 == 0 {
+            println!("{:?}", rig.tally);
+        }
     }
     rig.finish().await;
     println!("{place:?}: {:?}", rig.tally);

@@ -81,7 +81,7 @@ pub(super) fn look(rig: &mut Rig) {
 
 /// Whether a volume holds the disk, each block of whose ends may be cleared: before a copy they are
 /// cleared while the rest is the old image still, after it they are written once the rest is there.
-fn is_whole_but_for_ends(volume: &[u8], disk: &[u8]) -> bool {
+pub(super) fn is_whole_but_for_ends(volume: &[u8], disk: &[u8]) -> bool {
     let body = END..disk.len() - END;
     let ends = (0..END).chain(body.end..disk.len()).step_by(BLOCK);
     volume[body.clone()] == disk[body]

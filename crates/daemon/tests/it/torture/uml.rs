@@ -1,5 +1,6 @@
 //! The same on logical volumes, in user-mode Linux.
 
+mod cache;
 mod power;
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use lvp_testkit::uml::{self, Uml};
 use super::look::Place;
 use super::rig::number;
 
-const DEFAULT_SECS: u64 = 20;
+const DEFAULT_SECS: u64 = 15;
 
 /// How long it may take to boot, and to end the jobs that are left.
 const AROUND: Duration = Duration::from_secs(400);

@@ -16,7 +16,7 @@ use super::super::rig::{Random, Rig, number};
 const TEST: &str = "torture::uml::power::torture_power_cuts_leave_no_volume_half_true";
 
 /// How many cuts there are at least; more while `LVP_TORTURE_SECS` lasts.
-const DEFAULT_CUTS: u32 = 2;
+const DEFAULT_CUTS: u32 = 1;
 
 /// The file system of the daemon's database and cache.
 const DISK_BYTES: u64 = 400 << 20;

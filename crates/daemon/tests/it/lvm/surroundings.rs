@@ -1,0 +1,122 @@
+//! A clock that jumps, and commands that hang.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use lvp_api::{JobState, Progress};
+use lvp_testkit::daemon::wait_for;
+use lvp_testkit::fault::{Fault, Rule};
+use lvp_testkit::lvm::tool;
+
+use super::{has_tag, world};
+use crate::reconcile::said;
+use crate::support::{MIB, image};
+
+const JUMPED: &str = "The clock jumped: nothing is taken for old until the next round";
+
+/// Sets the clock, which is this kernel's alone.
+fn set_clock(by_secs: i64) {
+    let now: i64 = tool("date +%s").parse().expect("seconds");
+    tool(&format!("date --set=@{}", now + by_secs));
+}
+
+pub(crate) async fn a_clock_that_jumps_ends_no_job_and_forgets_nothing() {
+    const JUMP_SECS: i64 = 400 * 24 * 3600;
+    let (world, proxy) = world().await;
+    let world = world.with("CACHE_EVICTION_INTERVAL", "4s");
+    let url = world.put("a.qcow2", &image(8 * MIB, 20, 1).build());
+    let daemon = world.start();
+    let first = daemon.provision(&url, "vm", 8 * MIB).await;
+    let first = first.expect("it is accepted");
+    daemon.ended(&first).await.expect("it ends");
+    for (index, by) in [JUMP_SECS, -JUMP_SECS].into_iter().enumerate() {
+        proxy.inject(Rule::new(Fault::Slow(300_000)).method("GET"));
+        let seed = 2 * index as u64 + 3;
+        let large = world.put(
+            &format!("{index}.qcow2"),
+            &image(24 * MIB, 100, seed).build(),
+        );
+        let job = daemon
+            .provision(&large, &format!("vm-{index}"), 24 * MIB)
+            .await;
+        let job = job.expect("it is accepted");
+        let progress = async || {
+            let progress = daemon.status(&job).await.ok()?.progress?;
+            Some(progress).filter(|progress| progress.bytes_processed > 0)
+        };
+        let before = wait_for("the first bytes", progress).await;
+        let noticed = said(&daemon, JUMPED).len();
+        set_clock(by);
+        let after = wait_for("more bytes", async || {
+            let more = |now: &Progress| now.bytes_processed > before.bytes_processed;
+            progress().await.filter(more)
+        })
+        .await;
+        let eta_secs = after.overall_eta_sec;
+        assert!(eta_secs.is_none_or(|secs| secs < 3600.0), "{eta_secs:?}");
+        wait_for(JUMPED, async || {
+            (said(&daemon, JUMPED).len() > noticed).then_some(())
+        })
+        .await;
+        set_clock(-by);
+        let health = daemon.call("GET", "/health", None).await.expect("it lives");
+        let uptime = health.body["uptime"].as_str().unwrap_or_default();
+        assert!(!uptime.contains('h'), "{uptime}");
+        proxy.clear();
+        let status = daemon.ended(&job).await.expect("it ends");
+        assert_eq!(status.status, JobState::Completed, "{status:?}");
+    }
+    let status = daemon.status(&first).await.expect("it is known still");
+    assert_eq!(status.status, JobState::Completed);
+    assert_eq!(world.home.cache_files().len(), 3);
+}
+
+pub(crate) async fn a_stuck_lvm_holds_up_neither_the_api_nor_the_stop() {
+    let (world, _proxy) = world().await;
+    let world = world.with("SHUTDOWN_GRACE", "1s");
+    let url = world.put("a.qcow2", &image(8 * MIB, 20, 1).build());
+    // LVM removes the file whenever nobody holds the lock.
+    let lock = File::options()
+        .append(true)
+        .create(true)
+        .open("/run/lock/lvm/V_vg0")
+        .expect("it opens");
+    lock.lock().expect("it is free");
+    // Every command hangs from here on: the first probe's, the first look at volumes, the job's.
+    let daemon = world.start();
+    let job = daemon.provision(&url, "vm", 8 * MIB).await;
+    let job = job.expect("it is accepted");
+    wait_for("the job to run", async || {
+        let status = daemon.status(&job).await.ok()?.status;
+        (status == JobState::Running).then_some(())
+    })
+    .await;
+    for route in ["/health", "/readyz", "/metrics", "/api/v1/jobs"] {
+        let asked = Instant::now();
+        let answer = daemon.call("GET", route, None).await.expect("an answer");
+        assert!(answer.status == 200 || route == "/readyz", "{answer:?}");
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(3), "{route} took {took:?}");
+    }
+    let told = Instant::now();
+    daemon.signal("TERM").expect("it is told");
+    let status = daemon.wait().expect("it ends");
+    let took = told.elapsed();
+    println!("stopped with a stuck LVM after {took:?}: {status}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    // It stops as well before its first probe has had an answer.
+    let daemon = world.start();
+    let told = Instant::now();
+    daemon.signal("TERM").expect("it is told");
+    daemon.wait().expect("it ends");
+    assert!(
+        told.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        told.elapsed()
+    );
+    drop(lock);
+    let daemon = world.start();
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    assert!(has_tag("vm", "lvp.state=ready"));
+}
