@@ -292,7 +292,8 @@ impl Volumes for Lvm {
                     Removed::Absent
                 });
             };
-            if now.volume.state != (VolumeState::Populating { job, created: true }) {
+            let is_ours = now.tags.of_another_tool().is_none();
+            if now.volume.state != (VolumeState::Populating { job, created: true }) || !is_ours {
                 return Ok(Removed::Kept);
             }
             let selection = format!(

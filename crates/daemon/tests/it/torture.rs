@@ -2,7 +2,8 @@
 //! looked at.
 //!
 //! `./dev torture SECONDS` runs these for long; among the other tests they run for a moment. The
-//! seed is printed, and `LVP_TORTURE_SEED` repeats a run's requests and delays.
+//! seed is printed, and `LVP_TORTURE_SEED` repeats a run's requests and, as shares of what the machine
+//! needs for them, its delays.
 
 mod look;
 mod rig;

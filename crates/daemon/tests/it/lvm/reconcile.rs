@@ -13,7 +13,10 @@ use crate::support::{MIB, image};
 
 pub(crate) async fn volumes_without_jobs_are_removed_or_left_as_their_tags_say() {
     let (world, _proxy) = world().await;
-    let world = world.with("CACHE_EVICTION_INTERVAL", "1s");
+    // LVM itself tries for 5 s to remove a volume that is open.
+    let world = world
+        .with("CACHE_EVICTION_INTERVAL", "1s")
+        .with("LVM_RETRY_BACKOFF_MS", "10");
     let populating =
         format!("--addtag lvp --addtag lvp.state=populating --addtag lvp.job={UNKNOWN_JOB}");
     let created = format!("{populating} --addtag lvp.created={UNKNOWN_JOB}");

@@ -20,6 +20,11 @@ const IMAGES: u64 = 3;
 /// So slow that a kill meets jobs in every stage.
 const SOURCE_BYTES_PER_SEC: u64 = 16_000_000;
 
+/// One round in so many goes to its end before the kill.
+const WHOLE_ROUNDS: u32 = 8;
+
+const LONGEST_ROUND: Duration = Duration::from_secs(30);
+
 /// xorshift64*: small, and the same everywhere.
 pub(super) struct Random(u64);
 
@@ -75,6 +80,8 @@ pub(super) struct Rig {
     pub(super) tally: Tally,
     urls: Vec<String>,
     proxy: FaultProxy,
+    /// How long the last jobs took that nobody disturbed.
+    round: Duration,
 }
 
 impl Rig {
@@ -130,8 +137,9 @@ impl Rig {
             disks,
             accepted: Vec::new(),
             tally: Tally::default(),
-            proxy,
             urls,
+            proxy,
+            round: LONGEST_ROUND,
         }
     }
 
@@ -139,23 +147,26 @@ impl Rig {
     pub(super) async fn kill_once(&mut self, random: &mut Random) {
         let daemon = self.world.start();
         self.ask(&daemon, random).await;
-        // Mostly too short for a job, now and then long enough for several.
-        let longest_ms = match random.below(4) {
-            0 => 4 * self.place.job_ms(),
-            _ => self.place.job_ms(),
-        };
-        let delay = Duration::from_millis(random.below(longest_ms));
-        if random.below(4) == 0 && !self.accepted.is_empty() {
-            let job = &self.accepted[self.accepted.len() - 1];
-            let route = format!("/api/v1/jobs/{job}/cancel");
-            let until = Instant::now() + delay;
-            // The kill may come before the answer: that is the point.
-            tokio::time::timeout(delay, daemon.call("POST", &route, None))
-                .await
-                .ok();
-            tokio::time::sleep_until(until.into()).await;
+        let asked = Instant::now();
+        let share = random.below(1000);
+        let cancels = random.below(4) == 0;
+        if self.tally.kills % WHOLE_ROUNDS == 0 {
+            // How long that takes is what the other rounds' instants are spread over: the machine
+            // may be slow, and a kill after the end of everything shows little.
+            for job in &self.accepted {
+                daemon.ended(job).await.expect("it ends");
+            }
+            self.round = asked.elapsed().min(LONGEST_ROUND);
         } else {
-            tokio::time::sleep(delay).await;
+            let until = asked + self.round * 5 / 4 * u32::try_from(share).expect("small") / 1000;
+            let job = self.accepted.last().filter(|_| cancels);
+            if let Some(job) = job {
+                let route = format!("/api/v1/jobs/{job}/cancel");
+                let cancelled = daemon.call("POST", &route, None);
+                // The kill may come before the answer: that is the point.
+                tokio::time::timeout_at(until.into(), cancelled).await.ok();
+            }
+            tokio::time::sleep_until(until.into()).await;
         }
         daemon.kill().expect("it is killed");
         if random.below(4) == 0 {
@@ -226,14 +237,6 @@ impl Place {
         match self {
             Self::Directory => 64 * MIB,
             Self::Lvm => 32 * MIB,
-        }
-    }
-
-    /// About how long a job takes: LVM's commands are slow in a kernel that is a program.
-    fn job_ms(self) -> u64 {
-        match self {
-            Self::Directory => 900,
-            Self::Lvm => 5000,
         }
     }
 }
