@@ -40,7 +40,7 @@ fn the_daemon_works_on_logical_volumes() {
         ]);
     } else if require("lvm") {
         Uml::new()
-            .timeout(Duration::from_secs(400))
+            .timeout(Duration::from_secs(540))
             .pass("LVP_SCENARIO")
             .run_this_test("lvm::the_daemon_works_on_logical_volumes");
     }

@@ -113,6 +113,7 @@ fn see_file(rig: &Rig, name: &str) -> io::Result<Option<Seen>> {
         return Ok(None);
     }
     let bytes = fs::read(&path)?;
+    assert_eq!(bytes.len() as u64, rig.place.volume_bytes(), "{name}");
     let record = path.with_file_name(".lvp").join(format!("{name}.json"));
     let record: Value = serde_json::from_slice(&fs::read(record)?)?;
     let image = record["image"].as_str().map(str::to_owned);
