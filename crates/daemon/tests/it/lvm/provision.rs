@@ -24,6 +24,8 @@ pub(crate) async fn volumes_are_provisioned_rolled_back_and_resumed() {
         .expect("it is accepted");
     let status = daemon.ended(&job).await.expect("it ends");
     assert_eq!(status.status, JobState::Completed, "{status:?}");
+    let zeroed = |note: &String| note.starts_with("Zeroed ");
+    assert!(status.notes.iter().any(zeroed), "{:?}", status.notes);
     let bytes = fs::read(device("vm-1")).expect("the volume is read");
     assert_eq!(
         bytes.len() as u64,

@@ -27,6 +27,9 @@ struct Seen {
     bytes: Vec<u8>,
     /// The image that it says it holds; None while it says that it does not.
     ready: Option<String>,
+    /// Whether LVM says that a job made it, which is all that is known until LVM has cleared its
+    /// first block.
+    is_new: bool,
 }
 
 /// Every volume is absent, provably not ready, or right; every cache file is what its name says;
@@ -59,17 +62,10 @@ pub(super) fn look(rig: &mut Rig) {
                 ready.push((name, digest.clone()));
             }
             None => {
-                // LVM clears 4 KiB when it makes a volume, the copier a MiB. Only what is all
-                // there but for its ends may have a part of its head.
-                let cleared = match rig.place {
-                    Place::Directory => END,
-                    Place::Lvm => BLOCK,
-                };
-                let is_cleared = seen.bytes.iter().take(cleared).all(|byte| *byte == 0);
-                let mut disks = rig.disks.values();
                 assert!(
-                    is_cleared || disks.any(|disk| is_whole_but_for_ends(&seen.bytes, disk)),
-                    "{name} is not ready and has a head"
+                    is_not_bootable(rig, &seen),
+                    "{name} is not ready and has a head: {:x?}",
+                    &seen.bytes[..16]
                 );
                 rig.tally.not_ready += 1;
             }
@@ -77,6 +73,21 @@ pub(super) fn look(rig: &mut Rig) {
     }
     look_at_cache(rig);
     look_at_database(rig, &ready);
+}
+
+/// What a volume that is not ready may hold. LVM clears 4 KiB when it makes one, the copier a MiB.
+/// Only what is all there but for its ends may have a part of its head. In a power cut a new volume
+/// may be caught before LVM has cleared anything: then its head is none of ours.
+fn is_not_bootable(rig: &Rig, seen: &Seen) -> bool {
+    let cleared = match rig.place {
+        Place::Directory => END,
+        Place::Lvm => BLOCK,
+    };
+    let is_cleared = seen.bytes.iter().take(cleared).all(|byte| *byte == 0);
+    let mut disks = rig.disks.values();
+    let is_strangers = seen.is_new && disks.all(|disk| disk[..BLOCK] != seen.bytes[..BLOCK]);
+    let mut disks = rig.disks.values();
+    is_cleared || is_strangers || disks.any(|disk| is_whole_but_for_ends(&seen.bytes, disk))
 }
 
 /// Whether a volume holds the disk, each block of whose ends may be cleared: before a copy they are
@@ -119,7 +130,11 @@ fn see_file(rig: &Rig, name: &str) -> io::Result<Option<Seen>> {
     let image = record["image"].as_str().map(str::to_owned);
     let ready =
         (record["state"] == "ready").then(|| image.expect("a ready volume names its image"));
-    Ok(Some(Seen { bytes, ready }))
+    Ok(Some(Seen {
+        bytes,
+        ready,
+        is_new: false,
+    }))
 }
 
 fn see_logical_volume(name: &str) -> io::Result<Option<Seen>> {
@@ -139,7 +154,12 @@ fn see_logical_volume(name: &str) -> io::Result<Option<Seen>> {
     let mut bytes = Vec::new();
     fs::File::open(PathBuf::from("/dev/vg0").join(name))?.read_to_end(&mut bytes)?;
     assert_eq!(bytes.len() as u64, volume.size_bytes);
-    Ok(Some(Seen { bytes, ready }))
+    let is_new = volume.tag_value("lvp.created").is_some();
+    Ok(Some(Seen {
+        bytes,
+        ready,
+        is_new,
+    }))
 }
 
 fn look_at_cache(rig: &mut Rig) {

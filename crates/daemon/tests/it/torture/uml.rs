@@ -12,7 +12,7 @@ use lvp_testkit::uml::{self, Uml};
 use super::look::Place;
 use super::rig::number;
 
-const DEFAULT_SECS: u64 = 15;
+const DEFAULT_SECS: u64 = 8;
 
 /// How long it may take to boot, and to end the jobs that are left.
 const AROUND: Duration = Duration::from_secs(400);

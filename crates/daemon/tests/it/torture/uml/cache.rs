@@ -23,7 +23,7 @@ use crate::support::{MIB, World, image};
 const TEST: &str = "torture::uml::cache::torture_lost_disk_caches_leave_no_volume_half_true";
 
 /// How many instants are looked at; more while `LVP_TORTURE_SECS` lasts.
-const DEFAULT_LOOKS: usize = 6;
+const DEFAULT_LOOKS: usize = 4;
 
 /// The disk, its log and the disk as it may have been, on one disk.
 const DISK_MIB: u64 = 256;
