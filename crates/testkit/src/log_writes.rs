@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, Result, ensure};
 
-const MAGIC: u64 = 0x6a73_6677_7368_72;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 const VERSION: u64 = 1;
 
 const FLUSH: u64 = 1 << 0;

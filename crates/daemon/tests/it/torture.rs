@@ -5,6 +5,11 @@
 //! seed is printed, and `LVP_TORTURE_SEED` repeats a run's requests and, as shares of what the machine
 //! needs for them, its delays.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "seeds and counts are what a run is for"
+)]
+
 mod look;
 mod rig;
 mod uml;
@@ -29,7 +34,7 @@ async fn kill_again_and_again(place: Place, default_secs: u64) {
     let mut rig = Rig::new(place).await;
     while Instant::now() < until {
         rig.kill_once(&mut random).await;
-        if rig.tally.kills % 10 == 0 {
+        if rig.tally.kills.is_multiple_of(10) {
             println!("{:?}", rig.tally);
         }
     }

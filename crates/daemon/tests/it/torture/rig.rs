@@ -150,7 +150,7 @@ impl Rig {
         let asked = Instant::now();
         let share = random.below(1000);
         let cancels = random.below(4) == 0;
-        if self.tally.kills % WHOLE_ROUNDS == 0 {
+        if self.tally.kills.is_multiple_of(WHOLE_ROUNDS) {
             // How long that takes is what the other rounds' instants are spread over: the machine
             // may be slow, and a kill after the end of everything shows little.
             for job in &self.accepted {
