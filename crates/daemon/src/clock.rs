@@ -1,5 +1,7 @@
 //! Times as the API, the log and the database write them.
 
+use std::time::{Duration, Instant};
+
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -26,9 +28,56 @@ pub fn now_text() -> String {
     text(now())
 }
 
+/// How far the clock may be from its last reading and the time since: corrections are smaller.
+const MAX_DRIFT: Duration = Duration::from_secs(60);
+
+/// Tells whether the clock was set between two looks. Ages of things that were written down are
+/// differences of its readings, and not to be believed when it was.
+#[derive(Debug)]
+pub struct JumpDetector {
+    clock: OffsetDateTime,
+    monotonic: Instant,
+}
+
+impl JumpDetector {
+    /// Takes the first look.
+    pub fn new() -> Self {
+        Self {
+            clock: now(),
+            monotonic: Instant::now(),
+        }
+    }
+
+    /// Takes another look; whether the clock jumped since the last one.
+    pub fn has_jumped(&mut self) -> bool {
+        let last = std::mem::take(self);
+        let expected = last.clock + self.monotonic.duration_since(last.monotonic);
+        (self.clock - expected).unsigned_abs() > MAX_DRIFT
+    }
+}
+
+impl Default for JumpDetector {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use time::macros::datetime;
+
+    #[test]
+    fn a_clock_that_was_set_by_hours_has_jumped_and_one_that_goes_on_has_not() {
+        let mut detector = super::JumpDetector::new();
+        assert!(!detector.has_jumped());
+        for hours in [2, -2] {
+            detector.clock += time::Duration::hours(hours);
+            assert!(detector.has_jumped(), "{hours} h");
+            assert!(!detector.has_jumped(), "told twice");
+        }
+        detector.clock += time::Duration::seconds(20);
+        assert!(!detector.has_jumped(), "a correction is no jump");
+    }
 
     #[test]
     fn times_are_utc_with_milliseconds() {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Access};
 use crate::cache::{Cache, CacheSettings};
+use crate::clock::JumpDetector;
 use crate::config::{Config, StaleData, Volumes as VolumesConfig};
 use crate::dependencies::Dependencies;
 use crate::http::{App, router};
@@ -220,22 +221,34 @@ async fn tidy(app: App, config: Config, stop: CancellationToken) {
     let interval = config.cache.eviction_interval;
     reconcile_volumes(&app, &stop).await;
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    let mut clock = JumpDetector::new();
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match app.jobs.services().cache.reconcile().await {
-            Ok(swept) if swept != Default::default() => {
-                tracing::info!(component = "cache", ?swept, "Cache tidied");
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let error = crate::jobs::error::chain(&error);
-                tracing::error!(component = "cache", error, "The cache cannot be tidied");
-            }
-        }
-        if let Err(error) = app.jobs.forget_old().await {
-            let error = crate::jobs::error::chain(&error);
-            tracing::error!(component = "storage", error, "Old jobs cannot be forgotten");
+        if clock.has_jumped() {
+            tracing::warn!(
+                component = "daemon",
+                "The clock jumped: nothing is taken for old until the next round"
+            );
+        } else {
+            forget_what_is_old(&app).await;
         }
         reconcile_volumes(&app, &stop).await;
+    }
+}
+
+async fn forget_what_is_old(app: &App) {
+    match app.jobs.services().cache.reconcile().await {
+        Ok(swept) if swept != Default::default() => {
+            tracing::info!(component = "cache", ?swept, "Cache tidied");
+        }
+        Ok(_) => {}
+        Err(error) => {
+            let error = crate::jobs::error::chain(&error);
+            tracing::error!(component = "cache", error, "The cache cannot be tidied");
+        }
+    }
+    if let Err(error) = app.jobs.forget_old().await {
+        let error = crate::jobs::error::chain(&error);
+        tracing::error!(component = "storage", error, "Old jobs cannot be forgotten");
     }
 }
 

@@ -413,8 +413,13 @@ impl Target {
                 return Ok(());
             }
             (FileSize::Bytes(bytes), _) => {
-                resize(0)?;
+                // Never shorter in between: a crash there would leave a volume without its size.
                 resize(bytes)?;
+                if bytes > 0 && sys::punch_hole(&self.file, &(0..bytes)).is_err() {
+                    self.has_old_tail = true;
+                    self.content = Content::Unknown;
+                    return Ok(());
+                }
             }
             (FileSize::OfImage, virtual_size) => {
                 resize(0)?;

@@ -42,21 +42,33 @@ pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<
 #[derive(Debug)]
 pub struct Home {
     binary: PathBuf,
-    dir: tempfile::TempDir,
+    dir: PathBuf,
     environment: BTreeMap<String, String>,
+    // Removes the directory when dropped, unless somebody wants it kept.
+    _temporary: Option<tempfile::TempDir>,
 }
 
 impl Home {
     /// A home with volumes in a directory, for a daemon that reads from this S3 server.
     pub fn new(binary: &str, endpoint: &str) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("lvp-daemon-").tempdir()?;
-        std::fs::create_dir(dir.path().join("volumes"))?;
+        let home = Self::kept_in(dir.path(), binary, endpoint)?;
+        Ok(Self {
+            _temporary: Some(dir),
+            ..home
+        })
+    }
+
+    /// The same in a directory that stays, where a later home finds everything again.
+    pub fn kept_in(dir: &Path, binary: &str, endpoint: &str) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir.join("volumes"))?;
         let mut home = Self {
             binary: binary.into(),
-            dir,
+            dir: dir.to_owned(),
             environment: BTreeMap::new(),
+            _temporary: None,
         };
-        let path = |name: &str| home.dir.path().join(name).display().to_string();
+        let path = |name: &str| home.dir.join(name).display().to_string();
         for (name, value) in [
             ("HOST", "127.0.0.1".to_owned()),
             ("PORT", "0".to_owned()),
@@ -91,7 +103,7 @@ impl Home {
 
     /// The home's directory.
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// The file of a volume.
@@ -260,6 +272,15 @@ impl Daemon {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Waits until it has logged this message; the last such line.
+    pub async fn until_said(&self, message: &str) -> Value {
+        wait_for(message, async || {
+            let mut lines = self.log().into_iter().rev();
+            lines.find(|line| line["message"] == message)
+        })
+        .await
     }
 
     /// SIGKILL, and nothing of the process is left when this returns.

@@ -26,7 +26,11 @@ pub struct S3 {
 
 /// A directory of objects, whatever serves it: `BUCKET/KEY` is a file.
 #[derive(Debug)]
-pub struct Objects(TempDir);
+pub struct Objects {
+    root: PathBuf,
+    // Removes the directory when dropped, unless somebody wants it kept.
+    _temporary: Option<TempDir>,
+}
 
 impl S3 {
     /// Starts a server that speaks plain HTTP.
@@ -50,8 +54,21 @@ impl S3 {
         .await
     }
 
+    /// Starts a server over a directory that stays.
+    pub async fn start_in(root: &Path) -> io::Result<Self> {
+        fs::create_dir_all(root)?;
+        let objects = Objects {
+            root: root.to_owned(),
+            _temporary: None,
+        };
+        Self::serve(objects, Options::default()).await
+    }
+
     async fn start_with(options: Options) -> io::Result<Self> {
-        let objects = Objects::new()?;
+        Self::serve(Objects::new()?, options).await
+    }
+
+    async fn serve(objects: Objects, options: Options) -> io::Result<Self> {
         let options = Options {
             credentials: Some((ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())),
             ..options
@@ -86,15 +103,16 @@ impl S3 {
 impl Objects {
     /// An empty directory.
     pub fn new() -> io::Result<Self> {
-        tempfile::Builder::new()
-            .prefix("lvp-s3-")
-            .tempdir()
-            .map(Self)
+        let directory = tempfile::Builder::new().prefix("lvp-s3-").tempdir()?;
+        Ok(Self {
+            root: directory.path().to_owned(),
+            _temporary: Some(directory),
+        })
     }
 
     /// The directory.
     pub fn root(&self) -> &Path {
-        self.0.path()
+        &self.root
     }
 
     /// The file of an object.

@@ -32,21 +32,27 @@ const MODULES: &str = "/usr/lib/uml/modules";
 /// Set for every program that runs inside.
 const INSIDE: &str = "LVP_UML";
 
-/// A kernel to run a program in; its disk is fresh every time.
+/// A kernel to run a program in; its disk is fresh every time, unless it is kept.
 #[derive(Debug, Clone)]
 pub struct Uml {
     timeout: Duration,
     disk_mib: u32,
+    kept_disk: Option<PathBuf>,
+    second_disk: Option<PathBuf>,
+    cut: Option<(PathBuf, Duration)>,
     env: Vec<(String, String)>,
     writable: Vec<PathBuf>,
     systemd: bool,
 }
 
+/// The status of a program whose kernel's power was cut ([`Uml::cut_after`]).
+pub const CUT: i32 = 137;
+
 /// How a program ended that ran inside.
 #[derive(Debug)]
 pub struct Outcome {
     /// Its exit status; 124 when the kernel was killed at the deadline, 125 when it did not come
-    /// up.
+    /// up, [`CUT`] when its power was cut.
     pub status: i32,
     /// What the program printed, on both streams.
     pub output: String,
@@ -66,6 +72,9 @@ impl Uml {
         Self {
             timeout: Duration::from_secs(120),
             disk_mib: 1024,
+            kept_disk: None,
+            second_disk: None,
+            cut: None,
             env: Vec::new(),
             writable: Vec::new(),
             systemd: false,
@@ -86,11 +95,43 @@ impl Uml {
         self
     }
 
+    /// Takes this file for the volume group's disk, and leaves it behind. It is made when there is
+    /// none; otherwise the next kernel finds what the last one left.
+    #[must_use]
+    pub fn kept_disk(mut self, file: &Path) -> Self {
+        self.kept_disk = Some(file.to_owned());
+        self
+    }
+
+    /// Adds this file, which exists, as `/dev/ubdc`.
+    #[must_use]
+    pub fn second_disk(mut self, file: &Path) -> Self {
+        self.second_disk = Some(file.to_owned());
+        self
+    }
+
+    /// Cuts the power: kills the kernel so long after the program has made this file (in a
+    /// [`Uml::writable`] directory). What the kernel had not written to its disks is lost.
+    #[must_use]
+    pub fn cut_after(mut self, file: &Path, delay: Duration) -> Self {
+        self.cut = Some((file.to_owned(), delay));
+        self
+    }
+
     /// Sets a variable for the program; nothing else of the environment is seen inside.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Passes a variable of this process on, if it is set.
+    #[must_use]
+    pub fn pass(self, name: &str) -> Self {
+        match env::var(name) {
+            Ok(value) => self.env(name, &value),
+            Err(_) => self,
+        }
     }
 
     /// Lets the program write to a directory of the host; all others are read-only inside.
@@ -118,6 +159,15 @@ impl Uml {
         let mut run = command(&script);
         run.args(["--timeout", &self.timeout.as_secs().to_string()]);
         run.args(["--disk", &self.disk_mib.to_string()]);
+        for (option, file) in [("--keep", &self.kept_disk), ("--second", &self.second_disk)] {
+            if let Some(file) = file {
+                run.arg(option).arg(file);
+            }
+        }
+        if let Some((file, delay)) = &self.cut {
+            let delay = format!("{:.3}", delay.as_secs_f64());
+            run.arg("--cut").arg(file).arg(delay);
+        }
         for (name, value) in &self.env {
             run.arg("--env").arg(format!("{name}={value}"));
         }
@@ -147,24 +197,34 @@ impl Uml {
     ///
     /// Unless exactly that test ran and passed.
     pub fn run_this_test(&self, name: &str) {
-        let binary = env::current_exe().unwrap_or_else(|error| panic!("no current_exe: {error}"));
-        let args = ["--exact", name, "--nocapture", "--test-threads=1"];
-        let outcome = self
-            .run(&binary, args)
-            .unwrap_or_else(|error| panic!("{error:#}"));
         let Outcome {
             status,
             output,
             log,
-        } = outcome;
-        // For whoever asks for the output of a test that passed.
-        std::io::Write::write_all(&mut std::io::stdout(), output.as_bytes())
-            .unwrap_or_else(|error| panic!("cannot show the output: {error}"));
+        } = self.try_this_test(name);
         let passed = output.contains("test result: ok. 1 passed; 0 failed;");
         assert!(
             status == 0 && passed,
             "inside: status {status}\n{output}\n{log}"
         );
+    }
+
+    /// Runs one test of the binary that calls, inside, and shows its output; how it ended is for
+    /// the caller to judge.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be run at all.
+    pub fn try_this_test(&self, name: &str) -> Outcome {
+        let binary = env::current_exe().unwrap_or_else(|error| panic!("no current_exe: {error}"));
+        let args = ["--exact", name, "--nocapture", "--test-threads=1"];
+        let outcome = self
+            .run(&binary, args)
+            .unwrap_or_else(|error| panic!("{error:#}"));
+        // For whoever asks for the output of a test that passed.
+        std::io::Write::write_all(&mut std::io::stdout(), outcome.output.as_bytes())
+            .unwrap_or_else(|error| panic!("cannot show the output: {error}"));
+        outcome
     }
 }
 

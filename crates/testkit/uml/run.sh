@@ -8,6 +8,9 @@
 #   --timeout SECONDS   kill it after this long (default 120)
 #   --memory MIB        the kernel's memory (default 768)
 #   --disk MIB          size of the volume group's disk (default 1024, sparse)
+#   --keep FILE         the volume group's disk, made when absent and left behind
+#   --second FILE       another disk, /dev/ubdc; exists already
+#   --cut FILE SECONDS  kill it so long after the command has made FILE: a power cut
 #   --env NAME=VALUE    set a variable for the command (repeatable)
 #   --rw DIRECTORY      let the command write to this directory (repeatable)
 #   --systemd           boot the machine's systemd, and run the command as a service of it
@@ -16,7 +19,7 @@
 # Inside, the file system is the host's, read-only; what needs writing (/run, /dev/shm, TMPDIR) is
 # in memory. /dev/ubdb is the disk, `vg0` the volume group on it. The command gets LVP_UML=1.
 # Prints the command's output and ends with its exit status; 124 after the timeout, 125 when the
-# kernel or the volume group did not come up. Needs no root, but with --systemd.
+# kernel or the volume group did not come up, 137 after a cut. Needs no root, but with --systemd.
 #
 # With --systemd all of the file system can be written: what is written stays in memory. Of the
 # machine's services only those run without which systemd does not come up. AppArmor is on.
@@ -32,6 +35,10 @@ die() {
 timeout=120
 memory_mib=768
 disk_mib=1024
+keep=
+second=
+cut_mark=
+cut_delay=
 environment=()
 writable=()
 systemd=
@@ -41,6 +48,9 @@ while (($#)); do
         --timeout) timeout=$2; shift 2 ;;
         --memory) memory_mib=$2; shift 2 ;;
         --disk) disk_mib=$2; shift 2 ;;
+        --keep) keep=$(realpath -- "$2"); shift 2 ;;
+        --second) second=$(realpath -- "$2"); shift 2 ;;
+        --cut) cut_mark=$2; cut_delay=$3; shift 3 ;;
         --env) environment+=("$2"); shift 2 ;;
         --root) root=$(realpath -- "$2"); shift 2 ;;
         --systemd) systemd=yes; shift ;;
@@ -73,7 +83,13 @@ trap 'exit 130' INT TERM
 # Modules are found under `modprobe -d`, so that /lib/modules of the host stays as it is.
 mkdir -p "$work/lib/modules" "$work/out" "$work/tmp"
 ln -s "$modules_root/$version" "$work/lib/modules/$version"
-truncate -s "${disk_mib}M" "$work/disk"
+disk=${keep:-$work/disk}
+format=1
+if [[ -n $keep && -e $keep ]]; then
+    format=
+else
+    truncate -s "${disk_mib}M" "$disk"
+fi
 
 echo $((timeout + 10)) >"$work/timeout"
 
@@ -93,6 +109,7 @@ END
 } >"$work/command"
 
 {
+    printf 'format=%s\n' "$format"
     for directory in "$work/out" "${writable[@]}"; do
         # shellcheck disable=SC2016 # expanded inside
         printf 'mkdir -p "$root"%q; mount -t hostfs -o %q none "$root"%q\n' \
@@ -115,15 +132,19 @@ finish() {
 make_group() {
     mkdir -p /run/lock/lvm /run/lvm /run/tmp /run/mnt
     cat >/etc/lvm/lvmlocal.conf <<'CONF'
-devices { filter = [ "a|^/dev/ubd|", "a|^/dev/loop|", "r|.*|" ] }
+devices { filter = [ "a|^/dev/ubd|", "a|^/dev/loop|", "a|^/dev/mapper/lvp-disk$|", "r|.*|" ] }
 activation { reserved_memory = 0 reserved_stack = 0 }
 backup { backup = 0 archive = 0 }
 CONF
     # Block devices only: the rest would take seconds and nobody here asks for it.
     udevadm trigger --subsystem-match=block
     udevadm settle
-    pvcreate --quiet /dev/ubdb
-    vgcreate --quiet vg0 /dev/ubdb
+    if [[ -n ${format-1} ]]; then
+        pvcreate --quiet /dev/ubdb
+        vgcreate --quiet vg0 /dev/ubdb
+    else
+        vgchange --quiet -ay vg0
+    fi
     touch "$work/out/booted"
 }
 END
@@ -150,7 +171,7 @@ exec >"$work/out/boot" 2>&1
 cp -a /etc/lvm /run/etc-lvm
 mount --bind /run/etc-lvm /etc/lvm
 echo "$work/modprobe" >/proc/sys/kernel/modprobe
-modprobe -d "$work" -a dm-mod dm-snapshot dm-thin-pool dm-raid dm-mirror dm-flakey loop
+modprobe -d "$work" -a dm-mod dm-snapshot dm-thin-pool dm-raid dm-mirror dm-flakey dm-log-writes loop
 /lib/systemd/systemd-udevd --daemon
 ip link set lo up
 make_group
@@ -220,13 +241,23 @@ fi
 # `setsid` makes its processes one group; the group's
 # number is the process that bash starts, as it is no group leader itself.
 TMPDIR=$memory_dir setsid linux.uml "mem=${memory_mib}M" root=/dev/root rootfstype=hostfs rootflags=/ ro \
-    "ubdb=$work/disk" "init=$work/init${systemd:+-systemd}" ${systemd:+security=apparmor} con0=fd:0,fd:1 con=null quiet \
+    "ubdb=$disk" ${second:+"ubdc=$second"} "init=$work/init${systemd:+-systemd}" \
+    ${systemd:+security=apparmor} con0=fd:0,fd:1 con=null quiet \
     >"$work/console" 2>&1 </dev/null &
 kernel=$!
 disown "$kernel"
 
 deadline=$((SECONDS + timeout))
 while kill -0 "$kernel" 2>/dev/null && ((SECONDS < deadline)) && [[ ! -e $work/out/status ]]; do
+    if [[ -n $cut_mark && -e $cut_mark ]]; then
+        sleep "$cut_delay"
+        [[ ! -e $work/out/status ]] || break
+        kill -KILL -- "-$kernel"
+        # Nobody writes to the disks any more.
+        while kill -0 -- "-$kernel" 2>/dev/null; do sleep 0.02; done
+        cat "$work/out/output"
+        exit 137
+    fi
     sleep 0.1
 done
 

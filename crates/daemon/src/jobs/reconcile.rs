@@ -153,8 +153,7 @@ impl Jobs {
         match undone.instrument(span.clone()).await {
             Ok(false) => {}
             Ok(true) => live.note(format!(
-                "Volume {name} was there before the job and is left not ready (its head is cleared): \
-                 provision it again"
+                "Volume {name} was there before the job and is left not ready: provision it again"
             )),
             Err::<_, crate::volume::VolumeError>(error) => {
                 let why = chain(&error);

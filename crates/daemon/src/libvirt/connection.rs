@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
@@ -25,6 +25,15 @@ use crate::volume::{InUse, VolumeError, VolumeErrorKind};
 
 /// How long a call may take. Starting a pool scans its directory; all others take milliseconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The pauses before who uses a volume is asked again: a libvirtd that is being restarted, as by an
+/// upgrade, is back within them. A call that ran into its time-out has waited enough.
+const RESTART_PAUSES: [Duration; 4] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
 
 /// Calls that may wait for the thread.
 const QUEUE: usize = 64;
@@ -145,15 +154,32 @@ impl Hypervisor for Libvirt {
 #[async_trait]
 impl InUse for Libvirt {
     async fn user_of(&self, paths: &[PathBuf]) -> Result<Option<String>, VolumeError> {
-        let paths = paths.to_owned();
-        let user = self.call(move |connection| {
-            let found = users(connection, &paths)?.into_iter().next();
-            Ok(found.map(|user| format!("domain {}", user.domain)))
-        });
-        user.await.map_err(|error| {
-            let message = "Whether a domain uses the volume cannot be told";
-            VolumeError::new(VolumeErrorKind::DependencyDown, message).caused_by(error)
-        })
+        let asked = Instant::now();
+        let mut pauses = RESTART_PAUSES.iter();
+        loop {
+            let paths = paths.to_owned();
+            let user = self.call(move |connection| {
+                let found = users(connection, &paths)?.into_iter().next();
+                Ok(found.map(|user| format!("domain {}", user.domain)))
+            });
+            let error = match user.await {
+                Ok(user) => return Ok(user),
+                Err(error) => error,
+            };
+            match pauses.next() {
+                Some(pause)
+                    if error.kind == LibvirtErrorKind::Down && asked.elapsed() < CALL_TIMEOUT =>
+                {
+                    tracing::warn!(component = "libvirt", %error, ?pause, "Asking libvirt again");
+                    tokio::time::sleep(*pause).await;
+                }
+                _ => {
+                    let message = "Whether a domain uses the volume cannot be told";
+                    let kind = VolumeErrorKind::DependencyDown;
+                    return Err(VolumeError::new(kind, message).caused_by(error));
+                }
+            }
+        }
     }
 }
 
@@ -166,9 +192,10 @@ impl Session {
 
     /// The connection, opened again when it was lost.
     fn connection(&mut self) -> Result<Connect, LibvirtError> {
+        // Asked, since nobody watches the socket meanwhile: libvirt itself takes the connection to a
+        // libvirtd that was restarted for alive until a call has failed on it.
         if let Some(connection) = &self.connection
-            // The test driver does not know; whoever cannot say is taken at its word.
-            && connection.is_alive().unwrap_or(true)
+            && connection.lib_version().is_ok()
         {
             return Ok(connection.clone());
         }

@@ -12,6 +12,12 @@
 //! (`-S`) with the volume's UUID and tags, which LVM evaluates under its own lock: a volume that
 //! was replaced in the meantime is not touched.
 //!
+//! **Disks with a cache.** LVM writes its metadata and does not flush it, so a tag that was set may
+//! be lost in a power cut while data written after it is not. The device, and with it every disk
+//! below it, is flushed before a volume's first byte is written (else it could say `ready` with half
+//! of another image in it), and after `ready` (else a completed job's volume could say that it is
+//! not).
+//!
 //! **Locks.** LVM waits for a lock that another command holds (`wait_for_locks`); the time-out of
 //! the command ends that.
 
@@ -238,8 +244,13 @@ impl Volumes for Lvm {
         match now.volume.state {
             state if state == done => Ok(()),
             VolumeState::Populating { job: by, .. } if by == job => {
-                self.set_tags(&now, &tags::ready(job, digest)).await?;
-                Ok(())
+                let now = self.set_tags(&now, &tags::ready(job, digest)).await?;
+                let path = now.volume.path;
+                self.blocking(move || {
+                    let flushed = File::open(&path).and_then(|device| device.sync_all());
+                    flushed.map_err(|error| VolumeError::io("Flushing", &path, error))
+                })
+                .await
             }
             _ => Err(VolumeError::not_populating(&now.volume)),
         }
@@ -251,6 +262,13 @@ impl Volumes for Lvm {
         if !is_populating || now.volume.state != volume.state {
             return Err(VolumeError::not_populating(&now.volume));
         }
+        let path = now.volume.path.clone();
+        let file = self
+            .blocking(move || match file.sync_all() {
+                Ok(()) => Ok(file),
+                Err(error) => Err(VolumeError::io("Flushing", &path, error)),
+            })
+            .await?;
         Ok(OpenVolume {
             path: now.volume.path,
             file,
@@ -274,7 +292,8 @@ impl Volumes for Lvm {
                     Removed::Absent
                 });
             };
-            if now.volume.state != (VolumeState::Populating { job, created: true }) {
+            let is_ours = now.tags.of_another_tool().is_none();
+            if now.volume.state != (VolumeState::Populating { job, created: true }) || !is_ours {
                 return Ok(Removed::Kept);
             }
             let selection = format!(

@@ -46,12 +46,14 @@ mod real {
     use std::os::unix::fs::FileExt as _;
     use std::path::{Path, PathBuf};
     use std::process::{Child, Stdio};
+    use std::time::{Duration, Instant};
 
-    use lvp_testkit::daemon::wait_for;
+    use lvp_api::{JobState, JobStatus};
+    use lvp_testkit::daemon::{Daemon, wait_for};
     use lvp_testkit::require::{command, require};
     use serde_json::Value;
 
-    use crate::support::{World, metric};
+    use crate::support::{MIB, World, holds, image, metric};
 
     /// A libvirtd with a socket of its own, and a pool with a directory of its own.
     struct Libvirtd {
@@ -107,6 +109,22 @@ mod real {
                 asked.ok()?.success().then_some(())
             })
             .await;
+        }
+
+        fn kill(&mut self) {
+            self.child.kill().expect("it is killed");
+            self.child.wait().expect("it has ended");
+        }
+
+        async fn start_again(&mut self) {
+            self.child = Self::spawn(self.dir.path());
+            self.wait().await;
+        }
+
+        fn signal(&self, name: &str) {
+            let pid = self.child.id().to_string();
+            let sent = command("kill").args([&format!("-{name}"), &pid]).status();
+            assert!(sent.expect("kill starts").success());
         }
 
         fn uri(&self) -> String {
@@ -192,11 +210,110 @@ mod real {
             .await;
         };
         libvirt_is(true).await;
-        libvirtd.child.kill().expect("it is killed");
-        libvirtd.child.wait().expect("it has ended");
+        libvirtd.kill();
         libvirt_is(false).await;
-        libvirtd.child = Libvirtd::spawn(libvirtd.dir.path());
-        libvirtd.wait().await;
+        libvirtd.start_again().await;
         libvirt_is(true).await;
+    }
+
+    /// What somebody else's volume holds.
+    const OTHERS: u8 = 0xa5;
+
+    async fn world_with(libvirtd: &Libvirtd) -> World {
+        let world = World::new().await;
+        let others = vec![OTHERS; 32 << 20];
+        std::fs::write(world.home.volume("others"), others).expect("it is written");
+        world
+            .with("LIBVIRT_ENABLED", "true")
+            .with("LIBVIRT_URI", &libvirtd.uri())
+    }
+
+    fn is_untouched(world: &World) -> bool {
+        let bytes = std::fs::read(world.home.volume("others")).expect("it is read");
+        let record = world.home.path().join("volumes/.lvp/others.json");
+        bytes.iter().all(|byte| *byte == OTHERS) && !record.exists()
+    }
+
+    async fn provision(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
+        let job = daemon.provision(url, volume, 32 * MIB).await;
+        let job = job.expect("it is accepted");
+        daemon.ended(&job).await.expect("it ends")
+    }
+
+    fn cannot_tell(status: &JobStatus) {
+        assert_eq!(
+            (status.status, status.error_code),
+            (JobState::Failed, Some(503)),
+            "{status:?}"
+        );
+        let error = status.error.as_deref().unwrap_or_default();
+        assert!(error.contains("cannot be told"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_restart_of_libvirtd_fails_no_job_and_without_it_nothing_is_written() {
+        if !require("libvirt") {
+            return;
+        }
+        let mut libvirtd = Libvirtd::start().await;
+        let world = world_with(&libvirtd).await;
+        let builder = image(32 * MIB, 20, 1);
+        let url = world.put("a.qcow2", &builder.build());
+        let daemon = world.start();
+        let status = provision(&daemon, &url, "vm-1").await;
+        assert_eq!(status.status, JobState::Completed, "{status:?}");
+        // The connection that the daemon still has is to one that is gone.
+        libvirtd.kill();
+        libvirtd.start_again().await;
+        let status = provision(&daemon, &url, "vm-2").await;
+        assert_eq!(status.status, JobState::Completed, "{status:?}");
+        let asked_again = |message: &Value| message["message"] == "Asking libvirt again";
+        assert!(!daemon.log().iter().any(asked_again), "it was not noticed");
+
+        libvirtd.kill();
+        cannot_tell(&provision(&daemon, &url, "others").await);
+        assert!(is_untouched(&world), "written without asking libvirt");
+
+        let job = daemon.provision(&url, "others", 32 * MIB).await;
+        let job = job.expect("it is accepted");
+        let before = daemon.log().len();
+        wait_for("it to ask", async || {
+            daemon.log()[before..].iter().any(asked_again).then_some(())
+        })
+        .await;
+        libvirtd.start_again().await;
+        let status = daemon.ended(&job).await.expect("it ends");
+        assert_eq!(status.status, JobState::Completed, "{status:?}");
+        assert!(holds(&world.home.volume("others"), &builder.disk()));
+    }
+
+    #[tokio::test]
+    async fn a_stuck_libvirtd_holds_up_its_job_alone_and_not_for_ever() {
+        if !require("libvirt") {
+            return;
+        }
+        let libvirtd = Libvirtd::start().await;
+        let world = world_with(&libvirtd).await;
+        let builder = image(32 * MIB, 20, 1);
+        let url = world.put("a.qcow2", &builder.build());
+        let daemon = world.start();
+        let status = provision(&daemon, &url, "vm-1").await;
+        assert_eq!(status.status, JobState::Completed, "{status:?}");
+        libvirtd.signal("STOP");
+        let job = daemon.provision(&url, "others", 32 * MIB).await;
+        let job = job.expect("it is accepted");
+        for route in ["/health", "/metrics", "/api/v1/jobs"] {
+            let asked = Instant::now();
+            let answer = daemon.call("GET", route, None).await.expect("an answer");
+            assert_eq!(answer.status, 200, "{route}");
+            let took = asked.elapsed();
+            assert!(took < Duration::from_secs(3), "{route} took {took:?}");
+        }
+        cannot_tell(&daemon.ended(&job).await.expect("it ends"));
+        assert!(is_untouched(&world), "written without asking libvirt");
+        libvirtd.signal("CONT");
+        let status = provision(&daemon, &url, "others").await;
+        assert_eq!(status.status, JobState::Completed, "{status:?}");
+        assert!(holds(&world.home.volume("others"), &builder.disk()));
     }
 }

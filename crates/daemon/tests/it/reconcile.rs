@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::{MIB, World, holds, image};
 
-const UNKNOWN_JOB: &str = "00000000-0000-4000-8000-000000000001";
+pub(crate) const UNKNOWN_JOB: &str = "00000000-0000-4000-8000-000000000001";
 
 /// Kills a daemon in the middle of a job for `vm`; the job.
 async fn killed_half_way(world: &World, proxy: &FaultProxy, url: &str) -> String {
@@ -63,17 +63,16 @@ fn set_state(world: &World, job: &str, state: &str) {
 }
 
 /// The log lines with this message.
-fn said(daemon: &Daemon, message: &str) -> Vec<Value> {
+pub(crate) fn said(daemon: &Daemon, message: &str) -> Vec<Value> {
     let lines = daemon.log().into_iter();
     lines.filter(|line| line["message"] == message).collect()
 }
 
-async fn wait_until_said(daemon: &Daemon, message: &str) -> Value {
-    wait_for(message, async || said(daemon, message).pop()).await
-}
-
-const REMOVED: &str = "Removed a volume that an ended job had made and not finished";
-const NOT_READY: &str = "A volume is not ready and no job will finish it: provision it again";
+pub(crate) const REMOVED: &str = "Removed a volume that an ended job had made and not finished";
+pub(crate) const NOT_READY: &str =
+    "A volume is not ready and no job will finish it: provision it again";
+pub(crate) const CANNOT: &str =
+    "A volume that an ended job had made and not finished cannot be removed";
 const GONE: &str = "The volume of a completed job is gone: somebody removed it since";
 
 #[tokio::test]
@@ -83,7 +82,7 @@ async fn a_volume_that_a_job_of_a_lost_database_made_and_not_finished_is_removed
     let job = killed_half_way(&world, &proxy, &url).await;
     lose_the_database(&world);
     let daemon = world.start();
-    assert_eq!(wait_until_said(&daemon, REMOVED).await["job_id"], job);
+    assert_eq!(daemon.until_said(REMOVED).await["job_id"], job);
     assert_eq!(world.home.volume_files(), Vec::<String>::new());
     assert!(!record_path(&world).exists(), "its record is left");
 }
@@ -96,7 +95,7 @@ async fn a_volume_that_an_ended_job_made_and_not_finished_is_removed() {
         let job = killed_half_way(&world, &proxy, &url).await;
         set_state(&world, &job, state);
         let daemon = world.start();
-        assert_eq!(wait_until_said(&daemon, REMOVED).await["job_id"], job);
+        assert_eq!(daemon.until_said(REMOVED).await["job_id"], job);
         assert_eq!(world.home.volume_files(), Vec::<String>::new(), "{state}");
     }
 }
@@ -110,7 +109,7 @@ async fn a_volume_that_was_there_before_a_lost_job_stays_not_ready_and_a_repeat_
     let job = killed_half_way(&world, &proxy, &url).await;
     lose_the_database(&world);
     let daemon = world.start();
-    assert_eq!(wait_until_said(&daemon, NOT_READY).await["job_id"], job);
+    assert_eq!(daemon.until_said(NOT_READY).await["job_id"], job);
     assert_eq!(record(&world)["state"], "populating");
     let job = daemon
         .provision(&url, "vm", 32 * MIB)
@@ -129,7 +128,7 @@ async fn a_volume_of_a_completed_job_that_says_populating_is_never_removed() {
     let job = killed_half_way(&world, &proxy, &url).await;
     set_state(&world, &job, "completed");
     let daemon = world.start();
-    let line = wait_until_said(&daemon, NOT_READY).await;
+    let line = daemon.until_said(NOT_READY).await;
     assert_eq!(line["job_state"], "completed");
     assert_eq!(world.home.volume_files(), ["vm"]);
 }
@@ -145,7 +144,7 @@ async fn a_completed_job_whose_volume_is_gone_is_logged_once() {
         .expect("it is accepted");
     daemon.ended(&job).await.expect("it ends");
     fs::remove_file(world.home.volume("vm")).expect("it is removed");
-    assert_eq!(wait_until_said(&daemon, GONE).await["job_id"], job);
+    assert_eq!(daemon.until_said(GONE).await["job_id"], job);
     // Two more rounds, in each of which it is still gone.
     wait_for("further rounds", async || {
         (said(&daemon, "Volumes reconciled").len() >= 3).then_some(())
@@ -162,7 +161,7 @@ async fn a_completed_job_whose_volume_is_gone_is_logged_once() {
 async fn what_is_left_over_while_the_daemon_runs_is_found_at_the_interval() {
     let world = World::new().await.with("CACHE_EVICTION_INTERVAL", "1s");
     let daemon = world.start();
-    wait_until_said(&daemon, "Ready").await;
+    daemon.until_said("Ready").await;
     let volume = world.home.volume("vm");
     fs::create_dir_all(world.home.path().join("volumes/.lvp")).expect("it is made");
     fs::write(&volume, vec![0; 1 << 20]).expect("it is written");
@@ -171,10 +170,7 @@ async fn what_is_left_over_while_the_daemon_runs_is_found_at_the_interval() {
         "version": 1, "inode": inode, "job": UNKNOWN_JOB, "state": "populating", "created": true,
     });
     fs::write(record_path(&world), record.to_string()).expect("it is written");
-    assert_eq!(
-        wait_until_said(&daemon, REMOVED).await["job_id"],
-        UNKNOWN_JOB
-    );
+    assert_eq!(daemon.until_said(REMOVED).await["job_id"], UNKNOWN_JOB);
     assert!(!volume.exists());
 }
 

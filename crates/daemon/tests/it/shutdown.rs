@@ -5,20 +5,12 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use lvp_api::{JobList, JobState};
-use lvp_testkit::daemon::{DEADLINE, Daemon, wait_for};
+use lvp_testkit::daemon::{DEADLINE, wait_for};
 use lvp_testkit::fault::{Fault, Rule};
 use rusqlite::Connection;
 use serde_json::json;
 
 use crate::support::{MIB, World, holds, image};
-
-async fn until_said(daemon: &Daemon, message: &str) {
-    wait_for(message, async || {
-        let mut log = daemon.log().into_iter();
-        log.any(|line| line["message"] == message).then_some(())
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_goes_on_at_the_next_start() {
@@ -38,7 +30,7 @@ async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_goes_on_at_the_nex
     })
     .await;
     daemon.signal("TERM").expect("it is told");
-    until_said(&daemon, "Stopping").await;
+    daemon.until_said("Stopping").await;
     // Within the grace period status stays readable, and new jobs are refused.
     let running = daemon.status(&job).await.expect("it is readable");
     assert_eq!(running.status, JobState::Running, "{running:?}");

@@ -8,27 +8,16 @@
     reason = "all of this is a test, also the functions that clippy does not take for one"
 )]
 
-use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lvp_testkit::require::require;
+use lvp_testkit::scenarios;
 use lvp_testkit::uml::{self, Uml};
 
 mod fixture;
 mod life;
 mod refusals;
 mod trouble;
-
-type Scenario = (&'static str, Pin<Box<dyn Future<Output = ()>>>);
-
-/// Names scenarios by their functions.
-macro_rules! scenarios {
-    ($($module:ident :: $name:ident),* $(,)?) => {
-        [$((stringify!($name), Box::pin($module::$name()) as _)),*]
-    };
-}
 
 #[test]
 fn the_lvm_back_end_works_on_real_lvm() {
@@ -37,12 +26,13 @@ fn the_lvm_back_end_works_on_real_lvm() {
     } else if require("lvm") {
         Uml::new()
             .timeout(Duration::from_secs(420))
+            .pass("LVP_SCENARIO")
             .run_this_test("the_lvm_back_end_works_on_real_lvm");
     }
 }
 
 fn run_all() {
-    let scenarios: Vec<Scenario> = scenarios![
+    scenarios::run(scenarios![
         life::a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_next_job,
         life::creating_is_idempotent_for_its_job_and_refused_to_another,
         life::the_list_has_everybody_s_volumes_and_no_insides,
@@ -60,27 +50,5 @@ fn run_all() {
         trouble::a_held_lock_is_waited_for_until_the_time_out,
         trouble::rollback_outlasts_a_brief_opener_and_reports_a_lasting_one,
         trouble::a_missing_volume_group_is_down_and_not_empty,
-    ]
-    .into();
-    let total = scenarios.len();
-    let failed = scenarios
-        .into_iter()
-        .map(passes)
-        .filter(|passed| !passed)
-        .count();
-    println!("scenarios: {} passed, {failed} failed", total - failed);
-    assert_eq!(failed, 0, "scenarios failed");
-}
-
-fn passes((name, scenario): Scenario) -> bool {
-    let started = Instant::now();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(scenario)));
-    runtime.shutdown_timeout(Duration::from_secs(5));
-    let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-    println!(
-        "scenario {name} ... {verdict} ({:.1} s)",
-        started.elapsed().as_secs_f64()
-    );
-    result.is_ok()
+    ]);
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use lvp_api::{JobId, Sha256Digest, VolumeName};
-use rustix::fs::{Access, FlockOperation, OFlags};
+use rustix::fs::{Access, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::super::{
@@ -193,22 +193,28 @@ impl Files {
         {
             return Err(VolumeError::not_populating(&current));
         }
-        // Emptying the file and giving it its size again frees every block: all of it reads as
-        // zero then. QEMU's locks are held off meanwhile, which `open_unused` only looked at.
+        // One hole over all of it frees every block, so that all of it reads as zero. The file keeps
+        // its size at every instant: cut to nothing and made long again, it would be left with no
+        // size by a kill in between, and be too small for every later job. QEMU's locks are held
+        // off meanwhile, which `open_unused` only looked at.
         let path = &volume.path;
         let locked = lock_against_qemu(&file, path)?;
-        let emptied = file
-            .set_len(0)
-            .and_then(|()| file.set_len(volume.size_bytes));
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let emptied = match rustix::fs::fallocate(&file, flags, 0, volume.size_bytes) {
+            Ok(()) => Ok(true),
+            // The copier writes the zeros then.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+            Err(error) => Err(VolumeError::io("Emptying", path, error.into())),
+        };
         if locked {
             rustix::fs::fcntl_lock(&file, FlockOperation::Unlock)
                 .map_err(|error| VolumeError::io("Unlocking", path, error.into()))?;
         }
-        emptied.map_err(|error| VolumeError::io("Emptying", path, error))?;
+        let known_zero = emptied?;
         Ok(OpenVolume {
             path: path.clone(),
             file,
-            known_zero: true,
+            known_zero,
             size_bytes: volume.size_bytes,
             is_block_device: false,
         })

@@ -1,9 +1,10 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_testkit::require::{command, require};
 use tempfile::TempDir;
@@ -133,6 +134,38 @@ async fn a_reused_file_reads_as_zero_everywhere_once_it_is_open() {
     open.file.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes, vec![0; 3 << 20]);
     assert_eq!(open.file.metadata().unwrap().blocks(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_keeps_its_size_at_every_instant_while_it_is_emptied() {
+    const LEN: u64 = 1 << 20;
+    let f = fixture();
+    let vm = f.foreign("vm", LEN);
+    let path = f.path("vm");
+    let done = Arc::new(AtomicBool::new(false));
+    let watcher = std::thread::spawn({
+        let (path, done) = (path.clone(), Arc::clone(&done));
+        move || {
+            let mut shortest = u64::MAX;
+            while !done.load(Ordering::Relaxed) {
+                shortest = shortest.min(fs::metadata(&path).unwrap().len());
+            }
+            shortest
+        }
+    });
+    for _ in 0..200 {
+        let found = f.found(&vm).await;
+        let volume = f
+            .volumes
+            .mark_populating(&found, JobId::random())
+            .await
+            .unwrap();
+        let open = f.volumes.open(&volume).await.unwrap();
+        // So that there is something to free the next time.
+        open.file.write_all_at(&[1; 1 << 20], 0).unwrap();
+    }
+    done.store(true, Ordering::Relaxed);
+    assert_eq!(watcher.join().unwrap(), LEN);
 }
 
 #[tokio::test]

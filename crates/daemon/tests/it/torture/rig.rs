@@ -1,0 +1,242 @@
+//! What is tortured: a daemon that is started again and again, and what was asked of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lvp_api::JobState;
+use lvp_testkit::daemon::{Daemon, Home};
+use lvp_testkit::fault::{Fault, FaultProxy, Rule};
+use lvp_testkit::s3::S3;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::look::{Place, look};
+use crate::support::{BINARY, MIB, World, address, image};
+
+pub(super) const VOLUMES: u64 = 4;
+const IMAGES: u64 = 3;
+
+/// So slow that a kill meets jobs in every stage.
+const SOURCE_BYTES_PER_SEC: u64 = 16_000_000;
+
+/// One round in so many goes to its end before the kill.
+const WHOLE_ROUNDS: u32 = 8;
+
+const LONGEST_ROUND: Duration = Duration::from_secs(30);
+
+/// xorshift64*: small, and the same everywhere.
+pub(super) struct Random(u64);
+
+impl Random {
+    /// By `LVP_TORTURE_SEED`, or else by chance; prints which.
+    pub(super) fn from_environment() -> Self {
+        let seed = number("LVP_TORTURE_SEED", u64::from(std::process::id()) << 20 | 1);
+        println!("LVP_TORTURE_SEED={seed}");
+        Self::new(seed)
+    }
+
+    pub(super) fn new(seed: u64) -> Self {
+        // Neighbouring seeds are made unlike, and zero is the one state that must not be.
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).max(1))
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+}
+
+pub(super) fn number(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// What was found, for the closing line.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Kills that were followed by a full look.
+    pub(super) kills: u32,
+    /// Kills right after a start, with what the killed one had begun still going on.
+    pub(super) kills_at_start: u32,
+    pub(super) jobs: u32,
+    pub(super) completed: u32,
+    pub(super) absent: u32,
+    pub(super) not_ready: u32,
+    pub(super) ready: u32,
+    pub(super) cached: u32,
+    pub(super) partials: u32,
+}
+
+/// A world with images, and the jobs that its daemons have accepted.
+pub(super) struct Rig {
+    pub(super) world: World,
+    pub(super) place: Place,
+    /// The disks of the images, by the images' digests.
+    pub(super) disks: BTreeMap<String, Vec<u8>>,
+    pub(super) accepted: Vec<String>,
+    pub(super) tally: Tally,
+    urls: Vec<String>,
+    proxy: FaultProxy,
+    /// How long the last jobs took that nobody disturbed.
+    round: Duration,
+}
+
+impl Rig {
+    pub(super) async fn new(place: Place) -> Self {
+        let s3 = S3::start().await.expect("the S3 server starts");
+        Self::over(place, s3, |endpoint| {
+            Home::new(BINARY, endpoint).expect("there is room for a home")
+        })
+        .await
+    }
+
+    /// One that keeps everything in a directory, where the next one finds it.
+    pub(super) async fn kept_in(place: Place, directory: &Path) -> Self {
+        let objects = directory.join("objects");
+        let s3 = S3::start_in(&objects).await.expect("the S3 server starts");
+        Self::over(place, s3, |endpoint| {
+            Home::kept_in(&directory.join("home"), BINARY, endpoint).expect("there is room")
+        })
+        .await
+    }
+
+    async fn over(place: Place, s3: S3, home: impl FnOnce(&str) -> Home) -> Self {
+        let proxy = FaultProxy::start(address(&s3))
+            .await
+            .expect("the proxy starts");
+        proxy.inject(Rule::new(Fault::Slow(SOURCE_BYTES_PER_SEC)).method("GET"));
+        let home = home(&proxy.endpoint());
+        let mut world = World { s3, home }
+            .with("CACHE_MAX_SIZE_BYTES", "40M")
+            .with("LOG_LEVEL", "info");
+        if place == Place::Lvm {
+            world = world
+                .with("VOLUME_BACKEND", "lvm")
+                .with("LVM_VOLUME_GROUP", "vg0");
+        }
+        let mut disks = BTreeMap::new();
+        let mut urls = Vec::new();
+        for index in 0..IMAGES {
+            let builder = image(place.disk_bytes(), 120 + 60 * index, 2 * index + 1);
+            let bytes = builder.build();
+            disks.insert(hex(&Sha256::digest(&bytes)), builder.disk());
+            let key = format!("{index}.qcow2");
+            let is_there = world.s3.objects().path("images", &key).exists();
+            urls.push(match is_there {
+                // From before a power cut; written again it would be another version of the object.
+                true => format!("s3://images/{key}"),
+                false => world.put(&key, &bytes),
+            });
+        }
+        Self {
+            world,
+            place,
+            disks,
+            accepted: Vec::new(),
+            tally: Tally::default(),
+            urls,
+            proxy,
+            round: LONGEST_ROUND,
+        }
+    }
+
+    /// Starts a daemon, asks it for things, and kills it at a random instant; then looks.
+    pub(super) async fn kill_once(&mut self, random: &mut Random) {
+        let daemon = self.world.start();
+        self.ask(&daemon, random).await;
+        let asked = Instant::now();
+        let share = random.below(1000);
+        let cancels = random.below(4) == 0;
+        if self.tally.kills.is_multiple_of(WHOLE_ROUNDS) {
+            // How long that takes is what the other rounds' instants are spread over: the machine
+            // may be slow, and a kill after the end of everything shows little.
+            for job in &self.accepted {
+                daemon.ended(job).await.expect("it ends");
+            }
+            self.round = asked.elapsed().min(LONGEST_ROUND);
+        } else {
+            let until = asked + self.round * 5 / 4 * u32::try_from(share).expect("small") / 1000;
+            let job = self.accepted.last().filter(|_| cancels);
+            if let Some(job) = job {
+                let route = format!("/api/v1/jobs/{job}/cancel");
+                let cancelled = daemon.call("POST", &route, None);
+                // The kill may come before the answer: that is the point.
+                tokio::time::timeout_at(until.into(), cancelled).await.ok();
+            }
+            tokio::time::sleep_until(until.into()).await;
+        }
+        daemon.kill().expect("it is killed");
+        if random.below(4) == 0 {
+            // The next one meets the commands that the killed one has left running.
+            let daemon = self.world.start();
+            tokio::time::sleep(Duration::from_millis(random.below(400))).await;
+            daemon.kill().expect("it is killed");
+            self.tally.kills_at_start += 1;
+        }
+        self.tally.kills += 1;
+        look(self);
+    }
+
+    /// One to three random requests.
+    pub(super) async fn ask(&mut self, daemon: &Daemon, random: &mut Random) {
+        for _ in 0..1 + random.below(3) {
+            let url = &self.urls[usize::try_from(random.below(IMAGES)).expect("small")];
+            let (route, body) = if random.below(5) == 0 {
+                ("/api/v1/cache/fetch", json!({"image_url": url}))
+            } else {
+                let volume = format!("vm-{}", random.below(VOLUMES));
+                let size = self.place.volume_bytes();
+                let body =
+                    json!({"image_url": url, "volume_name": volume, "volume_size_bytes": size});
+                ("/api/v1/jobs", body)
+            };
+            let answer = daemon.call("POST", route, Some(body)).await;
+            let answer = answer.expect("an answer");
+            assert!(matches!(answer.status, 202 | 409), "{answer:?}");
+            let job = answer.body["job_id"].as_str();
+            self.accepted.extend(job.map(str::to_owned));
+        }
+    }
+
+    /// In the end, undisturbed, every job that was accepted ends, and nothing is left over.
+    pub(super) async fn finish(&mut self) {
+        self.proxy.clear();
+        let daemon = self.world.start();
+        for job in &self.accepted {
+            let status = daemon.ended(job).await.expect("it ends");
+            let error = status.error.as_deref().unwrap_or_default();
+            // Killed five times.
+            let gave_up = error.contains("was started");
+            assert!(status.status != JobState::Failed || gave_up, "{status:?}");
+            self.tally.completed += u32::from(status.status == JobState::Completed);
+            self.tally.jobs += 1;
+        }
+        drop(daemon);
+        look(self);
+        self.place.check_leftovers();
+    }
+}
+
+pub(super) fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Place {
+    /// Of each image.
+    pub(super) fn disk_bytes(self) -> u64 {
+        match self {
+            Self::Directory => 48 * MIB,
+            Self::Lvm => 24 * MIB,
+        }
+    }
+
+    pub(super) fn volume_bytes(self) -> u64 {
+        match self {
+            Self::Directory => 64 * MIB,
+            Self::Lvm => 32 * MIB,
+        }
+    }
+}
