@@ -391,10 +391,23 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "tracing.endpoint",
-        &["OTEL_EXPORTER_OTLP_ENDPOINT"],
+        &[
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ],
         Kind::Text,
         "",
         "URL of the OTLP collector (gRPC), such as https://otel.example.com:4317; none sends no traces",
+    ),
+    key(
+        "tracing.ca_cert",
+        &[
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        ],
+        Kind::Path,
+        "",
+        "PEM file with the CA of the collector; added to the system's",
     ),
     key(
         "tracing.service_name",

@@ -213,6 +213,8 @@ pub struct Metrics {
 pub struct Tracing {
     /// URL of the collector; `None` sends nothing.
     pub endpoint: Option<String>,
+    /// CA of the collector.
+    pub ca_cert: Option<PathBuf>,
     /// Name of the service in traces.
     pub service_name: String,
     /// Share of traces that are kept.
@@ -339,6 +341,7 @@ impl Config {
                         .text("tracing.exporters")
                         .is_ok_and(|to| to != "none")
                 }),
+                ca_cert: settings.optional_path("tracing.ca_cert"),
                 service_name: settings.text("tracing.service_name")?,
                 sampling_rate: settings.fraction("tracing.sampling_rate")?,
             },

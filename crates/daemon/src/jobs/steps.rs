@@ -167,7 +167,10 @@ impl Steps<'_> {
         }
         let (info, image) = match self.plan_remote(lead.object()).await {
             Ok((info, Some(image))) => (info, image),
-            Ok((_, None)) => return self.fetch_then_write(lead, sidecar, MAP_TOO_LARGE).await,
+            Ok((info, None)) => {
+                self.expect_disk(&info);
+                return self.fetch_then_write(lead, sidecar, MAP_TOO_LARGE).await;
+            }
             Err(error) if error.error_type() == RANGES_IGNORED => {
                 return self.fetch_then_write(lead, sidecar, NO_RANGES).await;
             }
@@ -213,6 +216,7 @@ impl Steps<'_> {
         why: &str,
     ) -> Result<(), JobError> {
         self.live.note(why);
+        self.expect_some_disk(lead.object().size);
         let (streamed, digest) = self.download(&mut lead, None, sidecar).await?;
         let pin = self.publish(lead, streamed.file, digest).await?;
         self.write_cached(pin).await
@@ -475,6 +479,17 @@ impl Steps<'_> {
                 .unwrap_or(known.convert),
         });
         Ok(())
+    }
+
+    /// While a disk's size is not known, that of its image has to do: were there nothing to write, the
+    /// end of the download would be shown as that of the job.
+    fn expect_some_disk(&self, image_bytes: u64) {
+        let total = &self.live.meter.guest_total;
+        if let Some(request) = &self.live.spec().volume
+            && total.load(Ordering::Relaxed) == 0
+        {
+            total.store(image_bytes.min(request.size_bytes), Ordering::Relaxed);
+        }
     }
 
     fn expect_disk(&self, info: &ImageInfo) {

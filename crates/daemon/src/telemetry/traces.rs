@@ -29,7 +29,7 @@ use opentelemetry::trace::{
     TracerProvider as _,
 };
 use opentelemetry::{Context, Value};
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
@@ -81,11 +81,22 @@ impl Traces {
                 .with_endpoint(endpoint)
                 .with_timeout(EXPORT_TIMEOUT);
             if endpoint.starts_with("https://") {
-                exporter = exporter.with_tls_config(ClientTlsConfig::new().with_native_roots());
+                let mut tls = ClientTlsConfig::new().with_native_roots();
+                if let Some(path) = &config.ca_cert {
+                    let pem = std::fs::read(path).with_context(|| {
+                        format!(
+                            "Cannot read the collector's CA {} (tracing.ca_cert)",
+                            path.display()
+                        )
+                    })?;
+                    tls = tls.ca_certificate(Certificate::from_pem(pem));
+                }
+                exporter = exporter.with_tls_config(tls);
             }
-            let exporter = exporter
-                .build()
-                .with_context(|| format!("tracing.endpoint {endpoint} cannot be used"))?;
+            // Without the endpoint itself, which may hold credentials.
+            let exporter = exporter.build().context(
+                "tracing.endpoint cannot be used: it must be a URL such as https://otel.example.com:4317",
+            )?;
             provider =
                 provider.with_span_processor(export::processor(exporter, Arc::clone(&counts)));
         }

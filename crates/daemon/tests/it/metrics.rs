@@ -13,7 +13,7 @@ use lvp_testkit::require::{command, require};
 use provisioner::telemetry::metrics::catalogue::{CATALOGUE, Kind, OF_THE_GUIDE};
 use serde_json::json;
 
-use crate::support::{MIB, World, image, metric};
+use crate::support::{MIB, World, image};
 
 const PREFIX: &str = "libvirt_volume_provisioner_";
 
@@ -271,85 +271,6 @@ async fn a_request_is_labelled_by_its_route_whatever_the_client_sends() {
             ),
         ],
     );
-}
-
-#[tokio::test]
-async fn a_dependency_that_dies_is_seen_at_once_by_the_job_that_failed_on_it_and_seen_back() {
-    let (world, proxy) = World::with_faults().await;
-    let url = world.put("a.qcow2", &image(32 * MIB, 10, 14).build());
-    let daemon = world.start();
-    let up = r#"dependencies_up{dependency="minio"}"#;
-    wait_for("the first probe", async || {
-        (Scrape::of(&daemon).await.get(up) == 1.0).then_some(())
-    })
-    .await;
-    let first = Scrape::of(&daemon).await;
-    for name in ["dir", "storage"] {
-        let series = format!(r#"dependencies_up{{dependency="{name}"}}"#);
-        assert_eq!(first.get(&series), 1.0, "{}", first.text);
-    }
-    assert!(first.get(r#"volumes_size_bytes{backend="dir"}"#) > 0.0);
-    proxy.go_down().await;
-    let started = std::time::Instant::now();
-    assert_eq!(run(&daemon, &url, "vm").await, JobState::Failed);
-    let down = wait_for("the dependency to be down", async || {
-        let now = Scrape::of(&daemon).await;
-        (now.get(up) == 0.0).then_some(now)
-    })
-    .await;
-    assert!(
-        started.elapsed().as_secs() < 10,
-        "it took a whole interval: {:?}",
-        started.elapsed()
-    );
-    assert!(down.get("source_retries_total") >= 1.0, "{}", down.text);
-    let failed = r#"image_errors_total{operation="download",error_type="source_unavailable"}"#;
-    assert_eq!(down.get(failed), 1.0, "{}", down.text);
-    proxy.come_up().await.expect("the proxy comes up");
-    wait_for("the dependency to be up again", async || {
-        (Scrape::of(&daemon).await.get(up) == 1.0).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_dependency_that_dies_and_comes_back_is_seen_within_an_interval_without_any_job() {
-    const INTERVAL_AND_A_BIT: std::time::Duration = std::time::Duration::from_secs(18);
-    let (world, proxy) = World::with_faults().await;
-    let daemon = world.start();
-    let seen = async |expected: f64| {
-        let since = std::time::Instant::now();
-        wait_for("the probe", async || {
-            let found = metric(&daemon, r#"dependencies_up{dependency="minio"}"#).await?;
-            (found == expected).then_some(())
-        })
-        .await;
-        since.elapsed()
-    };
-    seen(1.0).await;
-    proxy.go_down().await;
-    let down = seen(0.0).await;
-    proxy.come_up().await.expect("the proxy comes up");
-    let up = seen(1.0).await;
-    for took in [down, up] {
-        assert!(took < INTERVAL_AND_A_BIT, "{down:?} and {up:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_store_that_does_not_know_the_credentials_is_down() {
-    let world = World::new().await.with("MINIO_SECRET_KEY", "not-the-key");
-    let daemon = world.start();
-    for (dependency, expected) in [("minio", 0.0), ("storage", 1.0), ("dir", 1.0)] {
-        let series = format!("dependencies_up{{dependency=\"{dependency}\"}}");
-        let found = wait_for(dependency, async || metric(&daemon, &series).await).await;
-        assert_eq!(found, expected, "{dependency}");
-    }
-    let ready = daemon
-        .call("GET", "/readyz", None)
-        .await
-        .expect("it answers");
-    assert_eq!(ready.status, 503, "{ready:?}");
 }
 
 #[tokio::test]

@@ -202,7 +202,7 @@ mod uml {
     use lvp_testkit::require::{command, require};
     use lvp_testkit::s3::{ACCESS_KEY, S3, SECRET_KEY};
     use lvp_testkit::uml::{self, Uml};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use crate::support::{BINARY, MIB, image};
 
@@ -257,6 +257,7 @@ mod uml {
         // Rewritten, and once more with what a smaller image would leave.
         provision("vm-1").await;
         assert_eq!(denials(), "", "AppArmor denied something that was needed");
+        the_journal_knows_what_is_an_error().await;
 
         // The log is rotated: only the daemon itself makes the new file.
         let log = Path::new("/var/log/libvirt-volume-provisioner/daemon.log");
@@ -390,6 +391,32 @@ mod uml {
         fs::create_dir_all("/var/lib/libvirt/images").expect("it is made");
         // So that the test need not wait for two minutes.
         drop_in("watchdog", "[Service]\nWatchdogSec=6s\nRestartSec=100ms\n");
+    }
+
+    /// `journalctl -p err` has the errors and nothing else, without the marks that say so.
+    async fn the_journal_knows_what_is_an_error() {
+        let body = json!({
+            "image_url": "s3://images/none.qcow2", "volume_name": "vm-none", "volume_size_gb": 1,
+        });
+        let request = reqwest::Client::new().post(format!("{BASE}/api/v1/jobs"));
+        let answer = request.json(&body).send().await.expect("an answer");
+        assert_eq!(answer.status(), 202);
+        let of = |priority: &str| {
+            tool(&format!(
+                "journalctl --unit {SERVICE} --output cat --priority {priority}"
+            ))
+        };
+        let errors = wait_for("the error", async || {
+            let errors = of("err");
+            errors.contains("Job failed").then_some(errors)
+        })
+        .await;
+        let of_daemon = errors.lines().filter(|line| line.contains("\"timestamp\""));
+        for line in of_daemon {
+            let line: Value = serde_json::from_str(line).expect("a line is JSON and nothing else");
+            assert_eq!(line["level"], "error", "{line}");
+        }
+        assert!(of("info").contains("\"level\":\"info\""));
     }
 
     fn load_profile() {

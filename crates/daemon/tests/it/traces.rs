@@ -1,128 +1,21 @@
 //! Traces, as a collector gets them.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lvp_api::JobState;
 use lvp_testkit::daemon::{Daemon, wait_for};
 use lvp_testkit::fault::{Fault, Request, Rule};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
-use tonic::transport::server::TcpIncoming;
 
+use crate::certificates::{authority, issue, write};
+use crate::collector::{Collector, tls_before};
 use crate::support::{MIB, World, image, metric};
-
-/// An OTLP receiver: gRPC by the standard's own definitions.
-struct Collector {
-    address: SocketAddr,
-    received: Received,
-    runtime: Option<Runtime>,
-}
-
-#[derive(Clone, Default)]
-struct Received {
-    requests: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
-    /// How long an answer takes.
-    delay: Duration,
-}
-
-#[tonic::async_trait]
-impl TraceService for Received {
-    async fn export(
-        &self,
-        request: tonic::Request<ExportTraceServiceRequest>,
-    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        tokio::time::sleep(self.delay).await;
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.push(request.into_inner());
-        drop(requests);
-        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-impl Collector {
-    async fn start() -> Self {
-        Self::start_slow(Duration::ZERO).await
-    }
-
-    /// One that takes so long for each batch.
-    async fn start_slow(delay: Duration) -> Self {
-        let received = Received {
-            delay,
-            ..Received::default()
-        };
-        Self::start_at("127.0.0.1:0", received).await
-    }
-
-    async fn start_at(address: &str, received: Received) -> Self {
-        // With its runtime all of its connections end, as those of a process do.
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let bound = runtime.spawn(TcpListener::bind(address.to_owned())).await;
-        let listener = bound.expect("no panic").expect("a port");
-        let address = listener.local_addr().expect("it has an address");
-        let service = TraceServiceServer::new(received.clone());
-        runtime.spawn(async move {
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(TcpIncoming::from(listener))
-                .await
-                .expect("the collector serves");
-        });
-        Self {
-            address,
-            received,
-            runtime: Some(runtime),
-        }
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn requests(&self) -> Vec<ExportTraceServiceRequest> {
-        let requests = self.received.requests.lock();
-        requests.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        let resources = self.requests().into_iter().flat_map(|r| r.resource_spans);
-        let scopes = resources.flat_map(|resource| resource.scope_spans);
-        scopes.flat_map(|scope| scope.spans).collect()
-    }
-
-    /// The one span of this name, once it is there.
-    async fn span(&self, name: &str) -> Span {
-        wait_for(name, async || {
-            self.spans().into_iter().find(|span| span.name == name)
-        })
-        .await
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
 
 /// A span's attributes as texts.
 fn attributes(span: &Span) -> BTreeMap<String, String> {
@@ -169,7 +62,12 @@ async fn a_job_is_one_trace_from_the_clients_span_to_the_volumes() {
         .await
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
         .with("OTEL_BSP_SCHEDULE_DELAY", "50")
-        .with("OTEL_SERVICE_NAME", "provisioner-under-test");
+        .with("OTEL_SERVICE_NAME", "provisioner-under-test")
+        .with(
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "deployment.environment.name=test",
+        )
+        .with("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=hypervisors");
     let url = world.put("debian.qcow2", &image(64 * MIB, 40, 31).build());
     let daemon = world.start();
     let traceparent = format!("00-{TRACE}-{CLIENT_SPAN}-01");
@@ -219,7 +117,11 @@ async fn a_job_is_one_trace_from_the_clients_span_to_the_volumes() {
     );
     let resource = collector.requests()[0].resource_spans[0].resource.clone();
     let service = resource.expect("there is a resource").attributes;
-    assert!(format!("{service:?}").contains("provisioner-under-test"));
+    let service = format!("{service:?}");
+    assert!(service.contains("provisioner-under-test"), "{service}");
+    assert!(service.contains("deployment.environment.name"), "{service}");
+    let tenant = collector.received.tenant.lock().expect("no panic").clone();
+    assert_eq!(tenant.as_deref(), Some("hypervisors"));
 
     // The lines of the job lead to its trace.
     let lines = daemon.log();
@@ -361,6 +263,40 @@ async fn a_collector_that_is_away_for_a_while_misses_no_span() {
         let series = format!("trace_spans_dropped_total{{reason=\"{reason}\"}}");
         assert_eq!(metric(&daemon, &series).await, Some(0.0), "{reason}");
     }
+}
+
+#[tokio::test]
+async fn a_collector_behind_tls_is_trusted_by_its_ca_alone() {
+    let collector = Collector::start().await;
+    let ours = authority("ours");
+    let (endpoint, _relay) = tls_before(&collector, &issue(&ours, "collector", 30)).await;
+    let world = World::new()
+        .await
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
+        .with("OTEL_BSP_SCHEDULE_DELAY", "50");
+    let daemon = world.start();
+    daemon
+        .call("GET", "/livez", None)
+        .await
+        .expect("it answers");
+    wait_for("the operator to be told", async || {
+        let lines = daemon.log();
+        lines
+            .iter()
+            .any(|line| line["receiver"] == "tracing")
+            .then_some(())
+    })
+    .await;
+    assert!(collector.spans().is_empty());
+    drop(daemon);
+    let ca = write(world.home.path(), "collector.pem", &ours.pem(), 0o644);
+    let world = world.with("OTEL_EXPORTER_OTLP_CERTIFICATE", &ca.display().to_string());
+    let daemon = world.start();
+    daemon
+        .call("GET", "/livez", None)
+        .await
+        .expect("it answers");
+    collector.span("GET /livez").await;
 }
 
 #[tokio::test]

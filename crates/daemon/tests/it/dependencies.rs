@@ -1,0 +1,78 @@
+//! What the probes say of what the daemon depends on.
+
+use std::time::{Duration, Instant};
+
+use lvp_api::JobState;
+use lvp_testkit::daemon::{Daemon, wait_for};
+
+use crate::support::{MIB, World, image, metric};
+
+/// What a dependency's series says, once there is one.
+async fn up(daemon: &Daemon, name: &str) -> f64 {
+    let series = format!("dependencies_up{{dependency=\"{name}\"}}");
+    wait_for(name, async || metric(daemon, &series).await).await
+}
+
+/// Waits until a dependency is up or down; how long that took.
+pub(crate) async fn becomes(daemon: &Daemon, name: &str, expected: f64) -> Duration {
+    let since = Instant::now();
+    wait_for(name, async || {
+        (up(daemon, name).await == expected).then_some(())
+    })
+    .await;
+    since.elapsed()
+}
+
+#[tokio::test]
+async fn a_dependency_that_dies_is_seen_at_once_by_the_job_that_failed_on_it_and_seen_back() {
+    let (world, proxy) = World::with_faults().await;
+    let url = world.put("a.qcow2", &image(32 * MIB, 10, 14).build());
+    let daemon = world.start();
+    for name in ["minio", "dir", "storage"] {
+        assert_eq!(up(&daemon, name).await, 1.0, "{name}");
+    }
+    let size = metric(&daemon, r#"volumes_size_bytes{backend="dir"}"#).await;
+    assert!(size > Some(0.0), "{size:?}");
+    proxy.go_down().await;
+    let started = Instant::now();
+    let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Failed, "{status:?}");
+    becomes(&daemon, "minio", 0.0).await;
+    let took = started.elapsed();
+    assert!(took.as_secs() < 10, "it took a whole interval: {took:?}");
+    assert!(metric(&daemon, "source_retries_total").await >= Some(1.0));
+    let failed = r#"image_errors_total{operation="download",error_type="source_unavailable"}"#;
+    assert_eq!(metric(&daemon, failed).await, Some(1.0));
+    proxy.come_up().await.expect("the proxy comes up");
+    becomes(&daemon, "minio", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_dependency_that_dies_and_comes_back_is_seen_within_an_interval_without_any_job() {
+    const INTERVAL_AND_A_BIT: Duration = Duration::from_secs(18);
+    let (world, proxy) = World::with_faults().await;
+    let daemon = world.start();
+    becomes(&daemon, "minio", 1.0).await;
+    proxy.go_down().await;
+    let down = becomes(&daemon, "minio", 0.0).await;
+    proxy.come_up().await.expect("the proxy comes up");
+    let up = becomes(&daemon, "minio", 1.0).await;
+    for took in [down, up] {
+        assert!(took < INTERVAL_AND_A_BIT, "{down:?} and {up:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_know_the_credentials_is_down() {
+    let world = World::new().await.with("MINIO_SECRET_KEY", "not-the-key");
+    let daemon = world.start();
+    for (name, expected) in [("minio", 0.0), ("storage", 1.0), ("dir", 1.0)] {
+        assert_eq!(up(&daemon, name).await, expected, "{name}");
+    }
+    let ready = daemon
+        .call("GET", "/readyz", None)
+        .await
+        .expect("it answers");
+    assert_eq!(ready.status, 503, "{ready:?}");
+}
