@@ -269,12 +269,15 @@ fn every_documented_variable_changes_what_the_daemon_runs_with() {
         ("VOLUME_DIR", "/volumes"),
         ("CACHE_DIR", "/cache"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel"),
+        ("WEBHOOK_URLS", "http://hook"),
+        ("WEBHOOK_SECRET", "signs"),
     ];
     let shown = |extra: Option<(&str, &str)>| {
         let variables: Vec<_> = base.into_iter().chain(extra).collect();
         let config = load("", &variables).unwrap_or_else(|error| panic!("{extra:?}: {error}"));
-        let secret = config.minio.secret_key.as_ref().map(Secret::expose);
-        format!("{config:?} {secret:?}")
+        let secrets = [&config.minio.secret_key, &config.webhooks.secret];
+        let secrets = secrets.map(|secret| secret.as_ref().map(Secret::expose));
+        format!("{config:?} {secrets:?}")
     };
     let before = shown(None);
     let mut variables = 0;
