@@ -242,9 +242,9 @@ impl Webhooks {
             }
             match self.send(receiver, event).await {
                 Ok(()) => {
-                    metrics.webhooks(Delivery::Delivered, 1);
                     let gone = store.forget_event(seq).await;
                     gone.map_err(|error| chain(&error))?;
+                    metrics.webhooks(Delivery::Delivered, 1);
                 }
                 Err(Refused::Down(reason)) => {
                     metrics.webhooks(Delivery::Failed, 1);

@@ -23,7 +23,7 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
         findings.push(match check_tokens(path) {
             Ok(count) => Finding::ok(
                 "access.tokens",
-                format!("{} has {count} tokens", path.display()),
+                format!("{} can be used; tokens in it: {count}", path.display()),
             ),
             Err(error) => {
                 let remedy = "See 'Tokens' in docs/security.md; the daemon does not start so";

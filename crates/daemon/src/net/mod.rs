@@ -229,3 +229,31 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pulse_beats_as_long_as_the_accept_loop_turns_and_no_longer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (pulse, heart) = pulse();
+        let stop = CancellationToken::new();
+        // It does not turn before it has begun.
+        let early = tokio::time::timeout(Duration::from_millis(50), pulse.beats()).await;
+        assert!(early.is_err(), "nothing turns");
+        let server = serve(
+            listener,
+            None,
+            Arc::default(),
+            Router::new(),
+            heart,
+            stop.clone(),
+        );
+        let server = tokio::spawn(server);
+        assert!(pulse.beats().await);
+        stop.cancel();
+        server.await.expect("it ends");
+        assert!(!pulse.beats().await, "nothing turns any more");
+    }
+}

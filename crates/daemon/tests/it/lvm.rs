@@ -33,9 +33,9 @@ fn the_daemon_works_on_logical_volumes() {
             disk::a_disk_that_goes_away_fails_the_job_and_what_it_made_is_removed_later,
             reconcile::volumes_without_jobs_are_removed_or_left_as_their_tags_say,
             reconcile::a_job_without_its_volume_makes_it_again,
+            surroundings::the_probe_asks_for_the_volume_group_itself,
             surroundings::a_clock_that_jumps_ends_no_job_and_forgets_nothing,
             surroundings::a_stuck_lvm_holds_up_neither_the_api_nor_the_stop,
-            surroundings::a_volume_group_that_goes_away_is_seen_and_seen_back,
             // The last: it leaves LVM set to see nothing.
             doctor::the_doctor_sees_what_lvm_sees,
         ]);

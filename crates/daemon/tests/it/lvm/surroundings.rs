@@ -1,4 +1,4 @@
-//! A clock that jumps, commands that hang, and a volume group that goes away.
+//! A volume group that goes away, a clock that jumps, and commands that hang.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -18,6 +18,23 @@ const JUMPED: &str = "The clock jumped: nothing is taken for old until the next 
 fn set_clock(by_secs: i64) {
     let now: i64 = tool("date +%s").parse().expect("seconds");
     tool(&format!("date --set=@{}", now + by_secs));
+}
+
+/// And at once when a job missed it.
+pub(crate) async fn the_probe_asks_for_the_volume_group_itself() {
+    let (world, _) = world().await;
+    let url = world.put("a.qcow2", &image(8 * MIB, 20, 1).build());
+    let daemon = world.start();
+    becomes(&daemon, "lvm", 1.0).await;
+    let size = metric(&daemon, r#"volumes_size_bytes{backend="lvm"}"#).await;
+    assert!(size > Some(0.0), "{size:?}");
+    tool("vgrename -qq vg0 vg9");
+    let missed = daemon.provision(&url, "vm", 8 * MIB).await;
+    becomes(&daemon, "lvm", 0.0).await;
+    let missed = daemon.ended(&missed.expect("a job")).await;
+    assert_eq!(missed.expect("it ends").status, JobState::Failed);
+    tool("vgrename -qq vg9 vg0");
+    becomes(&daemon, "lvm", 1.0).await;
 }
 
 pub(crate) async fn a_clock_that_jumps_ends_no_job_and_forgets_nothing() {
@@ -109,21 +126,4 @@ pub(crate) async fn a_stuck_lvm_holds_up_neither_the_api_nor_the_stop() {
     let status = daemon.ended(&job).await.expect("it ends");
     assert_eq!(status.status, JobState::Completed, "{status:?}");
     assert!(has_tag("vm", "lvp.state=ready"));
-}
-
-/// The probe asks for the group itself, and at once when a job missed it.
-pub(crate) async fn a_volume_group_that_goes_away_is_seen_and_seen_back() {
-    let (world, _proxy) = world().await;
-    let url = world.put("a.qcow2", &image(8 * MIB, 20, 1).build());
-    let daemon = world.start();
-    becomes(&daemon, "lvm", 1.0).await;
-    let size = metric(&daemon, r#"volumes_size_bytes{backend="lvm"}"#).await;
-    assert!(size > Some(0.0), "{size:?}");
-    tool("vgrename -qq vg0 vg9");
-    let job = daemon.provision(&url, "vm", 8 * MIB).await.expect("a job");
-    becomes(&daemon, "lvm", 0.0).await;
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(status.status, JobState::Failed, "{status:?}");
-    tool("vgrename -qq vg9 vg0");
-    becomes(&daemon, "lvm", 1.0).await;
 }
