@@ -60,13 +60,18 @@ async fn call(
     (method, route): (&str, &str),
     header: Option<(&str, &str)>,
 ) -> Answer {
-    let method = method.parse().expect("a method");
-    let mut request = client.request(method, format!("{base}{route}"));
-    if let Some((name, value)) = header {
-        request = request.header(name, value);
-    }
-    let response = request.send().await.expect("an answer");
-    answer(response).await.expect("a body")
+    wait_for("an answer after the first probe", async || {
+        let method = method.parse().expect("a method");
+        let mut request = client.request(method, format!("{base}{route}"));
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let response = request.send().await.expect("an answer");
+        let answer = answer(response).await.expect("a body");
+        let is_early = route == "/readyz" && answer.status == 503;
+        Some(answer).filter(|_| !is_early)
+    })
+    .await
 }
 
 pub(crate) fn audit(daemon: &Daemon) -> Vec<Value> {
