@@ -53,7 +53,11 @@ pub(crate) async fn volumes_without_jobs_are_removed_or_left_as_their_tags_say()
         left,
         ["both", "foreign", "found", "handed-over", "plain", "ready"]
     );
-    assert_eq!(said(&daemon, REMOVED).len(), 2);
+    // LVM shows it before lvremove has ended, and that is before the daemon says so.
+    wait_for("both removals in the log", async || {
+        (said(&daemon, REMOVED).len() == 2).then_some(())
+    })
+    .await;
 }
 
 pub(crate) async fn a_job_without_its_volume_makes_it_again() {
