@@ -4,6 +4,9 @@
 //! stream need not end there, and whatever follows is ignored, because a descriptor knows the
 //! stream's length only to the sector. A zstd stream may be several frames, the last of which has
 //! to end with the cluster.
+//!
+//! One difference is known: libdeflate reads a few codes that zlib refuses and no compressor writes
+//! (length symbols 286 and 287, some incomplete codes).
 
 use std::fmt;
 
