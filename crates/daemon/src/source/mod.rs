@@ -150,7 +150,7 @@ impl Default for RangeOptions {
     fn default() -> Self {
         Self {
             range_bytes: 4 << 20,
-            in_flight: 6,
+            in_flight: 4,
         }
     }
 }

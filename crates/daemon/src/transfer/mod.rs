@@ -38,6 +38,9 @@ use crate::source::{RangeOptions, Source};
 /// queues of a job together hold a few dozen MiB at worst.
 const QUEUED_CHUNKS: usize = 2;
 
+/// How far the digest stands back behind the threads that answer requests, as the copier's do.
+const DIGEST_NICENESS: i32 = 5;
+
 /// How much of an earlier attempt's file is read at a time.
 const REPLAY_BYTES: usize = 4 << 20; // 4 MiB
 
@@ -155,6 +158,8 @@ impl Pump {
             let (to_digest, for_digest) = sync_channel::<Bytes>(QUEUED_CHUNKS);
             let (to_cache, for_cache) = sync_channel::<Bytes>(QUEUED_CHUNKS);
             let digest = scope.spawn(move || {
+                // A thread's own nice value. Where it cannot be set, all goes on as before.
+                rustix::process::nice(DIGEST_NICENESS).ok();
                 let mut hasher = Sha256::new();
                 for chunk in for_digest {
                     hasher.update(&chunk);

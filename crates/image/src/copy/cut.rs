@@ -19,6 +19,9 @@ const MAX_GAP_BYTES: u64 = 64 << 10; // 64 KiB
 /// of the cut stay aligned to any device's blocks.
 const CUT_BYTES: u64 = 1 << 20; // 1 MiB
 
+// Or a piece could be too short to end at a cut, and what follows would never be handed out.
+const _: () = assert!(SPAN_BYTES >= 2 * CUT_BYTES);
+
 /// A piece of work: some extents of a batch that stand close together in the image.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
