@@ -17,7 +17,7 @@ Every comparison alternates between the contenders within one run; figures are m
 they are given. Wall time ends when the bytes are on stable storage, for every contender. CPU seconds are user and system time of
 the contender's processes. Every output was compared byte by byte with the disk, by `qemu-img compare`. qemu-img ran with the
 best of its settings for the case: `-m`, `-W`, `-t`/`-T`, `-n --target-is-zero` were varied one after the other first, and the fastest
-was then compared. What was tried in our own engine, and did or did not pay, is in [bench/IDEAS.md](../bench/IDEAS.md).
+was then compared. An RSS of some 24 MiB or less is the measuring program's own, which a child process begins with. What was tried in our own engine, and did or did not pay, is in [bench/IDEAS.md](../bench/IDEAS.md).
 """
 
 MIB = 1 << 20
