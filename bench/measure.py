@@ -100,7 +100,7 @@ def best_setting(choices, build):
     """The cheapest setting by wall time, each dimension varied in turn from the first values.
 
     `choices` maps dimensions to their values, `build` makes a contender of a setting. Returns the
-    setting, the contender, and every setting that was tried with its wall time.
+    contender, and every setting that was tried with its wall time.
     """
     setting = {dimension: values[0] for dimension, values in choices.items()}
     tried = {}
@@ -116,7 +116,7 @@ def best_setting(choices, build):
         setting[dimension] = min(
             values, key=lambda value: wall_s({**setting, dimension: value})
         )
-    return setting, build(setting), tried
+    return build(setting), tried
 
 
 def median(costs, what="wall_s"):

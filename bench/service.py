@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import threading
@@ -14,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 
-from measure import Contender, Cost, Failed, alternate, best_setting, median, output, progress, run
+from measure import Contender, Cost, Failed, alternate, best_setting, output, progress, run
 from targets import LoopDevice, check
 from warm import QEMU_SETTINGS, qemu_img
 
@@ -225,12 +226,7 @@ def bucket(directory, image, name):
 def one_pass(bench, server, key, target, directory):
     """The daemon's job, in a process of its own, onto a block device."""
     command = [bench.one_pass, server.endpoint, f"images/{key}", target.path]
-
-    def work():
-        cost = run(command, cwd=directory)
-        return cost
-
-    return work
+    return lambda: run(command, cwd=directory)
 
 
 def cold(bench, directory, limit=None):
@@ -247,7 +243,7 @@ def cold(bench, directory, limit=None):
         qemu = None
         if not limit:
             run(["cat", image])
-            _, qemu, _ = best_setting(QEMU_SETTINGS, build)
+            qemu, _ = best_setting(QEMU_SETTINGS, build)
 
         def sequence():
             convert = ["qemu-img", "convert", *qemu.note.split(), "-f", "qcow2", "-O", "raw",
@@ -446,12 +442,9 @@ class ByteCounter:
     """Passes TCP on and counts the bytes that come back."""
 
     def __init__(self, port, upstream):
-        import socket
-
         self.bytes = 0
         self.endpoint = f"http://127.0.0.1:{port}"
         self._upstream = upstream
-        self._socket = socket
         self._listener = socket.create_server(("127.0.0.1", port))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -461,7 +454,7 @@ class ByteCounter:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = self._socket.create_connection(("127.0.0.1", self._upstream))
+            server = socket.create_connection(("127.0.0.1", self._upstream))
             for source, target, counted in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._pass, args=(source, target, counted),
                                  daemon=True).start()
@@ -473,7 +466,7 @@ class ByteCounter:
                     self.bytes += len(data)
                 target.sendall(data)
         with contextlib.suppress(OSError):
-            target.shutdown(self._socket.SHUT_WR)
+            target.shutdown(socket.SHUT_WR)
 
     def close(self):
         """Stops taking connections."""
@@ -504,6 +497,3 @@ def read_limit(bench, directory):
         server.close()
         shutil.rmtree(directory / "daemon", ignore_errors=True)
     return rows
-
-
-__all__ = ["cold", "memory", "load", "hundred", "read_limit", "median"]

@@ -109,8 +109,7 @@ def compare(bench, name, image, image_format, raw, target, with_copies):
     progress(f"{name} to a {target.kind}")
     warm(image)
     build = qemu_img(image, image_format, target, raw)
-    setting, qemu, tried = best_setting(QEMU_SETTINGS, build)
-    del setting
+    qemu, tried = best_setting(QEMU_SETTINGS, build)
     contenders = [ours(bench.program, image, image_format, target, raw), qemu]
     if with_copies:
         contenders.append(nbdcopy(image, image_format, target, raw))
