@@ -1,4 +1,6 @@
 //! A fixed number of aligned buffers: the bound on what a copy keeps in memory.
+//!
+//! What reads an image can fill buffers of the same kind and [feed](crate::copy::Copier::feed) them.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -13,7 +15,7 @@ const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
 /// Hands out page-aligned buffers of one size, and waits while all are taken.
 #[derive(Debug, Clone)]
-pub(crate) struct BufferPool {
+pub struct BufferPool {
     shared: Arc<Shared>,
 }
 
@@ -33,7 +35,7 @@ struct Stock {
 
 impl BufferPool {
     /// A pool of at most `buffers` buffers; each is made when it is first needed.
-    pub(crate) fn new(buffers: usize, buffer_bytes: usize) -> Self {
+    pub fn new(buffers: usize, buffer_bytes: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
                 buffer_bytes,
@@ -48,7 +50,7 @@ impl BufferPool {
 
     /// Takes a buffer, whose content is whatever its last user left. Waits for one to be given
     /// back when all are taken; `None` when `is_stopped` says so meanwhile.
-    pub(crate) fn take(&self, is_stopped: impl Fn() -> bool) -> io::Result<Option<PooledBuf>> {
+    pub fn take(&self, is_stopped: impl Fn() -> bool) -> io::Result<Option<PooledBuf>> {
         let mut stock = self.shared.lock();
         loop {
             if is_stopped() {
@@ -57,7 +59,7 @@ impl BufferPool {
             let buffer = match stock.idle.pop() {
                 Some(buffer) => Some(buffer),
                 None if stock.unmade > 0 => {
-                    let buffer = AlignedBuf::new(self.shared.buffer_bytes)?;
+                    let buffer = AlignedBuf::with_huge_pages(self.shared.buffer_bytes, usize::MAX)?;
                     stock.unmade -= 1;
                     Some(buffer)
                 }
@@ -88,7 +90,7 @@ impl Shared {
 
 /// A buffer on loan; goes back to its pool when dropped.
 #[derive(Debug)]
-pub(crate) struct PooledBuf {
+pub struct PooledBuf {
     /// Some until drop.
     buffer: Option<AlignedBuf>,
     home: Arc<Shared>,
@@ -105,6 +107,12 @@ impl Deref for PooledBuf {
 impl DerefMut for PooledBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         self.buffer.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for PooledBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

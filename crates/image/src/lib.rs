@@ -16,7 +16,7 @@
 //!
 //! All `unsafe` code and every ioctl is in `sys.rs`.
 
-mod buffer;
+pub mod buffer;
 pub mod builder;
 pub mod convert;
 pub mod copy;

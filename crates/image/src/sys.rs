@@ -277,10 +277,17 @@ pub(crate) fn stand_back(steps: libc::c_int) {
     unsafe { libc::nice(steps) };
 }
 
+/// A huge page of x86-64, and of aarch64 with pages of 4 KiB. Elsewhere huge pages are larger, and
+/// memory of this size gets none.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20; // 2 MiB
+
 /// Zeroed, page-aligned memory of a fixed length. Pages that are never touched cost nothing.
 #[derive(Debug)]
 pub(crate) struct AlignedBuf {
     mapping: Mapping,
+    /// Offset of the first byte in the mapping.
+    start: usize,
+    len: usize,
 }
 
 // SAFETY: the mapping is private, anonymous memory owned by this value alone.
@@ -290,33 +297,68 @@ unsafe impl Sync for AlignedBuf {}
 
 impl AlignedBuf {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        let len = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
-        let mapping = Mapping::anonymous(len)?;
-        Ok(Self { mapping })
+        let mapping = Mapping::anonymous(not_empty(len)?)?;
+        let start = 0;
+        Ok(Self {
+            mapping,
+            start,
+            len,
+        })
     }
+
+    /// The same, with the first `huge_bytes` in huge pages where the kernel has some to spare: a
+    /// direct write pins one of those where it would pin 512 others. Each is taken as a whole when
+    /// its first byte is touched.
+    pub(crate) fn with_huge_pages(len: usize, huge_bytes: usize) -> io::Result<Self> {
+        let huge_bytes = huge_bytes.min(len) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+        if huge_bytes == 0 {
+            return Self::new(len);
+        }
+        // Before Linux 6.7, a mapping begins at any page: the room to begin at a huge one.
+        let mapping = Mapping::anonymous(not_empty(len + HUGE_PAGE_BYTES)?)?;
+        let first = mapping.start.cast::<u8>();
+        let start = first.align_offset(HUGE_PAGE_BYTES);
+        // SAFETY: `start` is less than a huge page, which the mapping has more than `len`: the
+        // range lies within it, and the advice changes no byte. That it may be refused (a kernel
+        // without huge pages) changes nothing else.
+        unsafe {
+            libc::madvise(
+                first.add(start).as_ptr().cast(),
+                huge_bytes,
+                libc::MADV_HUGEPAGE,
+            )
+        };
+        Ok(Self {
+            mapping,
+            start,
+            len,
+        })
+    }
+
+    fn first(&self) -> *mut u8 {
+        // SAFETY: `start` lies within the mapping, see the two constructors.
+        unsafe { self.mapping.start.cast::<u8>().add(self.start) }.as_ptr()
+    }
+}
+
+fn not_empty(len: usize) -> io::Result<NonZeroUsize> {
+    NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput.into())
 }
 
 impl Deref for AlignedBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is `len` readable, initialised (zeroed) bytes; it lives as long
-        // as `self`, and no mutable borrow exists beside this shared one.
-        unsafe {
-            std::slice::from_raw_parts(self.mapping.start.as_ptr().cast(), self.mapping.len.get())
-        }
+        // SAFETY: the mapping has `len` readable, initialised (zeroed) bytes from there on; it
+        // lives as long as `self`, and no mutable borrow exists beside this shared one.
+        unsafe { std::slice::from_raw_parts(self.first(), self.len) }
     }
 }
 
 impl DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and `&mut self` makes this the only borrow.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.mapping.start.as_ptr().cast(),
-                self.mapping.len.get(),
-            )
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.first(), self.len) }
     }
 }
 
@@ -326,12 +368,19 @@ mod tests {
 
     #[test]
     fn aligned_memory_is_zeroed_aligned_and_writable() {
-        let mut buf = AlignedBuf::new(3 * PAGE_BYTES + 5).unwrap();
-        assert_eq!(buf.as_ptr().align_offset(PAGE_BYTES), 0);
-        assert!(buf.iter().all(|byte| *byte == 0));
-        let last = buf.len() - 1;
-        buf[last] = 7;
-        assert_eq!(buf[last], 7);
+        let check = |mut buf: AlignedBuf, len, alignment| {
+            assert_eq!((buf.len(), buf.as_ptr().align_offset(alignment)), (len, 0));
+            assert!(buf.iter().all(|byte| *byte == 0));
+            buf[len - 1] = 7;
+            assert_eq!(buf[len - 1], 7);
+        };
+        let odd = 3 * PAGE_BYTES + 5;
+        check(AlignedBuf::new(odd).unwrap(), odd, PAGE_BYTES);
+        let small = AlignedBuf::with_huge_pages(odd, usize::MAX).unwrap();
+        check(small, odd, PAGE_BYTES);
+        let large = 2 * HUGE_PAGE_BYTES + odd;
+        let buf = AlignedBuf::with_huge_pages(large, HUGE_PAGE_BYTES).unwrap();
+        check(buf, large, HUGE_PAGE_BYTES);
     }
 
     #[test]

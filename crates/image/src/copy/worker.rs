@@ -11,6 +11,7 @@ use crate::buffer::AlignedBuf;
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Encoding, Extent};
+use crate::sys::HUGE_PAGE_BYTES;
 
 /// The buffer that guest bytes are joined in, and so the longest write: qcow2's largest cluster
 /// fits, and devices gain nothing from longer requests.
@@ -39,16 +40,17 @@ pub(crate) struct Worker {
 impl Worker {
     /// `cluster_bytes` is the size that compressed clusters decode to.
     pub(crate) fn new(sink: Arc<dyn Sink>, cluster_bytes: usize) -> Result<Self> {
-        let allocate = |bytes| {
-            AlignedBuf::new(bytes)
+        let allocate = |bytes, huge_bytes| {
+            AlignedBuf::with_huge_pages(bytes, huge_bytes)
                 .map_err(|e| Error::io(ErrorKind::Write, "Allocating a buffer failed", e))
         };
         Ok(Self {
             sink,
             decoder: Decoder::new(),
             cluster_bytes,
-            joined: allocate(JOIN_BYTES.max(cluster_bytes))?,
-            input: allocate(INPUT_BYTES)?,
+            joined: allocate(JOIN_BYTES.max(cluster_bytes), usize::MAX)?,
+            // What lies beyond is rarely used, and should not be taken as a whole.
+            input: allocate(INPUT_BYTES, HUGE_PAGE_BYTES)?,
             scratch: Vec::new(),
         })
     }
