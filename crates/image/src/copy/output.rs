@@ -188,7 +188,11 @@ impl Output {
             let len = usize::try_from(len).unwrap_or(bytes.len()).min(bytes.len());
             // The region was cleared when the copy began, so its zeros are there.
             self.write_data(range.start, &bytes[..len], GRANULE_BYTES, |_| Ok(()))?;
-            self.target.sync()
+            // The head, which comes last, is flushed below.
+            if range.start > 0 {
+                self.target.sync()?;
+            }
+            Ok(())
         })?;
         self.target.settle_size(virtual_size)?;
         self.target.sync_all()
