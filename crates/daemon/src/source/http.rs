@@ -12,9 +12,12 @@ use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::Response;
 use time::OffsetDateTime;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use super::error::{Result, SourceError, SourceErrorKind};
+use super::mover::Mover;
 use super::retry::{Failure, Retry, retry_after};
 use super::url::{UrlPolicy, without_query};
 use super::{Counters, Settings};
@@ -51,6 +54,7 @@ pub(super) struct Client {
     http: reqwest::Client,
     credential: Option<AwsCredential>,
     region: String,
+    mover: Mover,
     pub(super) counters: Counters,
 }
 
@@ -63,7 +67,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(settings: &Settings) -> Result<Self> {
+    pub(super) fn new(settings: &Settings, mover: Mover) -> Result<Self> {
         let credential = match (&settings.access_key, &settings.secret_key) {
             (Some(key_id), Some(secret_key)) => Some(AwsCredential {
                 key_id: key_id.clone(),
@@ -82,6 +86,7 @@ impl Client {
             http: build_http(settings)?,
             credential,
             region: settings.region.clone(),
+            mover,
             counters: Counters::default(),
         })
     }
@@ -95,13 +100,28 @@ impl Client {
     ) -> Result<Response, Failure> {
         let signature = self.sign(&method, location)?;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        self.http
+        let request = self
+            .http
             .request(method, location.url.clone())
             .headers(headers)
-            .headers(signature)
-            .send()
-            .await
-            .map_err(|error| no_answer(location, error))
+            .headers(signature);
+        // A connection that this opens stays with the runtime that it was opened in.
+        let sent = AbortOnDropHandle::new(self.mover().spawn(request.send()));
+        match sent.await {
+            Ok(answer) => answer.map_err(|error| no_answer(location, error)),
+            // Only a runtime that shuts down ends a task early.
+            Err(error) => Err(Failure::last(
+                SourceError::new(
+                    SourceErrorKind::Cancelled,
+                    format!("The request for {location} was interrupted by a shutdown"),
+                )
+                .with_source(error),
+            )),
+        }
+    }
+
+    pub(super) fn mover(&self) -> &Handle {
+        self.mover.handle()
     }
 
     /// Sends one request and follows its redirects; only to hosts that are allowed, and with the

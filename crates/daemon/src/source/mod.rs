@@ -30,6 +30,7 @@ pub mod error;
 mod fetch;
 mod http;
 mod limit;
+mod mover;
 mod ranges;
 mod reader;
 mod retry;
@@ -47,6 +48,7 @@ use lvp_api::Sha256Digest;
 use reqwest::Response;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -55,6 +57,7 @@ pub use error::{Result, SourceError, SourceErrorKind};
 use fetch::{byte_range, total_size};
 use http::{Client, Location, Refusal, header_text, no_answer, refusal};
 use limit::RateLimit;
+use mover::Mover;
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
 pub(crate) use retry::retry_after;
@@ -185,8 +188,15 @@ struct Inner {
 impl Source {
     /// Checks the settings and loads the certificates; sends nothing.
     pub fn new(settings: &Settings) -> Result<Self> {
+        let mover = Mover::new().map_err(|error| {
+            SourceError::new(
+                SourceErrorKind::Settings,
+                "Threads for transfers cannot be started",
+            )
+            .with_source(error)
+        })?;
         let inner = Inner {
-            client: Client::new(settings)?,
+            client: Client::new(settings, mover)?,
             policy: UrlPolicy::new(settings.endpoint.as_deref(), &settings.allowed_hosts)?,
             backoff: settings.retry_backoff.clone(),
             limit: settings.max_read_bytes_per_sec.and_then(RateLimit::new),
@@ -250,8 +260,6 @@ impl Source {
 
     /// Reads a part of the object in order, several ranges at once. Dropping the reader frees its
     /// connections.
-    ///
-    /// Must be called within a runtime.
     pub fn read_ranges(
         &self,
         meta: &ObjectMeta,
@@ -263,11 +271,15 @@ impl Source {
 
     /// Random access for blocking threads, until `cancel` ends it.
     ///
-    /// Must be called within the runtime that will carry the requests. A server that ignores
-    /// `Range` makes reads fail with [`SourceErrorKind::RangesIgnored`].
+    /// A server that ignores `Range` makes reads fail with [`SourceErrorKind::RangesIgnored`].
     pub fn reader(&self, meta: &ObjectMeta, cancel: CancellationToken) -> RemoteReader {
-        let runtime = tokio::runtime::Handle::current();
-        RemoteReader::new(self.clone(), Arc::new(meta.clone()), cancel, runtime)
+        RemoteReader::new(self.clone(), Arc::new(meta.clone()), cancel)
+    }
+
+    /// Where work belongs that moves image bytes: threads that stand back behind those that answer
+    /// requests. They end with the last clone of this source.
+    pub fn mover(&self) -> &Handle {
+        self.inner.client.mover()
     }
 
     /// Whether object storage answers and knows the credentials; one request, no retries.

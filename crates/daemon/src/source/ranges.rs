@@ -112,7 +112,8 @@ impl RangeReader {
             .min(tokio::sync::Semaphore::MAX_PERMITS);
         let (sender, chunks) = mpsc::channel(capacity);
         let (source, meta, end) = (self.source.clone(), Arc::clone(&self.meta), range.end);
-        let handle = tokio::spawn(async move {
+        let mover = self.source.mover().clone();
+        let handle = mover.spawn(async move {
             let mut fetch = Fetch::new(&source, &meta, range, mode);
             while let Some(chunk) = fetch.next().await.transpose() {
                 let failed = chunk.is_err();

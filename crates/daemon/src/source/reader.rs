@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Result, SourceError, SourceErrorKind};
@@ -30,23 +29,16 @@ pub struct RemoteReader {
     source: Source,
     meta: Arc<ObjectMeta>,
     cancel: CancellationToken,
-    runtime: Handle,
     /// Most recently used first.
     cache: Mutex<VecDeque<(u64, Bytes)>>,
 }
 
 impl RemoteReader {
-    pub(super) fn new(
-        source: Source,
-        meta: Arc<ObjectMeta>,
-        cancel: CancellationToken,
-        runtime: Handle,
-    ) -> Self {
+    pub(super) fn new(source: Source, meta: Arc<ObjectMeta>, cancel: CancellationToken) -> Self {
         Self {
             source,
             meta,
             cancel,
-            runtime,
             cache: Mutex::default(),
         }
     }
@@ -97,7 +89,8 @@ impl RemoteReader {
             Ok(())
         };
         match self
-            .runtime
+            .source
+            .mover()
             .block_on(self.cancel.run_until_cancelled(reading))
         {
             Some(result) => result.map(|()| buffer),

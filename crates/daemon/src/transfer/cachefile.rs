@@ -1,19 +1,24 @@
 //! Writing the cache's partial file without filling the page cache.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use bytes::Bytes;
-use rustix::fs::Advice;
+use rustix::fs::{Advice, OFlags};
 use tokio::sync::watch;
 
 /// How much is written between two syncs. A sync makes the bytes durable, so that an
-/// interrupted download need not fetch them again, and lets go of their pages. At most three such
-/// portions (one being written, one waiting, one being synced) are in memory at a time.
+/// interrupted download need not fetch them again. Without direct writes it also lets go of their
+/// pages: at most three such portions (one being written, one waiting, one being synced) are in
+/// memory at a time then.
 const SYNC_BYTES: u64 = 16 << 20; // 16 MiB
+
+/// What direct writes are aligned to, in memory and in the file: enough for every file system.
+const BLOCK_BYTES: usize = 4096;
 
 /// Appends chunks from `start` on; tells how many bytes are durable.
 pub(super) fn write(
@@ -39,11 +44,12 @@ pub(super) fn write(
             }
             Ok(())
         });
+        let mut writer = Writer::new(file);
         let mut offset = start;
         let mut unsynced = start;
         let mut written = Ok(());
         for chunk in chunks {
-            written = file.write_all_at(&chunk, offset);
+            written = writer.write_all_at(&chunk, offset);
             if written.is_err() {
                 break;
             }
@@ -65,4 +71,47 @@ pub(super) fn write(
             .unwrap_or_else(|_| Err(io::Error::other("the sync thread broke off")));
         written.and(synced)
     })
+}
+
+/// Writes past the page cache what is aligned, and the rest through it.
+struct Writer<'a> {
+    cached: &'a File,
+    /// `None` where the file system has no direct I/O.
+    direct: Option<File>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(file: &'a File) -> Self {
+        // O_DIRECT belongs to an open file, so a second one is needed. It is the same file, even
+        // if another one has taken its name since.
+        let direct = OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlags::DIRECT.bits().cast_signed())
+            .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .ok();
+        Self {
+            cached: file,
+            direct,
+        }
+    }
+
+    fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let aligned = offset.is_multiple_of(BLOCK_BYTES as u64)
+            && bytes.as_ptr().align_offset(BLOCK_BYTES) == 0;
+        let (blocks, rest) = match &self.direct {
+            Some(_) if aligned => bytes.split_at(bytes.len() - bytes.len() % BLOCK_BYTES),
+            _ => bytes.split_at(0),
+        };
+        if let Some(direct) = &self.direct
+            && let Err(error) = direct.write_all_at(blocks, offset)
+        {
+            if error.kind() != io::ErrorKind::InvalidInput {
+                return Err(error);
+            }
+            // The file system promised more than it does.
+            self.direct = None;
+            return self.cached.write_all_at(bytes, offset);
+        }
+        self.cached.write_all_at(rest, offset + blocks.len() as u64)
+    }
 }

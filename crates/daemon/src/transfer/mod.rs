@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! source (async, ranges in flight) --> pump thread --+--> digest thread
-//!        or: the durable part of an                  +--> cache file thread --> sync thread
+//!        or: the durable part of an      (pieces)    +--> cache file thread --> sync thread
 //!        earlier attempt, from the disk              '--> Copier (decode and write threads)
 //! ```
 //!
-//! Every arrow is a bounded channel of the same reference-counted chunks, so memory does not
-//! grow with the image, and the slowest of them sets the pace. The bytes that are hashed are the
-//! very bytes that are cached and decoded.
+//! The pump joins the source's chunks to pieces of one size, in aligned memory of a fixed pool: so
+//! memory does not grow with the image, the cache file is written past the page cache, and three
+//! consumers are woken once for each piece instead of once for each packet or so. All three get
+//! the same reference-counted pieces, and the slowest of them sets the pace. The bytes that are
+//! hashed are the very bytes that are cached and decoded.
 
 mod cachefile;
 
@@ -24,25 +26,34 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lvp_api::{ErrorCode, Sha256Digest};
+use lvp_image::buffer::{BufferPool, PooledBuf};
 use lvp_image::copy::{Body, Copier};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use crate::cache::Lead;
 use crate::jobs::error::JobError;
 use crate::jobs::progress::Meter;
-use crate::jobs::stop::Stop;
-use crate::source::{RangeOptions, Source};
+use crate::jobs::stop::{Stop, StopReason};
+use crate::source::{RangeOptions, RangeReader, Source};
 
-/// Chunks that may wait before each consumer. Chunks are at most one range (4 MiB), so that all
-/// queues of a job together hold a few dozen MiB at worst.
-const QUEUED_CHUNKS: usize = 2;
+/// Chunks that may wait before the pump; the HTTP library cuts chunks of at most 400 KiB, mostly
+/// far smaller ones, and what waits here is no longer in a range's buffer.
+const QUEUED_CHUNKS: usize = 16;
 
-/// How far the digest stands back behind the threads that answer requests, as the copier's do.
-const DIGEST_NICENESS: i32 = 5;
+/// What the consumers are given at a time.
+const PIECE_BYTES: usize = 2 << 20; // 2 MiB
 
-/// How much of an earlier attempt's file is read at a time.
-const REPLAY_BYTES: usize = 4 << 20; // 4 MiB
+/// Pieces in memory: one being filled, and enough for each consumer to work on some while others
+/// wait for it. The copier keeps up to three to itself, since a cluster may begin in one and end
+/// in the next but one; more than that must be left.
+const PIECES: usize = 8;
+
+/// Pieces that may wait before the digest, and before the cache file.
+const QUEUED_PIECES: usize = 2;
 
 /// What a pass yields.
 pub struct Streamed {
@@ -80,58 +91,68 @@ pub async fn stream(
         size: object.size,
         copier,
         durable,
+        stop: stop.clone(),
     };
-    let mut pump = tokio::task::spawn_blocking(move || pump.run(receiver));
+    let pump = source.mover().spawn_blocking(move || pump.run(receiver));
     let started = Instant::now();
-    let mut reader = source.read_ranges(&object, start..object.size, RangeOptions::default());
-    let fetched: Result<(), JobError> = async {
-        loop {
-            let chunk = tokio::select! {
-                biased;
-                reason = stop.stopped() => return Err(JobError::stopped(reason)),
-                Ok(()) = durable_seen.changed() => {
-                    let bytes = *durable_seen.borrow_and_update();
-                    lead.durable(bytes).await?;
-                    continue;
-                }
-                chunk = reader.next() => chunk,
-            };
-            let Some(chunk) = chunk.transpose()? else {
-                return Ok(());
-            };
-            let length = chunk.len() as u64;
-            tokio::select! {
-                biased;
-                reason = stop.stopped() => return Err(JobError::stopped(reason)),
-                sent = chunks.send(chunk) => {
-                    if sent.is_err() {
-                        // The pump has stopped; joining it below tells why.
-                        return Ok(());
-                    }
-                }
-            }
-            meter.fetched_bytes.fetch_add(length, Ordering::Relaxed);
-            meter.source_done.fetch_add(length, Ordering::Relaxed);
+    let reader = source.read_ranges(&object, start..object.size, RangeOptions::default());
+    let fetching = fetch(reader, chunks, Arc::clone(meter), stop.clone());
+    let fetching = AbortOnDropHandle::new(source.mover().spawn(fetching.in_current_span()));
+    let fetch = async {
+        fetching.await.map_err(broken_off)??;
+        Ok::<_, JobError>(started.elapsed())
+    };
+    // Beside the fetch, which need not wait for the database. Ends with the pump.
+    let note = async {
+        while durable_seen.changed().await.is_ok() {
+            let bytes = *durable_seen.borrow_and_update();
+            lead.durable(bytes).await?;
         }
-    }
-    .await;
-    let download = started.elapsed();
-    drop(chunks);
-    drop(reader);
+        Ok(())
+    };
+    let fetched = tokio::try_join!(fetch, note);
     // The pump always ends: its channel is closed, and a stop reaches its writers too.
-    let pumped = (&mut pump).await.map_err(|error| {
-        JobError::new(ErrorCode::Internal, "internal", "The transfer broke off").because(error)
-    })?;
+    let pumped = pump.await.map_err(broken_off)?;
     let bytes = *durable_seen.borrow_and_update();
     if bytes > lead.durable_bytes() {
         lead.durable(bytes).await?;
     }
-    match (fetched, pumped) {
-        (Err(error), _) => Err(error),
-        (Ok(()), pumped) => pumped.map(|streamed| Streamed {
-            download,
-            ..streamed
-        }),
+    let (download, ()) = fetched?;
+    pumped.map(|streamed| Streamed {
+        download,
+        ..streamed
+    })
+}
+
+/// Takes the object's bytes to the pump.
+async fn fetch(
+    mut reader: RangeReader,
+    pump: mpsc::Sender<Bytes>,
+    meter: Arc<Meter>,
+    stop: Stop,
+) -> Result<(), JobError> {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            reason = stop.stopped() => return Err(JobError::stopped(reason)),
+            chunk = reader.next() => chunk,
+        };
+        let Some(chunk) = chunk.transpose()? else {
+            return Ok(());
+        };
+        let length = chunk.len() as u64;
+        tokio::select! {
+            biased;
+            reason = stop.stopped() => return Err(JobError::stopped(reason)),
+            sent = pump.send(chunk) => {
+                if sent.is_err() {
+                    // The pump has stopped, and will tell why.
+                    return Ok(());
+                }
+            }
+        }
+        meter.fetched_bytes.fetch_add(length, Ordering::Relaxed);
+        meter.source_done.fetch_add(length, Ordering::Relaxed);
     }
 }
 
@@ -142,6 +163,13 @@ struct Pump {
     size: u64,
     copier: Option<Copier>,
     durable: watch::Sender<u64>,
+    stop: Stop,
+}
+
+/// The pump's two other consumers.
+struct Outlets {
+    digest: SyncSender<Bytes>,
+    cache: SyncSender<Bytes>,
 }
 
 impl Pump {
@@ -155,46 +183,43 @@ impl Pump {
         let durable = self.durable.clone();
         let start = self.start;
         thread::scope(|scope| {
-            let (to_digest, for_digest) = sync_channel::<Bytes>(QUEUED_CHUNKS);
-            let (to_cache, for_cache) = sync_channel::<Bytes>(QUEUED_CHUNKS);
+            let (to_digest, for_digest) = sync_channel::<Bytes>(QUEUED_PIECES);
+            let (to_cache, for_cache) = sync_channel::<Bytes>(QUEUED_PIECES);
             let digest = scope.spawn(move || {
-                // A thread's own nice value. Where it cannot be set, all goes on as before.
-                rustix::process::nice(DIGEST_NICENESS).ok();
                 let mut hasher = Sha256::new();
-                for chunk in for_digest {
-                    hasher.update(&chunk);
+                for piece in for_digest {
+                    hasher.update(&piece);
                 }
                 Sha256Digest::new(hasher.finalize().into())
             });
             let cache = scope.spawn(move || cachefile::write(&file, start, for_cache, &durable));
-            let moved = self.replay(&to_digest).and_then(|()| {
-                let mut received = self.start;
-                while let Some(chunk) = chunks.blocking_recv() {
-                    received += chunk.len() as u64;
-                    // A consumer that is gone has failed; joining it below tells why.
-                    let alive = to_cache.send(chunk.clone()).is_ok();
-                    if !alive || to_digest.send(chunk.clone()).is_err() {
-                        break;
-                    }
-                    self.feed(chunk)?;
-                }
-                Ok(received)
-            });
-            drop((to_digest, to_cache));
+            let outlets = Outlets {
+                digest: to_digest,
+                cache: to_cache,
+            };
+            let moved = self.pump(&mut chunks, &outlets);
+            drop(outlets);
+            let received = moved?;
+            // While the last of the cache file is synced.
+            let is_complete = received == self.size;
+            let body = self
+                .copier
+                .take()
+                .filter(|_| is_complete)
+                .map(Copier::finish);
             let digest = digest.join();
             let cache = cache.join();
             cache
                 .map_err(panicked)?
                 .map_err(|error| self.cache_failed(error))?;
-            let received = moved?;
-            if received != self.size {
+            if !is_complete {
                 return Err(JobError::new(
                     ErrorCode::Unavailable,
                     "incomplete",
                     format!("The transfer ended after {received} of {} bytes", self.size),
                 ));
             }
-            let body = self.copier.take().map(Copier::finish).transpose()?;
+            let body = body.transpose()?;
             Ok(Streamed {
                 digest: digest.map_err(panicked)?,
                 file: self.file,
@@ -206,29 +231,92 @@ impl Pump {
         })
     }
 
-    /// Feeds the durable part of an earlier attempt, which is in the cache file already.
-    fn replay(&mut self, to_digest: &SyncSender<Bytes>) -> Result<(), JobError> {
+    /// Hands everything to the consumers; returns how far that came.
+    fn pump(
+        &mut self,
+        chunks: &mut mpsc::Receiver<Bytes>,
+        outlets: &Outlets,
+    ) -> Result<u64, JobError> {
+        let pool = BufferPool::new(PIECES, PIECE_BYTES);
+        let mut position = self.replay(&pool, outlets)?;
+        let mut piece = None;
+        let mut filled = 0;
+        while let Some(chunk) = chunks.blocking_recv() {
+            let mut rest = &chunk[..];
+            while !rest.is_empty() {
+                let room = match &mut piece {
+                    Some(piece) => piece,
+                    none => none.insert(self.take(&pool)?),
+                };
+                let length = rest.len().min(PIECE_BYTES - filled);
+                let (now, later) = rest.split_at(length);
+                room[filled..filled + length].copy_from_slice(now);
+                filled += length;
+                rest = later;
+                if filled == PIECE_BYTES
+                    && let Some(piece) = piece.take()
+                {
+                    filled = 0;
+                    position += PIECE_BYTES as u64;
+                    if !self.hand_out(Bytes::from_owner(piece), outlets)? {
+                        return Ok(position);
+                    }
+                }
+            }
+        }
+        if let Some(piece) = piece.filter(|_| filled > 0) {
+            position += filled as u64;
+            self.hand_out(Bytes::from_owner(piece).slice(..filled), outlets)?;
+        }
+        Ok(position)
+    }
+
+    /// Hands out the durable part of an earlier attempt, which is in the cache file already.
+    fn replay(&mut self, pool: &BufferPool, outlets: &Outlets) -> Result<u64, JobError> {
         let mut offset = 0;
         while offset < self.start {
             let length = usize::try_from(self.start - offset)
-                .map_or(REPLAY_BYTES, |left| left.min(REPLAY_BYTES));
-            let mut block = vec![0; length];
+                .map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+            let mut piece = self.take(pool)?;
             self.file
-                .read_exact_at(&mut block, offset)
+                .read_exact_at(&mut piece[..length], offset)
                 .map_err(|error| self.cache_failed(error))?;
-            let chunk = Bytes::from(block);
+            let piece = Bytes::from_owner(piece).slice(..length);
             offset += length as u64;
-            if to_digest.send(chunk.clone()).is_err() {
+            if outlets.digest.send(piece.clone()).is_err() {
                 break;
             }
-            self.feed(chunk)?;
+            self.feed(piece)?;
         }
-        Ok(())
+        Ok(offset)
     }
 
-    fn feed(&mut self, chunk: Bytes) -> Result<(), JobError> {
+    /// Gives a piece to every consumer. False when one of them is gone: it has failed, and joining
+    /// it tells why.
+    fn hand_out(&mut self, piece: Bytes, outlets: &Outlets) -> Result<bool, JobError> {
+        if outlets.cache.send(piece.clone()).is_err() || outlets.digest.send(piece.clone()).is_err()
+        {
+            return Ok(false);
+        }
+        self.feed(piece).map(|()| true)
+    }
+
+    /// A free piece; waits until a consumer lets go of one.
+    fn take(&self, pool: &BufferPool) -> Result<PooledBuf, JobError> {
+        match pool.take(|| self.stop.reason().is_some()) {
+            Ok(Some(piece)) => Ok(piece),
+            Ok(None) => Err(JobError::stopped(
+                self.stop.reason().unwrap_or(StopReason::Cancelled),
+            )),
+            Err(error) => {
+                Err(JobError::new(ErrorCode::Internal, "internal", "Out of memory").because(error))
+            }
+        }
+    }
+
+    fn feed(&mut self, piece: Bytes) -> Result<(), JobError> {
         match &mut self.copier {
-            Some(copier) => Ok(copier.feed(chunk)?),
+            Some(copier) => Ok(copier.feed(piece)?),
             None => Ok(()),
         }
     }
@@ -246,6 +334,10 @@ impl Pump {
         let what = format!("Cannot write the cache file {}", self.path.display());
         JobError::new(code, error_type, what).because(error)
     }
+}
+
+fn broken_off(error: JoinError) -> JobError {
+    JobError::new(ErrorCode::Internal, "internal", "The transfer broke off").because(error)
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> JobError {
