@@ -20,12 +20,14 @@
 //! 4. [`Body::commit`] writes the last MiB, then the first, and flushes. A copy that fails, is
 //!    cancelled, is dropped or dies before this leaves the places of step 1 cleared.
 //!
-//! Memory is bounded whatever the image: 16 MiB of image bytes in the queue, and at most 4 MiB for
-//! each worker.
+//! Memory is bounded whatever the image: 16 MiB of image bytes in the queue, and for each of at most
+//! five workers three buffers of 2 MiB: one that it reads, one that it fills, one that is being
+//! written meanwhile.
 
 mod crew;
 mod cut;
 mod feed;
+mod flight;
 mod held;
 mod limit;
 mod local;
@@ -55,8 +57,8 @@ use local::LocalSource;
 use output::{Nowhere, Output, Sink};
 use stop::Stop;
 
-/// More threads than this gain nothing: the device is the bound long before.
-const MAX_WORKERS: usize = 8;
+/// More threads than this gain little: five decode 4 GB/s, and each takes 6 MiB.
+const MAX_WORKERS: usize = 5;
 
 /// How a compressed raw file is read: in pieces that decode in a moment.
 const STREAM_READ_BYTES: usize = 1 << 20; // 1 MiB
@@ -119,10 +121,10 @@ impl CopyOptions {
     }
 }
 
-/// Two threads more than cores: while some wait for the device, others decode.
+/// One thread more than cores: while it waits for the disk that it reads, the others decode.
 fn default_workers() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores + 2).min(MAX_WORKERS)
+    (cores + 1).min(MAX_WORKERS)
 }
 
 /// Bytes that were zeroed in one way.
@@ -485,7 +487,8 @@ fn feed_file(source: &FileSource, mut feed: impl FnMut(Bytes) -> Result<()>) -> 
     let mut offset = 0;
     while offset < source.len() {
         let end = source.len().min(offset + STREAM_READ_BYTES as u64);
-        chunk.extend_from_slice(local.read(&(offset..end), &mut buffer)?);
+        let inside = local.read(&(offset..end), &mut buffer)?;
+        chunk.extend_from_slice(&buffer[inside]);
         feed(chunk.split().freeze())?;
         offset = end;
     }

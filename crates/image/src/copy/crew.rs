@@ -1,7 +1,7 @@
 //! The worker threads, and the bounded queue in front of them.
 //!
 //! ```text
-//! feeder --submit--> queue --+--> worker: read, decode, join --> sink
+//! feeder --submit--> queue --+--> worker: read, decode, join --> flights --> target
 //!         (waits while full) |
 //!        backlog of zeroing -+   (taken when the queue is empty)
 //! ```
@@ -24,7 +24,6 @@ use super::local::LocalSource;
 use super::output::Sink;
 use super::stop::{Stop, cancelled};
 use super::worker::Worker;
-use crate::buffer::PooledBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Batch;
 use crate::sys;
@@ -46,11 +45,7 @@ pub(crate) enum Work {
     /// Decode these extents.
     Extents { span: Span, bytes: SpanBytes },
     /// Write these guest bytes.
-    Block {
-        guest_offset: u64,
-        bytes: PooledBuf,
-        len: usize,
-    },
+    Block { guest_offset: u64, bytes: Bytes },
     /// Make this guest range read as zero.
     Zero(Range<u64>),
 }
@@ -207,7 +202,7 @@ impl Crew {
             threads: Vec::with_capacity(workers),
         };
         for number in 0..workers.max(1) {
-            let worker = Worker::new(Arc::clone(&crew.shared.sink), cluster_bytes)?;
+            let worker = Worker::new(Arc::clone(&crew.shared.sink), cluster_bytes);
             let shared = Arc::clone(&crew.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("copy-{number}"))
@@ -300,14 +295,20 @@ impl Drop for Crew {
 
 /// A worker thread's life.
 fn work(shared: &Shared, mut worker: Worker) {
+    // Whether the queue counts this worker as busy: while it works, and until what it has written is
+    // there.
+    let mut is_busy = false;
     loop {
         let mut queue = shared.lock();
-        let (work, cost) = loop {
+        let next = loop {
             if shared.stop.is_set() {
                 return;
             }
-            if let Some(work) = queue.pop() {
-                break work;
+            if let Some(next) = queue.pop() {
+                break Some(next);
+            }
+            if is_busy {
+                break None;
             }
             if queue.closed {
                 return;
@@ -318,10 +319,18 @@ fn work(shared: &Shared, mut worker: Worker) {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         };
-        queue.busy += 1;
+        if !is_busy {
+            queue.busy += 1;
+            is_busy = true;
+        }
         drop(queue);
+        let (work, cost) = next.map_or((None, 0), |(work, cost)| (Some(work), cost));
+        let is_over = work.is_none();
         // A panic leaves the worker unusable, and it is not used again.
-        let failure = match catch_unwind(AssertUnwindSafe(|| worker.run(work))) {
+        let failure = match catch_unwind(AssertUnwindSafe(|| match work {
+            Some(work) => worker.run(work),
+            None => worker.settle(),
+        })) {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error),
             Err(panic) => Some(Error::new(
@@ -338,8 +347,11 @@ fn work(shared: &Shared, mut worker: Worker) {
             return;
         }
         let mut queue = shared.lock();
-        queue.busy -= 1;
         queue.cost -= cost;
+        if is_over {
+            queue.busy -= 1;
+            is_busy = false;
+        }
         drop(queue);
         shared.progress.notify_all();
     }
@@ -357,7 +369,9 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+    use super::super::output::Part;
     use super::*;
+    use crate::device::Target;
 
     /// Does with a zero range what its start says.
     #[derive(Debug, Default)]
@@ -369,9 +383,15 @@ mod tests {
     const FAIL: u64 = 2 << 40;
 
     impl Sink for Script {
-        fn write(&self, _guest_offset: u64, _bytes: &[u8]) -> Result<()> {
+        fn sift(&self, _: u64, _: &[u8], _: &mut dyn FnMut(Part)) -> Result<()> {
             Ok(())
         }
+
+        fn target(&self) -> Option<&Target> {
+            None
+        }
+
+        fn count(&self, _written: u64, _settled: u64) {}
 
         fn zero(&self, range: Range<u64>) -> Result<()> {
             assert_ne!(range.start, PANIC, "asked to panic");

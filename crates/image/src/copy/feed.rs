@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::crew::{Crew, SpanBytes, Work};
 use super::cut::{Cutter, Select};
 use super::held;
-use super::output::{Output, Sink};
+use super::output::Output;
 use super::stop::Stop;
 use crate::buffer::{BufferPool, PooledBuf};
 use crate::error::{Error, ErrorKind, Result};
@@ -237,8 +237,7 @@ impl Blocks {
             None => Ok(()),
             Some(bytes) => crew.submit(Work::Block {
                 guest_offset: offset - bytes.len() as u64,
-                len: bytes.len(),
-                bytes,
+                bytes: Bytes::from_owner(bytes),
             }),
         }
     }

@@ -53,10 +53,10 @@ impl LocalSource {
         })
     }
 
-    /// Reads the host bytes of `range` somewhere into `buffer`.
-    pub(crate) fn read<'b>(&self, range: &Range<u64>, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
+    /// Reads the host bytes of `range` somewhere into `buffer`; tells where.
+    pub(crate) fn read(&self, range: &Range<u64>, buffer: &mut [u8]) -> Result<Range<usize>> {
         if range.is_empty() {
-            return Ok(&[]);
+            return Ok(0..0);
         }
         let result = match &self.direct {
             Some(direct) if !sys::is_cached(&self.cached, range).unwrap_or(false) => {
@@ -64,14 +64,13 @@ impl LocalSource {
             }
             _ => self.read_cached(range, buffer),
         };
-        let inside = result.map_err(|source| {
+        result.map_err(|source| {
             let context = format!(
                 "Reading the image failed at bytes {:#x}..{:#x}",
                 range.start, range.end
             );
             Error::io(ErrorKind::Read, context, source)
-        })?;
-        Ok(&buffer[inside])
+        })
     }
 
     /// Offset of the first data at or after `from`, where the file system keeps track of holes.

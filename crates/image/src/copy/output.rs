@@ -16,13 +16,27 @@ use crate::error::Result;
 /// write has, so that the rate is smooth.
 const LIMITED_ZERO_STEP_BYTES: u64 = 2 << 20; // 2 MiB
 
+/// A part of some bytes that is to be written to the target at this offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) range: Range<usize>,
+    pub(crate) offset: u64,
+}
+
 /// What the workers' results are for.
 pub(crate) trait Sink: Send + Sync {
-    /// Takes guest bytes.
-    fn write(&self, guest_offset: u64, bytes: &[u8]) -> Result<()>;
+    /// Takes guest bytes: keeps what is held back, sees to the zeros, and hands `write` the parts of
+    /// `bytes` that are left to be written.
+    fn sift(&self, guest_offset: u64, bytes: &[u8], write: &mut dyn FnMut(Part)) -> Result<()>;
 
     /// Takes a guest range that reads as zero.
     fn zero(&self, range: Range<u64>) -> Result<()>;
+
+    /// Where the parts go; `None` when there are none.
+    fn target(&self) -> Option<&Target>;
+
+    /// Counts bytes written to the target, and guest bytes about which nothing is left to be done.
+    fn count(&self, written: u64, settled: u64);
 }
 
 /// Takes results and drops them: the decoders' verdict is all that is wanted.
@@ -30,13 +44,19 @@ pub(crate) trait Sink: Send + Sync {
 pub(crate) struct Nowhere;
 
 impl Sink for Nowhere {
-    fn write(&self, _guest_offset: u64, _bytes: &[u8]) -> Result<()> {
+    fn sift(&self, _guest_offset: u64, _bytes: &[u8], _write: &mut dyn FnMut(Part)) -> Result<()> {
         Ok(())
     }
 
     fn zero(&self, _range: Range<u64>) -> Result<()> {
         Ok(())
     }
+
+    fn target(&self) -> Option<&Target> {
+        None
+    }
+
+    fn count(&self, _written: u64, _settled: u64) {}
 }
 
 /// A target with everything that decides how bytes get there.
@@ -187,7 +207,14 @@ impl Output {
             let len = end.saturating_sub(range.start);
             let len = usize::try_from(len).unwrap_or(bytes.len()).min(bytes.len());
             // The region was cleared when the copy began, so its zeros are there.
-            self.write_data(range.start, &bytes[..len], GRANULE_BYTES, |_| Ok(()))?;
+            let bytes = &bytes[..len];
+            let ignore = |_| Ok(());
+            self.split(range.start, bytes, GRANULE_BYTES, ignore, &mut |part| {
+                let data = &bytes[part.range];
+                self.target.write_all_at(data, part.offset)?;
+                self.count(data.len() as u64, 0);
+                Ok(())
+            })?;
             // The head, which comes last, is flushed below.
             if range.start > 0 {
                 self.target.sync()?;
@@ -224,28 +251,41 @@ impl Output {
         offset.next_multiple_of(self.target.write_unit())
     }
 
-    /// Writes the data in `bytes` and hands the runs of zeros to `zero`; at the ends of `bytes`,
-    /// zeros count as such from `min_edge` bytes on.
-    fn write_data(
+    /// Writes guest bytes and waits for that.
+    pub(crate) fn write(&self, guest_offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut parts = Vec::new();
+        self.sift(guest_offset, bytes, &mut |part| parts.push(part))?;
+        let mut written = 0;
+        for part in parts {
+            let data = &bytes[part.range];
+            self.target.write_all_at(data, part.offset)?;
+            written += data.len() as u64;
+        }
+        self.count(written, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Splits `bytes`, which are for that offset of the target, into data and runs of zeros; at the
+    /// ends of `bytes`, zeros count as such from `min_edge` bytes on. Data waits for its turn at the
+    /// rate limit.
+    fn split(
         &self,
         offset: u64,
         bytes: &[u8],
         min_edge: usize,
         zero: impl Fn(Range<u64>) -> Result<()>,
+        data: &mut dyn FnMut(Part) -> Result<()>,
     ) -> Result<()> {
         for run in zero::runs(bytes, min_edge) {
             match run {
                 Run::Zero(part) => zero(offset + part.start as u64..offset + part.end as u64)?,
-                Run::Data(part) => {
-                    let data = &bytes[part.clone()];
+                Run::Data(range) => {
                     match &self.limiter {
-                        Some(limiter) => limiter.wait(data.len() as u64, &self.stop)?,
+                        Some(limiter) => limiter.wait(range.len() as u64, &self.stop)?,
                         None => self.stop.check()?,
                     }
-                    self.target.write_all_at(data, offset + part.start as u64)?;
-                    self.counters
-                        .written_bytes
-                        .fetch_add(data.len() as u64, Ordering::Relaxed);
+                    let offset = offset + range.start as u64;
+                    data(Part { range, offset })?;
                 }
             }
         }
@@ -254,17 +294,23 @@ impl Output {
 }
 
 impl Sink for Output {
-    fn write(&self, guest_offset: u64, bytes: &[u8]) -> Result<()> {
+    fn sift(&self, guest_offset: u64, bytes: &[u8], write: &mut dyn FnMut(Part)) -> Result<()> {
         self.held.keep(guest_offset, bytes, |offset, part| {
+            // Where in `bytes` it is.
+            let start = usize::try_from(offset - guest_offset).unwrap_or(usize::MAX);
+            let mut data = |Part { range, offset }| {
+                let range = range.start + start..range.end + start;
+                write(Part { range, offset });
+                Ok(())
+            };
             if self.is_known_zero() {
-                self.write_data(offset, part, GRANULE_BYTES, |_| Ok(()))
+                self.split(offset, part, GRANULE_BYTES, |_| Ok(()), &mut data)
             } else {
                 // Short runs of zeros are written: a request to zero them costs as much.
-                self.write_data(offset, part, MIN_GAP_BYTES, |zeros| self.clear(zeros))
+                let clear = |zeros| self.clear(zeros);
+                self.split(offset, part, MIN_GAP_BYTES, clear, &mut data)
             }
-        })?;
-        self.count_settled(bytes.len() as u64);
-        Ok(())
+        })
     }
 
     fn zero(&self, range: Range<u64>) -> Result<()> {
@@ -276,5 +322,16 @@ impl Sink for Output {
         }
         self.count_settled(range.end - range.start);
         Ok(())
+    }
+
+    fn target(&self) -> Option<&Target> {
+        Some(&self.target)
+    }
+
+    fn count(&self, written: u64, settled: u64) {
+        self.counters
+            .written_bytes
+            .fetch_add(written, Ordering::Relaxed);
+        self.count_settled(settled);
     }
 }

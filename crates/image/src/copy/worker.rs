@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use super::crew::{SpanBytes, Work};
 use super::cut::{SPAN_BYTES, Span};
+use super::flight::{Flights, Segment};
 use super::output::Sink;
 use super::zero::GRANULE_BYTES;
-use crate::buffer::AlignedBuf;
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Encoding, Extent};
-use crate::sys::HUGE_PAGE_BYTES;
+use crate::sys::{AlignedBuf, Memory};
 
-/// The buffer that guest bytes are joined in, and so the longest write: qcow2's largest cluster
-/// fits, and devices gain nothing from longer requests.
+/// How much of a buffer guest bytes are joined in, and so the longest write: qcow2's largest
+/// cluster fits, and devices gain nothing from longer requests.
 const JOIN_BYTES: usize = 2 << 20; // 2 MiB
 
 /// A plain run of this length is written from where it is, if its memory is aligned; shorter ones
 /// are copied together first.
 const DIRECT_RUN_BYTES: usize = 256 << 10; // 256 KiB
 
-/// Room for a span, for the longest compressed cluster (a 2 MiB cluster's descriptor can claim
+/// A buffer: room for a span, for the longest compressed cluster (a 2 MiB cluster's descriptor can claim
 /// 4 MiB), and for the blocks that both begin and end in. Memory that is not used is not taken.
 const INPUT_BYTES: usize = (4 << 20) + (128 << 10);
 
@@ -32,73 +32,97 @@ pub(crate) struct Worker {
     sink: Arc<dyn Sink>,
     decoder: Decoder,
     cluster_bytes: usize,
-    joined: AlignedBuf,
-    input: AlignedBuf,
+    flights: Flights,
     scratch: Vec<u8>,
 }
 
 impl Worker {
     /// `cluster_bytes` is the size that compressed clusters decode to.
-    pub(crate) fn new(sink: Arc<dyn Sink>, cluster_bytes: usize) -> Result<Self> {
-        let allocate = |bytes, huge_bytes| {
-            AlignedBuf::with_huge_pages(bytes, huge_bytes)
-                .map_err(|e| Error::io(ErrorKind::Write, "Allocating a buffer failed", e))
-        };
-        Ok(Self {
+    pub(crate) fn new(sink: Arc<dyn Sink>, cluster_bytes: usize) -> Self {
+        Self {
+            flights: Flights::new(Arc::clone(&sink), INPUT_BYTES),
             sink,
             decoder: Decoder::new(),
             cluster_bytes,
-            joined: allocate(JOIN_BYTES.max(cluster_bytes), usize::MAX)?,
-            // What lies beyond is rarely used, and should not be taken as a whole.
-            input: allocate(INPUT_BYTES, HUGE_PAGE_BYTES)?,
             scratch: Vec::new(),
-        })
+        }
     }
 
+    /// Does a piece of work. What it writes may be under way still when this returns.
     pub(crate) fn run(&mut self, work: Work) -> Result<()> {
         match work {
             Work::Zero(range) => self.sink.zero(range),
             Work::Block {
                 guest_offset,
                 bytes,
-                len,
-            } => self.sink.write(guest_offset, &bytes[..len]),
+            } => {
+                let range = 0..bytes.len();
+                let segment = Segment {
+                    guest_offset,
+                    range,
+                };
+                self.flights.write(Memory::Shared(bytes), &[segment])
+            }
             Work::Extents { span, bytes } => self.extents(&span, bytes),
         }
     }
 
+    /// Waits until everything is written.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.flights.settle()
+    }
+
     fn extents(&mut self, span: &Span, bytes: SpanBytes) -> Result<()> {
-        let fed;
-        let view = match bytes {
+        match bytes {
             SpanBytes::Fed(parts) => {
-                fed = parts;
-                View::new(span.host.start, fed.iter().map(|part| &part[..]))
+                let view = View::new(span.host.start, parts.iter().map(|part| &part[..]));
+                let direct = self.decode(span, &view)?;
+                for (part, segments) in parts.into_iter().zip(direct) {
+                    self.flights.write(Memory::Shared(part), &segments)?;
+                }
+                Ok(())
             }
             SpanBytes::Read(source) => {
-                let read = source.read(&span.host, &mut self.input)?;
-                View::new(span.host.start, std::iter::once(read))
+                let mut input = self.flights.buffer()?;
+                let inside = source.read(&span.host, &mut input)?;
+                let view = View::new(span.host.start, std::iter::once(&input[inside.clone()]));
+                let mut segments = self.decode(span, &view)?.pop().unwrap_or_default();
+                for segment in &mut segments {
+                    segment.range.start += inside.start;
+                    segment.range.end += inside.start;
+                }
+                self.flights.write(Memory::Own(input), &segments)
             }
-        };
+        }
+    }
+
+    /// Writes what has to be decoded or joined; returns what can be written from where it is, for
+    /// each part of the view.
+    fn decode(&mut self, span: &Span, view: &View<'_>) -> Result<Vec<Vec<Segment>>> {
+        let mut direct = vec![Vec::new(); view.parts.len()];
         let mut joiner = Joiner {
+            limit: JOIN_BYTES.max(self.cluster_bytes),
+            flights: &mut self.flights,
             sink: &*self.sink,
-            buffer: &mut self.joined,
-            start: 0,
+            buffer: None,
             len: 0,
+            segments: Vec::new(),
         };
         for piece in pieces(span) {
             match piece.encoding {
-                Encoding::Plain => joiner.plain(&piece, &view)?,
+                Encoding::Plain => joiner.plain(&piece, view, &mut direct)?,
                 Encoding::Deflate | Encoding::Zstd => {
                     let input = view.contiguous(piece.host_range(), &mut self.scratch)?;
                     let output = joiner.room(piece.guest_offset, self.cluster_bytes)?;
                     self.decoder
                         .decode(piece.encoding, input, output)
                         .map_err(|error| at_cluster(&error, &piece))?;
-                    joiner.len += length(piece.guest_len)?.min(self.cluster_bytes);
+                    joiner.filled(length(piece.guest_len)?.min(self.cluster_bytes));
                 }
             }
         }
-        joiner.flush()
+        joiner.flush()?;
+        Ok(direct)
     }
 }
 
@@ -157,48 +181,84 @@ fn out_of_span() -> Error {
     )
 }
 
-/// Joins guest bytes that follow each other into long writes.
+/// Joins guest bytes in a buffer: those that follow each other into long writes, and others into
+/// writes that are under way together.
 struct Joiner<'a> {
+    flights: &'a mut Flights,
     sink: &'a dyn Sink,
-    buffer: &'a mut [u8],
-    /// Guest offset of the buffer's first byte.
-    start: u64,
+    /// `None` while there is nothing in it.
+    buffer: Option<AlignedBuf>,
+    /// How much of a buffer is used.
+    limit: usize,
     len: usize,
+    segments: Vec<Segment>,
 }
 
 impl Joiner<'_> {
-    /// Room for `bytes` guest bytes at `guest_offset`; what does not follow what is there is
-    /// written first. The caller adds to `len` what it filled.
+    /// Room for `bytes` guest bytes at `guest_offset`. The caller tells how much of it was
+    /// [filled](Joiner::filled).
     fn room(&mut self, guest_offset: u64, bytes: usize) -> Result<&mut [u8]> {
-        let follows = guest_offset == self.start + self.len as u64;
-        if !follows || self.buffer.len() - self.len < bytes {
+        let follows =
+            |segment: &Segment| segment.guest_offset + segment.range.len() as u64 == guest_offset;
+        let mut is_new = !self.segments.last().is_some_and(follows);
+        if is_new {
+            // Direct writes need it.
+            self.len = self.len.next_multiple_of(GRANULE_BYTES);
+        }
+        if self.len + bytes > self.limit {
             self.flush()?;
+            is_new = true;
         }
-        if self.len == 0 {
-            self.start = guest_offset;
+        if is_new {
+            self.segments.push(Segment {
+                guest_offset,
+                range: self.len..self.len,
+            });
         }
-        self.buffer
+        let buffer = match &mut self.buffer {
+            Some(buffer) => buffer,
+            none => none.insert(self.flights.buffer()?),
+        };
+        buffer
             .get_mut(self.len..self.len + bytes)
             .ok_or_else(out_of_span)
     }
 
-    fn plain(&mut self, piece: &Extent, view: &View<'_>) -> Result<()> {
+    /// So much of the room was filled.
+    fn filled(&mut self, bytes: usize) {
+        self.len += bytes;
+        if let Some(segment) = self.segments.last_mut() {
+            segment.range.end = self.len;
+        }
+    }
+
+    fn plain(
+        &mut self,
+        piece: &Extent,
+        view: &View<'_>,
+        direct: &mut [Vec<Segment>],
+    ) -> Result<()> {
         let data_end = piece.host_range().end;
         let mut host = piece.host_offset;
         let mut guest = piece.guest_offset;
         while host < data_end {
-            let part = view.part(host..data_end)?;
+            let (index, start, part) = view.part(host..data_end)?;
             let aligned = part.as_ptr().align_offset(GRANULE_BYTES) == 0;
-            let len = if part.len() >= DIRECT_RUN_BYTES && aligned && view.is_single() {
-                self.flush()?;
-                self.sink.write(guest, part)?;
-                part.len()
+            let mut len = part.len();
+            if host + (len as u64) < data_end {
+                // What comes next should be aligned as well.
+                len -= len % GRANULE_BYTES;
+            }
+            if len >= DIRECT_RUN_BYTES && aligned {
+                direct[index].push(Segment {
+                    guest_offset: guest,
+                    range: start..start + len,
+                });
             } else {
-                let len = part.len().min(self.free_after(guest));
+                len = part.len().min(self.free_after(guest));
                 self.room(guest, len)?.copy_from_slice(&part[..len]);
-                self.len += len;
-                len
-            };
+                self.filled(len);
+            }
             host += len as u64;
             guest += len as u64;
         }
@@ -207,10 +267,12 @@ impl Joiner<'_> {
 
     /// How much may be added at `guest_offset` in one go.
     fn free_after(&self, guest_offset: u64) -> usize {
-        let follows = guest_offset == self.start + self.len as u64;
-        match self.buffer.len() - self.len {
+        let follows = self.segments.last().is_some_and(|segment| {
+            segment.guest_offset + segment.range.len() as u64 == guest_offset
+        });
+        match self.limit.saturating_sub(self.len) {
             free if follows && free > 0 => free,
-            _ => self.buffer.len(),
+            _ => self.limit,
         }
     }
 
@@ -223,21 +285,22 @@ impl Joiner<'_> {
         let block_end = range.start.next_multiple_of(GRANULE_BYTES as u64);
         let with_data = length(block_end.min(range.end) - range.start)?;
         self.room(range.start, with_data)?.fill(0);
-        self.len += with_data;
+        self.filled(with_data);
         let rest = range.start + with_data as u64..range.end;
         if rest.is_empty() {
             return Ok(());
         }
-        self.flush()?;
         self.sink.zero(rest)
     }
 
+    /// Starts writing what is in the buffer.
     fn flush(&mut self) -> Result<()> {
-        if self.len > 0 {
-            self.sink.write(self.start, &self.buffer[..self.len])?;
-            self.len = 0;
+        self.len = 0;
+        let segments = std::mem::take(&mut self.segments);
+        match self.buffer.take() {
+            Some(buffer) => self.flights.write(Memory::Own(buffer), &segments),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -260,23 +323,20 @@ impl<'a> View<'a> {
         Self { parts }
     }
 
-    fn is_single(&self) -> bool {
-        self.parts.len() == 1
-    }
-
-    /// The bytes from the start of `range` on, as far as they lie in one piece.
-    fn part(&self, range: Range<u64>) -> Result<&'a [u8]> {
+    /// The bytes from the start of `range` on, as far as they lie in one part: which part that is,
+    /// where in it they begin, and themselves.
+    fn part(&self, range: Range<u64>) -> Result<(usize, usize, &'a [u8])> {
         let index = self
             .parts
-            .partition_point(|(offset, _)| *offset <= range.start);
-        let (offset, part) = index
+            .partition_point(|(offset, _)| *offset <= range.start)
             .checked_sub(1)
-            .and_then(|index| self.parts.get(index))
             .ok_or_else(out_of_span)?;
+        let (offset, part) = self.parts.get(index).ok_or_else(out_of_span)?;
         let start = length(range.start - offset)?;
         let end = length(range.end - offset)?.min(part.len());
         part.get(start..end)
             .filter(|part| !part.is_empty())
+            .map(|part| (index, start, part))
             .ok_or_else(out_of_span)
     }
 
@@ -285,7 +345,7 @@ impl<'a> View<'a> {
         if range.is_empty() {
             return Ok(&[]);
         }
-        let first = self.part(range.clone())?;
+        let (_, _, first) = self.part(range.clone())?;
         let len = length(range.end - range.start)?;
         if first.len() == len {
             return Ok(first);
@@ -293,7 +353,8 @@ impl<'a> View<'a> {
         scratch.clear();
         while scratch.len() < len {
             let next = range.start + scratch.len() as u64;
-            scratch.extend_from_slice(self.part(next..range.end)?);
+            let (_, _, part) = self.part(next..range.end)?;
+            scratch.extend_from_slice(part);
         }
         Ok(scratch)
     }

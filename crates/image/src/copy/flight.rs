@@ -1,0 +1,193 @@
+//! Writes under way: a worker decodes into one buffer while others are being written.
+//!
+//! ```text
+//! buffer() --> the worker fills it --> write() --> kernel --> counted, and the buffer is free again
+//! ```
+//!
+//! What this saves is not the system call but the wait. A worker that waits decodes nothing, and
+//! ext4 has every other writer of a file wait with it while one fills a hole.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::output::{Part, Sink};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::{AlignedBuf, AsyncWrites, HUGE_PAGE_BYTES, Memory};
+
+/// Buffers of a worker: one that it fills while another is written, and one for what it reads.
+const BUFFERS: usize = 3;
+
+/// Buffers that a worker has under way at most. With more, a source that is faster than the target
+/// would fill the memory.
+const MAX_FLIGHTS: usize = 2;
+
+/// Writes that a worker has under way at most: two full buffers of 64 KiB runs.
+const MAX_WRITES: u32 = 64;
+
+/// What of a buffer goes to one place of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) guest_offset: u64,
+    pub(crate) range: Range<usize>,
+}
+
+/// The buffers of one worker, and its writes.
+pub(crate) struct Flights {
+    sink: Arc<dyn Sink>,
+    /// `None` where the kernel has no asynchronous writes to give.
+    writes: Option<AsyncWrites>,
+    buffer_bytes: usize,
+    idle: Vec<AlignedBuf>,
+    /// How many more buffers may be made.
+    unmade: usize,
+    flights: Vec<Flight>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    key: usize,
+    parts: Vec<Part>,
+    guest_bytes: u64,
+}
+
+impl Flights {
+    pub(crate) fn new(sink: Arc<dyn Sink>, buffer_bytes: usize) -> Self {
+        Self {
+            sink,
+            writes: AsyncWrites::new(MAX_WRITES).ok(),
+            buffer_bytes,
+            idle: Vec::with_capacity(BUFFERS),
+            unmade: BUFFERS,
+            flights: Vec::with_capacity(MAX_FLIGHTS),
+        }
+    }
+
+    /// A buffer, whose content is whatever its last user left; waits for a write to end when there
+    /// is none.
+    pub(crate) fn buffer(&mut self) -> Result<AlignedBuf> {
+        loop {
+            if let Some(buffer) = self.idle.pop() {
+                return Ok(buffer);
+            }
+            if self.unmade > 0 {
+                self.unmade -= 1;
+                // What lies beyond a huge page is rarely used, and should not be taken as a whole.
+                return AlignedBuf::with_huge_pages(self.buffer_bytes, HUGE_PAGE_BYTES)
+                    .map_err(|e| Error::io(ErrorKind::Write, "Allocating a buffer failed", e));
+            }
+            if !self.land()? {
+                return Err(lost("a buffer"));
+            }
+        }
+    }
+
+    /// Writes the segments of `memory`, and lets go of it when that is over.
+    pub(crate) fn write(&mut self, memory: Memory, segments: &[Segment]) -> Result<()> {
+        if segments.is_empty() {
+            self.free(memory);
+            return Ok(());
+        }
+        let mut parts = Vec::new();
+        let mut guest_bytes = 0;
+        for segment in segments {
+            let bytes = &memory[segment.range.clone()];
+            guest_bytes += bytes.len() as u64;
+            self.sink.sift(segment.guest_offset, bytes, &mut |part| {
+                let start = segment.range.start;
+                parts.push(Part {
+                    range: part.range.start + start..part.range.end + start,
+                    ..part
+                });
+            })?;
+        }
+        while self.flights.len() >= MAX_FLIGHTS {
+            if !self.land()? {
+                return Err(lost("a write"));
+            }
+        }
+        let flight = Flight {
+            key: 0,
+            parts,
+            guest_bytes,
+        };
+        let target = self.sink.target().filter(|target| target.is_direct());
+        let Some((target, writes)) = target.zip(self.writes.as_mut()) else {
+            return self.complete(flight, memory, |_, _| false);
+        };
+        let places = flight
+            .parts
+            .iter()
+            .map(|part| (part.range.clone(), part.offset));
+        let key = writes
+            .submit(target.file(), memory, places)
+            .map_err(|e| Error::io(ErrorKind::Write, "Starting a write failed", e))?;
+        self.flights.push(Flight { key, ..flight });
+        Ok(())
+    }
+
+    /// Waits until nothing is under way.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        while self.land()? {}
+        Ok(())
+    }
+
+    /// Waits for one buffer to be written; false when there is none.
+    fn land(&mut self) -> Result<bool> {
+        let Some(writes) = &mut self.writes else {
+            return Ok(false);
+        };
+        let done = writes
+            .next_done()
+            .map_err(|e| Error::io(ErrorKind::Write, "Waiting for a write failed", e))?;
+        let Some(done) = done else {
+            return Ok(false);
+        };
+        let is_it = |flight: &Flight| flight.key == done.key;
+        let index = self.flights.iter().position(is_it);
+        let flight = self
+            .flights
+            .swap_remove(index.ok_or_else(|| lost("a write"))?);
+        self.complete(flight, done.memory, |index, part| {
+            matches!(done.results.get(index), Some(Ok(written)) if *written == part.range.len())
+        })?;
+        Ok(true)
+    }
+
+    /// Counts what is written, writes what is not, and lets go of the memory.
+    ///
+    /// What went wrong is done once more, by a plain write: that one knows what to do about it, or
+    /// what to say.
+    fn complete(
+        &mut self,
+        flight: Flight,
+        memory: Memory,
+        is_written: impl Fn(usize, &Part) -> bool,
+    ) -> Result<()> {
+        let mut bytes = 0;
+        for (index, part) in flight.parts.iter().enumerate() {
+            if let Some(target) = self.sink.target()
+                && !is_written(index, part)
+            {
+                target.write_all_at(&memory[part.range.clone()], part.offset)?;
+            }
+            bytes += part.range.len() as u64;
+        }
+        self.sink.count(bytes, flight.guest_bytes);
+        self.free(memory);
+        Ok(())
+    }
+
+    fn free(&mut self, memory: Memory) {
+        if let Memory::Own(buffer) = memory {
+            self.idle.push(buffer);
+        }
+    }
+}
+
+/// Something that was handed out and did not come back.
+fn lost(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        format!("The copy has lost {what}, which is a bug in this program"),
+    )
+}
