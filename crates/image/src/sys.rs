@@ -501,7 +501,7 @@ impl AsyncWrites {
                 _ => {
                     let error = io::Error::last_os_error();
                     if error.raw_os_error() == Some(libc::EAGAIN) && self.in_flight > 0 {
-                        self.collect()?;
+                        self.collect(true)?;
                         continue;
                     }
                     self.record(key, next, Err(error));
@@ -512,9 +512,10 @@ impl AsyncWrites {
         Ok(key)
     }
 
-    /// The next batch of which every write is over; waits for one if need be. None when there are no
-    /// more.
-    pub(crate) fn next_done(&mut self) -> io::Result<Option<Done>> {
+    /// The next batch of which every write is over. None when there are no more, or, without `wait`,
+    /// when they are not over yet.
+    pub(crate) fn next_done(&mut self, wait: bool) -> io::Result<Option<Done>> {
+        let mut is_last_look = false;
         loop {
             let is_done = |batch: &Option<Batch>| {
                 batch
@@ -530,15 +531,16 @@ impl AsyncWrites {
                     results: batch.results.into_iter().flatten().collect(),
                 }));
             }
-            if self.in_flight == 0 {
+            if self.in_flight == 0 || is_last_look {
                 return Ok(None);
             }
-            self.collect()?;
+            self.collect(wait)?;
+            is_last_look = !wait;
         }
     }
 
-    /// Waits for at least one write to end.
-    fn collect(&mut self) -> io::Result<()> {
+    /// Takes note of writes that are over; with `wait`, waits for at least one.
+    fn collect(&mut self, wait: bool) -> io::Result<()> {
         let mut events = [IoEvent {
             data: 0,
             obj: 0,
@@ -546,12 +548,12 @@ impl AsyncWrites {
             res2: 0,
         }; EVENTS];
         // SAFETY: io_getevents writes at most EVENTS events to the array, which has room for them;
-        // without a timeout (null) it waits.
+        // without a timeout (null) it waits until there are as many as the least that is asked for.
         let got = unsafe {
             libc::syscall(
                 libc::SYS_io_getevents,
                 self.context,
-                1 as libc::c_long,
+                libc::c_long::from(wait),
                 EVENTS as libc::c_long,
                 events.as_mut_ptr(),
                 ptr::null_mut::<libc::timespec>(),
@@ -631,7 +633,7 @@ mod tests {
     fn asynchronous_writes_land_where_they_should_and_tell_what_became_of_them() {
         let file = tempfile::tempfile().unwrap();
         let mut writes = AsyncWrites::new(4).unwrap();
-        assert!(writes.next_done().unwrap().is_none());
+        assert!(writes.next_done(true).unwrap().is_none());
         let shared = Memory::Shared(Bytes::from_static(b"abcdef"));
         // More than there is room for at once.
         let parts = (0..64_u64).map(|place| (0..3, place * 3));
@@ -644,7 +646,7 @@ mod tests {
             .unwrap();
         assert_ne!(many, one);
         let mut keys = Vec::new();
-        while let Some(done) = writes.next_done().unwrap() {
+        while let Some(done) = writes.next_done(true).unwrap() {
             let each = if matches!(done.memory, Memory::Own(_)) {
                 6
             } else {
@@ -668,7 +670,7 @@ mod tests {
         writes
             .submit(&read_only, shared, [(0..3, 0)].into_iter())
             .unwrap();
-        let results = writes.next_done().unwrap().unwrap().results;
+        let results = writes.next_done(true).unwrap().unwrap().results;
         assert_eq!(
             results[0].as_ref().unwrap_err().raw_os_error(),
             Some(libc::EBADF)

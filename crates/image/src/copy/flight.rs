@@ -75,7 +75,7 @@ impl Flights {
                 return AlignedBuf::with_huge_pages(self.buffer_bytes, HUGE_PAGE_BYTES)
                     .map_err(|e| Error::io(ErrorKind::Write, "Allocating a buffer failed", e));
             }
-            if !self.land()? {
+            if !self.land(true)? {
                 return Err(lost("a buffer"));
             }
         }
@@ -87,6 +87,8 @@ impl Flights {
             self.free(memory);
             return Ok(());
         }
+        // Before the wait for the rate limit, or what is written long since would not be counted.
+        while self.land(false)? {}
         let mut parts = Vec::new();
         let mut guest_bytes = 0;
         for segment in segments {
@@ -101,7 +103,7 @@ impl Flights {
             })?;
         }
         while self.flights.len() >= MAX_FLIGHTS {
-            if !self.land()? {
+            if !self.land(true)? {
                 return Err(lost("a write"));
             }
         }
@@ -127,17 +129,17 @@ impl Flights {
 
     /// Waits until nothing is under way.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        while self.land()? {}
+        while self.land(true)? {}
         Ok(())
     }
 
-    /// Waits for one buffer to be written; false when there is none.
-    fn land(&mut self) -> Result<bool> {
+    /// Sees one buffer written, and waits for that if told to; false when there is none.
+    fn land(&mut self, wait: bool) -> Result<bool> {
         let Some(writes) = &mut self.writes else {
             return Ok(false);
         };
         let done = writes
-            .next_done()
+            .next_done(wait)
             .map_err(|e| Error::io(ErrorKind::Write, "Waiting for a write failed", e))?;
         let Some(done) = done else {
             return Ok(false);
