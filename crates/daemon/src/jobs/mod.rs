@@ -29,11 +29,12 @@ pub mod stop;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use lvp_api::{ErrorCode, JobId, JobState};
 use lvp_image::copy::TailPolicy;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
 
@@ -336,21 +337,35 @@ impl Jobs {
         let live = Arc::new(Live::new(job));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
+        // The first look takes the place in the semaphore's queue. It is taken here: tasks begin in any
+        // order.
+        let mut turn = Box::pin(Arc::clone(&self.0.slots).acquire_owned());
+        let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let turn = async move {
+            match first {
+                Poll::Ready(slot) => slot,
+                Poll::Pending => turn.await,
+            }
+        };
         let jobs = self.clone();
-        self.0.tasks.spawn(async move { jobs.drive(live).await });
+        self.0
+            .tasks
+            .spawn(async move { jobs.drive(live, turn).await });
     }
 
     /// A job's whole life after its acceptance; the only place that changes its state.
-    async fn drive(&self, live: Arc<Live>) {
+    async fn drive(
+        &self,
+        live: Arc<Live>,
+        turn: impl Future<Output = Result<OwnedSemaphorePermit, AcquireError>>,
+    ) {
         let metrics = &self.0.services.metrics;
         let accepted = Instant::now();
         let ran_before = live.job().attempts > 0;
         let slot = tokio::select! {
             biased;
             reason = live.stop.stopped() => Err(JobError::stopped(reason)),
-            slot = self.0.slots.acquire() => {
-                slot.map_err(|_| JobError::stopped(StopReason::Shutdown))
-            }
+            slot = turn => slot.map_err(|_| JobError::stopped(StopReason::Shutdown)),
         };
         metrics.job_left_queue(accepted.elapsed());
         // A job that never runs has none.
