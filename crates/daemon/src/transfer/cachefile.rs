@@ -115,3 +115,64 @@ impl<'a> Writer<'a> {
         self.cached.write_all_at(rest, offset + blocks.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use lvp_image::buffer::BufferPool;
+
+    use super::*;
+
+    /// Writes pieces of these lengths from `start` on, as the pump does; the file's bytes.
+    fn written(start: usize, lengths: &[usize]) -> Vec<u8> {
+        let file = tempfile::tempfile().unwrap();
+        let pool = BufferPool::new(lengths.len(), 2 * BLOCK_BYTES);
+        let (sender, pieces) = sync_channel(lengths.len());
+        let (durable, seen) = watch::channel(0);
+        let mut position = start;
+        for length in lengths {
+            let mut piece = pool.take(|| false).unwrap().unwrap();
+            for (index, byte) in piece.iter_mut().enumerate() {
+                *byte = pattern(position + index);
+            }
+            position += length;
+            sender
+                .send(Bytes::from_owner(piece).slice(..*length))
+                .unwrap();
+        }
+        drop(sender);
+        write(&file, start as u64, pieces, &durable).unwrap();
+        assert_eq!(*seen.borrow(), position as u64);
+        let mut found = vec![0; position + 1];
+        let len = file.read_at(&mut found, 0).unwrap();
+        found.truncate(len);
+        found
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the remainder is below 251"
+    )]
+    fn pattern(position: usize) -> u8 {
+        (position % 251) as u8
+    }
+
+    #[test]
+    fn aligned_pieces_a_ragged_end_and_a_ragged_start_are_written_where_they_belong() {
+        for (start, lengths) in [
+            (0, vec![8192, 8192, 8192]),
+            (0, vec![8192, 5000]),
+            (0, vec![700]),
+            (4096, vec![8192, 4096, 1]),
+            (777, vec![8192, 8192, 33]),
+        ] {
+            let found = written(start, &lengths);
+            let end = start + lengths.iter().sum::<usize>();
+            let expected: Vec<u8> = (start..end).map(pattern).collect();
+            assert_eq!(found.len(), end, "{start} {lengths:?}");
+            assert!(found[start..] == expected, "{start} {lengths:?}");
+            assert!(found[..start].iter().all(|byte| *byte == 0));
+        }
+    }
+}
