@@ -30,12 +30,18 @@ class Failed(Exception):
 
 def run(*commands, cwd=None):
     """Runs commands one after the other and adds up what they took, their children included."""
+    return run_printing(*commands, cwd=cwd, stdout=subprocess.DEVNULL)[0]
+
+
+def run_printing(*commands, cwd=None, stdout=subprocess.PIPE):
+    """The same, and what the last of them printed, which must be little."""
     total = Cost()
+    printed = None
     for command in commands:
         command = [str(part) for part in command]
         begin = time.monotonic()
         child = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=cwd
+            command, stdout=stdout, stderr=subprocess.PIPE, cwd=cwd
         )
         # Read before the wait, or a chatty program would wait for us.
         stderr = child.stderr.read()
@@ -46,7 +52,8 @@ def run(*commands, cwd=None):
             text = stderr.decode(errors="replace").strip()
             raise Failed(f"{' '.join(command)}: exit {child.returncode}: {text}")
         total += Cost(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
-    return total
+        printed = child.stdout and child.stdout.read()
+    return total, printed
 
 
 def output(*command):

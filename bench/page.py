@@ -192,7 +192,7 @@ def write_cold(found, section):
              f"{result['rss_mib']:.0f}"] for result in found["results"]]
     rows.append(["the server's share of a download", "", f"{found['server_cpu_s']:.2f}", ""])
     return (f"## {title}\n\n{image:.0f} MiB of zlib qcow2, {found['data_bytes'] / MIB:.0f} MiB of data, to a loop "
-            f"device; empty page cache; {section['runs']} runs. The one pass verifies the digest and fills the cache.\n\n"
+            f"device; empty page cache; {section['runs']} runs. The one pass verifies the digest and fills the cache; its time is that of the job, from the request on.\n\n"
             + table(["Contender", "Wall s", "CPU s", "RSS MiB"], rows))
 
 
@@ -225,7 +225,7 @@ def write_load(found, section):
     ]
     for result in found["results"]:
         rows.append([f"{result['name']}: wall", f"{seconds(result)} s"])
-    return ("## The API under load\n\n`GET /api/v1/jobs/{id}`, from a generator on the same cores that counts latency from when a "
+    return ("## The API under load\n\n`GET /api/v1/jobs/{id}`, from a generator on the same cores, which has real-time priority as it stands for a client elsewhere, and counts latency from when a "
             f"request was due; {section['runs']} runs.\n\n" + table(["", ""], rows))
 
 
