@@ -49,11 +49,14 @@ class LoopDevice:
             self.path = pathlib.Path(output("losetup", "-f", "--show", self.file).strip())
 
     def prepare(self):
-        """What the last run wrote stays: a volume that is used again."""
+        """What the last run wrote stays: a volume that is used again. The comparison has left it in
+        the page cache, where a volume's old data is not: direct writes would have to throw it out."""
+        output("blockdev", "--flushbufs", self.path)
 
     def prepare_zero(self, size):
         """The device reads as zero."""
         del size
+        self.prepare()
         output("blkdiscard", "-z", "-f", self.path)
 
     def close(self):
