@@ -512,6 +512,11 @@ impl AsyncWrites {
         Ok(key)
     }
 
+    /// Whether it has nothing under way and nobody's memory.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.batches.iter().all(Option::is_none)
+    }
+
     /// The next batch of which every write is over. None when there are no more, or, without `wait`,
     /// when they are not over yet.
     pub(crate) fn next_done(&mut self, wait: bool) -> io::Result<Option<Done>> {

@@ -8,7 +8,7 @@
 //! ext4 has every other writer of a file wait with it while one fills a hole.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::output::{Part, Sink};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +24,13 @@ const MAX_FLIGHTS: usize = 2;
 /// Writes that a worker has under way at most: two full buffers of 64 KiB runs.
 const MAX_WRITES: u32 = 64;
 
+/// Contexts of copies that have ended, for those that begin: to end one takes the kernel some 20 ms
+/// (io_destroy(2) waits for an RCU grace period), which is longer than a small copy.
+static IDLE_WRITES: Mutex<Vec<AsyncWrites>> = Mutex::new(Vec::new());
+
+/// Contexts that are kept: those of six copies.
+const MAX_IDLE_WRITES: usize = 32;
+
 /// What of a buffer goes to one place of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Segment {
@@ -34,8 +41,9 @@ pub(crate) struct Segment {
 /// The buffers of one worker, and its writes.
 pub(crate) struct Flights {
     sink: Arc<dyn Sink>,
-    /// `None` where the kernel has no asynchronous writes to give.
+    /// `None` before the first write, and where the kernel has no asynchronous ones to give.
     writes: Option<AsyncWrites>,
+    may_be_async: bool,
     buffer_bytes: usize,
     idle: Vec<AlignedBuf>,
     /// How many more buffers may be made.
@@ -54,7 +62,8 @@ impl Flights {
     pub(crate) fn new(sink: Arc<dyn Sink>, buffer_bytes: usize) -> Self {
         Self {
             sink,
-            writes: AsyncWrites::new(MAX_WRITES).ok(),
+            writes: None,
+            may_be_async: true,
             buffer_bytes,
             idle: Vec::with_capacity(BUFFERS),
             unmade: BUFFERS,
@@ -112,8 +121,10 @@ impl Flights {
             parts,
             guest_bytes,
         };
-        let target = self.sink.target().filter(|target| target.is_direct());
-        let Some((target, writes)) = target.zip(self.writes.as_mut()) else {
+        let sink = Arc::clone(&self.sink);
+        let target = sink.target().filter(|target| target.is_direct());
+        let Some((target, writes)) = target.and_then(|target| Some((target, self.writes()?)))
+        else {
             return self.complete(flight, memory, |_, _| false);
         };
         let places = flight
@@ -125,6 +136,15 @@ impl Flights {
             .map_err(|e| Error::io(ErrorKind::Write, "Starting a write failed", e))?;
         self.flights.push(Flight { key, ..flight });
         Ok(())
+    }
+
+    fn writes(&mut self) -> Option<&mut AsyncWrites> {
+        if self.writes.is_none() && self.may_be_async {
+            let idle = idle_writes().pop();
+            self.writes = idle.or_else(|| AsyncWrites::new(MAX_WRITES).ok());
+            self.may_be_async = self.writes.is_some();
+        }
+        self.writes.as_mut()
     }
 
     /// Waits until nothing is under way.
@@ -184,6 +204,21 @@ impl Flights {
             self.idle.push(buffer);
         }
     }
+}
+
+impl Drop for Flights {
+    fn drop(&mut self) {
+        let done = self.writes.take().filter(AsyncWrites::is_idle);
+        let mut idle = idle_writes();
+        if idle.len() < MAX_IDLE_WRITES {
+            idle.extend(done);
+        }
+    }
+}
+
+fn idle_writes() -> std::sync::MutexGuard<'static, Vec<AsyncWrites>> {
+    // A list that no panic can leave half-changed.
+    IDLE_WRITES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Something that was handed out and did not come back.
