@@ -97,16 +97,15 @@ class Daemon:
     def finish(self, jobs, meanwhile=lambda: None):
         """Waits until the jobs have completed: asks for one at a time, and not so often that it costs
         the daemon anything."""
-        left = list(jobs)
-        while left:
-            state = self.status(left[0])
+        def completed(job):
+            state = self.status(job)
             meanwhile()
             if state["status"] in ("failed", "cancelled"):
                 raise Failed(f"the job {state['status']}: {state['error']}")
-            if state["status"] == "completed":
-                left.pop(0)
-            else:
-                time.sleep(0.02)
+            return state["status"] == "completed"
+
+        for job in jobs:
+            wait_for(lambda job=job: completed(job), f"the job {job}", deadline_s=1800)
 
     def peak_rss_kib(self):
         """The greatest memory so far, VmHWM of proc_pid_status(5)."""

@@ -8,7 +8,7 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// More threads than this gain nothing: each moves some GB/s.
+/// As many as there are ranges in flight for a job: more would wait for the same connections.
 const MAX_THREADS: usize = 4;
 
 /// How far these threads stand back, as those that decode do: who shares a core with them gets

@@ -24,8 +24,8 @@ const MAX_FLIGHTS: usize = 2;
 /// Writes that a worker has under way at most: two full buffers of 64 KiB runs.
 const MAX_WRITES: u32 = 64;
 
-/// Contexts of copies that have ended, for those that begin: to end one takes the kernel some 20 ms
-/// (io_destroy(2) waits for an RCU grace period), which is longer than a small copy.
+/// Contexts of copies that have ended, for those that begin: to end one took the kernel 32 ms
+/// where that was measured (io_destroy(2) waits for an RCU grace period), longer than a small copy.
 static IDLE_WRITES: Mutex<Vec<AsyncWrites>> = Mutex::new(Vec::new());
 
 /// Contexts that are kept: those of six copies.
@@ -227,4 +227,81 @@ fn lost(what: &str) -> Error {
         ErrorKind::Internal,
         format!("The copy has lost {what}, which is a bug in this program"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::sync::atomic::Ordering;
+
+    use super::super::Counters;
+    use super::super::output::Output;
+    use super::super::stop::Stop;
+    use super::*;
+    use crate::device::{FileSize, Target};
+
+    const BUFFER_BYTES: usize = 16 << 10;
+
+    /// A new file of two buffers, and who writes to it.
+    fn flights(path: &Path, may_be_async: bool) -> (Arc<Output>, Flights) {
+        let mut target = Target::open_file(path, FileSize::OfImage).unwrap();
+        let size = 2 * BUFFER_BYTES as u64;
+        target.prepare(Some(size), 4096, false).unwrap();
+        assert!(target.is_direct(), "nothing is tried without direct I/O");
+        let stop = Arc::new(Stop::new(Arc::default()));
+        let output = Output::new(target, Arc::new(Counters::default()), None, stop);
+        let output = Arc::new(output);
+        let mut flights = Flights::new(Arc::clone(&output) as Arc<dyn Sink>, BUFFER_BYTES);
+        flights.may_be_async = may_be_async;
+        (output, flights)
+    }
+
+    /// Writes one buffer in two segments, the second of them `tail` bytes short; what is in the file
+    /// then, and whether it still takes direct writes.
+    fn written(may_be_async: bool, tail: usize) -> (Vec<u8>, bool) {
+        // Beside the test's program, which is on a disk.
+        let program = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let path = directory.path().join("target");
+        let (output, mut flights) = flights(&path, may_be_async);
+        let mut buffer = flights.buffer().unwrap();
+        buffer.fill(7);
+        let half = BUFFER_BYTES / 2;
+        let segments = [(0, 0..half), (BUFFER_BYTES, half..BUFFER_BYTES - tail)];
+        let segments = segments.map(|(guest_offset, range)| Segment {
+            guest_offset: guest_offset as u64,
+            range,
+        });
+        flights.write(Memory::Own(buffer), &segments).unwrap();
+        assert_eq!(flights.writes.is_some(), may_be_async);
+        flights.settle().unwrap();
+        assert_eq!(flights.idle.len(), 1, "the buffer is free again");
+        let written = output.counters().written_bytes.load(Ordering::Relaxed);
+        assert_eq!(written, (BUFFER_BYTES - tail) as u64);
+        (fs::read(&path).unwrap(), output.target().is_direct())
+    }
+
+    fn expected(tail: usize) -> Vec<u8> {
+        let half = BUFFER_BYTES / 2;
+        let mut bytes = vec![0; 2 * BUFFER_BYTES];
+        bytes[..half].fill(7);
+        bytes[BUFFER_BYTES..BUFFER_BYTES + half - tail].fill(7);
+        bytes
+    }
+
+    #[test]
+    fn with_and_without_asynchronous_writes_the_same_is_written() {
+        for may_be_async in [true, false] {
+            assert!(written(may_be_async, 0) == (expected(0), true));
+        }
+    }
+
+    #[test]
+    fn a_write_that_the_kernel_refuses_is_done_again_in_another_way() {
+        // No whole blocks: EINVAL for a direct write, and then it goes through the page cache.
+        for may_be_async in [true, false] {
+            assert!(written(may_be_async, 1000) == (expected(1000), false));
+        }
+    }
 }

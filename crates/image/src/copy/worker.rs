@@ -198,9 +198,7 @@ impl Joiner<'_> {
     /// Room for `bytes` guest bytes at `guest_offset`. The caller tells how much of it was
     /// [filled](Joiner::filled).
     fn room(&mut self, guest_offset: u64, bytes: usize) -> Result<&mut [u8]> {
-        let follows =
-            |segment: &Segment| segment.guest_offset + segment.range.len() as u64 == guest_offset;
-        let mut is_new = !self.segments.last().is_some_and(follows);
+        let mut is_new = !self.is_next(guest_offset);
         if is_new {
             // Direct writes need it.
             self.len = self.len.next_multiple_of(GRANULE_BYTES);
@@ -222,6 +220,13 @@ impl Joiner<'_> {
         buffer
             .get_mut(self.len..self.len + bytes)
             .ok_or_else(out_of_span)
+    }
+
+    /// Whether this guest offset follows what came last.
+    fn is_next(&self, guest_offset: u64) -> bool {
+        self.segments.last().is_some_and(|segment| {
+            segment.guest_offset + segment.range.len() as u64 == guest_offset
+        })
     }
 
     /// So much of the room was filled.
@@ -267,11 +272,8 @@ impl Joiner<'_> {
 
     /// How much may be added at `guest_offset` in one go.
     fn free_after(&self, guest_offset: u64) -> usize {
-        let follows = self.segments.last().is_some_and(|segment| {
-            segment.guest_offset + segment.range.len() as u64 == guest_offset
-        });
         match self.limit.saturating_sub(self.len) {
-            free if follows && free > 0 => free,
+            free if self.is_next(guest_offset) && free > 0 => free,
             _ => self.limit,
         }
     }
