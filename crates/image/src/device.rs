@@ -21,6 +21,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::grace;
 use crate::sys::{self, AlignedBuf};
 
 /// How much may wait in the page cache when writes cannot bypass it.
@@ -173,10 +174,15 @@ impl Target {
     pub fn open_block(path: &Path, content: Content) -> Result<Self> {
         // O_EXCL without O_CREAT is the kernel's exclusive claim on a block device (open(2)).
         // O_NONBLOCK keeps a FIFO at this path from blocking before its type is known.
-        let file = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_EXCL | libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
+        let claim = || {
+            let opened = OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_EXCL | libc::O_NONBLOCK | libc::O_NOCTTY)
+                .open(path);
+            grace::unless_busy(opened)
+        };
+        let file = grace::take(claim)
+            .and_then(|file| file.ok_or_else(|| io::Error::from_raw_os_error(libc::EBUSY)))
             .map_err(|source| open_error(path, source))?;
         Self::from_block_device(file, path, content)
     }
@@ -245,7 +251,7 @@ impl Target {
         }
         // File systems without locks (ENOLCK, EINVAL on some network file systems) cannot tell;
         // QEMU does not lock there either.
-        if let Ok(false) = sys::try_lock_range(&file, &QEMU_LOCK_BYTES) {
+        if let Ok(false) = grace::lock_range(&file, &QEMU_LOCK_BYTES) {
             return Err(Error::new(
                 ErrorKind::DeviceBusy,
                 format!(

@@ -24,6 +24,7 @@ pub mod decode;
 pub mod device;
 pub mod error;
 pub mod format;
+pub mod grace;
 pub mod limits;
 pub mod plan;
 mod qcow2;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use lvp_api::{JobId, Sha256Digest, VolumeName};
+use lvp_image::grace;
 use rustix::fs::{Access, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
@@ -264,12 +265,13 @@ impl Files {
         if metadata.ino() != inode_of(volume) || metadata.len() != volume.size_bytes {
             return Err(gone(path));
         }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(VolumeError::in_use(path, "another process"));
-            }
-            Err(TryLockError::Error(error)) => return Err(VolumeError::io("Locking", path, error)),
+        let lock = || match file.try_lock() {
+            Ok(()) => Ok(Some(())),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(VolumeError::io("Locking", path, error)),
+        };
+        if grace::take(lock)?.is_none() {
+            return Err(VolumeError::in_use(path, "another process"));
         }
         if lock_against_qemu(&file, path)? {
             rustix::fs::fcntl_lock(&file, FlockOperation::Unlock)
@@ -364,14 +366,14 @@ impl Files {
 /// given back at once: it belongs to the process, and closing any other descriptor of the file
 /// would drop it unnoticed. The image crate takes QEMU's own kind of lock when it gets the file.
 fn lock_against_qemu(file: &File, path: &Path) -> Result<bool, VolumeError> {
-    match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(Errno::AGAIN | Errno::ACCESS) => {
-            Err(VolumeError::in_use(path, "a virtual machine or qemu-img"))
-        }
-        Err(Errno::NOLCK | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+    let lock = || match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(true)),
+        // The image crate's own lock of the last job may be among those that a child still has.
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(None),
+        Err(Errno::NOLCK | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Some(false)),
         Err(error) => Err(VolumeError::io("Locking", path, error.into())),
-    }
+    };
+    grace::take(lock)?.ok_or_else(|| VolumeError::in_use(path, "a virtual machine or qemu-img"))
 }
 
 fn inode_of(volume: &Volume) -> u64 {

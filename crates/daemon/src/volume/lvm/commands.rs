@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lvp_api::{JobId, VolumeName};
+use lvp_image::grace;
 
 use super::super::{Identity, Volume, VolumeError, VolumeErrorKind};
 use super::Lvm;
@@ -31,6 +32,7 @@ impl Lvm {
 
     pub(super) fn backoff(&self) -> Backoff<'_> {
         Backoff {
+            child: Some(grace::HELD_BY_CHILD),
             pauses: self.settings.retry_backoff.iter(),
         }
     }
@@ -220,6 +222,9 @@ impl Lvm {
 
 /// The pauses of one call.
 pub(super) struct Backoff<'a> {
+    /// The first pause, whatever is configured: a child that was just forked may have the device open
+    /// still, which LVM and the kernel count like any other opener.
+    child: Option<Duration>,
     pauses: std::slice::Iter<'a, Duration>,
 }
 
@@ -230,9 +235,14 @@ impl Backoff<'_> {
         what: &'static str,
         why: &dyn Display,
     ) -> impl Future<Output = bool> + use<> {
-        let pause = self.pauses.next().copied();
-        if let Some(pause) = pause {
-            tracing::warn!(%why, ?pause, "{what}; trying again");
+        let child = self.child.take();
+        let pause = child.or_else(|| self.pauses.next().copied());
+        match pause {
+            Some(pause) if child.is_none() => {
+                tracing::warn!(%why, ?pause, "{what}; trying again");
+            }
+            Some(pause) => tracing::debug!(%why, ?pause, "{what}; trying again"),
+            None => {}
         }
         async move {
             if let Some(pause) = pause {

@@ -10,8 +10,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use lvp_image::grace;
 use rustix::fs::{OFlags, major, minor};
-use rustix::io::Errno;
 
 use super::super::{VolumeError, VolumeErrorKind};
 use crate::volume::report::LvRow;
@@ -54,15 +54,17 @@ pub(super) fn claim(row: &LvRow, purpose: Purpose) -> Result<File, Refused> {
     }
     wait_for_link(path)?;
     let flags = OFlags::EXCL | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(purpose == Purpose::Write)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::BUSY) => Refused::Busy("a mount or another device".to_owned()),
-            _ => Refused::Error(VolumeError::io("Opening", path, error)),
-        })?;
+    let claim = || {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(purpose == Purpose::Write)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path);
+        grace::unless_busy(opened)
+    };
+    let mut file = grace::take(claim)
+        .map_err(|error| Refused::Error(VolumeError::io("Opening", path, error)))?
+        .ok_or_else(|| Refused::Busy("a mount or another device".to_owned()))?;
     let failed = |error| Refused::Error(VolumeError::io("Examining", path, error));
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.file_type().is_block_device() {
