@@ -33,6 +33,7 @@ impl Dependencies {
     pub async fn probe(&self, services: &Services) {
         let source = async { services.source.probe().await.map_err(|error| chain(&error)) };
         let store = async { services.store.probe().await.map_err(|error| chain(&error)) };
+        let cache = async { services.cache.probe().await.map_err(|error| chain(&error)) };
         let volumes = async {
             services
                 .volumes
@@ -49,9 +50,10 @@ impl Dependencies {
                 None => None,
             }
         };
-        let (source, store, volumes, hypervisor) = tokio::join!(
+        let (source, store, cache, volumes, hypervisor) = tokio::join!(
             bounded(source),
             bounded(store),
+            bounded(cache),
             bounded(volumes),
             hypervisor
         );
@@ -62,6 +64,7 @@ impl Dependencies {
         let always = [
             ("minio", source),
             ("storage", store),
+            ("cache", cache),
             (backend, volumes.map(drop)),
         ];
         let hypervisor = hypervisor.map(|found| ("libvirt", found));

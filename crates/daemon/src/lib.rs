@@ -15,6 +15,7 @@ pub mod http;
 pub mod image_cmd;
 pub mod jobs;
 pub mod libvirt;
+pub mod lock;
 pub mod net;
 pub mod outbox;
 pub mod secret;

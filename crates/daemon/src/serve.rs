@@ -15,20 +15,20 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{self, Access};
 use crate::cache::{Cache, CacheSettings};
 use crate::clock::JumpDetector;
-use crate::config::{Config, StaleData, Volumes as VolumesConfig};
+use crate::config::{Config, StaleData, Volumes as VolumesConfig, check_with_cache};
 use crate::dependencies::Dependencies;
 use crate::http::{App, router};
 use crate::jobs::{JobSettings, Jobs, Services};
 use crate::libvirt::{self, Hypervisor};
 use crate::net;
 use crate::source::{self, Source};
-use crate::store::Store;
+use crate::store::{PlaceRow, Store};
 use crate::supervisor;
 use crate::telemetry::Exports;
 use crate::telemetry::logfile::LogFile;
 use crate::telemetry::metrics::Metrics;
-use crate::volume::dir;
 use crate::volume::{InUse, NoLibvirt, Volumes, lvm};
+use crate::volume::{dir, former};
 use crate::webhooks::Webhooks;
 
 /// A daemon that listens and has not begun to serve.
@@ -71,6 +71,9 @@ impl Daemon {
         let started = Instant::now();
         // Caught from the start: logrotate's must not end a daemon that is still starting.
         let hangup = signal(SignalKind::hangup())?;
+        // A write past a limit of the file's size (RLIMIT_FSIZE) is an error then, not the end.
+        let too_large = rustix::process::Signal::XFSZ.as_raw();
+        drop(signal(SignalKind::from_raw(too_large))?);
         let services = services(&config).await?;
         let jobs = Jobs::new(services);
         let access = Arc::new(Access::load(&config.server)?);
@@ -219,6 +222,7 @@ async fn tell(app: App, stop: CancellationToken) {
 /// Evicts, sweeps and forgets at every interval.
 async fn tidy(app: App, config: Config, stop: CancellationToken) {
     let interval = config.cache.eviction_interval;
+    report_former_places(&app, &config, &stop).await;
     reconcile_volumes(&app, &stop).await;
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     let mut clock = JumpDetector::new();
@@ -252,6 +256,32 @@ async fn forget_what_is_old(app: &App) {
     }
 }
 
+/// What is unfinished where volumes were kept before the configuration was changed.
+async fn report_former_places(app: &App, config: &Config, stop: &CancellationToken) {
+    let (backend, location) = match &config.volumes {
+        // A directory that is not there has no other name.
+        VolumesConfig::Dir(dir) => ("dir", dir.canonicalize().unwrap_or_else(|_| dir.clone())),
+        VolumesConfig::Lvm => ("lvm", PathBuf::from(&config.lvm.volume_group)),
+    };
+    let now = PlaceRow {
+        backend: backend.to_owned(),
+        location: location.display().to_string(),
+    };
+    let group = |volume_group| lvm::Settings {
+        volume_group,
+        ..lvm_settings(config)
+    };
+    let report = former::report(&app.jobs.services().store, now, group);
+    if let Some(Err(error)) = stop.run_until_cancelled(report).await {
+        let error = crate::jobs::error::chain(&error);
+        tracing::warn!(
+            component = "storage",
+            error,
+            "Former places of volumes are not known"
+        );
+    }
+}
+
 /// Volumes against jobs. A stuck LVM holds up neither the start nor the stop.
 async fn reconcile_volumes(app: &App, stop: &CancellationToken) {
     match stop.run_until_cancelled(app.jobs.reconcile_volumes()).await {
@@ -279,6 +309,8 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         Some(hypervisor) => hypervisor.clone(),
         None => Arc::new(NoLibvirt),
     };
+    let cache_dir = cache_dir(config, hypervisor.as_deref()).await?;
+    check_with_cache(config, Some(&cache_dir))?;
     let metrics = Arc::new(Metrics::new(
         config.libvirt.max_concurrent,
         config.cache.max_size_bytes,
@@ -286,7 +318,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
     let store = Store::open(&config.server.db_path, Arc::clone(&metrics) as _)?;
     let source = Source::new(&source::Settings::from(&config.minio))?;
     let cache = CacheSettings {
-        dir: cache_dir(config, hypervisor.as_deref()).await?,
+        dir: cache_dir,
         max_age: config.cache.max_age,
         max_size_bytes: config.cache.max_size_bytes,
         min_free_bytes: config.cache.min_free_bytes,

@@ -111,9 +111,12 @@ impl Home {
         self.path().join("volumes").join(name)
     }
 
-    /// Names of the files in the cache.
+    /// Names of the files in the cache, its lock left out.
     pub fn cache_files(&self) -> Vec<String> {
         list(&self.path().join("cache"))
+            .into_iter()
+            .filter(|name| name != ".lvp-lock")
+            .collect()
     }
 
     /// Names of the files among the volumes, their state files left out.

@@ -126,6 +126,8 @@ impl Cache {
     /// every `cache.eviction_interval`.
     pub async fn reconcile(&self) -> Result<Swept, CacheError> {
         let _turn = self.0.room.lock().await;
+        // In a directory that is not the cache every file would seem to be missing.
+        self.probe().await?;
         let mut swept = Swept::default();
         let oldest = clock::text(clock::now() - self.0.settings.max_age);
         let mut known = HashSet::new();

@@ -20,6 +20,7 @@
 
 mod evict;
 mod flight;
+mod home;
 mod publish;
 mod verify;
 
@@ -44,7 +45,9 @@ pub use flight::{FlightState, Follower};
 pub use publish::Lead;
 pub use verify::hash_file;
 
+use crate::lock::LockError;
 use flight::Flights;
+use home::Home;
 
 /// Ending of a published image's file name.
 const PUBLISHED: &str = ".img";
@@ -80,6 +83,20 @@ pub enum CacheError {
         /// Why not.
         source: io::Error,
     },
+    /// The directory is not there, or not the cache.
+    #[error(
+        "The cache directory {} {why}: bring it back, or restart the daemon to begin with what is there",
+        dir.display()
+    )]
+    Lost {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Another process has the cache, or its lock cannot be had.
+    #[error(transparent)]
+    Locked(#[from] LockError),
     /// The image does not fit.
     #[error(
         "The cache in {} has {available} bytes to give (after eviction, keeping cache.min_free_bytes \
@@ -120,7 +137,16 @@ impl CacheError {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ),
             Self::Index(error) => error.is_full(),
-            Self::InUse(_) => false,
+            Self::InUse(_) | Self::Lost { .. } | Self::Locked(_) => false,
+        }
+    }
+
+    /// Whether it may pass without a restart and without any change to what was asked for.
+    pub fn may_heal(&self) -> bool {
+        match self {
+            Self::Lost { .. } | Self::Locked(_) => true,
+            Self::Index(error) => error.may_heal(),
+            _ => false,
         }
     }
 }
@@ -132,6 +158,7 @@ pub struct Cache(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: CacheSettings,
+    home: Home,
     store: Store,
     pins: Mutex<HashMap<Sha256Digest, usize>>,
     flights: Flights,
@@ -196,11 +223,10 @@ pub enum Lookup {
 }
 
 impl Cache {
-    /// Makes the directory if it is absent.
+    /// Makes the directory if it is absent, and takes it for this process alone.
     pub fn open(settings: CacheSettings, store: Store) -> Result<Self, CacheError> {
-        std::fs::create_dir_all(&settings.dir)
-            .map_err(|error| CacheError::file("make the cache directory", &settings.dir, error))?;
         Ok(Self(Arc::new(Inner {
+            home: Home::open(settings.dir.clone())?,
             settings,
             store,
             pins: Mutex::default(),
@@ -213,7 +239,17 @@ impl Cache {
 
     /// The cache's directory.
     pub fn dir(&self) -> &Path {
-        &self.0.settings.dir
+        self.0.home.dir()
+    }
+
+    /// Whether the directory is there, is still the cache, and can be written to.
+    pub async fn probe(&self) -> Result<(), CacheError> {
+        let cache = self.clone();
+        let looked = tokio::task::spawn_blocking(move || cache.0.home.check());
+        looked.await.unwrap_or_else(|error| {
+            let error = io::Error::other(error);
+            Err(CacheError::file("look at", self.dir(), error))
+        })
     }
 
     /// Finds the image, or makes the caller the one who fetches it.
@@ -262,6 +298,7 @@ impl Cache {
     /// Deletes one image; false when there is none.
     pub async fn delete(&self, digest: Sha256Digest) -> Result<bool, CacheError> {
         let _turn = self.0.room.lock().await;
+        self.probe().await?;
         if self.0.store.image(digest).await?.is_none() {
             return Ok(false);
         }

@@ -13,7 +13,7 @@ use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin, verify};
 use crate::clock;
 use crate::jobs::progress::Meter;
 use crate::source::ObjectMeta;
-use crate::store::PartialRow;
+use crate::store::{ImageRow, PartialRow};
 
 /// The right to fetch one object into the cache. Dropping it ends the flight; what is durable of
 /// the partial file stays for the next leader.
@@ -142,12 +142,25 @@ impl Lead {
             size_bytes: self.object.size,
             durable_bytes: bytes,
         };
-        Ok(self
+        match self
             .cache
             .0
             .store
             .save_partial(partial, clock::now_text())
-            .await?)
+            .await
+        {
+            Err(error) if error.may_heal() => {
+                // What is not noted is fetched again after a restart; the download need not wait for it.
+                let error = crate::jobs::error::chain(&error);
+                tracing::debug!(
+                    component = "cache",
+                    error,
+                    "A download's progress is not noted"
+                );
+                Ok(())
+            }
+            saved => Ok(saved?),
+        }
     }
 
     /// Throws the partial file away: its bytes are the wrong ones, nobody may go on from them.
@@ -162,10 +175,13 @@ impl Lead {
     }
 
     /// Publishes the partial file, whose bytes were just hashed: sync, rename, sync the
-    /// directory, then the row. The digest must be the sidecar's, if there is one.
-    pub async fn publish(self, file: File, digest: Sha256Digest) -> Result<Pin, CacheError> {
+    /// directory. The digest must be the sidecar's, if there is one. The row follows
+    /// ([`Published::record`]).
+    pub async fn publish(self, file: File, digest: Sha256Digest) -> Result<Published, CacheError> {
         debug_assert!(self.sidecar.is_none_or(|expected| expected == digest));
         let (from, to) = (self.path(), self.cache.image_path(&digest));
+        // Before the file has its name, so that nobody sweeps it.
+        let mut pin = self.cache.pin(digest, 0);
         let mut row =
             tokio::task::spawn_blocking(move || rename_durably(&file, &from, &to, digest))
                 .await
@@ -176,18 +192,45 @@ impl Lead {
         row.image_url = self.object.url.to_string();
         row.published_at = clock::now_text();
         row.last_used_at.clone_from(&row.published_at);
-        let pin = self.cache.pin(digest, row.size_bytes);
-        self.cache
-            .0
-            .store
-            .publish_image(
-                row,
-                self.object.url.to_string(),
-                self.object.etag.clone(),
-                self.file_name.clone(),
-            )
-            .await?;
-        Ok(pin)
+        pin.size_bytes = row.size_bytes;
+        Ok(Published {
+            lead: self,
+            row,
+            pin,
+        })
+    }
+}
+
+/// A published file that is not in the index yet. The flight goes on until it is.
+#[derive(Debug)]
+pub struct Published {
+    lead: Lead,
+    row: ImageRow,
+    pin: Pin,
+}
+
+impl Published {
+    /// Puts the file into the index; may be repeated when it fails.
+    pub async fn record(&self) -> Result<(), CacheError> {
+        let Lead {
+            cache,
+            object,
+            file_name,
+            ..
+        } = &self.lead;
+        let url = object.url.to_string();
+        let recorded = cache.0.store.publish_image(
+            self.row.clone(),
+            url,
+            object.etag.clone(),
+            file_name.clone(),
+        );
+        Ok(recorded.await?)
+    }
+
+    /// Ends the flight.
+    pub fn into_pin(self) -> Pin {
+        self.pin
     }
 }
 
@@ -212,11 +255,17 @@ fn rename_durably(
     from: &Path,
     to: &Path,
     digest: Sha256Digest,
-) -> Result<crate::store::ImageRow, CacheError> {
+) -> Result<ImageRow, CacheError> {
     file.sync_all()
         .map_err(|error| CacheError::file("sync the image", from, error))?;
-    std::fs::rename(from, to)
-        .map_err(|error| CacheError::file("publish the image as", to, error))?;
+    std::fs::rename(from, to).map_err(|error| match (error.kind(), from.parent()) {
+        // Its directory was replaced under it, or somebody removed it: it has to be fetched again.
+        (std::io::ErrorKind::NotFound, Some(dir)) => CacheError::Lost {
+            dir: dir.to_owned(),
+            why: "has lost the file of a download",
+        },
+        _ => CacheError::file("publish the image as", to, error),
+    })?;
     sync_directory(to)?;
     verify::row_of(to, digest).map_err(|error| CacheError::file("look at the image", to, error))
 }

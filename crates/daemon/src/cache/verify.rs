@@ -54,6 +54,7 @@ impl Cache {
         let found = match row_of(&path, row.digest) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.probe().await?;
                 tracing::warn!(
                     component = "cache", path = %path.display(),
                     "A cached image is gone; it will be fetched again"

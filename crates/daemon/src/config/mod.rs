@@ -6,6 +6,7 @@
 
 pub mod keys;
 mod load;
+mod paths;
 pub mod reference;
 mod value;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use url::Url;
 
 pub use load::{ConfigError, Origin, Setting, Settings};
+pub use paths::check_with_cache;
 
 use crate::secret::{Secret, SecretUrl};
 
@@ -396,7 +398,7 @@ impl Config {
         if self.cache.eviction_interval.is_zero() {
             return invalid("cache.eviction_interval", "must be longer than zero");
         }
-        Ok(())
+        paths::check(self)
     }
 }
 

@@ -4,8 +4,8 @@ use super::*;
 pub(super) fn config(pairs: &[(&str, &str)]) -> Config {
     let base = [
         ("VOLUME_BACKEND", "dir"),
-        ("VOLUME_DIR", "/srv"),
-        ("CACHE_DIR", "/srv"),
+        ("VOLUME_DIR", "/srv/volumes"),
+        ("CACHE_DIR", "/srv/cache"),
         ("LIBVIRT_ENABLED", "false"),
         ("MINIO_ENDPOINT", "http://127.0.0.1:9"),
     ];

@@ -19,6 +19,7 @@ pub struct JobError {
     context: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
     stopped: Option<StopReason>,
+    may_heal: bool,
 }
 
 impl JobError {
@@ -34,6 +35,7 @@ impl JobError {
             context: context.into(),
             source: None,
             stopped: None,
+            may_heal: false,
         }
     }
 
@@ -71,6 +73,11 @@ impl JobError {
     /// Why the job was told to stop, when that is the error.
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.stopped
+    }
+
+    /// Whether the database or the cache is to blame, and may be well again: the job waits for that.
+    pub fn may_heal(&self) -> bool {
+        self.may_heal
     }
 
     /// A bounded word for metrics.
@@ -126,7 +133,11 @@ impl From<crate::store::StoreError> for JobError {
         } else {
             (ErrorCode::Unavailable, "The database does not answer")
         };
-        Self::new(code, "storage", context).because(error)
+        let may_heal = error.may_heal();
+        Self {
+            may_heal,
+            ..Self::new(code, "storage", context).because(error)
+        }
     }
 }
 
@@ -156,7 +167,11 @@ impl From<CacheError> for JobError {
             error if error.is_full() => (ErrorCode::InsufficientStorage, "cache_full"),
             _ => (ErrorCode::Unavailable, "cache"),
         };
-        Self::wrapping(code, error_type, "The image cannot be cached", error)
+        let may_heal = error.may_heal();
+        Self {
+            may_heal,
+            ..Self::wrapping(code, error_type, "The image cannot be cached", error)
+        }
     }
 }
 

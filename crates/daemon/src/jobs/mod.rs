@@ -25,6 +25,7 @@ mod reconcile;
 pub mod record;
 mod steps;
 pub mod stop;
+mod waiting;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -409,8 +410,11 @@ impl Jobs {
         job.attempts += 1;
         job.updated_at = clock::now_text();
         job.started_at.get_or_insert_with(clock::now_text);
-        self.0.services.store.update_job(job.clone()).await?;
-        live.update(|record| *record = job);
+        self.save_start(live, &job).await?;
+        live.update(|record| {
+            job.notes.clone_from(&record.notes);
+            *record = job;
+        });
         let resumed = live.job().attempts > 1;
         tracing::info!(
             component = "provisioner", job_id = %live.id,
@@ -443,6 +447,19 @@ impl Jobs {
                     live.sample();
                     self.0.services.metrics.job_moved(live.id, live.meter.moved());
                 }
+            }
+        }
+    }
+
+    /// Records that a job runs, once the database can be written.
+    async fn save_start(&self, live: &Live, job: &Job) -> Result<(), JobError> {
+        let services = &self.0.services;
+        loop {
+            match services.store.update_job(job.clone()).await {
+                Err(error) if error.may_heal() => {
+                    waiting::until_healed(services, live, &error.into()).await?;
+                }
+                saved => return Ok(saved?),
             }
         }
     }
@@ -518,6 +535,7 @@ impl Jobs {
                         component = "storage", job_id = %job.id, error,
                         "A job's end cannot be recorded; trying again"
                     );
+                    self.0.services.doubt.notify_one();
                     if self.0.stopping.load(Ordering::Acquire) {
                         return;
                     }

@@ -30,6 +30,7 @@ use super::error::JobError;
 use super::live::Live;
 use super::progress::Rates;
 use super::record::VolumeRequest;
+use super::waiting;
 use crate::cache::{Follower, Lead, Lookup, Pin};
 use crate::source::{ImageUrl, ObjectMeta, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
@@ -62,7 +63,29 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
+    /// The job, again from the top each time the database or the cache was not there and is back: what
+    /// is durable is found and gone on with, as after a crash.
     async fn run(&self) -> Result<(), JobError> {
+        loop {
+            match self.attempt().await {
+                Err(error) if self.is_for_want_of_storage(&error).await => {
+                    waiting::until_healed(self.services, self.live, &error).await?;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// A file that cannot be used may be missing with its whole directory.
+    async fn is_for_want_of_storage(&self, error: &JobError) -> bool {
+        if error.may_heal() || error.stop_reason().is_some() {
+            return error.may_heal();
+        }
+        let lost = error.error_type() == CACHE && self.services.cache.probe().await.is_err();
+        lost && self.live.stop.reason().is_none()
+    }
+
+    async fn attempt(&self) -> Result<(), JobError> {
         let url = self.source.parse_url(&self.live.spec().image_url)?;
         self.expect_rates().await?;
         let mut changes = 0;
@@ -291,7 +314,14 @@ impl Steps<'_> {
 
     async fn publish(&self, lead: Lead, file: File, digest: Sha256Digest) -> Result<Pin, JobError> {
         let size_bytes = lead.object().size;
-        let pin = lead.publish(file, digest).await?;
+        let published = lead.publish(file, digest).await?;
+        while let Err(error) = published.record().await {
+            if !error.may_heal() {
+                return Err(error.into());
+            }
+            waiting::until_healed(self.services, self.live, &error.into()).await?;
+        }
+        let pin = published.into_pin();
         let image_type = self.live.spec().image_type;
         let metrics = &self.services.metrics;
         metrics.image_downloaded(image_type, size_bytes);
@@ -559,6 +589,9 @@ const MAP_TOO_LARGE: &str =
 /// See [`MAP_TOO_LARGE`].
 const NO_RANGES: &str =
     "The server does not serve ranges: downloaded first, then written from the cache";
+
+/// The error type of a cache whose files cannot be used.
+const CACHE: &str = "cache";
 
 /// The error type of a cache that has no room left.
 const CACHE_FULL: &str = "cache_full";

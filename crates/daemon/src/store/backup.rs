@@ -1,10 +1,12 @@
 //! Copies of the database, and a look at its health, beside a daemon that may be running.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::files::MODE;
 use super::{BUSY_TIMEOUT, StoreError, VERSION};
 
 /// What a sound database holds.
@@ -45,7 +47,12 @@ pub fn backup(path: &Path, to: &Path) -> Result<Health, StoreError> {
     }
     let copy = tempfile::Builder::new()
         .prefix(".lvp-backup-")
+        .permissions(Permissions::from_mode(MODE))
         .tempfile_in(directory)
+        .map_err(failed)?;
+    // Whatever the umask has taken away.
+    copy.as_file()
+        .set_permissions(Permissions::from_mode(MODE))
         .map_err(failed)?;
     let target = copy
         .path()

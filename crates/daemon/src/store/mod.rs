@@ -10,9 +10,11 @@
 
 mod backup;
 mod events;
+mod files;
 mod images;
 mod jobs;
 mod measurements;
+mod places;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,16 +27,22 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use backup::{Health, backup, backup_name, check, prune as prune_backups};
 pub use events::WaitingEvent;
+pub(crate) use files::with_ending;
 pub use images::{ImageRow, PartialRow};
 pub use jobs::JobFilter;
+pub use places::PlaceRow;
+
+use crate::lock::LockError;
+use files::{Files, Lost};
 
 /// The schema's version, kept in the file's `user_version`.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
 /// What brings a database from one version to the next.
-const STEPS: [(i32, &str); 2] = [
+const STEPS: [(i32, &str); 3] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
+    (3, include_str!("schema-3.sql")),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.
@@ -62,6 +70,30 @@ pub enum StoreError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// One of the database's files cannot be made, looked at or taken from others' eyes.
+    #[error("Cannot use the database's file {}", path.display())]
+    Files {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another process has the database, or its lock cannot be had.
+    #[error(transparent)]
+    Locked(#[from] LockError),
+    /// One of the open files is no longer at its path: nothing that is written would be found again.
+    #[error(
+        "{} was {} while the daemon runs, so nothing is written: put that very file back, or restart the \
+         daemon to go on with what is there",
+        path.display(),
+        if *replaced { "replaced" } else { "removed" }
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// Whether there is another one in its place.
+        replaced: bool,
     },
     /// The file is damaged.
     #[error(
@@ -114,10 +146,32 @@ impl StoreError {
         self.error_type() == "disk_full"
     }
 
+    /// Whether it may pass without a restart and without any change to what was asked for.
+    pub fn may_heal(&self) -> bool {
+        use rusqlite::ErrorCode as Code;
+        match self {
+            Self::Lost { .. } | Self::Locked(_) => true,
+            Self::Statement { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(
+                    Code::DiskFull
+                        | Code::SystemIoFailure
+                        | Code::DatabaseBusy
+                        | Code::DatabaseLocked
+                        | Code::CannotOpen
+                        | Code::ReadOnly
+                )
+            ),
+            _ => false,
+        }
+    }
+
     /// A bounded word for metrics.
     pub fn error_type(&self) -> &'static str {
-        let Self::Statement { source, .. } = self else {
-            return "unavailable";
+        let source = match self {
+            Self::Statement { source, .. } => source,
+            Self::Lost { .. } => return "lost",
+            _ => return "unavailable",
         };
         match source.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => "disk_full",
@@ -146,13 +200,41 @@ pub struct Store {
     writer: mpsc::Sender<Work>,
     reader: mpsc::Sender<Work>,
     observer: Arc<dyn Observer>,
-    path: Arc<Path>,
+    files: Arc<Files>,
+}
+
+/// Why work on the database's threads failed.
+enum Trouble {
+    Statement(rusqlite::Error),
+    Lost(Lost),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Statement(source)
+    }
+}
+
+impl Trouble {
+    fn of(self, operation: &'static str) -> StoreError {
+        match self {
+            Self::Statement(source) => StoreError::Statement { operation, source },
+            Self::Lost(Lost::Removed(path)) => StoreError::Lost {
+                path,
+                replaced: false,
+            },
+            Self::Lost(Lost::Replaced(path)) => StoreError::Lost {
+                path,
+                replaced: true,
+            },
+        }
+    }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
-            .field("path", &self.path)
+            .field("path", &self.path())
             .finish_non_exhaustive()
     }
 }
@@ -174,22 +256,29 @@ impl Store {
             path: path.to_owned(),
             source,
         };
-        let mut writer = Connection::open(path).map_err(opened)?;
+        // Before the connections, and dropped after them.
+        let files = Arc::new(Files::open(path)?);
+        let mut writer = Connection::open(files.path()).map_err(opened)?;
         prepare(path, &mut writer)?;
+        stamp(&writer).map_err(opened)?;
+        files.remember().map_err(|source| StoreError::Files {
+            path: path.to_owned(),
+            source,
+        })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let reader = Connection::open_with_flags(path, flags).map_err(opened)?;
+        let reader = Connection::open_with_flags(files.path(), flags).map_err(opened)?;
         reader.busy_timeout(BUSY_TIMEOUT).map_err(opened)?;
         Ok(Self {
-            writer: spawn("store-writer", writer),
-            reader: spawn("store-reader", reader),
+            writer: spawn("store-writer", writer, Arc::clone(&files)),
+            reader: spawn("store-reader", reader, Arc::clone(&files)),
             observer,
-            path: path.into(),
+            files,
         })
     }
 
     /// The database's file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.files.path()
     }
 
     /// Runs `work` in a transaction of its own on the writing thread. It is committed when `work`
@@ -199,10 +288,13 @@ impl Store {
         operation: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let files = Arc::clone(&self.files);
         self.run(&self.writer, operation, move |connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = work(&transaction)?;
+            // The last thing before: what is committed is where the next start looks for it.
+            files.check().map_err(Trouble::Lost)?;
             transaction.commit()?;
             Ok(value)
         })
@@ -215,15 +307,17 @@ impl Store {
         operation: &'static str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.run(&self.reader, operation, move |connection| work(connection))
-            .await
+        self.run(&self.reader, operation, move |connection| {
+            Ok(work(connection)?)
+        })
+        .await
     }
 
     async fn run<T: Send + 'static>(
         &self,
         thread: &mpsc::Sender<Work>,
         operation: &'static str,
-        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Connection) -> Result<T, Trouble> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, result) = oneshot::channel();
         let job: Work = Box::new(move |connection| {
@@ -234,31 +328,38 @@ impl Store {
             Ok(()) => result.await.map_err(|_| StoreError::Closed),
             Err(_) => Err(StoreError::Closed),
         }
-        .and_then(|value| value.map_err(|source| StoreError::Statement { operation, source }));
+        .and_then(|value| value.map_err(|trouble| trouble.of(operation)));
         self.observer
             .operation(operation, result.as_ref().err().map(StoreError::error_type));
         result
     }
 
-    /// Whether the database can be written now.
+    /// Whether the database can be written now, by this daemon alone.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        self.write("probe", |transaction| {
-            // A write to the header's application id is the least that takes the whole way to the disk.
-            transaction.pragma_update(None, "application_id", APPLICATION_ID)
-        })
-        .await
+        let files = Arc::clone(&self.files);
+        let renewed = tokio::task::spawn_blocking(move || files.renew_lock());
+        renewed.await.map_err(|_| StoreError::Closed)??;
+        // A write to the header's application id is the least that takes the whole way to the disk.
+        self.write("probe", |transaction| stamp(transaction)).await
     }
 }
 
 /// Marks the file as this program's (`file(1)` shows it); "LVPv" in ASCII.
 const APPLICATION_ID: i32 = 0x4c56_5076;
 
-fn spawn(name: &str, mut connection: Connection) -> mpsc::Sender<Work> {
+fn stamp(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "application_id", APPLICATION_ID)
+}
+
+fn spawn(name: &str, mut connection: Connection, files: Arc<Files>) -> mpsc::Sender<Work> {
     let (sender, mut receiver) = mpsc::channel::<Work>(QUEUE);
     let run = move || {
         while let Some(work) = receiver.blocking_recv() {
             work(&mut connection);
         }
+        drop(connection);
+        // Not before: closing its descriptor drops SQLite's locks too.
+        drop(files);
     };
     // A process that cannot start two threads at its start can do nothing else either.
     thread::Builder::new()

@@ -31,6 +31,7 @@ use lvp_api::{JobId, Sha256Digest, VolumeName};
 
 pub mod dir;
 mod error;
+pub mod former;
 pub mod lvm;
 pub mod report;
 

@@ -13,6 +13,7 @@ use lvp_image::device::{Content, FileSize, Target};
 use lvp_testkit::loopdev::LoopDevice;
 use lvp_testkit::require::require;
 use provisioner::cmd;
+use provisioner::lock::Lock;
 use provisioner::volume::dir::Dir;
 use provisioner::volume::{NoLibvirt, Volumes as _};
 
@@ -127,6 +128,17 @@ fn what_is_held_for_good_is_refused_within_a_moment() {
     );
     drop(held);
     open(&path).expect("nobody has it any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lock_of_the_daemon_is_never_held_because_a_command_is_being_started() {
+    let home = tempfile::tempdir().expect("there is room");
+    let path = home.path().join("lock");
+    let refused = refusals(move || {
+        let taken = Lock::take(&path, "The cache");
+        taken.map(drop).map_err(|error| error.to_string())
+    });
+    assert_none(&refused.await);
 }
 
 fn open(path: &Path) -> lvp_image::Result<Target> {

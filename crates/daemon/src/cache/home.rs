@@ -1,0 +1,128 @@
+//! The cache's directory: for one daemon alone, and still the one that was opened.
+//!
+//! A file system that is unmounted leaves an empty directory under the same path, and what is written
+//! there fills another disk. So the directory is known by its number. Another one is taken for the cache
+//! when it is on the same file system (somebody emptied the cache by removing its directory) or has the
+//! cache's lock file in it (the file system is mounted again); any other is not written to.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::Access;
+
+use super::{CacheError, PARTIAL_PREFIX};
+use crate::lock::Lock;
+
+/// The lock's file; hidden, so that libvirt's pool does not list it.
+fn lock_path(dir: &Path) -> PathBuf {
+    dir.join(format!("{PARTIAL_PREFIX}lock"))
+}
+
+#[derive(Debug)]
+pub(super) struct Home {
+    dir: PathBuf,
+    now: Mutex<Now>,
+}
+
+/// The directory that is in use.
+#[derive(Debug)]
+struct Now {
+    device: u64,
+    inode: u64,
+    lock: Lock,
+}
+
+impl Now {
+    fn take(dir: &Path) -> Result<Self, CacheError> {
+        let found = fs::metadata(dir)
+            .map_err(|error| CacheError::file("look at the cache directory", dir, error))?;
+        let shown = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let what = format!("The cache {}", shown.display());
+        Ok(Self {
+            device: found.dev(),
+            inode: found.ino(),
+            lock: Lock::take(&lock_path(dir), &what)?,
+        })
+    }
+}
+
+impl Home {
+    /// Makes the directory if it is absent, and locks it.
+    pub(super) fn open(dir: PathBuf) -> Result<Self, CacheError> {
+        fs::create_dir_all(&dir)
+            .map_err(|error| CacheError::file("make the cache directory", &dir, error))?;
+        let now = Mutex::new(Now::take(&dir)?);
+        Ok(Self { dir, now })
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the directory is there, is the cache, and can be written to. Blocks.
+    pub(super) fn check(&self) -> Result<(), CacheError> {
+        let lost = |why| CacheError::Lost {
+            dir: self.dir.clone(),
+            why,
+        };
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match fs::metadata(&self.dir) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(lost("is gone")),
+            Err(error) => {
+                return Err(CacheError::file(
+                    "look at the cache directory",
+                    &self.dir,
+                    error,
+                ));
+            }
+        };
+        if (found.dev(), found.ino()) != (now.device, now.inode) {
+            let is_cache = found.dev() == now.device || lock_path(&self.dir).exists();
+            if !found.is_dir() || !is_cache {
+                return Err(lost(
+                    "is another one than at the start: is its file system unmounted?",
+                ));
+            }
+            *now = Now::take(&self.dir)?;
+            tracing::warn!(
+                component = "cache", dir = %self.dir.display(),
+                "The cache directory was replaced; what is missing in it is fetched again"
+            );
+        }
+        rustix::fs::access(&self.dir, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(|error| CacheError::file("write to", &self.dir, error.into()))?;
+        Ok(now.lock.renew()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_gone_is_lost_until_it_is_back() {
+        let home = tempfile::tempdir().expect("there is room");
+        let dir = home.path().join("cache");
+        let cache = Home::open(dir.clone()).expect("it is made");
+        cache.check().expect("it is there");
+        let away = home.path().join("away");
+        fs::rename(&dir, &away).expect("it is moved");
+        let lost = cache.check().expect_err("it is gone");
+        assert!(lost.to_string().contains("is gone"), "{lost}");
+        assert!(!dir.exists(), "a look makes nothing");
+        fs::rename(&away, &dir).expect("it is moved");
+        cache.check().expect("it is there");
+        // Emptied by somebody's own hand, on the same file system.
+        fs::remove_dir_all(&dir).expect("it is removed");
+        fs::create_dir(&dir).expect("it is made");
+        cache.check().expect("it will do");
+        assert!(lock_path(&dir).exists(), "the new one is locked too");
+        fs::remove_file(lock_path(&dir)).expect("it is removed");
+        cache.check().expect("it is there");
+        assert!(lock_path(&dir).exists(), "it is locked again");
+    }
+}

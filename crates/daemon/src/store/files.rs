@@ -1,0 +1,159 @@
+//! The database's files: for one daemon alone, readable by its user alone, and still the ones that
+//! were opened.
+//!
+//! Two locks are held for life. One is a file beside the database (`jobs.db.lock`), found by
+//! whatever path leads to the directory, also when the database itself was replaced. The other is on the
+//! database's own file, far behind the bytes that SQLite locks: it is met by whoever has the same file by
+//! another directory (a hard link, a bind mount of the file), or has removed the first.
+//!
+//! Closing any descriptor of the database's file drops all of this process's locks on it, SQLite's
+//! included (fcntl(2)). So this one is opened before SQLite's and closed after them, and nothing
+//! else here opens that file.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use lvp_image::grace;
+
+use super::StoreError;
+use crate::lock::{Lock, LockError};
+
+/// Nobody but the daemon's user reads the database or a backup.
+pub(super) const MODE: u32 = 0o600;
+
+/// Where the lock on the database's own file is: no database is so long, and SQLite's locks end at
+/// 1 GiB and 512 bytes (`PENDING_BYTE`).
+const LOCKED_BYTES: Range<u64> = (1 << 62)..(1 << 62) + 1;
+
+/// What was opened, and the locks on it.
+#[derive(Debug)]
+pub(super) struct Files {
+    path: PathBuf,
+    /// Held open for its lock, and so that its inode's number is no other file's.
+    _database: File,
+    lock: Mutex<Lock>,
+    /// The files' numbers once all of them were there.
+    opened: Mutex<Vec<(PathBuf, (u64, u64))>>,
+}
+
+/// Why the files at the database's path are not those that are open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Lost {
+    Removed(PathBuf),
+    Replaced(PathBuf),
+}
+
+impl Files {
+    /// Makes the database's file when it is absent, takes what is there from others' eyes, and locks it.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let opened = |source| StoreError::Files {
+            path: path.to_owned(),
+            source,
+        };
+        let database = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(MODE)
+            .open(path)
+            .map_err(opened)?;
+        // By the file itself, wherever links lead: SQLite keeps its other files beside that one.
+        let path = path.canonicalize().map_err(opened)?;
+        for file in all(&path) {
+            tighten(&file).map_err(|source| StoreError::Files {
+                path: file.clone(),
+                source,
+            })?;
+        }
+        let what = format!("The database {}", path.display());
+        let lock = Lock::take(&with_ending(&path, ".lock"), &what)?;
+        // Where there are no such locks, SQLite has none either and says so.
+        if let Ok(false) = grace::lock_range(&database, &LOCKED_BYTES) {
+            return Err(StoreError::Locked(LockError::Held {
+                what,
+                holder: "which has it by another path".to_owned(),
+                path,
+            }));
+        }
+        Ok(Self {
+            path,
+            _database: database,
+            lock: Mutex::new(lock),
+            opened: Mutex::default(),
+        })
+    }
+
+    /// The database's file, without links.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Remembers the files that are there now; SQLite has made all of them by its first transaction.
+    pub(super) fn remember(&self) -> io::Result<()> {
+        let found = all(&self.path).into_iter().map(|path| {
+            let found = fs::metadata(&path)?;
+            Ok((path, (found.dev(), found.ino())))
+        });
+        let found = found.collect::<io::Result<_>>()?;
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(())
+    }
+
+    /// Whether what is written goes to the files that the next start will read.
+    pub(super) fn check(&self) -> Result<(), Lost> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        for (path, number) in opened.iter() {
+            match fs::metadata(path) {
+                Ok(found) if (found.dev(), found.ino()) == *number => {}
+                Ok(_) => return Err(Lost::Replaced(path.clone())),
+                Err(_) => return Err(Lost::Removed(path.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the lock anew if somebody has removed its file.
+    pub(super) fn renew_lock(&self) -> Result<(), LockError> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        lock.renew()
+    }
+}
+
+/// The database and what SQLite keeps beside it.
+fn all(path: &Path) -> Vec<PathBuf> {
+    let endings = ["", "-wal", "-shm"];
+    endings.map(|ending| with_ending(path, ending)).to_vec()
+}
+
+pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name: OsString = path.into();
+    name.push(ending);
+    name.into()
+}
+
+/// Takes a file from the eyes of all but its owner, whatever the umask or an older release made of it.
+fn tighten(path: &Path) -> io::Result<()> {
+    let mode = match fs::metadata(path) {
+        Ok(found) => found.permissions().mode() & 0o7777,
+        // SQLite gives a new one the mode of the database.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if mode == MODE {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            component = "storage", path = %path.display(), was = format!("{mode:o}"),
+            "The database could be read or written by others; now it is its owner's alone"
+        );
+    }
+    Ok(())
+}
