@@ -12,6 +12,7 @@ use lvp_api::{JobAccepted, JobStatus};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::process::signal;
 use crate::require::command;
 use crate::s3::{ACCESS_KEY, SECRET_KEY};
 
@@ -295,11 +296,7 @@ impl Daemon {
 
     /// Sends a signal by its name, such as `TERM`.
     pub fn signal(&self, name: &str) -> anyhow::Result<()> {
-        let status = command("kill")
-            .args([format!("-{name}"), self.pid().to_string()])
-            .status()?;
-        ensure!(status.success(), "kill ended with {status}");
-        Ok(())
+        signal(self.pid(), name)
     }
 
     /// Waits until the process has ended by itself.

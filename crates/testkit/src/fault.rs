@@ -10,7 +10,7 @@
 mod relay;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::port::Port;
 
 /// What happens to an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +80,7 @@ pub struct Rule {
 
 /// A running proxy; stops, and closes its connections, when it is dropped.
 pub struct FaultProxy {
-    address: SocketAddr,
+    port: Port,
     upstream: SocketAddr,
     state: Arc<State>,
     accepting: Mutex<Option<AbortOnDropHandle<()>>>,
@@ -144,20 +146,19 @@ impl Rule {
 impl FaultProxy {
     /// Starts a proxy in front of a server.
     pub async fn start(upstream: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let proxy = Self {
-            address: listener.local_addr()?,
+            port: Port::reserve()?,
             upstream,
             state: Arc::default(),
             accepting: Mutex::default(),
         };
-        proxy.accept(listener);
+        proxy.come_up().await?;
         Ok(proxy)
     }
 
     /// The proxy's URL.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.port.address())
     }
 
     /// Adds a rule, behind those there are.
@@ -192,17 +193,14 @@ impl FaultProxy {
         let accepting = lock(&self.accepting).take();
         if let Some(accepting) = accepting {
             accepting.abort();
-            // Its only outcome: that it was aborted. The port is free after this.
+            // Its only outcome: that it was aborted. Nobody listens after this.
             accepting.await.ok();
         }
     }
 
     /// Listens again on the same port.
     pub async fn come_up(&self) -> io::Result<()> {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(self.address)?;
-        self.accept(socket.listen(1024)?);
+        self.accept(TcpListener::bind(self.port.address()).await?);
         Ok(())
     }
 

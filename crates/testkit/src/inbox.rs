@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -17,6 +16,8 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::port::Port;
 
 /// How the server treats a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub struct Post {
 /// A running server; gone when dropped.
 #[derive(Debug)]
 pub struct Inbox {
-    address: SocketAddr,
+    port: Port,
     state: Arc<Mutex<State>>,
     accepting: Option<AbortOnDropHandle<()>>,
 }
@@ -58,9 +59,8 @@ struct State {
 impl Inbox {
     /// Starts a server that takes everything.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let mut inbox = Self {
-            address: listener.local_addr()?,
+            port: Port::reserve()?,
             state: Arc::new(Mutex::new(State {
                 manner: Manner::Take,
                 taken: Vec::new(),
@@ -68,13 +68,13 @@ impl Inbox {
             })),
             accepting: None,
         };
-        inbox.accept(listener);
+        inbox.come_up().await?;
         Ok(inbox)
     }
 
     /// `HOST:PORT`.
     pub fn authority(&self) -> String {
-        self.address.to_string()
+        self.port.address().to_string()
     }
 
     /// Treats requests otherwise from now on.
@@ -96,14 +96,14 @@ impl Inbox {
     pub async fn go_down(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
-            // It was aborted: an error is what it ends with, and then the port is free.
+            // It was aborted: an error is what it ends with, and then nobody listens.
             accepting.await.ok();
         }
     }
 
     /// Listens again where it did before.
     pub async fn come_up(&mut self) -> io::Result<()> {
-        let listener = TcpListener::bind(self.address).await?;
+        let listener = TcpListener::bind(self.port.address()).await?;
         self.accept(listener);
         Ok(())
     }

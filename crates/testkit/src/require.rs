@@ -63,9 +63,9 @@ const COMPONENTS: &[Component] = &[
     },
     Component {
         name: "libvirt",
-        programs: &["libvirtd", "virtlogd", "virsh"],
-        also: root,
-        install: "apt install libvirt-daemon-system libvirt-clients, and run as root",
+        programs: &["libvirtd", "virsh", "unshare", "mount"],
+        also: crate::tmpfs::check,
+        install: "apt install libvirt-daemon-system libvirt-clients, and run as root with CAP_SYS_ADMIN",
     },
     Component {
         name: "mount",

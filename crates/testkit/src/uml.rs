@@ -15,7 +15,8 @@
 //! ```
 //!
 //! The kernel takes 5 to 10 s to come up and its system calls are slow, so tests of one subject
-//! share one. What it is made of is in `uml/run.sh`, which also works by hand.
+//! share one. What it is made of is in `uml/run.sh`, which also works by hand. Kernels run one after
+//! the other ([`Turn`]): side by side they only slow each other down until their deadlines pass.
 
 use std::env;
 use std::ffi::OsString;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::require::command;
+use crate::turn::Turn;
 
 /// Where Debian's package has the kernel's modules.
 const MODULES: &str = "/usr/lib/uml/modules";
@@ -149,7 +151,7 @@ impl Uml {
         self
     }
 
-    /// Runs a program to its end. Needs `require("lvm")`.
+    /// Runs a program to its end, when the kernels of others have ended. Needs `require("lvm")`.
     pub fn run<A: Into<OsString>>(
         &self,
         program: &Path,
@@ -180,9 +182,11 @@ impl Uml {
         run.arg("--")
             .arg(program)
             .args(args.into_iter().map(Into::into));
+        let turn = Turn::wait_for("uml").context("waiting for another kernel to end")?;
         let output = run
             .output()
             .with_context(|| format!("running {}", script.display()))?;
+        drop(turn);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Outcome {
             status: output.status.code().context("a signal ended run.sh")?,

@@ -50,17 +50,41 @@ mod real {
 
     use lvp_api::{JobState, JobStatus};
     use lvp_testkit::daemon::{Daemon, wait_for};
-    use lvp_testkit::require::{command, require};
+    use lvp_testkit::process::signal;
+    use lvp_testkit::require::{command, find_program, require};
     use serde_json::Value;
 
     use crate::support::{MIB, World, holds, image, metric};
 
-    /// A libvirtd with a socket of its own, and a pool with a directory of its own.
+    /// A libvirtd with a socket and a pool of its own, in a world of its own: where libvirtd keeps its
+    /// state, which no option of it moves, there are directories of this test for it alone. So it
+    /// meets neither those of other tests nor the machine's.
     struct Libvirtd {
         dir: tempfile::TempDir,
         child: Child,
         pool: String,
     }
+
+    /// What a libvirtd of root writes to.
+    const STATE: [&str; 5] = [
+        "/etc/libvirt",
+        "/run/libvirt",
+        "/var/cache/libvirt",
+        "/var/lib/libvirt",
+        "/var/log/libvirt",
+    ];
+
+    /// Puts the directory before each `:` on the one behind it, then becomes the command.
+    const IN_ITS_WORLD: &str = r#"
+        set -e
+        while [ "$1" != -- ]; do
+            mkdir -p "${1%%:*}" "${1#*:}"
+            mount --bind "${1%%:*}" "${1#*:}"
+            shift
+        done
+        shift
+        exec "$@"
+    "#;
 
     impl Libvirtd {
         async fn start() -> Self {
@@ -69,7 +93,7 @@ mod real {
                 .tempdir()
                 .expect("there is room");
             let child = Self::spawn(dir.path());
-            let pool = format!("lvp-test-{}", std::process::id());
+            let pool = "lvp-test".to_owned();
             std::fs::create_dir(dir.path().join("pool")).expect("there is room");
             let libvirtd = Self { dir, child, pool };
             libvirtd.wait().await;
@@ -87,14 +111,20 @@ mod real {
             );
             let file = dir.join("libvirtd.conf");
             std::fs::write(&file, config).expect("there is room");
-            command("libvirtd")
+            let mounts = STATE.map(|state| format!("{}{state}:{state}", dir.display()));
+            command("unshare")
+                .args(["--mount", "--propagation", "private"])
+                .args(["sh", "-c", IN_ITS_WORLD, "sh"])
+                .args(mounts)
+                .arg("--")
+                .arg(find_program("libvirtd").expect("it was required"))
                 .arg("--config")
                 .arg(&file)
                 .arg("--pid-file")
                 .arg(dir.join("pid"))
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
+                .stderr(std::fs::File::create(dir.join("log")).expect("there is room"))
                 .spawn()
                 .expect("libvirtd starts")
         }
@@ -122,9 +152,7 @@ mod real {
         }
 
         fn signal(&self, name: &str) {
-            let pid = self.child.id().to_string();
-            let sent = command("kill").args([&format!("-{name}"), &pid]).status();
-            assert!(sent.expect("kill starts").success());
+            signal(self.child.id(), name).expect("it is sent");
         }
 
         fn uri(&self) -> String {
@@ -148,13 +176,7 @@ mod real {
 
     impl Drop for Libvirtd {
         fn drop(&mut self) {
-            // Transient pools go with libvirtd, but for their state file.
-            command("virsh")
-                .args(["-q", "-c", &self.uri(), "pool-destroy", &self.pool])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .ok();
+            // Its mounts and its pool go with it.
             self.child.kill().ok();
             self.child.wait().ok();
         }

@@ -1,7 +1,6 @@
 //! A real Prometheus with a real Alertmanager behind it: what is shipped, at work.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -9,6 +8,7 @@ use lvp_api::JobState;
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::{Fault, Rule};
 use lvp_testkit::inbox::Inbox;
+use lvp_testkit::port::Port;
 use lvp_testkit::require::{command, require};
 use serde_json::Value;
 
@@ -42,11 +42,6 @@ impl Drop for Program {
     }
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("it has an address").port()
-}
-
 fn shipped(path: &str) -> String {
     fs::read_to_string(deploy(path)).expect("the file is there")
 }
@@ -54,6 +49,7 @@ fn shipped(path: &str) -> String {
 /// Prometheus, asked by its HTTP API.
 struct Prometheus {
     _program: Program,
+    _port: Port,
     base: String,
     client: reqwest::Client,
 }
@@ -62,7 +58,8 @@ impl Prometheus {
     fn start(home: &Path, config: &str) -> Self {
         let file = home.join("prometheus.yml");
         fs::write(&file, config).expect("the configuration is written");
-        let address = format!("127.0.0.1:{}", free_port());
+        let port = Port::reserve().expect("a port");
+        let address = port.address();
         let arguments = [
             format!("--config.file={}", file.display()),
             format!("--storage.tsdb.path={}", home.join("tsdb").display()),
@@ -70,6 +67,7 @@ impl Prometheus {
         ];
         Self {
             _program: Program::start("prometheus", &arguments, &home.join("prometheus.log")),
+            _port: port,
             base: format!("http://{address}/api/v1/query"),
             client: reqwest::Client::new(),
         }
@@ -219,7 +217,8 @@ async fn a_real_prometheus_scrapes_over_mutual_tls_answers_every_query_and_fires
     let daemon = daemon.over_tls(client(&ours, Some(&(certificate, key))));
 
     let inbox = Inbox::start().await.expect("a server");
-    let port = free_port();
+    let reserved = Port::reserve().expect("a port");
+    let port = reserved.address().port();
     let _alertmanager = alertmanager(&home, port, &inbox);
     let prometheus = Prometheus::start(&home, &config(&home, &target, port));
     let up = |job: &str| format!("up{{job=\"{job}\",instance=\"{target}\"}}");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use lvp_api::JobState;
 use lvp_testkit::daemon::{Daemon, wait_for};
 use lvp_testkit::fault::{Fault, Request, Rule};
+use lvp_testkit::port::Port;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -14,7 +15,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::certificates::{authority, issue, write};
-use crate::collector::{Collector, tls_before};
+use crate::collector::{Collector, Received, tls_before};
 use crate::support::{MIB, World, image, metric};
 
 /// A span's attributes as texts.
@@ -219,7 +220,9 @@ async fn a_collector_that_is_down_or_silent_delays_neither_a_job_nor_the_end() {
 
 #[tokio::test]
 async fn a_collector_that_is_away_for_a_while_misses_no_span() {
-    let collector = Collector::start().await;
+    let port = Port::reserve().expect("a port");
+    let address = port.address().to_string();
+    let collector = Collector::start_at(&address, Received::default()).await;
     let world = World::new()
         .await
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
@@ -229,7 +232,7 @@ async fn a_collector_that_is_away_for_a_while_misses_no_span() {
     let get = async |route| daemon.call("GET", route, None).await.expect("it answers");
     get("/health").await;
     collector.span("GET /health").await;
-    let (address, received) = (collector.address.to_string(), collector.received.clone());
+    let received = collector.received.clone();
     drop(collector);
     let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
     let status = daemon.ended(&job).await.expect("it ends");

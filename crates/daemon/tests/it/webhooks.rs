@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use lvp_api::{JobState, JobStatus, WebhookEvent};
 use lvp_testkit::daemon::{Daemon, wait_for};
+use lvp_testkit::port::Port;
 use lvp_testkit::require::{command, require};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -243,10 +244,9 @@ async fn a_failed_attempt_is_repeated_as_the_same_delivery() {
 
 #[tokio::test]
 async fn events_outlive_the_daemon_and_a_receiver_that_is_down_holds_up_no_job() {
-    let receiver = Receiver::start("127.0.0.1:0", &[]).await;
-    let (address, hook) = (receiver.address.to_string(), receiver.url());
-    drop(receiver);
-    let (world, url) = world(&hook).await;
+    // Nobody listens there at first.
+    let port = Port::reserve().expect("a port");
+    let (world, url) = world(&format!("http://{}/hook", port.address())).await;
     let daemon = world.start();
     let done = provision(&daemon, &url, "vm-1").await;
     assert_eq!(done.status, JobState::Completed, "{done:?}");
@@ -258,7 +258,7 @@ async fn events_outlive_the_daemon_and_a_receiver_that_is_down_holds_up_no_job()
     assert!(daemon.log().iter().any(told), "{:#?}", daemon.log());
     daemon.kill().expect("it is killed");
 
-    let receiver = Receiver::start(&address, &[]).await;
+    let receiver = Receiver::start(&port.address().to_string(), &[]).await;
     let daemon = world.start();
     let received = receiver.waits_for(1).await;
     assert_eq!(received[0].event().job.job_id, done.job_id);

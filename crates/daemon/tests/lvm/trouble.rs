@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 use lvp_api::{JobId, VolumeName};
-use lvp_testkit::require::command;
+use lvp_testkit::process::signal;
 use provisioner::volume::lvm::{Lvm, Settings};
 use provisioner::volume::{Removed, VolumeErrorKind, Volumes};
 
@@ -59,18 +59,16 @@ fn kill_lvcreate(delay: Duration) -> bool {
         std::thread::sleep(Duration::from_millis(2));
     };
     std::thread::sleep(delay);
-    let kill = command("kill").args(["-KILL", &pid]).output().unwrap();
-    kill.status.success()
+    signal(pid, "KILL").is_ok()
 }
 
-fn pid_of(program: &str) -> Option<String> {
+fn pid_of(program: &str) -> Option<u32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().into_string().ok());
-    pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()))
-        .find(|pid| {
-            let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
-            comm.is_ok_and(|comm| comm.trim_end() == program)
-        })
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid| {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm.trim_end() == program)
+    })
 }
 
 pub(crate) async fn a_held_lock_is_waited_for_until_the_time_out() {
