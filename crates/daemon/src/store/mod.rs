@@ -13,6 +13,7 @@ mod events;
 mod images;
 mod jobs;
 mod measurements;
+mod offline;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -27,14 +28,16 @@ pub use backup::{Health, backup, backup_name, check, prune as prune_backups};
 pub use events::WaitingEvent;
 pub use images::{ImageRow, PartialRow};
 pub use jobs::JobFilter;
+pub use offline::{cancel_unfinished, volumes_of_go_program};
 
 /// The schema's version, kept in the file's `user_version`.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
 /// What brings a database from one version to the next.
-const STEPS: [(i32, &str); 2] = [
+const STEPS: [(i32, &str); 3] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
+    (3, include_str!("schema-3.sql")),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.
@@ -86,6 +89,12 @@ pub enum StoreError {
         path: PathBuf,
         /// Its version.
         found: i32,
+    },
+    /// Another process has the file open.
+    #[error("The database {} is in use: stop the daemon first", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
     },
     /// A copy cannot be made.
     #[error("Cannot make the backup {}", path.display())]
