@@ -87,7 +87,7 @@ fn check_untouched(world: &World, guest: &[u8]) {
     assert!(now == guest, "the guest's disk was changed");
 }
 
-fn check_refused(status: &JobStatus) {
+pub(crate) fn check_refused(status: &JobStatus) {
     assert_eq!(
         (status.status, status.error_code),
         (JobState::Failed, Some(409)),
@@ -97,7 +97,7 @@ fn check_refused(status: &JobStatus) {
     assert!(error.contains("taken up from the database"), "{error}");
 }
 
-fn check_recorded(status: &JobStatus, digest: &str) {
+pub(crate) fn check_recorded(status: &JobStatus, digest: &str) {
     assert_eq!(status.status, JobState::Completed, "{status:?}");
     assert_eq!(status.image_digest.as_deref(), Some(digest), "{status:?}");
     assert!(status.volume_path.is_some(), "{status:?}");
@@ -152,8 +152,14 @@ async fn a_job_whose_end_could_not_be_recorded_writes_nothing_at_the_next_start(
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let daemon = world.start();
     let job = half_way(&world, &proxy, &daemon, &url).await;
-    let lock = Connection::open(world.home.path().join("jobs.db")).expect("it opens");
-    lock.execute_batch("BEGIN IMMEDIATE").expect("it is locked");
+    // As if the file system were full, or another process held it, from the job's last step on.
+    let database = Connection::open(world.home.path().join("jobs.db")).expect("it opens");
+    database
+        .execute_batch(
+            "CREATE TRIGGER no_end BEFORE UPDATE ON jobs WHEN NEW.state = 'completed' \
+             BEGIN SELECT RAISE(ABORT, 'not now'); END",
+        )
+        .expect("it is SQL");
     proxy.clear();
     let record = world.home.path().join("volumes/.lvp/vm.json");
     wait_for("the volume to be ready", async || {
@@ -161,8 +167,14 @@ async fn a_job_whose_end_could_not_be_recorded_writes_nothing_at_the_next_start(
         text.contains("ready").then_some(())
     })
     .await;
+    daemon
+        .until_said("A job's end cannot be recorded; trying again")
+        .await;
     daemon.kill().expect("it is killed");
-    drop(lock);
+    database
+        .execute_batch("DROP TRIGGER no_end")
+        .expect("it is SQL");
+    drop(database);
     let guest = guest_writes(&world);
     let daemon = world.start();
     assert_eq!(ended(&daemon, &job).await.status, JobState::Completed);
@@ -422,7 +434,7 @@ async fn a_file_that_nobody_marked_is_refused_unless_the_request_or_an_operator_
 }
 
 /// As the Go program's own schema has it.
-fn go_database(path: &std::path::Path, jobs: &[(&str, &str)]) {
+pub(crate) fn go_database(path: &std::path::Path, jobs: &[(&str, &str)]) {
     let database = Connection::open(path).expect("it is made");
     database
         .execute_batch(

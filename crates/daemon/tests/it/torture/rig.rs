@@ -260,7 +260,7 @@ impl Rig {
     }
 
     fn back_up(&mut self) {
-        let name = format!("backup-{}", self.backups.len());
+        let name = format!("backup-{}.db", self.tally.kills);
         self.backups.push(Backup {
             path: back_up(&self.world, &name),
             accepted: self.accepted.len(),
