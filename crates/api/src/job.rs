@@ -88,6 +88,10 @@ pub struct ProvisionRequest {
     /// Free text that comes back on the job, in logs and in traces; at most 128 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    /// Whether the volume may be one that is there already and says nothing of this program. Its
+    /// content is lost. Without this such a volume is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopt: bool,
 }
 
 /// Answer to a request that made a job.

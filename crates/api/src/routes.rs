@@ -26,6 +26,8 @@ pub const CACHE_IMAGE: &str = "/api/v1/cache/images/{key}";
 pub const CACHE_FETCH: &str = "/api/v1/cache/fetch";
 /// List volumes.
 pub const VOLUMES: &str = "/api/v1/volumes";
+/// Hand a volume over to this program (POST).
+pub const VOLUME_ADOPT: &str = "/api/v1/volumes/{name}/adopt";
 /// Write a libvirt storage volume's content.
 pub const UPLOAD_V1: &str = "/api/v1/volumes/upload-content";
 /// The same, 0.3's name.

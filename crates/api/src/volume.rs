@@ -113,7 +113,8 @@ pub struct VolumeInfo {
     pub path: String,
     /// Size in bytes.
     pub size_bytes: u64,
-    /// `ready`, `populating`, or `untagged` for a volume that this daemon has not written.
+    /// `ready`, `populating`, `adopted` for one that was handed over and not written yet, or `untagged`
+    /// for a volume that says nothing of this program.
     pub state: String,
     /// SHA-256 of the image that a ready volume was made from.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -131,8 +131,9 @@ pub(crate) enum Command {
     },
     /// Cancel a pending or running job
     ///
-    /// A volume that the job created is removed; one that it found stays, with
-    /// whatever was written to it so far, and is marked as not ready.
+    /// A volume that the job created is removed. One that it found stays: as it
+    /// was, if nothing was written to it yet, or else not ready and without a boot
+    /// sector.
     Cancel {
         /// The job's id
         job: JobId,
@@ -140,8 +141,11 @@ pub(crate) enum Command {
     /// List, fill and clean the image cache
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// List the volumes
-    Volumes,
+    /// List the volumes, or hand one over to the daemon
+    Volumes {
+        #[command(subcommand)]
+        command: Option<VolumesCommand>,
+    },
     Upload(UploadArgs),
     /// Show whether the daemon and what it depends on are well
     ///
@@ -167,6 +171,21 @@ pub(crate) enum Command {
         /// The directory for the files; made when absent
         #[arg(value_name = "DIR")]
         directory: PathBuf,
+    },
+}
+
+/// What to do with volumes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumesCommand {
+    /// Hand existing volumes over to the daemon
+    ///
+    /// For volumes that say nothing of this program: from then on jobs may
+    /// rewrite them. Nothing is written to them by this, and a running virtual
+    /// machine may have them open.
+    Adopt {
+        /// Names of the volumes
+        #[arg(required = true)]
+        volumes: Vec<VolumeName>,
     },
 }
 
@@ -235,7 +254,8 @@ pub(crate) struct CertInitArgs {
 /// Put an image on a volume
 ///
 /// Creates the volume when there is none. An existing one is overwritten: it
-/// holds exactly the image afterwards. Prints the job's id.
+/// holds exactly the image afterwards. One that says nothing of this program is
+/// refused, unless --adopt is given. Prints the job's id.
 #[derive(Debug, Args)]
 pub(crate) struct ProvisionArgs {
     /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
@@ -251,6 +271,10 @@ pub(crate) struct ProvisionArgs {
     /// Format of the image
     #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
     pub(crate) image_type: ImageType,
+
+    /// Overwrite the volume also if it says nothing of this program
+    #[arg(long)]
+    pub(crate) adopt: bool,
 
     /// Text that comes back on the job, in logs and in traces
     #[arg(long, value_name = "TEXT")]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
-    JobId, JobList, JobState, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeList,
-    routes,
+    JobId, JobList, JobState, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeInfo,
+    VolumeList, VolumeName, routes,
 };
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url};
@@ -193,6 +193,11 @@ impl Client {
 
     pub(crate) async fn volumes(&self) -> Result<VolumeList, Failure> {
         self.get(routes::VOLUMES, &[]).await
+    }
+
+    pub(crate) async fn adopt(&self, name: &VolumeName) -> Result<VolumeInfo, Failure> {
+        let path = routes::VOLUME_ADOPT.replace("{name}", name.as_str());
+        self.send(self.request(Method::POST, &path)).await
     }
 
     /// Streams `file` into a libvirt storage volume.

@@ -1,4 +1,6 @@
-//! `db backup` and `db check`: the database, beside a daemon that may be running.
+//! `db backup` and `db check`: the database, beside a daemon that may be running; `db
+//! cancel-unfinished`: a restored one before its first start; `db adopt-go-volumes`: what the Go program
+//! of the same name has made.
 //!
 //! Exit codes: 0 done, or sound; 1 it failed, or the database is damaged.
 
@@ -10,7 +12,9 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::clock;
+use crate::jobs::error::chain;
 use crate::store::{self, Health};
+use crate::volume::{Unmarked, VolumeState, Volumes};
 
 /// Arguments of `db backup`.
 #[derive(Debug, Args)]
@@ -55,6 +59,51 @@ pub fn check(database: &Path) -> anyhow::Result<()> {
         database.display(),
         words(health)
     ))
+}
+
+/// Ends the unfinished jobs of a database that no daemon has open.
+pub fn cancel_unfinished(database: &Path) -> anyhow::Result<()> {
+    let ended = store::cancel_unfinished(database, &clock::now_text())?;
+    let jobs = if ended == 1 { "job" } else { "jobs" };
+    say(&format!("Cancelled {ended} unfinished {jobs}"))
+}
+
+/// Arguments of `db adopt-go-volumes`.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The Go program's database
+    go_database: PathBuf,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Hands over the volumes that the Go program's jobs have made; false when one of them is refused.
+pub async fn adopt_go_volumes(args: &AdoptArgs, volumes: &dyn Volumes) -> anyhow::Result<bool> {
+    let names = store::volumes_of_go_program(&args.go_database)?;
+    let mut all_are_ours = true;
+    for name in names {
+        let Some(volume) = volumes.lookup(&name).await? else {
+            say(&format!("{name}: is gone"))?;
+            continue;
+        };
+        let adopted = match (volume.state, args.dry_run) {
+            (VolumeState::Untagged, false) => volumes.adopt(&name).await.map(|_| "handed over"),
+            (VolumeState::Untagged, true) => volumes
+                .check_writable(&volume, Unmarked::Adopt)
+                .await
+                .map(|()| "would be handed over"),
+            _ => Ok("is this program's already"),
+        };
+        match adopted {
+            Ok(what) => say(&format!("{name}: {what}"))?,
+            Err(error) => {
+                all_are_ours = false;
+                say(&format!("{name}: refused. {}", chain(&error)))?;
+            }
+        }
+    }
+    Ok(all_are_ours)
 }
 
 fn words(health: Health) -> String {

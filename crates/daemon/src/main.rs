@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
-use provisioner::db_cmd::{self, BackupArgs};
+use provisioner::db_cmd::{self, AdoptArgs, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::doctor::{self, DoctorArgs};
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
@@ -78,6 +78,21 @@ enum DbCommand {
     },
     /// Read the whole database and say whether it is sound
     Check(ServeArgs),
+    /// End all unfinished jobs as cancelled, while the daemon is stopped
+    ///
+    /// For a restored database: what was asked for before the backup is not done again.
+    CancelUnfinished(ServeArgs),
+    /// Hand over the volumes that the Go program of the same name has made
+    ///
+    /// Reads the completed jobs of its database, and marks their volumes as this program's, so that
+    /// jobs may rewrite them. No byte of a volume is changed. The exit code is 1 when one of them is
+    /// refused.
+    AdoptGoVolumes {
+        #[command(flatten)]
+        adopt: AdoptArgs,
+        #[command(flatten)]
+        serve: ServeArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -135,6 +150,12 @@ fn main() -> ExitCode {
         Command::Db {
             command: DbCommand::Check(args),
         } => db(&args, db_cmd::check),
+        Command::Db {
+            command: DbCommand::CancelUnfinished(args),
+        } => db(&args, db_cmd::cancel_unfinished),
+        Command::Db {
+            command: DbCommand::AdoptGoVolumes { adopt, serve },
+        } => adopt_go_volumes(&adopt, &serve),
         Command::Man { directory } => man(&directory),
         Command::Config {
             command: ConfigCommand::Check(args),
@@ -225,6 +246,25 @@ fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitC
         .and_then(|database| work(&database));
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
+    }
+}
+
+fn adopt_go_volumes(adopt: &AdoptArgs, serve: &ServeArgs) -> ExitCode {
+    let config = match serve
+        .settings()
+        .and_then(|settings| Config::from_settings(&settings))
+    {
+        Ok(config) => config,
+        Err(error) => return complain(&error.into(), EXIT_USAGE),
+    };
+    let done = runtime().and_then(|runtime| {
+        let volumes = provisioner::serve::volumes(&config, None)?;
+        runtime.block_on(db_cmd::adopt_go_volumes(adopt, &*volumes))
+    });
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => complain(&error, 1),
     }
 }

@@ -305,10 +305,6 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         true => Some(libvirt::connect(&config.libvirt.uri)?),
         false => None,
     };
-    let in_use: Arc<dyn InUse> = match &hypervisor {
-        Some(hypervisor) => hypervisor.clone(),
-        None => Arc::new(NoLibvirt),
-    };
     let cache_dir = cache_dir(config, hypervisor.as_deref()).await?;
     check_with_cache(config, Some(&cache_dir))?;
     let metrics = Arc::new(Metrics::new(
@@ -324,10 +320,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         min_free_bytes: config.cache.min_free_bytes,
     };
     let cache = Cache::open(cache, store.clone())?;
-    let volumes: Arc<dyn Volumes> = match &config.volumes {
-        VolumesConfig::Dir(directory) => Arc::new(dir::Dir::new(directory.clone(), in_use)),
-        VolumesConfig::Lvm => Arc::new(lvm::Lvm::new(lvm_settings(config), in_use)?),
-    };
+    let volumes = volumes(config, hypervisor.clone())?;
     let settings = JobSettings {
         max_concurrent: config.libvirt.max_concurrent,
         queue_limit: config.jobs.queue_limit,
@@ -339,6 +332,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
             StaleData::Edges => TailPolicy::Edges,
             StaleData::Keep => TailPolicy::Keep,
         },
+        adopt_untagged: config.lvm.adopt_untagged,
         max_write_bytes_per_sec: config.lvm.max_write_bytes_per_sec.and_then(NonZeroU64::new),
     };
     Ok(Services {
@@ -354,12 +348,26 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
     })
 }
 
+/// The configured back end.
+pub fn volumes(
+    config: &Config,
+    hypervisor: Option<Arc<dyn Hypervisor>>,
+) -> anyhow::Result<Arc<dyn Volumes>> {
+    let in_use: Arc<dyn InUse> = match hypervisor {
+        Some(hypervisor) => hypervisor,
+        None => Arc::new(NoLibvirt),
+    };
+    Ok(match &config.volumes {
+        VolumesConfig::Dir(directory) => Arc::new(dir::Dir::new(directory.clone(), in_use)),
+        VolumesConfig::Lvm => Arc::new(lvm::Lvm::new(lvm_settings(config), in_use)?),
+    })
+}
+
 pub(crate) fn lvm_settings(config: &Config) -> lvm::Settings {
     lvm::Settings {
         volume_group: config.lvm.volume_group.clone(),
         retry_backoff: config.lvm.retry_backoff.clone(),
         command_timeout: LVM_COMMAND_TIMEOUT,
-        adopt_untagged: config.lvm.adopt_untagged,
     }
 }
 

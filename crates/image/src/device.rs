@@ -42,6 +42,22 @@ const SLOW_ZERO_STEP_BYTES: u64 = 32 << 20; // 32 MiB
 /// RAW_LOCK_SHARED_BASE 200, one byte per permission bit).
 const QEMU_LOCK_BYTES: Range<u64> = 100..300;
 
+/// Whether no other open file, in whatever process or namespace, leads to this one: for reading or
+/// writing, by loop devices and swap as well. None where the file system or the file's owner keeps the
+/// kernel from telling. The file must be open for writing.
+pub fn is_sole_opener(file: &File) -> io::Result<Option<bool>> {
+    match sys::try_write_lease(file) {
+        Ok(()) => Ok(Some(true)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN) => Ok(Some(false)),
+            Some(libc::EINVAL | libc::EACCES | libc::EPERM | libc::EOPNOTSUPP | libc::ENOLCK) => {
+                Ok(None)
+            }
+            _ => Err(error),
+        },
+    }
+}
+
 /// What a target holds before the copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Content {

@@ -26,6 +26,9 @@ const BLKPBSZGET: libc::c_ulong = 0x127b;
 const BLKZEROOUT: libc::c_ulong = 0x127f;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 
+// include/uapi/asm-generic/fcntl.h; the libc crate does not have it.
+const F_SETSIG: libc::c_int = 10;
+
 /// The smallest page of the supported machines; what `mmap` hands out is aligned to it at least.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
@@ -206,6 +209,22 @@ pub(crate) fn try_lock_range(file: &File, range: &Range<u64>) -> io::Result<bool
         }
         Err(error) => Err(error),
     }
+}
+
+/// Takes a write lease on the file and gives it back at once: the kernel grants one when no other
+/// open file, of this or another process, leads to the same inode. EAGAIN when one does, EINVAL
+/// where the file system has no leases, EACCES for another's file without CAP_LEASE.
+pub(crate) fn try_write_lease(file: &File) -> io::Result<()> {
+    let descriptor = file.as_raw_fd();
+    // Who opens the file meanwhile waits for the lease, and this process is told: by a signal that
+    // nobody minds instead of SIGIO, which would end it.
+    // SAFETY: F_SETSIG takes an int; the descriptor is open for the borrow's life.
+    check(unsafe { libc::fcntl(descriptor, F_SETSIG, libc::SIGURG) })?;
+    // SAFETY: F_SETLEASE takes an int; the descriptor is open for the borrow's life.
+    check(unsafe { libc::fcntl(descriptor, libc::F_SETLEASE, libc::F_WRLCK) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(descriptor, libc::F_SETLEASE, libc::F_UNLCK) })?;
+    Ok(())
 }
 
 /// Gives an unnamed file (O_TMPFILE) a name. EEXIST when the name is taken.

@@ -21,6 +21,7 @@ pub(super) async fn provision(context: &Context, args: ProvisionArgs) -> Result<
         volume_size_bytes: (!is_whole).then_some(size_bytes),
         image_type: args.image_type,
         correlation_id: args.correlation_id,
+        adopt: args.adopt,
     };
     let key = args
         .idempotency_key

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 
-use crate::args::{CacheCommand, CertCommand, Cli, Command, TokenCommand};
+use crate::args::{CacheCommand, CertCommand, Cli, Command, TokenCommand, VolumesCommand};
 use crate::client::{Client, Page};
 use crate::config;
 use crate::exit::{Exit, Failure};
@@ -76,7 +76,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
             cache::fetch(&context, &request, &wait).await
         }
         Command::Cache(CacheCommand::Rm { keys }) => cache::remove(&context, &keys).await,
-        Command::Volumes => volumes::list(&context).await,
+        Command::Volumes { command: None } => volumes::list(&context).await,
+        Command::Volumes {
+            command: Some(VolumesCommand::Adopt { volumes }),
+        } => volumes::adopt(&context, &volumes).await,
         Command::Upload(args) => volumes::upload(&context, &args).await,
         Command::Health => health::health(&context).await,
         Command::Completion { .. } | Command::Man { .. } | Command::Token(_) | Command::Cert(_) => {

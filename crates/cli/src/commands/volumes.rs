@@ -1,9 +1,9 @@
-//! Volumes: list them, and write a libvirt storage volume's content.
+//! Volumes: list them, hand them over, and write a libvirt storage volume's content.
 
 use std::path::Path;
 
-use lvp_api::VolumeInfo;
 use lvp_api::units::ByteSize;
+use lvp_api::{VolumeInfo, VolumeName};
 
 use super::Context;
 use crate::args::UploadArgs;
@@ -25,6 +25,22 @@ pub(super) async fn list(context: &Context) -> Result<Exit, Failure> {
             let rows: Vec<_> = list.volumes.iter().map(row).collect();
             let header = ["NAME", "SIZE", "STATE", "IMAGE", "PATH"];
             output::print(&output::table(header, &rows))?;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// Hands volumes over one by one. What was done is shown even when a later one fails.
+pub(super) async fn adopt(context: &Context, names: &[VolumeName]) -> Result<Exit, Failure> {
+    for name in names {
+        let volume = context.client.adopt(name).await?;
+        match context.format {
+            Format::Json => output::print_json_line(&volume)?,
+            Format::Name => output::print_line(volume.name.as_str())?,
+            Format::Table => {
+                let line = format!("{} {}", volume.name, volume.state);
+                output::print_line(&output::clean(&line))?;
+            }
         }
     }
     Ok(Exit::Success)

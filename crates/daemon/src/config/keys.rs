@@ -271,8 +271,9 @@ pub const KEYS: &[Key] = &[
         "lvm.adopt_untagged",
         &["LVM_ADOPT_UNTAGGED"],
         Kind::Bool,
-        "true",
-        "Whether an existing volume without this program's tags may be rewritten",
+        "false",
+        "Whether an existing volume or file that nobody marked as this program's may be rewritten, \
+         without the request saying so (adopt: true)",
     ),
     key(
         "lvm.stale_data",

@@ -15,6 +15,7 @@ mod libvirt;
 mod lvm;
 mod s3;
 mod storage;
+mod volumes;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -66,6 +67,10 @@ pub const CHECKS: &[(&str, &str)] = &[
     (
         "volumes.dir",
         "The directory of the volumes can be written, has room, and takes direct I/O",
+    ),
+    (
+        "volumes.adopted",
+        "Volumes that say nothing of this program, so that requests for them are refused",
     ),
     (
         "cache.dir",
@@ -282,6 +287,7 @@ async fn examine(
             findings.push(storage::directory("volumes.dir", directory, 0));
         }
     }
+    findings.push(volumes::check(&config).await);
     let hypervisor = libvirt::check(&config).await;
     if let Some(directory) = &hypervisor.cache_dir {
         let keep = config.cache.min_free_bytes;

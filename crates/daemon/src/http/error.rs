@@ -11,7 +11,7 @@ use crate::jobs::admission::Refusal;
 use crate::jobs::error::chain;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::StoreError;
-use crate::volume::VolumeError;
+use crate::volume::{VolumeError, VolumeErrorKind};
 
 /// When a client that met a full queue should come back, in seconds.
 const RETRY_AFTER_SECS: &str = "10";
@@ -118,6 +118,11 @@ impl From<CacheError> for ApiError {
 
 impl From<VolumeError> for ApiError {
     fn from(error: VolumeError) -> Self {
-        Self::new(ErrorCode::Unavailable, chain(&error))
+        let code = match error.kind() {
+            VolumeErrorKind::Absent => ErrorCode::NotFound,
+            _ if error.is_refusal() => ErrorCode::Conflict,
+            _ => ErrorCode::Unavailable,
+        };
+        Self::new(code, chain(&error))
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs and volumes over HTTP.
+//! Jobs over HTTP.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,7 +12,6 @@ use axum::response::{IntoResponse as _, Response};
 use futures::stream::{self, StreamExt as _};
 use lvp_api::{
     CancelledJob, ErrorCode, JobAccepted, JobEvent, JobId, JobList, JobState, JobStatus,
-    VolumeInfo, VolumeList,
 };
 use serde::Deserialize;
 use tokio_stream::wrappers::WatchStream;
@@ -23,7 +22,6 @@ use crate::access::audit::Subject;
 use crate::jobs::Cancellation;
 use crate::jobs::record::Job;
 use crate::store::JobFilter;
-use crate::volume::{Volume, VolumeState};
 
 /// Listed jobs unless `limit` says otherwise.
 const LIST_LIMIT: u32 = 100;
@@ -162,32 +160,6 @@ pub(super) async fn events(
     Ok(Sse::new(stream)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response())
-}
-
-/// `GET /api/v1/volumes`
-pub(super) async fn volumes(State(app): State<App>) -> Result<Json<VolumeList>, ApiError> {
-    let volumes = app.jobs.services().volumes.list().await?;
-    let volumes: Vec<_> = volumes.into_iter().map(volume_info).collect();
-    Ok(Json(VolumeList {
-        count: volumes.len(),
-        volumes,
-    }))
-}
-
-fn volume_info(volume: Volume) -> VolumeInfo {
-    let (state, job_id, image_digest) = match volume.state {
-        VolumeState::Untagged => ("untagged", None, None),
-        VolumeState::Populating { job, .. } => ("populating", Some(job), None),
-        VolumeState::Ready { job, digest } => ("ready", job, Some(digest)),
-    };
-    VolumeInfo {
-        name: volume.name,
-        path: volume.path.display().to_string(),
-        size_bytes: volume.size_bytes,
-        state: state.to_owned(),
-        image_digest: image_digest.map(|digest| digest.to_string()),
-        job_id: job_id.map(|job| job.to_string()),
-    }
 }
 
 fn event(job: &Job) -> Result<Event, Infallible> {

@@ -11,6 +11,7 @@ mod openapi;
 mod request;
 mod traces;
 mod upload;
+mod volumes;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -69,7 +70,8 @@ pub fn router(app: App) -> Router {
         .route(routes::CACHE_IMAGES, get(cache::list))
         .route(routes::CACHE_IMAGE, delete(cache::delete))
         .route(routes::CACHE_FETCH, post(cache::fetch))
-        .route(routes::VOLUMES, get(jobs::volumes))
+        .route(routes::VOLUMES, get(volumes::list))
+        .route(routes::VOLUME_ADOPT, post(volumes::adopt))
         .route(routes::UPLOAD_V1, put(upload::put))
         .route(routes::UPLOAD, put(upload::put))
         .route(routes::HEALTH, get(health::health))

@@ -181,6 +181,13 @@ const CALLS: &[Call] = &[
         &[503],
     ),
     call(
+        POST,
+        &[routes::VOLUME_ADOPT],
+        "Hand a volume over that says nothing of this program: from then on jobs may rewrite it",
+        "VolumeInfo",
+        &[400, 404, 409, 503],
+    ),
+    call(
         GET,
         &[routes::HEALTH, routes::HEALTHZ, routes::LIVEZ],
         "Whether the daemon runs; degraded while every job slot is taken",

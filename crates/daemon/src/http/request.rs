@@ -76,6 +76,7 @@ fn checked_provision(
         volume: Some(VolumeRequest { name, size_bytes }),
         correlation_id: correlation_id(request.correlation_id)?,
         idempotency_key: idempotency_key(headers)?,
+        adopt: request.adopt,
         traceparent: traces::current_traceparent(),
     })
 }
@@ -93,6 +94,7 @@ pub(super) fn cache_fetch(
         volume: None,
         correlation_id: correlation_id(request.correlation_id)?,
         idempotency_key: idempotency_key(headers)?,
+        adopt: false,
         traceparent: traces::current_traceparent(),
     })
 }

@@ -89,6 +89,7 @@ mod tests {
             }),
             correlation_id: None,
             idempotency_key: None,
+            adopt: false,
             traceparent: None,
         };
         Job::new(JobId::random(), spec, String::new())

@@ -128,8 +128,10 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "volume_refused",
-        "The volume is open, mounted, a running domain's, another tool's, or part of something larger",
-        "Stop the domain, unmount it, or take another name; the message says who has it",
+        "The volume is open, mounted, a running domain's, another tool's, part of something larger, not \
+         handed over, or was finished by another job before a restart",
+        "The message says which: stop the domain, unmount it, `lvpctl volumes adopt` it if it may be \
+         rewritten, send the request again, or take another name",
     ),
     (
         "volume_no_space",

@@ -179,6 +179,7 @@ impl From<VolumeError> for JobError {
     fn from(error: VolumeError) -> Self {
         use crate::volume::VolumeErrorKind as Kind;
         let (code, error_type) = match error.kind() {
+            Kind::Absent => (ErrorCode::NotFound, "volume"),
             Kind::AlreadyExists | Kind::InUse | Kind::NotOurs | Kind::WrongDevice => {
                 (ErrorCode::Conflict, "volume_refused")
             }

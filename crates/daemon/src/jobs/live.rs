@@ -1,7 +1,7 @@
 //! A job that has not ended: its record, its counters, its switch.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use lvp_api::JobId;
 use tokio::sync::watch;
@@ -10,6 +10,7 @@ use super::progress::Meter;
 use super::record::{Job, JobSpec};
 use super::stop::Stop;
 use crate::clock;
+use crate::volume::{Volume, VolumeState};
 
 /// A job that has not ended. The record is watched by whoever wants to know; only the job's own
 /// task changes it.
@@ -21,19 +22,27 @@ pub struct Live {
     pub meter: Arc<Meter>,
     /// Its switch.
     pub stop: Stop,
+    /// Whether it comes from the database and not from a request to this process.
+    pub(super) taken_up: bool,
     spec: JobSpec,
     touched_volume: AtomicBool,
+    /// The volume as this run found it.
+    found: OnceLock<Volume>,
+    wrote_volume: AtomicBool,
     record: watch::Sender<Job>,
 }
 
 impl Live {
-    pub(super) fn new(job: Job) -> Self {
+    pub(super) fn new(job: Job, taken_up: bool) -> Self {
         Self {
             id: job.id,
             meter: Arc::default(),
             stop: Stop::default(),
+            taken_up,
             spec: job.spec.clone(),
             touched_volume: AtomicBool::new(false),
+            found: OnceLock::new(),
+            wrote_volume: AtomicBool::new(false),
             record: watch::Sender::new(job),
         }
     }
@@ -51,6 +60,25 @@ impl Live {
     /// Whether this run may have made or marked the volume.
     pub(super) fn has_touched_volume(&self) -> bool {
         self.touched_volume.load(Ordering::Acquire)
+    }
+
+    /// Notes how this run found a volume that is not this job's yet.
+    pub(super) fn found_volume(&self, volume: &Volume) {
+        // The first look stands: a run that begins afresh finds its own mark.
+        self.found.get_or_init(|| volume.clone());
+    }
+
+    /// Notes that the volume's bytes may change from here on.
+    pub(super) fn writes_volume(&self) {
+        self.wrote_volume.store(true, Ordering::Release);
+    }
+
+    /// The volume as this run found it, if another's, and no byte of it was changed.
+    pub(super) fn found_unwritten(&self) -> Option<Volume> {
+        let is_unwritten = !self.wrote_volume.load(Ordering::Acquire);
+        let found = self.found.get().filter(|_| is_unwritten)?;
+        let is_mine = matches!(found.state, VolumeState::Populating { job, .. } if job == self.id);
+        (!is_mine).then(|| found.clone())
     }
 
     /// The record as it is now.

@@ -10,6 +10,8 @@
 //! - Invariant: a job's state is changed by its own task alone ([`Jobs::drive`]); everybody else
 //!   asks by [`Stop`](stop::Stop). That a client goes away changes nothing.
 //! - Invariant: a state is in the database before anybody is told of it.
+//! - Invariant: a job that comes from the database writes its volume only where the volume's own
+//!   record says that it may ([`standing`]).
 //! - Invariant: nothing runs twice at once: one task per job, one unfinished job per volume
 //!   (a unique index), one flight per object.
 //!
@@ -23,8 +25,10 @@ pub mod live;
 pub mod progress;
 mod reconcile;
 pub mod record;
+mod standing;
 mod steps;
 pub mod stop;
+mod undo;
 mod waiting;
 
 use std::collections::{HashMap, HashSet};
@@ -46,7 +50,7 @@ use crate::source::Source;
 use crate::store::{JobFilter, Store, StoreError};
 use crate::telemetry::metrics::{Delivery, Metrics};
 use crate::telemetry::traces;
-use crate::volume::Volumes;
+use crate::volume::{VolumeState, Volumes};
 use crate::webhooks::Webhooks;
 use admission::{Decision, Refusal};
 use error::JobError;
@@ -83,6 +87,8 @@ pub struct JobSettings {
     pub require_checksum: bool,
     /// What becomes of older data behind the image's end.
     pub tail: TailPolicy,
+    /// Whether volumes that nobody marked are taken over without the request saying so.
+    pub adopt_untagged: bool,
     /// Limit of one job's writes.
     pub max_write_bytes_per_sec: Option<std::num::NonZeroU64>,
 }
@@ -198,7 +204,7 @@ impl Jobs {
         let jobs = self.0.services.store.unfinished_jobs().await?;
         let count = jobs.len();
         for job in jobs {
-            self.spawn(job);
+            self.spawn(job, true);
         }
         Ok(count)
     }
@@ -224,7 +230,7 @@ impl Jobs {
             match decision {
                 Decision::Accept => {
                     let id = job.id;
-                    jobs.spawn(job);
+                    jobs.spawn(job, false);
                     Ok(id)
                 }
                 Decision::AlreadyDone(id) => Ok(id),
@@ -292,11 +298,19 @@ impl Jobs {
         self.0.stopping.load(Ordering::Acquire)
     }
 
-    /// Forgets jobs that ended longer ago than `jobs.retention`; returns how many.
-    pub async fn forget_old(&self) -> Result<usize, StoreError> {
+    /// Forgets jobs that ended longer ago than `jobs.retention`, but for those that volumes name;
+    /// returns how many.
+    pub async fn forget_old(&self) -> Result<usize, JobError> {
         let services = &self.0.services;
         let oldest = clock::text(clock::now() - services.settings.retention);
-        services.store.forget_jobs_before(oldest).await
+        // What volumes name is what unfinished jobs are compared with after a restart.
+        let volumes = services.volumes.list().await?;
+        let named = volumes.iter().flat_map(|volume| match volume.state {
+            VolumeState::Ready { job, .. } => [job, volume.last_ended],
+            _ => [None, volume.last_ended],
+        });
+        let named = named.flatten().collect();
+        Ok(services.store.forget_jobs_before(oldest, named).await?)
     }
 
     /// Takes no further job, waits for the running ones, and after `grace` leaves the rest to the
@@ -334,8 +348,8 @@ impl Jobs {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, job: Job) {
-        let live = Arc::new(Live::new(job));
+    fn spawn(&self, job: Job, taken_up: bool) {
+        let live = Arc::new(Live::new(job, taken_up));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
         // The first look takes the place in the semaphore's queue. It is taken here: tasks begin in any
@@ -362,7 +376,6 @@ impl Jobs {
     ) {
         let metrics = &self.0.services.metrics;
         let accepted = Instant::now();
-        let ran_before = live.job().attempts > 0;
         let slot = tokio::select! {
             biased;
             reason = live.stop.stopped() => Err(JobError::stopped(reason)),
@@ -386,15 +399,21 @@ impl Jobs {
         };
         let left_for_next_start = live.stop.reason() == Some(StopReason::Shutdown)
             || matches!(&ended, Err(error) if error.stop_reason() == Some(StopReason::Shutdown));
-        // A run before a restart may have made the volume, even if this one did not come that far.
-        if ended.is_err() && !left_for_next_start && (ran_before || live.has_touched_volume()) {
-            self.roll_back(&live).instrument(span.clone()).await;
-        }
+        let ended = match ended {
+            Err(error) if !left_for_next_start => {
+                self.undo(&live, error).instrument(span.clone()).await
+            }
+            ended => ended,
+        };
         self.end(&live, ended, ran).instrument(span).await;
         self.lock().remove(&live.id);
     }
 
     async fn run(&self, live: &Arc<Live>) -> Result<(), JobError> {
+        // Before anything that may fail: what is done needs neither the image nor another attempt.
+        if self.has_finished(live).await {
+            return Ok(());
+        }
         let mut job = live.job();
         if job.attempts >= MAX_ATTEMPTS {
             return Err(JobError::new(
@@ -498,7 +517,7 @@ impl Jobs {
             }
             job.failure = Some(failure);
         }
-        if was_running {
+        if was_running || ended.is_ok() {
             job.progress = Some(live.meter.final_progress(job.state == JobState::Completed));
         }
         let now = clock::now_text();

@@ -21,11 +21,7 @@ use std::sync::PoisonError;
 use lvp_api::{JobId, JobState};
 
 use super::error::{JobError, chain};
-use super::live::Live;
-use tracing::{Instrument as _, Span};
-
 use super::{Jobs, record::Job};
-use crate::telemetry::traces;
 use crate::volume::{Removed, Volume, VolumeState};
 
 /// What a look at all volumes found.
@@ -125,47 +121,6 @@ impl Jobs {
                     "A volume that an ended job had made and not finished cannot be removed"
                 );
                 false
-            }
-        }
-    }
-
-    /// Undoes what a job did to its volume, in this run or in one before a restart, and says what
-    /// is left.
-    pub(super) async fn roll_back(&self, live: &Live) {
-        let Some(request) = &live.spec().volume else {
-            return;
-        };
-        let (name, job) = (&request.name, live.id);
-        let volumes = &self.services().volumes;
-        let span =
-            tracing::error_span!(target: traces::TARGET, "volume", otel.name = "DeleteVolume");
-        traces::attribute(&span, "volume.name", Some(name.to_string()));
-        let undone = async {
-            let removed = volumes.remove_created(name, job).await?;
-            let gone = removed == Removed::Removed;
-            traces::attribute(&Span::current(), "volume.removed", Some(gone));
-            if removed != Removed::Kept {
-                return Ok(false);
-            }
-            let left = volumes.lookup(name).await?.map(|volume| volume.state);
-            Ok(matches!(left, Some(VolumeState::Populating { job: by, .. }) if by == job))
-        };
-        match undone.instrument(span.clone()).await {
-            Ok(false) => {}
-            Ok(true) => live.note(format!(
-                "Volume {name} was there before the job and is left not ready: provision it again"
-            )),
-            Err::<_, crate::volume::VolumeError>(error) => {
-                let why = chain(&error);
-                traces::failed(&span, "volume", why.clone());
-                tracing::error!(
-                    component = "provisioner", job_id = %job, error = %why,
-                    "A volume could not be rolled back"
-                );
-                live.note(format!(
-                    "Volume {name} could not be rolled back ({why}); if the job made it, it is \
-                     removed within cache.eviction_interval"
-                ));
             }
         }
     }

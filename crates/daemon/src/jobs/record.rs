@@ -24,6 +24,8 @@ pub struct JobSpec {
     pub correlation_id: Option<String>,
     /// A repeat with the same key returns this job.
     pub idempotency_key: Option<String>,
+    /// The volume may be one that nobody has marked as this program's.
+    pub adopt: bool,
     /// W3C trace context of the request, so that a resumed job stays in its trace.
     pub traceparent: Option<String>,
 }
@@ -43,6 +45,7 @@ impl JobSpec {
         self.image_url == other.image_url
             && self.image_type == other.image_type
             && self.volume == other.volume
+            && self.adopt == other.adopt
     }
 }
 

@@ -30,13 +30,14 @@ use super::error::JobError;
 use super::live::Live;
 use super::progress::Rates;
 use super::record::VolumeRequest;
+use super::standing::{self, Standing};
 use super::waiting;
 use crate::cache::{Follower, Lead, Lookup, Pin};
 use crate::source::{ImageUrl, ObjectMeta, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::telemetry::traces;
 use crate::transfer::{self, Streamed};
-use crate::volume::{self, OpenVolume, Volume};
+use crate::volume::{self, OpenVolume, Unmarked, Volume, VolumeError};
 
 /// How often an object that changes while it is read is started afresh before the job gives up.
 const MAX_CHANGES: u32 = 3;
@@ -402,15 +403,33 @@ impl Steps<'_> {
 
     /// Finds or makes the volume. Every size is checked here, before a byte is written.
     async fn prepare(&self, request: &VolumeRequest, info: &ImageInfo) -> Result<Volume, JobError> {
-        let volumes = &self.services.volumes;
+        let services = self.services;
+        let volumes = &services.volumes;
         // The size of a compressed stream shows at its end; until then the volume's is the limit.
         let needed = info.virtual_size.unwrap_or(0);
         let job = self.live.id;
+        let unmarked = match services.settings.adopt_untagged || self.live.spec().adopt {
+            true => Unmarked::Adopt,
+            false => Unmarked::Refuse,
+        };
         self.live.touch_volume();
-        let volume = match volumes.lookup(&request.name).await? {
+        let found = volumes.lookup(&request.name).await?;
+        if self.live.taken_up {
+            self.check_standing(found.as_ref()).await?;
+        }
+        let volume = match found {
             Some(existing) => {
-                volume::fits(existing.size_bytes, request.size_bytes, needed)?;
-                volumes.mark_populating(&existing, job).await?
+                if let Err(small) = volume::fits(existing.size_bytes, request.size_bytes, needed) {
+                    // What may not be written at all is not called too small.
+                    volumes.check_writable(&existing, unmarked).await?;
+                    return Err(small.into());
+                }
+                self.live.found_volume(&existing);
+                let marked = volumes.mark_populating(&existing, job, unmarked).await?;
+                if let Some(reason) = self.live.stop.reason() {
+                    return Err(JobError::stopped(reason));
+                }
+                marked
             }
             None if request.size_bytes < needed => {
                 return Err(JobError::new(
@@ -441,8 +460,28 @@ impl Steps<'_> {
         Ok(volume)
     }
 
+    /// For a job from the database: whether its volume is still its to write.
+    async fn check_standing(&self, found: Option<&Volume>) -> Result<(), JobError> {
+        let job = self.live.id;
+        let predecessor = self.services.store.job_before(job).await?;
+        match (standing::of(found, job, predecessor), found) {
+            (Standing::Overtaken, Some(volume)) => Err(standing::overtaken(volume)),
+            (Standing::Finished(_), _) => Err(JobError::new(
+                ErrorCode::Conflict,
+                "volume_refused",
+                "The volume says that this job has finished it",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     async fn open(&self, volume: &Volume) -> Result<Target, JobError> {
-        let opened = self.services.volumes.open(volume).await?;
+        let opened = self.services.volumes.open(volume).await;
+        // One that is refused is untouched; a failure may have come after the first change.
+        if !opened.as_ref().is_err_and(VolumeError::is_refusal) {
+            self.live.writes_volume();
+        }
+        let opened = opened?;
         // A file is emptied before it is written, so its holes cost as little as a fresh volume's.
         let holes_are_free = opened.known_zero || !opened.is_block_device;
         self.live

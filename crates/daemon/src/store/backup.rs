@@ -127,7 +127,7 @@ fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn check_open(path: &Path, connection: &Connection) -> Result<Health, StoreError> {
+pub(super) fn check_open(path: &Path, connection: &Connection) -> Result<Health, StoreError> {
     let failed = |source| super::opening_failed(path, source);
     let finding: String = connection
         .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))

@@ -60,7 +60,8 @@ impl Store {
                 transaction.execute(
                     "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
                      volume_size_bytes, correlation_id, idempotency_key, traceparent, created_at, \
-                     updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11)",
+                     updated_at, adopt) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12)",
                     params![
                         job.id.to_string(),
                         job.spec.kind().as_str(),
@@ -73,6 +74,7 @@ impl Store {
                         job.spec.idempotency_key,
                         job.spec.traceparent,
                         job.created_at,
+                        job.spec.adopt,
                     ],
                 )?;
             }
@@ -163,10 +165,36 @@ impl Store {
         .await
     }
 
-    /// Forgets jobs that ended before a time; returns how many.
-    pub async fn forget_jobs_before(&self, time: String) -> Result<usize, StoreError> {
+    /// The job that held the same volume before this one; such jobs follow each other, as one volume
+    /// has one unfinished job.
+    pub async fn job_before(&self, id: JobId) -> Result<Option<JobId>, StoreError> {
+        self.read("job_before", move |connection| {
+            connection
+                .query_row(
+                    "SELECT older.id FROM jobs AS older JOIN jobs AS this \
+                     ON older.volume_name = this.volume_name AND older.seq < this.seq \
+                     WHERE this.id = ?1 ORDER BY older.seq DESC LIMIT 1",
+                    [id.to_string()],
+                    |row| parsed(row, "id"),
+                )
+                .optional()
+        })
+        .await
+    }
+
+    /// Forgets jobs that ended before a time, but for those to keep; returns how many.
+    pub async fn forget_jobs_before(
+        &self,
+        time: String,
+        keep: Vec<JobId>,
+    ) -> Result<usize, StoreError> {
         self.write("forget_jobs", move |transaction| {
-            transaction.execute("DELETE FROM jobs WHERE finished_at < ?1", [time])
+            let keep: Vec<_> = keep.iter().map(ToString::to_string).collect();
+            transaction.execute(
+                "DELETE FROM jobs WHERE finished_at < ?1 \
+                 AND id NOT IN (SELECT value FROM json_each(?2))",
+                params![time, json(&keep)?],
+            )
         })
         .await
     }
@@ -268,6 +296,7 @@ fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
             correlation_id: row.get("correlation_id")?,
             idempotency_key: row.get("idempotency_key")?,
             traceparent: row.get("traceparent")?,
+            adopt: row.get("adopt")?,
         },
         state: parsed(row, "state")?,
         failure,

@@ -14,6 +14,7 @@ mod files;
 mod images;
 mod jobs;
 mod measurements;
+mod offline;
 mod places;
 
 use std::fmt;
@@ -30,6 +31,7 @@ pub use events::WaitingEvent;
 pub(crate) use files::with_ending;
 pub use images::{ImageRow, PartialRow};
 pub use jobs::JobFilter;
+pub use offline::{cancel_unfinished, volumes_of_go_program};
 pub use places::PlaceRow;
 
 use crate::lock::LockError;
@@ -118,6 +120,12 @@ pub enum StoreError {
         path: PathBuf,
         /// Its version.
         found: i32,
+    },
+    /// Another process has the file open.
+    #[error("The database {} is in use: stop the daemon first", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
     },
     /// A copy cannot be made.
     #[error("Cannot make the backup {}", path.display())]

@@ -6,3 +6,7 @@ CREATE TABLE volume_places (
     last_used_at TEXT NOT NULL,
     PRIMARY KEY (backend, location)
 ) STRICT;
+
+-- Whether a job may take over a volume that nobody has marked as this program's.
+
+ALTER TABLE jobs ADD COLUMN adopt INTEGER NOT NULL DEFAULT 0;

@@ -1,12 +1,12 @@
 //! Volumes as sparse raw files in one directory: for hosts without LVM, and for the demo.
 //!
 //! A volume `NAME` is the file `DIR/NAME`. What it says of itself is in `DIR/.lvp/NAME.json`
-//! (`record`), which holds for the file with the inode number it names and for no other: a file
-//! that somebody put in its place is untagged.
+//! (`record`), which holds for one file and for no other (`identity`): a file that somebody put in
+//! its place is untagged, whatever number it has got.
 //!
-//! A new file is made as `DIR/.lvp/NAME.new`, recorded, and only then linked to its name, so that
-//! no volume of ours is ever visible without its record. An untagged file is taken over, as there
-//! is no other tool that keeps its disks in this directory; each time is logged.
+//! A new file is made as `DIR/.lvp/NAME.new`, recorded, and only then moved to its name, so that
+//! no volume of ours is ever visible without its record. An untagged file is somebody's disk as much
+//! as an untagged logical volume is: it is taken over by the same rules.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,12 +14,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lvp_api::{JobId, Sha256Digest, VolumeName};
 
-use super::{Capacity, InUse, OpenVolume, Removed, Volume, VolumeError, VolumeErrorKind, Volumes};
+use super::{
+    Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, Volumes,
+};
 
 mod files;
+mod identity;
 mod record;
+mod users;
 
 use files::Files;
+pub(crate) use identity::FileIdentity;
 
 /// Volumes as files in a directory.
 #[derive(Debug)]
@@ -91,11 +96,32 @@ impl Volumes for Dir {
             .await
     }
 
-    async fn mark_populating(&self, volume: &Volume, job: JobId) -> Result<Volume, VolumeError> {
+    async fn check_writable(&self, volume: &Volume, unmarked: Unmarked) -> Result<(), VolumeError> {
+        let volume = volume.clone();
+        self.blocking(move |files| files.check_writable(&volume, unmarked))
+            .await
+    }
+
+    async fn adopt(&self, name: &VolumeName) -> Result<Volume, VolumeError> {
+        let name = name.clone();
+        self.blocking(move |files| files.adopt(&name)).await
+    }
+
+    async fn mark_populating(
+        &self,
+        volume: &Volume,
+        job: JobId,
+        unmarked: Unmarked,
+    ) -> Result<Volume, VolumeError> {
         self.check_no_domain_uses(volume).await?;
         let volume = volume.clone();
-        self.blocking(move |files| files.mark_populating(&volume, job))
+        self.blocking(move |files| files.mark_populating(&volume, job, unmarked))
             .await
+    }
+
+    async fn leave(&self, before: &Volume, job: JobId) -> Result<(), VolumeError> {
+        let before = before.clone();
+        self.blocking(move |files| files.leave(&before, job)).await
     }
 
     async fn mark_ready(

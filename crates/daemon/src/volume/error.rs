@@ -16,6 +16,8 @@ use crate::cmd::{CmdError, CmdErrorKind};
 pub enum VolumeErrorKind {
     /// The volume is gone, or is another one by now.
     NotFound,
+    /// There is no volume of that name.
+    Absent,
     /// There is a volume of that name where a new one was to be made.
     AlreadyExists,
     /// Somebody has it open: a domain, a mount, another process.
@@ -86,6 +88,22 @@ impl VolumeError {
         )
     }
 
+    /// Whether the volume was refused for what it is, or for who has it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self.kind,
+            VolumeErrorKind::InUse
+                | VolumeErrorKind::NotOurs
+                | VolumeErrorKind::WrongDevice
+                | VolumeErrorKind::NotFound
+        )
+    }
+
+    /// A fault of this program.
+    pub(crate) fn internal(message: &str) -> Self {
+        Self::new(VolumeErrorKind::Internal, message)
+    }
+
     /// Whether a file system was full.
     pub fn is_full(&self) -> bool {
         let full = |error: &io::Error| {
@@ -144,6 +162,11 @@ impl VolumeError {
         Self::new(VolumeErrorKind::InUse, message)
     }
 
+    pub(super) fn no_such_volume(name: &lvp_api::VolumeName, place: &str) -> Self {
+        let message = format!("There is no volume {name} in {place}: check the name");
+        Self::new(VolumeErrorKind::Absent, message)
+    }
+
     pub(super) fn not_populating(volume: &Volume) -> Self {
         let message = format!(
             "{} is not marked as being populated by this job ({:?})",
@@ -153,7 +176,7 @@ impl VolumeError {
         Self::new(VolumeErrorKind::Internal, message)
     }
 
-    pub(super) fn io(doing: &str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(doing: &str, path: &Path, source: io::Error) -> Self {
         Self::new(
             VolumeErrorKind::Io,
             format!("{doing} {} failed", path.display()),

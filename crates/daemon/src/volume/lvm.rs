@@ -31,8 +31,8 @@ use lvp_api::{JobId, Sha256Digest, VolumeName};
 
 use super::report::LvRow;
 use super::{
-    Capacity, InUse, OpenVolume, Removed, Volume, VolumeError, VolumeErrorKind, VolumeState,
-    Volumes, round_up,
+    Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
+    VolumeState, Volumes, round_up,
 };
 
 mod commands;
@@ -53,8 +53,6 @@ pub struct Settings {
     pub retry_backoff: Vec<Duration>,
     /// How long one command may take.
     pub command_timeout: Duration,
-    /// Whether existing volumes without any tags may be written.
-    pub adopt_untagged: bool,
 }
 
 /// The configured volume group's name cannot be one.
@@ -101,12 +99,16 @@ impl Lvm {
 
     /// Every check, then the device, claimed for this process. Waits by the back-off for those who
     /// have it open for a moment only.
-    async fn claim(&self, volume: &Volume, purpose: Purpose) -> Result<(Found, File), VolumeError> {
+    async fn claim(
+        &self,
+        volume: &Volume,
+        purpose: Purpose,
+        unmarked: Unmarked,
+    ) -> Result<(Found, File), VolumeError> {
         let mut backoff = self.backoff();
         loop {
             let mut now = self.find_again(volume).await?;
-            let adopt = self.settings.adopt_untagged;
-            if let Some(refusal) = rules::refusal(&now.row, &now.tags, adopt) {
+            if let Some(refusal) = rules::refusal(&now.row, &now.tags, unmarked) {
                 return Err(refusal);
             }
             self.check_no_domain_uses(&now.row).await?;
@@ -213,12 +215,38 @@ impl Volumes for Lvm {
         }
     }
 
-    async fn mark_populating(&self, volume: &Volume, job: JobId) -> Result<Volume, VolumeError> {
+    async fn check_writable(&self, volume: &Volume, unmarked: Unmarked) -> Result<(), VolumeError> {
+        let now = self.find_again(volume).await?;
+        match rules::refusal(&now.row, &now.tags, unmarked) {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
+    }
+
+    async fn adopt(&self, name: &VolumeName) -> Result<Volume, VolumeError> {
+        let Some(now) = self.find(name).await? else {
+            return Err(VolumeError::no_such_volume(name, self.group_name()));
+        };
+        if let Some(refusal) = rules::refusal(&now.row, &now.tags, Unmarked::Adopt) {
+            return Err(refusal);
+        }
+        if now.tags.ours {
+            return Ok(now.volume);
+        }
+        Ok(self.set_tags(&now, &tags::adopted()).await?.volume)
+    }
+
+    async fn mark_populating(
+        &self,
+        volume: &Volume,
+        job: JobId,
+        unmarked: Unmarked,
+    ) -> Result<Volume, VolumeError> {
         // Held while the tags change, so that nobody else starts using it in between.
-        let (now, claim) = self.claim(volume, Purpose::Check).await?;
+        let (now, claim) = self.claim(volume, Purpose::Check, unmarked).await?;
         let created = match now.volume.state {
             VolumeState::Populating { job: by, created } => by == job && created,
-            VolumeState::Ready { .. } => false,
+            VolumeState::Ready { .. } | VolumeState::Adopted => false,
             VolumeState::Untagged => {
                 let path = volume.path.display();
                 tracing::warn!(%path, %job, "taking over a volume that this program did not make");
@@ -228,6 +256,17 @@ impl Volumes for Lvm {
         let now = self.set_tags(&now, &tags::populating(job, created)).await?;
         drop(claim);
         Ok(now.volume)
+    }
+
+    async fn leave(&self, before: &Volume, job: JobId) -> Result<(), VolumeError> {
+        let now = self.find_again(before).await?;
+        let is_mine =
+            matches!(now.volume.state, VolumeState::Populating { job: by, .. } if by == job);
+        let is_ready = matches!(now.volume.state, VolumeState::Ready { .. });
+        if is_mine || (is_ready && now.volume.state == before.state) {
+            self.set_tags(&now, &tags::left(before, job)).await?;
+        }
+        Ok(())
     }
 
     async fn mark_ready(
@@ -241,23 +280,29 @@ impl Volumes for Lvm {
             job: Some(job),
             digest: *digest,
         };
-        match now.volume.state {
-            state if state == done => Ok(()),
+        let now = match now.volume.state {
+            state if state == done => now,
             VolumeState::Populating { job: by, .. } if by == job => {
-                let now = self.set_tags(&now, &tags::ready(job, digest)).await?;
-                let path = now.volume.path;
-                self.blocking(move || {
-                    let flushed = File::open(&path).and_then(|device| device.sync_all());
-                    flushed.map_err(|error| VolumeError::io("Flushing", &path, error))
-                })
-                .await
+                self.set_tags(&now, &tags::ready(job, digest)).await?
             }
-            _ => Err(VolumeError::not_populating(&now.volume)),
+            _ => return Err(VolumeError::not_populating(&now.volume)),
+        };
+        if now.row.lv_active.is_empty() {
+            // A restart of the host flushed it.
+            return Ok(());
         }
+        // Also when it was done before: perhaps it was killed between the tags and the flush.
+        let path = now.volume.path;
+        self.blocking(move || {
+            let flushed = File::open(&path).and_then(|device| device.sync_all());
+            flushed.map_err(|error| VolumeError::io("Flushing", &path, error))
+        })
+        .await
     }
 
     async fn open(&self, volume: &Volume) -> Result<OpenVolume, VolumeError> {
-        let (now, file) = self.claim(volume, Purpose::Write).await?;
+        let claimed = self.claim(volume, Purpose::Write, Unmarked::Refuse).await;
+        let (now, file) = claimed?;
         let is_populating = matches!(now.volume.state, VolumeState::Populating { .. });
         if !is_populating || now.volume.state != volume.state {
             return Err(VolumeError::not_populating(&now.volume));

@@ -7,16 +7,21 @@
 //! ```text
 //!            create(job)                          mark_ready(job, digest)
 //! (absent) ------------> populating, created by job ------------> ready(digest)
-//!    ^                     |   ^                                    |
-//!    '-- remove_created ---'   '------- mark_populating(job) -------'
-//!                                             ^
-//!                     untagged ---------------'   (somebody else's: only by the take-over rules)
+//!    ^                     |   ^                                    |   ^
+//!    '-- remove_created ---'   '------- mark_populating(job) -------'   |
+//!                              ^   |                                    |
+//!                   adopted ---'   '-- leave(job), nothing written -----'   (or to what it was)
+//!                      ^
+//! untagged -- adopt ---'   (somebody else's: only when it is said to be meant)
 //! ```
 //!
 //! - Invariant: a volume says `populating` durably before its first byte changes, and `ready`
 //!   only once its bytes are durable. A crash at any instant leaves it absent, populating or right.
 //! - Invariant: only a volume that is populating *and* created by the very job that asks is ever
 //!   removed. A second job that takes over an unfinished volume did not create it.
+//! - Invariant: a volume that says `ready` says which job finished it, and which one ended last
+//!   without writing it. By these the jobs tell whether a job of a database that may be an old copy
+//!   was accepted after the volume had become ready (`jobs::resume`).
 //! - Invariant: nothing is written to a volume that is in use, that belongs to somebody else, or
 //!   that is not the device its name says ([`Volumes::mark_populating`] and [`Volumes::open`]).
 //!
@@ -45,6 +50,8 @@ const REUSE_PERCENT: u128 = 95;
 pub enum VolumeState {
     /// Nothing that this program wrote, or nothing that can be understood.
     Untagged,
+    /// Somebody handed it over to this program, which has not written it yet.
+    Adopted,
     /// A job is writing it, or was when it ended.
     Populating {
         /// The job.
@@ -72,6 +79,8 @@ pub struct Volume {
     pub size_bytes: u64,
     /// What it says of itself.
     pub state: VolumeState,
+    /// The last job that ended without writing it since it is ready.
+    pub last_ended: Option<JobId>,
     /// What the back end needs to know it again.
     pub(crate) identity: Identity,
 }
@@ -84,6 +93,7 @@ impl Volume {
             path,
             size_bytes,
             state,
+            last_ended: None,
             identity: Identity::Name,
         }
     }
@@ -94,8 +104,8 @@ impl Volume {
 pub(crate) enum Identity {
     /// The LV's UUID.
     Lvm { uuid: String },
-    /// The file's inode number.
-    File { inode: u64 },
+    /// The file itself, not its name.
+    File(dir::FileIdentity),
     /// Nothing but the name.
     Name,
 }
@@ -125,6 +135,15 @@ pub struct OpenVolume {
     pub size_bytes: u64,
     /// Whether it is a block device.
     pub is_block_device: bool,
+}
+
+/// What becomes of a volume that nobody has marked as this program's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmarked {
+    /// It is refused.
+    Refuse,
+    /// It is taken over: the request or the configuration says so.
+    Adopt,
 }
 
 /// What [`Volumes::remove_created`] did.
@@ -165,14 +184,31 @@ pub trait Volumes: Send + Sync + Debug {
         job: JobId,
     ) -> Result<Volume, VolumeError>;
 
+    /// Whether the volume may be written at all, whoever has it open and whatever its size is.
+    async fn check_writable(&self, volume: &Volume, unmarked: Unmarked) -> Result<(), VolumeError>;
+
+    /// Marks a volume that nobody has marked as this program's, and changes no byte of it. One that
+    /// is this program's already stays as it is.
+    async fn adopt(&self, name: &VolumeName) -> Result<Volume, VolumeError>;
+
     /// Says durably, before the first byte is written, that `job` is writing the volume.
     ///
     /// The rules of taking over apply here, and all checks of [`Volumes::open`]: a volume that is
     /// refused stays as it was. Idempotent.
-    async fn mark_populating(&self, volume: &Volume, job: JobId) -> Result<Volume, VolumeError>;
+    async fn mark_populating(
+        &self,
+        volume: &Volume,
+        job: JobId,
+        unmarked: Unmarked,
+    ) -> Result<Volume, VolumeError>;
+
+    /// For a job that ended and wrote nothing: the volume says again what it said `before`, and a
+    /// ready one that this was the last job that ended on it. A volume that has changed otherwise
+    /// since stays as it is.
+    async fn leave(&self, before: &Volume, job: JobId) -> Result<(), VolumeError>;
 
     /// Says durably that the volume holds the image with this digest. Its bytes must be durable,
-    /// and what [`Volumes::open`] returned closed. Idempotent.
+    /// and what [`Volumes::open`] returned closed. Idempotent, and durable when it is repeated.
     async fn mark_ready(
         &self,
         volume: &Volume,
@@ -231,6 +267,14 @@ pub fn fits(
         ));
     }
     Ok(())
+}
+
+/// Why a volume that nobody marked is refused, and what to do when it is meant.
+fn how_to_adopt(name: &str) -> String {
+    format!(
+        "it does not say that this program may write it; if it may, hand it over with 'lvpctl \
+         volumes adopt {name}', or send the request with adopt: true (lvpctl provision --adopt)"
+    )
 }
 
 /// The next multiple of `unit`, or None past 2^64.

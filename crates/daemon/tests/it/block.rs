@@ -90,6 +90,7 @@ impl Bench {
                 retention: Duration::from_secs(3600),
                 require_checksum: true,
                 tail: TailPolicy::Zero,
+                adopt_untagged: false,
                 max_write_bytes_per_sec: None,
             },
         };
@@ -123,6 +124,7 @@ impl Bench {
             }),
             correlation_id: None,
             idempotency_key: None,
+            adopt: false,
             traceparent: None,
         };
         self.jobs.submit(spec).await.expect("it is accepted")

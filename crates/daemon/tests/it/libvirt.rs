@@ -246,6 +246,8 @@ mod real {
         let others = vec![OTHERS; 32 << 20];
         std::fs::write(world.home.volume("others"), others).expect("it is written");
         world
+            // So that nothing but libvirt's word keeps them from it.
+            .with("LVM_ADOPT_UNTAGGED", "true")
             .with("LIBVIRT_ENABLED", "true")
             .with("LIBVIRT_URI", &libvirtd.uri())
     }

@@ -7,6 +7,7 @@ mod disk;
 mod doctor;
 mod provision;
 mod reconcile;
+mod restore;
 mod surroundings;
 
 use std::time::Duration;
@@ -33,6 +34,9 @@ fn the_daemon_works_on_logical_volumes() {
             disk::a_disk_that_goes_away_fails_the_job_and_what_it_made_is_removed_later,
             reconcile::volumes_without_jobs_are_removed_or_left_as_their_tags_say,
             reconcile::a_job_without_its_volume_makes_it_again,
+            restore::a_ready_volume_is_written_only_by_a_job_accepted_after_it_said_so,
+            restore::a_job_from_the_queue_rewrites_what_it_was_accepted_for_and_no_more,
+            restore::a_snapshot_is_called_one_and_an_untagged_volume_is_refused_or_handed_over,
             surroundings::the_probe_asks_for_the_volume_group_itself,
             surroundings::a_clock_that_jumps_ends_no_job_and_forgets_nothing,
             surroundings::a_stuck_lvm_holds_up_neither_the_api_nor_the_stop,
@@ -41,7 +45,7 @@ fn the_daemon_works_on_logical_volumes() {
         ]);
     } else if require("lvm") {
         Uml::new()
-            .timeout(Duration::from_secs(540))
+            .timeout(Duration::from_secs(720))
             .pass("LVP_SCENARIO")
             .run_this_test("lvm::the_daemon_works_on_logical_volumes");
     }

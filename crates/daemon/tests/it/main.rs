@@ -31,6 +31,7 @@ mod progress;
 mod prometheus;
 mod provision;
 mod reconcile;
+mod restore;
 mod shutdown;
 mod sinks;
 mod support;

@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use lvp_api::{JobId, Sha256Digest, VolumeName};
 use provisioner::volume::{
-    Capacity, OpenVolume, Removed, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes,
+    Capacity, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, VolumeState,
+    Volumes,
 };
 
 /// `O_EXCL` on a block device: the kernel's exclusive claim (open(2)).
@@ -66,7 +67,25 @@ impl Volumes for OneDevice {
         ))
     }
 
-    async fn mark_populating(&self, volume: &Volume, job: JobId) -> Result<Volume, VolumeError> {
+    async fn check_writable(&self, _: &Volume, _: Unmarked) -> Result<(), VolumeError> {
+        Ok(())
+    }
+
+    async fn adopt(&self, name: &VolumeName) -> Result<Volume, VolumeError> {
+        Ok(self.volume(name))
+    }
+
+    async fn leave(&self, before: &Volume, _: JobId) -> Result<(), VolumeError> {
+        *self.state.lock().expect("no test panics here") = before.state;
+        Ok(())
+    }
+
+    async fn mark_populating(
+        &self,
+        volume: &Volume,
+        job: JobId,
+        _: Unmarked,
+    ) -> Result<Volume, VolumeError> {
         *self.state.lock().expect("no test panics here") = VolumeState::Populating {
             job,
             created: false,

@@ -103,6 +103,7 @@ async fn a_volume_that_an_ended_job_made_and_not_finished_is_removed() {
 #[tokio::test]
 async fn a_volume_that_was_there_before_a_lost_job_stays_not_ready_and_a_repeat_mends_it() {
     let (world, proxy) = World::with_faults().await;
+    let world = world.with("LVM_ADOPT_UNTAGGED", "true");
     let builder = image(32 * MIB, 200, 1);
     let url = world.put("a.qcow2", &builder.build());
     fs::write(world.home.volume("vm"), vec![0xa5; 32 << 20]).expect("it is written");

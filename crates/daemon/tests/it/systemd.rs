@@ -447,8 +447,8 @@ mod uml {
             "libvirt-volume-provisioner (enforce)"
         );
         let status = read("status");
-        // CAP_DAC_OVERRIDE, CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_NICE.
-        for line in ["CapBnd:\t0000000000a04002", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        // CAP_DAC_OVERRIDE, CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_LEASE.
+        for line in ["CapBnd:\t0000000010a04002", "NoNewPrivs:\t1", "Seccomp:\t2"] {
             assert!(status.contains(line), "{line} is not in {status}");
         }
         for path in ["/etc/x", "/usr/x", "/home/x"] {

@@ -20,7 +20,6 @@ pub(crate) fn settings() -> Settings {
         volume_group: "vg0".to_owned(),
         retry_backoff: vec![Duration::from_millis(50), Duration::from_millis(400)],
         command_timeout: Duration::from_secs(60),
-        adopt_untagged: true,
     }
 }
 

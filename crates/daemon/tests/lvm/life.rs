@@ -3,7 +3,7 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 
 use lvp_api::JobId;
-use provisioner::volume::{Removed, VolumeErrorKind, VolumeState, Volumes};
+use provisioner::volume::{Removed, Unmarked, VolumeErrorKind, VolumeState, Volumes};
 
 use super::fixture::*;
 
@@ -20,7 +20,10 @@ pub(crate) async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_
     assert_eq!(tags("life-1"), created);
     assert_eq!(commits(), before + 1, "never there without its tags");
     // For a volume that the job created this changes nothing.
-    let made = lvm.mark_populating(&made, first).await.unwrap();
+    let made = lvm
+        .mark_populating(&made, first, Unmarked::Refuse)
+        .await
+        .unwrap();
     assert_eq!(
         (made.state, commits()),
         (populating(first, true), before + 1)
@@ -48,7 +51,10 @@ pub(crate) async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_
         format!("lvp,lvp.image={image},lvp.job={first},lvp.state=ready")
     );
 
-    let again = lvm.mark_populating(&ready, second).await.unwrap();
+    let again = lvm
+        .mark_populating(&ready, second, Unmarked::Refuse)
+        .await
+        .unwrap();
     assert_eq!(again.state, populating(second, false));
     assert_eq!(commits(), before + 3, "one commit from ready to populating");
     assert_eq!(
@@ -132,14 +138,19 @@ pub(crate) async fn rollback_removes_only_what_the_job_created() {
     foreign("found", "");
     let found = look(&lvm, "found").await;
     assert_eq!(found.state, VolumeState::Untagged);
-    let found = lvm.mark_populating(&found, maker).await.unwrap();
+    let found = lvm
+        .mark_populating(&found, maker, Unmarked::Adopt)
+        .await
+        .unwrap();
     assert_eq!(found.state, populating(maker, false));
 
     let unfinished = lvm
         .create(&name("unfinished"), EXTENT, maker)
         .await
         .unwrap();
-    lvm.mark_populating(&unfinished, other).await.unwrap();
+    lvm.mark_populating(&unfinished, other, Unmarked::Refuse)
+        .await
+        .unwrap();
 
     let ready = lvm.create(&name("ready"), EXTENT, maker).await.unwrap();
     lvm.mark_ready(&ready, maker, &digest(1)).await.unwrap();
@@ -171,7 +182,10 @@ pub(crate) async fn an_inactive_volume_is_activated() {
     let (lvm, job) = (backend(), JobId::random());
     let volume = lvm.create(&name("asleep"), EXTENT, job).await.unwrap();
     tool("lvchange --activate n vg0/asleep");
-    let volume = lvm.mark_populating(&volume, job).await.unwrap();
+    let volume = lvm
+        .mark_populating(&volume, job, Unmarked::Refuse)
+        .await
+        .unwrap();
     tool("lvchange --activate n vg0/asleep");
     let open = lvm.open(&volume).await.unwrap();
     assert_eq!(open.size_bytes, EXTENT);

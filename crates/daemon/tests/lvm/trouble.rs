@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lvp_api::{JobId, VolumeName};
 use lvp_testkit::process::signal;
 use provisioner::volume::lvm::{Lvm, Settings};
-use provisioner::volume::{Removed, VolumeErrorKind, Volumes};
+use provisioner::volume::{Removed, Unmarked, VolumeErrorKind, Volumes};
 
 use super::fixture::*;
 
@@ -40,7 +40,10 @@ pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
 async fn check_recovers(lvm: &Lvm, vm: &VolumeName, job: JobId, take_up: bool) {
     if take_up {
         let volume = lvm.create(vm, EXTENT, job).await.unwrap();
-        let volume = lvm.mark_populating(&volume, job).await.unwrap();
+        let volume = lvm
+            .mark_populating(&volume, job, Unmarked::Refuse)
+            .await
+            .unwrap();
         lvm.open(&volume).await.unwrap();
     }
     let removed = lvm.remove_created(vm, job).await.unwrap();

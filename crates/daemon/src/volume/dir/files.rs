@@ -2,19 +2,22 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lvp_api::{JobId, Sha256Digest, VolumeName};
 use lvp_image::grace;
-use rustix::fs::{Access, FallocateFlags, FlockOperation, OFlags};
+use rustix::fs::{Access, CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::{
-    Capacity, Identity, OpenVolume, Removed, Volume, VolumeError, VolumeErrorKind, VolumeState,
-    round_up,
+    Capacity, Identity, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
+    VolumeState, how_to_adopt, round_up,
 };
+use super::identity::{self, FileIdentity};
 use super::record::{self, Record, RecordState};
+use super::users;
 
 /// The directory inside the volumes' that has their records.
 pub(super) const RECORDS: &str = ".lvp";
@@ -26,11 +29,16 @@ const SECTOR_BYTES: u64 = 512;
 #[derive(Debug, Clone)]
 pub(super) struct Files {
     directory: PathBuf,
+    /// Held from the look at a file that nobody marked to its record.
+    marking: Arc<Mutex<()>>,
 }
 
 impl Files {
     pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory }
+        Self {
+            directory,
+            marking: Arc::default(),
+        }
     }
 
     pub(super) fn probe(&self) -> Result<Capacity, VolumeError> {
@@ -133,37 +141,98 @@ impl Files {
             .and_then(|()| file.metadata())
             .map_err(|error| VolumeError::io("Sizing", &staged, error))?;
         let state = RecordState::Populating { created: true };
-        self.write_record(name, &Record::new(metadata.ino(), job, state))?;
-        // Unlike a rename, a link does not replace what somebody has put there meanwhile.
-        fs::hard_link(&staged, &path).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => already_exists(&path),
-            _ => VolumeError::io("Creating", &path, error),
-        })?;
-        remove_if_there(&staged)?;
+        let identity = FileIdentity::of(&metadata);
+        let record = Record::new(identity, identity::mark(&file), Some(job), state);
+        self.write_record(name, &record)?;
+        if let Err(error) = publish(&staged, &path) {
+            // Whose file it is now is not known: nothing is said of it.
+            remove_if_there(&staged)?;
+            remove_if_there(&self.record_path(name, "json"))?;
+            return Err(match error.kind() {
+                io::ErrorKind::AlreadyExists => already_exists(&path),
+                _ => VolumeError::io("Creating", &path, error),
+            });
+        }
         sync_directory(&self.directory)?;
         self.volume(name, &metadata)
+    }
+
+    pub(super) fn check_writable(
+        &self,
+        volume: &Volume,
+        unmarked: Unmarked,
+    ) -> Result<(), VolumeError> {
+        let current = self.reread(volume)?;
+        if current.state == VolumeState::Untagged && unmarked == Unmarked::Refuse {
+            let (path, how) = (volume.path.display(), how_to_adopt(volume.name.as_str()));
+            let message = format!("The file {path} is not written: {how}");
+            return Err(VolumeError::new(VolumeErrorKind::NotOurs, message));
+        }
+        Ok(())
+    }
+
+    pub(super) fn adopt(&self, name: &VolumeName) -> Result<Volume, VolumeError> {
+        let _held = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(volume) = self.lookup(name)? else {
+            let place = self.directory.display().to_string();
+            return Err(VolumeError::no_such_volume(name, &place));
+        };
+        if volume.state != VolumeState::Untagged {
+            return Ok(volume);
+        }
+        // No word: a virtual machine may have the file open, which is left alone.
+        let record = Record::new(identity_of(&volume)?, None, None, RecordState::Adopted);
+        self.write_record(name, &record)?;
+        self.reread(&volume)
     }
 
     pub(super) fn mark_populating(
         &self,
         volume: &Volume,
         job: JobId,
+        unmarked: Unmarked,
     ) -> Result<Volume, VolumeError> {
+        self.check_writable(volume, unmarked)?;
         let file = self.open_unused(volume)?;
+        let _held = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.reread(volume)?;
-        let created = match current.state {
+        match current.state {
             VolumeState::Populating { job: by, .. } if by == job => return Ok(current),
             VolumeState::Untagged => {
                 let path = volume.path.display();
                 tracing::warn!(%path, %job, "taking over a file that this program did not make");
-                false
             }
-            VolumeState::Populating { .. } | VolumeState::Ready { .. } => false,
-        };
-        let state = RecordState::Populating { created };
-        self.write_record(&volume.name, &Record::new(inode_of(&current), job, state))?;
+            VolumeState::Adopted | VolumeState::Populating { .. } | VolumeState::Ready { .. } => {}
+        }
+        let state = RecordState::Populating { created: false };
+        // The word of the record that holds until this one is in its place, if it has one.
+        let word = self.record(volume)?.and_then(|record| record.word);
+        let word = word.or_else(|| identity::mark(&file));
+        let record = Record::new(identity_of(&current)?, word, Some(job), state);
+        self.write_record(&volume.name, &record)?;
         drop(file);
         self.reread(volume)
+    }
+
+    pub(super) fn leave(&self, before: &Volume, job: JobId) -> Result<(), VolumeError> {
+        let current = self.reread(before)?;
+        let is_mine = matches!(current.state, VolumeState::Populating { job: by, .. } if by == job);
+        let is_ready = matches!(current.state, VolumeState::Ready { .. });
+        if !is_mine && !(is_ready && current.state == before.state) {
+            return Ok(());
+        }
+        let record = self.record(&current)?;
+        match record.and_then(|record| record.saying(before.state)) {
+            Some(mut record) => {
+                let is_ready = matches!(before.state, VolumeState::Ready { .. });
+                record.ended = is_ready.then_some(job);
+                self.write_record(&before.name, &record)
+            }
+            None => {
+                remove_if_there(&self.record_path(&before.name, "json"))?;
+                sync_directory(&self.directory.join(RECORDS))
+            }
+        }
     }
 
     pub(super) fn mark_ready(
@@ -178,10 +247,13 @@ impl Files {
             digest,
         };
         match current.state {
-            state if state == done => Ok(()),
+            // Perhaps it was killed before this was durable.
+            state if state == done => sync_directory(&self.directory.join(RECORDS)),
             VolumeState::Populating { job: by, .. } if by == job => {
-                let state = RecordState::Ready { image: digest };
-                self.write_record(&volume.name, &Record::new(inode_of(&current), job, state))
+                let record = self.record(&current)?;
+                let record = record.and_then(|record| record.saying(done));
+                let record = record.ok_or_else(|| gone(&volume.path))?;
+                self.write_record(&volume.name, &record)
             }
             _ => Err(VolumeError::not_populating(&current)),
         }
@@ -227,7 +299,12 @@ impl Files {
         job: JobId,
     ) -> Result<Removed, VolumeError> {
         let Some(volume) = self.lookup(name)? else {
+            // It was killed before the file had its name.
             remove_if_there(&self.staged(name)?)?;
+            let record = self.record_path(name, "json");
+            if record::read(&record).is_some_and(|(record, _)| record.job == Some(job)) {
+                remove_if_there(&record)?;
+            }
             return Ok(Removed::Absent);
         };
         if volume.state != (VolumeState::Populating { job, created: true }) {
@@ -262,8 +339,13 @@ impl Files {
         if !metadata.is_file() {
             return Err(not_a_file(path));
         }
-        if metadata.ino() != inode_of(volume) || metadata.len() != volume.size_bytes {
+        let identity = Identity::File(FileIdentity::of(&metadata));
+        if identity != volume.identity || metadata.len() != volume.size_bytes {
             return Err(gone(path));
+        }
+        if metadata.nlink() > 1 && !self.remove_second_name(&volume.name, &metadata)? {
+            let users = "whoever knows it by another name (it has hard links)";
+            return Err(VolumeError::in_use(path, users));
         }
         let lock = || match file.try_lock() {
             Ok(()) => Ok(Some(())),
@@ -277,7 +359,27 @@ impl Files {
             rustix::fs::fcntl_lock(&file, FlockOperation::Unlock)
                 .map_err(|error| VolumeError::io("Unlocking", path, error.into()))?;
         }
-        Ok(file)
+        match users::user_of(&file, path) {
+            Ok(None) => Ok(file),
+            Ok(Some(user)) => Err(VolumeError::in_use(path, &user)),
+            Err(error) => Err(VolumeError::io("Examining", path, error)),
+        }
+    }
+
+    /// Removes the name that a new file had first, if a kill has left it with both. Whether it has
+    /// one name now.
+    fn remove_second_name(
+        &self,
+        name: &VolumeName,
+        metadata: &fs::Metadata,
+    ) -> Result<bool, VolumeError> {
+        let staged = self.staged(name)?;
+        let is_the_same = fs::symlink_metadata(&staged)
+            .is_ok_and(|other| (other.dev(), other.ino()) == (metadata.dev(), metadata.ino()));
+        if is_the_same {
+            remove_if_there(&staged)?;
+        }
+        Ok(is_the_same && metadata.nlink() == 2)
     }
 
     /// The volume as it is now, if it is still the same file.
@@ -289,28 +391,29 @@ impl Files {
     }
 
     fn volume(&self, name: &VolumeName, metadata: &fs::Metadata) -> Result<Volume, VolumeError> {
-        let inode = metadata.ino();
-        let record = record::read(&self.record_path(name, "json"));
-        let state = match record {
-            Some(record) if record.inode == inode => match record.state {
-                RecordState::Populating { created } => VolumeState::Populating {
-                    job: record.job,
-                    created,
-                },
-                RecordState::Ready { image } => VolumeState::Ready {
-                    job: Some(record.job),
-                    digest: image,
-                },
-            },
-            _ => VolumeState::Untagged,
-        };
+        let identity = FileIdentity::of(metadata);
+        let path = self.path(name)?;
+        let record = self.record_of(name, identity, &path);
         Ok(Volume {
             name: name.clone(),
-            path: self.path(name)?,
+            path,
             size_bytes: metadata.len(),
-            state,
-            identity: Identity::File { inode },
+            state: record
+                .as_ref()
+                .map_or(VolumeState::Untagged, Record::volume_state),
+            last_ended: record.and_then(|record| record.ended),
+            identity: Identity::File(identity),
         })
+    }
+
+    /// The record that is about this very file.
+    fn record(&self, volume: &Volume) -> Result<Option<Record>, VolumeError> {
+        Ok(self.record_of(&volume.name, identity_of(volume)?, &volume.path))
+    }
+
+    fn record_of(&self, name: &VolumeName, file: FileIdentity, path: &Path) -> Option<Record> {
+        let (record, written) = record::read(&self.record_path(name, "json"))?;
+        identity::is_about(&record, written, file, path).then_some(record)
     }
 
     fn write_record(&self, name: &VolumeName, record: &Record) -> Result<(), VolumeError> {
@@ -376,11 +479,24 @@ fn lock_against_qemu(file: &File, path: &Path) -> Result<bool, VolumeError> {
     grace::take(lock)?.ok_or_else(|| VolumeError::in_use(path, "a virtual machine or qemu-img"))
 }
 
-fn inode_of(volume: &Volume) -> u64 {
+fn identity_of(volume: &Volume) -> Result<FileIdentity, VolumeError> {
     match volume.identity {
-        Identity::File { inode } => inode,
-        // No inode has this number, so another back end's volume matches no file.
-        Identity::Lvm { .. } | Identity::Name => 0,
+        Identity::File(file) => Ok(file),
+        // Another back end's volume is no file.
+        Identity::Lvm { .. } | Identity::Name => Err(gone(&volume.path)),
+    }
+}
+
+/// Gives a new file its name, if that is free.
+fn publish(staged: &Path, path: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, staged, CWD, path, RenameFlags::NOREPLACE) {
+        // A file system that cannot tell whether the name is free. A link tells; it leaves the file
+        // with two names for a moment.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            fs::hard_link(staged, path)?;
+            fs::remove_file(staged)
+        }
+        renamed => Ok(renamed?),
     }
 }
 

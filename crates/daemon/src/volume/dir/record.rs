@@ -3,24 +3,37 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use lvp_api::{JobId, Sha256Digest};
 use serde::{Deserialize, Serialize};
 
+use super::super::VolumeState;
+use super::identity::FileIdentity;
+
 /// Version of the form below; a record of another one is not understood.
 const VERSION: u32 = 1;
 
-/// A record has about 250 bytes. What is longer is not ours and not read.
+/// A record has about 350 bytes. What is longer is not ours and not read.
 const LIMIT_BYTES: u64 = 4096;
 
 /// The record of one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     version: u32,
-    /// The file it is about.
+    /// The file it is about (`identity`). Releases before 1.1 wrote the number alone; such a record
+    /// holds on, and the next job's has all.
     pub(super) inode: u64,
-    /// The job that wrote the record.
-    pub(super) job: JobId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) born_ns: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) word: Option<String>,
+    /// The job that wrote the record; none for a file that was handed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) job: Option<JobId>,
+    /// The job that ended last on a ready volume without writing it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ended: Option<JobId>,
     #[serde(flatten)]
     pub(super) state: RecordState,
 }
@@ -29,6 +42,8 @@ pub(super) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub(super) enum RecordState {
+    /// It was handed over to this program.
+    Adopted,
     /// The job is writing it.
     Populating {
         /// The job also created it.
@@ -42,30 +57,80 @@ pub(super) enum RecordState {
 }
 
 impl Record {
-    pub(super) fn new(inode: u64, job: JobId, state: RecordState) -> Self {
+    pub(super) fn new(
+        file: FileIdentity,
+        word: Option<String>,
+        job: Option<JobId>,
+        state: RecordState,
+    ) -> Self {
         Self {
             version: VERSION,
-            inode,
+            inode: file.inode,
+            born_ns: file.born_ns,
+            word,
             job,
+            ended: None,
             state,
         }
     }
+
+    /// What the volume says by this record.
+    pub(super) fn volume_state(&self) -> VolumeState {
+        match (&self.state, self.job) {
+            (RecordState::Adopted, _) => VolumeState::Adopted,
+            (RecordState::Populating { created }, Some(job)) => VolumeState::Populating {
+                job,
+                created: *created,
+            },
+            // Nothing here writes that.
+            (RecordState::Populating { .. }, None) => VolumeState::Untagged,
+            (RecordState::Ready { image }, job) => VolumeState::Ready {
+                job,
+                digest: *image,
+            },
+        }
+    }
+
+    /// The record of the same file in another state; none for a file that nobody recorded.
+    pub(super) fn saying(&self, state: VolumeState) -> Option<Self> {
+        let (job, state) = match state {
+            VolumeState::Untagged => return None,
+            VolumeState::Adopted => (None, RecordState::Adopted),
+            VolumeState::Populating { job, created } => {
+                (Some(job), RecordState::Populating { created })
+            }
+            VolumeState::Ready { job, digest } => (job, RecordState::Ready { image: digest }),
+        };
+        Some(Self {
+            job,
+            state,
+            ended: None,
+            ..self.clone()
+        })
+    }
 }
 
+/// A record, and when it was written.
+pub(super) type Written = (Record, Option<SystemTime>);
+
 /// The record at `path`; None when there is none that can be understood.
-pub(super) fn read(path: &Path) -> Option<Record> {
+pub(super) fn read(path: &Path) -> Option<Written> {
     let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LIMIT_BYTES).read_to_end(&mut text));
-    match read {
-        Ok(_) => {}
+    let read = File::open(path).and_then(|file| {
+        let written = file.metadata()?.modified().ok();
+        file.take(LIMIT_BYTES).read_to_end(&mut text)?;
+        Ok(written)
+    });
+    let written = match read {
+        Ok(written) => written,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "cannot read a volume's record");
             return None;
         }
-    }
+    };
     match serde_json::from_slice::<Record>(&text) {
-        Ok(record) if record.version == VERSION => Some(record),
+        Ok(record) if record.version == VERSION => Some((record, written)),
         Ok(record) => {
             let version = record.version;
             tracing::warn!(path = %path.display(), version, "a volume's record is of another version");

@@ -1,4 +1,4 @@
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_testkit::require::{command, require};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::super::{NoLibvirt, VolumeState};
@@ -82,7 +83,11 @@ async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_next_job() 
         created: true,
     };
     assert_eq!(made.state, populating);
-    let made = f.volumes.mark_populating(&made, first).await.unwrap();
+    let made = f
+        .volumes
+        .mark_populating(&made, first, Unmarked::Refuse)
+        .await
+        .unwrap();
     assert_eq!(made.state, populating);
 
     let mut open = f.volumes.open(&made).await.unwrap();
@@ -102,7 +107,11 @@ async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_next_job() 
     };
     assert_eq!(ready.state, state);
 
-    let again = f.volumes.mark_populating(&ready, second).await.unwrap();
+    let again = f
+        .volumes
+        .mark_populating(&ready, second, Unmarked::Refuse)
+        .await
+        .unwrap();
     let state = VolumeState::Populating {
         job: second,
         created: false,
@@ -119,7 +128,7 @@ async fn a_reused_file_reads_as_zero_everywhere_once_it_is_open() {
     assert_eq!(volume.state, VolumeState::Untagged);
     let volume = f
         .volumes
-        .mark_populating(&volume, JobId::random())
+        .mark_populating(&volume, JobId::random(), Unmarked::Adopt)
         .await
         .unwrap();
     assert_eq!(
@@ -157,7 +166,7 @@ async fn a_file_keeps_its_size_at_every_instant_while_it_is_emptied() {
         let found = f.found(&vm).await;
         let volume = f
             .volumes
-            .mark_populating(&found, JobId::random())
+            .mark_populating(&found, JobId::random(), Unmarked::Adopt)
             .await
             .unwrap();
         let open = f.volumes.open(&volume).await.unwrap();
@@ -211,11 +220,17 @@ async fn rollback_keeps_what_the_job_found() {
     let (maker, other) = (JobId::random(), JobId::random());
     let found = f.foreign("found", MIB);
     let volume = f.found(&found).await;
-    f.volumes.mark_populating(&volume, maker).await.unwrap();
+    f.volumes
+        .mark_populating(&volume, maker, Unmarked::Adopt)
+        .await
+        .unwrap();
 
     let unfinished = name("unfinished");
     let volume = f.volumes.create(&unfinished, MIB, maker).await.unwrap();
-    f.volumes.mark_populating(&volume, other).await.unwrap();
+    f.volumes
+        .mark_populating(&volume, other, Unmarked::Refuse)
+        .await
+        .unwrap();
 
     let ready = name("ready");
     let volume = f.volumes.create(&ready, MIB, maker).await.unwrap();
@@ -299,7 +314,10 @@ async fn links_directories_and_pipes_are_refused_and_what_they_lead_to_stays() {
     let volume = f.found(&vm).await;
     fs::remove_file(f.path("vm")).unwrap();
     symlink(&victim, f.path("vm")).unwrap();
-    let marked = f.volumes.mark_populating(&volume, JobId::random()).await;
+    let marked = f
+        .volumes
+        .mark_populating(&volume, JobId::random(), Unmarked::Adopt)
+        .await;
     assert_eq!(kind(marked), VolumeErrorKind::NotOurs);
     assert_eq!(fs::read(&victim).unwrap(), b"precious");
     assert!(f.volumes.list().await.unwrap().is_empty());
@@ -382,14 +400,17 @@ async fn a_file_that_qemu_has_open_is_refused_untouched() {
     let volume = f.found(&vm).await;
     for options in ["", "-r"] {
         let qemu = QemuIo::open(&f.path("vm"), options);
-        let marked = f.volumes.mark_populating(&volume, JobId::random()).await;
+        let marked = f
+            .volumes
+            .mark_populating(&volume, JobId::random(), Unmarked::Adopt)
+            .await;
         assert_eq!(kind(marked), VolumeErrorKind::InUse, "{options}");
         assert_eq!(f.found(&vm).await.state, VolumeState::Untagged);
         drop(qemu);
     }
     let marked = f
         .volumes
-        .mark_populating(&volume, JobId::random())
+        .mark_populating(&volume, JobId::random(), Unmarked::Adopt)
         .await
         .unwrap();
     f.volumes.open(&marked).await.unwrap();
@@ -453,6 +474,323 @@ async fn a_running_domain_s_disk_is_refused_by_the_domain_s_name() {
     let error = volumes.open(&volume).await.unwrap_err();
     assert_eq!(error.kind(), VolumeErrorKind::InUse);
     assert!(error.to_string().contains("domain web-01"), "{error}");
-    let marked = volumes.mark_populating(&volume, JobId::random()).await;
+    let marked = volumes
+        .mark_populating(&volume, JobId::random(), Unmarked::Refuse)
+        .await;
     assert_eq!(kind(marked), VolumeErrorKind::InUse);
+}
+
+/// Says on the record of `vm` what the file system would have made true of another file.
+fn change_record(f: &Fixture, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {
+    let path = f.path(".lvp/vm.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(record.as_object_mut().unwrap());
+    fs::write(&path, record.to_string()).unwrap();
+}
+
+fn born_ns(path: &Path) -> u64 {
+    let born = fs::metadata(path).unwrap().created().unwrap();
+    let since = born.duration_since(std::time::UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_nanos()).unwrap()
+}
+
+#[tokio::test]
+async fn a_new_file_under_the_number_of_ours_is_neither_removed_nor_believed() {
+    for finished in [true, false] {
+        let f = fixture();
+        let (vm, job) = (name("vm"), JobId::random());
+        let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
+        if finished {
+            f.volumes
+                .mark_ready(&volume, job, &digest(1))
+                .await
+                .unwrap();
+        }
+        fs::remove_file(f.path("vm")).unwrap();
+        f.foreign("vm", MIB);
+        let inode = fs::metadata(f.path("vm")).unwrap().ino();
+        change_record(&f, |record| {
+            record.insert("inode".to_owned(), inode.into());
+        });
+        assert_eq!(f.found(&vm).await.state, VolumeState::Untagged);
+        let removed = f.volumes.remove_created(&vm, job).await.unwrap();
+        assert_eq!(removed, Removed::Kept);
+        // And where the file system knows no time of birth: by the word in the file.
+        let born = born_ns(&f.path("vm"));
+        change_record(&f, |record| {
+            record.insert("born_ns".to_owned(), born.into());
+        });
+        assert_eq!(f.found(&vm).await.state, VolumeState::Untagged);
+        assert_eq!(fs::read(f.path("vm")).unwrap()[0], 0xaa);
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_an_older_release_holds_for_the_file_that_was_there_before_it() {
+    let f = fixture();
+    let (vm, job) = (name("vm"), JobId::random());
+    let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
+    f.volumes
+        .mark_ready(&volume, job, &digest(1))
+        .await
+        .unwrap();
+    let ready = VolumeState::Ready {
+        job: Some(job),
+        digest: digest(1),
+    };
+    let as_before = |record: &mut serde_json::Map<String, Value>| {
+        assert!(record.remove("born_ns").is_some());
+        record.remove("word");
+    };
+    change_record(&f, as_before);
+    assert_eq!(f.found(&vm).await.state, ready);
+    // The next job's record has all.
+    let next = JobId::random();
+    f.volumes
+        .mark_populating(&volume, next, Unmarked::Refuse)
+        .await
+        .unwrap();
+    let record: Value = serde_json::from_slice(&fs::read(f.path(".lvp/vm.json")).unwrap()).unwrap();
+    assert_eq!(record["born_ns"], born_ns(&f.path("vm")));
+
+    // A file that was born after the record was written is another one.
+    change_record(&f, as_before);
+    let written = fs::metadata(f.path(".lvp/vm.json")).unwrap();
+    let (inode, written) = (
+        fs::metadata(f.path("vm")).unwrap().ino(),
+        written.modified().unwrap(),
+    );
+    let mut tries = 0;
+    fs::remove_file(f.path("vm")).unwrap();
+    while fs::metadata(f.path("vm")).is_err() || born_ns(&f.path("vm")) <= nanoseconds(written) {
+        f.foreign("vm", MIB);
+        let born = born_ns(&f.path("vm"));
+        if born <= nanoseconds(written) {
+            fs::remove_file(f.path("vm")).unwrap();
+        }
+        tries += 1;
+        assert!(tries < 1_000_000, "the clock stands");
+    }
+    let record = fs::read(f.path(".lvp/vm.json")).unwrap();
+    let now = fs::metadata(f.path("vm")).unwrap().ino();
+    let record = String::from_utf8(record).unwrap();
+    let record = record.replace(&format!("\"inode\":{inode}"), &format!("\"inode\":{now}"));
+    fs::write(f.path(".lvp/vm.json"), record).unwrap();
+    File::options()
+        .write(true)
+        .open(f.path(".lvp/vm.json"))
+        .unwrap()
+        .set_modified(written)
+        .unwrap();
+    assert_eq!(f.found(&vm).await.state, VolumeState::Untagged);
+}
+
+fn nanoseconds(time: std::time::SystemTime) -> u64 {
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_nanos()).unwrap()
+}
+
+#[tokio::test]
+async fn a_file_that_anybody_has_open_is_refused_untouched() {
+    let f = fixture();
+    let vm = f.foreign("vm", MIB);
+    let volume = f.found(&vm).await;
+    let path = f.path("vm");
+    let refused = async |who: &str| {
+        let marked = f
+            .volumes
+            .mark_populating(&volume, JobId::random(), Unmarked::Adopt)
+            .await;
+        let error = marked.expect_err(who);
+        assert_eq!(error.kind(), VolumeErrorKind::InUse, "{who}: {error}");
+        assert_eq!(f.found(&vm).await.state, VolumeState::Untagged, "{who}");
+        error.to_string()
+    };
+    for options in [File::options().read(true), File::options().write(true)] {
+        let holder = options.open(&path).unwrap();
+        refused("an opener").await;
+        drop(holder);
+    }
+    let mut other = command("sleep");
+    let mut other = other
+        .arg("60")
+        .stdin(File::open(&path).unwrap())
+        .spawn()
+        .unwrap();
+    let text = refused("another process").await;
+    assert!(text.contains("(sleep)"), "{text}");
+    other.kill().unwrap();
+    other.wait().unwrap();
+
+    fs::hard_link(&path, f.path("second")).unwrap();
+    let text = refused("a second name").await;
+    assert!(text.contains("hard links"), "{text}");
+    fs::remove_file(f.path("second")).unwrap();
+
+    if require("loop") {
+        let losetup = |arguments: &[&str]| {
+            let output = command("losetup").args(arguments).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let device = losetup(&["--find", "--show", path.to_str().unwrap()]);
+        let text = refused("a loop device").await;
+        losetup(&["--detach", &device]);
+        assert!(text.contains(device.trim_start_matches("/dev/")), "{text}");
+    }
+    // The kernel may let go of a loop device's file a moment after the device is gone.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let job = JobId::random();
+        match f
+            .volumes
+            .mark_populating(&volume, job, Unmarked::Adopt)
+            .await
+        {
+            Ok(_) => break,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_was_ready_is_as_closed_to_others_openers_as_a_strange_one() {
+    let f = fixture();
+    let (vm, job) = (name("vm"), JobId::random());
+    let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
+    let holder = File::open(f.path("vm")).unwrap();
+    assert_eq!(kind(f.volumes.open(&volume).await), VolumeErrorKind::InUse);
+    let removed = f.volumes.remove_created(&vm, job).await;
+    assert_eq!(kind(removed), VolumeErrorKind::InUse);
+    drop(holder);
+    f.volumes.open(&volume).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_comes_while_ours_is_made_stays_and_has_no_record() {
+    let f = fixture();
+    let (vm, path, staged) = (name("vm"), f.path("vm"), f.path(".lvp/vm.new"));
+    let mut met = 0;
+    // Whether the other comes in between is a matter of chance.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while met == 0 {
+        assert!(std::time::Instant::now() < deadline, "they never met");
+        let done = Arc::new(AtomicBool::new(false));
+        let other = std::thread::spawn({
+            let (path, staged, done) = (path.clone(), staged.clone(), Arc::clone(&done));
+            move || {
+                while !done.load(Ordering::Relaxed) {
+                    if staged.exists() {
+                        return File::create_new(&path).is_ok();
+                    }
+                }
+                false
+            }
+        });
+        let made = f.volumes.create(&vm, MIB, JobId::random()).await;
+        done.store(true, Ordering::Relaxed);
+        if other.join().unwrap() {
+            let error = made.expect_err("the name was taken");
+            assert_eq!(error.kind(), VolumeErrorKind::AlreadyExists, "{error}");
+            assert_eq!(f.leftovers(), [RECORDS, "vm"]);
+            assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+            met += 1;
+        } else {
+            fs::remove_file(&path).unwrap();
+            fs::remove_file(f.path(".lvp/vm.json")).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_kill_left_before_the_file_had_its_name_is_cleared_by_its_job() {
+    let f = fixture();
+    let (vm, job) = (name("vm"), JobId::random());
+    f.volumes.create(&vm, MIB, job).await.unwrap();
+    // Killed by a release that linked, between the two names.
+    fs::hard_link(f.path("vm"), f.path(".lvp/vm.new")).unwrap();
+    let again = f.volumes.create(&vm, MIB, job).await.unwrap();
+    drop(f.volumes.open(&again).await.unwrap());
+    assert!(!f.path(".lvp/vm.new").exists());
+    // Killed before it had its name.
+    fs::rename(f.path("vm"), f.path(".lvp/vm.new")).unwrap();
+    let removed = f.volumes.remove_created(&vm, job).await.unwrap();
+    assert_eq!(removed, Removed::Absent);
+    assert_eq!(f.leftovers(), [RECORDS]);
+}
+
+#[tokio::test]
+async fn a_file_that_nobody_marked_is_written_only_when_that_is_meant() {
+    let f = fixture();
+    let vm = f.foreign("vm", MIB);
+    let volume = f.found(&vm).await;
+    let job = JobId::random();
+    let marked = f.volumes.mark_populating(&volume, job, Unmarked::Refuse);
+    let error = marked.await.unwrap_err();
+    assert_eq!(error.kind(), VolumeErrorKind::NotOurs);
+    assert!(
+        error.to_string().contains("lvpctl volumes adopt vm"),
+        "{error}"
+    );
+    assert_eq!(f.leftovers(), ["vm"]);
+
+    // Handed over, which writes nothing to it and disturbs nobody who has it open.
+    let guest = File::open(f.path("vm")).unwrap();
+    let adopted = f.volumes.adopt(&vm).await.unwrap();
+    assert_eq!(adopted.state, VolumeState::Adopted);
+    assert_eq!(f.found(&vm).await.state, VolumeState::Adopted);
+    drop(guest);
+    assert_eq!(fs::read(f.path("vm")).unwrap(), vec![0xaa; 1 << 20]);
+    let marked = f.volumes.mark_populating(&adopted, job, Unmarked::Refuse);
+    let state = marked.await.unwrap().state;
+    let created = false;
+    assert_eq!(state, VolumeState::Populating { job, created });
+    // That changes nothing of one that is ours.
+    assert_eq!(f.volumes.adopt(&vm).await.unwrap().state, state);
+    let absent = f.volumes.adopt(&name("absent")).await;
+    assert_eq!(kind(absent), VolumeErrorKind::Absent);
+}
+
+#[tokio::test]
+async fn what_a_job_leaves_unwritten_says_what_it_said_before() {
+    let f = fixture();
+    let vm = name("vm");
+    let (first, second, third) = (JobId::random(), JobId::random(), JobId::random());
+    let made = f.volumes.create(&vm, MIB, first).await.unwrap();
+    f.volumes
+        .mark_ready(&made, first, &digest(1))
+        .await
+        .unwrap();
+    let before = f.found(&vm).await;
+    f.volumes
+        .mark_populating(&before, second, Unmarked::Refuse)
+        .await
+        .unwrap();
+    f.volumes.leave(&before, second).await.unwrap();
+    let left = f.found(&vm).await;
+    assert_eq!((left.state, left.last_ended), (before.state, Some(second)));
+    f.volumes.leave(&left, third).await.unwrap();
+    let left = f.found(&vm).await;
+    assert_eq!((left.state, left.last_ended), (before.state, Some(third)));
+    f.volumes
+        .mark_populating(&left, first, Unmarked::Refuse)
+        .await
+        .unwrap();
+    f.volumes.leave(&left, second).await.unwrap();
+    let created = false;
+    let job = first;
+    assert_eq!(
+        f.found(&vm).await.state,
+        VolumeState::Populating { job, created }
+    );
+
+    let plain = f.foreign("plain", MIB);
+    let found = f.found(&plain).await;
+    f.volumes
+        .mark_populating(&found, first, Unmarked::Adopt)
+        .await
+        .unwrap();
+    f.volumes.leave(&found, first).await.unwrap();
+    assert_eq!(f.found(&plain).await.state, VolumeState::Untagged);
+    assert!(!f.path(".lvp/plain.json").exists());
 }

@@ -284,6 +284,7 @@ pub(super) fn found(name: &VolumeName, row: LvRow) -> Found {
         path: PathBuf::from(row.lv_path_or_dm()),
         size_bytes: row.lv_size,
         state: tags.state,
+        last_ended: tags.last_ended,
         identity: Identity::Lvm {
             uuid: row.lv_uuid.clone(),
         },

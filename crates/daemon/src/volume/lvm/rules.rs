@@ -1,6 +1,6 @@
 //! Which logical volumes may be written at all, by what LVM says of them.
 
-use super::super::{VolumeError, VolumeErrorKind};
+use super::super::{Unmarked, VolumeError, VolumeErrorKind, how_to_adopt};
 use super::tags::Tags;
 use crate::volume::report::LvRow;
 
@@ -21,12 +21,12 @@ const PLAIN_LAYOUTS: [&str; 12] = [
     "raid01",
 ];
 
-/// Says why a volume must not be written, if so. `adopt_untagged`: take over volumes that carry
-/// no tags at all.
-pub(super) fn refusal(row: &LvRow, tags: &Tags, adopt_untagged: bool) -> Option<VolumeError> {
+/// Says why a volume must not be written, if so. `unmarked`: what becomes of volumes that carry no
+/// tags at all.
+pub(super) fn refusal(row: &LvRow, tags: &Tags, unmarked: Unmarked) -> Option<VolumeError> {
     let reason = part_of_another(row)
         .or_else(|| of_another_layout(row))
-        .or_else(|| of_somebody_else(tags, adopt_untagged))?;
+        .or_else(|| of_somebody_else(row, tags, unmarked))?;
     let message = format!(
         "The volume {} is not written: {reason}",
         row.lv_path_or_dm()
@@ -41,7 +41,7 @@ fn part_of_another(row: &LvRow) -> Option<String> {
     let role = row.lv_role.join(",");
     let has = |name: &str| row.lv_role.iter().any(|role| role == name);
     Some(if has("snapshot") {
-        format!("it is a snapshot ({role}); choose another name")
+        format!("it is a copy-on-write snapshot of another volume ({role}); choose another name")
     } else if has("origin") {
         format!("snapshots depend on it ({role}); remove them first, or choose another name")
     } else {
@@ -64,7 +64,7 @@ fn of_another_layout(row: &LvRow) -> Option<String> {
     ))
 }
 
-fn of_somebody_else(tags: &Tags, adopt_untagged: bool) -> Option<String> {
+fn of_somebody_else(row: &LvRow, tags: &Tags, unmarked: Unmarked) -> Option<String> {
     if let Some(tag) = tags.of_another_tool() {
         return Some(format!("its tag {tag:?} says that another tool manages it"));
     }
@@ -78,11 +78,7 @@ fn of_somebody_else(tags: &Tags, adopt_untagged: bool) -> Option<String> {
              it; hand it over with 'lvchange --addtag lvp' if that is meant"
         ));
     }
-    (!adopt_untagged).then(|| {
-        "it was not made by this program, and lvm.adopt_untagged is off; hand it over with \
-         'lvchange --addtag lvp' if that is meant"
-            .to_owned()
-    })
+    (unmarked == Unmarked::Refuse).then(|| how_to_adopt(&row.lv_name))
 }
 
 #[cfg(test)]
@@ -112,9 +108,9 @@ mod tests {
         }
     }
 
-    fn reason(row: &LvRow, tags: &[&str], adopt: bool) -> Option<String> {
+    fn reason(row: &LvRow, tags: &[&str], unmarked: Unmarked) -> Option<String> {
         let tags: Vec<_> = tags.iter().map(|tag| (*tag).to_owned()).collect();
-        refusal(row, &Tags::parse(&tags), adopt).map(|error| {
+        refusal(row, &Tags::parse(&tags), unmarked).map(|error| {
             assert_eq!(error.kind(), VolumeErrorKind::NotOurs);
             error.to_string()
         })
@@ -129,7 +125,8 @@ mod tests {
             "mirror",
             "raid,raid5,raid5_ls",
         ] {
-            assert_eq!(reason(&row(layout, "public"), &[], true), None, "{layout}");
+            let reason = reason(&row(layout, "public"), &[], Unmarked::Adopt);
+            assert_eq!(reason, None, "{layout}");
         }
     }
 
@@ -154,28 +151,32 @@ mod tests {
             ("unheard-of", "public"),
         ] {
             assert!(
-                reason(&row(layout, role), &ours, true).is_some(),
+                reason(&row(layout, role), &ours, Unmarked::Adopt).is_some(),
                 "{layout} {role}"
             );
         }
     }
 
     #[test]
-    fn untagged_volumes_are_taken_over_only_while_that_is_on() {
+    fn untagged_volumes_are_taken_over_only_when_that_is_meant() {
         let plain = row("linear", "public");
-        assert_eq!(reason(&plain, &[], true), None);
-        let refused = reason(&plain, &[], false).unwrap();
-        assert!(refused.contains("adopt_untagged"), "{refused}");
-        assert_eq!(reason(&plain, &["lvp"], false), None, "handed over by hand");
+        assert_eq!(reason(&plain, &[], Unmarked::Adopt), None);
+        let refused = reason(&plain, &[], Unmarked::Refuse).unwrap();
+        assert!(refused.contains("lvpctl volumes adopt a"), "{refused}");
+        let handed_over = reason(&plain, &["lvp"], Unmarked::Refuse);
+        assert_eq!(handed_over, None, "handed over by hand");
     }
 
     #[test]
     fn what_others_tagged_is_theirs() {
         let plain = row("linear", "public");
-        assert!(reason(&plain, &["backup-daily"], true).is_some());
-        assert_eq!(reason(&plain, &["lvp", "backup-daily"], true), None);
+        assert!(reason(&plain, &["backup-daily"], Unmarked::Adopt).is_some());
+        assert_eq!(
+            reason(&plain, &["lvp", "backup-daily"], Unmarked::Refuse),
+            None
+        );
         for tag in ["ceph.osd_id=3", "pve-vm-100", "IU_4f2a", "MD_12"] {
-            let refused = reason(&plain, &["lvp", tag], true).unwrap();
+            let refused = reason(&plain, &["lvp", tag], Unmarked::Adopt).unwrap();
             assert!(refused.contains(tag), "{refused}");
         }
     }

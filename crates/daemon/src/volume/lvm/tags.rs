@@ -7,18 +7,21 @@
 //! | `lvp.job=UUID` | | the job that wrote it last |
 //! | `lvp.created=UUID` | populating | the job that created it and may remove it |
 //! | `lvp.image=HEX` | ready | SHA-256 of the image's bytes |
+//! | `lvp.ended=UUID` | ready | the job that ended last without writing it, if any since |
 //!
-//! `lvp` alone, set by hand, hands a volume over: it is untagged as far as its state goes, and
-//! ours to write.
+//! `lvp` alone, by `lvpctl volumes adopt` or by hand, hands a volume over: ours to write.
 
 use std::str::FromStr;
 
 use lvp_api::{JobId, Sha256Digest};
 
-use super::super::VolumeState;
+use super::super::{Volume, VolumeState};
 
 /// The tag of everything that is ours.
 const MARK: &str = "lvp";
+
+/// What the tag of the job that ended last begins with.
+const ENDED: &str = "lvp.ended=";
 
 /// Tags that other tools put on volumes that they manage: ceph-volume's `ceph.osd_id=...`,
 /// Proxmox VE's `pve-vm-100`, oVirt's `IU_`, `PU_` and `MD_` (image, parent, metadata slot),
@@ -32,6 +35,8 @@ pub(super) struct Tags {
     pub(super) ours: bool,
     /// What it says of itself. Contradictory tags (nothing here writes them) say nothing.
     pub(super) state: VolumeState,
+    /// The job that ended last without writing it.
+    pub(super) last_ended: Option<JobId>,
     /// The tags that are not ours.
     pub(super) others: Vec<String>,
 }
@@ -43,6 +48,7 @@ impl Tags {
         Self {
             ours: ours.iter().any(|tag| tag == MARK),
             state: parse_state(&ours).unwrap_or(VolumeState::Untagged),
+            last_ended: value(&ours, ENDED).flatten(),
             others,
         }
     }
@@ -51,6 +57,28 @@ impl Tags {
     pub(super) fn of_another_tool(&self) -> Option<&str> {
         let is_foreign = |tag: &&String| FOREIGN_PREFIXES.iter().any(|p| tag.starts_with(p));
         self.others.iter().find(is_foreign).map(String::as_str)
+    }
+}
+
+/// The tags of a volume that was handed over.
+pub(super) fn adopted() -> Vec<String> {
+    vec![MARK.to_owned()]
+}
+
+/// The tags of a volume that was so before a job which ended and wrote nothing.
+pub(super) fn left(before: &Volume, ended: JobId) -> Vec<String> {
+    match before.state {
+        VolumeState::Untagged => Vec::new(),
+        VolumeState::Adopted => adopted(),
+        VolumeState::Populating { job, created } => populating(job, created),
+        VolumeState::Ready { job, digest } => {
+            let by = job.map(|job| format!("lvp.job={job}"));
+            let mut tags = vec![MARK.to_owned(), "lvp.state=ready".to_owned()];
+            tags.extend(by);
+            tags.push(format!("lvp.image={digest}"));
+            tags.push(format!("{ENDED}{ended}"));
+            tags
+        }
     }
 }
 
@@ -91,6 +119,9 @@ fn is_ours(tag: &str) -> bool {
 }
 
 fn parse_state(tags: &[String]) -> Option<VolumeState> {
+    if tags == [MARK] {
+        return Some(VolumeState::Adopted);
+    }
     let job: Option<JobId> = value(tags, "lvp.job=")?;
     let created: Option<JobId> = value(tags, "lvp.created=")?;
     let image: Option<Sha256Digest> = value(tags, "lvp.image=")?;
@@ -139,6 +170,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_job_leaves_says_the_same_as_before_and_which_job_ended() {
+        let (job, ended, digest) = (JobId::random(), JobId::random(), Sha256Digest::new([7; 32]));
+        let created = true;
+        for state in [
+            VolumeState::Untagged,
+            VolumeState::Adopted,
+            VolumeState::Populating { job, created },
+            VolumeState::Ready {
+                job: Some(job),
+                digest,
+            },
+            VolumeState::Ready { job: None, digest },
+        ] {
+            let name = "vm".parse().unwrap();
+            let left = left(&Volume::new(name, "/dev/vg0/vm".into(), 1, state), ended);
+            let parsed = Tags::parse(&left);
+            assert_eq!(parsed.state, state);
+            let is_ready = matches!(state, VolumeState::Ready { .. });
+            assert_eq!(parsed.last_ended, is_ready.then_some(ended), "{state:?}");
+        }
+    }
+
+    #[test]
     fn a_change_touches_our_tags_only_and_never_both_adds_and_deletes_one() {
         let (first, second) = (JobId::random(), JobId::random());
         let mut have = populating(first, true);
@@ -167,7 +221,7 @@ mod tests {
                 &format!("lvp.job={}", JobId::random()),
             ),
             vec!["lvp.state=ready".to_owned(), "lvp.image=77".to_owned()],
-            vec!["lvp".to_owned()],
+            vec!["lvp".to_owned(), "lvp.ended=x".to_owned()],
             vec!["lvp.state=populating".to_owned()],
             vec![],
         ] {

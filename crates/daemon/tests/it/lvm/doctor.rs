@@ -28,6 +28,7 @@ pub(crate) async fn the_doctor_sees_what_lvm_sees() {
         ("lvm.volume_group", "vg0: "),
         ("lvm.devices", "not scanned"),
         ("lvm.thin_pools", "There are none"),
+        ("volumes.adopted", "Every volume says what it is"),
     ] {
         let (status, message) = doctor::check(&sound, name);
         assert_eq!(status, "ok", "{name}: {message}");
@@ -59,6 +60,12 @@ pub(crate) async fn the_doctor_sees_what_lvm_sees() {
     let (status, message) = doctor::check(&odd, "lvm.devices");
     assert_eq!(status, "warn", "{message}");
     assert!(message.contains("group guestvg"), "{message}");
+    let (status, message) = doctor::check(&odd, "volumes.adopted");
+    assert_eq!(status, "ok", "{message}");
+    assert!(message.contains("are refused: guest, thin"), "{message}");
+    let all = doctor::report(home, &["--set", "lvm.adopt_untagged=true"]);
+    let (status, message) = doctor::check(&all, "volumes.adopted");
+    assert_eq!(status, "warn", "{message}");
     let (status, message) = doctor::check(&odd, "lvm.thin_pools");
     assert_eq!(status, "warn", "{message}");
     assert!(message.contains("Thin pool pool: 87"), "{message}");

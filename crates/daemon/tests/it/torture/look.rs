@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 
+use lvp_testkit::daemon::Home;
 use lvp_testkit::lvm;
 use rusqlite::Connection;
 use serde_json::Value;
@@ -33,12 +34,13 @@ struct Seen {
 }
 
 /// Every volume is absent, provably not ready, or right; every cache file is what its name says;
-/// the database is whole, and has every job that was accepted.
+/// what a guest wrote to a ready volume is there, unless a job was asked for since; the database is
+/// whole, and has every job that was accepted. The names of the ready volumes.
 ///
 /// # Panics
 ///
 /// If anything is not so.
-pub(super) fn look(rig: &mut Rig) {
+pub(super) fn look(rig: &mut Rig) -> Vec<String> {
     if rig.place == Place::Lvm {
         for volume in lvm::volumes() {
             let ours = (0..VOLUMES).any(|index| volume.name == format!("vm-{index}"));
@@ -48,11 +50,17 @@ pub(super) fn look(rig: &mut Rig) {
     let mut ready = Vec::new();
     for index in 0..VOLUMES {
         let name = format!("vm-{index}");
-        let Some(seen) = see(rig, &name) else {
+        let seen = see(rig, &name);
+        let is_guest_s = look_at_guest(rig, &name, seen.as_ref());
+        let Some(seen) = seen else {
             rig.tally.absent += 1;
             continue;
         };
         match &seen.ready {
+            Some(digest) if is_guest_s => {
+                rig.tally.ready += 1;
+                ready.push((name, digest.clone()));
+            }
             Some(digest) => {
                 let disk = rig.disks.get(digest).expect("the image is one of ours");
                 let (bytes, tail) = seen.bytes.split_at(disk.len());
@@ -63,7 +71,7 @@ pub(super) fn look(rig: &mut Rig) {
             }
             None => {
                 assert!(
-                    is_not_bootable(rig, &seen),
+                    is_not_bootable(rig, &name, &seen),
                     "{name} is not ready and has a head: {:x?}",
                     &seen.bytes[..16]
                 );
@@ -73,12 +81,34 @@ pub(super) fn look(rig: &mut Rig) {
     }
     look_at_cache(rig);
     look_at_database(rig, &ready);
+    ready.into_iter().map(|(name, _)| name).collect()
+}
+
+/// Whether the volume is ready and as a guest has left it. It must be, while no job was asked for
+/// since, whatever became of the database.
+fn look_at_guest(rig: &mut Rig, name: &str, seen: Option<&Seen>) -> bool {
+    let Some(guest) = rig.guests.get(name) else {
+        return false;
+    };
+    let is_ready = seen.is_some_and(|seen| seen.ready.is_some());
+    if is_ready && seen.is_some_and(|seen| seen.bytes == guest.bytes) {
+        rig.tally.guests += 1;
+        return true;
+    }
+    assert!(
+        guest.may_be_rewritten,
+        "{name} was ready, a guest has written to it, nobody asked for it since, and it is changed"
+    );
+    if is_ready {
+        rig.guests.remove(name);
+    }
+    false
 }
 
 /// What a volume that is not ready may hold. LVM clears 4 KiB when it makes one, the copier a MiB.
 /// Only what is all there but for its ends may have a part of its head. In a power cut a new volume
 /// may be caught before LVM has cleared anything: then its head is none of ours.
-fn is_not_bootable(rig: &Rig, seen: &Seen) -> bool {
+fn is_not_bootable(rig: &Rig, name: &str, seen: &Seen) -> bool {
     let cleared = match rig.place {
         Place::Directory => END,
         Place::Lvm => BLOCK,
@@ -86,8 +116,14 @@ fn is_not_bootable(rig: &Rig, seen: &Seen) -> bool {
     let is_cleared = seen.bytes.iter().take(cleared).all(|byte| *byte == 0);
     let mut disks = rig.disks.values();
     let is_strangers = seen.is_new && disks.all(|disk| disk[..BLOCK] != seen.bytes[..BLOCK]);
+    // What a job has marked and not begun to write.
+    let guest = rig.guests.get(name);
+    let is_guest_s = guest.is_some_and(|guest| is_whole_but_for_ends(&seen.bytes, &guest.bytes));
     let mut disks = rig.disks.values();
-    is_cleared || is_strangers || disks.any(|disk| is_whole_but_for_ends(&seen.bytes, disk))
+    is_cleared
+        || is_guest_s
+        || is_strangers
+        || disks.any(|disk| is_whole_but_for_ends(&seen.bytes, disk))
 }
 
 /// Whether a volume holds the disk, each block of whose ends may be cleared: before a copy they are
@@ -152,7 +188,7 @@ fn see_logical_volume(name: &str) -> io::Result<Option<Seen>> {
         "{volume:?} says neither"
     );
     let mut bytes = Vec::new();
-    fs::File::open(PathBuf::from("/dev/vg0").join(name))?.read_to_end(&mut bytes)?;
+    fs::File::open(lvm::device(name))?.read_to_end(&mut bytes)?;
     assert_eq!(bytes.len() as u64, volume.size_bytes);
     let is_new = volume.tag_value("lvp.created").is_some();
     Ok(Some(Seen {
@@ -203,14 +239,22 @@ fn look_at_database(rig: &Rig, ready: &[(String, String)]) {
         .expect("it is asked");
     for completed in last {
         let completed: (String, String) = completed.expect("it is read");
+        let is_outdated = rig.forgotten.contains(&completed.0);
         assert!(
-            ready.contains(&completed),
+            is_outdated || ready.contains(&completed),
             "{completed:?} is completed and not among {ready:?}"
         );
     }
 }
 
 impl Place {
+    pub(super) fn path(self, home: &Home, name: &str) -> PathBuf {
+        match self {
+            Self::Directory => home.volume(name),
+            Self::Lvm => lvm::device(name),
+        }
+    }
+
     /// Nothing goes on any more: every device is a volume's.
     pub(super) fn check_leftovers(self) {
         if self == Self::Lvm {

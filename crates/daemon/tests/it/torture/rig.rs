@@ -1,17 +1,21 @@
 //! What is tortured: a daemon that is started again and again, and what was asked of it.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lvp_api::JobState;
 use lvp_testkit::daemon::{Daemon, Home};
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use lvp_testkit::s3::S3;
+use rusqlite::Connection;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::look::{Place, look};
+use crate::restore::{back_up, restore};
 use crate::support::{BINARY, MIB, World, address, image};
 
 pub(super) const VOLUMES: u64 = 4;
@@ -68,6 +72,25 @@ pub(super) struct Tally {
     pub(super) ready: u32,
     pub(super) cached: u32,
     pub(super) partials: u32,
+    /// Looks at a ready volume that a guest has written to since.
+    pub(super) guests: u32,
+    /// Times that an older database was put in the place of the newest.
+    pub(super) restored: u32,
+    /// Jobs that were refused for that.
+    pub(super) overtaken: u32,
+}
+
+/// What a guest has made of a volume.
+pub(super) struct Guest {
+    pub(super) bytes: Vec<u8>,
+    /// A job was asked for since.
+    pub(super) may_be_rewritten: bool,
+}
+
+/// A copy of the database, and how many jobs had been accepted then.
+struct Backup {
+    path: PathBuf,
+    accepted: usize,
 }
 
 /// A world with images, and the jobs that its daemons have accepted.
@@ -77,7 +100,14 @@ pub(super) struct Rig {
     /// The disks of the images, by the images' digests.
     pub(super) disks: BTreeMap<String, Vec<u8>>,
     pub(super) accepted: Vec<String>,
+    /// The volumes that guests have written to.
+    pub(super) guests: BTreeMap<String, Guest>,
+    /// Volumes with jobs that the database in force has never heard of.
+    pub(super) forgotten: BTreeSet<String>,
     pub(super) tally: Tally,
+    /// The volumes of the accepted jobs.
+    volume_of: BTreeMap<String, String>,
+    backups: Vec<Backup>,
     urls: Vec<String>,
     proxy: FaultProxy,
     /// How long the last jobs took that nobody disturbed.
@@ -136,7 +166,11 @@ impl Rig {
             place,
             disks,
             accepted: Vec::new(),
+            guests: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
             tally: Tally::default(),
+            volume_of: BTreeMap::new(),
+            backups: Vec::new(),
             urls,
             proxy,
             round: LONGEST_ROUND,
@@ -147,6 +181,9 @@ impl Rig {
     pub(super) async fn kill_once(&mut self, random: &mut Random) {
         let daemon = self.world.start();
         self.ask(&daemon, random).await;
+        if random.below(2) == 0 {
+            self.back_up();
+        }
         let asked = Instant::now();
         let share = random.below(1000);
         let cancels = random.below(4) == 0;
@@ -177,27 +214,102 @@ impl Rig {
             self.tally.kills_at_start += 1;
         }
         self.tally.kills += 1;
-        look(self);
+        let ready = look(self);
+        self.let_guests_write(&ready, random);
+        if random.below(3) == 0 {
+            self.restore_one(random);
+        }
+    }
+
+    /// Virtual machines run on some of the ready volumes that no job is about to rewrite.
+    fn let_guests_write(&mut self, ready: &[String], random: &mut Random) {
+        let database = self.world.home.path().join("jobs.db");
+        let database = Connection::open(database).expect("it opens");
+        for name in ready {
+            let unfinished: u32 = database
+                .query_row(
+                    "SELECT count(*) FROM jobs WHERE volume_name = ?1 \
+                     AND state IN ('pending', 'running')",
+                    [name],
+                    |row| row.get(0),
+                )
+                .expect("it is asked");
+            if unfinished > 0 || random.below(2) == 0 {
+                continue;
+            }
+            let path = self.place.path(&self.world.home, name);
+            let file = File::options().read(true).write(true).open(&path);
+            let file = file.expect("it opens");
+            for place in [
+                4096,
+                self.place.disk_bytes() / 2,
+                self.place.volume_bytes() - 512,
+            ] {
+                let word = random.below(1 << 30).to_le_bytes();
+                file.write_all_at(&word, place).expect("it is written");
+            }
+            file.sync_all().expect("it is written");
+            let bytes = fs::read(&path).expect("it is read");
+            let may_be_rewritten = false;
+            let guest = Guest {
+                bytes,
+                may_be_rewritten,
+            };
+            self.guests.insert(name.clone(), guest);
+        }
+    }
+
+    fn back_up(&mut self) {
+        let name = format!("backup-{}.db", self.tally.kills);
+        self.backups.push(Backup {
+            path: back_up(&self.world, &name),
+            accepted: self.accepted.len(),
+        });
+    }
+
+    /// Puts one of the older databases in the newest one's place.
+    fn restore_one(&mut self, random: &mut Random) {
+        let Some(last) = self.backups.len().checked_sub(1) else {
+            return;
+        };
+        let chosen = usize::try_from(random.below(last as u64 + 1)).expect("small");
+        let backup = &self.backups[chosen];
+        restore(&self.world, &backup.path);
+        for job in self.accepted.drain(backup.accepted..) {
+            self.forgotten.extend(self.volume_of.remove(&job));
+        }
+        // The later ones have jobs that are forgotten now.
+        self.backups.truncate(chosen + 1);
+        self.tally.restored += 1;
     }
 
     /// One to three random requests.
     pub(super) async fn ask(&mut self, daemon: &Daemon, random: &mut Random) {
         for _ in 0..1 + random.below(3) {
             let url = &self.urls[usize::try_from(random.below(IMAGES)).expect("small")];
-            let (route, body) = if random.below(5) == 0 {
-                ("/api/v1/cache/fetch", json!({"image_url": url}))
+            let (route, body, volume) = if random.below(5) == 0 {
+                ("/api/v1/cache/fetch", json!({"image_url": url}), None)
             } else {
                 let volume = format!("vm-{}", random.below(VOLUMES));
                 let size = self.place.volume_bytes();
                 let body =
                     json!({"image_url": url, "volume_name": volume, "volume_size_bytes": size});
-                ("/api/v1/jobs", body)
+                ("/api/v1/jobs", body, Some(volume))
             };
             let answer = daemon.call("POST", route, Some(body)).await;
             let answer = answer.expect("an answer");
             assert!(matches!(answer.status, 202 | 409), "{answer:?}");
-            let job = answer.body["job_id"].as_str();
-            self.accepted.extend(job.map(str::to_owned));
+            let Some(job) = answer.body["job_id"].as_str().map(str::to_owned) else {
+                continue;
+            };
+            if let Some(volume) = volume {
+                if let Some(guest) = self.guests.get_mut(&volume) {
+                    guest.may_be_rewritten = true;
+                }
+                self.forgotten.remove(&volume);
+                self.volume_of.insert(job.clone(), volume);
+            }
+            self.accepted.push(job);
         }
     }
 
@@ -210,7 +322,12 @@ impl Rig {
             let error = status.error.as_deref().unwrap_or_default();
             // Killed five times.
             let gave_up = error.contains("was started");
-            assert!(status.status != JobState::Failed || gave_up, "{status:?}");
+            let overtaken = self.tally.restored > 0 && error.contains("taken up from the database");
+            self.tally.overtaken += u32::from(overtaken);
+            assert!(
+                status.status != JobState::Failed || gave_up || overtaken,
+                "{status:?}"
+            );
             self.tally.completed += u32::from(status.status == JobState::Completed);
             self.tally.jobs += 1;
         }

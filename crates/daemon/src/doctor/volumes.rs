@@ -1,0 +1,54 @@
+//! Volumes that nobody has marked as this program's.
+
+use super::Finding;
+use crate::config::Config;
+use crate::jobs::error::chain;
+use crate::serve;
+use crate::volume::VolumeState;
+
+/// Shown by name; a host has hundreds.
+const SHOWN: usize = 20;
+
+pub(super) async fn check(config: &Config) -> Finding {
+    const CHECK: &str = "volumes.adopted";
+    let listed = match serve::volumes(config, None) {
+        Ok(volumes) => volumes.list().await.map_err(|error| chain(&error)),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    let volumes = match listed {
+        Ok(volumes) => volumes,
+        Err(error) => {
+            let remedy = "See the other checks of the volumes' place";
+            return Finding::fail(CHECK, error, remedy);
+        }
+    };
+    let unmarked: Vec<_> = volumes
+        .iter()
+        .filter(|volume| volume.state == VolumeState::Untagged)
+        .map(|volume| volume.name.as_str())
+        .collect();
+    if unmarked.is_empty() {
+        return Finding::ok(CHECK, "Every volume says what it is to this program");
+    }
+    let mut names = unmarked[..unmarked.len().min(SHOWN)].join(", ");
+    if unmarked.len() > SHOWN {
+        names.push_str(", ...");
+    }
+    let count = unmarked.len();
+    if config.lvm.adopt_untagged {
+        let message = format!(
+            "{count} volumes say nothing of this program, and any request may rewrite them: {names}"
+        );
+        let remedy = "Hand over those that jobs may rewrite ('lvpctl volumes adopt NAME'), then \
+            set lvm.adopt_untagged: false";
+        return Finding::warn(CHECK, message, remedy);
+    }
+    Finding::ok(
+        CHECK,
+        format!(
+            "{count} volumes say nothing of this program, and requests for them are refused: {names}; \
+             'lvpctl volumes adopt NAME' hands one over, 'libvirt-volume-provisioner db \
+             adopt-go-volumes' those of the Go program"
+        ),
+    )
+}

@@ -1,0 +1,53 @@
+//! Volumes over HTTP.
+
+use axum::Json;
+use axum::extract::{Extension, Path, State};
+use lvp_api::{VolumeInfo, VolumeList, VolumeName};
+
+use super::App;
+use super::error::ApiError;
+use crate::access::audit::Subject;
+use crate::volume::{Volume, VolumeState};
+
+/// `GET /api/v1/volumes`
+pub(super) async fn list(State(app): State<App>) -> Result<Json<VolumeList>, ApiError> {
+    let volumes = app.jobs.services().volumes.list().await?;
+    let volumes: Vec<_> = volumes.into_iter().map(info).collect();
+    Ok(Json(VolumeList {
+        count: volumes.len(),
+        volumes,
+    }))
+}
+
+/// `POST /api/v1/volumes/{name}/adopt`
+pub(super) async fn adopt(
+    State(app): State<App>,
+    subject: Option<Extension<Subject>>,
+    Path(name): Path<String>,
+) -> Result<Json<VolumeInfo>, ApiError> {
+    let name: VolumeName = name
+        .parse()
+        .map_err(|error| ApiError::bad_request(format!("name: {error}")))?;
+    if let Some(Extension(subject)) = subject {
+        subject.is(format!("volume {name}"));
+    }
+    let adopted = app.jobs.services().volumes.adopt(&name).await?;
+    Ok(Json(info(adopted)))
+}
+
+fn info(volume: Volume) -> VolumeInfo {
+    let (state, job_id, image_digest) = match volume.state {
+        VolumeState::Untagged => ("untagged", None, None),
+        VolumeState::Adopted => ("adopted", None, None),
+        VolumeState::Populating { job, .. } => ("populating", Some(job), None),
+        VolumeState::Ready { job, digest } => ("ready", job, Some(digest)),
+    };
+    VolumeInfo {
+        name: volume.name,
+        path: volume.path.display().to_string(),
+        size_bytes: volume.size_bytes,
+        state: state.to_owned(),
+        image_digest: image_digest.map(|digest| digest.to_string()),
+        job_id: job_id.map(|job| job.to_string()),
+    }
+}

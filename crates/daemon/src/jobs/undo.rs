@@ -1,0 +1,251 @@
+//! The end of a job that did not complete: what it did to its volume is undone, and the volume says
+//! what it is.
+//!
+//! | the volume | is left |
+//! |---|---|
+//! | made by the job | removed |
+//! | found by the job, nothing written to it | saying what it said before |
+//! | found by the job and written | `populating`, with a cleared first MiB: it does not boot |
+//! | ready, not by this job | as it is, with a word that this job has ended on it ([`standing`]) |
+//! | ready by this job | as it is: the job *has* completed, whatever was to end it |
+//!
+//! [`standing`]: super::standing
+
+use std::time::Duration;
+
+use lvp_api::JobId;
+use tracing::{Instrument as _, Span};
+
+use super::Jobs;
+use super::error::{JobError, chain};
+use super::live::Live;
+use super::standing::{self, Standing};
+use crate::telemetry::traces;
+use crate::volume::{OpenVolume, Removed, Volume, VolumeError, VolumeState};
+
+/// How long the end of a job that has not touched its volume waits for the volume's word. A back end
+/// that hangs must not hold up a cancellation.
+const WORD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is cleared of a volume that is left not ready: more than any boot sector and partition table.
+const HEAD_BYTES: usize = 1 << 20; // 1 MiB
+
+/// What is left of a job's work.
+enum Left {
+    /// Nothing that anybody has to know.
+    Nothing,
+    /// A volume that the job found and began to write.
+    NotReady,
+    /// The same, and it could not be kept from booting.
+    Bootable(VolumeError),
+    /// All of it.
+    Finished(Volume),
+}
+
+impl Jobs {
+    /// Whether a job that was taken up from the database had finished its volume before. Then that
+    /// is on its record, and durable.
+    pub(super) async fn has_finished(&self, live: &Live) -> bool {
+        let Some(request) = live.spec().volume.as_ref().filter(|_| live.taken_up) else {
+            return false;
+        };
+        let volumes = &self.services().volumes;
+        let finished = async {
+            let volume = volumes.lookup(&request.name).await?;
+            match (standing::of(volume.as_ref(), live.id, None), volume) {
+                (Standing::Finished(digest), Some(volume)) => {
+                    volumes.mark_ready(&volume, live.id, &digest).await?;
+                    Ok(Some(volume))
+                }
+                _ => Ok(None),
+            }
+        };
+        match finished.await {
+            Ok(Some(volume)) => {
+                record_finished(live, &volume);
+                true
+            }
+            Ok(None) => false,
+            Err::<_, VolumeError>(error) => {
+                // The job's own look at the volume decides, once there is something to write.
+                tracing::warn!(
+                    component = "provisioner", job_id = %live.id, error = chain(&error),
+                    "It cannot be told whether the job had finished its volume before the restart"
+                );
+                false
+            }
+        }
+    }
+
+    /// Undoes what a job did to its volume, in this run or in one before a restart. The error is
+    /// returned, unless the volume says that the job has completed.
+    pub(super) async fn undo(&self, live: &Live, error: JobError) -> Result<(), JobError> {
+        let Some(request) = &live.spec().volume else {
+            return Err(error);
+        };
+        // A run before a restart may have made the volume, even if this one did not come that far.
+        if !live.taken_up && !live.has_touched_volume() {
+            let word = tokio::time::timeout(WORD_TIMEOUT, self.leave_word(live, &request.name));
+            if word.await.is_err() {
+                tracing::warn!(
+                    component = "provisioner", job_id = %live.id, volume = %request.name,
+                    "The volume does not answer: it does not say that this job has ended"
+                );
+            }
+            return Err(error);
+        }
+        let (name, job) = (&request.name, live.id);
+        let span =
+            tracing::error_span!(target: traces::TARGET, "volume", otel.name = "DeleteVolume");
+        traces::attribute(&span, "volume.name", Some(name.to_string()));
+        match self.roll_back(live, name).instrument(span.clone()).await {
+            Ok(Left::Nothing) => {}
+            Ok(Left::Finished(volume)) => {
+                record_finished(live, &volume);
+                return Ok(());
+            }
+            Ok(Left::NotReady) => live.note(not_ready(name.as_str())),
+            Ok(Left::Bootable(error)) => {
+                let why = chain(&error);
+                tracing::error!(
+                    component = "provisioner", job_id = %job, error = why,
+                    "A volume that is not ready may have a boot sector still"
+                );
+                live.note(format!(
+                    "{} (its first MiB is not cleared: {why})",
+                    not_ready(name.as_str())
+                ));
+            }
+            Err(error) => {
+                let why = chain(&error);
+                traces::failed(&span, "volume", why.clone());
+                tracing::error!(
+                    component = "provisioner", job_id = %job, error = %why,
+                    "A volume could not be rolled back"
+                );
+                live.note(format!(
+                    "Volume {name} could not be rolled back ({why}); if the job made it, it is \
+                     removed within cache.eviction_interval"
+                ));
+            }
+        }
+        Err(error)
+    }
+
+    async fn roll_back(
+        &self,
+        live: &Live,
+        name: &lvp_api::VolumeName,
+    ) -> Result<Left, VolumeError> {
+        let volumes = &self.services().volumes;
+        let removed = volumes.remove_created(name, live.id).await?;
+        let gone = removed == Removed::Removed;
+        traces::attribute(&Span::current(), "volume.removed", Some(gone));
+        if removed != Removed::Kept {
+            return Ok(Left::Nothing);
+        }
+        let Some(volume) = volumes.lookup(name).await? else {
+            return Ok(Left::Nothing);
+        };
+        match (volume.state, live.found_unwritten()) {
+            (VolumeState::Ready { job, digest }, _) if job == Some(live.id) => {
+                volumes.mark_ready(&volume, live.id, &digest).await?;
+                Ok(Left::Finished(volume))
+            }
+            (VolumeState::Populating { job, .. }, Some(before)) if job == live.id => {
+                volumes.leave(&before, live.id).await?;
+                Ok(Left::Nothing)
+            }
+            (VolumeState::Populating { job, .. }, None) if job == live.id => {
+                let cleared = self.clear_head(&volume).await;
+                Ok(cleared.err().map_or(Left::NotReady, Left::Bootable))
+            }
+            (VolumeState::Ready { .. }, _) => {
+                if self.may_speak(live, &volume).await {
+                    volumes.leave(&volume, live.id).await?;
+                }
+                Ok(Left::Nothing)
+            }
+            _ => Ok(Left::Nothing),
+        }
+    }
+
+    /// Says on a ready volume that the job has ended, which has not come so far as to look at it.
+    async fn leave_word(&self, live: &Live, name: &lvp_api::VolumeName) {
+        let volumes = &self.services().volumes;
+        let left = async {
+            match volumes.lookup(name).await? {
+                Some(volume)
+                    if is_ready_by_another(&volume, live.id)
+                        && self.may_speak(live, &volume).await =>
+                {
+                    volumes.leave(&volume, live.id).await
+                }
+                _ => Ok(()),
+            }
+        };
+        if let Err(error) = left.await {
+            tracing::warn!(
+                component = "provisioner", job_id = %live.id, volume = %name, error = chain(&error),
+                "The volume cannot be made to say that this job has ended"
+            );
+        }
+    }
+
+    /// Whether the volume's last word may be this job's. That of a job from an older database would
+    /// hide who was there since.
+    async fn may_speak(&self, live: &Live, volume: &Volume) -> bool {
+        if !live.taken_up {
+            return true;
+        }
+        let predecessor = self.services().store.job_before(live.id).await;
+        predecessor.is_ok_and(|predecessor| {
+            standing::of(Some(volume), live.id, predecessor) == Standing::GoOn
+        })
+    }
+
+    /// A volume that is not ready does not boot, however far its job came.
+    async fn clear_head(&self, volume: &Volume) -> Result<(), VolumeError> {
+        let opened = self.services().volumes.open(volume).await?;
+        let cleared = tokio::task::spawn_blocking(move || clear(&opened));
+        cleared.await.unwrap_or_else(|_| {
+            let message = "The clearing of a volume's first MiB broke off";
+            Err(VolumeError::internal(message))
+        })
+    }
+}
+
+fn clear(opened: &OpenVolume) -> Result<(), VolumeError> {
+    use std::os::unix::fs::FileExt as _;
+    let length = usize::try_from(opened.size_bytes).map_or(HEAD_BYTES, |size| size.min(HEAD_BYTES));
+    let written = match opened.known_zero {
+        true => Ok(()),
+        false => opened.file.write_all_at(&vec![0; length], 0),
+    };
+    written
+        .and_then(|()| opened.file.sync_all())
+        .map_err(|error| VolumeError::io("Clearing", &opened.path, error))
+}
+
+fn is_ready_by_another(volume: &Volume, job: JobId) -> bool {
+    matches!(volume.state, VolumeState::Ready { job: by, .. } if by != Some(job))
+}
+
+fn record_finished(live: &Live, volume: &Volume) {
+    let VolumeState::Ready { digest, .. } = volume.state else {
+        return;
+    };
+    live.update(|job| {
+        job.image_digest = Some(digest);
+        job.volume_path = Some(volume.path.display().to_string());
+    });
+    live.note("The volume says that this job has finished it: recorded, and nothing was written");
+    tracing::info!(
+        component = "provisioner", job_id = %live.id, volume = %volume.path.display(),
+        "The volume says that the job has finished it; nothing is written"
+    );
+}
+
+fn not_ready(name: &str) -> String {
+    format!("Volume {name} was there before the job and is left not ready: provision it again")
+}
