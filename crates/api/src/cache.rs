@@ -51,6 +51,9 @@ pub struct CachedImages {
     pub offset: u32,
     /// How many were asked for at most.
     pub limit: u32,
+    /// The next part's `offset`, when the list ends before `limit` because of its size in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_offset: Option<u32>,
 }
 
 /// Answer to `DELETE /api/v1/cache/images/{key}`.

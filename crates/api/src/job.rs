@@ -319,6 +319,9 @@ pub struct JobList {
     pub offset: u32,
     /// How many were asked for at most.
     pub limit: u32,
+    /// The next part's `offset`, when the list ends before `limit` because of its size in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_offset: Option<u32>,
 }
 
 /// Name of a server-sent event on `GET /api/v1/jobs/{id}/events`; its data is a [`JobStatus`].

@@ -11,6 +11,7 @@ pub mod db_cmd;
 pub mod demo;
 pub mod dependencies;
 pub mod doctor;
+mod files;
 pub mod http;
 pub mod image_cmd;
 pub mod jobs;

@@ -20,7 +20,7 @@ use crate::dependencies::Dependencies;
 use crate::http::{App, router};
 use crate::jobs::{JobSettings, Jobs, Services};
 use crate::libvirt::{self, Hypervisor};
-use crate::net;
+use crate::net::{self, Load};
 use crate::source::{self, Source};
 use crate::store::{PlaceRow, Store};
 use crate::supervisor;
@@ -93,6 +93,8 @@ impl Daemon {
             started,
             serve_metrics: config.metrics.enabled,
             exports: Arc::new(inherited.exports),
+            load: Arc::new(Load::new(config.server.max_connections_per_address)),
+            shared: Arc::default(),
         };
         Ok(Self {
             config,
@@ -142,6 +144,7 @@ impl Daemon {
             listener,
             app.access.tls().cloned(),
             Arc::clone(app.access.failures()),
+            Arc::clone(&app.load),
             router(app.clone()),
             heart,
             stopped.clone(),

@@ -25,6 +25,11 @@ pub(super) async fn list(context: &Context, page: Page) -> Result<Exit, Failure>
             output::print(&output::table(header, &rows))?;
         }
     }
+    if let Some(next) = list.next_offset
+        && context.format != Format::Json
+    {
+        say(&format!("There are more; --offset {next} shows them"));
+    }
     Ok(Exit::Success)
 }
 

@@ -17,6 +17,9 @@ pub const TARGET: &str = module_path!();
 /// Longest part of a path that is written: ours are shorter.
 const PATH_MAX_CHARACTERS: usize = 200;
 
+/// Longest subject that is written: the longest key of an object fits. A request may send 1 MiB of it.
+const SUBJECT_MAX_CHARACTERS: usize = 1400;
+
 /// What a request is about, for its handler to fill in.
 #[derive(Debug, Clone, Default)]
 pub struct Subject(Arc<About>);
@@ -36,7 +39,12 @@ impl Subject {
     /// Says what the request is about. Must not hold a secret, such as a URL's query.
     pub fn is(&self, what: impl Into<String>) {
         // The first word stands.
-        self.0.what.set(what.into()).ok();
+        let mut what = what.into();
+        if let Some((end, _)) = what.char_indices().nth(SUBJECT_MAX_CHARACTERS) {
+            what.truncate(end);
+            what.push('\u{2026}');
+        }
+        self.0.what.set(what).ok();
     }
 
     /// Says which job the request made.

@@ -1,13 +1,27 @@
-//! Failed attempts: counted by reason, and wrong tokens limited by address.
+//! Failed attempts: counted by reason, and wrong tokens slowed down by address.
+//!
+//! A right token gets in whatever came from its address before: an address is not a person, and one stale cron job must
+//! not lock out the orchestrator that shares it. What keeps guessing hopeless is what a token must be ([`super::strength`]);
+//! the slowing down keeps the log and the processor for others.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Wrong tokens that an address may send in a row.
+use tokio::sync::Semaphore;
+
+use crate::net::network;
+
+/// Wrong tokens that an address may send in a row before further ones are answered slowly.
 const GUESSES: u32 = 10;
+
+/// How long the answer to a wrong token takes then.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// Slow answers at once; further ones are not waited for, so that they cost no more than any other request.
+const SLOW_MAX: usize = 64;
 
 /// After so long one more guess is allowed: ten a minute.
 const GUESS_INTERVAL: Duration = Duration::from_secs(6);
@@ -26,7 +40,7 @@ pub enum Reason {
     Certificate,
     /// A credential that may not do this.
     Role,
-    /// Too many wrong tokens before.
+    /// A token that is not known, after too many others.
     Limited,
 }
 
@@ -53,10 +67,21 @@ impl Reason {
 }
 
 /// What failed so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Failures {
     counts: [AtomicU64; Reason::ALL.len()],
     guesses: Mutex<HashMap<IpAddr, Guesses>>,
+    slow: Semaphore,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self {
+            counts: Default::default(),
+            guesses: Mutex::default(),
+            slow: Semaphore::new(SLOW_MAX),
+        }
+    }
 }
 
 /// Guesses that count against an address: one is forgiven every [`GUESS_INTERVAL`].
@@ -100,15 +125,24 @@ impl Failures {
         }
     }
 
-    /// Counts a wrong token.
-    pub(super) fn count_guess(&self, address: IpAddr) {
-        self.count(Reason::Token);
-        self.guess(address, Instant::now());
+    /// Counts a wrong token; whether its address had used up its guesses before.
+    pub(super) fn count_guess(&self, address: IpAddr) -> bool {
+        let now = Instant::now();
+        let is_limited = self.is_limited_at(address, now);
+        self.guess(address, now);
+        self.count(if is_limited {
+            Reason::Limited
+        } else {
+            Reason::Token
+        });
+        is_limited
     }
 
-    /// Whether an address has used up its guesses.
-    pub(super) fn is_limited(&self, address: IpAddr) -> bool {
-        self.is_limited_at(address, Instant::now())
+    /// Takes the time that an answer to a wrong token has to take.
+    pub(super) async fn slow_down(&self) {
+        if let Ok(_waits) = self.slow.try_acquire() {
+            tokio::time::sleep(SLOW).await;
+        }
     }
 
     fn guess(&self, address: IpAddr, now: Instant) {
@@ -128,7 +162,8 @@ impl Failures {
         if guess.count == 0 {
             guess.since = now;
         }
-        guess.count = guess.count.saturating_add(1);
+        // No more than what quiet gives back in some minutes.
+        guess.count = guess.count.saturating_add(1).min(2 * GUESSES);
     }
 
     fn is_limited_at(&self, address: IpAddr, now: Instant) -> bool {
@@ -146,23 +181,14 @@ impl Failures {
     }
 }
 
-/// What one caller can choose its addresses from: all of IPv6's lower half.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let network = address.to_bits() >> 64 << 64;
-            Ipv6Addr::from_bits(network).into()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]
-    fn ten_wrong_tokens_shut_an_address_out_and_time_lets_it_in_again() {
+    fn ten_wrong_tokens_use_an_addresss_guesses_up_and_time_gives_them_back() {
         let failures = Failures::default();
         let start = Instant::now();
         let (guesser, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));

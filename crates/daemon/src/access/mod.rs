@@ -2,7 +2,7 @@
 //!
 //! | route | needs |
 //! |---|---|
-//! | health, metrics | nothing, unless closed by configuration |
+//! | health, metrics | nothing, unless closed by configuration; the reasons in `/readyz` need role `read` |
 //! | `GET` of anything else | role `read` or `provision` |
 //! | everything else | role `provision` |
 //!
@@ -17,6 +17,7 @@
 
 pub mod audit;
 mod failures;
+mod strength;
 mod tokens;
 mod watch;
 
@@ -62,7 +63,7 @@ pub struct Access {
 }
 
 /// Who a request is from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// Somebody on this host, where no credential is asked for.
     Local,
@@ -195,21 +196,16 @@ impl Access {
             self.failures.count(Reason::Missing);
             return Err(unauthorized("The request has no credential"));
         };
-        let address = peer.address.ip();
-        if self.failures.is_limited(address) {
-            self.failures.count(Reason::Limited);
-            return Err(ApiError::new(
-                ErrorCode::TooManyRequests,
-                "Too many wrong tokens came from this address: wait a minute, then use the right one",
-            ));
-        }
+        // The look-up takes the same time for every token; a right one is let in whatever was tried from its address.
         let tokens = Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner));
         match tokens.find(token) {
             Some((name, role)) => Ok((Principal::Token(name.to_owned()), role)),
-            None => {
-                self.failures.count_guess(address);
-                Err(unauthorized("The token is not known"))
-            }
+            None if self.failures.count_guess(peer.address.ip()) => Err(ApiError::new(
+                ErrorCode::TooManyRequests,
+                "The token is not known, as others before that came from this address: use a token of the daemon's \
+                 tokens file, which is let in at once",
+            )),
+            None => Err(unauthorized("The token is not known")),
         }
     }
 }
@@ -260,7 +256,8 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
     let access = &app.access;
     let route = request.extensions().get::<MatchedPath>().cloned();
     let needs = access.needs(request.method(), route.as_ref().map(MatchedPath::as_str));
-    if needs == Needs::Nothing {
+    let is_readiness = route.as_ref().map(MatchedPath::as_str) == Some(routes::READYZ);
+    if needs == Needs::Nothing && !is_readiness {
         return next.run(request).await;
     }
     let peer = request.extensions().get::<Peer>().cloned();
@@ -269,13 +266,28 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
         address: SocketAddr::from(([0, 0, 0, 0], 0)),
         identity: None,
     });
+    if needs == Needs::Nothing {
+        // Everybody may know that something is wrong; what is, and where, is for those who may read.
+        let is_anonymous = token(request.headers()).is_none() && peer.identity.is_none();
+        if !(is_anonymous && access.asks_for_credentials())
+            && let Ok((principal, _)) = access.identify(request.headers(), &peer)
+        {
+            request.extensions_mut().insert(principal);
+        }
+        return next.run(request).await;
+    }
     let found = access.identify(request.headers(), &peer);
     let mut line = (needs == Needs::Provision).then(|| {
         let principal = found.as_ref().ok().map(|(principal, _)| principal);
         AuditLine::new(principal, peer.address, request.method(), request.uri())
     });
     let response = match found {
-        Err(error) => refuse(error),
+        Err(error) => {
+            if error.code() == ErrorCode::TooManyRequests {
+                access.failures.slow_down().await;
+            }
+            refuse(error)
+        }
         Ok((_, Role::Read)) if needs == Needs::Provision => {
             access.failures.count(Reason::Role);
             refuse(ApiError::new(
@@ -283,7 +295,8 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
                 "This token may only read: changes need one with the role provision",
             ))
         }
-        Ok(_) => {
+        Ok((principal, _)) => {
+            request.extensions_mut().insert(principal);
             if let Some(line) = &line {
                 request.extensions_mut().insert(line.subject());
             }

@@ -11,7 +11,6 @@
 //! colons and is no role belongs to the token, so that tokens with colons stay what they were.
 //! Only digests of the tokens are kept.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -19,11 +18,11 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
+use super::strength;
+use crate::files;
+
 /// Largest tokens file: room for thousands.
 const FILE_MAX_BYTES: u64 = 1 << 20; // 1 MiB
-
-/// Tokens shorter than this can be guessed, so that they get a warning.
-const TOKEN_GOOD_CHARACTERS: usize = 20;
 
 /// Anybody on the host could read the file.
 const WORLD_ACCESS: u32 = 0o007;
@@ -74,6 +73,29 @@ pub enum TokensError {
         /// What is wrong. Never quotes the line.
         reason: &'static str,
     },
+    /// A token that somebody could find by trying.
+    #[error(
+        "The token {name} in line {line} of the tokens file {} could be guessed: replace it by one that \
+         'lvpctl token new --name {name}' makes, here and at its clients",
+        path.display()
+    )]
+    Weak {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// The token's name.
+        name: String,
+    },
+}
+
+/// What is wrong with a line.
+#[derive(Debug)]
+enum Wrong {
+    /// It has not the form of one.
+    Form(&'static str),
+    /// The token of this name could be guessed.
+    Weak(String),
 }
 
 /// The tokens in force.
@@ -94,7 +116,7 @@ impl Tokens {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
+        let file = files::open_regular(path).map_err(failed)?;
         let mode = file.metadata().map_err(failed)?.permissions().mode();
         if mode & WORLD_ACCESS != 0 {
             return Err(TokensError::Exposed(path.to_owned()));
@@ -107,10 +129,12 @@ impl Tokens {
         if u64::try_from(read).is_ok_and(|read| read > FILE_MAX_BYTES) {
             return Err(TokensError::Large(path.to_owned()));
         }
-        let tokens = Self::parse(&text).map_err(|(line, reason)| TokensError::Line {
-            path: path.to_owned(),
-            line,
-            reason,
+        let tokens = Self::parse(&text).map_err(|(line, wrong)| {
+            let path = path.to_owned();
+            match wrong {
+                Wrong::Form(reason) => TokensError::Line { path, line, reason },
+                Wrong::Weak(name) => TokensError::Weak { path, line, name },
+            }
         })?;
         if tokens.0.is_empty() {
             return Err(TokensError::Empty(path.to_owned()));
@@ -118,7 +142,7 @@ impl Tokens {
         Ok(tokens)
     }
 
-    fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
+    fn parse(text: &str) -> Result<Self, (usize, Wrong)> {
         let mut tokens = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
@@ -128,22 +152,20 @@ impl Tokens {
             }
             let (name, role, token) = split(line);
             let name = match name {
-                Some("") => return Err((number, "the name before the colon is missing")),
+                Some("") => {
+                    return Err((number, Wrong::Form("the name before the colon is missing")));
+                }
                 Some(name) => name.to_owned(),
                 None => format!("line-{number}"),
             };
             if token.is_empty() {
-                return Err((number, "the token after the colon is missing"));
+                return Err((number, Wrong::Form("the token after the colon is missing")));
             }
             if token.contains(|c: char| c.is_whitespace() || !c.is_ascii() || c.is_control()) {
-                return Err((number, "a token is ASCII without spaces"));
+                return Err((number, Wrong::Form("a token is ASCII without spaces")));
             }
-            if token.len() < TOKEN_GOOD_CHARACTERS {
-                tracing::warn!(
-                    component = "access",
-                    name,
-                    "The token is so short that it can be guessed: 'lvpctl token new' makes a better one"
-                );
+            if !strength::is_hopeless_to_guess(token) {
+                return Err((number, Wrong::Weak(name)));
             }
             tokens.push(Token {
                 name,
@@ -228,15 +250,38 @@ mod tests {
     fn unusable_lines_are_named_by_number_and_never_quoted() {
         for (text, line) in [
             (":token", 1),
-            ("a:b\nname:", 2),
+            ("# a comment\nname:", 2),
             ("name:read:", 1),
             ("two words", 1),
-            ("ok\nname:t\u{f6}ken", 2),
+            ("\nname:t\u{f6}ken", 2),
         ] {
-            let (found, reason) = Tokens::parse(text).map(|_| ()).expect_err(text);
+            let (found, wrong) = Tokens::parse(text).map(|_| ()).expect_err(text);
             assert_eq!(found, line, "{text:?}");
+            let Wrong::Form(reason) = wrong else {
+                panic!("{text:?}: {wrong:?}");
+            };
             assert!(!reason.contains("words"), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_token_that_could_be_guessed_is_refused_by_its_name() {
+        let mut file = tempfile::NamedTempFile::new().expect("there is room");
+        writeln!(
+            file,
+            "good:0e5a-9d1c-77b2-4f68-a3\nold-cron:provision:hunter2\n"
+        )
+        .expect("it is written");
+        let error = Tokens::read(file.path())
+            .map(|_| ())
+            .expect_err("it is weak")
+            .to_string();
+        assert!(error.contains("The token old-cron in line 2"), "{error}");
+        assert!(
+            error.contains("lvpctl token new --name old-cron"),
+            "{error}"
+        );
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]
@@ -246,7 +291,7 @@ mod tests {
         assert!(matches!(refused(&file), Err(TokensError::Empty(_))));
         writeln!(file, "# nothing but a comment").expect("it is written");
         assert!(matches!(refused(&file), Err(TokensError::Empty(_))));
-        writeln!(file, "ci:0123456789abcdef0123456789abcdef").expect("it is written");
+        writeln!(file, "ci:9f3c0123456789abcdef0123456789ab").expect("it is written");
         assert!(refused(&file).is_ok());
         let open = std::fs::Permissions::from_mode(0o644);
         std::fs::set_permissions(file.path(), open).expect("it is ours");

@@ -135,6 +135,13 @@ pub const KEYS: &[Key] = &[
         "Whether /metrics answers without a credential",
     ),
     key(
+        "server.max_connections_per_address",
+        &["MAX_CONNECTIONS_PER_ADDRESS"],
+        Kind::Integer { min: 1, max: 512 },
+        "128",
+        "Connections of one address (of one /64 network of IPv6), of 512 in all; more for a proxy that many clients share",
+    ),
+    key(
         "server.shutdown_grace",
         &["SHUTDOWN_GRACE"],
         Kind::Duration,

@@ -10,10 +10,14 @@ use serde_json::Value;
 
 use super::keys::{IGNORED, KEYS, Key, Kind};
 use super::value;
+use crate::files;
 use crate::secret::SecretUrl;
 
 /// How alike an unknown key and a known one must be for a hint, 0 to 1.
 const HINT_SIMILARITY: f64 = 0.6;
+
+/// Largest configuration file: hundreds of times what all keys need.
+const FILE_MAX_BYTES: u64 = 1 << 20; // 1 MiB
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +109,7 @@ impl Settings {
         explicit: bool,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let text = match std::fs::read_to_string(path) {
+        let text = match files::read_text_or_null(path, FILE_MAX_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !explicit => String::new(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

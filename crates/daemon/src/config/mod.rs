@@ -68,6 +68,8 @@ pub struct Server {
     pub open_health: bool,
     /// Whether metrics need no credential.
     pub open_metrics: bool,
+    /// Connections of one address.
+    pub max_connections_per_address: usize,
     /// How long SIGTERM waits for running jobs.
     pub shutdown_grace: Duration,
 }
@@ -272,6 +274,8 @@ impl Config {
                 api_tokens_file: settings.optional_path("server.api_tokens_file"),
                 open_health: settings.boolean("server.open_health")?,
                 open_metrics: settings.boolean("server.open_metrics")?,
+                max_connections_per_address: settings
+                    .integer("server.max_connections_per_address")?,
                 shutdown_grace: settings.duration("server.shutdown_grace")?,
             },
             minio: Minio {

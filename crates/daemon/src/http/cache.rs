@@ -8,7 +8,7 @@ use lvp_api::{CachedImages, DeletedImage, ErrorCode, JobAccepted, Sha256Digest};
 use serde::Deserialize;
 
 use super::error::ApiError;
-use super::{Answer, App, request};
+use super::{Answer, App, list, request};
 use crate::access::audit::Subject;
 use crate::source::url::redact;
 
@@ -33,12 +33,16 @@ pub(super) async fn list(
     let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let limit = query.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT_MAX);
     let offset = query.offset.unwrap_or(0);
+    let _place = app.shared.lists.place().await?;
+    // A thousand rows of URLs of 4 KiB are read at most.
     let images = app.jobs.services().cache.list(limit, offset).await?;
+    let part = list::part(images, offset, false)?;
     Ok(Json(CachedImages {
-        count: images.len(),
-        images,
+        count: part.items.len(),
+        images: part.items,
         offset,
         limit,
+        next_offset: part.next_offset,
     }))
 }
 

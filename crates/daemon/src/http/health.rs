@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use lvp_api::{Health, HealthStatus, Readiness};
 
 use super::{Answer, App};
+use crate::access::Principal;
 use crate::clock;
 
 /// `GET /health`, `/healthz`, `/livez`
@@ -26,10 +27,19 @@ pub(super) async fn health(State(app): State<App>) -> Json<Health> {
 }
 
 /// `GET /readyz`
-pub(super) async fn ready(State(app): State<App>) -> Answer<Readiness> {
-    let dependencies = app.dependencies.states();
+pub(super) async fn ready(
+    State(app): State<App>,
+    caller: Option<Extension<Principal>>,
+) -> Answer<Readiness> {
+    let mut dependencies = app.dependencies.states();
     // Before the first probes nothing is known, and nothing unknown is ready.
     let all_up = !dependencies.is_empty() && dependencies.values().all(|state| state.up);
+    if caller.is_none() {
+        // Errors name endpoints, paths and versions.
+        dependencies
+            .values_mut()
+            .for_each(|state| state.error = None);
+    }
     let ready = all_up && !app.jobs.is_stopping();
     let status = if ready {
         StatusCode::OK

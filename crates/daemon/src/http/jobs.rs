@@ -3,12 +3,13 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{Request, StatusCode};
+use axum::http::{Request, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use lvp_api::{
     CancelledJob, ErrorCode, JobAccepted, JobEvent, JobId, JobList, JobState, JobStatus,
@@ -17,7 +18,8 @@ use serde::Deserialize;
 use tokio_stream::wrappers::WatchStream;
 
 use super::error::ApiError;
-use super::{Answer, App, request};
+use super::{Answer, App, gather, list, request};
+use crate::access::Principal;
 use crate::access::audit::Subject;
 use crate::jobs::Cancellation;
 use crate::jobs::record::Job;
@@ -70,21 +72,28 @@ pub(super) async fn list(
         .map_err(|error| ApiError::bad_request(format!("status: {error}")))?;
     let limit = query.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT_MAX);
     let offset = query.offset.unwrap_or(0);
+    let _place = app.shared.lists.place().await?;
     let (jobs, total) = app
         .jobs
         .list(JobFilter {
             state,
             limit,
             offset,
+            max_bytes: list::LIST_MAX_BYTES,
         })
         .await?;
-    let jobs: Vec<JobStatus> = jobs.iter().map(Job::status).collect();
+    let read = u64::from(offset).saturating_add(u64::try_from(jobs.len()).unwrap_or(u64::MAX));
+    let is_cut = jobs.len() < usize::try_from(limit).unwrap_or(usize::MAX)
+        && read < total
+        && !jobs.is_empty();
+    let part = list::part(jobs.iter().map(Job::status), offset, is_cut)?;
     Ok(Json(JobList {
-        count: jobs.len(),
-        jobs,
+        count: part.items.len(),
+        jobs: part.items,
         total,
         offset,
         limit,
+        next_offset: part.next_offset,
     }))
 }
 
@@ -135,6 +144,7 @@ pub(super) async fn cancel(
 /// `GET /api/v1/jobs/{id}/events`
 pub(super) async fn events(
     State(app): State<App>,
+    caller: Option<Extension<Principal>>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let job_id = job_id(&id)?;
@@ -147,9 +157,19 @@ pub(super) async fn events(
                 ended = job.state.is_terminal();
                 std::future::ready(go_on)
             };
+            // Whoever is not known is on this host.
+            let Extension(caller) = caller.unwrap_or(Extension(Principal::Local));
+            let place = app.shared.streams.open(caller).map_err(|refusal| {
+                app.load.count_refused(refusal.full);
+                ApiError::from(refusal)
+            })?;
             WatchStream::new(watch)
                 .take_while(until_end)
-                .map(|job| event(&job))
+                .map(move |job| {
+                    // It goes when the stream does.
+                    let _ = &place;
+                    event(&job)
+                })
                 .boxed()
         }
         None => {

@@ -27,6 +27,7 @@ pub(super) async fn serve(
             .metrics()
             .num_alive_tasks(),
         access: &app.access,
+        load: &app.load,
         exports: &app.exports,
     };
     let text = services.metrics.render(format, &counted).map_err(|_| {

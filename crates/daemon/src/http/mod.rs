@@ -4,11 +4,14 @@
 
 mod cache;
 pub mod error;
+mod gather;
 mod health;
 mod jobs;
+mod list;
 mod metrics;
 mod openapi;
 mod request;
+mod streams;
 mod traces;
 mod upload;
 mod volumes;
@@ -23,6 +26,7 @@ use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use bytes::Bytes;
 use lvp_api::{ErrorCode, routes};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
@@ -30,8 +34,11 @@ use tracing::Instrument as _;
 use crate::access::{self, Access};
 use crate::dependencies::Dependencies;
 use crate::jobs::Jobs;
+use crate::net::Load;
 use crate::telemetry::Exports;
 use error::ApiError;
+pub use gather::Gather;
+pub use streams::Streams;
 
 pub use openapi::document as openapi_document;
 
@@ -50,6 +57,21 @@ pub struct App {
     pub serve_metrics: bool,
     /// What became of log lines and spans.
     pub exports: Arc<Exports>,
+    /// What all connections cost.
+    pub load: Arc<Load>,
+    /// What handlers share.
+    pub shared: Arc<Shared>,
+}
+
+/// What keeps handlers from costing more the more callers there are.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Who follows jobs.
+    pub streams: Arc<Streams>,
+    /// The list of volumes, as JSON.
+    pub volumes: Gather<Result<Bytes, ApiError>>,
+    /// Lists in the making.
+    lists: list::Makers,
 }
 
 /// All routes of both generations.

@@ -1,5 +1,7 @@
 //! From a request's bytes to a job's specification: every rule of the request, in one place.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -23,12 +25,21 @@ const VOLUME_MAX_BYTES: u64 = 1 << 62; // 4 EiB
 /// Longest `Idempotency-Key`: a UUID has 36 characters, and nobody needs a page.
 const IDEMPOTENCY_KEY_MAX: usize = 255;
 
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Reads a JSON body. The content type is not looked at: the Go program did not either, and
 /// `curl -d` sends another.
 pub(super) async fn json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiError> {
-    let body = Limited::new(request.into_body(), BODY_MAX_BYTES)
-        .collect()
-        .await;
+    let body = Limited::new(request.into_body(), BODY_MAX_BYTES).collect();
+    let body = tokio::time::timeout(BODY_TIMEOUT, body)
+        .await
+        .map_err(|_| {
+            ApiError::bad_request(format!(
+                "The body did not arrive within {} s: send it at once",
+                BODY_TIMEOUT.as_secs()
+            ))
+        })?;
     let body = body.map_err(|error| {
         if error.is::<LengthLimitError>() {
             let message =

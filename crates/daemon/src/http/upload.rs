@@ -27,6 +27,9 @@ const CHUNKS: usize = 4;
 /// How long libvirt may take to accept a piece of the content.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long the client may take for the next piece.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What is still read of a content that is refused, and for how long: an answer reaches most clients
 /// only once they have sent all they had to send.
 const DRAIN_MAX_BYTES: usize = 64 << 20; // 64 MiB
@@ -61,7 +64,17 @@ pub(super) async fn put(
     // It ends in order, whether or not the client waits for it: an early end of the content aborts.
     let mut upload = tokio::spawn(async move { hypervisor.upload(upload).await });
     let mut body = request.into_body().into_data_stream();
-    while let Some(chunk) = body.next().await {
+    // A client that sends no more ends the upload, whatever else it does.
+    let next = async |body: &mut BodyDataStream| {
+        let next = tokio::time::timeout(READ_TIMEOUT, body.next()).await;
+        next.map_err(|_| {
+            ApiError::bad_request(format!(
+                "Nothing of the content arrived for {} s: the volume is not complete",
+                READ_TIMEOUT.as_secs()
+            ))
+        })
+    };
+    while let Some(chunk) = next(&mut body).await? {
         let chunk = chunk.map_err(|error| {
             ApiError::bad_request(format!("The content did not arrive whole: {error}"))
         })?;

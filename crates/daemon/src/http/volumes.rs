@@ -2,21 +2,44 @@
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
-use lvp_api::{VolumeInfo, VolumeList, VolumeName};
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use lvp_api::{ErrorCode, VolumeInfo, VolumeList, VolumeName};
 
-use super::App;
 use super::error::ApiError;
+use super::{App, gather};
 use crate::access::audit::Subject;
 use crate::volume::{Volume, VolumeState};
 
 /// `GET /api/v1/volumes`
-pub(super) async fn list(State(app): State<App>) -> Result<Json<VolumeList>, ApiError> {
-    let volumes = app.jobs.services().volumes.list().await?;
-    let volumes: Vec<_> = volumes.into_iter().map(info).collect();
-    Ok(Json(VolumeList {
-        count: volumes.len(),
-        volumes,
-    }))
+pub(super) async fn list(State(app): State<App>) -> Result<Response, ApiError> {
+    let jobs = app.jobs.clone();
+    let list = move || async move {
+        let volumes = jobs.services().volumes.list().await?;
+        let volumes: Vec<_> = volumes.into_iter().map(info).collect();
+        let list = VolumeList {
+            count: volumes.len(),
+            volumes,
+        };
+        let json = serde_json::to_vec(&list).map_err(|error| {
+            let message = format!("The list of volumes cannot be written: {error}");
+            ApiError::new(ErrorCode::Internal, message)
+        })?;
+        Ok(Bytes::from(json))
+    };
+    let json = app
+        .shared
+        .volumes
+        .get(list)
+        .await
+        .map_err(|gather::BrokeOff| {
+            ApiError::new(
+                ErrorCode::Internal,
+                "The list of volumes broke off: see the log",
+            )
+        })??;
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// `POST /api/v1/volumes/{name}/adopt`

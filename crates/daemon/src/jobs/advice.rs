@@ -299,12 +299,14 @@ pub const fn of_status(code: ErrorCode) -> (&'static str, &'static str) {
             "See the job's error below",
         ),
         ErrorCode::TooManyRequests => (
-            "The queue is full, or too many wrong tokens came from this address",
-            "Wait as long as `Retry-After` says; see `jobs.queue_limit`",
+            "The queue is full, the caller has its share of what the daemon can serve, or the token is \
+             not known, as others before it",
+            "Wait as long as `Retry-After` says; see `jobs.queue_limit`, 'Bounds' in docs/security.md, or the \
+             tokens file",
         ),
         ErrorCode::Internal => ("A mistake in the daemon", "Look at the log, and report it"),
         ErrorCode::Unavailable => (
-            "Something that the daemon depends on is down, or it is stopping",
+            "Something that the daemon depends on is down, it is stopping, or it has too many callers",
             "See `/readyz` for what; run `doctor`; try again",
         ),
         ErrorCode::InsufficientStorage => (

@@ -1,4 +1,4 @@
-//! A stream that fails when nothing moves on it.
+//! A stream that fails when nothing moves on it, and sooner when it is to be written and takes nothing.
 
 use std::io;
 use std::pin::Pin;
@@ -8,24 +8,54 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// Wraps a stream: any byte read or written puts the deadline off.
+/// Wraps a stream: any byte read or written puts the deadline off. While a write waits, only written bytes count.
 pub(super) struct Idle<S> {
     stream: S,
-    limit: Duration,
+    limits: Limits,
     deadline: Pin<Box<Sleep>>,
+    /// While a write waits.
+    write_deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// How long nothing may move.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// In either direction.
+    pub(super) silence: Duration,
+    /// Towards the peer, while there is something for it.
+    pub(super) untaken: Duration,
 }
 
 impl<S> Idle<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
+    pub(super) fn new(stream: S, limits: Limits) -> Self {
         Self {
             stream,
-            limit,
-            deadline: Box::pin(tokio::time::sleep(limit)),
+            limits,
+            deadline: Box::pin(tokio::time::sleep(limits.silence)),
+            write_deadline: None,
         }
     }
 
     fn moved(&mut self) {
-        self.deadline.as_mut().reset(Instant::now() + self.limit);
+        let deadline = Instant::now() + self.limits.silence;
+        self.deadline.as_mut().reset(deadline);
+    }
+
+    fn written(&mut self) {
+        self.write_deadline = None;
+        self.moved();
+    }
+
+    /// What to answer while the stream takes nothing.
+    fn untaken<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let limit = self.limits.untaken;
+        let deadline = self
+            .write_deadline
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.pending(context)
     }
 
     /// What to answer while the stream itself is not ready.
@@ -61,26 +91,32 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Idle<S> {
         let this = self.get_mut();
         match Pin::new(&mut this.stream).poll_write(context, bytes) {
             Poll::Ready(written) => {
-                this.moved();
+                this.written();
                 Poll::Ready(written)
             }
-            Poll::Pending => this.pending(context),
+            Poll::Pending => this.untaken(context),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match Pin::new(&mut this.stream).poll_flush(context) {
-            Poll::Pending => this.pending(context),
-            ready => ready,
+            Poll::Pending => this.untaken(context),
+            Poll::Ready(done) => {
+                this.write_deadline = None;
+                Poll::Ready(done)
+            }
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match Pin::new(&mut this.stream).poll_shutdown(context) {
-            Poll::Pending => this.pending(context),
-            ready => ready,
+            Poll::Pending => this.untaken(context),
+            Poll::Ready(done) => {
+                this.write_deadline = None;
+                Poll::Ready(done)
+            }
         }
     }
 }
@@ -91,10 +127,15 @@ mod tests {
 
     use super::*;
 
+    const LIMITS: Limits = Limits {
+        silence: Duration::from_secs(10),
+        untaken: Duration::from_secs(3),
+    };
+
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_times_out_and_one_that_moves_does_not() {
         let (mut far, near) = tokio::io::duplex(64);
-        let mut near = Idle::new(near, Duration::from_secs(10));
+        let mut near = Idle::new(near, LIMITS);
         for _ in 0..5 {
             tokio::time::advance(Duration::from_secs(9)).await;
             far.write_all(b"x").await.expect("there is room");
@@ -107,8 +148,34 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_nothing_times_out() {
         let (_far, near) = tokio::io::duplex(4);
-        let mut near = Idle::new(near, Duration::from_secs(10));
+        let mut near = Idle::new(near, LIMITS);
+        let started = Instant::now();
         let error = near.write_all(b"too much").await.expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(
+            started.elapsed() < LIMITS.silence,
+            "{:?}",
+            started.elapsed()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_sends_and_takes_nothing_times_out_too() {
+        let (mut far, near) = tokio::io::duplex(4);
+        let near = Idle::new(near, LIMITS);
+        let (mut read, mut write) = tokio::io::split(near);
+        let chatter = tokio::spawn(async move {
+            while far.write_all(b"ping").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let reader = tokio::spawn(async move { while read.read_u8().await.is_ok() {} });
+        let error = write
+            .write_all(b"too much")
+            .await
+            .expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        reader.abort();
+        chatter.abort();
     }
 }

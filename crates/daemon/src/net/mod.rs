@@ -1,54 +1,80 @@
 //! Connections: accepting, TLS, deadlines, and an orderly end.
 //!
-//! One task per connection, a bounded number of them. Every state of a connection in which the
-//! daemon waits for the client has a deadline: the handshake, the header of a request (which is
-//! also how long a kept-alive connection may be silent), and any standstill in between ([`idle`]).
+//! One task per connection, a bounded number of them, and bounds on what they cost ([`load`]). Every
+//! state of a connection in which the daemon waits for the client has a deadline: the handshake, the
+//! header of a request (which is also how long a kept-alive connection may be quiet), an answer that
+//! nobody takes, and any standstill in between ([`idle`]). Nothing that costs the client nothing, such
+//! as a ping, puts a deadline off.
 
+mod answer;
 mod idle;
+mod load;
 pub mod tls;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
-use hyper::body::Incoming;
+use axum::http::{Request, Response};
+use axum::response::IntoResponse as _;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use lvp_api::{ErrorCode, routes};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::access::Failures;
-use idle::Idle;
-use tls::{Identity, Tls};
+pub use load::{Full, Load};
+pub(crate) use load::{MAX_CONNECTIONS, Refusal, Whose, network};
 
-/// Connections at once; further ones wait in the kernel. Far below the usual limit of 1024 open
-/// files, which the cache, the database and the devices share.
-pub(crate) const MAX_CONNECTIONS: usize = 512;
+use crate::access::Failures;
+use crate::http::error::ApiError;
+use answer::Answer;
+use idle::Idle;
+use load::{Place, Purpose};
+use tls::{Identity, Tls};
 
 /// A TLS handshake takes a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// From the end of one request, or the start of the connection, to the end of the next header.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const HEADER_TIMEOUT: Duration = load::QUIET_MAX;
 
 /// A connection on which no byte moves for so long is closed. Event streams send a comment every
 /// 15 s.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+const IDLE: idle::Limits = idle::Limits {
+    silence: Duration::from_secs(300),
+    untaken: Duration::from_secs(30),
+};
 
 /// Largest header of a request: ours need a few hundred bytes.
 const HEADER_MAX_BYTES: usize = 32 << 10; // 32 KiB
 
 /// Requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 64;
+const MAX_STREAMS: u32 = 32;
+
+/// What HTTP/2 keeps of one answer that the network does not take as fast as it is made.
+const SEND_BUFFER_BYTES: usize = 64 << 10; // 64 KiB
+
+/// What an HTTP/2 peer may send ahead of what is read, in one request and in all of its connection: enough
+/// for 256 MB/s at a millisecond's distance.
+const STREAM_WINDOW_BYTES: u32 = 128 << 10; // 128 KiB
+const CONNECTION_WINDOW_BYTES: u32 = 256 << 10; // 256 KiB
+
+/// An answer so short is always given: a stream of HTTP/2 by itself costs as much.
+const SHORT_ANSWER_BYTES: usize = 4 << 10; // 4 KiB
+
+/// How often connections are looked at that should end.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a silent HTTP/2 peer is asked whether it is there, and how long it may take to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -95,21 +121,22 @@ pub async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     failures: Arc<Failures>,
+    load: Arc<Load>,
     router: Router,
     mut heart: Heart,
     stop: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
-    let next = async |slots: &Arc<Semaphore>| {
-        // The semaphore is never closed.
-        let slot = Arc::clone(slots).acquire_owned().await.ok();
-        (slot, listener.accept().await)
-    };
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = next(&slots) => accepted,
+            accepted = listener.accept() => accepted,
+            _ = sweep.tick() => {
+                load.sweep(Instant::now());
+                continue;
+            }
             Some(_) = connections.join_next() => continue,
             Some(question) = heart.0.recv() => {
                 // Who asked may have given up; then nobody is told.
@@ -117,9 +144,9 @@ pub async fn serve(
                 continue;
             }
         };
-        let (slot, (stream, address)) = match accepted {
-            (slot, Ok(accepted)) => (slot, accepted),
-            (_, Err(error)) => {
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
                 tracing::warn!(component = "http", %error, "Cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -127,14 +154,18 @@ pub async fn serve(
         };
         let connection = Connection {
             address,
+            place: Arc::new(load.admit(address.ip(), Instant::now())),
             router: router.clone(),
             stop: stop.clone(),
         };
         let tls = tls.clone();
         let failures = Arc::clone(&failures);
+        let ended = connection.place.ends.now.clone();
         connections.spawn(async move {
-            connection.run(stream, tls, &failures).await;
-            drop(slot);
+            let served = connection.run(stream, tls, &failures);
+            if ended.run_until_cancelled(served).await.is_none() {
+                tracing::debug!(component = "http", %address, "Connection ended by the daemon");
+            }
         });
     }
     let closed = async { while connections.join_next().await.is_some() {} };
@@ -143,6 +174,7 @@ pub async fn serve(
 
 struct Connection {
     address: SocketAddr,
+    place: Arc<Place>,
     router: Router,
     stop: CancellationToken,
 }
@@ -188,11 +220,11 @@ impl Connection {
             address: self.address,
             identity,
         };
-        let router = self.router;
-        let service = service_fn(move |mut request: Request<Incoming>| {
+        let (router, place) = (self.router, &self.place);
+        let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            let answer = router.clone().oneshot(request.map(Body::new));
-            async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+            let answered = answer(Arc::clone(place), router.clone(), request.map(Body::new));
+            async move { Ok::<_, Infallible>(answered.await) }
         });
         let mut builder = Builder::new(TokioExecutor::new());
         builder
@@ -206,15 +238,24 @@ impl Connection {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_INTERVAL)
             .max_header_list_size(u32::try_from(HEADER_MAX_BYTES).unwrap_or(u32::MAX));
-        let stream = TokioIo::new(Idle::new(stream, IDLE_TIMEOUT));
+        let stream = TokioIo::new(Idle::new(stream, IDLE));
         let connection = builder.serve_connection(stream, service);
         let mut connection = std::pin::pin!(connection);
+        let leave = async {
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = place.ends.leave.cancelled() => {}
+            }
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.stop.cancelled() => {
+            () = leave => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -226,6 +267,75 @@ impl Connection {
                 error,
                 "Connection broke off"
             );
+        }
+    }
+}
+
+/// Answers a request within what its caller may cost.
+async fn answer(place: Arc<Place>, router: Router, request: Request<Body>) -> Response<Answer> {
+    let purpose = match request.uri().path() {
+        routes::HEALTH | routes::HEALTHZ | routes::LIVEZ | routes::READYZ | routes::METRICS => {
+            Purpose::Probe
+        }
+        _ => Purpose::Work,
+    };
+    if place.is_visit {
+        // One request, and the place is free for the next visitor.
+        place.ends.leave.cancel();
+        if purpose == Purpose::Work {
+            let (full, whose) = (Full::Connections, Whose::All);
+            return refuse(&place, Refusal { full, whose });
+        }
+    }
+    let in_flight = match place.begin(purpose) {
+        Ok(in_flight) => in_flight,
+        Err(refusal) => return refuse(&place, refusal),
+    };
+    // What has been changed must be told of.
+    let must_answer = !request.method().is_safe();
+    let answered = router.oneshot(request).await;
+    let (parts, body) = answered.unwrap_or_else(|never| match never {}).into_parts();
+    let Some(length) = body.size_hint().exact() else {
+        return Response::from_parts(parts, Answer::new(body, in_flight, None));
+    };
+    let (length, now) = (
+        usize::try_from(length).unwrap_or(usize::MAX),
+        Instant::now(),
+    );
+    let lease = if must_answer || length <= SHORT_ANSWER_BYTES {
+        place.lease(length, now)
+    } else {
+        match in_flight.answer(length, now) {
+            Ok(lease) => lease,
+            Err(refusal) => return refuse(&place, refusal),
+        }
+    };
+    Response::from_parts(parts, Answer::new(body, in_flight, Some(lease)))
+}
+
+fn refuse(place: &Arc<Place>, refusal: Refusal) -> Response<Answer> {
+    place.count_refused(refusal.full);
+    let response = ApiError::from(refusal).into_response();
+    response.map(|body| Answer::refusal(body, place))
+}
+
+impl From<Refusal> for ApiError {
+    fn from(Refusal { full, whose }: Refusal) -> Self {
+        let what = match full {
+            Full::Connections => "connections",
+            Full::Requests => "unanswered requests",
+            Full::Answers => "answers that were not read",
+            Full::Streams => "event streams",
+        };
+        match whose {
+            Whose::Callers => Self::busy(
+                ErrorCode::TooManyRequests,
+                format!("You have too many {what}: end some, or wait for them, and try again"),
+            ),
+            Whose::All => Self::busy(
+                ErrorCode::Unavailable,
+                format!("The daemon has too many {what}: try again in some seconds"),
+            ),
         }
     }
 }
@@ -246,6 +356,7 @@ mod tests {
             listener,
             None,
             Arc::default(),
+            Arc::new(Load::new(128)),
             Router::new(),
             heart,
             stop.clone(),

@@ -22,6 +22,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::config;
+use crate::files;
 
 /// TLS as the files say at the moment.
 pub struct Tls {
@@ -54,7 +55,17 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// A file that cannot be read as PEM.
+    /// A file that cannot be read.
+    #[error("Cannot read {what} from {}", path.display())]
+    Read {
+        /// What the file should hold.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that is no PEM.
     #[error("Cannot read {what} from {}", path.display())]
     Pem {
         /// What the file should hold.
@@ -144,11 +155,13 @@ fn read(files: &config::Tls) -> Result<Current, TlsError> {
     let chain = certificates(&files.cert)?;
     let not_after = chain.iter().filter_map(ends_at).min();
     let mut client_ca_not_after = None;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsError::Pem {
-        what: "a private key",
-        path: files.key.clone(),
-        source,
-    })?;
+    let what = "a private key";
+    let key =
+        PrivateKeyDer::from_pem_slice(&pem(&files.key, what)?).map_err(|source| TlsError::Pem {
+            what,
+            path: files.key.clone(),
+            source,
+        })?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let usable = |source| TlsError::Certificate {
         path: files.cert.clone(),
@@ -191,17 +204,26 @@ fn read(files: &config::Tls) -> Result<Current, TlsError> {
 }
 
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|source| TlsError::Pem {
-            what: "certificates",
-            path: path.to_owned(),
-            source,
-        })?;
+    let what = "certificates";
+    let found = CertificateDer::pem_slice_iter(&pem(path, what)?).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|source| TlsError::Pem {
+        what,
+        path: path.to_owned(),
+        source,
+    })?;
     if found.is_empty() {
         return Err(TlsError::Empty(path.to_owned()));
     }
     Ok(found)
+}
+
+/// A file's bytes, whatever somebody has put in its place.
+fn pem(path: &Path, what: &'static str) -> Result<Vec<u8>, TlsError> {
+    files::read(path, files::PEM_MAX_BYTES).map_err(|source| TlsError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn ends_at(certificate: &CertificateDer<'_>) -> Option<OffsetDateTime> {

@@ -21,6 +21,7 @@ use super::mover::Mover;
 use super::retry::{Failure, Retry, retry_after};
 use super::url::{UrlPolicy, without_query};
 use super::{Counters, Settings};
+use crate::files;
 
 /// Redirects that are followed, each to an allowed host.
 const MAX_REDIRECTS: usize = 5;
@@ -223,7 +224,8 @@ fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
             format!("minio.ca_cert {} {why}", path.display()),
         )
     };
-    let pem = std::fs::read(path).map_err(|cause| error("cannot be read").with_source(cause))?;
+    let pem = files::read(path, files::PEM_MAX_BYTES);
+    let pem = pem.map_err(|cause| error("cannot be read").with_source(cause))?;
     let certificates = reqwest::Certificate::from_pem_bundle(&pem)
         .map_err(|cause| error("is not a PEM file").with_source(cause))?;
     if certificates.is_empty() {

@@ -17,6 +17,8 @@ pub struct JobFilter {
     pub limit: u32,
     /// Not the first so many.
     pub offset: u32,
+    /// Fewer when their texts have more bytes together; one at least.
+    pub max_bytes: usize,
 }
 
 impl Store {
@@ -122,13 +124,20 @@ impl Store {
                 [state],
                 |row| row.get(0),
             )?;
-            let jobs = connection
-                .prepare_cached(
-                    "SELECT * FROM jobs WHERE ?1 IS NULL OR state = ?1 \
-                     ORDER BY seq DESC LIMIT ?2 OFFSET ?3",
-                )?
-                .query_map(params![state, filter.limit, filter.offset], job_row)?
-                .collect::<rusqlite::Result<_>>()?;
+            let mut statement = connection.prepare_cached(
+                "SELECT * FROM jobs WHERE ?1 IS NULL OR state = ?1 \
+                 ORDER BY seq DESC LIMIT ?2 OFFSET ?3",
+            )?;
+            let rows = statement.query_map(params![state, filter.limit, filter.offset], job_row)?;
+            let (mut jobs, mut bytes) = (Vec::new(), 0);
+            for job in rows {
+                let job = job?;
+                bytes += text_bytes(&job);
+                if bytes > filter.max_bytes && !jobs.is_empty() {
+                    break;
+                }
+                jobs.push(job);
+            }
             Ok((jobs, total.cast_unsigned()))
         })
         .await
@@ -198,6 +207,25 @@ impl Store {
         })
         .await
     }
+}
+
+/// Bytes of those texts of a job whose length others decide.
+fn text_bytes(job: &Job) -> usize {
+    let lengths = [
+        Some(&job.spec.image_url),
+        job.spec.correlation_id.as_ref(),
+        job.spec.idempotency_key.as_ref(),
+        job.failure.as_ref().map(|failure| &failure.message),
+        job.image_path.as_ref(),
+        job.volume_path.as_ref(),
+    ];
+    let notes = job.notes.iter().map(String::len).sum::<usize>();
+    lengths
+        .into_iter()
+        .flatten()
+        .map(String::len)
+        .sum::<usize>()
+        + notes
 }
 
 fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {

@@ -1,12 +1,14 @@
 //! The log's file, beside standard error: opened anew when it was moved away.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::files::append;
 
 /// A file that lines are appended to. Clones write to the same file.
 #[derive(Debug, Clone)]
@@ -37,10 +39,6 @@ impl LogFile {
         // A file handle that no panic can leave half-changed.
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
 }
 
 impl<'a> MakeWriter<'a> for LogFile {

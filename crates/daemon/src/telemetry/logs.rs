@@ -1,8 +1,8 @@
 //! Log lines: one JSON object or one sentence each.
 //!
-//! JSON: `timestamp`, `level`, `component`, the ids ([`IDS`]), `message`, then the event's other
-//! fields, of which those of the spans around it (such as `image_url`) are part. Text:
-//! `TIMESTAMP [LEVEL] component: message (key=value, ...)`.
+//! JSON: `timestamp`, `level`, `component`, the ids, `message`, then the event's other fields, of
+//! which those of the spans around it (such as `image_url`) are part. Text:
+//! `TIMESTAMP [LEVEL] component: message (key=value, ...)`. See [`super::line`] for how they are written.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::SdkTracer;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
@@ -20,6 +20,7 @@ use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::line::Line;
 use super::logfile::LogFile;
 use super::sampling::Sampled;
 use super::sinks::SinkWriter;
@@ -30,9 +31,6 @@ use crate::config::{LogFormat, Logging};
 
 /// What a line is attributed to when the code does not say.
 const DEFAULT_COMPONENT: &str = "daemon";
-
-/// What a line belongs to: before everything else that it has, so that people find it.
-const IDS: [&str; 4] = ["trace_id", "span_id", "job_id", "correlation_id"];
 
 /// Installs the log, what makes spans, and a panic hook that writes to the log. Call once. Returns the
 /// log's file, if there is one.
@@ -152,7 +150,7 @@ where
     fn format_event(
         &self,
         context: &FmtContext<'_, S, N>,
-        writer: Writer<'_>,
+        mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut fields = Fields(Map::new());
@@ -181,63 +179,15 @@ where
             _ => None,
         };
         let line = Line {
+            timestamp: clock::now_text(),
             level: *event.metadata().level(),
             component: take("component").unwrap_or_else(|| DEFAULT_COMPONENT.to_owned()),
             message: take("message").unwrap_or_default(),
             fields: fields.0,
         };
         match self.0 {
-            LogFormat::Json => line.json(writer),
-            LogFormat::Text => line.text(writer),
+            LogFormat::Json => line.json(&mut writer),
+            LogFormat::Text => line.text(&mut writer),
         }
-    }
-}
-
-struct Line {
-    level: Level,
-    component: String,
-    message: String,
-    fields: Map<String, Value>,
-}
-
-impl Line {
-    /// The ids that the line has, taken out of its fields.
-    fn take_ids(&mut self) -> Vec<(String, Value)> {
-        let take = |name: &str| self.fields.remove_entry(name);
-        IDS.into_iter().filter_map(take).collect()
-    }
-
-    fn json(mut self, mut writer: Writer<'_>) -> fmt::Result {
-        let timestamp = Value::from(clock::now_text());
-        let level = self.level.as_str().to_ascii_lowercase();
-        let (level, component) = (Value::from(level), Value::from(self.component.as_str()));
-        write!(
-            writer,
-            r#"{{"timestamp":{timestamp},"level":{level},"component":{component}"#
-        )?;
-        let mut pairs = self.take_ids();
-        pairs.push(("message".to_owned(), self.message.into()));
-        pairs.extend(self.fields);
-        for (name, value) in pairs {
-            write!(writer, ",{}:{value}", Value::from(name))?;
-        }
-        writer.write_str("}\n")
-    }
-
-    fn text(mut self, mut writer: Writer<'_>) -> fmt::Result {
-        let timestamp = clock::now_text();
-        write!(writer, "{timestamp} [{}] {}: ", self.level, self.component)?;
-        // One line stays one line, whatever an error quotes.
-        write!(writer, "{}", self.message.replace('\n', " "))?;
-        let mut pairs = self.take_ids();
-        pairs.extend(self.fields);
-        for (index, (name, value)) in pairs.iter().enumerate() {
-            writer.write_str(if index == 0 { " (" } else { ", " })?;
-            match value {
-                Value::String(text) => write!(writer, "{name}={}", text.replace('\n', " "))?,
-                value => write!(writer, "{name}={value}")?,
-            }
-        }
-        writer.write_str(if pairs.is_empty() { "\n" } else { ")\n" })
     }
 }

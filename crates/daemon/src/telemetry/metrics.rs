@@ -132,6 +132,7 @@ pub struct Metrics {
     volumes_free: Family<Labels<1>, Number>,
     certificate_expiry: Family<Labels<1>, Number>,
     access_failures: Family<Labels<1>, Counter>,
+    callers_refused: Family<Labels<1>, Counter>,
     log_lines_sent: Family<Labels<1>, Counter>,
     log_lines_dropped: Family<Labels<2>, Counter>,
     spans_sent: Counter,

@@ -1,5 +1,6 @@
 //! What the daemon says of itself.
 
+mod line;
 pub mod logfile;
 pub mod logs;
 pub mod metrics;

@@ -39,6 +39,7 @@ use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt as _, get_o
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::Tracing;
+use crate::files;
 pub use export::SpanCounts;
 
 /// Target of the spans that are exported. They are made at the highest level, so that whatever
@@ -83,7 +84,7 @@ impl Traces {
             if endpoint.starts_with("https://") {
                 let mut tls = ClientTlsConfig::new().with_native_roots();
                 if let Some(path) = &config.ca_cert {
-                    let pem = std::fs::read(path).with_context(|| {
+                    let pem = files::read(path, files::PEM_MAX_BYTES).with_context(|| {
                         format!(
                             "Cannot read the collector's CA {} (tracing.ca_cert)",
                             path.display()

@@ -1,6 +1,10 @@
 //! Who gets in: every credential on every class of route, over plain HTTP and over TLS.
 
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
 use lvp_testkit::daemon::{Answer, Daemon, answer, wait_for};
+use lvp_testkit::require::command;
 use serde_json::{Value, json};
 
 use crate::certificates::{authority, client, https, issue, with_tls, with_tokens, write};
@@ -183,21 +187,43 @@ async fn a_tokens_file_that_cannot_be_used_keeps_the_daemon_from_starting() {
             "open to every user",
         ),
         (
-            write(&directory, "line", "a:b\nc d\n", 0o600),
+            write(&directory, "line", &format!("a:{FULL}\nc d\n"), 0o600),
             "Line 2 of the tokens",
         ),
+        (
+            write(
+                &directory,
+                "weak",
+                &format!("a:{FULL}\nold:hunter2\n"),
+                0o600,
+            ),
+            "The token old in line 2",
+        ),
+        (fifo(&directory, "fifo"), "a FIFO"),
+        (directory.clone(), "a directory"),
     ];
     let mut world = world;
     for (path, expected) in cases {
         world = world.with("API_TOKENS_FILE", &path.display().to_string());
         let error = world.home.start().expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
-        assert!(!error.contains(FULL), "{error}");
+        assert!(
+            !error.contains(FULL) && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 }
 
+/// A FIFO, which holds up whoever opens it as if it were a file.
+pub(crate) fn fifo(directory: &Path, name: &str) -> PathBuf {
+    let path = directory.join(name);
+    let made = command("mkfifo").arg("-m").arg("0600").arg(&path).status();
+    assert!(made.expect("mkfifo starts").success());
+    path
+}
+
 #[tokio::test]
-async fn guessing_shuts_an_address_out_and_leaves_open_routes_open() {
+async fn guessing_slows_wrong_tokens_down_and_never_a_right_one() {
     let world = with_tokens(World::new().await, &both_tokens());
     let daemon = world.start();
     let client = reqwest::Client::new();
@@ -205,14 +231,39 @@ async fn guessing_shuts_an_address_out_and_leaves_open_routes_open() {
     for guess in 0..12 {
         let guess = format!("Bearer guess-{guess}");
         let header = Some(("authorization", guess.as_str()));
+        let began = Instant::now();
         let answer = call(&client, daemon.url(), ("GET", "/api/v1/jobs"), header).await;
         statuses.push(answer.status);
         if answer.status == 429 {
             assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+            assert!(
+                began.elapsed() >= Duration::from_secs(1),
+                "{:?}",
+                began.elapsed()
+            );
         }
     }
     assert_eq!(statuses[..10], [401; 10]);
     assert!(statuses.contains(&429), "{statuses:?}");
+    // While wrong ones wait for their answers, too.
+    let wrong = Some(("authorization", "Bearer guess-12"));
+    let wrong = call(&client, daemon.url(), ("GET", "/api/v1/jobs"), wrong);
+    let right = async {
+        for (token, method, route, status) in [
+            (READ, "GET", "/api/v1/jobs", 200),
+            (FULL, "POST", "/api/v1/jobs", 400),
+            (FULL, "GET", "/api/v1/jobs", 200),
+        ] {
+            let header = Some(("x-api-token", token));
+            let answer = call(&client, daemon.url(), (method, route), header).await;
+            assert_eq!(answer.status, status, "{answer:?}");
+        }
+    };
+    let (wrong, ()) = tokio::join!(wrong, right);
+    assert_eq!(
+        wrong.status, 429,
+        "what is wrong stays slow after what is right"
+    );
     let answer = call(&client, daemon.url(), ("GET", "/health"), None).await;
     assert_eq!(answer.status, 200);
 }
@@ -244,15 +295,120 @@ async fn changed_tokens_count_without_a_restart_and_broken_ones_change_nothing()
     // By SIGHUP; what is broken leaves what was.
     write(world.home.path(), "tokens", "# none\n", 0o600);
     daemon.signal("HUP").expect("it is sent");
-    wait_for("the complaint", async || {
+    let complaints = || {
+        let log = daemon.log().into_iter();
         let complained = |line: &Value| {
             let message = line["message"].as_str();
             message.is_some_and(|text| text.contains("stay in force"))
         };
-        daemon.log().iter().any(complained).then_some(())
+        log.filter(complained)
+            .map(|line| line["error"].to_string())
+            .collect::<Vec<_>>()
+    };
+    wait_for("the complaint", async || {
+        (!complaints().is_empty()).then_some(())
     })
     .await;
     assert_eq!(status(new).await, 200);
+    // Whatever stands there instead of the file.
+    let path = world.home.path().join("tokens");
+    std::fs::remove_file(&path).expect("it is there");
+    fifo(world.home.path(), "tokens");
+    wait_for("the complaint of a FIFO", async || {
+        complaints()
+            .iter()
+            .any(|error| error.contains("a FIFO"))
+            .then_some(())
+    })
+    .await;
+    assert_eq!(status(new).await, 200);
+    std::fs::remove_file(&path).expect("it is there");
+    std::fs::create_dir(&path).expect("there is room");
+    wait_for("the complaint of a directory", async || {
+        complaints()
+            .iter()
+            .any(|error| error.contains("a directory"))
+            .then_some(())
+    })
+    .await;
+    assert_eq!(status(new).await, 200);
+    daemon.signal("TERM").expect("it is sent");
+    assert!(daemon.wait().expect("it ends").success(), "nothing hangs");
+}
+
+#[tokio::test]
+async fn no_file_of_the_configuration_holds_up_the_daemon_when_it_is_a_fifo() {
+    let ours = authority("ours");
+    for (variable, expected) in [
+        ("TLS_CERT_FILE", "Cannot read certificates"),
+        ("TLS_KEY_FILE", "Cannot read a private key"),
+        ("CLIENT_CA_CERT", "Cannot read certificates"),
+        ("MINIO_CA_CERT", "minio.ca_cert"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "tracing.ca_cert"),
+        ("LOG_FILE", "logging.file"),
+    ] {
+        let world = with_tls(World::new().await, &ours, &ours);
+        let path = fifo(world.home.path(), "fifo").display().to_string();
+        let world = world.with("OTEL_EXPORTER_OTLP_ENDPOINT", "https://localhost:1");
+        let world = world.with(variable, &path);
+        let error = world.home.start().expect_err(variable).to_string();
+        assert!(
+            error.contains(expected) && error.contains("a FIFO"),
+            "{variable}: {error}"
+        );
+    }
+    let world = World::new().await;
+    let path = fifo(world.home.path(), "config.yaml").display().to_string();
+    let output = world
+        .home
+        .run(&["config", "check", "--config", &path])
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains("a FIFO"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn readiness_tells_everybody_the_states_and_only_those_who_may_read_the_reasons() {
+    let (world, proxy) = World::with_faults().await;
+    let world = with_tokens(world, &both_tokens());
+    proxy.go_down().await;
+    let daemon = world.start();
+    let client = reqwest::Client::new();
+    let ready = async |header: Option<(&str, &str)>| {
+        wait_for("the first probe", async || {
+            let mut request = client.get(format!("{}/readyz", daemon.url()));
+            if let Some((name, value)) = header {
+                request = request.header(name, value);
+            }
+            let answer = answer(request.send().await.ok()?).await.ok()?;
+            assert_eq!(answer.status, 503, "{answer:?}");
+            let minio = answer.body["dependencies"]["minio"].clone();
+            (minio["up"] == false).then_some(answer)
+        })
+        .await
+    };
+    for header in [None, Some(("x-api-token", "wrong"))] {
+        let answer = ready(header).await;
+        let text = answer.body.to_string();
+        let address = proxy.endpoint();
+        let address = address.trim_start_matches("http://");
+        assert!(
+            !text.contains(address) && !text.contains("\"error\""),
+            "{text}"
+        );
+        assert_eq!(answer.body["dependencies"]["dir"]["up"], true, "{text}");
+    }
+    for token in [READ, FULL] {
+        let answer = ready(Some(("x-api-token", token))).await;
+        let error = answer.body["dependencies"]["minio"]["error"].as_str();
+        assert!(
+            error.is_some_and(|error| error.contains("127.0.0.1")),
+            "{answer:?}"
+        );
+    }
 }
 
 #[tokio::test]

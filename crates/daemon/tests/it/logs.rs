@@ -215,3 +215,57 @@ async fn lines_go_to_the_stream_that_is_asked_for_and_tell_the_journal_their_pri
         assert!(warning.is_some_and(|line| line.starts_with(mark)), "{text}");
     }
 }
+
+#[tokio::test]
+async fn nothing_that_a_request_says_forges_a_line_or_makes_a_long_one() {
+    let forged = "2026-01-01T00:00:00.000Z [ERROR] audit: Forged";
+    let evil = format!("vm, status=200)\n{forged}\r\n\u{1b}[2K\u{2028}{forged}\u{85}\u{202e}\" ");
+    for format in ["text", "json"] {
+        let world = World::new().await.with("LOG_FORMAT", format);
+        let daemon = world.start();
+        // By the name, which is refused, and by what is free text and goes with the job.
+        for (name, correlation_id) in [
+            (evil.repeat(900_000 / evil.len()), "c".to_owned()),
+            (evil.clone(), "c".to_owned()),
+            ("vm".to_owned(), evil.chars().take(128).collect()),
+        ] {
+            let body = json!({
+                "image_url": "s3://images/none", "volume_name": name, "volume_size_gb": 1,
+                "correlation_id": correlation_id,
+            });
+            daemon
+                .call("POST", "/api/v1/jobs", Some(body))
+                .await
+                .expect("an answer");
+        }
+        // What a path says, too.
+        let path = "/api/v1/cache/images/x%0A%1b%5b2K";
+        daemon.call("DELETE", path, None).await.expect("an answer");
+        let lines = wait_for("four lines of the audit", async || {
+            let lines = daemon.log_text();
+            let audit = lines
+                .iter()
+                .filter(|line| line.contains("audit") && line.contains("Request"));
+            (audit.count() >= 4).then_some(lines)
+        })
+        .await;
+        for line in &lines {
+            assert!(line.len() < 48 << 10, "{} bytes", line.len());
+            assert!(!line.starts_with(forged), "{line}");
+            let odd = |c: char| c.is_control() || "\u{2028}\u{2029}\u{202e}".contains(c);
+            assert!(!line.contains(odd), "{line:?}");
+            let is_line = match format {
+                "json" => serde_json::from_str::<Value>(line)
+                    .is_ok_and(|line| line["timestamp"].is_string()),
+                _ => line.starts_with("20") && line.contains("Z ["),
+            };
+            assert!(is_line, "{line:?}");
+        }
+        if format == "text" {
+            let line = lines
+                .iter()
+                .find(|line| line.contains("subject=\"volume vm, status=200)\\n"));
+            assert!(line.is_some(), "the value is in quotes: {lines:#?}");
+        }
+    }
+}

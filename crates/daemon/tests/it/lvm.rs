@@ -39,6 +39,7 @@ fn the_daemon_works_on_logical_volumes() {
             restore::a_snapshot_is_called_one_and_an_untagged_volume_is_refused_or_handed_over,
             surroundings::the_probe_asks_for_the_volume_group_itself,
             surroundings::a_clock_that_jumps_ends_no_job_and_forgets_nothing,
+            surroundings::any_number_of_callers_for_the_volumes_cost_one_lvs_at_a_time,
             surroundings::a_stuck_lvm_holds_up_neither_the_api_nor_the_stop,
             // The last: it leaves LVM set to see nothing.
             doctor::the_doctor_sees_what_lvm_sees,

@@ -229,6 +229,11 @@ pub const CATALOGUE: &[Entry] = &[
         "Callers that were turned away: missing, token, certificate, role, limited",
     ),
     counter(
+        "callers_refused_total",
+        &["full"],
+        "Times that a limit turned somebody away: connections, requests, answers, streams",
+    ),
+    counter(
         "log_lines_sent_total",
         &["sink"],
         "Log lines that a sink has taken: loki, webhook",

@@ -104,6 +104,7 @@ impl Metrics {
             webhook_deliveries: to.add("webhook_deliveries_total", Family::default()),
             certificate_expiry: to.add("certificate_expiry_timestamp_seconds", Family::default()),
             access_failures: to.add("access_failures_total", Family::default()),
+            callers_refused: to.add("callers_refused_total", Family::default()),
             log_lines_sent: to.add("log_lines_sent_total", Family::default()),
             log_lines_dropped: to.add("log_lines_dropped_total", Family::default()),
             spans_sent: to.add("trace_spans_sent_total", Counter::default()),

@@ -11,6 +11,7 @@ use super::exposition::{self, Format};
 use super::process::Process;
 use super::{Metrics, ProcessMetrics, TimedStage, float};
 use crate::access::Access;
+use crate::net::Load;
 use crate::source;
 use crate::telemetry::Exports;
 
@@ -25,6 +26,8 @@ pub struct Counted<'a> {
     pub tokio_tasks: usize,
     /// Certificates, and who was turned away.
     pub access: &'a Access,
+    /// What connections cost, and who was turned away for it.
+    pub load: &'a Load,
     /// What became of log lines and spans.
     pub exports: &'a Exports,
 }
@@ -53,6 +56,10 @@ impl Metrics {
             .set((active < self.max_concurrent).into());
         self.process.look();
         self.look_at_access(counted.access);
+        for (full, count) in counted.load.refused() {
+            let labels = [("full", full.as_str().into())];
+            set(&self.callers_refused.get_or_create(&labels), count);
+        }
         self.look_at_exports(counted.exports);
         let now = Instant::now();
         let mut moving = self.moving();

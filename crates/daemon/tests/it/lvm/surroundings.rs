@@ -81,6 +81,50 @@ pub(crate) async fn a_clock_that_jumps_ends_no_job_and_forgets_nothing() {
     assert_eq!(world.home.cache_files().len(), 2);
 }
 
+/// The processes of this name.
+fn processes(name: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").expect("it is mounted").flatten();
+    let names = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok());
+    names.filter(|found| found.trim() == name).count()
+}
+
+pub(crate) async fn any_number_of_callers_for_the_volumes_cost_one_lvs_at_a_time() {
+    let (world, _proxy) = world().await;
+    let daemon = world.start();
+    becomes(&daemon, "lvm", 1.0).await;
+    wait_for("the first look at the volumes to end", async || {
+        (processes("lvs") == 0).then_some(())
+    })
+    .await;
+    let lock = File::options()
+        .append(true)
+        .create(true)
+        .open("/run/lock/lvm/V_vg0")
+        .expect("it opens");
+    lock.lock().expect("it is free");
+    let client = reqwest::Client::new();
+    let ask = || {
+        let request = client.get(format!("{}/api/v1/volumes", daemon.url()));
+        tokio::spawn(async move { request.send().await.expect("an answer").status() })
+    };
+    // The one whose request began the look goes away, and so do some who wait.
+    let first = ask();
+    wait_for("a look", async || (processes("lvs") == 1).then_some(())).await;
+    let callers: Vec<_> = (0..100).map(|_| ask()).collect();
+    first.abort();
+    callers.iter().take(20).for_each(|caller| caller.abort());
+    wait_for("all to have asked", async || {
+        let tasks = metric(&daemon, "tokio_tasks").await?;
+        (tasks > 80.0).then_some(())
+    })
+    .await;
+    assert_eq!(processes("lvs"), 1);
+    drop(lock);
+    for caller in callers.into_iter().skip(20) {
+        assert_eq!(caller.await.expect("it asks"), 200);
+    }
+}
+
 pub(crate) async fn a_stuck_lvm_holds_up_neither_the_api_nor_the_stop() {
     let (world, _proxy) = world().await;
     let world = world.with("SHUTDOWN_GRACE", "1s");

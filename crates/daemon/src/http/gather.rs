@@ -1,0 +1,195 @@
+//! An expensive read for any number of callers: one at a time.
+//!
+//! Callers that come before a read begins share its answer. One that comes while a read is under way is not given that one's
+//! answer, which may be older than what the caller has just changed: it waits, with all who come meanwhile, for the next. So there
+//! is one read under way and one group that waits, whatever the number of callers. The read has a task of its own: a caller
+//! that goes away takes nothing from the others. A group of which everybody has gone is not read for.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+/// One kind of read.
+#[derive(Debug)]
+pub struct Gather<T>(Arc<Inner<T>>);
+
+#[derive(Debug)]
+struct Inner<T> {
+    /// Held while a read is under way.
+    turn: tokio::sync::Mutex<()>,
+    /// Those whose read has not begun.
+    waiting: Mutex<Option<watch::Receiver<Option<T>>>>,
+}
+
+/// The read broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokeOff;
+
+impl<T> Default for Gather<T> {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            turn: tokio::sync::Mutex::default(),
+            waiting: Mutex::default(),
+        }))
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Gather<T> {
+    /// The answer of a read that begins after this call. All callers' `read` must do the same.
+    pub async fn get<F>(&self, read: impl FnOnce() -> F + Send + 'static) -> Result<T, BrokeOff>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut answer = self.join(read);
+        let answer = answer
+            .wait_for(Option::is_some)
+            .await
+            .map_err(|_| BrokeOff)?;
+        answer.clone().ok_or(BrokeOff)
+    }
+
+    fn join<F>(&self, read: impl FnOnce() -> F + Send + 'static) -> watch::Receiver<Option<T>>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut waiting = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = &*waiting {
+            return answer.clone();
+        }
+        let (sender, answer) = watch::channel(None);
+        *waiting = Some(answer.clone());
+        let inner = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let _turn = inner.turn.lock().await;
+            // From here on, whoever comes is of the next group.
+            let group = inner
+                .waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            drop(group);
+            if sender.receiver_count() > 0 {
+                let answer = read().await;
+                // Nobody may be left to be told.
+                sender.send(Some(answer)).ok();
+            }
+        });
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// A read that ends when it is let go on; how often it was begun, and how many were under way at once.
+    #[derive(Default)]
+    struct Reads {
+        begun: AtomicUsize,
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    struct World {
+        gather: Arc<Gather<usize>>,
+        reads: Arc<Reads>,
+        go_on: Arc<Semaphore>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self {
+                gather: Arc::default(),
+                reads: Arc::default(),
+                go_on: Arc::new(Semaphore::new(0)),
+            }
+        }
+
+        fn ask(&self) -> tokio::task::JoinHandle<Result<usize, BrokeOff>> {
+            let (gather, reads) = (Arc::clone(&self.gather), Arc::clone(&self.reads));
+            let go_on = Arc::clone(&self.go_on);
+            tokio::spawn(async move {
+                let read = move || async move {
+                    let number = reads.begun.fetch_add(1, Ordering::SeqCst);
+                    let now = reads.now.fetch_add(1, Ordering::SeqCst) + 1;
+                    reads.most.fetch_max(now, Ordering::SeqCst);
+                    go_on.acquire().await.expect("it is never closed").forget();
+                    reads.now.fetch_sub(1, Ordering::SeqCst);
+                    number
+                };
+                gather.get(read).await
+            })
+        }
+
+        /// Until every task has come as far as it can.
+        async fn settle(&self) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+
+        fn begun(&self) -> usize {
+            self.reads.begun.load(Ordering::SeqCst)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_number_of_callers_cost_one_read_at_a_time_and_none_gets_one_that_began_before_it_came()
+     {
+        let world = World::new();
+        let first = world.ask();
+        world.settle().await;
+        assert_eq!(world.begun(), 1);
+        let later: Vec<_> = (0..400).map(|_| world.ask()).collect();
+        world.settle().await;
+        assert_eq!(world.begun(), 1, "they wait");
+        world.go_on.add_permits(2);
+        assert_eq!(first.await.expect("no panic"), Ok(0));
+        for caller in later {
+            assert_eq!(caller.await.expect("no panic"), Ok(1));
+        }
+        assert_eq!(world.begun(), 2);
+        assert_eq!(world.reads.most.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_goes_away_takes_nothing_from_the_others() {
+        let world = World::new();
+        let (gone, stays) = (world.ask(), world.ask());
+        world.settle().await;
+        gone.abort();
+        let (gone, waits) = (world.ask(), world.ask());
+        world.settle().await;
+        gone.abort();
+        world.settle().await;
+        world.go_on.add_permits(2);
+        assert_eq!(stays.await.expect("no panic"), Ok(0));
+        assert_eq!(waits.await.expect("no panic"), Ok(1));
+        // Nobody is left of this group, so that there is nothing to read.
+        let busy = world.ask();
+        world.settle().await;
+        let gone = world.ask();
+        world.settle().await;
+        gone.abort();
+        world.settle().await;
+        world.go_on.add_permits(1);
+        assert_eq!(busy.await.expect("no panic"), Ok(2));
+        world.settle().await;
+        assert_eq!(world.begun(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_panics_is_an_error_and_the_next_one_is_made() {
+        let gather = Gather::<usize>::default();
+        let broke_off = gather.get(|| async { panic!("on purpose") }).await;
+        assert_eq!(broke_off, Err(BrokeOff));
+        assert_eq!(gather.get(|| async { 7 }).await, Ok(7));
+    }
+}
