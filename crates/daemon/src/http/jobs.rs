@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{Request, StatusCode, header};
+use axum::http::{Request, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use lvp_api::{
     CancelledJob, ErrorCode, JobAccepted, JobEvent, JobId, JobList, JobState, JobStatus,
@@ -18,7 +17,7 @@ use serde::Deserialize;
 use tokio_stream::wrappers::WatchStream;
 
 use super::error::ApiError;
-use super::{Answer, App, gather, list, request};
+use super::{Answer, App, list, request};
 use crate::access::Principal;
 use crate::access::audit::Subject;
 use crate::jobs::Cancellation;
