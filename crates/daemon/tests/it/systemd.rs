@@ -451,6 +451,13 @@ mod uml {
         for line in ["CapBnd:\t0000000010a04002", "NoNewPrivs:\t1", "Seccomp:\t2"] {
             assert!(status.contains(line), "{line} is not in {status}");
         }
+        for (limit, value) in [
+            ("MemoryHigh", 768 * MIB),
+            ("MemoryMax", 1024 * MIB),
+            ("TasksMax", 1024),
+        ] {
+            assert_eq!(property(limit), value.to_string(), "{limit}");
+        }
         for path in ["/etc/x", "/usr/x", "/home/x"] {
             let line = format!("nsenter --target {pid} --mount touch {path}");
             assert!(!succeeds(&line), "{path} can be written");
