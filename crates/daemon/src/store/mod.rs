@@ -13,6 +13,7 @@ mod events;
 mod images;
 mod jobs;
 mod measurements;
+mod seal;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,16 +26,18 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use backup::{Health, backup, backup_name, check, prune as prune_backups};
 pub use events::WaitingEvent;
-pub use images::{ImageRow, PartialRow};
+pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
+use seal::Seal;
 
 /// The schema's version, kept in the file's `user_version`.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
 /// What brings a database from one version to the next.
-const STEPS: [(i32, &str); 2] = [
+const STEPS: [(i32, &str); 3] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
+    (3, include_str!("schema-3.sql")),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.
@@ -147,6 +150,7 @@ pub struct Store {
     reader: mpsc::Sender<Work>,
     observer: Arc<dyn Observer>,
     path: Arc<Path>,
+    seal: Arc<Seal>,
 }
 
 impl fmt::Debug for Store {
@@ -184,6 +188,7 @@ impl Store {
             reader: spawn("store-reader", reader),
             observer,
             path: path.into(),
+            seal: Arc::new(Seal::beside(path)),
         })
     }
 

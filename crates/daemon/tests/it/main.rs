@@ -16,6 +16,7 @@ mod deploy;
 mod doctor;
 mod faults;
 mod full;
+mod identity;
 mod jobs;
 mod libvirt;
 mod logs;
