@@ -96,7 +96,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
     };
     let jobs = Jobs::new(services);
     let spec = JobSpec {
-        image_url: format!("s3://{object}"),
+        image_url: format!("s3://{object}").into(),
         image_type: ImageType::Qcow2,
         volume: Some(VolumeRequest {
             name: "bench".parse()?,

@@ -317,7 +317,7 @@ fn own_image(path: &Path, object: &Path) -> anyhow::Result<Image> {
 }
 
 fn sidecar_of(object: &Path) -> anyhow::Result<String> {
-    let digest = crate::cache::hash_file(&mut File::open(object)?)?.to_string();
+    let digest = crate::cache::hash_file(&File::open(object)?)?.to_string();
     let mut sidecar = object.as_os_str().to_owned();
     sidecar.push(".sha256");
     std::fs::write(sidecar, format!("{digest}  demo.qcow2\n"))?;

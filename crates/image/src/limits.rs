@@ -93,3 +93,10 @@ pub const MAX_XZ_MEMORY_BYTES: u64 = 34 << 20; // 34 MiB
 
 /// Greatest window of a zstd stream: 2^25 bytes, or 32 MiB, as for xz. Levels up to 20 stay within.
 pub const MAX_ZSTD_WINDOW_LOG: u32 = 25;
+
+/// Blocks of a remote image that its plan may be made from, if it is to be read in one pass: 65536.
+///
+/// Of each a digest is kept until the image has been read, 64 bytes with its place in a table: 4 MiB in
+/// all. Enough for 32768 blocks of tables (8 TiB of 64 KiB clusters, 128 GiB of 4 KiB clusters) that stand
+/// far from each other, each across two blocks. An image that needs more is downloaded first.
+pub const MAX_PLAN_BLOCKS: usize = 1 << 16;

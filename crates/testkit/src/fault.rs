@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
@@ -53,6 +54,16 @@ pub enum Fault {
     NoHeader(&'static str),
     /// The byte at this offset of the body is another one.
     WrongByte(u64),
+    /// The body is a part of these bytes instead, which are as many as the object has.
+    OtherBytes(Bytes),
+    /// The body comes in chunks of this length and without `Content-Length`; afterwards so many more
+    /// bytes come than there should.
+    Chunked {
+        /// Bytes in a chunk.
+        length: u64,
+        /// Bytes too many.
+        extra: u64,
+    },
     /// The server never sees the `Range` header.
     IgnoreRange,
 }
@@ -75,7 +86,7 @@ pub struct Rule {
     matches: Box<dyn Fn(&Request) -> bool + Send + Sync>,
     skip: u32,
     times: u32,
-    fault: Fault,
+    faults: Vec<Fault>,
 }
 
 /// A running proxy; stops, and closes its connections, when it is dropped.
@@ -95,6 +106,14 @@ struct State {
 }
 
 impl Request {
+    /// How many bytes the `Range` header asks for.
+    pub fn range_bytes(&self) -> Option<u64> {
+        let range = self.header("range")?.strip_prefix("bytes=")?;
+        let (first, last) = range.split_once('-')?;
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        Some(last.checked_sub(first)?.saturating_add(1))
+    }
+
     /// The value of a header, by its name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(found, _)| found == name)?;
@@ -109,8 +128,14 @@ impl Rule {
             matches: Box::new(|_| true),
             skip: 0,
             times: u32::MAX,
-            fault,
+            faults: vec![fault],
         }
+    }
+
+    /// Another fault of the same answer.
+    pub fn also(mut self, fault: Fault) -> Self {
+        self.faults.push(fault);
+        self
     }
 
     /// Only for requests that satisfy this too.
@@ -223,9 +248,9 @@ impl FaultProxy {
 }
 
 impl State {
-    /// Records a request and finds the fault for it.
-    fn arrived(&self, request: Request) -> Option<Fault> {
-        let fault = lock(&self.rules).iter_mut().find_map(|rule| {
+    /// Records a request and finds the faults for it.
+    fn arrived(&self, request: Request) -> Vec<Fault> {
+        let faults = lock(&self.rules).iter_mut().find_map(|rule| {
             if !(rule.matches)(&request) {
                 return None;
             }
@@ -234,13 +259,13 @@ impl State {
                 return None;
             }
             rule.times = rule.times.checked_sub(1)?;
-            Some(rule.fault.clone())
+            Some(rule.faults.clone())
         });
-        if fault.is_some() {
+        if faults.is_some() {
             self.injected.fetch_add(1, Ordering::SeqCst);
         }
         lock(&self.requests).push(request);
-        fault
+        faults.unwrap_or_default()
     }
 }
 

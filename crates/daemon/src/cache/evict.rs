@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::publish::remove_if_there;
-use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, PUBLISHED};
+use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, PUBLISHED, file_name};
 use crate::clock;
 
 /// A partial download that nobody went on with for so long is not resumed any more.
@@ -27,17 +26,28 @@ pub struct Swept {
 pub struct Usage {
     /// Published images.
     pub images: u64,
-    /// The bytes that they take.
+    /// The bytes that they and unfinished downloads take.
     pub size_bytes: u64,
 }
 
+/// One unfinished download's file.
+struct Partial {
+    name: String,
+    size_bytes: u64,
+    /// Whether a flight is writing it.
+    is_written: bool,
+}
+
 impl Cache {
-    /// How many images are published, and the bytes that they take.
+    /// How many images are published, and the bytes that they and unfinished downloads take.
     pub async fn usage(&self) -> Result<Usage, CacheError> {
         let rows = self.0.store.images_by_use().await?;
+        let partials = self.partials()?;
+        let published: u64 = rows.iter().map(|row| row.stamp.size_bytes).sum();
+        let unfinished: u64 = partials.iter().map(|partial| partial.size_bytes).sum();
         Ok(Usage {
             images: rows.len() as u64,
-            size_bytes: rows.iter().map(|row| row.size_bytes).sum(),
+            size_bytes: published.saturating_add(unfinished),
         })
     }
 
@@ -48,48 +58,50 @@ impl Cache {
 
     /// Free bytes in the cache's file system.
     pub fn free_bytes(&self) -> Result<u64, CacheError> {
-        let stat = rustix::fs::statvfs(self.dir()).map_err(|error| {
-            CacheError::file("look at the file system of", self.dir(), error.into())
-        })?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        self.0.directory.handle()?.free_bytes()
     }
 
-    /// Evicts the longest unused images until `needed` more bytes fit under all limits. The
-    /// caller holds the turn.
+    /// Evicts the longest unused images until `needed` more bytes fit under all limits. What would
+    /// not fit even then is refused before anything is evicted. The caller holds the turn.
     pub(super) async fn make_room(&self, needed: u64) -> Result<(), CacheError> {
-        let reserved = self.0.reserved_bytes.load(Ordering::Relaxed);
         let rows = self.0.store.images_by_use().await?;
-        let mut used: u64 = rows.iter().map(|row| row.size_bytes).sum();
+        let partials = self.partials()?;
+        let mut used = sum(rows.iter().map(|row| row.stamp.size_bytes))
+            + sum(partials.iter().map(|partial| partial.size_bytes));
+        let idle_images = rows.iter().filter(|row| !self.0.pins.has(&row.digest));
+        let idle_partials = partials.iter().filter(|partial| !partial.is_written);
+        let evictable = sum(idle_images.map(|row| row.stamp.size_bytes))
+            + sum(idle_partials.map(|partial| partial.size_bytes));
+        let refused = |room: i128| CacheError::NoRoom {
+            dir: self.dir().to_owned(),
+            available: u64::try_from(room.max(0)).unwrap_or(u64::MAX),
+            needed,
+        };
+        let at_most = self.room(used - evictable, evictable)?;
+        if needed > 0 && at_most < i128::from(needed) {
+            return Err(refused(at_most));
+        }
         let mut candidates = rows.into_iter();
         loop {
-            let by_disk = self
-                .free_bytes()?
-                .saturating_sub(self.0.settings.min_free_bytes)
-                .saturating_sub(reserved);
-            let by_limit = self.0.settings.max_size_bytes.map_or(u64::MAX, |limit| {
-                limit.saturating_sub(used).saturating_sub(reserved)
-            });
-            let available = by_disk.min(by_limit);
-            if available >= needed {
+            let room = self.room(used, 0)?;
+            if room >= i128::from(needed) {
                 return Ok(());
             }
             let Some(row) = candidates.next() else {
                 // The last to go, as each saves a download: what nobody is going on with now.
-                if self.drop_idle_partials().await? > 0 {
-                    continue;
+                match self.drop_idle_partials().await? {
+                    0 => return Err(refused(room)),
+                    dropped => used -= i128::from(dropped),
                 }
-                return Err(CacheError::NoRoom {
-                    dir: self.dir().to_owned(),
-                    available,
-                    needed,
-                });
+                continue;
             };
             match self.remove(row.digest).await {
                 Ok(()) => {
                     self.0.evicted_images.fetch_add(1, Ordering::Relaxed);
-                    used -= row.size_bytes;
+                    used -= i128::from(row.stamp.size_bytes);
                     tracing::info!(
-                        component = "cache", digest = %row.digest, size_bytes = row.size_bytes,
+                        component = "cache", digest = %row.digest,
+                        size_bytes = row.stamp.size_bytes,
                         "Evicted an image to make room"
                     );
                 }
@@ -99,27 +111,49 @@ impl Cache {
         }
     }
 
-    /// Removes the partial files that no flight is writing; returns how many there were.
-    async fn drop_idle_partials(&self) -> Result<usize, CacheError> {
-        let failed = |error| CacheError::file("list the cache directory", self.dir(), error);
-        let mut removed = 0;
-        for entry in std::fs::read_dir(self.dir()).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let idle = partial_key(name).is_some_and(|key| !self.0.flights.contains(key));
-            if idle {
-                self.0.store.forget_partial(name.to_owned()).await?;
-                remove_if_there(&entry.path())?;
-                removed += 1;
-                tracing::info!(
-                    component = "cache",
-                    file = name,
-                    "Dropped an unfinished download to make room"
-                );
+    /// How many more bytes fit beside so many used ones, once so many that are on the disk now are
+    /// freed. Negative when it is too full already.
+    fn room(&self, used: i128, freed: i128) -> Result<i128, CacheError> {
+        let settings = &self.0.settings;
+        let reserved = i128::from(self.0.reserved_bytes.load(Ordering::Relaxed));
+        let by_disk = i128::from(self.free_bytes()?) + freed - i128::from(settings.min_free_bytes);
+        let by_limit = settings
+            .max_size_bytes
+            .map_or(i128::MAX, |limit| i128::from(limit) - used);
+        Ok(by_disk.min(by_limit) - reserved)
+    }
+
+    fn partials(&self) -> Result<Vec<Partial>, CacheError> {
+        let directory = self.0.directory.handle()?;
+        let partials = directory.names()?.into_iter().filter_map(|name| {
+            let is_written = self.0.flights.contains(partial_key(&name)?);
+            Some(Partial {
+                size_bytes: directory.length(&name),
+                is_written,
+                name,
+            })
+        });
+        Ok(partials.collect())
+    }
+
+    /// Removes the partial files that no flight is writing; returns how many bytes they had.
+    async fn drop_idle_partials(&self) -> Result<u64, CacheError> {
+        let mut dropped = 0;
+        for partial in self.partials()? {
+            if partial.is_written {
+                continue;
             }
+            let name = partial.name;
+            self.0.store.forget_partial(name.clone()).await?;
+            self.0.directory.handle()?.remove(&name)?;
+            dropped += partial.size_bytes;
+            tracing::info!(
+                component = "cache",
+                file = name,
+                "Dropped an unfinished download to make room"
+            );
         }
-        Ok(removed)
+        Ok(dropped)
     }
 
     /// Evicts what is too old, then brings files and index back together. Runs at start and
@@ -128,12 +162,13 @@ impl Cache {
         let _turn = self.0.room.lock().await;
         // In a directory that is not the cache every file would seem to be missing.
         self.probe().await?;
+        let directory = self.0.directory.handle()?;
+        let names: HashSet<String> = directory.names()?.into_iter().collect();
         let mut swept = Swept::default();
         let oldest = clock::text(clock::now() - self.0.settings.max_age);
         let mut known = HashSet::new();
         for row in self.0.store.images_by_use().await? {
-            let path = self.image_path(&row.digest);
-            if !path.exists() {
+            if !names.contains(&file_name(&row.digest)) {
                 self.0.store.forget_image(row.digest).await?;
                 swept.rows += 1;
             } else if row.last_used_at < oldest {
@@ -143,12 +178,12 @@ impl Cache {
                         swept.images += 1;
                     }
                     Err(CacheError::InUse(_)) => {
-                        known.insert(format!("{}{PUBLISHED}", row.digest));
+                        known.insert(file_name(&row.digest));
                     }
                     Err(error) => return Err(error),
                 }
             } else {
-                known.insert(format!("{}{PUBLISHED}", row.digest));
+                known.insert(file_name(&row.digest));
             }
         }
         self.make_room(0).await.or_else(|error| match error {
@@ -165,26 +200,23 @@ impl Cache {
     /// Removes files of ours that no row knows: the rest of a crash between rename and row, and
     /// downloads that were given up. Files with other names are not ours and stay.
     async fn sweep_files(&self, known: &HashSet<String>) -> Result<usize, CacheError> {
-        let failed = |error| CacheError::file("list the cache directory", self.dir(), error);
+        let directory = self.0.directory.handle()?;
         let mut removed = 0;
-        for entry in std::fs::read_dir(self.dir()).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
+        for name in directory.names()? {
+            let name = name.as_str();
             let orphan = if let Some(key) = partial_key(name) {
                 !self.0.flights.contains(key)
                     && self.0.store.partial(name.to_owned()).await?.is_none()
             } else if let Some(digest) = published_digest(name) {
-                // A flight publishes its file before its row; the pin is there before both.
+                // Files are published in turn, together with their rows.
                 !known.contains(name)
-                    && !self.pins().contains_key(&digest)
+                    && !self.0.pins.has(&digest)
                     && self.0.store.image(digest).await?.is_none()
-                    && self.0.flights.is_empty()
             } else {
                 false
             };
             if orphan {
-                remove_if_there(&entry.path())?;
+                directory.remove(name)?;
                 removed += 1;
                 tracing::info!(
                     component = "cache",
@@ -195,6 +227,10 @@ impl Cache {
         }
         Ok(removed)
     }
+}
+
+fn sum(sizes: impl Iterator<Item = u64>) -> i128 {
+    sizes.map(i128::from).sum()
 }
 
 fn partial_key(name: &str) -> Option<&str> {

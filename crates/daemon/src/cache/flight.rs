@@ -50,11 +50,6 @@ impl Flights {
         }
     }
 
-    /// Whether nobody is fetching anything.
-    pub(super) fn is_empty(&self) -> bool {
-        lock(&self.0).is_empty()
-    }
-
     /// Whether somebody is fetching the object with this key.
     pub(super) fn contains(&self, key: &str) -> bool {
         lock(&self.0).contains_key(key)

@@ -64,6 +64,15 @@ impl Home {
 
     /// Whether the directory is there, is the cache, and can be written to. Blocks.
     pub(super) fn check(&self) -> Result<(), CacheError> {
+        self.find()?;
+        rustix::fs::access(&self.dir, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(|error| CacheError::file("write to", &self.dir, error.into()))?;
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(now.lock.renew()?)
+    }
+
+    /// The device and the inode of the directory that is there, if it is the cache.
+    pub(super) fn find(&self) -> Result<(u64, u64), CacheError> {
         let lost = |why| CacheError::Lost {
             dir: self.dir.clone(),
             why,
@@ -93,9 +102,7 @@ impl Home {
                 "The cache directory was replaced; what is missing in it is fetched again"
             );
         }
-        rustix::fs::access(&self.dir, Access::WRITE_OK | Access::EXEC_OK)
-            .map_err(|error| CacheError::file("write to", &self.dir, error.into()))?;
-        Ok(now.lock.renew()?)
+        Ok((now.device, now.inode))
     }
 }
 

@@ -10,26 +10,31 @@
 //! ```
 //!
 //! - Invariant: a file named by a digest has that digest. It gets the name by rename, after its
-//!   bytes were hashed and synced; a file that changed since (size, inode, modification time) is
-//!   hashed again before it is served.
+//!   bytes were hashed and synced; a file that changed since (size, inode, modification or change
+//!   time) is hashed again before it is served.
+//! - Invariant: what a job gets does not depend on what is cached. A hit is an object that had this
+//!   digest when it was read, and by size and validator is the same now; a `.sha256` object alone says
+//!   what the object should be, not what it is.
 //! - Invariant: one flight per object. The second request waits for the first one's file.
-//! - Invariant: what is pinned is neither evicted nor deleted.
+//! - Invariant: what is pinned is neither evicted nor deleted; that a removal is refused changes
+//!   nothing. Removal and publication take turns.
+//! - Invariant: nothing is made, read or forgotten while the directory is not the one of the start.
 //!
 //! The index is in the database; files without a row and rows without a file are swept by
 //! [`Cache::reconcile`].
 
+mod directory;
 mod evict;
 mod flight;
 mod home;
+mod pin;
 mod publish;
 mod verify;
 
-use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lvp_api::{CachedImage, ImageType, Sha256Digest};
@@ -42,12 +47,14 @@ use crate::store::{ImageRow, Store, StoreError};
 
 pub use evict::{Swept, Usage};
 pub use flight::{FlightState, Follower};
-pub use publish::Lead;
-pub use verify::hash_file;
+pub use pin::Pin;
+pub use publish::{Lead, Published};
+pub use verify::{FileStamp, hash_file};
 
 use crate::lock::LockError;
+use directory::Directory;
 use flight::Flights;
-use home::Home;
+use pin::Pins;
 
 /// Ending of a published image's file name.
 const PUBLISHED: &str = ".img";
@@ -158,57 +165,15 @@ pub struct Cache(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: CacheSettings,
-    home: Home,
+    directory: Directory,
     store: Store,
-    pins: Mutex<HashMap<Sha256Digest, usize>>,
+    pins: Arc<Pins>,
     flights: Flights,
     /// Bytes that running downloads will still write.
     reserved_bytes: Arc<AtomicU64>,
-    /// Eviction and admission of new downloads take turns.
+    /// Removal, publication and admission of new downloads take turns.
     room: AsyncMutex<()>,
     evicted_images: AtomicU64,
-}
-
-/// A published image that stays while this lives.
-pub struct Pin {
-    cache: Cache,
-    digest: Sha256Digest,
-    size_bytes: u64,
-}
-
-impl Pin {
-    /// The image's file.
-    pub fn path(&self) -> PathBuf {
-        self.cache.image_path(&self.digest)
-    }
-
-    /// The image's digest.
-    pub fn digest(&self) -> Sha256Digest {
-        self.digest
-    }
-
-    /// The file's length.
-    pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut pins = self.cache.pins();
-        if let Some(count) = pins.get_mut(&self.digest) {
-            *count -= 1;
-            if *count == 0 {
-                pins.remove(&self.digest);
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Pin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pin").field(&self.digest).finish()
-    }
 }
 
 /// Where an image is to come from.
@@ -226,10 +191,10 @@ impl Cache {
     /// Makes the directory if it is absent, and takes it for this process alone.
     pub fn open(settings: CacheSettings, store: Store) -> Result<Self, CacheError> {
         Ok(Self(Arc::new(Inner {
-            home: Home::open(settings.dir.clone())?,
+            directory: Directory::open(&settings.dir)?,
             settings,
             store,
-            pins: Mutex::default(),
+            pins: Arc::default(),
             flights: Flights::default(),
             reserved_bytes: Arc::default(),
             room: AsyncMutex::default(),
@@ -239,13 +204,13 @@ impl Cache {
 
     /// The cache's directory.
     pub fn dir(&self) -> &Path {
-        self.0.home.dir()
+        self.0.directory.path()
     }
 
     /// Whether the directory is there, is still the cache, and can be written to.
     pub async fn probe(&self) -> Result<(), CacheError> {
         let cache = self.clone();
-        let looked = tokio::task::spawn_blocking(move || cache.0.home.check());
+        let looked = tokio::task::spawn_blocking(move || cache.0.directory.check());
         looked.await.unwrap_or_else(|error| {
             let error = io::Error::other(error);
             Err(CacheError::file("look at", self.dir(), error))
@@ -279,15 +244,15 @@ impl Cache {
     /// Published images, the newest first.
     pub async fn list(&self, limit: u32, offset: u32) -> Result<Vec<CachedImage>, CacheError> {
         let rows = self.0.store.images(limit, offset).await?;
-        let pins = self.pins();
+        let pins = &self.0.pins;
         Ok(rows
             .into_iter()
             .map(|row| CachedImage {
                 key: row.digest.to_string(),
                 path: self.image_path(&row.digest).display().to_string(),
-                size: row.size_bytes,
+                size: row.stamp.size_bytes,
                 checksum: row.digest.to_string(),
-                in_use: pins.contains_key(&row.digest),
+                in_use: pins.has(&row.digest),
                 mod_time: row.published_at,
                 last_used: row.last_used_at,
                 image_url: row.image_url,
@@ -306,24 +271,15 @@ impl Cache {
         Ok(true)
     }
 
-    /// Removes an image that nobody has pinned: first the row, so that nobody finds it, then the file.
+    /// Removes an image that nobody has pinned: first the row, then the file. The caller has the turn.
     async fn remove(&self, digest: Sha256Digest) -> Result<(), CacheError> {
-        // A pin taken from here on finds no row; one taken before is seen here.
-        self.0.store.forget_image(digest).await?;
-        if self.pins().contains_key(&digest) {
-            let path = self.image_path(&digest);
-            let row = verify::row_of(&path, digest)
-                .map_err(|error| CacheError::file("look at the cached image", &path, error))?;
-            self.0.store.refresh_image(row).await?;
+        let handle = self.0.directory.handle()?;
+        // Nobody can pin it from here on, and nothing has changed yet.
+        let Some(_closed) = self.0.pins.close(digest) else {
             return Err(CacheError::InUse(digest));
-        }
-        let path = self.image_path(&digest);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(CacheError::file("remove the cached image", &path, error))
-            }
-            _ => Ok(()),
-        }
+        };
+        self.0.store.forget_image(digest).await?;
+        handle.remove(&file_name(&digest))
     }
 
     /// The published image of this object, pinned, if it is there and right.
@@ -332,64 +288,72 @@ impl Cache {
         object: &ObjectMeta,
         sidecar: Option<Sha256Digest>,
     ) -> Result<Option<Pin>, CacheError> {
-        let digest = match (sidecar, &object.etag) {
-            (Some(digest), _) => Some(digest),
-            (None, Some(etag)) => {
-                let url = object.url.to_string();
-                self.0
-                    .store
-                    .object_digest(url, etag.clone(), object.size)
-                    .await?
-            }
-            (None, None) => None,
-        };
-        let Some(digest) = digest else {
+        // A lost cache is no empty one.
+        self.0.directory.handle()?;
+        let Some(digest) = self.known_digest(object, sidecar).await? else {
             return Ok(None);
         };
-        // The pin comes before the look, so that no eviction comes between.
-        let mut pin = self.pin(digest, 0);
+        // The seat comes before the look, so that no removal comes between.
+        let Some(seat) = self.0.pins.take(digest) else {
+            return Ok(None);
+        };
         let Some(row) = self.0.store.image(digest).await? else {
             return Ok(None);
         };
-        let Some(row) = self.still_right(row).await? else {
+        let Some((row, file)) = self.still_right(row).await? else {
             return Ok(None);
         };
-        self.0.store.touch_image(digest, clock::now_text()).await?;
-        pin.size_bytes = row.size_bytes;
-        Ok(Some(pin))
-    }
-
-    fn pin(&self, digest: Sha256Digest, size_bytes: u64) -> Pin {
-        *self.pins().entry(digest).or_insert(0) += 1;
-        Pin {
-            cache: self.clone(),
-            digest,
-            size_bytes,
+        if row.stamp.size_bytes != object.size {
+            return Ok(None);
         }
+        self.0.store.touch_image(digest, clock::now_text()).await?;
+        let path = self.image_path(&digest);
+        Ok(Some(Pin::new(seat, path, file, row.stamp)))
     }
 
-    fn pins(&self) -> MutexGuard<'_, HashMap<Sha256Digest, usize>> {
-        // Counts that no panic can leave half-changed.
-        self.0.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The digest that this version of the object had when it was read. None when it was not, when
+    /// nothing that the server says shows that it is the same version, and when it is not the digest
+    /// that it should have: then only its bytes can tell.
+    async fn known_digest(
+        &self,
+        object: &ObjectMeta,
+        sidecar: Option<Sha256Digest>,
+    ) -> Result<Option<Sha256Digest>, CacheError> {
+        // A weak validator does for what is known to be right of two: the sidecar says the same.
+        let validator = match sidecar {
+            Some(_) => object.validator(),
+            None => object.strong_validator(),
+        };
+        let identity = object.identity().to_owned();
+        let (Some(validator), Some(known)) = (validator, self.0.store.object(identity).await?)
+        else {
+            return Ok(None);
+        };
+        let same = known.validator == validator && known.size_bytes == object.size;
+        let wanted = sidecar.is_none_or(|expected| expected == known.digest);
+        Ok((same && wanted).then_some(known.digest))
     }
 
     fn image_path(&self, digest: &Sha256Digest) -> PathBuf {
-        self.dir().join(format!("{digest}{PUBLISHED}"))
+        self.dir().join(file_name(digest))
     }
 }
 
-/// Names one version of one object: what flights and partial files go by.
+/// Name of a published image's file.
+fn file_name(digest: &Sha256Digest) -> String {
+    format!("{digest}{PUBLISHED}")
+}
+
+/// Names one version of one object and what it should be: what flights and partial files go by.
 fn object_key(object: &ObjectMeta, sidecar: Option<Sha256Digest>) -> String {
     let mut hasher = Sha256::new();
-    match sidecar {
-        Some(digest) => hasher.update(digest.as_bytes()),
-        None => hasher.update(object.url.to_string()),
-    }
     for part in [
-        object.etag.as_deref().unwrap_or(""),
+        object.identity(),
+        object.validator().unwrap_or(""),
         &object.size.to_string(),
+        &sidecar.map(|digest| digest.to_string()).unwrap_or_default(),
     ] {
-        hasher.update([0]);
+        hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part);
     }
     let digest = Sha256Digest::new(hasher.finalize().into()).to_string();

@@ -1,19 +1,21 @@
 //! The leader's part: a partial file that can be resumed, and its publication.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lvp_api::{ImageType, Sha256Digest};
 
+use super::directory::Handle;
 use super::flight::FlightGuard;
-use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin, verify};
+use super::pin::Seat;
+use super::{Cache, CacheError, FileStamp, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin, file_name};
 use crate::clock;
 use crate::jobs::progress::Meter;
 use crate::source::ObjectMeta;
-use crate::store::{ImageRow, PartialRow};
+use crate::store::{ImageRow, ObjectRow, PartialRow};
 
 /// The right to fetch one object into the cache. Dropping it ends the flight; what is durable of
 /// the partial file stays for the next leader.
@@ -72,6 +74,10 @@ impl Lead {
         let turn = cache.0.room.lock().await;
         // In turn with those who remove partial files: what is counted on here stays.
         let durable_bytes = cache.resumable(&file_name, object).await?;
+        if durable_bytes == 0 {
+            // What nobody can go on with only takes room.
+            cache.0.directory.handle()?.remove(&file_name)?;
+        }
         let missing = object.size - durable_bytes;
         cache.make_room(missing).await?;
         let reservation = Reservation::new(&cache.0.reserved_bytes, missing);
@@ -98,6 +104,12 @@ impl Lead {
         self.durable_bytes
     }
 
+    /// Whether the object may be put together of several answers: something tells its versions apart,
+    /// or the digest that it must have does.
+    pub fn can_be_joined(&self) -> bool {
+        self.object.strong_validator().is_some() || self.sidecar.is_some()
+    }
+
     /// What is fetched.
     pub fn object(&self) -> &ObjectMeta {
         &self.object
@@ -108,21 +120,16 @@ impl Lead {
         self.cache.dir().join(&self.file_name)
     }
 
-    /// Opens the partial file, cut to what is durable.
+    /// Opens the partial file, cut to what is durable. Without any of that it is a new one.
     pub fn open(&self) -> Result<File, CacheError> {
-        let path = self.path();
-        let failed = |action| move |error| CacheError::file(action, &path, error);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            // What is to be gone on with must be there: an empty file would read as zeros.
-            .create(self.durable_bytes == 0)
-            .truncate(false)
-            .mode(0o640)
-            .open(self.path())
-            .map_err(failed.clone()("open the partial image"))?;
+        let directory = self.cache.0.directory.handle()?;
+        if self.durable_bytes == 0 {
+            return directory.new_partial(&self.file_name);
+        }
+        // What is to be gone on with must be there: an empty file would read as zeros.
+        let file = directory.partial(&self.file_name)?;
         file.set_len(self.durable_bytes)
-            .map_err(failed("cut the partial image"))?;
+            .map_err(|error| CacheError::file("cut the partial image", &self.path(), error))?;
         Ok(file)
     }
 
@@ -131,14 +138,14 @@ impl Lead {
         self.reservation
             .spent(bytes.saturating_sub(self.durable_bytes));
         self.durable_bytes = bytes;
-        // Without an ETag nobody can tell whether it is still the same object.
-        let Some(etag) = self.object.etag.clone() else {
+        // Without one, nobody can tell later whether it is still the same object.
+        let Some(etag) = self.object.strong_validator() else {
             return Ok(());
         };
         let partial = PartialRow {
             file_name: self.file_name.clone(),
             image_url: self.object.url.to_string(),
-            etag,
+            etag: etag.to_owned(),
             size_bytes: self.object.size,
             durable_bytes: bytes,
         };
@@ -171,66 +178,98 @@ impl Lead {
             .store
             .forget_partial(self.file_name.clone())
             .await?;
-        remove_if_there(&self.path())
+        self.cache.0.directory.handle()?.remove(&self.file_name)
     }
 
     /// Publishes the partial file, whose bytes were just hashed: sync, rename, sync the
-    /// directory. The digest must be the sidecar's, if there is one. The row follows
+    /// directory. The digest must be the sidecar's, if there is one. An image that is there already
+    /// stays, so that whoever reads it goes on with the same file. The row follows
     /// ([`Published::record`]).
     pub async fn publish(self, file: File, digest: Sha256Digest) -> Result<Published, CacheError> {
         debug_assert!(self.sidecar.is_none_or(|expected| expected == digest));
-        let (from, to) = (self.path(), self.cache.image_path(&digest));
-        // Before the file has its name, so that nobody sweeps it.
-        let mut pin = self.cache.pin(digest, 0);
-        let mut row =
-            tokio::task::spawn_blocking(move || rename_durably(&file, &from, &to, digest))
-                .await
-                .map_err(|error| {
-                    CacheError::file("publish", self.cache.dir(), std::io::Error::other(error))
+        let cache = self.cache.clone();
+        // Not while the same image is being removed.
+        let _turn = cache.0.room.lock().await;
+        let seat = (cache.0.pins.take(digest)).expect("whoever removes an image has the turn");
+        let known = match cache.0.store.image(digest).await? {
+            Some(row) => cache.still_right(row).await?,
+            None => None,
+        };
+        let now = clock::now_text();
+        let (row, file) = match known {
+            Some((row, known)) => {
+                cache.0.directory.handle()?.remove(&self.file_name)?;
+                (row, known)
+            }
+            None => {
+                let directory = cache.0.directory.handle()?;
+                let (from, to) = (self.file_name.clone(), file_name(&digest));
+                let path = cache.image_path(&digest);
+                let published = tokio::task::spawn_blocking(move || {
+                    let stamp = rename_durably(&file, &directory, &from, &to, &path)?;
+                    Ok::<_, CacheError>((stamp, file))
+                })
+                .await;
+                let (stamp, file) = published.map_err(|error| {
+                    CacheError::file("publish", cache.dir(), io::Error::other(error))
                 })??;
-        row.image_type = self.image_type;
-        row.image_url = self.object.url.to_string();
-        row.published_at = clock::now_text();
-        row.last_used_at.clone_from(&row.published_at);
-        pin.size_bytes = row.size_bytes;
+                let row = ImageRow {
+                    digest,
+                    image_type: self.image_type,
+                    stamp,
+                    image_url: String::new(),
+                    published_at: now.clone(),
+                    last_used_at: now.clone(),
+                };
+                (row, file)
+            }
+        };
+        let row = ImageRow {
+            image_type: self.image_type,
+            image_url: self.object.url.to_string(),
+            last_used_at: now,
+            ..row
+        };
+        let object = self.object.validator().map(|validator| ObjectRow {
+            identity: self.object.identity().to_owned(),
+            validator: validator.to_owned(),
+            size_bytes: self.object.size,
+            digest,
+        });
         Ok(Published {
-            lead: self,
             row,
-            pin,
+            object,
+            seat,
+            file,
+            lead: self,
         })
     }
 }
 
-/// A published file that is not in the index yet. The flight goes on until it is.
+/// A published file that is not in the index yet. The flight goes on until it is; the seat keeps the
+/// file from being swept.
 #[derive(Debug)]
 pub struct Published {
     lead: Lead,
     row: ImageRow,
-    pin: Pin,
+    object: Option<ObjectRow>,
+    seat: Seat,
+    file: File,
 }
 
 impl Published {
     /// Puts the file into the index; may be repeated when it fails.
     pub async fn record(&self) -> Result<(), CacheError> {
-        let Lead {
-            cache,
-            object,
-            file_name,
-            ..
-        } = &self.lead;
-        let url = object.url.to_string();
-        let recorded = cache.0.store.publish_image(
-            self.row.clone(),
-            url,
-            object.etag.clone(),
-            file_name.clone(),
-        );
+        let store = &self.lead.cache.0.store;
+        let partial = self.lead.file_name.clone();
+        let recorded = store.publish_image(self.row.clone(), self.object.clone(), partial);
         Ok(recorded.await?)
     }
 
     /// Ends the flight.
     pub fn into_pin(self) -> Pin {
-        self.pin
+        let path = self.lead.cache.image_path(&self.row.digest);
+        Pin::new(self.seat, path, self.file, self.row.stamp)
     }
 }
 
@@ -240,8 +279,9 @@ impl Cache {
         let Some(row) = self.0.store.partial(file_name.to_owned()).await? else {
             return Ok(0);
         };
-        let same = object.etag.as_ref() == Some(&row.etag) && object.size == row.size_bytes;
-        let length = std::fs::metadata(self.dir().join(file_name)).map_or(0, |meta| meta.len());
+        let same =
+            object.strong_validator() == Some(row.etag.as_str()) && object.size == row.size_bytes;
+        let length = self.0.directory.handle()?.length(file_name);
         Ok(if same && length >= row.durable_bytes {
             row.durable_bytes
         } else {
@@ -252,37 +292,24 @@ impl Cache {
 
 fn rename_durably(
     file: &File,
-    from: &Path,
-    to: &Path,
-    digest: Sha256Digest,
-) -> Result<ImageRow, CacheError> {
-    file.sync_all()
-        .map_err(|error| CacheError::file("sync the image", from, error))?;
-    std::fs::rename(from, to).map_err(|error| match (error.kind(), from.parent()) {
-        // Its directory was replaced under it, or somebody removed it: it has to be fetched again.
-        (std::io::ErrorKind::NotFound, Some(dir)) => CacheError::Lost {
-            dir: dir.to_owned(),
-            why: "has lost the file of a download",
-        },
-        _ => CacheError::file("publish the image as", to, error),
-    })?;
-    sync_directory(to)?;
-    verify::row_of(to, digest).map_err(|error| CacheError::file("look at the image", to, error))
-}
-
-/// Makes a rename in the file's directory durable.
-fn sync_directory(file: &Path) -> Result<(), CacheError> {
-    let directory = file.parent().unwrap_or(Path::new("/"));
-    File::open(directory)
-        .and_then(|handle| handle.sync_all())
-        .map_err(|error| CacheError::file("sync the cache directory", directory, error))
-}
-
-pub(super) fn remove_if_there(path: &Path) -> Result<(), CacheError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(CacheError::file("remove", path, error))
-        }
-        _ => Ok(()),
+    directory: &Handle,
+    from: &str,
+    to: &str,
+    path: &std::path::Path,
+) -> Result<FileStamp, CacheError> {
+    let failed = |action| move |error| CacheError::file(action, path, error);
+    file.sync_all().map_err(failed("sync the image"))?;
+    directory.rename(from, to)?;
+    let stamp = FileStamp::settled(file).map_err(failed("look at the image"))?;
+    // Whatever had the partial file's name has the image's now.
+    let named = directory
+        .image(to)
+        .and_then(|named| FileStamp::of(&named))
+        .map_err(failed("look at the image"))?;
+    if named != stamp {
+        directory.remove(to)?;
+        let error = io::Error::other("another file took the place of the download");
+        return Err(failed("publish the image as")(error));
     }
+    Ok(stamp)
 }

@@ -1,58 +1,118 @@
 //! Whether a cached file is still what its name says.
+//!
+//! A file whose size, inode and both of its times are those of the last look has not been written to
+//! since: whoever sets back the modification time changes the change time by that, which nobody can
+//! set. In doubt the file is hashed again.
 
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lvp_api::{ImageType, Sha256Digest};
+use lvp_api::Sha256Digest;
 use sha2::{Digest as _, Sha256};
 
-use super::{Cache, CacheError, ImageRow, publish::remove_if_there};
+use super::{Cache, CacheError, ImageRow, file_name};
 
 /// Bytes hashed at a time: large enough for the disk, small enough for the processor's cache.
 const BLOCK_BYTES: usize = 1 << 20; // 1 MiB
 
+/// The kernel's clock for files may stand still for so long (a tick at 100 Hz, and a little): of two changes
+/// within it, the second does not show.
+const TICK: Duration = Duration::from_millis(12);
+
 /// SHA-256 of a whole file. Blocks.
-pub fn hash_file(file: &mut File) -> io::Result<Sha256Digest> {
+pub fn hash_file(file: &File) -> io::Result<Sha256Digest> {
     let mut hasher = Sha256::new();
     let mut block = vec![0; BLOCK_BYTES];
+    let mut offset = 0;
     loop {
-        match file.read(&mut block) {
+        match file.read_at(&mut block, offset) {
             Ok(0) => return Ok(Sha256Digest::new(hasher.finalize().into())),
-            Ok(read) => hasher.update(&block[..read]),
+            Ok(read) => {
+                hasher.update(&block[..read]);
+                offset += read as u64;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// What the index keeps of a file to notice later changes.
-pub(super) fn row_of(path: &Path, digest: Sha256Digest) -> io::Result<ImageRow> {
-    let meta = std::fs::metadata(path)?;
-    let now = crate::clock::now_text();
-    Ok(ImageRow {
-        digest,
-        image_type: ImageType::Qcow2,
-        size_bytes: meta.len(),
-        image_url: String::new(),
-        inode: meta.ino(),
-        mtime_ns: meta
-            .mtime()
-            .saturating_mul(1_000_000_000)
-            .saturating_add(meta.mtime_nsec()),
-        published_at: now.clone(),
-        last_used_at: now,
-    })
+/// What is kept of a file to notice later changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamp {
+    /// Length of the file.
+    pub size_bytes: u64,
+    /// Its inode.
+    pub inode: u64,
+    /// Its modification time, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Its change time. None in rows of releases that did not look at it: in doubt.
+    pub ctime_ns: Option<i64>,
+}
+
+impl FileStamp {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        let nanoseconds =
+            |seconds: i64, rest| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+        Ok(Self {
+            size_bytes: meta.len(),
+            inode: meta.ino(),
+            mtime_ns: nanoseconds(meta.mtime(), meta.mtime_nsec()),
+            ctime_ns: Some(nanoseconds(meta.ctime(), meta.ctime_nsec())),
+        })
+    }
+
+    /// A stamp from which any later change will differ. Blocks for a moment when the file has only
+    /// just been changed.
+    pub(super) fn settled(file: &File) -> io::Result<Self> {
+        let stamp = Self::of(file)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let changed = stamp.ctime_ns.and_then(|ns| u64::try_from(ns).ok());
+        if let (Ok(now), Some(changed)) = (now, changed)
+            && let Some(age) = now.checked_sub(Duration::from_nanos(changed))
+            && let Some(left) = TICK.checked_sub(age)
+        {
+            std::thread::sleep(left);
+        }
+        Self::of(file)
+    }
+}
+
+/// Hashes a file that may have changed, and looks whether it stayed as it is meanwhile. Blocks.
+fn hash_again(file: &File) -> io::Result<(Sha256Digest, FileStamp)> {
+    let before = FileStamp::settled(file)?;
+    let digest = hash_file(file)?;
+    if FileStamp::of(file)? != before {
+        return Err(io::Error::other("the file is being written to"));
+    }
+    Ok((digest, before))
+}
+
+/// An error of a thread is one of the file.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)
+        .flatten()
 }
 
 impl Cache {
-    /// The row, if its file is there and right; a file that changed is hashed again, one that is
-    /// wrong is dropped with its row.
-    pub(super) async fn still_right(&self, row: ImageRow) -> Result<Option<ImageRow>, CacheError> {
+    /// The row and its open file, if it is there and right; a file that changed is hashed again, one
+    /// that is wrong is dropped with its row.
+    pub(super) async fn still_right(
+        &self,
+        row: ImageRow,
+    ) -> Result<Option<(ImageRow, File)>, CacheError> {
         let path = self.image_path(&row.digest);
-        let found = match row_of(&path, row.digest) {
-            Ok(found) => found,
+        let handle = self.0.directory.handle()?;
+        let failed = |error| CacheError::file("read the cached image", &path, error);
+        let opened = match handle.image(&file_name(&row.digest)) {
+            Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.probe().await?;
                 tracing::warn!(
@@ -62,34 +122,46 @@ impl Cache {
                 self.0.store.forget_image(row.digest).await?;
                 return Ok(None);
             }
-            Err(error) => return Err(CacheError::file("look at the cached image", &path, error)),
+            // A link, or something else that is no file.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                None
+            }
+            Err(error) => return Err(failed(error)),
         };
-        let same = |row: &ImageRow| (row.size_bytes, row.inode, row.mtime_ns);
-        if same(&found) == same(&row) {
-            return Ok(Some(row));
-        }
-        let opened = path.clone();
-        let digest = tokio::task::spawn_blocking(move || hash_file(&mut File::open(opened)?))
-            .await
-            .map_err(io::Error::other)
-            .flatten()
-            .map_err(|error| CacheError::file("read the cached image", &path, error))?;
-        if digest == row.digest {
-            let row = ImageRow {
-                size_bytes: found.size_bytes,
-                inode: found.inode,
-                mtime_ns: found.mtime_ns,
-                ..row
-            };
+        let found = match opened {
+            None => None,
+            Some(file) if FileStamp::of(&file).map_err(failed)? == row.stamp => {
+                return Ok(Some((row, file)));
+            }
+            Some(file) => {
+                let hashed = blocking(move || Ok((hash_again(&file)?, file))).await;
+                Some(hashed.map_err(failed)?)
+            }
+        };
+        if let Some(((digest, stamp), file)) = found
+            && digest == row.digest
+        {
+            let row = ImageRow { stamp, ..row };
             self.0.store.refresh_image(row.clone()).await?;
-            return Ok(Some(row));
+            return Ok(Some((row, file)));
         }
         tracing::error!(
-            component = "cache", path = %path.display(), found = %digest,
+            component = "cache", path = %path.display(),
             "A cached image has changed on the disk; it is dropped and will be fetched again"
         );
         self.0.store.forget_image(row.digest).await?;
-        remove_if_there(&path)?;
+        handle.remove(&file_name(&row.digest))?;
         Ok(None)
+    }
+}
+
+impl super::Pin {
+    /// Whether the file still has the image's bytes, after it was read. Blocks; when anything about
+    /// the file has changed, for as long as it takes to hash it.
+    pub fn is_unchanged(&self) -> io::Result<bool> {
+        if FileStamp::of(self.file())? == self.stamp {
+            return Ok(true);
+        }
+        hash_again(self.file()).map(|(digest, _)| digest == self.digest())
     }
 }

@@ -336,7 +336,7 @@ pub const KEYS: &[Key] = &[
         &["CACHE_MAX_SIZE_BYTES"],
         Kind::Size,
         "0",
-        "Largest sum of cached images; 0 is no limit",
+        "Largest sum of cached images and unfinished downloads; 0 is no limit",
     ),
     key(
         "cache.min_free_bytes",

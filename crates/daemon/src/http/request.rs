@@ -82,7 +82,7 @@ fn checked_provision(
     let size_bytes = volume_size(request.volume_size_gb, request.volume_size_bytes)?;
     source.parse_url(&request.image_url)?;
     Ok(JobSpec {
-        image_url: request.image_url,
+        image_url: request.image_url.into(),
         image_type: request.image_type,
         volume: Some(VolumeRequest { name, size_bytes }),
         correlation_id: correlation_id(request.correlation_id)?,
@@ -100,7 +100,7 @@ pub(super) fn cache_fetch(
 ) -> Result<JobSpec, ApiError> {
     source.parse_url(&request.image_url)?;
     Ok(JobSpec {
-        image_url: request.image_url,
+        image_url: request.image_url.into(),
         image_type: request.image_type,
         volume: None,
         correlation_id: correlation_id(request.correlation_id)?,

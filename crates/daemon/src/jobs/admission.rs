@@ -81,7 +81,7 @@ mod tests {
 
     fn job(image: u8, volume: Option<u8>) -> Job {
         let spec = JobSpec {
-            image_url: format!("s3://images/{image}"),
+            image_url: format!("s3://images/{image}").into(),
             image_type: ImageType::Qcow2,
             volume: volume.map(|number| VolumeRequest {
                 name: format!("vm{number}").parse().expect("a valid name"),

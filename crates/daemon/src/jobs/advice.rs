@@ -16,6 +16,11 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
         "Write it as `s3://BUCKET/KEY`, or as the object's URL at `minio.endpoint`",
     ),
     (
+        "url_unreadable",
+        "The daemon was started again, and cannot decrypt the query of the job's image URL",
+        "Send the request again: the database came without its key (operations.md)",
+    ),
+    (
         "host_not_allowed",
         "The URL, or a redirect, names a host that is not configured",
         "Use the endpoint, or add the host to `minio.allowed_hosts`",

@@ -438,7 +438,7 @@ impl Jobs {
         tracing::info!(
             component = "provisioner", job_id = %live.id,
             correlation_id = live.spec().correlation_id.as_deref(),
-            image_url = %crate::source::url::redact(&live.spec().image_url),
+            image_url = %live.spec().image_url,
             volume = live.spec().volume.as_ref().map(|volume| volume.name.as_str()),
             resumed, "Job started"
         );
@@ -584,7 +584,7 @@ impl Jobs {
 /// The span of a job's run, below the request that made the job.
 fn job_span(live: &Live) -> Span {
     let spec = live.spec();
-    let url = crate::source::url::redact(&spec.image_url);
+    let url = &spec.image_url;
     let name = match &spec.volume {
         Some(_) => "runJob",
         None => "runCacheJob",

@@ -2,6 +2,8 @@
 
 use lvp_api::{ImageType, JobId, JobKind, JobState, JobStatus, Progress, Sha256Digest, VolumeName};
 
+use crate::source::url::RequestedUrl;
+
 /// The volume that a job writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeRequest {
@@ -14,8 +16,8 @@ pub struct VolumeRequest {
 /// What was asked for: the part of a job that never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSpec {
-    /// The image, as it was requested (it may carry a signed query: never log it).
-    pub image_url: String,
+    /// The image, as it was requested.
+    pub image_url: RequestedUrl,
     /// Its declared format.
     pub image_type: ImageType,
     /// The volume; none for a job that only fills the cache.
@@ -42,7 +44,7 @@ impl JobSpec {
 
     /// Whether a repeat of the request asks for the same thing.
     pub fn same_request(&self, other: &Self) -> bool {
-        self.image_url == other.image_url
+        self.image_url.identity() == other.image_url.identity()
             && self.image_type == other.image_type
             && self.volume == other.volume
             && self.adopt == other.adopt
@@ -133,7 +135,7 @@ impl Job {
             correlation_id: self.spec.correlation_id.clone(),
             cache_hit: self.cache_hit,
             image_path: self.image_path.clone(),
-            image_url: crate::source::url::redact(&self.spec.image_url),
+            image_url: self.spec.image_url.to_string(),
             volume_name: self
                 .spec
                 .volume

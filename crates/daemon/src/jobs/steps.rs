@@ -33,13 +33,14 @@ use super::record::VolumeRequest;
 use super::standing::{self, Standing};
 use super::waiting;
 use crate::cache::{Follower, Lead, Lookup, Pin};
-use crate::source::{ImageUrl, ObjectMeta, Source, SourceErrorKind};
+use crate::source::{ImageUrl, ObjectMeta, PlanCheck, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::telemetry::traces;
-use crate::transfer::{self, Streamed};
+use crate::transfer::{self, Aims, Streamed};
 use crate::volume::{self, OpenVolume, Unmarked, Volume, VolumeError};
 
-/// How often an object that changes while it is read is started afresh before the job gives up.
+/// How often an object that changes while it is read, or breaks off and cannot be gone on with, is
+/// started afresh before the job gives up.
 const MAX_CHANGES: u32 = 3;
 
 /// Runs a job to its end.
@@ -87,7 +88,18 @@ impl Steps<'_> {
     }
 
     async fn attempt(&self) -> Result<(), JobError> {
-        let url = self.source.parse_url(&self.live.spec().image_url)?;
+        let Some(url) = self.live.spec().image_url.whole() else {
+            return Err(JobError::new(
+                ErrorCode::Unavailable,
+                "url_unreadable",
+                format!(
+                    "The query of {} was encrypted with another key than the one beside the database: \
+                     send the request again",
+                    self.live.spec().image_url
+                ),
+            ));
+        };
+        let url = self.source.parse_url(&url)?;
         self.expect_rates().await?;
         let mut changes = 0;
         loop {
@@ -99,6 +111,7 @@ impl Steps<'_> {
                 .lookup(&object, image_type, sidecar)
                 .await?;
             self.count_lookup(matches!(looked_up, Lookup::Hit(_)));
+            let can_go_on;
             let fetched = match looked_up {
                 Lookup::Hit(pin) => {
                     self.live.update(|job| {
@@ -113,17 +126,21 @@ impl Steps<'_> {
                 }
                 Lookup::Lead(lead) => {
                     self.live.update(|job| job.cache_hit = Some(false));
+                    can_go_on = lead.can_be_joined();
                     self.fetch(*lead, sidecar).await
                 }
             };
-            match fetched {
-                Err(error) if error.error_type() == OBJECT_CHANGED && changes < MAX_CHANGES => {
-                    changes += 1;
-                    self.live
-                        .note("The object changed while it was read; started afresh");
-                }
-                ended => return ended,
-            }
+            let Err(error) = fetched else {
+                return Ok(());
+            };
+            let why = match error.error_type() {
+                _ if changes == MAX_CHANGES => return Err(error),
+                OBJECT_CHANGED => CHANGED,
+                SOURCE_UNAVAILABLE if !can_go_on => BROKEN_OFF,
+                _ => return Err(error),
+            };
+            changes += 1;
+            self.live.note(why);
         }
     }
 
@@ -189,8 +206,8 @@ impl Steps<'_> {
                 lead.object().size
             ));
         }
-        let (info, image) = match self.plan_remote(lead.object()).await {
-            Ok((info, Some(image))) => (info, image),
+        let (info, image, check) = match self.plan_remote(lead.object()).await {
+            Ok((info, Some((image, check)))) => (info, image, check),
             Ok((info, None)) => {
                 self.expect_disk(&info);
                 return self.fetch_then_write(lead, sidecar, MAP_TOO_LARGE).await;
@@ -201,8 +218,12 @@ impl Steps<'_> {
             Err(error) => return Err(error),
         };
         self.expect_disk(&info);
+        let mut aims = Aims {
+            copier: None,
+            check: Some(check),
+        };
         let Some(request) = self.live.spec().volume.clone() else {
-            let (streamed, digest) = self.download(&mut lead, None, sidecar).await?;
+            let (streamed, digest) = self.download(&mut lead, aims, sidecar).await?;
             self.publish(lead, streamed.file, digest).await?;
             return Ok(());
         };
@@ -211,7 +232,8 @@ impl Steps<'_> {
             let target = self.open(&volume).await?;
             let options = self.copy_options();
             let copier = blocking(move || Copier::start(image, target, options)).await??;
-            let (streamed, digest) = self.download(&mut lead, Some(copier), sidecar).await?;
+            aims.copier = Some(copier);
+            let (streamed, digest) = self.download(&mut lead, aims, sidecar).await?;
             let pin = self.publish(lead, streamed.file, digest).await?;
             match streamed.body {
                 Some(body) => {
@@ -241,7 +263,8 @@ impl Steps<'_> {
     ) -> Result<(), JobError> {
         self.live.note(why);
         self.expect_some_disk(lead.object().size);
-        let (streamed, digest) = self.download(&mut lead, None, sidecar).await?;
+        let aims = Aims::default();
+        let (streamed, digest) = self.download(&mut lead, aims, sidecar).await?;
         let pin = self.publish(lead, streamed.file, digest).await?;
         self.write_cached(pin).await
     }
@@ -250,13 +273,13 @@ impl Steps<'_> {
     async fn download(
         &self,
         lead: &mut Lead,
-        copier: Option<Copier>,
+        aims: Aims,
         sidecar: Option<Sha256Digest>,
     ) -> Result<(Streamed, Sha256Digest), JobError> {
         let span = tracing::error_span!(
             target: traces::TARGET, parent: &self.span, "DownloadImageToPath"
         );
-        let url = crate::source::url::redact(&self.live.spec().image_url);
+        let url = self.live.spec().image_url.to_string();
         traces::attribute(&span, "image.url", Some(url));
         traces::attribute(&span, "path", Some(lead.path().display().to_string()));
         for (name, bytes) in [
@@ -266,7 +289,7 @@ impl Steps<'_> {
             traces::attribute(&span, name, Some(traces::number(bytes)));
         }
         let before = self.live.meter.retries.load(Ordering::Relaxed);
-        let received = self.receive(lead, copier, sidecar);
+        let received = self.receive(lead, aims, sidecar);
         let received = self.traced(span.clone(), received).await;
         let retries = self.live.meter.retries.load(Ordering::Relaxed) - before;
         traces::attribute(&span, "retries", Some(traces::number(retries)));
@@ -277,15 +300,16 @@ impl Steps<'_> {
     async fn receive(
         &self,
         lead: &mut Lead,
-        copier: Option<Copier>,
+        aims: Aims,
         sidecar: Option<Sha256Digest>,
     ) -> Result<(Streamed, Sha256Digest), JobError> {
         let fresh = lead.object().size - lead.durable_bytes();
         let source = &self.source;
         let meter = &self.live.meter;
-        let streamed = match transfer::stream(source, lead, copier, meter, &self.live.stop).await {
-            Err(error) if error.error_type() == CACHE_FULL => {
-                // What came is of no use to anybody on a disk that others need.
+        let streamed = match transfer::stream(source, lead, aims, meter, &self.live.stop).await {
+            // What came is of no use to anybody on a disk that others need, or of an object that was
+            // another one meanwhile.
+            Err(error) if [CACHE_FULL, OBJECT_CHANGED].contains(&error.error_type()) => {
                 lead.discard().await?;
                 return Err(error);
             }
@@ -338,15 +362,16 @@ impl Steps<'_> {
             job.image_path = Some(pin.path().display().to_string());
             job.image_digest = Some(pin.digest());
         });
-        let path = pin.path();
+        let pin = Arc::new(pin);
+        let opened = Arc::clone(&pin);
         let declared = format_of(self.live.spec().image_type);
         let planner = blocking(move || -> Result<_, JobError> {
-            let source = File::open(&path)
+            // The very file that was found to be right.
+            let source = opened
+                .file()
+                .try_clone()
                 .and_then(FileSource::new)
-                .map_err(|error| {
-                    let what = format!("Cannot open the cached image {}", path.display());
-                    JobError::new(ErrorCode::Unavailable, "cache", what).because(error)
-                })?;
+                .map_err(|error| cached(&opened, "cannot be opened").because(error))?;
             Ok(Planner::open(source, declared)?)
         })
         .await??;
@@ -369,17 +394,24 @@ impl Steps<'_> {
             };
             self.measured(TimedStage::Convert, bytes, started.elapsed())
                 .await;
-            self.finish(&volume, body, pin.digest()).await
+            // What was read is what the digest is of, the image's map included.
+            let looked_at = Arc::clone(&pin);
+            match blocking(move || looked_at.is_unchanged()).await? {
+                Ok(true) => self.finish(&volume, body, pin.digest()).await,
+                Ok(false) => Err(cached(&pin, "was changed while it was read")),
+                Err(error) => Err(cached(&pin, "cannot be read again").because(error)),
+            }
         };
         self.traced(self.populate_span(&volume), written).await
     }
 
-    /// Reads the image's metadata by ranges. No image at all in the pair means that its map is too
-    /// large to be read in one pass.
+    /// Reads the image's metadata by ranges. The image comes with what its bytes must be compared with
+    /// before anybody relies on its map. No image at all in the pair means that its map is too large to
+    /// be read in one pass.
     async fn plan_remote(
         &self,
         object: &ObjectMeta,
-    ) -> Result<(ImageInfo, Option<PlannedImage>), JobError> {
+    ) -> Result<(ImageInfo, Option<(PlannedImage, PlanCheck)>), JobError> {
         let cancel = CancellationToken::new();
         let reader = self.source.reader(object, cancel.clone());
         let declared = format_of(self.live.spec().image_type);
@@ -388,8 +420,9 @@ impl Steps<'_> {
             let info = planner.info().clone();
             let image = planner
                 .is_one_pass()
-                .then(|| PlannedImage::take(&mut planner));
-            Ok::<_, lvp_image::Error>((info, image.transpose()?))
+                .then(|| PlannedImage::take(&mut planner))
+                .transpose()?;
+            Ok::<_, lvp_image::Error>((info, image.zip(planner.into_source().into_check())))
         });
         tokio::pin!(planned);
         tokio::select! {
@@ -631,6 +664,14 @@ const NO_RANGES: &str =
 
 /// The error type of a cache whose files cannot be used.
 const CACHE: &str = "cache";
+/// Why an object is read from its start again.
+const CHANGED: &str = "The object changed while it was read; started afresh";
+/// See [`CHANGED`].
+const BROKEN_OFF: &str = "The download broke off, and without a strong ETag or a .sha256 object nobody \
+    knows whether the rest would be of the same version; started afresh";
+
+/// The error type of a server that broke off or cannot be reached.
+const SOURCE_UNAVAILABLE: &str = SourceErrorKind::Unavailable.as_str();
 
 /// The error type of a cache that has no room left.
 const CACHE_FULL: &str = "cache_full";
@@ -663,6 +704,16 @@ fn target(opened: OpenVolume) -> lvp_image::Result<Target> {
             FileSize::Bytes(opened.size_bytes),
         )
     }
+}
+
+/// An error over the image's file in the cache.
+fn cached(pin: &Pin, what: &str) -> JobError {
+    let path = pin.path().display();
+    JobError::new(
+        ErrorCode::Unavailable,
+        "cache",
+        format!("The cached image {path} {what}"),
+    )
 }
 
 /// Runs blocking work on a thread of its own; a panic there becomes an error here.

@@ -2,7 +2,8 @@
 //! mixed from two versions of the object.
 //!
 //! Every request carries `If-Match`, and every answer is checked as if the server had ignored it:
-//! status, `Content-Range`, lengths, `ETag` (or `Last-Modified`, where there is no tag).
+//! status, `Content-Range`, lengths, `ETag` (or `Last-Modified`, where there is no tag). An answer that
+//! is longer than it may be is an error, whether a header says so or only its body does.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,9 @@ pub(super) enum Mode {
     Ranged,
     /// The whole object, for servers that ignore `Range`; a cut means to begin again and skip.
     Whole,
+    /// The whole object by one request: nothing tells whether another one's answer would be of the
+    /// same version, so a cut is the end.
+    Once,
 }
 
 /// Yields the bytes of one range.
@@ -30,6 +34,8 @@ pub(super) struct Fetch<'a> {
     inner: &'a Inner,
     meta: &'a ObjectMeta,
     mode: Mode,
+    /// First byte of the range.
+    begin: u64,
     /// What was not yielded yet.
     left: Range<u64>,
     /// The answer that is being read, and the object's offset of its next byte.
@@ -48,6 +54,7 @@ impl<'a> Fetch<'a> {
             inner: &source.inner,
             meta,
             mode,
+            begin: range.start,
             left: range,
             answer: None,
             budget: source.budget(),
@@ -62,13 +69,61 @@ impl<'a> Fetch<'a> {
                     self.left.start += length(&chunk);
                     return Ok(Some(chunk));
                 }
+                Err(failure) if self.mode == Mode::Once && self.left.start > self.begin => {
+                    return Err(self.broken_off(failure.error));
+                }
                 Err(failure) => {
                     self.answer = None;
                     self.budget.pause(failure).await?;
                 }
             }
         }
-        Ok(None)
+        match self.answer.take() {
+            Some((response, offset)) => self.check_end(response, offset).await.map(|()| None),
+            None => Ok(None),
+        }
+    }
+
+    /// Looks whether an answer ends where it should: without a `Content-Length`, only its end tells.
+    async fn check_end(&self, mut response: Response, offset: u64) -> Result<()> {
+        // A part of a whole-object answer was wanted, or the length was announced and has come.
+        if self.mode != Mode::Ranged && offset < self.meta.size
+            || response.content_length() == Some(0)
+        {
+            return Ok(());
+        }
+        loop {
+            let chunk = response.chunk().await;
+            match chunk.map_err(|error| no_answer(&self.meta.location, error).error)? {
+                None => return Ok(()),
+                Some(more) if more.is_empty() => {}
+                Some(_) => return Err(self.too_long().error),
+            }
+        }
+    }
+
+    fn too_long(&self) -> Failure {
+        match self.mode {
+            Mode::Ranged => Failure::passing(
+                self.error(SourceErrorKind::Protocol, "has more bytes than asked for"),
+            ),
+            Mode::Whole | Mode::Once => self.changed(&format!(
+                "it has more than the announced {} bytes",
+                self.meta.size
+            )),
+        }
+    }
+
+    fn broken_off(&self, cause: SourceError) -> SourceError {
+        SourceError::new(
+            cause.kind(),
+            format!(
+                "The download of {} ended after {} of {} bytes; without a strong ETag it cannot be \
+                 gone on with (a .sha256 object makes up for one)",
+                self.meta.url, self.left.start, self.meta.size
+            ),
+        )
+        .with_source(cause)
     }
 
     async fn attempt(&mut self) -> Result<Bytes, Failure> {
@@ -104,11 +159,10 @@ impl<'a> Fetch<'a> {
             }
             chunk = chunk.slice(index(skipped)..);
             if offset > self.left.end {
-                if self.mode == Mode::Ranged {
-                    return Err(Failure::passing(
-                        self.error(SourceErrorKind::Protocol, "has more bytes than asked for"),
-                    ));
+                if self.mode == Mode::Ranged || offset > self.meta.size {
+                    return Err(self.too_long());
                 }
+                // The whole object comes, of which a part was wanted.
                 chunk.truncate(index(self.left.end - self.left.start));
             }
             self.answer = Some((response, offset));
@@ -143,7 +197,7 @@ impl<'a> Fetch<'a> {
                 SourceErrorKind::RangesIgnored,
                 "ignores the requested range",
             ))),
-            (Mode::Whole, StatusCode::OK) => {
+            (Mode::Whole | Mode::Once, StatusCode::OK) => {
                 self.check_version(&response)?;
                 self.check_length(&response, 0..self.meta.size)?;
                 Ok((response, 0))
@@ -198,7 +252,7 @@ impl<'a> Fetch<'a> {
     fn check_length(&self, response: &Response, range: Range<u64>) -> Result<(), Failure> {
         let expected = range.end - range.start;
         match response.content_length() {
-            Some(found) if found != expected && self.mode == Mode::Whole => {
+            Some(found) if found != expected && self.mode != Mode::Ranged => {
                 Err(self.changed(&format!("it has {found} bytes, had {expected}")))
             }
             Some(found) if found != expected => Err(Failure::passing(self.error(
@@ -264,7 +318,7 @@ pub(super) fn total_size(headers: &HeaderMap) -> Option<u64> {
 /// Asks for no other version than the resolved one. Weak tags never match, and are compared in
 /// the answer only.
 fn match_version(meta: &ObjectMeta) -> HeaderMap {
-    let tag = meta.etag.as_deref().filter(|tag| !tag.starts_with("W/"));
+    let tag = meta.strong_validator();
     let value = tag.and_then(|tag| HeaderValue::from_str(tag).ok());
     HeaderMap::from_iter(value.map(|value| (header::IF_MATCH, value)))
 }

@@ -16,7 +16,9 @@
 //!   `Retry-After`. 4xx is final but for 408 and 429; 5xx, time-outs, cuts and short bodies pass.
 //! - `fetch` reads one range: resumed at the exact byte, pinned to the resolved version by
 //!   `If-Match` and by checks of every answer. A changed object is
-//!   [`SourceErrorKind::ObjectChanged`], never a mix of two versions.
+//!   [`SourceErrorKind::ObjectChanged`], never a mix of two versions. Where nothing tells versions
+//!   apart ([`ObjectMeta::strong_validator`]), one request reads all of it.
+//! - `record` keeps the digests of what was read for a plan, for comparison with what is streamed.
 //!
 //! # What the `object_store` crate does here, and what it does not
 //!
@@ -31,8 +33,11 @@ mod fetch;
 mod http;
 mod limit;
 mod mover;
+mod object;
+mod queue;
 mod ranges;
 mod reader;
+mod record;
 mod retry;
 mod sidecar;
 pub mod url;
@@ -58,8 +63,10 @@ use fetch::{byte_range, total_size};
 use http::{Client, Location, Refusal, header_text, no_answer, refusal};
 use limit::RateLimit;
 use mover::Mover;
+pub use object::ObjectMeta;
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
+pub use record::PlanCheck;
 pub(crate) use retry::retry_after;
 use retry::{Budget, Failure};
 pub use url::{ImageUrl, UrlPolicy};
@@ -123,21 +130,6 @@ pub struct Look {
     pub certificate: Option<Vec<u8>>,
     /// Why it does not serve us.
     pub refused: Option<SourceError>,
-}
-
-/// One version of one object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectMeta {
-    /// Length in bytes.
-    pub size: u64,
-    /// The server's entity tag, quotes included.
-    pub etag: Option<String>,
-    /// The `Last-Modified` header as the server wrote it.
-    pub last_modified: Option<String>,
-    /// The URL that was asked for.
-    pub url: ImageUrl,
-    /// Where its redirects ended.
-    location: Location,
 }
 
 /// How [`Source::read_ranges`] cuts and overlaps its requests.
@@ -269,6 +261,12 @@ impl Source {
         RangeReader::new(self.clone(), Arc::new(meta.clone()), range, options)
     }
 
+    /// Reads the whole object by one request, which is not repeated once bytes have come: for objects
+    /// without a strong validator, of which two requests may yield parts of two versions.
+    pub fn read_once(&self, meta: &ObjectMeta) -> RangeReader {
+        RangeReader::once(self.clone(), Arc::new(meta.clone()))
+    }
+
     /// Random access for blocking threads, until `cancel` ends it.
     ///
     /// A server that ignores `Range` makes reads fail with [`SourceErrorKind::RangesIgnored`].
@@ -343,7 +341,7 @@ impl Inner {
         if status.is_success()
             && let Some(size) = announced_length(&head)
         {
-            return Ok(meta(url, location, size, head.headers()));
+            return Ok(self.meta(url, location, size, head.headers()));
         }
         if !status.is_success() && !status.is_client_error() {
             return Err(refusal(&location, head).await);
@@ -376,7 +374,25 @@ impl Inner {
                 format!("The server does not tell the size of {url}"),
             ))
         })?;
-        Ok(meta(url, location, size, response.headers()))
+        Ok(self.meta(url, location, size, response.headers()))
+    }
+
+    fn meta(
+        &self,
+        url: &ImageUrl,
+        location: Location,
+        size: u64,
+        headers: &HeaderMap,
+    ) -> ObjectMeta {
+        let text = |name| header_text(headers, name).map(str::to_owned);
+        ObjectMeta {
+            size,
+            etag: text(header::ETAG),
+            last_modified: text(header::LAST_MODIFIED),
+            identity: url.identity(&self.policy),
+            url: url.clone(),
+            location,
+        }
     }
 
     /// Reads a whole small object.
@@ -431,17 +447,6 @@ impl Inner {
             certificate,
             refused,
         })
-    }
-}
-
-fn meta(url: &ImageUrl, location: Location, size: u64, headers: &HeaderMap) -> ObjectMeta {
-    let text = |name| header_text(headers, name).map(str::to_owned);
-    ObjectMeta {
-        size,
-        etag: text(header::ETAG),
-        last_modified: text(header::LAST_MODIFIED),
-        url: url.clone(),
-        location,
     }
 }
 

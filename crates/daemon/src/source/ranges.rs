@@ -7,12 +7,13 @@
 //! ```
 //!
 //! A task buffers at most its own range, so memory is bounded by `range_bytes x in_flight`
-//! however slow the consumer is. Dropping the reader aborts the tasks, and with them their
-//! connections.
+//! however slow the consumer is, and however small the chunks are in which the server sends
+//! (`queue.rs`). Dropping the reader aborts the tasks, and with them their connections.
 //!
 //! A server that answers 200 without a `Content-Range` ignores ranges. The first such answer at
 //! the head makes the reader give up all ranges and read the whole object once, front to back, on one
-//! connection; if that is cut, it begins again and skips what was already delivered.
+//! connection; if that is cut, it begins again and skips what was already delivered. An object whose
+//! versions nothing tells apart is read so from the start, and if that is cut, it has failed.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -27,6 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::fetch::{Fetch, Mode};
+use super::queue::range_queue;
 use super::{ObjectMeta, RangeOptions, Source};
 
 /// Chunks that a whole-object answer may run ahead of its consumer; the HTTP library cuts chunks
@@ -73,6 +75,17 @@ impl RangeReader {
         }
     }
 
+    /// The whole object by one request.
+    pub(super) fn once(source: Source, meta: Arc<ObjectMeta>) -> Self {
+        let all = 0..meta.size;
+        let mut reader = Self::new(source, meta, all.clone(), RangeOptions::default());
+        reader.unclaimed = all.end;
+        if !all.is_empty() {
+            reader.read_on_one_connection(all, Mode::Once);
+        }
+        reader
+    }
+
     /// The next chunk, never empty; `None` after the last byte of the range, and after an error.
     pub async fn next(&mut self) -> Option<Result<Bytes>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
@@ -89,9 +102,7 @@ impl RangeReader {
         while self.unclaimed < self.end && self.tasks.len() < self.options.in_flight.max(1) {
             let start = self.unclaimed;
             self.unclaimed = self.end.min(start.saturating_add(range_bytes));
-            // A chunk has at least one byte: the task never waits for its consumer.
-            let capacity = self.unclaimed - start;
-            self.spawn(start..self.unclaimed, Mode::Ranged, capacity);
+            self.read_range(start..self.unclaimed);
         }
     }
 
@@ -103,26 +114,53 @@ impl RangeReader {
         );
         self.tasks.clear();
         self.unclaimed = self.end;
-        self.spawn(self.position..self.end, Mode::Whole, WHOLE_CHUNKS as u64);
+        self.read_on_one_connection(self.position..self.end, Mode::Whole);
     }
 
-    fn spawn(&mut self, range: Range<u64>, mode: Mode, capacity: u64) {
-        let capacity = usize::try_from(capacity)
-            .unwrap_or(usize::MAX)
-            .min(tokio::sync::Semaphore::MAX_PERMITS);
-        let (sender, chunks) = mpsc::channel(capacity);
+    /// Fetches a range, all of it whether or not it is read yet.
+    fn read_range(&mut self, range: Range<u64>) {
+        let (mut sender, chunks) = range_queue(range.end - range.start);
         let (source, meta, end) = (self.source.clone(), Arc::clone(&self.meta), range.end);
-        let mover = self.source.mover().clone();
-        let handle = mover.spawn(async move {
+        self.spawn(chunks, end, async move {
+            let mut fetch = Fetch::new(&source, &meta, range, Mode::Ranged);
+            // Without a receiver the reader is gone, and this task is being aborted.
+            let ended = loop {
+                match fetch.next().await {
+                    Ok(Some(chunk)) => {
+                        if sender.push(chunk).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            sender.finish(ended).await.ok();
+        });
+    }
+
+    /// Fetches by requests for the whole object, no faster than it is read.
+    fn read_on_one_connection(&mut self, range: Range<u64>, mode: Mode) {
+        let (sender, chunks) = mpsc::channel(WHOLE_CHUNKS);
+        let (source, meta, end) = (self.source.clone(), Arc::clone(&self.meta), range.end);
+        self.spawn(chunks, end, async move {
             let mut fetch = Fetch::new(&source, &meta, range, mode);
             while let Some(chunk) = fetch.next().await.transpose() {
                 let failed = chunk.is_err();
-                // Without a receiver the reader is gone, and this task is being aborted.
                 if sender.send(chunk).await.is_err() || failed {
                     return;
                 }
             }
         });
+    }
+
+    fn spawn(
+        &mut self,
+        chunks: mpsc::Receiver<Result<Bytes>>,
+        end: u64,
+        fetching: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let handle = self.source.mover().spawn(fetching);
         self.tasks.push_back(Task {
             chunks,
             end,

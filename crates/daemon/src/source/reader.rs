@@ -1,4 +1,7 @@
 //! Random access to a remote object, for the image crate's planner.
+//!
+//! Every block that is read is noted, so that what a plan was made from can be compared with the
+//! object's bytes when these are streamed (`record.rs`).
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::fetch::{Fetch, Mode};
+use super::record::{PlanCheck, ReadRecord, changed};
 use super::{ObjectMeta, Source};
 
 /// Granule of the cache. A qcow2 file keeps its header and first tables together, and each
 /// further L2 table (64 KiB at the default cluster size) alone among data: larger blocks would
 /// mostly read data, smaller ones cost a round trip each.
-const BLOCK_BYTES: u64 = 256 << 10; // 256 KiB
+pub(super) const BLOCK_BYTES: u64 = 256 << 10; // 256 KiB
 /// Blocks that are kept: 4 MiB.
 const CACHED_BLOCKS: usize = 16;
 /// Neighbouring blocks that one request fetches for a large read: 2 MiB.
@@ -31,6 +35,7 @@ pub struct RemoteReader {
     cancel: CancellationToken,
     /// Most recently used first.
     cache: Mutex<VecDeque<(u64, Bytes)>>,
+    record: Mutex<ReadRecord>,
 }
 
 impl RemoteReader {
@@ -40,7 +45,19 @@ impl RemoteReader {
             meta,
             cancel,
             cache: Mutex::default(),
+            record: Mutex::default(),
         }
+    }
+
+    /// A comparison of everything that was read with the object's bytes as they will be streamed.
+    /// None when the object's metadata is so far scattered that this was not kept: what was made of
+    /// it must not be used then.
+    pub fn into_check(self) -> Option<PlanCheck> {
+        let record = self
+            .record
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        record.into_check(&self.meta)
     }
 
     /// The object's bytes from the start of `block`: the cached block, or on a miss that block and
@@ -52,6 +69,13 @@ impl RemoteReader {
         };
         let range = block * BLOCK_BYTES..self.meta.size.min(run_end * BLOCK_BYTES);
         let bytes = Bytes::from(self.fetch(range)?);
+        for (index, part) in (block..).zip(bytes.chunks(BLOCK_BYTES as usize)) {
+            if !self.noted(index, part) {
+                let start = index * BLOCK_BYTES;
+                let shown = self.meta.url.to_string();
+                return Err(changed(&shown, start, start + part.len() as u64));
+            }
+        }
         let mut cache = self.lock();
         for (index, part) in (block..).zip(bytes.chunks(BLOCK_BYTES as usize)) {
             // Another thread may have fetched the same block meanwhile.
@@ -99,6 +123,12 @@ impl RemoteReader {
                 format!("Reading {} was cancelled", self.meta.url),
             )),
         }
+    }
+
+    /// False when this block came before with other bytes.
+    fn noted(&self, block: u64, bytes: &[u8]) -> bool {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.note(block, bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Bytes)>> {

@@ -15,12 +15,18 @@
 //! written `%25`. What could be read in two ways is refused: `.` and `..` segments (written or
 //! encoded), control characters, backslashes, credentials, fragments.
 
+mod query;
+mod requested;
+
 use std::fmt;
 use std::str::FromStr;
 
+use lvp_api::Sha256Digest;
+use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::error::{Result, SourceError, SourceErrorKind};
+pub use requested::RequestedUrl;
 
 /// Longest accepted URL: pre-signed URLs with a session token reach 2 KiB.
 const MAX_URL_BYTES: usize = 4096;
@@ -212,6 +218,23 @@ impl ImageUrl {
         }
     }
 
+    /// Names the object and nothing else: neither its version, nor who signed the URL until when. A
+    /// digest, as a query may hold secrets of kinds that are not known here.
+    pub(crate) fn identity(&self, policy: &UrlPolicy) -> String {
+        let origin = |url: &Url| url.origin().ascii_serialization();
+        let (kind, parts) = match &self.0 {
+            Location::Object { bucket, key } => {
+                let endpoint = policy.endpoint.as_ref().map(origin).unwrap_or_default();
+                ("object", [endpoint, bucket.clone(), key.clone()])
+            }
+            Location::Web(url) => {
+                let query = query::without_signature(url.query().unwrap_or_default());
+                ("web", [origin(url), url.path().to_owned(), query])
+            }
+        };
+        digest(&[kind, &parts[0], &parts[1], &parts[2]])
+    }
+
     /// Where to send the request.
     pub(crate) fn to_request_url(&self, policy: &UrlPolicy) -> Result<Url> {
         match &self.0 {
@@ -278,6 +301,16 @@ impl FromStr for AllowedHost {
             port: http.port().or(https.port()),
         })
     }
+}
+
+/// A digest of several texts, which no other texts have.
+fn digest(parts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    Sha256Digest::new(hasher.finalize().into()).to_string()
 }
 
 /// A URL's text as logs and errors may show it: no query, no credentials, one line, bounded.

@@ -5,6 +5,7 @@ use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::jobs::{image_type, parsed};
 use super::{Store, StoreError};
+use crate::cache::FileStamp;
 
 /// One published image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,18 +14,27 @@ pub struct ImageRow {
     pub digest: Sha256Digest,
     /// The format it was fetched as.
     pub image_type: ImageType,
-    /// Length of the file.
-    pub size_bytes: u64,
     /// Where it came from, without credentials.
     pub image_url: String,
-    /// The file's inode when it was last known to be right.
-    pub inode: u64,
-    /// The file's modification time then, in nanoseconds since 1970.
-    pub mtime_ns: i64,
+    /// The file when it was last known to be right.
+    pub stamp: FileStamp,
     /// When it was published.
     pub published_at: String,
     /// When a job last used it.
     pub last_used_at: String,
+}
+
+/// What an object was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectRow {
+    /// Which object; never its URL, whose query may hold secrets.
+    pub identity: String,
+    /// The entity tag or date by which its version can be told.
+    pub validator: String,
+    /// Its length.
+    pub size_bytes: u64,
+    /// SHA-256 of its bytes.
+    pub digest: Sha256Digest,
 }
 
 /// One download that has not ended.
@@ -47,21 +57,20 @@ impl Store {
     pub async fn publish_image(
         &self,
         image: ImageRow,
-        object_url: String,
-        etag: Option<String>,
+        object: Option<ObjectRow>,
         partial: String,
     ) -> Result<(), StoreError> {
         self.write("publish_image", move |transaction| {
             insert_image(transaction, &image)?;
-            if let Some(etag) = etag {
+            if let Some(object) = object {
                 transaction.execute(
-                    "INSERT OR REPLACE INTO objects (image_url, etag, size_bytes, digest) \
+                    "INSERT OR REPLACE INTO objects (identity, validator, size_bytes, digest) \
                      VALUES (?1, ?2, ?3, ?4)",
                     params![
-                        object_url,
-                        etag,
-                        image.size_bytes.cast_signed(),
-                        image.digest.to_string()
+                        object.identity,
+                        object.validator,
+                        object.size_bytes.cast_signed(),
+                        object.digest.to_string()
                     ],
                 )?;
             }
@@ -93,19 +102,21 @@ impl Store {
         .await
     }
 
-    /// The digest that an object had in this very version.
-    pub async fn object_digest(
-        &self,
-        image_url: String,
-        etag: String,
-        size_bytes: u64,
-    ) -> Result<Option<Sha256Digest>, StoreError> {
+    /// What an object was when it was last read.
+    pub async fn object(&self, identity: String) -> Result<Option<ObjectRow>, StoreError> {
         self.read("get_object", move |connection| {
             connection
                 .query_row(
-                    "SELECT digest FROM objects WHERE image_url = ?1 AND etag = ?2 AND size_bytes = ?3",
-                    params![image_url, etag, size_bytes.cast_signed()],
-                    |row| parsed(row, "digest"),
+                    "SELECT * FROM objects WHERE identity = ?1",
+                    [identity],
+                    |row| {
+                        Ok(ObjectRow {
+                            identity: row.get("identity")?,
+                            validator: row.get("validator")?,
+                            size_bytes: row.get::<_, i64>("size_bytes")?.cast_unsigned(),
+                            digest: parsed(row, "digest")?,
+                        })
+                    },
                 )
                 .optional()
         })
@@ -217,17 +228,18 @@ impl Store {
 fn insert_image(transaction: &Transaction<'_>, image: &ImageRow) -> rusqlite::Result<()> {
     // An upsert, not a replace: replacing would take the image's objects along.
     transaction.execute(
-        "INSERT INTO images (digest, image_type, size_bytes, image_url, inode, mtime_ns, \
-         published_at, last_used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
+        "INSERT INTO images (digest, image_type, size_bytes, image_url, inode, mtime_ns, ctime_ns, \
+         published_at, last_used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
          ON CONFLICT (digest) DO UPDATE SET image_type = ?2, size_bytes = ?3, image_url = ?4, \
-         inode = ?5, mtime_ns = ?6, published_at = ?7, last_used_at = ?8",
+         inode = ?5, mtime_ns = ?6, ctime_ns = ?7, published_at = ?8, last_used_at = ?9",
         params![
             image.digest.to_string(),
             image.image_type.as_str(),
-            image.size_bytes.cast_signed(),
+            image.stamp.size_bytes.cast_signed(),
             image.image_url,
-            image.inode.cast_signed(),
-            image.mtime_ns,
+            image.stamp.inode.cast_signed(),
+            image.stamp.mtime_ns,
+            image.stamp.ctime_ns,
             image.published_at,
             image.last_used_at,
         ],
@@ -239,10 +251,13 @@ fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
     Ok(ImageRow {
         digest: parsed(row, "digest")?,
         image_type: image_type(row)?,
-        size_bytes: row.get::<_, i64>("size_bytes")?.cast_unsigned(),
         image_url: row.get("image_url")?,
-        inode: row.get::<_, i64>("inode")?.cast_unsigned(),
-        mtime_ns: row.get("mtime_ns")?,
+        stamp: FileStamp {
+            size_bytes: row.get::<_, i64>("size_bytes")?.cast_unsigned(),
+            inode: row.get::<_, i64>("inode")?.cast_unsigned(),
+            mtime_ns: row.get("mtime_ns")?,
+            ctime_ns: row.get("ctime_ns")?,
+        },
         published_at: row.get("published_at")?,
         last_used_at: row.get("last_used_at")?,
     })

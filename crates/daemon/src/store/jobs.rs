@@ -1,11 +1,15 @@
 //! Jobs in the database.
 
+use std::sync::Arc;
+
 use lvp_api::{ImageType, JobId, JobState, VolumeName};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
+use super::seal::Seal;
 use super::{Store, StoreError, events};
 use crate::jobs::admission::Surroundings;
 use crate::jobs::record::{Failure, Job, JobSpec, VolumeRequest};
+use crate::source::url::RequestedUrl;
 use crate::webhooks::NewEvent;
 
 /// Which jobs a listing wants.
@@ -29,6 +33,7 @@ impl Store {
         job: Job,
         decide: impl FnOnce(&Surroundings, &Job) -> (bool, T) + Send + 'static,
     ) -> Result<T, StoreError> {
+        let seal = Arc::clone(&self.seal);
         self.write("create_job", move |transaction| {
             let same_key = match &job.spec.idempotency_key {
                 None => None,
@@ -59,16 +64,21 @@ impl Store {
             let (insert, decision) = decide(&surroundings, &job);
             if insert {
                 let volume = job.spec.volume.as_ref();
+                let url = &job.spec.image_url;
+                let sealed = match url.query() {
+                    Some(query) => Some(seal.close(job.id, query.expose()).map_err(unwritable)?),
+                    None => None,
+                };
                 transaction.execute(
                     "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
                      volume_size_bytes, correlation_id, idempotency_key, traceparent, created_at, \
-                     updated_at, adopt) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12)",
+                     updated_at, adopt, image_identity, image_url_sealed) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14)",
                     params![
                         job.id.to_string(),
                         job.spec.kind().as_str(),
                         job.state.as_str(),
-                        job.spec.image_url,
+                        url.base(),
                         job.spec.image_type.as_str(),
                         volume.map(|volume| volume.name.as_str()),
                         volume.map(|volume| volume.size_bytes.cast_signed()),
@@ -77,6 +87,8 @@ impl Store {
                         job.spec.traceparent,
                         job.created_at,
                         job.spec.adopt,
+                        url.identity(),
+                        sealed,
                     ],
                 )?;
             }
@@ -143,15 +155,21 @@ impl Store {
         .await
     }
 
-    /// Jobs that have not ended, in the order in which they go on: running ones first.
+    /// Jobs that have not ended, in the order in which they go on: running ones first. They have their
+    /// whole URLs.
     pub async fn unfinished_jobs(&self) -> Result<Vec<Job>, StoreError> {
-        self.read("unfinished_jobs", |connection| {
+        let seal = Arc::clone(&self.seal);
+        self.read("unfinished_jobs", move |connection| {
             connection
                 .prepare(
                     "SELECT * FROM jobs WHERE state IN ('pending', 'running') \
                      ORDER BY state = 'running' DESC, seq",
                 )?
-                .query_map([], job_row)?
+                .query_map([], |row| {
+                    let mut job = job_row(row)?;
+                    job.spec.image_url = whole_url(row, job.id, &seal)?;
+                    Ok(job)
+                })?
                 .collect()
         })
         .await
@@ -212,20 +230,15 @@ impl Store {
 /// Bytes of those texts of a job whose length others decide.
 fn text_bytes(job: &Job) -> usize {
     let lengths = [
-        Some(&job.spec.image_url),
-        job.spec.correlation_id.as_ref(),
-        job.spec.idempotency_key.as_ref(),
-        job.failure.as_ref().map(|failure| &failure.message),
-        job.image_path.as_ref(),
-        job.volume_path.as_ref(),
+        Some(job.spec.image_url.base()),
+        job.spec.correlation_id.as_deref(),
+        job.spec.idempotency_key.as_deref(),
+        job.failure.as_ref().map(|failure| failure.message.as_str()),
+        job.image_path.as_deref(),
+        job.volume_path.as_deref(),
     ];
     let notes = job.notes.iter().map(String::len).sum::<usize>();
-    lengths
-        .into_iter()
-        .flatten()
-        .map(String::len)
-        .sum::<usize>()
-        + notes
+    lengths.into_iter().flatten().map(str::len).sum::<usize>() + notes
 }
 
 fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
@@ -234,7 +247,9 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
         "UPDATE jobs SET state = ?2, error = ?3, error_code = ?4, error_type = ?5, \
          cache_hit = ?6, image_path = ?7, volume_path = ?8, image_digest = ?9, notes = ?10, \
          progress = ?11, attempts = ?12, started_at = ?13, updated_at = ?14, \
-         finished_at = ?15 WHERE id = ?1",
+         finished_at = ?15, \
+         image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
+         image_url_sealed = iif(?16, image_url_sealed, NULL) WHERE id = ?1",
         params![
             job.id.to_string(),
             job.state.as_str(),
@@ -251,6 +266,8 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             job.started_at,
             job.updated_at,
             job.finished_at,
+            // What signs a URL is kept no longer than it is needed.
+            !job.state.is_terminal(),
         ],
     )?;
     Ok(())
@@ -295,6 +312,41 @@ pub(super) fn image_type(row: &Row<'_>) -> rusqlite::Result<ImageType> {
     })
 }
 
+/// An error of what is beside the database, as one of the statement that needed it.
+fn unwritable(error: std::io::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
+/// A job's URL as far as it is in clear.
+fn shown_url(row: &Row<'_>) -> rusqlite::Result<RequestedUrl> {
+    let url: String = row.get("image_url")?;
+    Ok(match row.get("image_identity")? {
+        Some(identity) => RequestedUrl::kept(url, identity, None),
+        // Of an earlier release.
+        None => RequestedUrl::new(&url),
+    })
+}
+
+/// The whole URL of a job that has not ended.
+fn whole_url(row: &Row<'_>, job: JobId, seal: &Seal) -> rusqlite::Result<RequestedUrl> {
+    let shown = shown_url(row)?;
+    let sealed: Option<Vec<u8>> = row.get("image_url_sealed")?;
+    let Some(sealed) = sealed else {
+        return Ok(shown);
+    };
+    let query = seal
+        .open(job, &sealed)
+        .inspect_err(|error| {
+            tracing::error!(
+                component = "storage", job_id = %job, error = %error,
+                "The query of a job's image URL cannot be decrypted"
+            );
+        })
+        .ok();
+    let (base, identity) = (shown.base().to_owned(), shown.identity().to_owned());
+    Ok(RequestedUrl::kept(base, identity, Some(query)))
+}
+
 fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
     let volume = match row.get::<_, Option<String>>("volume_name")? {
         None => None,
@@ -318,7 +370,7 @@ fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
     Ok(Job {
         id: parsed(row, "id")?,
         spec: JobSpec {
-            image_url: row.get("image_url")?,
+            image_url: shown_url(row)?,
             image_type: image_type(row)?,
             volume,
             correlation_id: row.get("correlation_id")?,

@@ -16,6 +16,7 @@ mod jobs;
 mod measurements;
 mod offline;
 mod places;
+mod seal;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,13 +30,14 @@ use tokio::sync::{mpsc, oneshot};
 pub use backup::{Health, backup, backup_name, check, prune as prune_backups};
 pub use events::WaitingEvent;
 pub(crate) use files::with_ending;
-pub use images::{ImageRow, PartialRow};
+pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
 pub use offline::{cancel_unfinished, volumes_of_go_program};
 pub use places::PlaceRow;
 
 use crate::lock::LockError;
 use files::{Files, Lost};
+use seal::Seal;
 
 /// The schema's version, kept in the file's `user_version`.
 const VERSION: i32 = 3;
@@ -209,6 +211,7 @@ pub struct Store {
     reader: mpsc::Sender<Work>,
     observer: Arc<dyn Observer>,
     files: Arc<Files>,
+    seal: Arc<Seal>,
 }
 
 /// Why work on the database's threads failed.
@@ -280,6 +283,7 @@ impl Store {
             writer: spawn("store-writer", writer, Arc::clone(&files)),
             reader: spawn("store-reader", reader, Arc::clone(&files)),
             observer,
+            seal: Arc::new(Seal::beside(files.path())),
             files,
         })
     }

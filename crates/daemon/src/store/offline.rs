@@ -33,7 +33,8 @@ pub fn cancel_unfinished(path: &Path, now: &str) -> Result<usize, StoreError> {
         .map_err(failed)?;
     check_open(path, &connection)?;
     let ended = connection.execute(
-        "UPDATE jobs SET state = 'cancelled', updated_at = ?1, finished_at = ?1 \
+        "UPDATE jobs SET state = 'cancelled', updated_at = ?1, finished_at = ?1, \
+         image_url_sealed = NULL \
          WHERE state IN ('pending', 'running')",
         [now],
     );

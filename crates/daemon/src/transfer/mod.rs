@@ -10,7 +10,8 @@
 //! memory does not grow with the image, the cache file is written past the page cache, and three
 //! consumers are woken once for each piece instead of once for each packet or so. All three get
 //! the same reference-counted pieces, and the slowest of them sets the pace. The bytes that are
-//! hashed are the very bytes that are cached and decoded.
+//! hashed are the very bytes that are cached and decoded, and they are compared with those that the
+//! plan was made from, which came by requests of their own.
 
 mod cachefile;
 
@@ -20,7 +21,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ use crate::cache::Lead;
 use crate::jobs::error::JobError;
 use crate::jobs::progress::Meter;
 use crate::jobs::stop::{Stop, StopReason};
-use crate::source::{RangeOptions, RangeReader, Source};
+use crate::source::{PlanCheck, RangeOptions, RangeReader, Source, SourceError};
 
 /// Chunks that may wait before the pump; the HTTP library cuts chunks of at most 400 KiB, mostly
 /// far smaller ones, and what waits here is no longer in a range's buffer.
@@ -69,12 +70,21 @@ pub struct Streamed {
     pub convert: Option<Duration>,
 }
 
+/// What a pass does beside filling the cache.
+#[derive(Default)]
+pub struct Aims {
+    /// Writes a volume by the plan.
+    pub copier: Option<Copier>,
+    /// Compares the bytes with those that the plan was made from.
+    pub check: Option<PlanCheck>,
+}
+
 /// Reads the lead's object once, front to back, into the cache's partial file and, when there
 /// is a copier, onto its target.
 pub async fn stream(
     source: &Source,
     lead: &mut Lead,
-    copier: Option<Copier>,
+    aims: Aims,
     meter: &Arc<Meter>,
     stop: &Stop,
 ) -> Result<Streamed, JobError> {
@@ -89,13 +99,16 @@ pub async fn stream(
         file: lead.open()?,
         start,
         size: object.size,
-        copier,
+        aims,
         durable,
         stop: stop.clone(),
     };
     let pump = source.mover().spawn_blocking(move || pump.run(receiver));
     let started = Instant::now();
-    let reader = source.read_ranges(&object, start..object.size, RangeOptions::default());
+    let reader = match lead.can_be_joined() {
+        true => source.read_ranges(&object, start..object.size, RangeOptions::default()),
+        false => source.read_once(&object),
+    };
     let fetching = fetch(reader, chunks, Arc::clone(meter), stop.clone());
     let fetching = AbortOnDropHandle::new(source.mover().spawn(fetching.in_current_span()));
     let fetch = async {
@@ -161,7 +174,7 @@ struct Pump {
     file: File,
     start: u64,
     size: u64,
-    copier: Option<Copier>,
+    aims: Aims,
     durable: watch::Sender<u64>,
     stop: Stop,
 }
@@ -185,13 +198,8 @@ impl Pump {
         thread::scope(|scope| {
             let (to_digest, for_digest) = sync_channel::<Bytes>(QUEUED_PIECES);
             let (to_cache, for_cache) = sync_channel::<Bytes>(QUEUED_PIECES);
-            let digest = scope.spawn(move || {
-                let mut hasher = Sha256::new();
-                for piece in for_digest {
-                    hasher.update(&piece);
-                }
-                Sha256Digest::new(hasher.finalize().into())
-            });
+            let check = self.aims.check.take();
+            let digest = scope.spawn(move || digest(for_digest, check));
             let cache = scope.spawn(move || cachefile::write(&file, start, for_cache, &durable));
             let outlets = Outlets {
                 digest: to_digest,
@@ -199,16 +207,19 @@ impl Pump {
             };
             let moved = self.pump(&mut chunks, &outlets);
             drop(outlets);
-            let received = moved?;
             // While the last of the cache file is synced.
-            let is_complete = received == self.size;
+            let is_complete = moved.as_ref().is_ok_and(|received| *received == self.size);
             let body = self
+                .aims
                 .copier
                 .take()
                 .filter(|_| is_complete)
                 .map(Copier::finish);
             let digest = digest.join();
             let cache = cache.join();
+            // First, as a plan of another object is why the rest may have failed.
+            let (digest, check) = digest.map_err(panicked)??;
+            let received = moved?;
             cache
                 .map_err(panicked)?
                 .map_err(|error| self.cache_failed(error))?;
@@ -219,9 +230,10 @@ impl Pump {
                     format!("The transfer ended after {received} of {} bytes", self.size),
                 ));
             }
+            check.map(PlanCheck::finish).transpose()?;
             let body = body.transpose()?;
             Ok(Streamed {
-                digest: digest.map_err(panicked)?,
+                digest,
                 file: self.file,
                 convert: body.is_some().then(|| started.elapsed()),
                 body,
@@ -238,7 +250,9 @@ impl Pump {
         outlets: &Outlets,
     ) -> Result<u64, JobError> {
         let pool = BufferPool::new(PIECES, PIECE_BYTES);
-        let mut position = self.replay(&pool, outlets)?;
+        let Some(mut position) = self.replay(&pool, outlets)? else {
+            return Ok(0);
+        };
         let mut piece = None;
         let mut filled = 0;
         while let Some(chunk) = chunks.blocking_recv() {
@@ -271,8 +285,9 @@ impl Pump {
         Ok(position)
     }
 
-    /// Hands out the durable part of an earlier attempt, which is in the cache file already.
-    fn replay(&mut self, pool: &BufferPool, outlets: &Outlets) -> Result<u64, JobError> {
+    /// Hands out the durable part of an earlier attempt, which is in the cache file already. None when
+    /// a consumer is gone: joining it tells why.
+    fn replay(&mut self, pool: &BufferPool, outlets: &Outlets) -> Result<Option<u64>, JobError> {
         let mut offset = 0;
         while offset < self.start {
             let length = usize::try_from(self.start - offset)
@@ -282,13 +297,13 @@ impl Pump {
                 .read_exact_at(&mut piece[..length], offset)
                 .map_err(|error| self.cache_failed(error))?;
             let piece = Bytes::from_owner(piece).slice(..length);
-            offset += length as u64;
             if outlets.digest.send(piece.clone()).is_err() {
-                break;
+                return Ok(None);
             }
             self.feed(piece)?;
+            offset += length as u64;
         }
-        Ok(offset)
+        Ok(Some(offset))
     }
 
     /// Gives a piece to every consumer. False when one of them is gone: it has failed, and joining
@@ -315,7 +330,7 @@ impl Pump {
     }
 
     fn feed(&mut self, piece: Bytes) -> Result<(), JobError> {
-        match &mut self.copier {
+        match &mut self.aims.copier {
             Some(copier) => Ok(copier.feed(piece)?),
             None => Ok(()),
         }
@@ -334,6 +349,22 @@ impl Pump {
         let what = format!("Cannot write the cache file {}", self.path.display());
         JobError::new(code, error_type, what).because(error)
     }
+}
+
+/// Hashes all pieces, and ends early when they are not those that the plan was made from. Gives the
+/// comparison back, which is over only when the object is.
+fn digest(
+    pieces: Receiver<Bytes>,
+    mut check: Option<PlanCheck>,
+) -> Result<(Sha256Digest, Option<PlanCheck>), SourceError> {
+    let mut hasher = Sha256::new();
+    for piece in pieces {
+        if let Some(check) = &mut check {
+            check.push(&piece)?;
+        }
+        hasher.update(&piece);
+    }
+    Ok((Sha256Digest::new(hasher.finalize().into()), check))
 }
 
 fn broken_off(error: JoinError) -> JobError {

@@ -116,7 +116,7 @@ impl Bench {
 
     async fn submit(&self) -> JobId {
         let spec = JobSpec {
-            image_url: "s3://images/a.qcow2".to_owned(),
+            image_url: "s3://images/a.qcow2".to_owned().into(),
             image_type: ImageType::Qcow2,
             volume: Some(VolumeRequest {
                 name: "vm".parse().expect("a name"),

@@ -17,6 +17,7 @@ mod doctor;
 mod faults;
 mod forks;
 mod full;
+mod identity;
 mod jobs;
 mod libvirt;
 mod logs;

@@ -8,6 +8,7 @@
 mod faults;
 mod reader;
 mod servers;
+mod versions;
 mod web;
 
 use std::future::Future;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use lvp_image::ReadAt;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use lvp_testkit::s3::S3;
-use provisioner::source::{RemoteReader, SourceError, SourceErrorKind};
+use provisioner::source::{PlanCheck, RemoteReader, SourceError, SourceErrorKind};
 use tokio_util::sync::CancellationToken;
 
-use super::{eventually, pattern, resolve, soon, source};
+use super::{check_error, eventually, pattern, resolve, soon, source};
 
 const SIZE: u64 = 3 << 20;
 
@@ -88,6 +88,88 @@ async fn passing_faults_are_survived_and_final_ones_told() {
     assert_eq!(error.kind(), io::ErrorKind::Unsupported);
     let error = SourceError::from_io(&error).expect("it is ours");
     assert_eq!(error.kind(), SourceErrorKind::RangesIgnored);
+}
+
+/// Where two reads of 100 bytes and one across two blocks are.
+const READS: [u64; 3] = [10, BLOCK - 50, SIZE - 100];
+const BLOCK: u64 = 256 << 10;
+
+/// Feeds a check in pieces of this length.
+fn compare(mut check: PlanCheck, bytes: &[u8], piece: usize) -> Result<(), SourceError> {
+    for piece in bytes.chunks(piece) {
+        check.push(piece)?;
+    }
+    check.finish()
+}
+
+async fn planned(proxy: &FaultProxy) -> PlanCheck {
+    let reader = reader(proxy, &CancellationToken::new()).await;
+    let reading = tokio::task::spawn_blocking(move || {
+        for offset in READS {
+            reader.read_exact_at(&mut [0; 100], offset).unwrap();
+        }
+        reader.into_check().unwrap()
+    });
+    soon(reading).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_was_read_is_compared_with_the_stream_however_that_is_cut() {
+    let (_server, proxy) = server().await;
+    let bytes = pattern(SIZE);
+    for piece in [1000, BLOCK as usize, (2 << 20) - 1, SIZE as usize] {
+        compare(planned(&proxy).await, &bytes, piece).unwrap();
+        for (at, is_read) in [
+            (0, true),
+            (10, true),
+            (BLOCK + 49, true),
+            (SIZE - 1, true),
+            // Blocks that nobody has read.
+            (2 * BLOCK, false),
+            (SIZE - BLOCK - 1, false),
+        ] {
+            let mut other = bytes.clone();
+            other[at as usize] ^= 1;
+            let found = compare(planned(&proxy).await, &other, piece);
+            assert_eq!(found.is_err(), is_read, "{at} in pieces of {piece}");
+            if let Err(error) = found {
+                check_error(&error, SourceErrorKind::ObjectChanged, "map was read from");
+            }
+        }
+        let cut = &bytes[..bytes.len() - 1];
+        let error = compare(planned(&proxy).await, cut, piece).unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::ObjectChanged);
+    }
+}
+
+#[tokio::test]
+async fn a_block_that_does_not_come_twice_as_the_same_is_told() {
+    let (server, proxy) = server().await;
+    // More blocks than the reader keeps, so that the first is fetched again.
+    let size = 20 * BLOCK;
+    server.objects().put("img", "k", &pattern(size)).unwrap();
+    for differs in [false, true] {
+        let reader = reader(&proxy, &CancellationToken::new()).await;
+        let all = move |reader: &RemoteReader| {
+            for block in 0..20 {
+                reader.read_exact_at(&mut [0; 100], block * BLOCK)?;
+            }
+            reader.read_exact_at(&mut [0; 100], 0)
+        };
+        if differs {
+            let mut other = pattern(size);
+            other[200_000] ^= 1;
+            let again = Rule::new(Fault::OtherBytes(other.into())).range_from(0);
+            proxy.inject(again.skip(1));
+        }
+        let reading = tokio::task::spawn_blocking(move || all(&reader));
+        let found = soon(reading).await.unwrap();
+        assert_eq!(found.is_err(), differs);
+        if let Err(error) = found {
+            let error = SourceError::from_io(&error).expect("it is ours");
+            check_error(error, SourceErrorKind::ObjectChanged, "0x0..0x40000");
+        }
+    }
 }
 
 #[tokio::test]

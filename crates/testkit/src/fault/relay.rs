@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -24,6 +25,10 @@ struct Plan {
     then: Then,
     wrong_byte: Option<u64>,
     bytes_per_sec: Option<u64>,
+    /// What is sent in place of the body.
+    instead: Option<Bytes>,
+    /// Length of chunks, and bytes too many.
+    chunked: Option<(u64, u64)>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -69,26 +74,30 @@ async fn exchange(
 ) -> io::Result<Then> {
     let request = head.request();
     let is_head = request.method == "HEAD";
-    let fault = state.arrived(request);
-    match &fault {
-        Some(Fault::Reset) => return Ok(Then::Reset),
-        Some(Fault::Status {
-            status,
-            retry_after,
-            code,
-        }) => {
-            let answer = canned(*status, retry_after.as_deref(), code.as_deref(), is_head);
-            client.get_mut().write_all(answer.as_bytes()).await?;
-            return Ok(Then::NextRequest);
+    let start = request.range_start.unwrap_or(0);
+    let faults = state.arrived(request);
+    for fault in &faults {
+        match fault {
+            Fault::Reset => return Ok(Then::Reset),
+            Fault::Status {
+                status,
+                retry_after,
+                code,
+            } => {
+                let answer = canned(*status, retry_after.as_deref(), code.as_deref(), is_head);
+                client.get_mut().write_all(answer.as_bytes()).await?;
+                return Ok(Then::NextRequest);
+            }
+            Fault::Redirect(location) => {
+                let answer = format!(
+                    "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n"
+                );
+                client.get_mut().write_all(answer.as_bytes()).await?;
+                return Ok(Then::NextRequest);
+            }
+            Fault::IgnoreRange => head.remove("range"),
+            _ => (),
         }
-        Some(Fault::Redirect(location)) => {
-            let answer =
-                format!("HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n");
-            client.get_mut().write_all(answer.as_bytes()).await?;
-            return Ok(Then::NextRequest);
-        }
-        Some(Fault::IgnoreRange) => head.remove("range"),
-        _ => (),
     }
     let mut server = BufReader::new(TcpStream::connect(upstream).await?);
     head.set("connection", "close");
@@ -99,7 +108,17 @@ async fn exchange(
     answer.remove("connection");
     let length = answer.get("content-length").and_then(|n| n.parse().ok());
     let body = if is_head { Some(0) } else { length };
-    let plan = plan(fault, &mut answer, body);
+    let mut plan = plan(faults, &mut answer, body);
+    plan.instead = plan.instead.map(|bytes| {
+        bytes.slice(
+            usize::try_from(start)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len())..,
+        )
+    });
+    if is_head {
+        plan.chunked = None;
+    }
     client.get_mut().write_all(answer.text().as_bytes()).await?;
     relay_body(&mut server, client.get_mut(), &plan).await?;
     match plan.then {
@@ -115,38 +134,51 @@ async fn exchange(
     }
 }
 
-/// Changes the answer's head as the fault wants it, and says what to do with the body.
-fn plan(fault: Option<Fault>, answer: &mut Head, body: Option<u64>) -> Plan {
+/// Changes the answer's head as the faults want it, and says what to do with the body.
+fn plan(faults: Vec<Fault>, answer: &mut Head, body: Option<u64>) -> Plan {
     let length = body.unwrap_or(u64::MAX);
     let mut plan = Plan {
         send: length,
         then: Then::NextRequest,
         wrong_byte: None,
         bytes_per_sec: None,
+        instead: None,
+        chunked: None,
     };
-    match fault {
-        Some(Fault::CutAt(at)) => {
-            plan.send = length.min(at);
-            plan.then = Then::Close;
+    for fault in faults {
+        match fault {
+            Fault::CutAt(at) => {
+                plan.send = length.min(at);
+                plan.then = Then::Close;
+            }
+            Fault::StallAt(at) => {
+                plan.send = length.min(at);
+                plan.then = Then::Stall;
+            }
+            Fault::ShortBody(at) => {
+                plan.send = length.min(at);
+                answer.set("content-length", &plan.send.to_string());
+            }
+            Fault::LongLength(more) => {
+                answer.set("content-length", &length.saturating_add(more).to_string());
+                plan.then = Then::Close;
+            }
+            Fault::Header(name, value) => answer.set(name, &value),
+            Fault::NoHeader(name) => answer.remove(name),
+            Fault::WrongByte(at) => plan.wrong_byte = Some(at),
+            Fault::Slow(bytes_per_sec) => plan.bytes_per_sec = Some(bytes_per_sec),
+            Fault::OtherBytes(bytes) => plan.instead = Some(bytes),
+            Fault::Chunked { length, extra } if body.is_some() => {
+                answer.remove("content-length");
+                answer.set("transfer-encoding", "chunked");
+                plan.chunked = Some((length.max(1), extra));
+            }
+            Fault::Reset
+            | Fault::Status { .. }
+            | Fault::Redirect(_)
+            | Fault::IgnoreRange
+            | Fault::Chunked { .. } => (),
         }
-        Some(Fault::StallAt(at)) => {
-            plan.send = length.min(at);
-            plan.then = Then::Stall;
-        }
-        Some(Fault::ShortBody(at)) => {
-            plan.send = length.min(at);
-            answer.set("content-length", &plan.send.to_string());
-        }
-        Some(Fault::LongLength(more)) => {
-            answer.set("content-length", &length.saturating_add(more).to_string());
-            plan.then = Then::Close;
-        }
-        Some(Fault::Header(name, value)) => answer.set(name, &value),
-        Some(Fault::NoHeader(name)) => answer.remove(name),
-        Some(Fault::WrongByte(at)) => plan.wrong_byte = Some(at),
-        Some(Fault::Slow(bytes_per_sec)) => plan.bytes_per_sec = Some(bytes_per_sec),
-        Some(Fault::Reset | Fault::Status { .. } | Fault::Redirect(_) | Fault::IgnoreRange)
-        | None => (),
     }
     plan
 }
@@ -170,16 +202,38 @@ async fn relay_body(
             break;
         }
         let next = sent + count as u64;
+        if let Some(bytes) = &plan.instead {
+            // As long as the object, so there are as many.
+            buffer[..count].copy_from_slice(&bytes[sent as usize..][..count]);
+        }
         if let Some(at) = plan.wrong_byte.filter(|at| (sent..next).contains(at)) {
             buffer[(at - sent) as usize] ^= 0xff;
         }
-        client.write_all(&buffer[..count]).await?;
+        match plan.chunked {
+            Some((length, _)) => write_chunks(client, &buffer[..count], length).await?,
+            None => client.write_all(&buffer[..count]).await?,
+        }
         sent = next;
         if plan.bytes_per_sec.is_some() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+    if let Some((length, extra)) = plan.chunked {
+        let extra = vec![b'x'; usize::try_from(extra).unwrap_or(0)];
+        write_chunks(client, &extra, length).await?;
+        client.write_all(b"0\r\n\r\n").await?;
+    }
     Ok(())
+}
+
+async fn write_chunks(client: &mut TcpStream, bytes: &[u8], length: u64) -> io::Result<()> {
+    let mut text = Vec::with_capacity(bytes.len());
+    for chunk in bytes.chunks(usize::try_from(length).unwrap_or(usize::MAX)) {
+        text.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        text.extend_from_slice(chunk);
+        text.extend_from_slice(b"\r\n");
+    }
+    client.write_all(&text).await
 }
 
 fn canned(status: u16, retry_after: Option<&str>, code: Option<&str>, is_head: bool) -> String {

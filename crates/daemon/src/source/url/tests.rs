@@ -279,3 +279,56 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn an_object_is_told_by_endpoint_bucket_and_key_or_by_url_and_query() {
+    let hosts = ["m.example".to_owned(), "m.example:8080".to_owned()];
+    let policy = |endpoint| UrlPolicy::new(Some(endpoint), &hosts).expect("it can be used");
+    let first = policy("https://s3.example:9000");
+    let identity = |policy: &UrlPolicy, url: &str| {
+        let parsed = policy.parse(url).expect("it is accepted");
+        parsed.identity(policy)
+    };
+    let all = [
+        identity(&first, "s3://b/k"),
+        identity(&first, "s3://b/k/k"),
+        identity(&first, "s3://b2/k"),
+        identity(&policy("https://other.example:9000"), "s3://b/k"),
+        identity(&first, "http://m.example/b/k"),
+        identity(&first, "https://m.example/b/k"),
+        identity(&first, "http://m.example:8080/b/k"),
+        identity(&first, "http://m.example/b/k?file=a"),
+        identity(&first, "http://m.example/b/k?file=b"),
+        identity(&first, "http://m.example/b/k?versionId=1"),
+        identity(&first, "http://m.example/b/k?versionId=2"),
+    ];
+    let different: std::collections::HashSet<_> = all.iter().collect();
+    assert_eq!(different.len(), all.len());
+
+    let same = |one, other| assert_eq!(identity(&first, one), identity(&first, other));
+    same("s3://b/k", "http://s3.example:9000/b/k");
+    same(
+        "http://m.example/b/k?versionId=1",
+        "http://m.example/b/k?X-Amz-Date=d&versionId=1&X-Amz-Signature=s",
+    );
+    same(
+        "http://m.example/b/k",
+        "http://m.example/b/k?sv=1&se=2&sig=3",
+    );
+}
+
+#[test]
+fn a_requested_url_shows_its_query_to_nobody_and_repeats_are_told_whatever_signs_them() {
+    let text = "https://m.example/k?versionId=1&X-Amz-Date=d&X-Amz-Signature=0123456789";
+    let url = RequestedUrl::new(text);
+    assert_eq!(url.whole().as_deref(), Some(text));
+    assert_eq!(url.to_string(), "https://m.example/k");
+    let shown = format!("{url} {url:?}");
+    assert!(!shown.contains("0123456789"), "{shown}");
+    let again = RequestedUrl::new("https://m.example/k?versionId=1&X-Amz-Signature=9876");
+    assert_eq!(url.identity(), again.identity());
+    let other = RequestedUrl::new("https://m.example/k?versionId=2&X-Amz-Signature=9876");
+    assert_ne!(url.identity(), other.identity());
+    let plain = RequestedUrl::new("s3://b/k");
+    assert_eq!(plain.whole().as_deref(), Some("s3://b/k"));
+}

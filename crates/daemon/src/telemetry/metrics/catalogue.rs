@@ -176,7 +176,11 @@ pub const CATALOGUE: &[Entry] = &[
         &[],
         "Longest time that a running job has not moved a byte; 0 when none runs",
     ),
-    gauge("cache_size_bytes", &[], "Bytes of cached images"),
+    gauge(
+        "cache_size_bytes",
+        &[],
+        "Bytes of cached images and of unfinished downloads",
+    ),
     gauge(
         "cache_max_size_bytes",
         &[],

@@ -8,6 +8,7 @@ pub(super) const IMAGE_ERRORS: &[(&str, &[&str])] = &[
         &[
             "settings",
             "bad_url",
+            "url_unreadable",
             "host_not_allowed",
             "not_found",
             "access_denied",
