@@ -67,7 +67,7 @@ impl Lock {
         };
         for _ in 0..ATTEMPTS {
             let mut file = open(path).map_err(failed)?;
-            if !grace::take(|| try_lock(&file)).map_err(failed)?.is_some() {
+            if grace::take(|| try_lock(&file)).map_err(failed)?.is_none() {
                 return Err(LockError::Held {
                     what: what.to_owned(),
                     holder: holder(&mut file),
