@@ -1,8 +1,9 @@
 //! The cache over the API and on the disk.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 
-use lvp_api::{CachedImages, JobState};
+use lvp_api::{CachedImages, JobState, Stage};
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::{Fault, Rule};
 use serde_json::json;
@@ -97,6 +98,93 @@ async fn a_cached_file_that_changed_on_the_disk_is_fetched_again() {
     );
     assert!(holds(&world.home.volume("vm"), &builder.disk()));
     assert_eq!(fs::read(&path).expect("it is there again"), builder.build());
+}
+
+#[tokio::test]
+async fn a_cached_file_that_is_changed_while_it_is_copied_makes_no_volume_ready() {
+    let world = World::new().await.with("LVM_MAX_WRITE_BYTES_PER_SEC", "2M");
+    let builder = image(64 * MIB, 150, 1);
+    let bytes = builder.build();
+    let url = world.put("a.qcow2", &bytes);
+    let daemon = world.start();
+    let fetched = daemon
+        .submit("/api/v1/cache/fetch", json!({"image_url": url}))
+        .await
+        .expect("a job");
+    let fetched = daemon.ended(&fetched).await.expect("it ends");
+    let path = fetched.image_path.expect("a path");
+
+    let job = daemon.provision(&url, "vm", 64 * MIB).await;
+    let job = job.expect("it is accepted");
+    wait_for("the copy to be under way", async || {
+        let progress = daemon.status(&job).await.ok()?.progress?;
+        (progress.stage == Stage::Converting && progress.percent > 0.0).then_some(())
+    })
+    .await;
+    let mut changed = bytes.clone();
+    changed[bytes.len() / 2] ^= 1;
+    let file = File::options().write(true).open(&path).expect("it opens");
+    file.write_all_at(&changed, 0).expect("it is written");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(
+        (status.status, status.error_type.as_deref()),
+        (JobState::Failed, Some("cache")),
+        "{status:?}"
+    );
+    let error = status.error.expect("an error");
+    assert!(error.contains("was changed while it was read"), "{error}");
+    assert_eq!(world.home.volume_files(), Vec::<String>::new());
+
+    let job = daemon.provision(&url, "vm", 64 * MIB).await;
+    let status = daemon.ended(&job.expect("a job")).await.expect("it ends");
+    assert_eq!(
+        (status.status, status.cache_hit),
+        (JobState::Completed, Some(false))
+    );
+    assert!(holds(&world.home.volume("vm"), &builder.disk()));
+}
+
+#[tokio::test]
+async fn a_cache_directory_that_is_gone_fails_jobs_and_is_used_again_when_it_is_back() {
+    let world = World::new().await;
+    let builder = image(32 * MIB, 9, 1);
+    let url = world.put("a.qcow2", &builder.build());
+    let daemon = world.start();
+    let job = daemon.provision(&url, "vm", 32 * MIB).await;
+    daemon.ended(&job.expect("a job")).await.expect("it ends");
+    let (cache, away) = (
+        world.home.path().join("cache"),
+        world.home.path().join("away"),
+    );
+    fs::rename(&cache, &away).expect("it is moved");
+    for (is_replaced, words) in [(false, "is gone"), (true, "is another one")] {
+        if is_replaced {
+            fs::create_dir(&cache).expect("another one");
+        }
+        let job = daemon.provision(&url, "vm", 32 * MIB).await;
+        let status = daemon.ended(&job.expect("a job")).await.expect("it ends");
+        assert_eq!(
+            (
+                status.status,
+                status.error_code,
+                status.error_type.as_deref()
+            ),
+            (JobState::Failed, Some(503), Some("cache")),
+            "{status:?}"
+        );
+        let error = status.error.expect("an error");
+        assert!(error.contains(words), "{error}");
+    }
+    assert_eq!(world.home.cache_files(), Vec::<String>::new());
+    fs::remove_dir(&cache).expect("it is empty");
+    fs::rename(&away, &cache).expect("it is moved");
+    let job = daemon.provision(&url, "vm", 32 * MIB).await;
+    let status = daemon.ended(&job.expect("a job")).await.expect("it ends");
+    assert_eq!(
+        (status.status, status.cache_hit),
+        (JobState::Completed, Some(true)),
+        "{status:?}"
+    );
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ pub(super) fn without_signature(query: &str) -> String {
     let has = |mark: &&str| parameters.iter().any(|(_, name)| name == mark);
     let schemes: Vec<_> = SCHEMES
         .iter()
-        .filter(|scheme| scheme.marks.iter().all(|mark| has(mark)))
+        .filter(|scheme| scheme.marks.iter().all(&has))
         .collect();
     let is_signature = |name: &str| {
         let mut parts = schemes.iter().flat_map(|scheme| scheme.parts);
