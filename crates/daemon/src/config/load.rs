@@ -298,7 +298,11 @@ fn flatten(
         if text.trim().is_empty() {
             None
         } else {
-            serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?
+            // The parser would refuse the file when more than 96 lines of comments follow each other, as they do in one
+            // whose keys are all commented out.
+            let options = serde_saphyr::options! { emit_comments: false };
+            serde_saphyr::from_str_with_options(text, options)
+                .map_err(|error| syntax(error.to_string()))?
         };
     let mut flat = BTreeMap::new();
     for (section, keys) in document.unwrap_or_default() {

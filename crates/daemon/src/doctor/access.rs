@@ -235,7 +235,7 @@ mod tests {
                 .find(|found| found.check == "access.tokens");
             found.expect("it is looked at").status
         };
-        let line = "ci:0123456789abcdef0123456789abcdef\n";
+        let line = "ci:9f3c0123456789abcdef0123456789ab\n";
         assert_eq!(look(line, 0o640), Status::Ok);
         assert_eq!(look(line, 0o644), Status::Fail);
         assert_eq!(look("# none\n", 0o600), Status::Fail);

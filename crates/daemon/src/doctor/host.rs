@@ -71,8 +71,8 @@ mod tests {
         let few = files(Some(256), 2);
         assert_eq!(few.status, Status::Warn);
         let remedy = few.remedy.expect("there is one");
-        assert!(remedy.contains("LimitNOFILE=640"), "{remedy}");
-        assert_eq!(files(Some(640), 2).status, Status::Ok);
+        assert!(remedy.contains("LimitNOFILE=672"), "{remedy}");
+        assert_eq!(files(Some(672), 2).status, Status::Ok);
         assert_eq!(files(None, 64).status, Status::Ok);
     }
 

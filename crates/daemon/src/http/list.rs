@@ -12,8 +12,9 @@ use super::error::ApiError;
 /// Longest list, in bytes of its items' JSON. One item is always there, and has less than this.
 pub(crate) const LIST_MAX_BYTES: usize = 1 << 20; // 1 MiB
 
-/// Lists that are made at once; further callers wait in order. A list takes some milliseconds.
-const MAKERS: usize = 4;
+/// Lists that are made at once; further callers wait in order. A list takes some milliseconds of one processor, and the
+/// others are for those who ask for less.
+const MAKERS: usize = 1;
 
 /// Places for those who make lists.
 #[derive(Debug)]
