@@ -355,7 +355,7 @@ impl Body {
             output.clear(range)?;
         }
         let target = output.target();
-        target.settle_size(virtual_size)?;
+        target.set_final_size(virtual_size)?;
         target.sync()?;
         let counters = output.counters();
         let summary = Summary {

@@ -207,7 +207,7 @@ impl Crew {
             let thread = std::thread::Builder::new()
                 .name(format!("copy-{number}"))
                 .spawn(move || {
-                    sys::stand_back(WORKER_NICENESS);
+                    sys::lower_priority(WORKER_NICENESS);
                     work(&shared, worker);
                 })
                 .map_err(|e| Error::io(ErrorKind::Write, "Starting a thread failed", e))?;

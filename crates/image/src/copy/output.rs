@@ -221,7 +221,7 @@ impl Output {
             }
             Ok(())
         })?;
-        self.target.settle_size(virtual_size)?;
+        self.target.set_final_size(virtual_size)?;
         self.target.sync_all()
     }
 
