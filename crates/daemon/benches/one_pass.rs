@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use lvp_api::{ImageType, JobState};
-use lvp_image::copy::TailPolicy;
+use lvp_image::copy::{Engine, TailPolicy};
 use lvp_testkit::s3::{ACCESS_KEY, SECRET_KEY};
 use provisioner::cache::{Cache, CacheSettings};
 use provisioner::jobs::record::{JobSpec, VolumeRequest};
@@ -79,6 +79,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         source,
         cache: Cache::open(cache, store.clone())?,
         volumes: Arc::new(OneDevice::new(device, size_bytes)),
+        engine: Engine::new(),
         hypervisor: None,
         store,
         metrics: Arc::new(Metrics::new(2, None)),

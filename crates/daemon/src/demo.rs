@@ -15,7 +15,7 @@ use lvp_api::units::{ByteSize, MIB};
 use lvp_api::{JobAccepted, JobState, JobStatus};
 use lvp_image::builder::{ImageBuilder, Stored};
 use lvp_image::convert::ConvertOptions;
-use lvp_image::copy::{CopyOptions, TailPolicy};
+use lvp_image::copy::{CopyOptions, Engine, TailPolicy};
 use lvp_image::format::ImageType;
 use lvp_s3server::{Options, S3Server};
 use sha2::{Digest as _, Sha256};
@@ -301,7 +301,7 @@ fn own_image(path: &Path, object: &Path) -> anyhow::Result<Image> {
     std::fs::copy(path, object).with_context(|| format!("Cannot copy {}", path.display()))?;
     let raw = object.with_extension("raw");
     let options = ConvertOptions {
-        copy: CopyOptions::new(TailPolicy::Zero),
+        copy: CopyOptions::new(&Engine::new(), TailPolicy::Zero),
         verify_first: false,
     };
     let converted = lvp_image::convert::convert(object, ImageType::Qcow2, &raw, &options);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 use lvp_image::convert::{ConvertOptions, convert, open_source};
-use lvp_image::copy::{CopyOptions, RateLimiter, Summary, TailPolicy};
+use lvp_image::copy::{CopyOptions, Engine, RateLimiter, Summary, TailPolicy};
 use lvp_image::format::{Format, ImageType};
 use lvp_image::plan::{ImageInfo, Planner};
 use lvp_image::{Error, ReadAt};
@@ -120,11 +120,12 @@ fn run_inspect(args: &InspectArgs) -> u8 {
 }
 
 fn run_convert(args: &ConvertArgs) -> u8 {
-    let mut copy = CopyOptions::new(if args.keep_tail {
+    let tail = if args.keep_tail {
         TailPolicy::Keep
     } else {
         TailPolicy::Zero
-    });
+    };
+    let mut copy = CopyOptions::new(&Engine::new(), tail);
     copy.limiter = args.limit_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
     let options = ConvertOptions {
         copy,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use lvp_image::copy::TailPolicy;
+use lvp_image::copy::{Engine, TailPolicy};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -342,6 +342,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         source,
         cache,
         volumes,
+        engine: Engine::new(),
         webhooks: Webhooks::new(&config.webhooks)?,
         hypervisor,
         store,

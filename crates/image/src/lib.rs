@@ -14,7 +14,7 @@
 //!    file), decodes them on a few threads, and writes them to a [`device::Target`]. The guest's
 //!    first and last MiB are held back until [`copy::Body::commit`].
 //!
-//! All `unsafe` code and every ioctl is in `sys.rs`.
+//! All `unsafe` code and every ioctl is in the module `sys`.
 
 pub mod buffer;
 pub mod builder;

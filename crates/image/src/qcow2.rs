@@ -13,6 +13,7 @@
 //! or has a reserved bit set is refused. One walk over the L2 tables does that and collects the
 //! extents; images whose map is beyond its budget are walked again, batch by batch.
 
+mod backing;
 mod bitmaps;
 mod bytes;
 mod claims;

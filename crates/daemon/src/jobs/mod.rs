@@ -38,7 +38,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use lvp_api::{ErrorCode, JobId, JobState};
-use lvp_image::copy::TailPolicy;
+use lvp_image::copy::{Engine, TailPolicy};
 use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
@@ -102,6 +102,8 @@ pub struct Services {
     pub cache: Cache,
     /// Where they are put.
     pub volumes: Arc<dyn Volumes>,
+    /// What all copies share.
+    pub engine: Engine,
     /// libvirt, where it is used.
     pub hypervisor: Option<Arc<dyn Hypervisor>>,
     /// Where intent and results are.

@@ -526,7 +526,7 @@ impl Steps<'_> {
 
     fn copy_options(&self) -> CopyOptions {
         let settings = &self.services.settings;
-        let mut options = CopyOptions::new(settings.tail);
+        let mut options = CopyOptions::new(&self.services.engine, settings.tail);
         options.counters = self.live.meter.new_copy();
         options.cancel = self.live.stop.flag();
         options.limiter = settings

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lvp_api::{ImageType, JobId, JobState};
-use lvp_image::copy::TailPolicy;
+use lvp_image::copy::{Engine, TailPolicy};
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use lvp_testkit::loopdev::LoopDevice;
@@ -78,6 +78,7 @@ impl Bench {
             source: Source::new(&settings).expect("the settings are good"),
             cache: Cache::open(cache, store.clone()).expect("it opens"),
             volumes: Arc::new(OneDevice::new(device.path().to_owned(), device_bytes)),
+            engine: Engine::new(),
             hypervisor: None,
             store,
             metrics: Arc::new(Metrics::new(2, None)),

@@ -102,7 +102,7 @@ impl Cutter {
         let mut host: Option<Range<u64>> = None;
         let mut guest_bytes = 0;
         let (mut next, mut done_bytes) = (self.next, self.done_bytes);
-        let mut starved = false;
+        let mut is_short = false;
         while next < self.batch.len() {
             let extent = self.batch.extent(next);
             if self.select == Select::Compressed && extent.encoding == Encoding::Plain {
@@ -126,7 +126,7 @@ impl Cutter {
                 (next, done_bytes) = (next + 1, 0);
                 continue;
             }
-            starved = end > available && available < room_end;
+            is_short = end > available && available < room_end;
             if extent.encoding == Encoding::Plain {
                 let limit = room_end.min(available).max(start);
                 let reached = extent.guest_offset + done_bytes + (limit - start);
@@ -140,7 +140,7 @@ impl Cutter {
         }
         let host = host?;
         // A piece that waits for its last bytes grows with what comes next.
-        if starved && !flush && host.end - host.start < SPAN_BYTES / 2 {
+        if is_short && !flush && host.end - host.start < SPAN_BYTES / 2 {
             return None;
         }
         let end = if done_bytes > 0 { next + 1 } else { next };
@@ -181,40 +181,40 @@ mod tests {
 
     /// One cluster of the guest (or many, for plain ones), and the host bytes left out before it.
     #[derive(Debug, Clone)]
-    enum Part {
+    enum Run {
         Plain { clusters: u64, gap: u64 },
         Compressed { bytes: u64, gap: u64 },
         Zero { clusters: u64 },
     }
 
-    fn part() -> impl Strategy<Value = Part> {
+    fn run() -> impl Strategy<Value = Run> {
         let gap = prop_oneof![4 => Just(0_u64), 1 => 0..100_u64];
         prop_oneof![
-            (1..100_u64, gap.clone()).prop_map(|(clusters, gap)| Part::Plain { clusters, gap }),
-            (1..CLUSTER, gap).prop_map(|(bytes, gap)| Part::Compressed { bytes, gap }),
-            (1..10_u64).prop_map(|clusters| Part::Zero { clusters }),
+            (1..100_u64, gap.clone()).prop_map(|(clusters, gap)| Run::Plain { clusters, gap }),
+            (1..CLUSTER, gap).prop_map(|(bytes, gap)| Run::Compressed { bytes, gap }),
+            (1..10_u64).prop_map(|clusters| Run::Zero { clusters }),
         ]
     }
 
     /// The parts in guest order, at host offsets in the order that `keys` sorts them by.
-    fn batch(parts: &[Part], keys: &[u32]) -> Batch {
+    fn batch(parts: &[Run], keys: &[u32]) -> Batch {
         let mut order: Vec<usize> = (0..parts.len()).collect();
         order.sort_by_key(|index| keys[*index % keys.len()]);
         let mut hosts = vec![0; parts.len()];
         let mut next = CLUSTER;
         for index in order {
             match parts[index] {
-                Part::Plain { clusters, gap } => {
+                Run::Plain { clusters, gap } => {
                     next = next.next_multiple_of(CLUSTER) + gap * CLUSTER;
                     hosts[index] = next;
                     next += clusters * CLUSTER;
                 }
-                Part::Compressed { bytes, gap } => {
+                Run::Compressed { bytes, gap } => {
                     next += gap * CLUSTER;
                     hosts[index] = next;
                     next += bytes;
                 }
-                Part::Zero { .. } => {}
+                Run::Zero { .. } => {}
             }
         }
         let bounds = Bounds {
@@ -225,12 +225,12 @@ mod tests {
         let mut builder = BatchBuilder::new(0, bounds, usize::MAX);
         for (part, host) in parts.iter().zip(hosts) {
             match part {
-                Part::Plain { clusters, .. } => builder.plain(host, clusters * CLUSTER),
-                Part::Compressed { bytes, .. } => {
+                Run::Plain { clusters, .. } => builder.plain(host, clusters * CLUSTER),
+                Run::Compressed { bytes, .. } => {
                     let sectors = (host % 512 + bytes).div_ceil(512);
                     builder.compressed(host, sectors, Encoding::Deflate, CLUSTER);
                 }
-                Part::Zero { clusters } => builder.zero(clusters * CLUSTER),
+                Run::Zero { clusters } => builder.zero(clusters * CLUSTER),
             }
         }
         builder.finish()
@@ -251,7 +251,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_take_every_extent_once_and_never_ask_for_bytes_that_are_not_there(
-            parts in prop::collection::vec(part(), 1..60),
+            parts in prop::collection::vec(run(), 1..60),
             keys in prop::collection::vec(any::<u32>(), 1..60),
             chunk in 1..(5_u64 << 20),
         ) {
@@ -290,7 +290,7 @@ mod tests {
 
         #[test]
         fn the_verifier_is_given_every_compressed_cluster(
-            parts in prop::collection::vec(part(), 1..60),
+            parts in prop::collection::vec(run(), 1..60),
             keys in prop::collection::vec(any::<u32>(), 1..60),
         ) {
             let batch = Arc::new(batch(&parts, &keys));

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::crew::{Crew, SpanBytes, Work};
 use super::cut::{Cutter, Select};
 use super::held;
 use super::output::Output;
-use super::stop::Stop;
+use super::pool::WorkerPool;
+use super::stop::{StopSignal, cancelled};
+use super::work::{SpanBytes, Work};
 use crate::buffer::{BufferPool, PooledBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::StreamCodec;
@@ -43,21 +44,21 @@ impl MapFeeder {
         }
     }
 
-    pub(crate) fn feed(&mut self, chunk: Bytes, crew: &Crew) -> Result<()> {
+    pub(crate) fn feed(&mut self, chunk: Bytes, workers: &WorkerPool) -> Result<()> {
         if chunk.len() >= MIN_CHUNK_BYTES {
-            self.take_small(crew)?;
-            return self.push(chunk, crew);
+            self.take_small(workers)?;
+            return self.push(chunk, workers);
         }
         self.small.extend_from_slice(&chunk);
         if self.small.len() >= MIN_CHUNK_BYTES {
-            self.take_small(crew)?;
+            self.take_small(workers)?;
         }
         Ok(())
     }
 
-    pub(crate) fn finish(mut self, crew: &Crew) -> Result<()> {
-        self.take_small(crew)?;
-        self.hand_out(crew, true)?;
+    pub(crate) fn finish(mut self, workers: &WorkerPool) -> Result<()> {
+        self.take_small(workers)?;
+        self.hand_out(workers, true)?;
         match self.needed_from() {
             None => Ok(()),
             Some(needed) => Err(Error::new(
@@ -71,23 +72,23 @@ impl MapFeeder {
         }
     }
 
-    fn take_small(&mut self, crew: &Crew) -> Result<()> {
+    fn take_small(&mut self, workers: &WorkerPool) -> Result<()> {
         if self.small.is_empty() {
             return Ok(());
         }
         let chunk = self.small.split().freeze();
-        self.push(chunk, crew)
+        self.push(chunk, workers)
     }
 
-    fn push(&mut self, chunk: Bytes, crew: &Crew) -> Result<()> {
+    fn push(&mut self, chunk: Bytes, workers: &WorkerPool) -> Result<()> {
         let start = self.position;
         self.position += chunk.len() as u64;
         self.chunks.push_back((start, chunk));
         self.forget_unneeded();
-        self.hand_out(crew, false)
+        self.hand_out(workers, false)
     }
 
-    fn hand_out(&mut self, crew: &Crew, flush: bool) -> Result<()> {
+    fn hand_out(&mut self, workers: &WorkerPool, flush: bool) -> Result<()> {
         while let Some(span) = self
             .cutter
             .as_mut()
@@ -95,9 +96,9 @@ impl MapFeeder {
         {
             let bytes = SpanBytes::Fed(self.slices(&span.host));
             self.forget_unneeded();
-            crew.submit(Work::Extents { span, bytes })?;
+            workers.submit(Work::Extents { span, bytes })?;
         }
-        crew.check()
+        workers.check()
     }
 
     fn needed_from(&self) -> Option<u64> {
@@ -157,7 +158,7 @@ pub(crate) struct StreamFeeder {
 struct Blocks {
     pool: BufferPool,
     output: Arc<Output>,
-    stop: Arc<Stop>,
+    stop: Arc<StopSignal>,
     /// A full one.
     previous: Option<PooledBuf>,
     current: Option<PooledBuf>,
@@ -167,7 +168,11 @@ struct Blocks {
 }
 
 impl StreamFeeder {
-    pub(crate) fn new(codec: StreamCodec, output: Arc<Output>, stop: Arc<Stop>) -> Result<Self> {
+    pub(crate) fn new(
+        codec: StreamCodec,
+        output: Arc<Output>,
+        stop: Arc<StopSignal>,
+    ) -> Result<Self> {
         Ok(Self {
             decoder: StreamDecoder::new(codec)?,
             blocks: Blocks {
@@ -182,29 +187,29 @@ impl StreamFeeder {
         })
     }
 
-    pub(crate) fn feed(&mut self, chunk: &[u8], crew: &Crew) -> Result<()> {
+    pub(crate) fn feed(&mut self, chunk: &[u8], workers: &WorkerPool) -> Result<()> {
         let Self { decoder, blocks } = self;
-        let result = decoder.push(chunk, &mut |piece| blocks.take(piece, crew));
+        let result = decoder.push(chunk, &mut |piece| blocks.take(piece, workers));
         // A worker's failure stops the decoder as well, and is the one to report.
-        crew.check()?;
+        workers.check()?;
         result
     }
 
     /// The end of the stream; returns the disk's size.
-    pub(crate) fn finish(self, crew: &Crew) -> Result<u64> {
+    pub(crate) fn finish(self, workers: &WorkerPool) -> Result<u64> {
         let Self {
             decoder,
             mut blocks,
         } = self;
-        let result = decoder.finish(&mut |piece| blocks.take(piece, crew));
-        crew.check()?;
+        let result = decoder.finish(&mut |piece| blocks.take(piece, workers));
+        workers.check()?;
         result?;
         blocks.finish()
     }
 }
 
 impl Blocks {
-    fn take(&mut self, mut piece: &[u8], crew: &Crew) -> Result<()> {
+    fn take(&mut self, mut piece: &[u8], workers: &WorkerPool) -> Result<()> {
         while !piece.is_empty() {
             let end = self.offset + (self.filled + piece.len()) as u64;
             self.output.target().check_fits(end)?;
@@ -215,7 +220,7 @@ impl Blocks {
                         .pool
                         .take(|| self.stop.is_set())
                         .map_err(|e| Error::io(ErrorKind::Write, "Allocating failed", e))?;
-                    none.insert(taken.ok_or_else(super::stop::cancelled)?)
+                    none.insert(taken.ok_or_else(cancelled)?)
                 }
             };
             let len = piece.len().min(block.len() - self.filled);
@@ -223,19 +228,19 @@ impl Blocks {
             self.filled += len;
             piece = &piece[len..];
             if self.filled == block.len() {
-                self.full(crew)?;
+                self.full(workers)?;
             }
         }
         Ok(())
     }
 
-    fn full(&mut self, crew: &Crew) -> Result<()> {
+    fn full(&mut self, workers: &WorkerPool) -> Result<()> {
         let offset = self.offset;
         self.offset += self.filled as u64;
         self.filled = 0;
         match std::mem::replace(&mut self.previous, self.current.take()) {
             None => Ok(()),
-            Some(bytes) => crew.submit(Work::Block {
+            Some(bytes) => workers.submit(Work::Block {
                 guest_offset: offset - bytes.len() as u64,
                 bytes: Bytes::from_owner(bytes),
             }),

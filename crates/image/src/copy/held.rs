@@ -113,7 +113,7 @@ impl Held {
 
     /// Calls `write` with each region and its bytes, followed by zeros up to a granule; the head
     /// comes last.
-    pub(crate) fn release(
+    pub(crate) fn for_each(
         &self,
         mut write: impl FnMut(&Range<u64>, &[u8]) -> Result<()>,
     ) -> Result<()> {
@@ -176,7 +176,7 @@ mod tests {
         let expected = [(MIB, MIB + 7), (MIB + 7, 3 * MIB)]
             .map(|(from, to)| (from, bytes[from as usize..to as usize].to_vec()));
         assert_eq!(passed, expected);
-        held.release(|range, kept| {
+        held.for_each(|range, kept| {
             let start = range.start.max(100) as usize;
             let from = start - range.start as usize;
             assert_eq!(kept[from..], bytes[start..range.end as usize]);

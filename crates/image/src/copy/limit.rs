@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::stop::Stop;
+use super::stop::StopSignal;
 use crate::error::Result;
 
 /// Time that went unused may be made up for within this span, and no longer: it absorbs jitter
@@ -32,7 +32,7 @@ impl RateLimiter {
     }
 
     /// Waits until `bytes` more may be written.
-    pub(crate) fn wait(&self, bytes: u64, stop: &Stop) -> Result<()> {
+    pub(crate) fn wait(&self, bytes: u64, stop: &StopSignal) -> Result<()> {
         let due = self.reserve(bytes, Instant::now());
         loop {
             stop.check()?;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::held::{self, HELD_BYTES, Held};
 use super::limit::RateLimiter;
-use super::stop::Stop;
+use super::options::{Counters, Tail, TailPolicy, Zeroed};
+use super::stop::StopSignal;
 use super::zero::{self, GRANULE_BYTES, MIN_GAP_BYTES, Run};
-use super::{Counters, Tail, TailPolicy, Zeroed};
 use crate::device::{Content, Target, ZeroMethod};
 use crate::error::Result;
 
@@ -18,45 +18,9 @@ const LIMITED_ZERO_STEP_BYTES: u64 = 2 << 20; // 2 MiB
 
 /// A part of some bytes that is to be written to the target at this offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct WriteRange {
     pub(crate) range: Range<usize>,
     pub(crate) offset: u64,
-}
-
-/// What the workers' results are for.
-pub(crate) trait Sink: Send + Sync {
-    /// Takes guest bytes: keeps what is held back, sees to the zeros, and hands `write` the parts of
-    /// `bytes` that are left to be written.
-    fn sift(&self, guest_offset: u64, bytes: &[u8], write: &mut dyn FnMut(Part)) -> Result<()>;
-
-    /// Takes a guest range that reads as zero.
-    fn zero(&self, range: Range<u64>) -> Result<()>;
-
-    /// Where the parts go; `None` when there are none.
-    fn target(&self) -> Option<&Target>;
-
-    /// Counts bytes written to the target, and guest bytes about which nothing is left to be done.
-    fn count(&self, written: u64, settled: u64);
-}
-
-/// Takes results and drops them: the decoders' verdict is all that is wanted.
-#[derive(Debug)]
-pub(crate) struct Nowhere;
-
-impl Sink for Nowhere {
-    fn sift(&self, _guest_offset: u64, _bytes: &[u8], _write: &mut dyn FnMut(Part)) -> Result<()> {
-        Ok(())
-    }
-
-    fn zero(&self, _range: Range<u64>) -> Result<()> {
-        Ok(())
-    }
-
-    fn target(&self) -> Option<&Target> {
-        None
-    }
-
-    fn count(&self, _written: u64, _settled: u64) {}
 }
 
 /// A target with everything that decides how bytes get there.
@@ -66,7 +30,7 @@ pub(crate) struct Output {
     held: Held,
     counters: Arc<Counters>,
     limiter: Option<Arc<RateLimiter>>,
-    stop: Arc<Stop>,
+    stop: Arc<StopSignal>,
     zeroed: [AtomicU64; ZeroMethod::ALL.len()],
 }
 
@@ -75,7 +39,7 @@ impl Output {
         target: Target,
         counters: Arc<Counters>,
         limiter: Option<Arc<RateLimiter>>,
-        stop: Arc<Stop>,
+        stop: Arc<StopSignal>,
     ) -> Self {
         Self {
             target,
@@ -97,7 +61,7 @@ impl Output {
 
     /// Clears what would make the volume look like a disk, before the first byte is written. What
     /// the image has for these places is held back from now on.
-    pub(crate) fn arm(&self, virtual_size: Option<u64>, tail: TailPolicy) -> Result<()> {
+    pub(crate) fn clear_ends(&self, virtual_size: Option<u64>, tail: TailPolicy) -> Result<()> {
         self.hold(held::head(virtual_size))?;
         if let Some(size) = virtual_size {
             self.hold(held::foot(size))?;
@@ -136,7 +100,7 @@ impl Output {
     }
 
     /// Counts guest bytes about which nothing is left to be done.
-    pub(crate) fn count_settled(&self, bytes: u64) {
+    pub(crate) fn count_done(&self, bytes: u64) {
         self.counters
             .guest_bytes
             .fetch_add(bytes, Ordering::Relaxed);
@@ -199,8 +163,8 @@ impl Output {
     }
 
     /// Writes what was held back, the head last, and waits until all is on stable storage.
-    pub(crate) fn release(&self, virtual_size: u64) -> Result<()> {
-        self.held.release(|range, bytes| {
+    pub(crate) fn write_held(&self, virtual_size: u64) -> Result<()> {
+        self.held.for_each(|range, bytes| {
             // A disk that turned out to be small ends inside the region. Where it ends may be no
             // whole block: zeros follow it up to one.
             let end = self.up_to_unit(range.end.min(virtual_size));
@@ -209,7 +173,7 @@ impl Output {
             // The region was cleared when the copy began, so its zeros are there.
             let bytes = &bytes[..len];
             let ignore = |_| Ok(());
-            self.split(range.start, bytes, GRANULE_BYTES, ignore, &mut |part| {
+            self.split_runs(range.start, bytes, GRANULE_BYTES, ignore, &mut |part| {
                 let data = &bytes[part.range];
                 self.target.write_all_at(data, part.offset)?;
                 self.count(data.len() as u64, 0);
@@ -221,13 +185,13 @@ impl Output {
             }
             Ok(())
         })?;
-        self.target.settle_size(virtual_size)?;
+        self.target.set_final_size(virtual_size)?;
         self.target.sync_all()
     }
 
-    /// Clears the held regions again after a release that failed half-way.
-    pub(crate) fn disarm_failed_release(&self) -> Result<()> {
-        self.held.release(|range, _| {
+    /// Clears the held regions again, after writing them has failed half-way.
+    pub(crate) fn clear_held(&self) -> Result<()> {
+        self.held.for_each(|range, _| {
             let capacity = self.target.capacity().unwrap_or(u64::MAX);
             let end = self.up_to_unit(range.end).min(capacity);
             self.target.zero_range(range.start..end).map(drop)
@@ -251,10 +215,56 @@ impl Output {
         offset.next_multiple_of(self.target.write_unit())
     }
 
+    /// Takes guest bytes: keeps what is held back, zeroes what is zero, and hands `write` the parts of
+    /// `bytes` that are left to be written.
+    pub(crate) fn split(
+        &self,
+        guest_offset: u64,
+        bytes: &[u8],
+        write: &mut dyn FnMut(WriteRange),
+    ) -> Result<()> {
+        self.held.keep(guest_offset, bytes, |offset, part| {
+            // Where in `bytes` it is.
+            let start = usize::try_from(offset - guest_offset).unwrap_or(usize::MAX);
+            let mut data = |WriteRange { range, offset }| {
+                let range = range.start + start..range.end + start;
+                write(WriteRange { range, offset });
+                Ok(())
+            };
+            if self.is_known_zero() {
+                self.split_runs(offset, part, GRANULE_BYTES, |_| Ok(()), &mut data)
+            } else {
+                // Short runs of zeros are written: a request to zero them costs as much.
+                let clear = |zeros| self.clear(zeros);
+                self.split_runs(offset, part, MIN_GAP_BYTES, clear, &mut data)
+            }
+        })
+    }
+
+    /// Takes a guest range that reads as zero.
+    pub(crate) fn zero(&self, range: Range<u64>) -> Result<()> {
+        if !self.is_known_zero() {
+            // The held regions were cleared when the copy began.
+            for part in self.held.outside(range.clone()) {
+                self.clear(part)?;
+            }
+        }
+        self.count_done(range.end - range.start);
+        Ok(())
+    }
+
+    /// Counts bytes written to the target, and guest bytes about which nothing is left to be done.
+    pub(crate) fn count(&self, written: u64, done: u64) {
+        self.counters
+            .written_bytes
+            .fetch_add(written, Ordering::Relaxed);
+        self.count_done(done);
+    }
+
     /// Writes guest bytes and waits for that.
     pub(crate) fn write(&self, guest_offset: u64, bytes: &[u8]) -> Result<()> {
         let mut parts = Vec::new();
-        self.sift(guest_offset, bytes, &mut |part| parts.push(part))?;
+        self.split(guest_offset, bytes, &mut |part| parts.push(part))?;
         let mut written = 0;
         for part in parts {
             let data = &bytes[part.range];
@@ -268,13 +278,13 @@ impl Output {
     /// Splits `bytes`, which are for that offset of the target, into data and runs of zeros; at the
     /// ends of `bytes`, zeros count as such from `min_edge` bytes on. Data waits for its turn at the
     /// rate limit.
-    fn split(
+    fn split_runs(
         &self,
         offset: u64,
         bytes: &[u8],
         min_edge: usize,
         zero: impl Fn(Range<u64>) -> Result<()>,
-        data: &mut dyn FnMut(Part) -> Result<()>,
+        data: &mut dyn FnMut(WriteRange) -> Result<()>,
     ) -> Result<()> {
         for run in zero::runs(bytes, min_edge) {
             match run {
@@ -285,53 +295,10 @@ impl Output {
                         None => self.stop.check()?,
                     }
                     let offset = offset + range.start as u64;
-                    data(Part { range, offset })?;
+                    data(WriteRange { range, offset })?;
                 }
             }
         }
         Ok(())
-    }
-}
-
-impl Sink for Output {
-    fn sift(&self, guest_offset: u64, bytes: &[u8], write: &mut dyn FnMut(Part)) -> Result<()> {
-        self.held.keep(guest_offset, bytes, |offset, part| {
-            // Where in `bytes` it is.
-            let start = usize::try_from(offset - guest_offset).unwrap_or(usize::MAX);
-            let mut data = |Part { range, offset }| {
-                let range = range.start + start..range.end + start;
-                write(Part { range, offset });
-                Ok(())
-            };
-            if self.is_known_zero() {
-                self.split(offset, part, GRANULE_BYTES, |_| Ok(()), &mut data)
-            } else {
-                // Short runs of zeros are written: a request to zero them costs as much.
-                let clear = |zeros| self.clear(zeros);
-                self.split(offset, part, MIN_GAP_BYTES, clear, &mut data)
-            }
-        })
-    }
-
-    fn zero(&self, range: Range<u64>) -> Result<()> {
-        if !self.is_known_zero() {
-            // The held regions were cleared when the copy began.
-            for part in self.held.outside(range.clone()) {
-                self.clear(part)?;
-            }
-        }
-        self.count_settled(range.end - range.start);
-        Ok(())
-    }
-
-    fn target(&self) -> Option<&Target> {
-        Some(&self.target)
-    }
-
-    fn count(&self, written: u64, settled: u64) {
-        self.counters
-            .written_bytes
-            .fetch_add(written, Ordering::Relaxed);
-        self.count_settled(settled);
     }
 }

@@ -7,12 +7,12 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The owner's wish to cancel, and the copy's own failure: every loop and wait looks here.
 #[derive(Debug)]
-pub(crate) struct Stop {
+pub(crate) struct StopSignal {
     cancel: Arc<AtomicBool>,
     failed: AtomicBool,
 }
 
-impl Stop {
+impl StopSignal {
     pub(crate) fn new(cancel: Arc<AtomicBool>) -> Self {
         Self {
             cancel,

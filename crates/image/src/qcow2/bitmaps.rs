@@ -1,4 +1,6 @@
 //! Persistent dirty bitmaps: where they stand, by the rules under which QEMU loads them.
+//!
+//! Their tables and clusters are counted like any others, so two bitmaps may have some in common.
 
 use super::bytes::{Cursor, be16, be32, be64};
 use super::claims::Claims;
@@ -70,7 +72,7 @@ pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims)
             ));
         }
         inside(&entry.table_name(), &table, source.len())?;
-        claims.exclusive(table, || entry.table_name())?;
+        claims.bitmap(table, || entry.table_name())?;
         if entry.flags & IN_USE == 0 {
             entry.claim_data(source, header, claims)?;
         }
@@ -159,7 +161,7 @@ impl DirectoryEntry {
             if offset != 0 {
                 let data = offset..offset + cluster_size;
                 inside(&what(), &data, source.len())?;
-                claims.exclusive(data, what)?;
+                claims.bitmap(data, what)?;
             }
         }
         Ok(())

@@ -3,6 +3,9 @@
 //! QEMU never lets two things of one layer stand in the same host cluster, except compressed
 //! clusters, several of which share one. An image where they do is damaged or was made to confuse,
 //! for instance by an L2 table that is also guest data, or one that two L1 entries point to.
+//!
+//! What is not of the active layer may be shared among its like, as refcounts permit: bitmaps have
+//! tables and clusters in common, snapshots their L1 tables ([`snapshots`](super::snapshots)).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,6 +18,7 @@ use crate::limits::MAX_CLAIM_BYTES;
 const FREE: u64 = 0;
 const EXCLUSIVE: u64 = 1;
 const COMPRESSED: u64 = 2;
+const BITMAP: u64 = 3;
 
 /// A word of clusters that are all alike.
 const ALL_FREE: u64 = 0;
@@ -79,12 +83,22 @@ impl Claims {
         range: Range<u64>,
         what: impl Fn() -> String,
     ) -> Result<()> {
+        self.shared(COMPRESSED, range, what)
+    }
+
+    /// Claims every cluster that `range` touches for bitmaps, which may share it.
+    pub(super) fn bitmap(&mut self, range: Range<u64>, what: impl Fn() -> String) -> Result<()> {
+        self.shared(BITMAP, range, what)
+    }
+
+    fn shared(&mut self, user: u64, range: Range<u64>, what: impl Fn() -> String) -> Result<()> {
         for cluster in self.clusters(range) {
             let (word, shift) = self.slot(cluster)?;
-            if (*word >> shift) & 3 == EXCLUSIVE {
+            let found = (*word >> shift) & 3;
+            if found != FREE && found != user {
                 return Err(self.overlap(cluster, what()));
             }
-            *word |= COMPRESSED << shift;
+            *word |= user << shift;
         }
         Ok(())
     }

@@ -20,6 +20,9 @@ const MAX_BACKING_FORMAT_LEN: usize = 15;
 const FEATURE_NAME_LEN: usize = 48;
 const KIND_INCOMPATIBLE: u8 = 0;
 
+/// The fields of the extension for bitmaps.
+pub(super) type BitmapFields = [u8; 24];
+
 /// Where the persistent dirty bitmaps are.
 #[derive(Debug, Clone)]
 pub(super) struct Bitmaps {
@@ -27,20 +30,50 @@ pub(super) struct Bitmaps {
     pub(super) directory: Range<u64>,
 }
 
+impl Bitmaps {
+    /// Checks the extension of an image that vouches for it.
+    pub(super) fn new(fields: &BitmapFields) -> Result<Self> {
+        let (count, reserved) = (be32(fields, 0), be32(fields, 4));
+        let (directory_len, offset) = (be64(fields, 8), be64(fields, 16));
+        if count > MAX_BITMAPS || directory_len > MAX_BITMAP_DIRECTORY_BYTES {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "The image has {count} bitmaps in a directory of {directory_len} bytes; at \
+                     most {MAX_BITMAPS} in {MAX_BITMAP_DIRECTORY_BYTES} are allowed"
+                ),
+            ));
+        }
+        match offset.checked_add(directory_len) {
+            Some(end) if reserved == 0 && count > 0 && directory_len > 0 => Ok(Self {
+                count,
+                directory: offset..end,
+            }),
+            _ => Err(bad(format!(
+                "The header extension for bitmaps is impossible: {count} bitmaps in \
+                 {directory_len} bytes at {offset:#x}, reserved field {reserved:#x}"
+            ))),
+        }
+    }
+}
+
 /// What the header extensions say, as far as it is of consequence.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
     pub(super) data_file: bool,
     pub(super) encryption: bool,
-    pub(super) bitmaps: Option<Bitmaps>,
+    /// Not looked into yet: without the feature bit that vouches for them they mean nothing.
+    pub(super) bitmaps: Option<BitmapFields>,
     incompatible_names: Vec<(u8, String)>,
 }
 
 impl Extensions {
-    /// Walks the extensions in `area`, the rest of the header's cluster.
+    /// Walks the extensions in `area`: what the header's cluster has between its fields and the name
+    /// of a backing file. Empty when the name begins before the fields end.
     pub(super) fn read<S: ReadAt>(source: &S, area: Range<u64>) -> Result<Self> {
         // At most one cluster of 2 MiB. A file that ends in it is too short for its tables.
-        let mut bytes = vec![0; usize::try_from(area.end - area.start).unwrap_or(0)];
+        let len = area.end.saturating_sub(area.start);
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         read(source, "the header's cluster", area.start, &mut bytes)?;
         let mut extensions = Self::default();
         let mut rest = bytes.as_slice();
@@ -81,7 +114,7 @@ impl Extensions {
             }
             ENCRYPTION => self.encryption = true,
             EXTERNAL_DATA => self.data_file = true,
-            BITMAPS => self.bitmaps = Some(bitmaps(data)?),
+            BITMAPS => self.bitmaps = Some(bitmap_fields(data)?),
             // What is not known may be ignored: that is what the incompatible bits are for.
             _ => {}
         }
@@ -97,34 +130,13 @@ impl Extensions {
     }
 }
 
-fn bitmaps(data: &[u8]) -> Result<Bitmaps> {
-    if data.len() != 24 {
-        return Err(bad(format!(
+fn bitmap_fields(data: &[u8]) -> Result<BitmapFields> {
+    data.try_into().map_err(|_| {
+        bad(format!(
             "The header extension for bitmaps has {} bytes instead of 24",
             data.len()
-        )));
-    }
-    let (count, reserved) = (be32(data, 0), be32(data, 4));
-    let (directory_len, offset) = (be64(data, 8), be64(data, 16));
-    if count > MAX_BITMAPS || directory_len > MAX_BITMAP_DIRECTORY_BYTES {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            format!(
-                "The image has {count} bitmaps in a directory of {directory_len} bytes; at most \
-                 {MAX_BITMAPS} in {MAX_BITMAP_DIRECTORY_BYTES} are allowed"
-            ),
-        ));
-    }
-    match offset.checked_add(directory_len) {
-        Some(end) if reserved == 0 && count > 0 && directory_len > 0 => Ok(Bitmaps {
-            count,
-            directory: offset..end,
-        }),
-        _ => Err(bad(format!(
-            "The header extension for bitmaps is impossible: {count} bitmaps in {directory_len} \
-             bytes at {offset:#x}, reserved field {reserved:#x}"
-        ))),
-    }
+        ))
+    })
 }
 
 /// An image's own words, fit to be shown.
@@ -141,7 +153,7 @@ fn text(bytes: &[u8]) -> String {
 
 fn too_long(end: u64) -> Error {
     bad(format!(
-        "A header extension reaches beyond the header's cluster, which ends at {end:#x}"
+        "A header extension reaches beyond the room for extensions, which ends at {end:#x}"
     ))
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::backing::BackingName;
 use super::bytes::{be32, be64, read};
 use super::claims::Claims;
 use super::extensions::{Bitmaps, Extensions};
@@ -121,10 +122,13 @@ impl Header {
             )));
         }
         let extra = Version3::read(source, version, 1 << cluster_bits)?;
-        let extensions =
-            Extensions::read(source, u64::from(extra.header_length)..1 << cluster_bits);
+        let backing_name = BackingName::new(&fixed);
+        backing_name.refuse(source, 1 << cluster_bits)?;
+        let extensions_end = backing_name.extensions_end(1 << cluster_bits);
+        let extensions = Extensions::read(source, u64::from(extra.header_length)..extensions_end);
         refuse_features(&fixed, &extra, extensions.as_ref().ok())?;
         let extensions = extensions?;
+        let are_bitmaps_consistent = extra.autoclear & BITMAPS_CONSISTENT != 0;
         if extensions.data_file || extra.autoclear & RAW_EXTERNAL_DATA != 0 {
             return Err(external_data());
         }
@@ -171,7 +175,9 @@ impl Header {
             snapshot_count,
             bitmaps: extensions
                 .bitmaps
-                .filter(|_| extra.autoclear & BITMAPS_CONSISTENT != 0),
+                .filter(|_| are_bitmaps_consistent)
+                .map(|fields| Bitmaps::new(&fields))
+                .transpose()?,
         })
     }
 
@@ -297,13 +303,6 @@ fn refuse_features(
     extra: &Version3,
     extensions: Option<&Extensions>,
 ) -> Result<()> {
-    if be64(fixed, 8) != 0 || be32(fixed, 16) != 0 {
-        return Err(Error::new(
-            ErrorKind::BackingFile,
-            "The image needs a backing file, which is not supported; flatten it with \
-             `qemu-img convert`",
-        ));
-    }
     match be32(fixed, 32) {
         0 => {}
         1 => return Err(encrypted("AES")),

@@ -1,4 +1,10 @@
 //! Internal snapshots: where they stand. Only the active layer is ever read.
+//!
+//! Two snapshots of one state may have one L1 table, counted twice, and it may be the active one:
+//! nothing of a snapshot is read, so that makes no difference here. Tables that overlap otherwise are
+//! refused.
+
+use std::collections::BTreeMap;
 
 use super::bytes::{Cursor, be16, be32, be64};
 use super::claims::Claims;
@@ -10,6 +16,9 @@ use crate::source::ReadAt;
 /// The fixed part of a snapshot; extra data, its id and its name follow.
 const FIXED_LEN: usize = 40;
 
+/// L1 tables by where they begin: where the longest of them ends, and a snapshot that has it.
+type L1Tables = BTreeMap<u64, (u64, u32)>;
+
 /// Walks the snapshot table, and claims it and every snapshot's L1 table.
 pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims) -> Result<()> {
     if header.snapshot_count == 0 {
@@ -19,6 +28,7 @@ pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims)
     inside("The snapshot table", &(start..start + 1), source.len())?;
     let limit = start.saturating_add(MAX_SNAPSHOT_TABLE_BYTES);
     let mut cursor = Cursor::new(source, "The snapshot table", start, limit);
+    let mut l1_tables = L1Tables::new();
     for index in 0..header.snapshot_count {
         // A snapshot begins at a multiple of 8 bytes.
         cursor.skip(cursor.position().next_multiple_of(8) - cursor.position())?;
@@ -49,8 +59,27 @@ pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims)
         }
         inside(&what(), &l1_table, source.len())?;
         if !l1_table.is_empty() {
-            claims.exclusive(l1_table, what)?;
+            let (end, _) = l1_tables.entry(l1_offset).or_insert((0, index));
+            *end = l1_table.end.max(*end);
         }
     }
+    claim_l1_tables(l1_tables, header, claims)?;
     claims.exclusive(start..cursor.position(), || "The snapshot table".to_owned())
+}
+
+/// Claims each table once, however many snapshots have it.
+fn claim_l1_tables(l1_tables: L1Tables, header: &Header, claims: &mut Claims) -> Result<()> {
+    let active = header.l1_table();
+    for (start, (end, index)) in l1_tables {
+        let unclaimed = if start == active.start && !active.is_empty() {
+            // The active table's clusters are claimed already.
+            active.end.next_multiple_of(header.geometry.cluster_size())..end
+        } else {
+            start..end
+        };
+        if !unclaimed.is_empty() {
+            claims.exclusive(unclaimed, || format!("The L1 table of snapshot {index}"))?;
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use lvp_image::convert::{ConvertOptions, convert};
-use lvp_image::copy::{CopyOptions, Summary, TailPolicy};
+use lvp_image::copy::{CopyOptions, Engine, Summary, TailPolicy};
 use lvp_image::format::ImageType;
 use lvp_image::{Error, ErrorKind};
 
@@ -17,7 +17,7 @@ const MIB: usize = 1 << 20;
 
 fn options() -> ConvertOptions {
     ConvertOptions {
-        copy: CopyOptions::new(TailPolicy::Zero),
+        copy: CopyOptions::new(&Engine::new(), TailPolicy::Zero),
         verify_first: true,
     }
 }

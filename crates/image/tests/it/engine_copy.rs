@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lvp_image::convert::open_source;
-use lvp_image::copy::{Body, Copier, CopyOptions, PlannedImage, RateLimiter, TailPolicy};
+use lvp_image::copy::{Body, Copier, CopyOptions, Engine, PlannedImage, RateLimiter, TailPolicy};
 use lvp_image::device::{Content, FileSize, Target, ZeroMethod};
 use lvp_image::format::ImageType;
 use lvp_image::plan::Planner;
@@ -72,7 +72,7 @@ fn a_fed_image_is_copied_right_whatever_the_chunks() {
         for (image, declared) in images_of(&images) {
             for chunk_bytes in [8 * MIB, MIB + 3, 65_537, 4096, 511] {
                 let target = images.path("target");
-                let options = CopyOptions::new(TailPolicy::Zero);
+                let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
                 let body = feed(
                     &image,
                     declared,
@@ -99,7 +99,7 @@ fn an_image_fed_byte_by_byte_is_copied_right() {
     let images = Images::new(2 * MIB);
     let image = images.qcow2("zlib", "cluster_size=64k", true);
     let target = images.path("target");
-    let options = CopyOptions::new(TailPolicy::Zero);
+    let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     let body = feed(&image, ImageType::Qcow2, file_target(&target), &options, 1);
     body.commit().unwrap();
     assert_same(
@@ -117,7 +117,7 @@ fn a_local_image_equals_what_qemu_img_makes_of_it() {
     let images = Images::new(11 * MIB + 1536);
     for (image, declared) in images_of(&images) {
         let target = images.path("target");
-        let options = CopyOptions::new(TailPolicy::Zero);
+        let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
         let planner = planner(&image, declared);
         Copier::copy_file(planner, file_target(&target), options.clone())
             .unwrap()
@@ -147,7 +147,7 @@ fn a_used_device_holds_exactly_the_disk_and_zeros_afterwards() {
             for chunk_bytes in [None, Some(MIB + 3)] {
                 let device = LoopDevice::new(12 * MIB as u64, sector_bytes);
                 let target = Target::open_block(&device.path, Content::Unknown).unwrap();
-                let options = CopyOptions::new(TailPolicy::Zero);
+                let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
                 let body = match chunk_bytes {
                     Some(bytes) => feed(&image, declared, target, &options, bytes),
                     None => {
@@ -181,7 +181,7 @@ fn an_aligned_image_bypasses_the_page_cache_on_a_device() {
         let device = LoopDevice::new(6 * MIB as u64, sector_bytes);
         let target = Target::open_block(&device.path, Content::Unknown).unwrap();
         assert!(target.zeroes_fast());
-        let options = CopyOptions::new(TailPolicy::Zero);
+        let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
         let planner = planner(&images.path("disk.raw"), ImageType::Raw);
         let summary = Copier::copy_file(planner, target, options)
             .unwrap()
@@ -208,7 +208,8 @@ fn the_tail_is_kept_or_cleared_at_its_edges_as_asked() {
         let device = LoopDevice::new(16 * MIB as u64, 512);
         let target = Target::open_block(&device.path, Content::Unknown).unwrap();
         let planner = planner(&images.path("disk.raw"), ImageType::Raw);
-        let body = Copier::copy_file(planner, target, CopyOptions::new(policy)).unwrap();
+        let body =
+            Copier::copy_file(planner, target, CopyOptions::new(&Engine::new(), policy)).unwrap();
         let summary = body.commit().unwrap();
         assert_eq!(summary.tail.bytes, 13 * MIB as u64);
         assert_eq!(summary.tail.zero_bytes, 2 * edge_bytes as u64);
@@ -232,7 +233,8 @@ fn a_volume_file_keeps_its_size_and_what_it_held_is_gone() {
         std::fs::write(&volume, vec![MARKER; 8 * MIB]).unwrap();
         let target = Target::open_file(&volume, FileSize::Bytes(8 * MIB as u64)).unwrap();
         let planner = planner(&images.path("disk.raw"), ImageType::Raw);
-        let body = Copier::copy_file(planner, target, CopyOptions::new(tail)).unwrap();
+        let body =
+            Copier::copy_file(planner, target, CopyOptions::new(&Engine::new(), tail)).unwrap();
         let summary = body.commit().unwrap();
         let is_kept = tail == TailPolicy::Keep;
         assert_eq!(summary.tail.zero_bytes < summary.tail.bytes, is_kept);
@@ -264,7 +266,7 @@ fn zeros_of_a_raw_image_stay_holes() {
     drop(file);
     write_at(&image, 20 * MIB as u64, &noise(1, MIB));
     let start = Instant::now();
-    let options = CopyOptions::new(TailPolicy::Zero);
+    let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     Copier::copy_file(
         planner(&image, ImageType::Raw),
         file_target(&target),
@@ -301,7 +303,7 @@ fn an_empty_disk_of_a_tebibyte_costs_nothing() {
     );
     let copy = |target: Target| {
         let start = Instant::now();
-        let options = CopyOptions::new(TailPolicy::Zero);
+        let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
         let body = Copier::copy_file(planner(&image, ImageType::Qcow2), target, options.clone());
         let summary = body.unwrap().commit().unwrap();
         assert_eq!(summary.written_bytes, 0);
@@ -334,7 +336,7 @@ fn an_image_in_several_batches_is_copied_from_a_file_and_not_fed() {
     let refused = PlannedImage::take(&mut open()).unwrap_err();
     assert_eq!(refused.kind(), lvp_image::ErrorKind::NotOnePass);
     let target = images.path("target");
-    let options = CopyOptions::new(TailPolicy::Zero);
+    let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     let body = Copier::copy_file(open(), file_target(&target), options.clone()).unwrap();
     body.commit().unwrap();
     assert_same(&std::fs::read(&target).unwrap(), &images.disk, "file");
@@ -343,7 +345,12 @@ fn an_image_in_several_batches_is_copied_from_a_file_and_not_fed() {
     if loop_devices() {
         let device = LoopDevice::new(8 * MIB as u64, 512);
         let target = Target::open_block(&device.path, Content::Unknown).unwrap();
-        let body = Copier::copy_file(open(), target, CopyOptions::new(TailPolicy::Zero)).unwrap();
+        let body = Copier::copy_file(
+            open(),
+            target,
+            CopyOptions::new(&Engine::new(), TailPolicy::Zero),
+        )
+        .unwrap();
         body.commit().unwrap();
         let mut expected = images.disk.clone();
         expected.resize(8 * MIB, 0);
@@ -371,7 +378,7 @@ fn a_compressed_raw_image_is_copied_right() {
             std::fs::write(&image, pipe(codec, &["-c"], &images.disk)).unwrap();
             let target = images.path("target");
             let what = format!("{codec} of {disk_bytes}");
-            let options = CopyOptions::new(TailPolicy::Zero);
+            let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
             let body = feed(
                 &image,
                 ImageType::Raw,
@@ -392,7 +399,7 @@ fn a_compressed_raw_image_is_copied_right() {
                 };
                 let device = LoopDevice::new(device_bytes as u64, 512);
                 let target = Target::open_block(&device.path, Content::Unknown).unwrap();
-                let options = CopyOptions::new(TailPolicy::Zero);
+                let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
                 let planner = planner(&image, ImageType::Raw);
                 let body = Copier::copy_file(planner, target, options).unwrap();
                 assert_all(&read_at(&device.path, 0, disk_bytes.min(MIB)), 0, "head");
@@ -413,7 +420,7 @@ fn the_write_rate_holds() {
         directory.path().join("target"),
     );
     std::fs::write(&image, noise(7, 24 * MIB)).unwrap();
-    let mut options = CopyOptions::new(TailPolicy::Zero);
+    let mut options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     let rate = std::num::NonZeroU64::new(32 * MIB as u64).unwrap();
     options.limiter = Some(Arc::new(RateLimiter::new(rate)));
     let start = Instant::now();
@@ -474,7 +481,7 @@ fn memory_stays_flat_and_the_page_cache_does_not_grow() {
             "status=none",
         ],
     );
-    let mut options = CopyOptions::new(TailPolicy::Zero);
+    let mut options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     options.workers = 8;
     let before = peak_memory_bytes();
     let body = Copier::copy_file(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lvp_image::convert::open_source;
-use lvp_image::copy::{Copier, CopyOptions, PlannedImage, RateLimiter, TailPolicy};
+use lvp_image::copy::{Copier, CopyOptions, Engine, PlannedImage, RateLimiter, TailPolicy};
 use lvp_image::device::{Content, FileSize, Target};
 use lvp_image::format::ImageType;
 use lvp_image::plan::Planner;
@@ -48,7 +48,7 @@ fn head_and_foot_stay_clear_until_the_commit() {
     for commit in [false, true] {
         let device = LoopDevice::new(10 * MIB as u64, 512);
         let planner = planner(&images.path("disk.raw"), ImageType::Raw);
-        let options = CopyOptions::new(TailPolicy::Edges);
+        let options = CopyOptions::new(&Engine::new(), TailPolicy::Edges);
         let body = Copier::copy_file(planner, open_device(&device), options).unwrap();
         assert_disarmed(&device, 6 * MIB);
         let middle = MIB..5 * MIB;
@@ -76,7 +76,7 @@ fn a_copy_dropped_half_way_leaves_no_head() {
     let device = LoopDevice::new(14 * MIB as u64, 512);
     let planned =
         PlannedImage::take(&mut planner(&images.path("disk.raw"), ImageType::Raw)).unwrap();
-    let options = CopyOptions::new(TailPolicy::Zero);
+    let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     let counters = Arc::clone(&options.counters);
     let mut copier = Copier::start(planned, open_device(&device), options).unwrap();
     let half = Bytes::copy_from_slice(&images.disk[..6 * MIB]);
@@ -93,7 +93,7 @@ fn a_cancelled_copy_ends_within_a_second() {
     let images = Images::new(MIB);
     let image = images.path("noise");
     std::fs::write(&image, noise(3, 40 * MIB)).unwrap();
-    let mut options = CopyOptions::new(TailPolicy::Zero);
+    let mut options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     // Slow enough that the copy would take minutes.
     let rate = std::num::NonZeroU64::new(200 << 10).unwrap();
     options.limiter = Some(Arc::new(RateLimiter::new(rate)));
@@ -119,7 +119,7 @@ fn a_feeder_that_waits_is_told_of_the_cancellation_too() {
     let images = Images::new(MIB);
     let image = images.path("noise");
     std::fs::write(&image, noise(4, 40 * MIB)).unwrap();
-    let mut options = CopyOptions::new(TailPolicy::Zero);
+    let mut options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     let rate = std::num::NonZeroU64::new(200 << 10).unwrap();
     options.limiter = Some(Arc::new(RateLimiter::new(rate)));
     let (cancel, counters) = (Arc::clone(&options.cancel), Arc::clone(&options.counters));
@@ -160,7 +160,7 @@ fn a_full_file_system_is_told_from_other_write_failures() {
     std::fs::write(&image, noise(5, 16 * MIB)).unwrap();
     let target = mount.path.path().join("target");
     let target = Target::open_file(&target, FileSize::OfImage).unwrap();
-    let options = CopyOptions::new(TailPolicy::Zero);
+    let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     let error = Copier::copy_file(planner(&image, ImageType::Raw), target, options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert_eq!(errno(&error), Some(libc_enospc()));
@@ -187,7 +187,7 @@ fn an_image_file_that_shrinks_under_the_copy_is_a_read_failure() {
         .unwrap();
     file.set_len(9 * MIB as u64).unwrap();
     let target = Target::open_file(&images.path("target"), FileSize::OfImage).unwrap();
-    let options = CopyOptions::new(TailPolicy::Zero);
+    let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     let error = Copier::copy_file(planner, target, options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Read);
     assert!(error.io_error().is_some());
@@ -199,7 +199,12 @@ fn a_stream_that_ends_early_is_truncated() {
     let planned =
         PlannedImage::take(&mut planner(&images.path("disk.raw"), ImageType::Raw)).unwrap();
     let target = Target::open_file(&images.path("target"), FileSize::OfImage).unwrap();
-    let mut copier = Copier::start(planned, target, CopyOptions::new(TailPolicy::Zero)).unwrap();
+    let mut copier = Copier::start(
+        planned,
+        target,
+        CopyOptions::new(&Engine::new(), TailPolicy::Zero),
+    )
+    .unwrap();
     copier
         .feed(Bytes::copy_from_slice(&images.disk[..7 * MIB]))
         .unwrap();
@@ -215,7 +220,7 @@ fn a_damaged_cluster_stops_the_copy_with_its_place() {
     for compression in ["zlib", "zstd"] {
         let image = images.damaged(&format!("compression_type={compression}"));
         let target = Target::open_file(&images.path("target"), FileSize::OfImage).unwrap();
-        let options = CopyOptions::new(TailPolicy::Zero);
+        let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
         let error =
             Copier::copy_file(planner(&image, ImageType::Qcow2), target, options).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadCluster, "{error}");
@@ -231,7 +236,7 @@ fn a_disk_larger_than_the_device_is_refused_before_a_byte_is_written() {
     let images = Images::new(6 * MIB);
     let device = LoopDevice::new(5 * MIB as u64, 512);
     let planner = planner(&images.path("disk.raw"), ImageType::Raw);
-    let options = CopyOptions::new(TailPolicy::Zero);
+    let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     let error = Copier::copy_file(planner, open_device(&device), options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooSmall);
     assert_all(&device.bytes(), MARKER, "device");
@@ -247,7 +252,7 @@ fn a_stream_that_holds_more_than_the_device_is_refused_and_leaves_no_head() {
     std::fs::write(&image, pipe("gzip", &["-c"], &images.disk)).unwrap();
     let device = LoopDevice::new(9 * MIB as u64, 512);
     let planner = planner(&image, ImageType::Raw);
-    let options = CopyOptions::new(TailPolicy::Zero);
+    let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
     let error = Copier::copy_file(planner, open_device(&device), options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooSmall);
     assert_disarmed(&device, 9 * MIB);

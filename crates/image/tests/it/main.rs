@@ -13,6 +13,7 @@ mod parser_hand_made;
 mod parser_limits;
 mod parser_random;
 mod parser_reject;
+mod parser_shared;
 mod parser_streams;
 mod parser_support;
 mod parser_truncated;

@@ -11,6 +11,7 @@ use lvp_image::format::{Compression, ImageType};
 
 use super::{
     CLUSTER, Patient, Set, bitmaps, compressed, field, plain, snapshot, subclusters, version_2,
+    with_snapshots,
 };
 
 pub(super) fn snapshots(set: &mut Set) {
@@ -66,13 +67,27 @@ pub(super) fn snapshots(set: &mut Set) {
             p.u64(table, 512);
         },
     );
+    for (name, first, second) in [
+        ("in part", (0, 600), (CLUSTER as u64, 600)),
+        ("at its end", (0, 1024), (CLUSTER as u64, 1)),
+    ] {
+        let mut patient = plain();
+        let place = patient.append(&[0; 3 * CLUSTER]);
+        let l1_tables = [first, second].map(|(offset, entries)| (place + offset, entries));
+        let patient = with_snapshots(patient, &l1_tables);
+        set.add(
+            format!("snapshots' L1s overlap {name}"),
+            Overlap,
+            patient,
+            |_| {},
+        );
+    }
+    let long = with_snapshots(plain(), &[(l1, 600)]);
     set.add(
-        "a snapshot's L1 is the active one",
+        "a snapshot's L1 is more than the active one",
         Overlap,
-        base.clone(),
-        |p| {
-            p.u64(table, l1);
-        },
+        long,
+        |_| {},
     );
     set.add("a snapshot's L1 is its table", Overlap, base, |p| {
         p.u64(table, table as u64);

@@ -165,14 +165,6 @@ pub(super) fn features(set: &mut Set) {
             },
         );
         set.add(
-            format!("{name} with a backing file's offset"),
-            BackingFile,
-            base.clone(),
-            |p| {
-                p.u64(field::BACKING_OFFSET, 1024);
-            },
-        );
-        set.add(
             format!("{name} with a far backing file"),
             BackingFile,
             base.clone(),
@@ -181,12 +173,35 @@ pub(super) fn features(set: &mut Set) {
                     .u32(field::BACKING_SIZE, 1);
             },
         );
+        for (offset, len) in [(1024, 1024), (1024, u32::MAX), (4090, 7), (4096, 1)] {
+            set.add(
+                format!("{name} with a name of {len} bytes at {offset}"),
+                BackingFile,
+                base.clone(),
+                |p| {
+                    p.u64(field::BACKING_OFFSET, offset)
+                        .u32(field::BACKING_SIZE, len);
+                },
+            );
+        }
+        for offset in [4097, 1 << 40, u64::MAX] {
+            set.add(
+                format!("{name} with an empty name at {offset:#x}"),
+                BadHeader,
+                base.clone(),
+                |p| {
+                    p.u64(field::BACKING_OFFSET, offset);
+                },
+            );
+        }
         set.add(
-            format!("{name} with a backing file's size"),
-            BackingFile,
+            format!("{name} with an extension in the way of an empty name"),
+            BadHeader,
             base.clone(),
             |p| {
-                p.u32(field::BACKING_SIZE, 11);
+                let start = p.header_length();
+                p.u32(start, 0x1234_5678).u32(start + 4, 100);
+                p.u64(field::BACKING_OFFSET, start as u64 + 8 + 99);
             },
         );
         for method in [1, 2, 3, u32::MAX] {

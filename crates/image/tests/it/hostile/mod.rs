@@ -93,6 +93,13 @@ impl Patient {
         (self.get(self.l1() + index * 8) & !COPIED) as usize
     }
 
+    pub(crate) fn header_length(&self) -> usize {
+        match self.bytes[field::VERSION + 3] {
+            2 => 72,
+            _ => (self.get(field::HEADER_LENGTH - 4) & 0xffff_ffff) as usize,
+        }
+    }
+
     pub(crate) fn reftable(&self) -> usize {
         self.get(field::REFTABLE_OFFSET) as usize
     }
@@ -179,18 +186,26 @@ pub(crate) fn snapshot() -> Patient {
     let l1 = patient.l1();
     let copy = patient.bytes[l1..l1 + 32].to_vec();
     let l1_copy = patient.append(&copy);
+    with_snapshots(patient, &[(l1_copy, 4)])
+}
+
+/// Gives an image snapshots, each with its L1 table's place and number of entries.
+pub(crate) fn with_snapshots(mut patient: Patient, l1_tables: &[(u64, u32)]) -> Patient {
     let mut table = Vec::new();
-    table.extend_from_slice(&l1_copy.to_be_bytes());
-    table.extend_from_slice(&4_u32.to_be_bytes());
-    table.extend_from_slice(&[0, 1, 0, 3]); // lengths of id and name
-    table.extend_from_slice(&[0; 20]);
-    table.extend_from_slice(&16_u32.to_be_bytes()); // extra data
-    table.extend_from_slice(&[0; 8]);
-    table.extend_from_slice(&SIZE.to_be_bytes());
-    table.extend_from_slice(b"1one");
+    for (offset, entries) in l1_tables {
+        table.resize(table.len().next_multiple_of(8), 0);
+        table.extend_from_slice(&offset.to_be_bytes());
+        table.extend_from_slice(&entries.to_be_bytes());
+        table.extend_from_slice(&[0, 1, 0, 3]); // lengths of id and name
+        table.extend_from_slice(&[0; 20]);
+        table.extend_from_slice(&16_u32.to_be_bytes()); // extra data
+        table.extend_from_slice(&[0; 8]);
+        table.extend_from_slice(&SIZE.to_be_bytes());
+        table.extend_from_slice(b"1one");
+    }
     let table = patient.append(&table);
     patient
-        .u32(field::SNAPSHOTS, 1)
+        .u32(field::SNAPSHOTS, l1_tables.len() as u32)
         .u64(field::SNAPSHOTS_OFFSET, table);
     patient
 }

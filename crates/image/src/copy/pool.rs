@@ -1,14 +1,14 @@
 //! The worker threads, and the bounded queue in front of them.
 //!
 //! ```text
-//! feeder --submit--> queue --+--> worker: read, decode, join --> flights --> target
+//! feeder --submit--> queue --+--> worker: read, decode, join, write
 //!         (waits while full) |
 //!        backlog of zeroing -+   (taken when the queue is empty)
 //! ```
 //!
 //! The first failure of a worker stops all others and is what the feeder gets, at its next call or
 //! in the wait that it is in. A worker that panics fails like one that returns an error. Threads
-//! are joined when the crew is dropped, on every way out.
+//! are joined when the pool is dropped, on every way out.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -17,13 +17,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::cut::{SPAN_BYTES, Span};
-use super::local::LocalSource;
-use super::output::Sink;
-use super::stop::{Stop, cancelled};
-use super::worker::Worker;
+use super::stop::{StopSignal, cancelled};
+use super::work::{Work, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Batch;
 use crate::sys;
@@ -32,49 +27,12 @@ use crate::sys;
 /// through the gap between two chunks of a download, and the greatest part of a copy's memory.
 const MAX_QUEUED_BYTES: u64 = 16 << 20; // 16 MiB
 
-/// How far the workers stand back: whoever shares the process with them, a server that answers
+/// By how much the workers' priority is lowered: whoever shares the process with them, a server that answers
 /// requests say, gets about three times a worker's share of a busy core, and gets it at once.
 const WORKER_NICENESS: i32 = 5;
 
 /// How often a wait looks whether the copy was cancelled from outside.
 const CANCEL_CHECK: Duration = Duration::from_millis(50);
-
-/// Something for a worker to do.
-#[derive(Debug)]
-pub(crate) enum Work {
-    /// Decode these extents.
-    Extents { span: Span, bytes: SpanBytes },
-    /// Write these guest bytes.
-    Block { guest_offset: u64, bytes: Bytes },
-    /// Make this guest range read as zero.
-    Zero(Range<u64>),
-}
-
-/// Where a span's host bytes come from.
-#[derive(Debug)]
-pub(crate) enum SpanBytes {
-    /// They are here: slices in host order, without gaps.
-    Fed(Vec<Bytes>),
-    /// The worker reads them.
-    Read(Arc<LocalSource>),
-}
-
-impl Work {
-    /// What it counts against [`MAX_QUEUED_BYTES`].
-    fn cost(&self) -> u64 {
-        match self {
-            Self::Extents { span, bytes } => match bytes {
-                SpanBytes::Fed(_) => span.host.end - span.host.start,
-                // Costs no memory before it is worked on; the bound keeps the queue short.
-                SpanBytes::Read(_) => SPAN_BYTES,
-            },
-            // Bounded by its pool.
-            Self::Block { .. } => 0,
-            // Costs no memory either.
-            Self::Zero(_) => SPAN_BYTES,
-        }
-    }
-}
 
 /// Zeroing that can be done at any time before the copy ends: when the queue is empty, so that it
 /// fills the pauses of a slow source instead of holding it up.
@@ -146,8 +104,7 @@ struct Shared {
     /// For the feeder: a worker has finished something.
     progress: Condvar,
     failure: Mutex<Option<Error>>,
-    stop: Arc<Stop>,
-    sink: Arc<dyn Sink>,
+    stop: Arc<StopSignal>,
 }
 
 impl Shared {
@@ -177,43 +134,42 @@ impl Shared {
     }
 }
 
-/// A running crew of workers.
-pub(crate) struct Crew {
+/// Threads that work.
+pub(crate) struct WorkerPool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Crew {
-    pub(crate) fn start(
-        workers: usize,
-        cluster_bytes: usize,
-        sink: Arc<dyn Sink>,
-        stop: Arc<Stop>,
+impl WorkerPool {
+    /// Starts so many threads, each with a worker of its own.
+    pub(crate) fn start<W: Worker>(
+        count: usize,
+        new_worker: impl Fn() -> W,
+        stop: Arc<StopSignal>,
     ) -> Result<Self> {
-        let mut crew = Self {
+        let mut pool = Self {
             shared: Arc::new(Shared {
                 queue: Mutex::default(),
                 ready: Condvar::new(),
                 progress: Condvar::new(),
                 failure: Mutex::new(None),
                 stop,
-                sink,
             }),
-            threads: Vec::with_capacity(workers),
+            threads: Vec::with_capacity(count),
         };
-        for number in 0..workers.max(1) {
-            let worker = Worker::new(Arc::clone(&crew.shared.sink), cluster_bytes);
-            let shared = Arc::clone(&crew.shared);
+        for number in 0..count.max(1) {
+            let worker = new_worker();
+            let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("copy-{number}"))
                 .spawn(move || {
-                    sys::stand_back(WORKER_NICENESS);
+                    sys::lower_priority(WORKER_NICENESS);
                     work(&shared, worker);
                 })
                 .map_err(|e| Error::io(ErrorKind::Write, "Starting a thread failed", e))?;
-            crew.threads.push(thread);
+            pool.threads.push(thread);
         }
-        Ok(crew)
+        Ok(pool)
     }
 
     /// Queues something; waits while much is queued.
@@ -283,7 +239,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for WorkerPool {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
             // Not finished: what is still queued is not wanted any more.
@@ -294,7 +250,7 @@ impl Drop for Crew {
 }
 
 /// A worker thread's life.
-fn work(shared: &Shared, mut worker: Worker) {
+fn work(shared: &Shared, mut worker: impl Worker) {
     // Whether the queue counts this worker as busy: while it works, and until what it has written is
     // there.
     let mut is_busy = false;
@@ -325,11 +281,11 @@ fn work(shared: &Shared, mut worker: Worker) {
         }
         drop(queue);
         let (work, cost) = next.map_or((None, 0), |(work, cost)| (Some(work), cost));
-        let is_over = work.is_none();
+        let is_flush = work.is_none();
         // A panic leaves the worker unusable, and it is not used again.
         let failure = match catch_unwind(AssertUnwindSafe(|| match work {
             Some(work) => worker.run(work),
-            None => worker.settle(),
+            None => worker.flush(),
         })) {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error),
@@ -348,7 +304,7 @@ fn work(shared: &Shared, mut worker: Worker) {
         }
         let mut queue = shared.lock();
         queue.cost -= cost;
-        if is_over {
+        if is_flush {
             queue.busy -= 1;
             is_busy = false;
         }
@@ -366,75 +322,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-    use super::super::output::Part;
-    use super::*;
-    use crate::device::Target;
-
-    /// Does with a zero range what its start says.
-    #[derive(Debug, Default)]
-    struct Script {
-        done: AtomicU64,
-    }
-
-    const PANIC: u64 = 1 << 40;
-    const FAIL: u64 = 2 << 40;
-
-    impl Sink for Script {
-        fn sift(&self, _: u64, _: &[u8], _: &mut dyn FnMut(Part)) -> Result<()> {
-            Ok(())
-        }
-
-        fn target(&self) -> Option<&Target> {
-            None
-        }
-
-        fn count(&self, _written: u64, _settled: u64) {}
-
-        fn zero(&self, range: Range<u64>) -> Result<()> {
-            assert_ne!(range.start, PANIC, "asked to panic");
-            if range.start == FAIL {
-                return Err(Error::new(ErrorKind::NoSpace, "asked to fail"));
-            }
-            self.done.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        }
-    }
-
-    fn crew(sink: &Arc<Script>) -> Crew {
-        let stop = Arc::new(Stop::new(Arc::new(AtomicBool::new(false))));
-        Crew::start(3, 0, Arc::clone(sink) as Arc<dyn Sink>, stop).unwrap()
-    }
-
-    /// Submits far more than the queue holds, with one bad apple.
-    fn submit_all(crew: &Crew, bad: Option<u64>) -> Result<()> {
-        for index in 0..100 {
-            let start = bad.filter(|_| index == 40).unwrap_or(index);
-            crew.submit(Work::Zero(start..start + 1))?;
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn everything_submitted_is_done_when_the_crew_has_finished() {
-        let sink = Arc::new(Script::default());
-        let crew = crew(&sink);
-        submit_all(&crew, None).unwrap();
-        crew.finish().unwrap();
-        assert_eq!(sink.done.load(Ordering::Relaxed), 100);
-    }
-
-    #[test]
-    fn a_workers_failure_and_a_workers_panic_reach_the_feeder() {
-        for (bad, kind) in [(FAIL, ErrorKind::NoSpace), (PANIC, ErrorKind::Internal)] {
-            let sink = Arc::new(Script::default());
-            let crew = crew(&sink);
-            let result = submit_all(&crew, Some(bad)).and_then(|()| crew.drain());
-            assert_eq!(result.unwrap_err().kind(), kind);
-            // Later calls fail as well, and dropping the crew joins its threads.
-            assert!(crew.submit(Work::Zero(0..1)).is_err());
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,160 @@
+//! Joins guest bytes to long writes.
+
+use std::ops::Range;
+
+use super::output::Output;
+use super::view::{View, length, out_of_span};
+use super::write_queue::{Segment, WriteQueue};
+use super::zero::GRANULE_BYTES;
+use crate::error::Result;
+use crate::plan::Extent;
+use crate::sys::{AlignedBuf, Memory};
+
+/// How much of a buffer guest bytes are joined in, and so the longest write: qcow2's largest
+/// cluster fits, and devices gain nothing from longer requests.
+const JOIN_BYTES: usize = 2 << 20; // 2 MiB
+
+/// A plain run of this length is written from where it is, if its memory is aligned; shorter ones
+/// are copied together first.
+const DIRECT_RUN_BYTES: usize = 256 << 10; // 256 KiB
+
+/// Joins guest bytes in a buffer: those that follow each other into long writes, and others into
+/// writes that are in progress together.
+pub(crate) struct Joiner<'a> {
+    writes: &'a mut WriteQueue,
+    output: &'a Output,
+    /// `None` while there is nothing in it.
+    buffer: Option<AlignedBuf>,
+    /// How much of a buffer is used.
+    limit: usize,
+    len: usize,
+    segments: Vec<Segment>,
+}
+
+impl<'a> Joiner<'a> {
+    /// `cluster_bytes` is the size that compressed clusters decode to.
+    pub(crate) fn new(
+        writes: &'a mut WriteQueue,
+        output: &'a Output,
+        cluster_bytes: usize,
+    ) -> Self {
+        Self {
+            writes,
+            output,
+            buffer: None,
+            limit: JOIN_BYTES.max(cluster_bytes),
+            len: 0,
+            segments: Vec::new(),
+        }
+    }
+
+    /// Room for `bytes` guest bytes at `guest_offset`. The caller tells how much of it was
+    /// [filled](Joiner::filled).
+    pub(crate) fn room(&mut self, guest_offset: u64, bytes: usize) -> Result<&mut [u8]> {
+        let mut is_new = !self.is_next(guest_offset);
+        if is_new {
+            // Direct writes need it.
+            self.len = self.len.next_multiple_of(GRANULE_BYTES);
+        }
+        if self.len + bytes > self.limit {
+            self.flush()?;
+            is_new = true;
+        }
+        if is_new {
+            self.segments.push(Segment {
+                guest_offset,
+                range: self.len..self.len,
+            });
+        }
+        let buffer = match &mut self.buffer {
+            Some(buffer) => buffer,
+            none => none.insert(self.writes.buffer()?),
+        };
+        buffer
+            .get_mut(self.len..self.len + bytes)
+            .ok_or_else(out_of_span)
+    }
+
+    /// Whether this guest offset follows what came last.
+    fn is_next(&self, guest_offset: u64) -> bool {
+        self.segments.last().is_some_and(|segment| {
+            segment.guest_offset + segment.range.len() as u64 == guest_offset
+        })
+    }
+
+    /// So much of the room was filled.
+    pub(crate) fn filled(&mut self, bytes: usize) {
+        self.len += bytes;
+        if let Some(segment) = self.segments.last_mut() {
+            segment.range.end = self.len;
+        }
+    }
+
+    pub(crate) fn plain(
+        &mut self,
+        piece: &Extent,
+        view: &View<'_>,
+        direct: &mut [Vec<Segment>],
+    ) -> Result<()> {
+        let data_end = piece.host_range().end;
+        let mut host = piece.host_offset;
+        let mut guest = piece.guest_offset;
+        while host < data_end {
+            let (index, start, part) = view.part(host..data_end)?;
+            let aligned = part.as_ptr().align_offset(GRANULE_BYTES) == 0;
+            let mut len = part.len();
+            if host + (len as u64) < data_end {
+                // What comes next should be aligned as well.
+                len -= len % GRANULE_BYTES;
+            }
+            if len >= DIRECT_RUN_BYTES && aligned {
+                direct[index].push(Segment {
+                    guest_offset: guest,
+                    range: start..start + len,
+                });
+            } else {
+                len = part.len().min(self.free_after(guest));
+                self.room(guest, len)?.copy_from_slice(&part[..len]);
+                self.filled(len);
+            }
+            host += len as u64;
+            guest += len as u64;
+        }
+        self.missing(guest..piece.guest_range().end)
+    }
+
+    /// How much may be added at `guest_offset` in one go.
+    fn free_after(&self, guest_offset: u64) -> usize {
+        match self.limit.saturating_sub(self.len) {
+            free if self.is_next(guest_offset) && free > 0 => free,
+            _ => self.limit,
+        }
+    }
+
+    /// Guest bytes of a plain extent that the image file ends before: they read as zero.
+    fn missing(&mut self, range: Range<u64>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        // Up to a whole block they go with the data before them, which may end anywhere.
+        let block_end = range.start.next_multiple_of(GRANULE_BYTES as u64);
+        let with_data = length(block_end.min(range.end) - range.start)?;
+        self.room(range.start, with_data)?.fill(0);
+        self.filled(with_data);
+        let rest = range.start + with_data as u64..range.end;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        self.output.zero(rest)
+    }
+
+    /// Starts writing what is in the buffer.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.len = 0;
+        let segments = std::mem::take(&mut self.segments);
+        match self.buffer.take() {
+            Some(buffer) => self.writes.write(Memory::Own(buffer), &segments),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What one thread does to find out whether an image decodes: nothing is written.
+
+use super::engine::Lease;
+use super::view::{View, at_cluster, pieces};
+use super::work::{SpanBytes, Work, Worker};
+use crate::decode::Decoder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Encoding;
+use crate::sys::AlignedBuf;
+
+/// Decodes every compressed cluster that it is given.
+pub(crate) struct Verifier {
+    lease: Lease,
+    decoder: Decoder,
+    /// What is read; taken with the first piece of work.
+    input: Option<AlignedBuf>,
+    /// What a cluster decodes to.
+    cluster: Vec<u8>,
+}
+
+impl Verifier {
+    /// `cluster_bytes` is the size that compressed clusters decode to.
+    pub(crate) fn new(lease: Lease, cluster_bytes: usize) -> Self {
+        Self {
+            lease,
+            decoder: Decoder::new(),
+            input: None,
+            cluster: vec![0; cluster_bytes],
+        }
+    }
+}
+
+impl Worker for Verifier {
+    fn run(&mut self, work: Work) -> Result<()> {
+        let Work::Extents {
+            span,
+            bytes: SpanBytes::Read(source),
+        } = work
+        else {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "A verification was given something to write, which is a bug in this program",
+            ));
+        };
+        let input = match &mut self.input {
+            Some(input) => input,
+            none => none.insert(
+                self.lease
+                    .buffer()
+                    .map_err(|e| Error::io(ErrorKind::Read, "Allocating a buffer failed", e))?,
+            ),
+        };
+        let inside = source.read(&span.host, input)?;
+        let view = View::new(span.host.start, std::iter::once(&input[inside]));
+        for piece in pieces(&span) {
+            if piece.encoding != Encoding::Plain {
+                let (_, _, stream) = view.part(piece.host_range())?;
+                self.decoder
+                    .decode(piece.encoding, stream, &mut self.cluster)
+                    .map_err(|error| at_cluster(&error, &piece))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        self.lease.return_buffers(self.input.take());
+    }
+}

@@ -1,0 +1,218 @@
+//! Writes in progress: a worker decodes into one buffer while others are being written.
+//!
+//! ```text
+//! buffer() --> the worker fills it --> write() --> kernel --> counted, and the buffer is free again
+//! ```
+//!
+//! What this saves is not the system call but the wait. A worker that waits decodes nothing, and
+//! ext4 has every other writer of a file wait with it while one fills a hole.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::engine::Lease;
+use super::output::{Output, WriteRange};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::{AlignedBuf, AsyncWrites, Memory};
+
+/// Buffers of a worker: one that it fills while another is written, and one for what it reads.
+const BUFFERS: usize = 3;
+
+/// Buffers that a worker has the kernel write at most. With more, a source that is faster than the target
+/// would fill the memory.
+const MAX_PENDING: usize = 2;
+
+/// What of a buffer goes to one place of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) guest_offset: u64,
+    pub(crate) range: Range<usize>,
+}
+
+/// The buffers of one worker, and its writes.
+pub(crate) struct WriteQueue {
+    output: Arc<Output>,
+    lease: Lease,
+    /// `None` before the first write, and where the kernel has no asynchronous ones to give.
+    writes: Option<AsyncWrites>,
+    may_be_async: bool,
+    idle: Vec<AlignedBuf>,
+    /// How many more buffers may be taken.
+    untaken: usize,
+    pending: Vec<PendingWrite>,
+}
+
+/// A buffer that the kernel writes.
+#[derive(Debug)]
+struct PendingWrite {
+    key: usize,
+    parts: Vec<WriteRange>,
+    guest_bytes: u64,
+}
+
+impl WriteQueue {
+    pub(crate) fn new(output: Arc<Output>, lease: Lease) -> Self {
+        Self {
+            output,
+            lease,
+            writes: None,
+            may_be_async: true,
+            idle: Vec::with_capacity(BUFFERS),
+            untaken: BUFFERS,
+            pending: Vec::with_capacity(MAX_PENDING),
+        }
+    }
+
+    /// A buffer, whose content is whatever its last user left; waits for a write to end when there
+    /// is none.
+    pub(crate) fn buffer(&mut self) -> Result<AlignedBuf> {
+        loop {
+            if let Some(buffer) = self.idle.pop() {
+                return Ok(buffer);
+            }
+            if self.untaken > 0 {
+                self.untaken -= 1;
+                return self
+                    .lease
+                    .buffer()
+                    .map_err(|e| Error::io(ErrorKind::Write, "Allocating a buffer failed", e));
+            }
+            if !self.reap(true)? {
+                return Err(lost("a buffer"));
+            }
+        }
+    }
+
+    /// Writes the segments of `memory`, and lets go of it when that is over.
+    pub(crate) fn write(&mut self, memory: Memory, segments: &[Segment]) -> Result<()> {
+        if segments.is_empty() {
+            self.free(memory);
+            return Ok(());
+        }
+        // Before the wait for the rate limit, or what is written long since would not be counted.
+        while self.reap(false)? {}
+        let mut parts = Vec::new();
+        let mut guest_bytes = 0;
+        for segment in segments {
+            let bytes = &memory[segment.range.clone()];
+            guest_bytes += bytes.len() as u64;
+            self.output
+                .split(segment.guest_offset, bytes, &mut |part| {
+                    let start = segment.range.start;
+                    parts.push(WriteRange {
+                        range: part.range.start + start..part.range.end + start,
+                        ..part
+                    });
+                })?;
+        }
+        while self.pending.len() >= MAX_PENDING {
+            if !self.reap(true)? {
+                return Err(lost("a write"));
+            }
+        }
+        let write = PendingWrite {
+            key: 0,
+            parts,
+            guest_bytes,
+        };
+        let output = Arc::clone(&self.output);
+        let target = output.target();
+        let Some(writes) = target.is_direct().then(|| self.writes()).flatten() else {
+            return self.complete(write, memory, |_, _| false);
+        };
+        let places = write
+            .parts
+            .iter()
+            .map(|part| (part.range.clone(), part.offset));
+        let key = writes
+            .submit(target.file(), memory, places)
+            .map_err(|e| Error::io(ErrorKind::Write, "Starting a write failed", e))?;
+        self.pending.push(PendingWrite { key, ..write });
+        Ok(())
+    }
+
+    fn writes(&mut self) -> Option<&mut AsyncWrites> {
+        if self.writes.is_none() && self.may_be_async {
+            self.writes = self.lease.context();
+            self.may_be_async = self.writes.is_some();
+        }
+        self.writes.as_mut()
+    }
+
+    /// Waits until everything is written.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        while self.reap(true)? {}
+        Ok(())
+    }
+
+    /// Sees one buffer written, and waits for that if told to; false when there is none.
+    fn reap(&mut self, wait: bool) -> Result<bool> {
+        let Some(writes) = &mut self.writes else {
+            return Ok(false);
+        };
+        let done = writes
+            .next_done(wait)
+            .map_err(|e| Error::io(ErrorKind::Write, "Waiting for a write failed", e))?;
+        let Some(done) = done else {
+            return Ok(false);
+        };
+        let is_it = |write: &PendingWrite| write.key == done.key;
+        let index = self.pending.iter().position(is_it);
+        let write = self
+            .pending
+            .swap_remove(index.ok_or_else(|| lost("a write"))?);
+        self.complete(write, done.memory, |index, part| {
+            matches!(done.results.get(index), Some(Ok(written)) if *written == part.range.len())
+        })?;
+        Ok(true)
+    }
+
+    /// Counts what is written, writes what is not, and lets go of the memory.
+    ///
+    /// What went wrong is done once more, by a plain write: that one knows what to do about it, or
+    /// what to say.
+    fn complete(
+        &mut self,
+        write: PendingWrite,
+        memory: Memory,
+        is_written: impl Fn(usize, &WriteRange) -> bool,
+    ) -> Result<()> {
+        let mut bytes = 0;
+        for (index, part) in write.parts.iter().enumerate() {
+            if !is_written(index, part) {
+                let target = self.output.target();
+                target.write_all_at(&memory[part.range.clone()], part.offset)?;
+            }
+            bytes += part.range.len() as u64;
+        }
+        self.output.count(bytes, write.guest_bytes);
+        self.free(memory);
+        Ok(())
+    }
+
+    fn free(&mut self, memory: Memory) {
+        if let Memory::Own(buffer) = memory {
+            self.idle.push(buffer);
+        }
+    }
+}
+
+impl Drop for WriteQueue {
+    fn drop(&mut self) {
+        if let Some(writes) = self.writes.take() {
+            self.lease.return_context(writes);
+        }
+        self.lease.return_buffers(self.idle.drain(..));
+    }
+}
+
+/// Something that was handed out and did not come back.
+fn lost(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        format!("The copy has lost {what}, which is a bug in this program"),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! What one thread of a copy does: reads, decodes, joins and writes.
+
+use std::sync::Arc;
+
+use super::cut::{SPAN_BYTES, Span};
+use super::engine::{BUFFER_BYTES, Lease};
+use super::join::Joiner;
+use super::output::Output;
+use super::view::{View, at_cluster, length, pieces};
+use super::work::{SpanBytes, Work, Worker};
+use super::write_queue::{Segment, WriteQueue};
+use crate::decode::Decoder;
+use crate::error::Result;
+use crate::plan::Encoding;
+use crate::sys::Memory;
+
+const _: () = assert!(SPAN_BYTES < BUFFER_BYTES as u64);
+
+/// Memory and decoders of one thread.
+pub(crate) struct Writer {
+    output: Arc<Output>,
+    decoder: Decoder,
+    cluster_bytes: usize,
+    writes: WriteQueue,
+    scratch: Vec<u8>,
+}
+
+impl Writer {
+    /// `cluster_bytes` is the size that compressed clusters decode to.
+    pub(crate) fn new(output: Arc<Output>, lease: Lease, cluster_bytes: usize) -> Self {
+        Self {
+            writes: WriteQueue::new(Arc::clone(&output), lease),
+            output,
+            decoder: Decoder::new(),
+            cluster_bytes,
+            scratch: Vec::new(),
+        }
+    }
+
+    fn extents(&mut self, span: &Span, bytes: SpanBytes) -> Result<()> {
+        match bytes {
+            SpanBytes::Fed(parts) => {
+                let view = View::new(span.host.start, parts.iter().map(|part| &part[..]));
+                let direct = self.decode(span, &view)?;
+                for (part, segments) in parts.into_iter().zip(direct) {
+                    self.writes.write(Memory::Shared(part), &segments)?;
+                }
+                Ok(())
+            }
+            SpanBytes::Read(source) => {
+                let mut input = self.writes.buffer()?;
+                let inside = source.read(&span.host, &mut input)?;
+                let view = View::new(span.host.start, std::iter::once(&input[inside.clone()]));
+                let mut segments = self.decode(span, &view)?.pop().unwrap_or_default();
+                for segment in &mut segments {
+                    segment.range.start += inside.start;
+                    segment.range.end += inside.start;
+                }
+                self.writes.write(Memory::Own(input), &segments)
+            }
+        }
+    }
+
+    /// Writes what has to be decoded or joined; returns what can be written from where it is, for
+    /// each part of the view.
+    fn decode(&mut self, span: &Span, view: &View<'_>) -> Result<Vec<Vec<Segment>>> {
+        let mut direct = vec![Vec::new(); view.parts.len()];
+        let mut joiner = Joiner::new(&mut self.writes, &self.output, self.cluster_bytes);
+        for piece in pieces(span) {
+            match piece.encoding {
+                Encoding::Plain => joiner.plain(&piece, view, &mut direct)?,
+                Encoding::Deflate | Encoding::Zstd => {
+                    let input = view.contiguous(piece.host_range(), &mut self.scratch)?;
+                    let output = joiner.room(piece.guest_offset, self.cluster_bytes)?;
+                    self.decoder
+                        .decode(piece.encoding, input, output)
+                        .map_err(|error| at_cluster(&error, &piece))?;
+                    joiner.filled(length(piece.guest_len)?.min(self.cluster_bytes));
+                }
+            }
+        }
+        joiner.flush()?;
+        Ok(direct)
+    }
+}
+
+impl Worker for Writer {
+    fn run(&mut self, work: Work) -> Result<()> {
+        match work {
+            Work::Zero(range) => self.output.zero(range),
+            Work::Block {
+                guest_offset,
+                bytes,
+            } => {
+                let range = 0..bytes.len();
+                let segment = Segment {
+                    guest_offset,
+                    range,
+                };
+                self.writes.write(Memory::Shared(bytes), &[segment])
+            }
+            Work::Extents { span, bytes } => self.extents(&span, bytes),
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.writes.flush()
+    }
+}

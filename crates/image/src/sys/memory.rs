@@ -1,0 +1,160 @@
+//! Memory that is mapped: aligned buffers, and a look at what the page cache has.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut, Range};
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr::{self, NonNull};
+
+use super::error::{check, offset};
+
+/// The smallest page of the supported machines; what `mmap` hands out is aligned to it at least.
+pub(crate) const PAGE_BYTES: usize = 4096;
+
+/// Whether every page of the range is in the page cache, so that reading it costs no I/O.
+pub(crate) fn is_cached(file: &File, range: &Range<u64>) -> io::Result<bool> {
+    let page = PAGE_BYTES as u64;
+    let start = range.start - range.start % page;
+    let len = usize::try_from(range.end - start)
+        .ok()
+        .and_then(NonZeroUsize::new)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let mapping = Mapping::of_file(file.as_raw_fd(), start, len)?;
+    let mut pages = vec![0_u8; len.get().div_ceil(PAGE_BYTES)];
+    // SAFETY: the mapping covers `len` bytes from its page-aligned start, and `pages` has one
+    // byte per page of it.
+    check(unsafe { libc::mincore(mapping.start.as_ptr(), len.get(), pages.as_mut_ptr()) })?;
+    Ok(pages.iter().all(|page| page & 1 != 0))
+}
+
+/// A memory mapping, unmapped when dropped.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<libc::c_void>,
+    len: NonZeroUsize,
+}
+
+impl Mapping {
+    fn anonymous(len: NonZeroUsize) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        Self::new(len, protection, flags, -1, 0)
+    }
+
+    /// Maps a part of a file without the right to read it: only `mincore` may look at it.
+    fn of_file(fd: RawFd, start: u64, len: NonZeroUsize) -> io::Result<Self> {
+        Self::new(len, libc::PROT_NONE, libc::MAP_SHARED, fd, offset(start)?)
+    }
+
+    fn new(
+        len: NonZeroUsize,
+        protection: libc::c_int,
+        flags: libc::c_int,
+        fd: RawFd,
+        start: libc::off_t,
+    ) -> io::Result<Self> {
+        // SAFETY: the kernel chooses a free address, so no existing memory is touched.
+        let mapped =
+            unsafe { libc::mmap(ptr::null_mut(), len.get(), protection, flags, fd, start) };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(mapped).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly this range was mapped by `new`, and whoever borrowed from it did so
+        // through a borrow of `self`, which has ended. The call cannot fail for such a range.
+        unsafe { libc::munmap(self.start.as_ptr(), self.len.get()) };
+    }
+}
+
+/// A huge page of x86-64, and of aarch64 with pages of 4 KiB. Elsewhere huge pages are larger, and
+/// memory of this size gets none.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20; // 2 MiB
+
+/// Zeroed, page-aligned memory of a fixed length. Pages that are never touched cost nothing.
+#[derive(Debug)]
+pub(crate) struct AlignedBuf {
+    mapping: Mapping,
+    /// Offset of the first byte in the mapping.
+    start: usize,
+    len: usize,
+}
+
+// SAFETY: the mapping is private, anonymous memory owned by this value alone.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: a shared reference gives shared access to the bytes only.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let mapping = Mapping::anonymous(not_empty(len)?)?;
+        let start = 0;
+        Ok(Self {
+            mapping,
+            start,
+            len,
+        })
+    }
+
+    /// The same, with the first `huge_bytes` in huge pages where the kernel has some to spare: a
+    /// direct write pins one of those where it would pin 512 others. Each is taken as a whole when
+    /// its first byte is touched.
+    pub(crate) fn with_huge_pages(len: usize, huge_bytes: usize) -> io::Result<Self> {
+        let huge_bytes = huge_bytes.min(len) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+        if huge_bytes == 0 {
+            return Self::new(len);
+        }
+        // Before Linux 6.7, a mapping begins at any page: the room to begin at a huge one.
+        let mapping = Mapping::anonymous(not_empty(len + HUGE_PAGE_BYTES)?)?;
+        let first = mapping.start.cast::<u8>();
+        let start = first.align_offset(HUGE_PAGE_BYTES);
+        // SAFETY: `start` is less than a huge page, which the mapping has more than `len`: the
+        // range lies within it, and the advice changes no byte. That it may be refused (a kernel
+        // without huge pages) changes nothing else.
+        unsafe {
+            libc::madvise(
+                first.add(start).as_ptr().cast(),
+                huge_bytes,
+                libc::MADV_HUGEPAGE,
+            )
+        };
+        Ok(Self {
+            mapping,
+            start,
+            len,
+        })
+    }
+
+    fn first(&self) -> *mut u8 {
+        // Within the mapping, see the two constructors.
+        let mapping = self.mapping.start.cast::<u8>().as_ptr();
+        mapping.wrapping_add(self.start)
+    }
+}
+
+fn not_empty(len: usize) -> io::Result<NonZeroUsize> {
+    NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput.into())
+}
+
+impl Deref for AlignedBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the mapping has `len` readable, initialised (zeroed) bytes from there on; it
+        // lives as long as `self`, and no mutable borrow exists beside this shared one.
+        unsafe { std::slice::from_raw_parts(self.first(), self.len) }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` makes this the only borrow.
+        unsafe { std::slice::from_raw_parts_mut(self.first(), self.len) }
+    }
+}
