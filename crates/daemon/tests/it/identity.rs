@@ -333,10 +333,7 @@ async fn the_same_image_under_a_second_name_is_read_once_more_and_kept_once() {
         );
     }
     assert_eq!(world.home.cache_files().len(), 1);
-    assert_eq!(
-        world.s3.traffic().object("images/b.qcow2").sent_bytes > 0,
-        true
-    );
+    assert!(world.s3.traffic().object("images/b.qcow2").sent_bytes > 0);
 }
 
 #[tokio::test]

@@ -1,17 +1,18 @@
 //! Servers that do not tell versions apart, and answers that are longer than they should be.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use lvp_testkit::s3::S3;
-use provisioner::source::{ObjectMeta, Source, SourceErrorKind};
+use provisioner::source::{ObjectMeta, RangeOptions, Source, SourceErrorKind};
 
 use super::{OPTIONS, RANGE_BYTES, check_error, collect, pattern, resolve, soon, source};
 
 const SIZE: u64 = 3 * RANGE_BYTES + 4321;
 
 struct Setup {
-    _server: S3,
+    server: S3,
     proxy: FaultProxy,
     source: Source,
 }
@@ -23,7 +24,7 @@ impl Setup {
         let proxy = FaultProxy::start(server.address()).await.unwrap();
         Self {
             source: source(&proxy.endpoint()),
-            _server: server,
+            server,
             proxy,
         }
     }
@@ -176,4 +177,56 @@ async fn bytes_that_come_one_by_one_arrive_whole() {
         found.extend_from_slice(&chunk.unwrap());
     }
     assert!(found == pattern(SIZE));
+}
+
+/// Memory of this process that is not shared, in bytes.
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_come_one_by_one_take_little_more_memory_than_the_ranges_have() {
+    const DEADLINE: Duration = Duration::from_secs(120);
+    let options = RangeOptions {
+        range_bytes: 2 << 20,
+        ..RangeOptions::default()
+    };
+    // The first range stalls, so that the others have to be kept.
+    let kept = options.range_bytes * (options.in_flight as u64 - 1);
+    let size = options.range_bytes + kept;
+    let setup = Setup::new().await;
+    let objects = setup.server.objects();
+    objects.put("img", "k", &pattern(size)).unwrap();
+    let meta = setup.resolve().await;
+    setup
+        .proxy
+        .inject(Rule::new(Fault::StallAt(0)).range_from(0));
+    setup.proxy.inject(Rule::new(Fault::Chunked {
+        length: 1,
+        extra: 0,
+    }));
+    let received = || {
+        let counters = setup.source.counters();
+        counters.received_bytes.load(Ordering::SeqCst)
+    };
+    let before = (received(), memory());
+    let mut reader = setup.source.read_ranges(&meta, 0..size, options);
+    let reading = tokio::spawn(async move { reader.next().await.is_none() });
+    let start = Instant::now();
+    while received() - before.0 < kept {
+        assert!(start.elapsed() < DEADLINE, "{} bytes came", received());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let taken = memory().saturating_sub(before.1);
+    reading.abort();
+    // Room for the proxy and the server, which are in this process too.
+    assert!(
+        taken < 4 * kept,
+        "{} MiB for {} MiB",
+        taken >> 20,
+        kept >> 20
+    );
 }
