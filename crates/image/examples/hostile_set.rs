@@ -8,8 +8,6 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use lvp_image::format::ImageType;
-
 #[path = "../tests/it/hostile/mod.rs"]
 #[expect(unused_imports, reason = "the tests use all of it")]
 mod hostile;
@@ -21,10 +19,7 @@ fn main() -> std::io::Result<()> {
     std::fs::create_dir_all(&dir)?;
     let mut index = String::new();
     for (number, case) in hostile::cases().into_iter().enumerate() {
-        let declared = match case.declared {
-            ImageType::Qcow2 => "qcow2",
-            ImageType::Raw => "raw",
-        };
+        let declared = case.declared;
         let file = format!("{number:03}.{declared}");
         std::fs::write(dir.join(&file), &case.bytes)?;
         writeln!(

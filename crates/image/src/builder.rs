@@ -311,7 +311,7 @@ impl<'a> Layout<'a> {
             "version 2 knows only zlib for its clusters"
         );
         let mut header = Vec::with_capacity(112);
-        header.extend_from_slice(&crate::qcow2::MAGIC);
+        header.extend_from_slice(&crate::formats::qcow2::MAGIC);
         header.extend_from_slice(&image.version.to_be_bytes());
         header.extend_from_slice(&[0; 12]); // no backing file
         header.extend_from_slice(&image.cluster_bits.to_be_bytes());

@@ -14,7 +14,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use zstd_safe::DCtx;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::Encoding;
+use crate::map::Encoding;
 
 /// QEMU decodes zstd as a stream, where libzstd by default refuses a frame of unknown length whose
 /// window is greater than this (`ZSTD_MAXWINDOWSIZE_DEFAULT`).

@@ -17,6 +17,5 @@ mod write;
 mod zero;
 mod zero_method;
 
-pub use number::DeviceNumber;
 pub use target::{Content, FileSize, Target, is_sole_opener};
 pub use zero_method::ZeroMethod;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::names::named;
+
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -63,50 +65,61 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Whether this is a verdict on the image, which no repetition will change.
     pub fn is_refusal(self) -> bool {
-        !matches!(
-            self,
-            Self::Read
-                | Self::Write
-                | Self::Cancelled
-                | Self::DeviceBusy
-                | Self::BadTarget
-                | Self::TooSmall
-                | Self::NoSpace
-                | Self::NotOnePass
-                | Self::Internal
-        )
-    }
-
-    /// A stable name for programs and metrics.
-    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Cancelled => "cancelled",
-            Self::DeviceBusy => "device_busy",
-            Self::BadTarget => "bad_target",
-            Self::TooSmall => "too_small",
-            Self::NoSpace => "no_space",
-            Self::NotOnePass => "not_one_pass",
-            Self::Internal => "internal",
-            Self::NotThisFormat => "not_this_format",
-            Self::OtherFormat => "other_format",
-            Self::BackingFile => "backing_file",
-            Self::ExternalDataFile => "external_data_file",
-            Self::Encrypted => "encrypted",
-            Self::Corrupt => "corrupt",
-            Self::UnknownFeature => "unknown_feature",
-            Self::BadHeader => "bad_header",
-            Self::BadTable => "bad_table",
-            Self::OutsideFile => "outside_file",
-            Self::Overlap => "overlap",
-            Self::Truncated => "truncated",
-            Self::BadCluster => "bad_cluster",
-            Self::BadStream => "bad_stream",
-            Self::TooLarge => "too_large",
+            Self::Read
+            | Self::Write
+            | Self::Cancelled
+            | Self::DeviceBusy
+            | Self::BadTarget
+            | Self::TooSmall
+            | Self::NoSpace
+            | Self::NotOnePass
+            | Self::Internal => false,
+            Self::NotThisFormat
+            | Self::OtherFormat
+            | Self::BackingFile
+            | Self::ExternalDataFile
+            | Self::Encrypted
+            | Self::Corrupt
+            | Self::UnknownFeature
+            | Self::BadHeader
+            | Self::BadTable
+            | Self::OutsideFile
+            | Self::Overlap
+            | Self::Truncated
+            | Self::BadCluster
+            | Self::BadStream
+            | Self::TooLarge => true,
         }
     }
 }
+
+named!(ErrorKind, "kind of error", {
+    Read => "read",
+    Write => "write",
+    Cancelled => "cancelled",
+    DeviceBusy => "device_busy",
+    BadTarget => "bad_target",
+    TooSmall => "too_small",
+    NoSpace => "no_space",
+    NotOnePass => "not_one_pass",
+    Internal => "internal",
+    NotThisFormat => "not_this_format",
+    OtherFormat => "other_format",
+    BackingFile => "backing_file",
+    ExternalDataFile => "external_data_file",
+    Encrypted => "encrypted",
+    Corrupt => "corrupt",
+    UnknownFeature => "unknown_feature",
+    BadHeader => "bad_header",
+    BadTable => "bad_table",
+    OutsideFile => "outside_file",
+    Overlap => "overlap",
+    Truncated => "truncated",
+    BadCluster => "bad_cluster",
+    BadStream => "bad_stream",
+    TooLarge => "too_large",
+});
 
 /// An error with its kind, what was being done, and its cause.
 ///

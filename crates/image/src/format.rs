@@ -1,15 +1,7 @@
-//! The formats this crate reads, and how it recognises those that it does not.
-//!
-//! Anything can be a raw disk, so the content of an image that is declared raw is looked at: what
-//! begins (or, for two formats, ends) as another format's image or as an archive is refused. A
-//! guest, or a tool on the hypervisor, could otherwise be made to trust what stands in there, and a
-//! disk begins with a boot sector, a file system or nothing, never with one of these.
+//! What images are declared to be, and what they turn out to be. How they are read is in
+//! [`formats`](crate::formats).
 
-use std::fmt;
-use std::io;
-
-use crate::error::{Error, ErrorKind, Result};
-use crate::source::ReadAt;
+use crate::names::named;
 
 /// The format that the caller declares; the API's `image_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +23,7 @@ pub enum Format {
     RawStream(StreamCodec),
 }
 
-/// What a qcow2 image's header says, as far as it is of interest to people.
+/// What a qcow2 image's header says that a user may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Qcow2Features {
@@ -64,15 +56,6 @@ pub enum Compression {
     Zstd,
 }
 
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Zlib => "zlib",
-            Self::Zstd => "zstd",
-        })
-    }
-}
-
 /// What a raw image may be compressed with as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamCodec {
@@ -86,266 +69,19 @@ pub enum StreamCodec {
     Bzip2,
 }
 
-impl fmt::Display for StreamCodec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gzip => "gzip",
-            Self::Xz => "xz",
-            Self::Zstd => "zstd",
-            Self::Bzip2 => "bzip2",
-        })
-    }
-}
+named!(ImageType, "image type", {
+    Qcow2 => "qcow2",
+    Raw => "raw",
+});
 
-/// What the first bytes of a raw image are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Content {
-    /// Nothing that is known: a disk.
-    Disk,
-    /// A compressed stream.
-    Stream(StreamCodec),
-    /// Something else, by its name.
-    Other(&'static str),
-}
+named!(Compression, "cluster compression", {
+    Zlib => "zlib",
+    Zstd => "zstd",
+});
 
-/// As much of an image's beginning as [`sniff_head`] looks at.
-pub(crate) const HEAD_BYTES: usize = 4096;
-/// As much of an image's end as [`sniff_tail`] looks at.
-pub(crate) const TAIL_BYTES: usize = 512;
-
-/// Looks at both ends of an image that is declared raw: a disk or a stream, or it is refused.
-pub(crate) fn sniff_raw<S: ReadAt>(source: &S) -> Result<Content> {
-    let len = source.len();
-    if len == 0 {
-        return Err(Error::new(
-            ErrorKind::Truncated,
-            "The image file is empty; fetch the image again",
-        ));
-    }
-    let mut head = vec![0; usize::try_from(len).unwrap_or(HEAD_BYTES).min(HEAD_BYTES)];
-    read(source, 0, &mut head)?;
-    let content = sniff_head(&head);
-    if let Content::Other(name) = content {
-        return Err(other_format(name));
-    }
-    if let Some(tail_offset) = len.checked_sub(TAIL_BYTES as u64) {
-        let mut tail = [0; TAIL_BYTES];
-        read(source, tail_offset, &mut tail)?;
-        if let Some(name) = sniff_tail(&tail) {
-            return Err(other_format(name));
-        }
-    }
-    Ok(content)
-}
-
-fn read<S: ReadAt>(source: &S, offset: u64, buf: &mut [u8]) -> Result<()> {
-    source.read_exact_at(buf, offset).map_err(|error| {
-        let kind = if error.kind() == io::ErrorKind::UnexpectedEof {
-            ErrorKind::Truncated
-        } else {
-            ErrorKind::Read
-        };
-        Error::io(kind, format!("Reading the image at {offset:#x}"), error)
-    })
-}
-
-/// The refusal of an image that is declared raw and is `name`.
-pub(crate) fn other_format(name: &str) -> Error {
-    Error::new(
-        ErrorKind::OtherFormat,
-        format!(
-            "The image is declared raw, but its content is {name}; declare its real type, or \
-             convert it to raw"
-        ),
-    )
-}
-
-/// Streams that are decoded, by what they begin with.
-const STREAMS: &[(&[u8], StreamCodec)] = &[
-    (b"\x1f\x8b\x08", StreamCodec::Gzip),
-    (b"\xfd7zXZ\0", StreamCodec::Xz),
-    (b"\x28\xb5\x2f\xfd", StreamCodec::Zstd),
-    // After the block size: the magic numbers of a block, and of a stream without any.
-    (b"BZh?\x31\x41\x59\x26\x53\x59", StreamCodec::Bzip2),
-    (b"BZh?\x17\x72\x45\x38\x50\x90", StreamCodec::Bzip2),
-    // Tools put skippable frames first; the last digit is of no meaning.
-    (b"\x50\x2a\x4d\x18", StreamCodec::Zstd),
-];
-
-/// What else an image may be, by what it has at an offset.
-const OTHERS: &[(usize, &[u8], &str)] = &[
-    (0, b"QFI\xfb", "a qcow or qcow2 image"),
-    (0, b"QED\0", "a QED image"),
-    (0, b"KDMV", "a VMDK image"),
-    (0, b"COWD", "a VMDK image"),
-    (0, b"\xbe\xba\xfe\xca\0\0\0\0", "a VMDK (SESparse) image"),
-    (0, b"conectix", "a VHD image"),
-    (0, b"vhdxfile", "a VHDX image"),
-    (0, b"<<< ", "a VDI image"),
-    (0x40, b"\x7f\x10\xda\xbe", "a VDI image"),
-    (0, b"LUKS\xba\xbe", "a LUKS volume"),
-    (0, b"WithoutFreeSpace", "a Parallels image"),
-    (0, b"WithouFreSpacExt", "a Parallels image"),
-    (0, b"Bochs Virtual HD Image", "a Bochs image"),
-    (0, b"#!/bin/sh\n#V2.0 Format", "a cloop image"),
-    (0, b"koly", "a DMG image"),
-    (0, b"encrcdsa", "an encrypted DMG image"),
-    (0, b"sprs", "an Apple sparse image"),
-    (0, b"shdw", "an Apple sparse image"),
-    (0, b"\x3a\xff\x26\xed", "an Android sparse image"),
-    (0, b"MSWIM\0\0\0", "a WIM image"),
-    (0, b"EVF\x09\x0d\x0a\xff\0", "an EnCase image"),
-    (0, b"partclone-image", "a Partclone image"),
-    (0, b"PK\x03\x04", "a ZIP archive"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
-    (0, b"Rar!\x1a\x07", "a RAR archive"),
-    (257, b"ustar", "a tar archive (perhaps an OVA)"),
-    (0, b"\x04\x22\x4d\x18", "an LZ4 stream"),
-    (0, b"\x02\x21\x4c\x18", "an LZ4 stream"),
-    (0, b"LZIP\x01", "an lzip stream"),
-    (0, b"\x89LZO\0\x0d\x0a\x1a\x0a", "an lzop stream"),
-    (0, b"\x1f\x9d", "a compress (.Z) stream"),
-    (
-        0,
-        b"\x5d\0\0?\0\xff\xff\xff\xff\xff\xff\xff\xff",
-        "an LZMA stream",
-    ),
-];
-
-/// Recognises an image by its first [`HEAD_BYTES`] (all of it, if it has fewer).
-pub(crate) fn sniff_head(head: &[u8]) -> Content {
-    for &(magic, codec) in STREAMS {
-        let is_skippable = magic[0] == 0x50;
-        // An image of a few bytes is no disk, so the beginning of a magic number is enough then.
-        let is_stream = head.iter().zip(magic).all(|(byte, expected)| {
-            *expected == b'?' || byte == expected || is_skippable && byte ^ expected < 0x10
-        });
-        if is_stream && !(is_skippable && head.len() < magic.len()) {
-            return Content::Stream(codec);
-        }
-    }
-    for &(offset, magic, name) in OTHERS {
-        let has_magic = head
-            .get(offset..)
-            .and_then(|rest| rest.get(..magic.len()))
-            .is_some_and(|bytes| {
-                (bytes.iter().zip(magic)).all(|(byte, expected)| {
-                    byte == expected || (*expected == b'?' && magic[0] == 0x5d)
-                })
-            });
-        if has_magic {
-            return Content::Other(name);
-        }
-    }
-    if is_vmdk_descriptor(head) {
-        return Content::Other("a VMDK descriptor");
-    }
-    Content::Disk
-}
-
-/// Recognises an image by its last [`TAIL_BYTES`].
-pub(crate) fn sniff_tail(tail: &[u8; TAIL_BYTES]) -> Option<&'static str> {
-    if tail.starts_with(b"conectix") {
-        Some("a VHD image of fixed size")
-    } else if tail.starts_with(b"koly") {
-        Some("a DMG image")
-    } else {
-        None
-    }
-}
-
-/// A VMDK's text: the title, or comments and blank lines before a version, as QEMU probes for it.
-fn is_vmdk_descriptor(head: &[u8]) -> bool {
-    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
-    text.split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .find(|line| !line.is_empty() && line.first() != Some(&b'#') || is_vmdk_title(line))
-        .is_some_and(|line| {
-            is_vmdk_title(line)
-                || line
-                    .strip_prefix(b"version=")
-                    .is_some_and(|version| version.first().is_some_and(u8::is_ascii_digit))
-        })
-}
-
-fn is_vmdk_title(line: &[u8]) -> bool {
-    const TITLE: &[u8] = b"# Disk DescriptorFile";
-    line.get(..TITLE.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(TITLE))
-}
-
-/// Whether a header's first bytes are those of qcow2, not of the first qcow.
-pub(crate) fn is_qcow2(head: &[u8]) -> bool {
-    let version = head.get(4..8).and_then(|bytes| bytes.first_chunk());
-    head.starts_with(&crate::qcow2::MAGIC)
-        && version.is_some_and(|version| u32::from_be_bytes(*version) >= 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn disks_are_recognised_as_disks() {
-        let mut boot_sector = vec![0; HEAD_BYTES];
-        boot_sector[..3].copy_from_slice(b"\xeb\x63\x90");
-        boot_sector[510..512].copy_from_slice(b"\x55\xaa");
-        let mut iso = vec![0; HEAD_BYTES * 9];
-        iso[0x8001..0x8006].copy_from_slice(b"CD001");
-        let mut xfs = vec![0; HEAD_BYTES];
-        xfs[..4].copy_from_slice(b"XFSB");
-        for disk in [boot_sector, iso, xfs, vec![0; 512], b"BZhello".to_vec()] {
-            assert_eq!(sniff_head(&disk), Content::Disk, "{:?}", &disk[..4]);
-        }
-    }
-
-    #[test]
-    fn streams_are_recognised_even_when_cut_within_their_magic_number() {
-        for (magic, codec) in STREAMS {
-            let stream: Vec<u8> = magic
-                .iter()
-                .map(|byte| if *byte == b'?' { b'9' } else { *byte })
-                .collect();
-            assert_eq!(sniff_head(&stream), Content::Stream(*codec));
-            if magic[0] != 0x50 {
-                assert_eq!(sniff_head(&stream[..3]), Content::Stream(*codec));
-            }
-        }
-        assert_eq!(
-            sniff_head(b"\x5e\x2a\x4d\x18\x00\x00\x00\x00"),
-            Content::Stream(StreamCodec::Zstd)
-        );
-    }
-
-    #[test]
-    fn vmdk_descriptors_are_recognised_by_title_or_version() {
-        for text in [
-            "# Disk DescriptorFile\nversion=1\n",
-            "#disk\n\n  \r\n# more\nversion=3\r\nCID=1\n",
-            "\n# disk descriptorfile\nencoding=1\n",
-        ] {
-            assert_eq!(
-                sniff_head(text.as_bytes()),
-                Content::Other("a VMDK descriptor"),
-                "{text}"
-            );
-        }
-        for text in [
-            "#!/bin/sh\necho\n",
-            "# only a comment\n",
-            "version\n",
-            "a\nversion=1\n",
-        ] {
-            assert_eq!(sniff_head(text.as_bytes()), Content::Disk, "{text}");
-        }
-    }
-
-    #[test]
-    fn every_other_format_is_recognised_by_its_magic_number() {
-        for &(offset, magic, name) in OTHERS {
-            let mut head = vec![0; HEAD_BYTES];
-            head[offset..offset + magic.len()].copy_from_slice(magic);
-            assert_eq!(sniff_head(&head), Content::Other(name));
-        }
-    }
-}
+named!(StreamCodec, "stream codec", {
+    Gzip => "gzip",
+    Xz => "xz",
+    Zstd => "zstd",
+    Bzip2 => "bzip2",
+});

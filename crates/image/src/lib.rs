@@ -15,6 +15,21 @@
 //!    first and last MiB are held back until [`copy::Body::commit`].
 //!
 //! All `unsafe` code and every ioctl is in the module `sys`.
+//!
+//! # Order of the modules
+//!
+//! A module uses those of the rows above it, and none of its own row or below; no two files of the
+//! crate use each other, by whatever detour. `tests/it/module_order.rs` holds both.
+//!
+//! ```text
+//! limits   names   sys
+//! buffer   error   grace   source
+//! device   format   map
+//! decode   formats
+//! builder   plan
+//! copy
+//! convert
+//! ```
 
 pub mod buffer;
 pub mod builder;
@@ -24,13 +39,15 @@ pub mod decode;
 pub mod device;
 pub mod error;
 pub mod format;
+mod formats;
 pub mod grace;
 pub mod limits;
+mod map;
+pub mod names;
 pub mod plan;
-mod qcow2;
 pub mod source;
-pub mod stream;
 mod sys;
 
 pub use error::{Error, ErrorKind, Result};
+pub use formats::stream;
 pub use source::ReadAt;

@@ -4,18 +4,18 @@
 //! compared with one of these first, and an image beyond a limit is refused as
 //! [`TooLarge`](crate::ErrorKind::TooLarge).
 //!
-//! Memory while an image is opened is at most [`MAX_BATCH_BYTES`] + [`MAX_CLAIM_BYTES`] +
-//! 2 × [`TABLE_WINDOW_BYTES`] (or what a single L2 table takes) and some small buffers: below
+//! Memory while an image is opened is at most [`MAX_BATCH_BYTES`] + `MAX_CLAIM_BYTES` +
+//! 2 × `TABLE_WINDOW_BYTES` (or what a single L2 table takes) and some small buffers: below
 //! 48 MiB for any input. While it is copied, only the batch is left.
 
 /// Greatest size of the guest's disk: 64 PiB.
 ///
 /// qcow2 addresses host clusters with 56 bits, so no image can hold more. The packed extents of a
 /// [`Batch`](crate::plan::Batch) count 512-byte sectors in the 47 bits that this leaves.
-pub const MAX_VIRTUAL_SIZE: u64 = 1 << 56;
+pub(crate) const MAX_VIRTUAL_SIZE: u64 = 1 << 56;
 
 /// Greatest size of the image file: 64 PiB, what qcow2's host offsets can address.
-pub const MAX_FILE_SIZE: u64 = 1 << 56;
+pub(crate) const MAX_FILE_SIZE: u64 = 1 << 56;
 
 /// Memory for one [`Batch`](crate::plan::Batch): 24 MiB.
 ///
@@ -25,74 +25,74 @@ pub const MAX_FILE_SIZE: u64 = 1 << 56;
 pub const MAX_BATCH_BYTES: usize = 24 << 20; // 24 MiB
 
 /// Longest extent: 4 GiB less one sector, the most that a packed extent's 23 bits of sectors hold.
-pub const MAX_EXTENT_SECTORS: u64 = (1 << 23) - 1;
+pub(crate) const MAX_EXTENT_SECTORS: u64 = (1 << 23) - 1;
 
 /// Memory for the record of which host clusters are taken, at two bits for each: 16 MiB.
 ///
 /// Enough for 4 TiB of 64 KiB clusters or 32 GiB of 512-byte clusters. The record is kept only
 /// while an image is opened.
-pub const MAX_CLAIM_BYTES: usize = 16 << 20; // 16 MiB
+pub(crate) const MAX_CLAIM_BYTES: usize = 16 << 20; // 16 MiB
 
 /// L2 tables that one image may have, in bytes: 1 GiB.
 ///
 /// They map 8 TiB of 64 KiB clusters. Reading that much from memory takes half a second, so that a
 /// sparse file full of empty tables is refused within a second.
-pub const MAX_L2_BYTES: u64 = 1 << 30; // 1 GiB
+pub(crate) const MAX_L2_BYTES: u64 = 1 << 30; // 1 GiB
 
 /// L2 tables are read and checked this many bytes at a time: 4 MiB, two of the largest tables.
-pub const TABLE_WINDOW_BYTES: usize = 4 << 20; // 4 MiB
+pub(crate) const TABLE_WINDOW_BYTES: usize = 4 << 20; // 4 MiB
 
 /// Gaps between two tables up to this length are read along: 64 KiB, which costs a disk or an
 /// object store less than another request.
-pub const TABLE_READ_GAP_BYTES: u64 = 64 << 10; // 64 KiB
+pub(crate) const TABLE_READ_GAP_BYTES: u64 = 64 << 10; // 64 KiB
 
 /// All the gaps that are read along in one walk: 16 MiB, or a file of tiny tables far apart could
 /// have all of it read.
-pub const MAX_TABLE_GAP_BYTES: u64 = 16 << 20; // 16 MiB
+pub(crate) const MAX_TABLE_GAP_BYTES: u64 = 16 << 20; // 16 MiB
 
 /// Greatest L1 table, QEMU's own limit (`QCOW_MAX_L1_SIZE`): 32 MiB, or 2 PiB of 64 KiB clusters.
-pub const MAX_L1_BYTES: u64 = 32 << 20; // 32 MiB
+pub(crate) const MAX_L1_BYTES: u64 = 32 << 20; // 32 MiB
 
 /// Greatest refcount table, QEMU's own limit (`QCOW_MAX_REFTABLE_SIZE`): 8 MiB.
-pub const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20; // 8 MiB
+pub(crate) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20; // 8 MiB
 
 /// Refcount blocks for clusters beyond the file's end that are looked into: 16 MiB of them.
 ///
 /// A sound image has none or one, and that one is the last. Beyond this an image is refused.
-pub const MAX_STRAY_REFCOUNT_BYTES: u64 = 16 << 20; // 16 MiB
+pub(crate) const MAX_REFCOUNT_BYTES_BEYOND_END: u64 = 16 << 20; // 16 MiB
 
 /// Most internal snapshots, QEMU's own limit (`QCOW_MAX_SNAPSHOTS`).
-pub const MAX_SNAPSHOTS: u32 = 65536;
+pub(crate) const MAX_SNAPSHOTS: u32 = 65536;
 
 /// Greatest snapshot table, QEMU's own limit (`QCOW_MAX_SNAPSHOTS_SIZE`): 1 KiB for each snapshot.
-pub const MAX_SNAPSHOT_TABLE_BYTES: u64 = 64 << 20; // 64 MiB
+pub(crate) const MAX_SNAPSHOT_TABLE_BYTES: u64 = 64 << 20; // 64 MiB
 
 /// Most extra data of a snapshot, QEMU's own limit (`QCOW_MAX_SNAPSHOT_EXTRA_DATA`).
-pub const MAX_SNAPSHOT_EXTRA_BYTES: u32 = 1024;
+pub(crate) const MAX_SNAPSHOT_EXTRA_BYTES: u32 = 1024;
 
 /// Most dirty bitmaps, QEMU's own limit (`QCOW2_MAX_BITMAPS`).
-pub const MAX_BITMAPS: u32 = 65535;
+pub(crate) const MAX_BITMAPS: u32 = 65535;
 
 /// Greatest bitmap directory, QEMU's own limit (`QCOW2_MAX_BITMAP_DIRECTORY_SIZE`).
-pub const MAX_BITMAP_DIRECTORY_BYTES: u64 = 1024 * MAX_BITMAPS as u64; // just below 64 MiB
+pub(crate) const MAX_BITMAP_DIRECTORY_BYTES: u64 = 1024 * MAX_BITMAPS as u64; // just below 64 MiB
 
 /// Bitmap tables of one image together: 64 MiB.
 ///
 /// A bitmap of 64 KiB granularity for a disk of 1 TiB has a table of 32 entries, so this is far
 /// beyond any use; it bounds the time that is spent on them.
-pub const MAX_BITMAP_TABLE_BYTES: u64 = 64 << 20; // 64 MiB
+pub(crate) const MAX_BITMAP_TABLE_BYTES: u64 = 64 << 20; // 64 MiB
 
 /// Greatest raw image: 1 PiB, so that its map of 2 GiB extents stays within a batch's budget.
-pub const MAX_RAW_BYTES: u64 = 1 << 50;
+pub(crate) const MAX_RAW_BYTES: u64 = 1 << 50;
 
 /// Memory for decoding an xz stream: 34 MiB, what `xz -8` needs for its window of 32 MiB.
 ///
 /// A window of 64 MiB (`xz -9`) would by itself take all that an image may cost. The default,
 /// `xz -6`, takes 9 MiB.
-pub const MAX_XZ_MEMORY_BYTES: u64 = 34 << 20; // 34 MiB
+pub(crate) const MAX_XZ_MEMORY_BYTES: u64 = 34 << 20; // 34 MiB
 
 /// Greatest window of a zstd stream: 2^25 bytes, or 32 MiB, as for xz. Levels up to 20 stay within.
-pub const MAX_ZSTD_WINDOW_LOG: u32 = 25;
+pub(crate) const MAX_ZSTD_WINDOW_LOG: u32 = 25;
 
 /// Blocks of a remote image that its plan may be made from, if it is to be read in one pass: 65536.
 ///

@@ -1,18 +1,12 @@
 //! What must be done to turn an image into the guest's disk.
 
-pub(crate) mod batch;
-pub(crate) mod extent;
-
-pub use batch::Batch;
-pub use extent::{Encoding, Extent};
-
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Content, Format, ImageType, sniff_raw};
-use crate::limits::{MAX_BATCH_BYTES, MAX_FILE_SIZE, MAX_RAW_BYTES};
-use crate::qcow2;
+use crate::format::{Format, ImageType};
+use crate::formats::reader::{Batches, Map};
+use crate::formats::reader_of;
+use crate::limits::{MAX_BATCH_BYTES, MAX_FILE_SIZE};
+pub use crate::map::{Batch, Encoding, Extent};
 use crate::source::ReadAt;
-use batch::{BatchBuilder, Totals};
-use extent::{Bounds, SECTOR};
 
 /// What is known of an image once it has been opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +19,8 @@ pub struct ImageInfo {
     /// Size of the guest's disk in bytes, always whole sectors of 512 bytes. `None` only for
     /// [`Format::RawStream`], whose size is known when the stream has been decoded.
     pub virtual_size: Option<u64>,
+    /// What a compressed cluster decodes to, in bytes; `None` for formats without clusters.
+    pub cluster_size: Option<u64>,
     /// Guest bytes that have data in the image; the others read as zero.
     pub allocated_bytes: u64,
     /// Host bytes that hold them. Of a compressed cluster the sectors that its stream touches.
@@ -59,13 +55,16 @@ pub struct Planner<S> {
     state: State,
 }
 
+/// Room for one cluster's entries: 32 subclusters, twice.
+const MIN_BATCH_BYTES: usize = 64 * 16;
+
 #[derive(Debug)]
 enum State {
     /// The whole disk's map, until it is taken.
     Whole(Option<Batch>),
     /// The map is made batch by batch; the next one begins at this guest offset.
     Batches {
-        image: qcow2::Image,
+        image: Box<dyn Batches>,
         next: u64,
         batch_bytes: usize,
     },
@@ -90,70 +89,30 @@ impl<S: ReadAt> Planner<S> {
                 format!("The image file has {file_size} bytes, more than {MAX_FILE_SIZE}"),
             ));
         }
-        match declared {
-            ImageType::Raw => Self::open_raw(source),
-            ImageType::Qcow2 => Self::open_qcow2(source, batch_bytes),
-        }
-    }
-
-    fn open_qcow2(source: S, batch_bytes: usize) -> Result<Self> {
         // Less would not take one cluster's entries, and no batch would ever get anywhere.
-        const MIN_BATCH_BYTES: usize = 64 * size_of::<extent::Packed>();
         let batch_bytes = batch_bytes.max(MIN_BATCH_BYTES);
-        let opened = qcow2::open(&source, batch_bytes)?;
+        let opened = reader_of(declared).open(&source, batch_bytes)?;
         Ok(Self {
-            info: info(
-                Format::Qcow2(opened.features),
-                source.len(),
-                Some(opened.virtual_size),
-                &opened.totals,
-            ),
+            info: ImageInfo {
+                format: opened.format,
+                file_size,
+                virtual_size: opened.virtual_size,
+                cluster_size: opened.cluster_size,
+                allocated_bytes: opened.totals.allocated_bytes,
+                host_data_bytes: opened.totals.host_data_bytes,
+                extents: opened.totals.extents,
+                compressed_clusters: opened.totals.compressed_clusters,
+                alignment: opened.totals.alignment(),
+            },
             source,
-            state: match opened.whole {
-                Some(batch) => State::Whole(Some(batch)),
-                None => State::Batches {
-                    image: opened.image,
+            state: match opened.map {
+                Map::Whole(batch) => State::Whole(batch),
+                Map::Batches(image) => State::Batches {
+                    image,
                     next: 0,
                     batch_bytes,
                 },
             },
-        })
-    }
-
-    fn open_raw(source: S) -> Result<Self> {
-        let file_size = source.len();
-        if let Content::Stream(codec) = sniff_raw(&source)? {
-            return Ok(Self {
-                info: info(
-                    Format::RawStream(codec),
-                    file_size,
-                    None,
-                    &Totals::default(),
-                ),
-                source,
-                state: State::Whole(None),
-            });
-        }
-        if file_size > MAX_RAW_BYTES {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!("The raw image has {file_size} bytes, more than {MAX_RAW_BYTES}"),
-            ));
-        }
-        let virtual_size = file_size.next_multiple_of(SECTOR);
-        let bounds = Bounds {
-            file_size,
-            virtual_size,
-            cluster_size: SECTOR,
-        };
-        let mut batch = BatchBuilder::new(0, bounds, MAX_BATCH_BYTES);
-        batch.plain(0, virtual_size);
-        let mut totals = Totals::default();
-        totals.add(&batch);
-        Ok(Self {
-            info: info(Format::Raw, file_size, Some(virtual_size), &totals),
-            source,
-            state: State::Whole(Some(batch.finish())),
         })
     }
 
@@ -194,20 +153,7 @@ impl<S: ReadAt> Planner<S> {
     }
 
     /// Gives the source back.
-    pub fn into_source(self) -> S {
+    pub(crate) fn into_source(self) -> S {
         self.source
-    }
-}
-
-fn info(format: Format, file_size: u64, virtual_size: Option<u64>, totals: &Totals) -> ImageInfo {
-    ImageInfo {
-        format,
-        file_size,
-        virtual_size,
-        allocated_bytes: totals.allocated_bytes,
-        host_data_bytes: totals.host_data_bytes,
-        extents: totals.extents,
-        compressed_clusters: totals.compressed_clusters,
-        alignment: totals.alignment(),
     }
 }

@@ -18,7 +18,7 @@ mod tests;
 pub(crate) use aio::{AsyncWrites, Memory};
 pub(crate) use device::{block_device_size, block_zero_out, try_lock_range, try_write_lease};
 pub(crate) use files::{
-    direct_io_alignment, drop_cached, link_unnamed, logical_block_size, lower_priority,
-    physical_block_size, punch_hole, seek_data, seek_hole, set_direct,
+    direct_io_alignment, drop_cached, link_unnamed, logical_block_size, lower_priority, punch_hole,
+    seek_data, seek_hole, set_direct,
 };
 pub(crate) use memory::{AlignedBuf, HUGE_PAGE_BYTES, PAGE_BYTES, is_cached};

@@ -59,6 +59,7 @@ async fn the_request_says_what_the_command_line_said() {
         "ticket 7",
         "--idempotency-key",
         "vm-01-first",
+        "--adopt",
     ];
     fake.lvpctl(&[&PROVISION[..], &more].concat()).run().await;
     let seen = &fake.seen()[0];
@@ -71,10 +72,34 @@ async fn the_request_says_what_the_command_line_said() {
             "volume_size_gb": 50,
             "image_type": "raw",
             "correlation_id": "ticket 7",
+            "adopt": true,
         })
     );
     assert_eq!(seen.headers["idempotency-key"], "vm-01-first");
     assert_eq!(seen.headers["content-type"], "application/json");
+}
+
+#[tokio::test]
+async fn volumes_are_handed_over_one_by_one_until_one_is_refused() {
+    let adopted = json!({
+        "name": "vm-01", "path": "/dev/vg0/vm-01", "size_bytes": 1_u64 << 30, "state": "adopted",
+    });
+    let refusal = "The volume /dev/vg0/snap is not written: it is a copy-on-write snapshot";
+    let routes = Router::new()
+        .route("/api/v1/volumes/vm-01/adopt", post(async || Json(adopted)))
+        .route(
+            "/api/v1/volumes/snap/adopt",
+            post(async move || error(409, "conflict", refusal)),
+        );
+    let fake = Fake::start(routes).await;
+    let arguments = ["volumes", "adopt", "vm-01", "snap", "vm-02"];
+    let outcome = fake.lvpctl(&arguments).run().await;
+    assert_eq!(outcome.code, Some(5), "{outcome:?}");
+    assert_eq!(outcome.stdout, "vm-01 adopted\n");
+    assert!(outcome.stderr.contains(refusal), "{outcome:?}");
+    assert_eq!(fake.calls().len(), 2, "{:?}", fake.calls());
+    let outcome = fake.lvpctl(&["volumes", "adopt", "vm-01", "-o", "name"]);
+    assert_eq!(outcome.run().await.stdout, "vm-01\n");
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ pub(crate) async fn pools_thin_volumes_snapshots_and_origins_are_refused() {
     tool("lvcreate --yes --thin --name thin --virtualsize 8M vg0/pool");
     for (volume, reason) in [
         ("origin", "snapshots depend on it"),
-        ("snap", "it is a snapshot"),
+        ("snap", "it is a copy-on-write snapshot"),
         ("pool", "part of another volume"),
         ("thin", "thin"),
     ] {

@@ -21,9 +21,10 @@ use crate::buffer::AlignedBuf;
 use crate::device::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Format;
-use crate::plan::{Batch, ImageInfo, Planner};
+use crate::formats::stream::StreamDecoder;
+use crate::map::Batch;
+use crate::plan::{ImageInfo, Planner};
 use crate::source::{FileSource, ReadAt};
-use crate::stream::StreamDecoder;
 
 /// How a compressed raw file is read: in pieces that decode in a moment.
 const STREAM_READ_BYTES: usize = 1 << 20; // 1 MiB
@@ -159,7 +160,7 @@ impl Copier {
         while let Some(batch) = planner.next_batch()? {
             let batch = Arc::new(batch);
             zero_the_rest(&batch, &output, &workers);
-            hand_out(Cutter::new(batch, Select::All), &source, &output, &workers)?;
+            submit_batch(Cutter::new(batch, Select::All), &source, &output, &workers)?;
             // Before the next batch, so that only one is in memory.
             workers.drain()?;
         }
@@ -300,13 +301,11 @@ fn worker_count(options: &CopyOptions) -> usize {
 
 /// What compressed clusters decode to.
 fn cluster_bytes(info: &ImageInfo) -> usize {
-    match &info.format {
-        Format::Qcow2(features) => usize::try_from(features.cluster_size).unwrap_or(usize::MAX),
-        Format::Raw | Format::RawStream(_) => 0,
-    }
+    info.cluster_size
+        .map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX))
 }
 
-/// Sees to it that what the batch leaves out reads as zero.
+/// Makes what the batch leaves out read as zero.
 fn zero_the_rest(batch: &Arc<Batch>, output: &Output, workers: &WorkerPool) {
     if output.is_known_zero() {
         let bytes = batch.zero_ranges().map(|range| range.end - range.start);
@@ -317,7 +316,7 @@ fn zero_the_rest(batch: &Arc<Batch>, output: &Output, workers: &WorkerPool) {
 }
 
 /// Gives the workers a batch of a local file, without the holes that the file has itself.
-fn hand_out(
+fn submit_batch(
     mut cutter: Cutter,
     source: &Arc<LocalSource>,
     output: &Output,

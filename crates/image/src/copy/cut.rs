@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::plan::{Batch, Encoding};
+use crate::map::{Batch, Encoding};
 
 /// How many host bytes a piece of work spans, unless one compressed cluster is longer.
 pub(crate) const SPAN_BYTES: u64 = 2 << 20; // 2 MiB
@@ -174,8 +174,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::batch::BatchBuilder;
-    use crate::plan::extent::Bounds;
+    use crate::map::batch::BatchBuilder;
+    use crate::map::extent::Bounds;
 
     const CLUSTER: u64 = 64 << 10;
 

@@ -6,7 +6,7 @@
 //!    '---- given back; buffers are freed with the last lease
 //! ```
 //!
-//! Whoever copies has an engine and hands it in; nothing is kept outside of one.
+//! Every copy is given an engine by its owner; there is no other state that copies share.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +24,8 @@ const MAX_WRITES: u32 = 64;
 /// where that was measured (io_destroy(2) waits for an RCU grace period), longer than a small copy.
 const MAX_IDLE_CONTEXTS: usize = 32;
 
-/// Owns what copies need and would be dear to make for each: make one for a program, and hand it to
-/// every copy. Clones are the same engine.
+/// Owns what is expensive to make for every copy. Make one for a program, and give it to every copy.
+/// Clones are the same engine.
 ///
 /// At rest it has some contexts of the kernel and no memory: buffers are kept only while a copy runs.
 #[derive(Debug, Clone, Default)]

@@ -15,8 +15,8 @@ use super::work::{SpanBytes, Work};
 use crate::buffer::{BufferPool, PooledBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::StreamCodec;
-use crate::plan::Batch;
-use crate::stream::StreamDecoder;
+use crate::formats::stream::StreamDecoder;
+use crate::map::Batch;
 
 /// Chunks smaller than this are copied together first, so that a source of tiny chunks costs
 /// memory copies and not one bookkeeping entry for each.
@@ -58,7 +58,7 @@ impl MapFeeder {
 
     pub(crate) fn finish(mut self, workers: &WorkerPool) -> Result<()> {
         self.take_small(workers)?;
-        self.hand_out(workers, true)?;
+        self.submit_spans(workers, true)?;
         match self.needed_from() {
             None => Ok(()),
             Some(needed) => Err(Error::new(
@@ -85,10 +85,10 @@ impl MapFeeder {
         self.position += chunk.len() as u64;
         self.chunks.push_back((start, chunk));
         self.forget_unneeded();
-        self.hand_out(workers, false)
+        self.submit_spans(workers, false)
     }
 
-    fn hand_out(&mut self, workers: &WorkerPool, flush: bool) -> Result<()> {
+    fn submit_spans(&mut self, workers: &WorkerPool, flush: bool) -> Result<()> {
         while let Some(span) = self
             .cutter
             .as_mut()

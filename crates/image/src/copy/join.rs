@@ -7,7 +7,7 @@ use super::view::{View, length, out_of_span};
 use super::write_queue::{Segment, WriteQueue};
 use super::zero::GRANULE_BYTES;
 use crate::error::Result;
-use crate::plan::Extent;
+use crate::map::Extent;
 use crate::sys::{AlignedBuf, Memory};
 
 /// How much of a buffer guest bytes are joined in, and so the longest write: qcow2's largest

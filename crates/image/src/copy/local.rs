@@ -53,7 +53,7 @@ impl LocalSource {
         })
     }
 
-    /// Reads the host bytes of `range` somewhere into `buffer`; tells where.
+    /// Reads the host bytes of `range` somewhere into `buffer`, and returns where.
     pub(crate) fn read(&self, range: &Range<u64>, buffer: &mut [u8]) -> Result<Range<usize>> {
         if range.is_empty() {
             return Ok(0..0);

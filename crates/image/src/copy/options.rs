@@ -1,4 +1,4 @@
-//! What a copy is told, and what it tells.
+//! How a copy is made, its progress, and its summary.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};

@@ -201,7 +201,8 @@ impl Output {
 
     pub(crate) fn zeroed(&self) -> Vec<Zeroed> {
         ZeroMethod::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .zip(&self.zeroed)
             .map(|(method, bytes)| Zeroed {
                 method,

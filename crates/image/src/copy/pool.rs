@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::stop::{StopSignal, cancelled};
 use super::work::{Work, Worker};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::Batch;
+use crate::map::Batch;
 use crate::sys;
 
 /// Image bytes that may wait in the queue or be worked on: enough to keep every worker busy
@@ -134,7 +134,7 @@ impl Shared {
     }
 }
 
-/// Threads that work.
+/// A pool of running threads.
 pub(crate) struct WorkerPool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,

@@ -5,7 +5,7 @@ use super::view::{View, at_cluster, pieces};
 use super::work::{SpanBytes, Work, Worker};
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::Encoding;
+use crate::map::Encoding;
 use crate::sys::AlignedBuf;
 
 /// Decodes every compressed cluster that it is given.

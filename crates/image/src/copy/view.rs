@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::cut::Span;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Encoding, Extent};
+use crate::map::{Encoding, Extent};
 
 /// A span's host bytes, in one piece or in several.
 pub(crate) struct View<'a> {

@@ -83,13 +83,13 @@ impl WriteQueue {
         }
     }
 
-    /// Writes the segments of `memory`, and lets go of it when that is over.
+    /// Writes the segments of `memory`, and frees it when they are written.
     pub(crate) fn write(&mut self, memory: Memory, segments: &[Segment]) -> Result<()> {
         if segments.is_empty() {
             self.free(memory);
             return Ok(());
         }
-        // Before the wait for the rate limit, or what is written long since would not be counted.
+        // Before the wait for the rate limit, or writes that have ended would not be counted meanwhile.
         while self.reap(false)? {}
         let mut parts = Vec::new();
         let mut guest_bytes = 0;
@@ -167,7 +167,7 @@ impl WriteQueue {
         Ok(true)
     }
 
-    /// Counts what is written, writes what is not, and lets go of the memory.
+    /// Counts what is written, writes what is not, and frees the memory.
     ///
     /// What went wrong is done once more, by a plain write: that one knows what to do about it, or
     /// what to say.

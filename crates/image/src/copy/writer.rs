@@ -11,7 +11,7 @@ use super::work::{SpanBytes, Work, Worker};
 use super::write_queue::{Segment, WriteQueue};
 use crate::decode::Decoder;
 use crate::error::Result;
-use crate::plan::Encoding;
+use crate::map::Encoding;
 use crate::sys::Memory;
 
 const _: () = assert!(SPAN_BYTES < BUFFER_BYTES as u64);

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// A block device's number, as LVM and sysfs name it.
+/// A block device's number, as sysfs names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DeviceNumber {
+pub(super) struct DeviceNumber {
     /// The driver.
-    pub major: u32,
+    major: u32,
     /// The device of that driver.
-    pub minor: u32,
+    minor: u32,
 }
 
 impl DeviceNumber {

@@ -54,7 +54,7 @@ pub enum FileSize {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    Block { number: DeviceNumber, size: u64 },
+    Block { size: u64 },
     File { size: FileSize },
 }
 
@@ -99,7 +99,7 @@ impl Target {
     }
 
     /// Takes a block device that is open for writing; `name` is for messages. The
-    /// exclusive claim (`O_EXCL`) is the caller's affair.
+    /// exclusive claim (`O_EXCL`) is for the caller to make.
     pub fn from_block_device(file: File, name: &Path, content: Content) -> Result<Self> {
         let describe = |source| describe_error(name, source);
         let metadata = file.metadata().map_err(describe)?;
@@ -121,7 +121,7 @@ impl Target {
         Ok(Self {
             file,
             name: name.to_owned(),
-            kind: Kind::Block { number, size },
+            kind: Kind::Block { size },
             content,
             block_bytes,
             fast_zeroes,
@@ -209,19 +209,10 @@ impl Target {
         &self.file
     }
 
-    /// The number of a block device, to be compared with what LVM reports of the volume that was
-    /// meant; None for a file.
-    pub fn device_number(&self) -> Option<DeviceNumber> {
-        match self.kind {
-            Kind::Block { number, .. } => Some(number),
-            Kind::File { .. } => None,
-        }
-    }
-
     /// How many bytes it holds; None for a file that takes the image's size.
     pub fn capacity(&self) -> Option<u64> {
         match self.kind {
-            Kind::Block { size, .. } => Some(size),
+            Kind::Block { size } => Some(size),
             Kind::File { size } => match size {
                 FileSize::Bytes(bytes) => Some(bytes),
                 FileSize::OfImage => None,
@@ -247,14 +238,8 @@ impl Target {
     }
 
     /// Whether writes bypass the page cache.
-    pub fn is_direct(&self) -> bool {
+    pub(crate) fn is_direct(&self) -> bool {
         self.direct.load(Ordering::Relaxed)
-    }
-
-    /// The unit in which the device stores data, where it is a block device.
-    pub fn physical_block_size(&self) -> Option<u64> {
-        self.device_number()?;
-        sys::physical_block_size(&self.file).ok()
     }
 
     /// The unit of writes: their offset, length and memory are multiples of it. 1 when writes go

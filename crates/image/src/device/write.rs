@@ -37,7 +37,7 @@ impl Target {
     }
 
     /// Fails unless a disk of `virtual_size` bytes fits.
-    pub fn check_fits(&self, virtual_size: u64) -> Result<()> {
+    pub(crate) fn check_fits(&self, virtual_size: u64) -> Result<()> {
         match self.capacity() {
             Some(capacity) if virtual_size > capacity => Err(Error::new(
                 ErrorKind::TooSmall,

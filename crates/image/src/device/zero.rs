@@ -37,10 +37,9 @@ impl Target {
     }
 
     fn zero_method(&self) -> ZeroMethod {
-        ZeroMethod::ALL
+        *ZeroMethod::ALL
             .get(self.zero_method.load(Ordering::Relaxed))
-            .copied()
-            .unwrap_or(ZeroMethod::Written)
+            .expect("only a method's index is stored")
     }
 
     /// Makes a range read as zero and tells how. Parts that are no whole blocks of the device are

@@ -1,8 +1,8 @@
 //! The ways in which a range is made to read as zero.
 
-use std::fmt;
+use crate::names::named;
 
-/// How a range was made to read as zero.
+/// How a range was made to read as zero, cheapest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ZeroMethod {
     /// The file's blocks were freed.
@@ -16,24 +16,6 @@ pub enum ZeroMethod {
 }
 
 impl ZeroMethod {
-    /// All methods, cheapest first.
-    pub const ALL: [Self; 4] = [
-        Self::Hole,
-        Self::WriteZeroes,
-        Self::KernelZeros,
-        Self::Written,
-    ];
-
-    /// A name for logs and reports.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hole => "hole",
-            Self::WriteZeroes => "write-zeroes",
-            Self::KernelZeros => "kernel-zeros",
-            Self::Written => "written-zeros",
-        }
-    }
-
     /// Whether the method costs the device as much as writing the same bytes.
     pub(super) fn moves_data(self) -> bool {
         matches!(self, Self::KernelZeros | Self::Written)
@@ -53,8 +35,9 @@ impl ZeroMethod {
     }
 }
 
-impl fmt::Display for ZeroMethod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+named!(ZeroMethod, "zeroing method", {
+    Hole => "hole",
+    WriteZeroes => "write-zeroes",
+    KernelZeros => "kernel-zeros",
+    Written => "written-zeros",
+});

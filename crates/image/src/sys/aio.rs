@@ -47,7 +47,7 @@ pub(crate) struct AsyncWrites {
 #[derive(Debug)]
 struct Submitted {
     memory: Memory,
-    /// None while a write is under way.
+    /// None while a write is in progress.
     results: Vec<Option<io::Result<usize>>>,
 }
 
@@ -160,7 +160,7 @@ impl AsyncWrites {
         Ok(key)
     }
 
-    /// Whether it has nothing under way and nobody's memory.
+    /// Whether it has no write in progress and holds no memory.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight == 0 && self.batches.iter().all(Option::is_none)
     }

@@ -15,11 +15,6 @@ pub(crate) fn logical_block_size(file: &File) -> io::Result<u64> {
     Ok(u64::from(rustix::fs::ioctl_blksszget(file)?))
 }
 
-/// The unit in which a block device stores data; smaller writes cost it a read.
-pub(crate) fn physical_block_size(file: &File) -> io::Result<u64> {
-    Ok(u64::from(rustix::fs::ioctl_blkpbszget(file)?))
-}
-
 /// Frees a range of a file, so that it reads as zero; its size stays. On a block device this is
 /// its WRITE ZEROES command, and both ends must be multiples of the logical block size.
 pub(crate) fn punch_hole(file: &File, range: &Range<u64>) -> io::Result<()> {

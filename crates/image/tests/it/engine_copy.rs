@@ -1,26 +1,24 @@
 //! Copies: every byte is right, on files and on block devices, fed and read.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lvp_image::convert::open_source;
-use lvp_image::copy::{Body, Copier, CopyOptions, Engine, PlannedImage, RateLimiter, TailPolicy};
+use lvp_image::copy::{Body, Copier, CopyOptions, Engine, PlannedImage, TailPolicy};
 use lvp_image::device::{Content, FileSize, Target, ZeroMethod};
 use lvp_image::format::ImageType;
 use lvp_image::plan::Planner;
 
 use crate::engine_support::{
-    Images, LoopDevice, MARKER, assert_all, assert_same, loop_devices, noise, read_at, text,
-    write_at,
+    Images, LoopDevice, assert_all, assert_same, loop_devices, read_at, text,
 };
 use crate::parser_support::{pipe, qemu, require, run};
 
 const MIB: usize = 1 << 20;
 
-fn planner(image: &Path, declared: ImageType) -> Planner<lvp_image::source::FileSource> {
+pub(crate) fn planner(image: &Path, declared: ImageType) -> Planner<lvp_image::source::FileSource> {
     Planner::open(open_source(image).unwrap(), declared).unwrap()
 }
 
@@ -42,7 +40,7 @@ fn feed(
     copier.finish().unwrap()
 }
 
-fn file_target(path: &Path) -> Target {
+pub(crate) fn file_target(path: &Path) -> Target {
     Target::open_file(path, FileSize::OfImage).unwrap()
 }
 
@@ -199,98 +197,6 @@ fn an_aligned_image_bypasses_the_page_cache_on_a_device() {
 }
 
 #[test]
-fn the_tail_is_kept_or_cleared_at_its_edges_as_asked() {
-    if !loop_devices() {
-        return;
-    }
-    let images = Images::new(3 * MIB);
-    let check = |policy, edge_bytes: usize| {
-        let device = LoopDevice::new(16 * MIB as u64, 512);
-        let target = Target::open_block(&device.path, Content::Unknown).unwrap();
-        let planner = planner(&images.path("disk.raw"), ImageType::Raw);
-        let body =
-            Copier::copy_file(planner, target, CopyOptions::new(&Engine::new(), policy)).unwrap();
-        let summary = body.commit().unwrap();
-        assert_eq!(summary.tail.bytes, 13 * MIB as u64);
-        assert_eq!(summary.tail.zero_bytes, 2 * edge_bytes as u64);
-        let bytes = device.bytes();
-        let (disk, tail) = bytes.split_at(3 * MIB);
-        assert_same(disk, &images.disk, "disk");
-        assert_all(&tail[..edge_bytes], 0, "first edge");
-        let kept = edge_bytes..tail.len() - edge_bytes;
-        assert_all(&tail[kept], MARKER, "kept");
-        assert_all(&tail[tail.len() - edge_bytes..], 0, "last edge");
-    };
-    check(TailPolicy::Edges, MIB);
-    check(TailPolicy::Keep, 0);
-}
-
-#[test]
-fn a_volume_file_keeps_its_size_and_what_it_held_is_gone() {
-    let images = Images::new(3 * MIB + 512);
-    let volume = images.path("volume");
-    for tail in [TailPolicy::Zero, TailPolicy::Keep] {
-        std::fs::write(&volume, vec![MARKER; 8 * MIB]).unwrap();
-        let target = Target::open_file(&volume, FileSize::Bytes(8 * MIB as u64)).unwrap();
-        let planner = planner(&images.path("disk.raw"), ImageType::Raw);
-        let body =
-            Copier::copy_file(planner, target, CopyOptions::new(&Engine::new(), tail)).unwrap();
-        let summary = body.commit().unwrap();
-        let is_kept = tail == TailPolicy::Keep;
-        assert_eq!(summary.tail.zero_bytes < summary.tail.bytes, is_kept);
-        let bytes = std::fs::read(&volume).unwrap();
-        assert_eq!(bytes.len(), 8 * MIB);
-        let (disk, rest) = bytes.split_at(images.disk.len());
-        assert_same(disk, &images.disk, "disk");
-        match tail {
-            TailPolicy::Keep => assert_all(&rest[4096..], MARKER, "kept tail"),
-            _ => assert_all(rest, 0, "tail"),
-        }
-    }
-}
-
-#[test]
-fn zeros_of_a_raw_image_stay_holes() {
-    let directory = tempfile::tempdir().unwrap();
-    let (image, target) = (
-        directory.path().join("image"),
-        directory.path().join("target"),
-    );
-    // Half of it a real hole, half of it zeros that were written.
-    std::fs::write(&image, vec![0; 16 * MIB]).unwrap();
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .open(&image)
-        .unwrap();
-    file.set_len(1 << 40).unwrap();
-    drop(file);
-    write_at(&image, 20 * MIB as u64, &noise(1, MIB));
-    let start = Instant::now();
-    let options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
-    Copier::copy_file(
-        planner(&image, ImageType::Raw),
-        file_target(&target),
-        options,
-    )
-    .unwrap()
-    .commit()
-    .unwrap();
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "cost grows with the size, not the data"
-    );
-    let metadata = std::fs::metadata(&target).unwrap();
-    assert_eq!(metadata.len(), 1 << 40);
-    let allocated = std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
-    assert!(allocated <= 2 * MIB as u64, "{allocated} bytes allocated");
-    assert_same(
-        &read_at(&target, 20 * MIB as u64, MIB),
-        &noise(1, MIB),
-        "data",
-    );
-}
-
-#[test]
 fn an_empty_disk_of_a_tebibyte_costs_nothing() {
     if !qemu() {
         return;
@@ -410,107 +316,4 @@ fn a_compressed_raw_image_is_copied_right() {
             }
         }
     }
-}
-
-#[test]
-fn the_write_rate_holds() {
-    let directory = tempfile::tempdir().unwrap();
-    let (image, target) = (
-        directory.path().join("image"),
-        directory.path().join("target"),
-    );
-    std::fs::write(&image, noise(7, 24 * MIB)).unwrap();
-    let mut options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
-    let rate = std::num::NonZeroU64::new(32 * MIB as u64).unwrap();
-    options.limiter = Some(Arc::new(RateLimiter::new(rate)));
-    let start = Instant::now();
-    let body = Copier::copy_file(
-        planner(&image, ImageType::Raw),
-        file_target(&target),
-        options.clone(),
-    )
-    .unwrap();
-    // Each worker's last write is let through when its time has come, not when it is paid for.
-    let unpaid = (options.workers * 2 * MIB) as f64;
-    let written = options.counters.written_bytes.load(Ordering::Relaxed) as f64;
-    let least = (written - unpaid) / rate.get() as f64;
-    let elapsed = start.elapsed().as_secs_f64();
-    assert!(elapsed >= least * 0.95, "{elapsed} s instead of {least} s");
-    body.commit().unwrap();
-}
-
-/// Set in the process that measures its own memory.
-const MEASURE: &str = "LVP_TEST_MEASURE_MEMORY";
-
-#[test]
-fn memory_stays_flat_and_the_page_cache_does_not_grow() {
-    if std::env::var_os(MEASURE).is_none() {
-        // Other tests of this process would be measured too: run this one alone.
-        let this = std::env::current_exe().unwrap();
-        let name = "engine_copy::memory_stays_flat_and_the_page_cache_does_not_grow";
-        let setting = format!("{MEASURE}=1");
-        run(
-            "env",
-            &[&setting, text(&this), "--exact", name, "--nocapture"],
-        );
-        return;
-    }
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (image, target) = (
-        directory.path().join("image"),
-        directory.path().join("target"),
-    );
-    let file = std::fs::File::create(&image).unwrap();
-    for megabyte in 0..384 {
-        std::os::unix::fs::FileExt::write_all_at(
-            &file,
-            &noise(megabyte, MIB),
-            megabyte * MIB as u64,
-        )
-        .unwrap();
-    }
-    file.sync_all().unwrap();
-    // The image is cold, so that what a copy leaves in the page cache shows.
-    run(
-        "dd",
-        &[
-            &format!("of={}", text(&image)),
-            "oflag=nocache",
-            "conv=notrunc,fdatasync",
-            "count=0",
-            "status=none",
-        ],
-    );
-    let mut options = CopyOptions::new(&Engine::new(), TailPolicy::Zero);
-    options.workers = 8;
-    let before = peak_memory_bytes();
-    let body = Copier::copy_file(
-        planner(&image, ImageType::Raw),
-        file_target(&target),
-        options,
-    );
-    let summary = body.unwrap().commit().unwrap();
-    let grown = peak_memory_bytes() - before;
-    assert!(grown < 40 * MIB, "peak memory grew by {grown} bytes");
-    if summary.direct && require("fincore", &["fincore"]) {
-        for file in [&image, &target] {
-            let cached = run(
-                "fincore",
-                &["--bytes", "--noheadings", "--output", "RES", text(file)],
-            );
-            let cached: usize = cached.trim().parse().unwrap();
-            assert!(
-                cached < 8 * MIB,
-                "{cached} bytes of {} are cached",
-                file.display()
-            );
-        }
-    }
-}
-
-fn peak_memory_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.unwrap().trim().trim_end_matches(" kB");
-    kib.parse::<usize>().unwrap() << 10
 }

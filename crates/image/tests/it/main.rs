@@ -5,11 +5,16 @@
 mod engine_convert;
 mod engine_copy;
 mod engine_failure;
+mod engine_resources;
 mod engine_support;
+mod engine_target;
 mod hostile;
+mod module_order;
 mod parser_accept;
 mod parser_clusters;
+mod parser_disk;
 mod parser_hand_made;
+mod parser_layers;
 mod parser_limits;
 mod parser_random;
 mod parser_reject;

@@ -6,71 +6,21 @@ use super::backing::BackingName;
 use super::bytes::{be32, be64, read};
 use super::claims::Claims;
 use super::extensions::{Bitmaps, Extensions};
+use super::features::{
+    BITMAPS_CONSISTENT, DIRTY, EXTENDED_L2, LAZY_REFCOUNTS, RAW_EXTERNAL_DATA, V2_LENGTH, Version3,
+    encrypted, external_data, refuse_features,
+};
+use super::geometry::{Geometry, inside};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::is_qcow2;
 use crate::limits::{MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, MAX_SNAPSHOTS, MAX_VIRTUAL_SIZE};
-use crate::plan::extent::{Encoding, SECTOR};
+use crate::map::extent::{Encoding, SECTOR};
 use crate::source::ReadAt;
 
 /// "QFI\xfb", the first four bytes of every qcow and qcow2 image.
 pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
 
-/// Version 2's header; version 3's first part is the same.
-const V2_LENGTH: usize = 72;
-/// Version 3's header without additional fields.
-const V3_LENGTH: usize = 104;
-
-/// Incompatible feature bits that are understood.
-const DIRTY: u64 = 1 << 0;
-const CORRUPT: u64 = 1 << 1;
-const EXTERNAL_DATA: u64 = 1 << 2;
-const COMPRESSION_TYPE: u64 = 1 << 3;
-const EXTENDED_L2: u64 = 1 << 4;
-const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2;
-
-/// Compatible feature bit 0: refcounts are updated lazily.
-const LAZY_REFCOUNTS: u64 = 1 << 0;
-
-/// Autoclear feature bit 0: the bitmaps extension is consistent.
-const BITMAPS_CONSISTENT: u64 = 1 << 0;
-/// Autoclear feature bit 1: the external data file is a raw image by itself.
-const RAW_EXTERNAL_DATA: u64 = 1 << 1;
-
 /// A subcluster is a 32nd of a cluster, and no smaller than a sector.
 const MIN_EXTENDED_CLUSTER_BITS: u32 = 14;
-
-/// Sizes that follow from the cluster size and the kind of L2 entries.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Geometry {
-    pub(super) version: u32,
-    pub(super) cluster_bits: u32,
-    pub(super) extended_l2: bool,
-}
-
-impl Geometry {
-    pub(super) fn cluster_size(&self) -> u64 {
-        1 << self.cluster_bits
-    }
-
-    pub(super) fn is_aligned(&self, offset: u64) -> bool {
-        offset.is_multiple_of(self.cluster_size())
-    }
-
-    /// Bytes of an L2 entry: 8, or 16 with the subclusters' bitmap.
-    pub(super) fn l2_entry_len(&self) -> usize {
-        if self.extended_l2 { 16 } else { 8 }
-    }
-
-    /// Bytes of an L2 table: one cluster.
-    pub(super) fn l2_table_len(&self) -> usize {
-        1 << self.cluster_bits
-    }
-
-    /// Guest bytes that one L2 table maps.
-    pub(super) fn l2_coverage(&self) -> u64 {
-        (self.l2_table_len() / self.l2_entry_len()) as u64 * self.cluster_size()
-    }
-}
 
 /// A header whose every field has been checked, but not what it points to.
 #[derive(Debug)]
@@ -95,7 +45,7 @@ impl Header {
     /// Reads the header and its extensions.
     pub(super) fn read<S: ReadAt>(source: &S) -> Result<Self> {
         let mut fixed = [0; V2_LENGTH];
-        read_start(source, &mut fixed)?;
+        read(source, "the header", 0, &mut fixed)?;
         if fixed[..4] != MAGIC {
             return Err(Error::new(
                 ErrorKind::NotThisFormat,
@@ -103,7 +53,7 @@ impl Header {
             ));
         }
         let version = be32(&fixed, 4);
-        if !is_qcow2(&fixed) {
+        if version < 2 {
             return Err(Error::new(
                 ErrorKind::NotThisFormat,
                 "The image is in QEMU's first qcow format, which is not supported; convert it to \
@@ -201,152 +151,6 @@ impl Header {
     }
 }
 
-/// Checks that a table is inside the file.
-pub(super) fn inside(what: &str, table: &Range<u64>, file_size: u64) -> Result<()> {
-    if table.is_empty() || table.end <= file_size {
-        return Ok(());
-    }
-    Err(if table.start >= file_size {
-        Error::new(
-            ErrorKind::OutsideFile,
-            format!(
-                "{what} is said to stand at {:#x}, outside the image file of {file_size} bytes; \
-                 fetch the image again",
-                table.start
-            ),
-        )
-    } else {
-        Error::new(
-            ErrorKind::Truncated,
-            format!(
-                "{what} reaches to {:#x}, beyond the image file of {file_size} bytes; fetch the \
-                 image again",
-                table.end
-            ),
-        )
-    })
-}
-
-/// What version 3 adds; version 2's defaults for it.
-struct Version3 {
-    incompatible: u64,
-    compatible: u64,
-    autoclear: u64,
-    refcount_order: u32,
-    header_length: u32,
-    encoding: Encoding,
-}
-
-impl Version3 {
-    fn read<S: ReadAt>(source: &S, version: u32, cluster_size: u32) -> Result<Self> {
-        if version == 2 {
-            return Ok(Self {
-                incompatible: 0,
-                compatible: 0,
-                autoclear: 0,
-                refcount_order: 4,
-                header_length: 72,
-                encoding: Encoding::Deflate,
-            });
-        }
-        let mut fixed = [0; V3_LENGTH];
-        read_start(source, &mut fixed)?;
-        let header_length = be32(&fixed, 100);
-        if header_length < 104 || header_length > cluster_size || !header_length.is_multiple_of(8) {
-            return Err(bad(format!(
-                "The header says that it has {header_length} bytes; it has a multiple of 8 from \
-                 104 to the cluster's {cluster_size}"
-            )));
-        }
-        let incompatible = be64(&fixed, 72);
-        let compression = if header_length > 104 {
-            let mut byte = [0];
-            read(source, "the header", 104, &mut byte)?;
-            byte[0]
-        } else {
-            0
-        };
-        let flagged = incompatible & COMPRESSION_TYPE != 0;
-        let encoding = match (compression, flagged) {
-            (0, false) => Encoding::Deflate,
-            (1, true) => Encoding::Zstd,
-            (0 | 1, _) => {
-                return Err(bad(format!(
-                    "The header's compression type {compression} and its feature bit for that \
-                     contradict each other"
-                )));
-            }
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::UnknownFeature,
-                    format!(
-                        "The image is compressed by method {compression}; only zlib (0) and \
-                         zstd (1) are known"
-                    ),
-                ));
-            }
-        };
-        Ok(Self {
-            incompatible,
-            compatible: be64(&fixed, 80),
-            autoclear: be64(&fixed, 88),
-            refcount_order: be32(&fixed, 96),
-            header_length,
-            encoding,
-        })
-    }
-}
-
-/// Refuses what is understood but not supported, and what is not understood, each by its name.
-fn refuse_features(
-    fixed: &[u8; V2_LENGTH],
-    extra: &Version3,
-    extensions: Option<&Extensions>,
-) -> Result<()> {
-    match be32(fixed, 32) {
-        0 => {}
-        1 => return Err(encrypted("AES")),
-        2 => return Err(encrypted("LUKS")),
-        other => {
-            return Err(Error::new(
-                ErrorKind::Encrypted,
-                format!("The image is encrypted by unknown method {other}"),
-            ));
-        }
-    }
-    let unknown = extra.incompatible & !KNOWN_INCOMPATIBLE;
-    if unknown != 0 {
-        let names: Vec<String> = (0..64)
-            .filter(|bit| unknown & (1 << bit) != 0)
-            .map(|bit| {
-                extensions
-                    .and_then(|extensions| extensions.incompatible_name(bit))
-                    .map_or_else(
-                        || format!("bit {bit}"),
-                        |name| format!("bit {bit} (\"{name}\")"),
-                    )
-            })
-            .collect();
-        return Err(Error::new(
-            ErrorKind::UnknownFeature,
-            format!(
-                "The image needs features that are not known: {}",
-                names.join(", ")
-            ),
-        ));
-    }
-    if extra.incompatible & CORRUPT != 0 {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            "The image is marked corrupt; repair it with `qemu-img check -r all`",
-        ));
-    }
-    if extra.incompatible & EXTERNAL_DATA != 0 {
-        return Err(external_data());
-    }
-    Ok(())
-}
-
 fn virtual_size(size: u64) -> Result<u64> {
     if size > MAX_VIRTUAL_SIZE {
         return Err(Error::new(
@@ -412,28 +216,6 @@ fn table_at(what: &str, offset: u64, len: u64, geometry: &Geometry) -> Result<Ra
     }
 }
 
-fn read_start<S: ReadAt>(source: &S, buf: &mut [u8]) -> Result<()> {
-    read(source, "the header", 0, buf)
-}
-
 fn bad(context: impl Into<String>) -> Error {
     Error::new(ErrorKind::BadHeader, context)
-}
-
-fn external_data() -> Error {
-    Error::new(
-        ErrorKind::ExternalDataFile,
-        "The image keeps its data in another file, which is not supported; convert it with \
-         `qemu-img convert`",
-    )
-}
-
-fn encrypted(method: &str) -> Error {
-    Error::new(
-        ErrorKind::Encrypted,
-        format!(
-            "The image is encrypted ({method}), which is not supported; decrypt it with \
-             `qemu-img convert`"
-        ),
-    )
 }

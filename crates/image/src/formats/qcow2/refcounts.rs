@@ -5,16 +5,17 @@
 
 use super::bytes::{be64, read};
 use super::claims::Claims;
-use super::header::{Header, inside};
+use super::geometry::inside;
+use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_STRAY_REFCOUNT_BYTES, TABLE_READ_GAP_BYTES};
+use crate::limits::{MAX_REFCOUNT_BYTES_BEYOND_END, TABLE_READ_GAP_BYTES};
 use crate::source::ReadAt;
 
 /// Bits 0-8 of an entry of the refcount table mean nothing.
 const RESERVED: u64 = 0x1ff;
 
 /// A refcount block for clusters beyond the file's end.
-pub(super) struct Stray {
+pub(super) struct BlockBeyondEnd {
     offset: u64,
     first_cluster: u64,
 }
@@ -24,7 +25,7 @@ pub(super) fn check<S: ReadAt>(
     source: &S,
     header: &Header,
     claims: &mut Claims,
-) -> Result<Vec<Stray>> {
+) -> Result<Vec<BlockBeyondEnd>> {
     let file_size = source.len();
     let geometry = &header.geometry;
     let cluster_size = geometry.cluster_size();
@@ -32,7 +33,7 @@ pub(super) fn check<S: ReadAt>(
     // The first cluster of which the file has nothing.
     let beyond = file_size.div_ceil(cluster_size);
 
-    let mut strays = Vec::new();
+    let mut beyond_end = Vec::new();
     let mut chunk = vec![0; usize::try_from(TABLE_READ_GAP_BYTES).unwrap_or(1 << 16)];
     let mut first_cluster = 0;
     let mut offset = header.refcount_table.start;
@@ -57,11 +58,11 @@ pub(super) fn check<S: ReadAt>(
                 inside(&what(), &block, file_size)?;
                 claims.exclusive(block, what)?;
                 if first_cluster + clusters_per_block > beyond && !header.dirty {
-                    strays.push(Stray {
+                    beyond_end.push(BlockBeyondEnd {
                         offset: entry,
                         first_cluster,
                     });
-                    if strays.len() as u64 * cluster_size > MAX_STRAY_REFCOUNT_BYTES {
+                    if beyond_end.len() as u64 * cluster_size > MAX_REFCOUNT_BYTES_BEYOND_END {
                         return Err(cut(file_size, first_cluster * cluster_size));
                     }
                 }
@@ -70,23 +71,27 @@ pub(super) fn check<S: ReadAt>(
         }
         offset += len;
     }
-    Ok(strays)
+    Ok(beyond_end)
 }
 
 /// Refuses an image that counts a cluster of which the file has nothing.
 ///
 /// To be asked last: what an image with other faults has for refcount blocks may be anything.
-pub(super) fn check_strays<S: ReadAt>(source: &S, header: &Header, strays: &[Stray]) -> Result<()> {
+pub(super) fn check_blocks_beyond_end<S: ReadAt>(
+    source: &S,
+    header: &Header,
+    beyond_end: &[BlockBeyondEnd],
+) -> Result<()> {
     let beyond = source.len().div_ceil(header.geometry.cluster_size());
     let mut block = vec![0; header.geometry.l2_table_len()];
-    for stray in strays {
-        read(source, "a refcount block", stray.offset, &mut block)?;
-        check_stray(source, header, stray.first_cluster, beyond, &block)?;
+    for block_beyond in beyond_end {
+        read(source, "a refcount block", block_beyond.offset, &mut block)?;
+        check_block_beyond_end(source, header, block_beyond.first_cluster, beyond, &block)?;
     }
     Ok(())
 }
 
-fn check_stray<S: ReadAt>(
+fn check_block_beyond_end<S: ReadAt>(
     source: &S,
     header: &Header,
     first_cluster: u64,

@@ -117,7 +117,8 @@ impl Packed {
         match (self.host >> 6) & 3 {
             0 => Encoding::Plain,
             1 => Encoding::Deflate,
-            _ => Encoding::Zstd,
+            2 => Encoding::Zstd,
+            _ => unreachable!("`new` packs three encodings"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What one entry of an L1 or L2 table says.
 
-use super::header::Geometry;
+use super::geometry::Geometry;
 
 /// Bits of an L1 entry that mean nothing: 0-8 and 56-62.
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;

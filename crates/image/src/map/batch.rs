@@ -58,7 +58,7 @@ impl Batch {
     }
 
     /// How many zero ranges there are.
-    pub fn zero_range_count(&self) -> usize {
+    pub(crate) fn zero_range_count(&self) -> usize {
         self.zeroes.len()
     }
 
@@ -67,7 +67,7 @@ impl Batch {
     /// # Panics
     ///
     /// When `index` is not below [`zero_range_count`](Self::zero_range_count).
-    pub fn zero_range(&self, index: usize) -> Range<u64> {
+    pub(crate) fn zero_range(&self, index: usize) -> Range<u64> {
         self.zeroes[index].clone()
     }
 }
@@ -242,7 +242,7 @@ impl Totals {
         }
     }
 
-    /// See [`ImageInfo::alignment`](super::ImageInfo::alignment).
+    /// See [`ImageInfo::alignment`](crate::plan::ImageInfo::alignment).
     pub(crate) fn alignment(&self) -> u64 {
         1 << (self.boundaries | Self::MAX_ALIGNMENT).trailing_zeros()
     }

@@ -5,16 +5,10 @@ use liblzma::stream::{Action, CONCATENATED, Status, Stream, TELL_UNSUPPORTED_CHE
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 use super::gzip::Gunzip;
+use super::step::{Step, damaged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::StreamCodec;
 use crate::limits::{MAX_XZ_MEMORY_BYTES, MAX_ZSTD_WINDOW_LOG};
-
-/// What one call has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Step {
-    pub(super) consumed: usize,
-    pub(super) produced: usize,
-}
 
 pub(super) enum Codec {
     Gzip(Gunzip),
@@ -88,14 +82,6 @@ impl Codec {
             ))
         }
     }
-}
-
-/// The refusal of a stream that says of itself `what`.
-pub(super) fn damaged(what: &str) -> Error {
-    Error::new(
-        ErrorKind::BadStream,
-        format!("The compressed image {what}; fetch the image again"),
-    )
 }
 
 pub(super) struct Xz {

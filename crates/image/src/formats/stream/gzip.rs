@@ -2,7 +2,7 @@
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::codec::{Step, damaged};
+use super::step::{Step, damaged};
 use crate::error::Result;
 
 /// Flags of a member's header.

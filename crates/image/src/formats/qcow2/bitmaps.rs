@@ -5,7 +5,8 @@
 use super::bytes::{Cursor, be16, be32, be64};
 use super::claims::Claims;
 use super::extensions::Bitmaps;
-use super::header::{Header, inside};
+use super::geometry::inside;
+use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_BITMAP_TABLE_BYTES;
 use crate::source::ReadAt;

@@ -5,11 +5,12 @@ use std::ops::Range;
 use super::bytes::{be64, read};
 use super::claims::Claims;
 use super::entry::{Cluster, Impossible, decode, l2_table_offset};
-use super::header::{Header, inside};
+use super::geometry::inside;
+use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MAX_L2_BYTES, MAX_TABLE_GAP_BYTES, TABLE_READ_GAP_BYTES, TABLE_WINDOW_BYTES};
-use crate::plan::batch::BatchBuilder;
-use crate::plan::extent::{Bounds, SECTOR};
+use crate::map::batch::BatchBuilder;
+use crate::map::extent::{Bounds, SECTOR};
 use crate::source::ReadAt;
 
 /// L1 entries that are read at a time: 64 KiB of them.

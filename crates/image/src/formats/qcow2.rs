@@ -7,7 +7,7 @@
 //!         └─> bitmap directory ──> bitmap tables ──> bitmaps      where they stand is checked
 //! ```
 //!
-//! [`open`] reads the header and everything in that picture but the clusters themselves, the
+//! Opening reads the header and everything in that picture but the clusters themselves, the
 //! snapshots' L2 tables, and the refcounts of clusters inside the file. Every table and cluster
 //! claims the host clusters it takes ([`claims`]); what is claimed twice, points outside the file
 //! or has a reserved bit set is refused. One walk over the L2 tables does that and collects the
@@ -19,47 +19,49 @@ mod bytes;
 mod claims;
 mod entry;
 mod extensions;
+mod features;
+mod geometry;
 mod header;
 mod refcounts;
 mod snapshots;
 mod walk;
 
+use super::reader::{Batches, ImageFormat, Map, Opened};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Compression, Qcow2Features};
-use crate::plan::batch::{Batch, BatchBuilder, Totals};
-use crate::plan::extent::{Bounds, Encoding};
+use crate::format::{Compression, Format, Qcow2Features};
+use crate::map::batch::{Batch, BatchBuilder, Totals};
+use crate::map::extent::{Bounds, Encoding};
 use crate::source::ReadAt;
 use claims::Claims;
 use header::Header;
 pub(crate) use header::MAGIC;
 use walk::{Check, Walk};
 
+/// QEMU's copy-on-write format, versions 2 and 3.
+pub(super) struct Qcow2;
+
+impl ImageFormat for Qcow2 {
+    fn open(&self, source: &dyn ReadAt, batch_bytes: usize) -> Result<Opened> {
+        open(&source, batch_bytes)
+    }
+}
+
 /// A qcow2 image whose every table has been checked.
 #[derive(Debug)]
-pub(crate) struct Image {
+struct Image {
     header: Header,
     file_size: u64,
     bounds: Bounds,
 }
 
-/// What [`open`] found.
-pub(crate) struct Opened {
-    pub(crate) image: Image,
-    pub(crate) features: Qcow2Features,
-    pub(crate) virtual_size: u64,
-    pub(crate) totals: Totals,
-    /// The whole disk's map, if it is within its budget.
-    pub(crate) whole: Option<Batch>,
-}
-
 /// Reads and checks all of an image's metadata.
-pub(crate) fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened> {
+fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened> {
     let file_size = source.len();
     let header = Header::read(source)?;
     let mut claims = Claims::new(header.geometry.cluster_bits);
     claims.header()?;
     header.claim_tables(file_size, &mut claims)?;
-    let strays = refcounts::check(source, &header, &mut claims)?;
+    let beyond_end = refcounts::check(source, &header, &mut claims)?;
     snapshots::check(source, &header, &mut claims)?;
     bitmaps::check(source, &header, &mut claims)?;
     walk::claim_tables(source, &header, &mut claims)?;
@@ -80,11 +82,11 @@ pub(crate) fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened>
         batch.restart();
     }
     drop(claims);
-    refcounts::check_strays(source, &header, &strays)?;
+    refcounts::check_blocks_beyond_end(source, &header, &beyond_end)?;
     check_streams(&mut batch)?;
     totals.add(&batch);
     Ok(Opened {
-        features: Qcow2Features {
+        format: Format::Qcow2(Qcow2Features {
             version: header.version,
             cluster_size: bounds.cluster_size,
             compression: match header.encoding {
@@ -97,14 +99,18 @@ pub(crate) fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened>
             refcount_bits: 1 << header.refcount_order,
             snapshots: header.snapshot_count,
             bitmaps: header.bitmaps.as_ref().map_or(0, |bitmaps| bitmaps.count),
-        },
-        virtual_size: header.virtual_size,
+        }),
+        virtual_size: Some(header.virtual_size),
+        cluster_size: Some(bounds.cluster_size),
         totals,
-        whole: is_whole.then(|| batch.finish()),
-        image: Image {
-            header,
-            file_size,
-            bounds,
+        map: if is_whole {
+            Map::Whole(Some(batch.finish()))
+        } else {
+            Map::Batches(Box::new(Image {
+                header,
+                file_size,
+                bounds,
+            }))
         },
     })
 }
@@ -123,20 +129,11 @@ fn check_streams(batch: &mut BatchBuilder) -> Result<()> {
     }
 }
 
-impl Image {
-    /// The batch that begins at guest offset `start`.
-    ///
-    /// `source` is the one that was opened. Should its content have changed since, the batch may be
-    /// refused or map other bytes of the source, but nothing else.
-    pub(crate) fn batch_at<S: ReadAt>(
-        &self,
-        source: &S,
-        start: u64,
-        budget_bytes: usize,
-    ) -> Result<Batch> {
+impl Batches for Image {
+    fn batch_at(&self, source: &dyn ReadAt, start: u64, batch_bytes: usize) -> Result<Batch> {
         debug_assert_eq!(source.len(), self.file_size);
-        let mut batch = BatchBuilder::new(start, self.bounds, budget_bytes);
-        let mut walk = Walk::new(source, &self.header, self.bounds, start);
+        let mut batch = BatchBuilder::new(start, self.bounds, batch_bytes);
+        let mut walk = Walk::new(&source, &self.header, self.bounds, start);
         walk.advance(&mut batch, Check::Entries)?;
         Ok(batch.finish())
     }

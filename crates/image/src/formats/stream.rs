@@ -6,12 +6,13 @@
 
 mod codec;
 mod gzip;
+mod step;
 
 use std::fmt;
 
+use super::content::{HEAD_BYTES, Recognised, TAIL_BYTES, other_format, sniff_head, sniff_tail};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Content, HEAD_BYTES, StreamCodec, TAIL_BYTES, other_format};
-use crate::format::{sniff_head, sniff_tail};
+use crate::format::StreamCodec;
 use crate::limits::MAX_VIRTUAL_SIZE;
 use codec::Codec;
 
@@ -42,7 +43,7 @@ pub struct StreamDecoder {
     codec: Codec,
     name: StreamCodec,
     piece: Vec<u8>,
-    gate: Gate,
+    check: ContentCheck,
 }
 
 impl StreamDecoder {
@@ -52,7 +53,7 @@ impl StreamDecoder {
             codec: Codec::new(codec)?,
             name: codec,
             piece: vec![0; PIECE_BYTES],
-            gate: Gate::default(),
+            check: ContentCheck::default(),
         })
     }
 
@@ -64,7 +65,7 @@ impl StreamDecoder {
         loop {
             let step = self.codec.decode(input, &mut self.piece)?;
             input = &input[step.consumed..];
-            self.gate.pass(&self.piece[..step.produced], sink)?;
+            self.check.pass(&self.piece[..step.produced], sink)?;
             if input.is_empty() && step.produced < self.piece.len() {
                 return Ok(());
             }
@@ -78,12 +79,12 @@ impl StreamDecoder {
     pub fn finish(mut self, sink: &mut Sink<'_>) -> Result<u64> {
         loop {
             let step = self.codec.finish(&mut self.piece)?;
-            self.gate.pass(&self.piece[..step.produced], sink)?;
+            self.check.pass(&self.piece[..step.produced], sink)?;
             if step.produced == 0 {
                 break;
             }
         }
-        self.gate.finish(self.name, sink)
+        self.check.finish(self.name, sink)
     }
 }
 
@@ -91,14 +92,14 @@ impl fmt::Debug for StreamDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamDecoder")
             .field("codec", &self.name)
-            .field("decoded_bytes", &self.gate.total)
+            .field("decoded_bytes", &self.check.total)
             .finish_non_exhaustive()
     }
 }
 
 /// Lets decoded bytes pass once their beginning is known to be a disk's.
 #[derive(Default)]
-struct Gate {
+struct ContentCheck {
     total: u64,
     /// The disk's first bytes, until there are enough of them to know.
     head: Vec<u8>,
@@ -107,7 +108,7 @@ struct Gate {
     tail: Vec<u8>,
 }
 
-impl Gate {
+impl ContentCheck {
     fn pass(&mut self, mut piece: &[u8], sink: &mut Sink<'_>) -> Result<()> {
         self.total += piece.len() as u64;
         if self.total > MAX_VIRTUAL_SIZE {
@@ -134,9 +135,9 @@ impl Gate {
 
     fn open(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         match sniff_head(&self.head) {
-            Content::Disk => {}
-            Content::Other(name) => return Err(other_format(name)),
-            Content::Stream(codec) => {
+            Recognised::Disk => {}
+            Recognised::Other(name) => return Err(other_format(name)),
+            Recognised::Stream(codec) => {
                 return Err(other_format(&format!(
                     "a {codec} stream inside another stream"
                 )));
