@@ -153,7 +153,7 @@ impl<S: ReadAt> Planner<S> {
     }
 
     /// Gives the source back.
-    pub(crate) fn into_source(self) -> S {
+    pub fn into_source(self) -> S {
         self.source
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
+use lvp_testkit::daemon::wait_for;
 use lvp_testkit::require::{command, require};
 use serde_json::Value;
 
@@ -41,6 +42,11 @@ async fn every_call_of_the_api_works_from_the_command_line() {
         );
         stdout(&output)
     };
+    wait_for("the first probes", async || {
+        let answer = daemon.call("GET", "/readyz", None).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
     run(&["health"], 0);
     let fetched = run(&["cache", "fetch", &url, "--wait", "-o", "json"], 0);
     assert!(fetched.contains("\"completed\""), "{fetched}");

