@@ -92,6 +92,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             retention: Duration::from_secs(3600),
             require_checksum: false,
             tail: TailPolicy::Keep,
+            adopt_untagged: false,
             max_write_bytes_per_sec: None,
         },
     };
@@ -105,6 +106,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         }),
         correlation_id: None,
         idempotency_key: None,
+        adopt: true,
         traceparent: None,
     };
     let started = Instant::now();

@@ -218,7 +218,8 @@ impl Files {
         let current = self.reread(before)?;
         let is_mine = matches!(current.state, VolumeState::Populating { job: by, .. } if by == job);
         let is_ready = matches!(current.state, VolumeState::Ready { .. });
-        if !is_mine && !(is_ready && current.state == before.state) {
+        let is_ready_still = is_ready && current.state == before.state;
+        if !(is_mine || is_ready_still) {
             return Ok(());
         }
         let record = self.record(&current)?;

@@ -112,7 +112,10 @@ pub(crate) async fn any_number_of_callers_for_the_volumes_cost_one_lvs_at_a_time
     wait_for("a look", async || (processes("lvs") == 1).then_some(())).await;
     let callers: Vec<_> = (0..100).map(|_| ask()).collect();
     first.abort();
-    callers.iter().take(20).for_each(|caller| caller.abort());
+    callers
+        .iter()
+        .take(20)
+        .for_each(tokio::task::JoinHandle::abort);
     wait_for("all to have asked", async || {
         let tasks = metric(&daemon, "tokio_tasks").await?;
         (tasks > 80.0).then_some(())
