@@ -50,14 +50,11 @@ impl Course {
 }
 
 /// A server that serves no ranges has the two stages one after the other, so that their weights
-/// matter; writing is slow enough here that the default weights are far off. Both stages are limited, so
-/// that a busy machine does not decide how long they take.
+/// matter; writing is slow enough here that the default weights are far off.
 #[tokio::test]
 async fn estimates_learn_from_the_last_jobs_and_then_hold() {
     let (world, proxy) = World::with_faults().await;
-    let world = world
-        .with("LVM_MAX_WRITE_BYTES_PER_SEC", "12M")
-        .with("MINIO_MAX_READ_BYTES_PER_SEC", "40M");
+    let world = world.with("LVM_MAX_WRITE_BYTES_PER_SEC", "12M");
     proxy.inject(Rule::new(Fault::IgnoreRange));
     let urls = [(1, 20), (2, 20), (3, 14), (4, 26)].map(|(seed, size_mib): (u8, _)| {
         let bytes = vec![seed; size_mib << 20];
