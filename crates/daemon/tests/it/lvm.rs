@@ -46,7 +46,7 @@ fn the_daemon_works_on_logical_volumes() {
         ]);
     } else if require("lvm") {
         Uml::new()
-            .timeout(Duration::from_secs(590))
+            .timeout(Duration::from_secs(880))
             .pass("LVP_SCENARIO")
             .run_this_test("lvm::the_daemon_works_on_logical_volumes");
     }

@@ -25,7 +25,7 @@ fn the_lvm_back_end_works_on_real_lvm() {
         run_all();
     } else if require("lvm") {
         Uml::new()
-            .timeout(Duration::from_secs(540))
+            .timeout(Duration::from_secs(880))
             .pass("LVP_SCENARIO")
             .run_this_test("the_lvm_back_end_works_on_real_lvm");
     }
