@@ -13,10 +13,11 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut, Range};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -206,6 +207,22 @@ pub(crate) fn try_lock_range(file: &File, range: &Range<u64>) -> io::Result<bool
         }
         Err(error) => Err(error),
     }
+}
+
+/// Waits until the last descriptor of a pipe's writing end is closed, in any process. False when that
+/// has not happened in time.
+pub(crate) fn wait_for_hangup(reader: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    let mut wanted = libc::pollfd {
+        fd: reader.as_raw_fd(),
+        events: 0, // POLLHUP is told without being asked for.
+        revents: 0,
+    };
+    // Rounded up: not a moment too early.
+    let limit = limit.as_micros().div_ceil(1000);
+    let limit = libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX);
+    // SAFETY: poll writes to one pollfd, which the pointer leads to and which lives through the call.
+    let told = check(unsafe { libc::poll(&raw mut wanted, 1, limit) })?;
+    Ok(told == 1 && wanted.revents & libc::POLLHUP != 0)
 }
 
 /// Gives an unnamed file (O_TMPFILE) a name. EEXIST when the name is taken.

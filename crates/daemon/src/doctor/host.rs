@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn lvm_needs_root_and_a_directory_does_not() {
         let lvm = config(&[("VOLUME_BACKEND", "lvm")]);
-        let dir = config(&[("VOLUME_BACKEND", "dir"), ("VOLUME_DIR", "/srv")]);
+        let dir = config(&[("VOLUME_BACKEND", "dir"), ("VOLUME_DIR", "/srv/others")]);
         assert_eq!(user(&lvm, 0).status, Status::Ok);
         assert_eq!(user(&lvm, 990).status, Status::Fail);
         assert_eq!(user(&dir, 990).status, Status::Ok);
