@@ -3,28 +3,51 @@
 //! A child that was just forked has every descriptor of its parent until it runs its program, also
 //! those that the parent has closed since. So a `flock`, the claim of a block device (`O_EXCL`) and
 //! locks of an open file description may be held by nobody but a command that another thread is
-//! starting. "In use" is therefore concluded only when it has been true for a while.
+//! starting. "In use" is therefore concluded only when no such child is left.
+//!
+//! Whether one is left, the kernel tells, whoever forked it and however slow the machine is: there is
+//! always a pipe whose writing end this process has open, and so have its children until they run their
+//! programs. To find out, another pipe takes its place, the end here is closed, and the reading end
+//! hangs up once the last child has let go of its copy. In which order a child lets go of what it has the
+//! kernel does not promise (it is the last that was opened first, mostly), so a number of attempts follow:
+//! a child that lost its processor between two of its descriptors comes round meanwhile.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::ops::Range;
+use std::os::fd::AsFd as _;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::sys;
 
-/// How long a lock may be held before it counts as in use. From fork to exec takes less than a
-/// millisecond, on a host with far more to run than it has processors some hundred.
-pub const HELD_BY_CHILD: Duration = Duration::from_millis(500);
+/// How long a child may take from fork to exec. It is less than a millisecond, on a host with far
+/// more to run than it has processors some hundred; a child that hangs there must not hang a job.
+const CHILD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The first pause between two attempts; each is twice the one before, up to the last.
-const FIRST_PAUSE: Duration = Duration::from_micros(200);
-const LAST_PAUSE: Duration = Duration::from_millis(20);
+/// Attempts after the last child is gone, and the pauses between them: half a second, and more where
+/// this process has to wait for a processor as well.
+const LAST_ATTEMPTS: u32 = 30;
+const LAST_PAUSE: Duration = Duration::from_millis(18);
 
-/// Tries to take a lock until it is had, fails, or was held by others for [`HELD_BY_CHILD`]: then
-/// `None`. Blocks.
-pub fn take<T, E>(attempt: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
-    take_within(HELD_BY_CHILD, attempt)
+/// Tries to take a lock. `None` when others have it, and not for a moment only. Blocks.
+///
+/// Whatever is locked must have been locked by this function, or by what is made of it: children that
+/// were forked before its first call are not known.
+pub fn take<T, E>(mut attempt: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
+    let children = Children::all();
+    if let Some(taken) = attempt()? {
+        return Ok(Some(taken));
+    }
+    children.wait(CHILD_TIMEOUT);
+    for _ in 1..LAST_ATTEMPTS {
+        if let Some(taken) = attempt()? {
+            return Ok(Some(taken));
+        }
+        thread::sleep(LAST_PAUSE);
+    }
+    attempt()
 }
 
 /// For an attempt to open a device with `O_EXCL`: none while another one has claimed it (EBUSY).
@@ -42,21 +65,45 @@ pub fn lock_range(file: &File, range: &Range<u64>) -> io::Result<bool> {
     locked.map(|locked: Option<()>| locked.is_some())
 }
 
-fn take_within<T, E>(
-    limit: Duration,
-    mut attempt: impl FnMut() -> Result<Option<T>, E>,
-) -> Result<Option<T>, E> {
-    let started = Instant::now();
-    let mut pause = FIRST_PAUSE;
-    loop {
-        // Looked at before the attempt, so that one comes after the whole time however late it is.
-        let is_last = started.elapsed() >= limit;
-        match attempt()? {
-            Some(taken) => return Ok(Some(taken)),
-            None if is_last => return Ok(None),
-            None => thread::sleep(pause),
+/// The children of this process that have not run their programs yet.
+struct Children(Mutex<Pipes>);
+
+#[derive(Default)]
+struct Pipes {
+    /// The pipe that children inherit now.
+    current: Option<(PipeReader, PipeWriter)>,
+    /// Earlier ones that some child has still.
+    old: Vec<PipeReader>,
+}
+
+impl Children {
+    /// From the first call on, children are known.
+    fn all() -> &'static Self {
+        static ALL: OnceLock<Children> = OnceLock::new();
+        ALL.get_or_init(|| {
+            Self(Mutex::new(Pipes {
+                // Without descriptors left a process can lock nothing either.
+                current: io::pipe().ok(),
+                old: Vec::new(),
+            }))
+        })
+    }
+
+    /// Waits until all children that were forked so far run their programs, or the time is over.
+    fn wait(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        // Held meanwhile: the next one has to wait for the same children.
+        let mut pipes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = io::pipe().ok();
+        if let Some((reader, writer)) = std::mem::replace(&mut pipes.current, next) {
+            drop(writer);
+            pipes.old.push(reader);
         }
-        pause = (pause * 2).min(LAST_PAUSE);
+        pipes.old.retain(|reader| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // A pipe that cannot be asked tells nothing, now or later.
+            !sys::wait_for_hangup(reader.as_fd(), left).unwrap_or(true)
+        });
     }
 }
 
@@ -65,23 +112,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_taken_when_it_comes_free_and_given_up_only_after_the_whole_time() {
+    fn a_lock_is_taken_when_it_comes_free_and_given_up_when_it_does_not() {
         let mut looks = 0;
         let taken = take(|| {
             looks += 1;
             Ok::<_, ()>((looks == 3).then_some(looks))
         });
         assert_eq!(taken, Ok(Some(3)));
-        let limit = Duration::from_millis(30);
-        let started = Instant::now();
-        let never = take_within(limit, || Ok::<Option<()>, ()>(None));
-        assert_eq!(never, Ok(None));
-        assert!(started.elapsed() >= limit);
+        assert_eq!(take(|| Ok::<Option<()>, ()>(None)), Ok(None));
         let mut looks = 0;
         let failed = take(|| {
             looks += 1;
             Err::<Option<()>, _>("no locks here")
         });
         assert_eq!((failed, looks), (Err("no locks here"), 1));
+    }
+
+    #[test]
+    fn a_child_that_has_the_pipe_is_waited_for_and_not_for_ever() {
+        let children = Children(Mutex::default());
+        children.wait(Duration::ZERO);
+        let copy = {
+            let pipes = children.0.lock().unwrap();
+            let (_, writer) = pipes.current.as_ref().unwrap();
+            // As a child would have it.
+            writer.try_clone().unwrap()
+        };
+        let started = Instant::now();
+        children.wait(Duration::from_millis(30));
+        assert!(started.elapsed() >= Duration::from_millis(30));
+        assert_eq!(children.0.lock().unwrap().old.len(), 1);
+        // The next one waits for it as well, until it is gone.
+        let child = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(30));
+            drop(copy);
+        });
+        let started = Instant::now();
+        children.wait(CHILD_TIMEOUT);
+        assert!(started.elapsed() < CHILD_TIMEOUT);
+        assert_eq!(children.0.lock().unwrap().old.len(), 0);
+        child.join().unwrap();
     }
 }

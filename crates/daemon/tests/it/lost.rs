@@ -80,39 +80,51 @@ async fn ask(daemon: &Daemon) -> Answer {
 
 #[tokio::test]
 async fn a_database_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
-    for file in ["jobs.db", "jobs.db-wal", "jobs.db-shm"] {
-        let (world, proxy) = World::with_faults().await;
-        let (daemon, job, disk) = under_way(&world, &proxy).await;
-        let (there, away) = (world.home.path().join(file), world.home.path().join("away"));
-        fs::rename(&there, &away).expect("it is moved");
-        proxy.clear();
-        waits(&daemon, &job).await;
+    is_waited_for("jobs.db").await;
+}
+
+#[tokio::test]
+async fn a_database_s_journal_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+    is_waited_for("jobs.db-wal").await;
+}
+
+#[tokio::test]
+async fn a_database_s_index_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+    is_waited_for("jobs.db-shm").await;
+}
+
+async fn is_waited_for(file: &str) {
+    let (world, proxy) = World::with_faults().await;
+    let (daemon, job, disk) = under_way(&world, &proxy).await;
+    let (there, away) = (world.home.path().join(file), world.home.path().join("away"));
+    fs::rename(&there, &away).expect("it is moved");
+    proxy.clear();
+    waits(&daemon, &job).await;
+    let error = down(&daemon, "storage").await;
+    let told = format!("{file} was removed");
+    assert!(error.contains(&told), "{told}: {error}");
+    let refused = ask(&daemon).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(
+        refused.body.to_string().contains("was removed"),
+        "{refused:?}"
+    );
+    // Another file in its place is not what was opened.
+    fs::copy(&away, &there).expect("it is copied");
+    wait_for("the other file to be seen", async || {
         let error = down(&daemon, "storage").await;
-        let told = format!("{file} was removed");
-        assert!(error.contains(&told), "{told}: {error}");
-        let refused = ask(&daemon).await;
-        assert_eq!(refused.status, 503, "{refused:?}");
-        assert!(
-            refused.body.to_string().contains("was removed"),
-            "{refused:?}"
-        );
-        // Another file in its place is not what was opened.
-        fs::copy(&away, &there).expect("it is copied");
-        wait_for("the other file to be seen", async || {
-            let error = down(&daemon, "storage").await;
-            error.contains("was replaced").then_some(())
-        })
-        .await;
-        let status = daemon.status(&job).await.expect("it is readable");
-        assert_eq!(status.status, JobState::Running, "{status:?}");
-        fs::rename(&away, &there).expect("it is moved back");
-        completes(&world, &daemon, &job, &disk).await;
-        is_ready(&daemon).await;
-        // It is written where the next start looks.
-        daemon.kill().expect("it is killed");
-        let daemon = world.start();
-        completes(&world, &daemon, &job, &disk).await;
-    }
+        error.contains("was replaced").then_some(())
+    })
+    .await;
+    let status = daemon.status(&job).await.expect("it is readable");
+    assert_eq!(status.status, JobState::Running, "{status:?}");
+    fs::rename(&away, &there).expect("it is moved back");
+    completes(&world, &daemon, &job, &disk).await;
+    is_ready(&daemon).await;
+    // It is written where the next start looks.
+    daemon.kill().expect("it is killed");
+    let daemon = world.start();
+    completes(&world, &daemon, &job, &disk).await;
 }
 
 #[tokio::test]

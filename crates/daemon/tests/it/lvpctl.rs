@@ -33,6 +33,12 @@ async fn every_call_of_the_api_works_from_the_command_line() {
     let builder = image(4 * MIB, 8, 1);
     let url = world.put("a.qcow2", &builder.build());
     let daemon = world.start();
+    // It listens before it has looked at what it depends on.
+    wait_for("readiness", async || {
+        let answer = daemon.call("GET", "/readyz", None).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
     let run = |arguments: &[&str], code: i32| {
         let output = lvpctl(daemon.url(), arguments);
         assert_eq!(

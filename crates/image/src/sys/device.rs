@@ -1,9 +1,10 @@
-//! Block devices' ioctls, open file locks and leases, which rustix has not.
+//! Block devices' ioctls, open file locks and leases, which rustix has not, and a wait for a pipe.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use super::error::{check, offset};
 
@@ -76,4 +77,20 @@ pub(crate) fn try_write_lease(file: &File) -> io::Result<()> {
     // SAFETY: as above.
     check(unsafe { libc::fcntl(descriptor, libc::F_SETLEASE, libc::F_UNLCK) })?;
     Ok(())
+}
+
+/// Waits until the last descriptor of a pipe's writing end is closed, in any process. False when that
+/// has not happened in time.
+pub(crate) fn wait_for_hangup(reader: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    let mut wanted = libc::pollfd {
+        fd: reader.as_raw_fd(),
+        events: 0, // POLLHUP is told without being asked for.
+        revents: 0,
+    };
+    // Rounded up: not a moment too early.
+    let limit = limit.as_micros().div_ceil(1000);
+    let limit = libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX);
+    // SAFETY: poll writes to one pollfd, which the pointer leads to and which lives through the call.
+    let told = check(unsafe { libc::poll(&raw mut wanted, 1, limit) })?;
+    Ok(told == 1 && wanted.revents & libc::POLLHUP != 0)
 }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lvp_api::{JobId, VolumeName};
-use lvp_image::grace;
 
 use super::super::{Identity, Volume, VolumeError, VolumeErrorKind};
 use super::Lvm;
@@ -17,6 +16,9 @@ use crate::volume::report::{self, LvRow, VgRow};
 /// LVM's exit status for a command that it understood and could not carry out (`ECMD_FAILED` in
 /// lvm2's `tools/errors.h`).
 const COMMAND_FAILED: i32 = 5;
+
+/// What a child of this process takes at most, on a busy host, from fork to exec.
+const CHILD_PAUSE: Duration = Duration::from_millis(500);
 
 /// A volume with everything that LVM says of it.
 pub(super) struct Found {
@@ -32,7 +34,7 @@ impl Lvm {
 
     pub(super) fn backoff(&self) -> Backoff<'_> {
         Backoff {
-            child: Some(grace::HELD_BY_CHILD),
+            child: Some(CHILD_PAUSE),
             pauses: self.settings.retry_backoff.iter(),
         }
     }
