@@ -29,8 +29,9 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let (world, proxy) = World::with_faults().await;
-        // A silent server is given up after a moment, so that the tests need not wait for long.
-        let world = world.with("MINIO_IDLE_TIMEOUT", "300ms");
+        // A silent server is given up soon, so that the tests need not wait for long; not so soon
+        // that one which waits for a busy machine seems silent.
+        let world = world.with("MINIO_IDLE_TIMEOUT", "1s");
         let builder = image(DISK, 300, 1);
         let bytes = builder.build();
         let url = world.put("a.qcow2", &bytes);
