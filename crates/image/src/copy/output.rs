@@ -276,6 +276,11 @@ impl Output {
         Ok(())
     }
 
+    /// Whether writes are held to a rate.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limiter.is_some()
+    }
+
     /// Splits `bytes`, which are for that offset of the target, into data and runs of zeros; at the
     /// ends of `bytes`, zeros count as such from `min_edge` bytes on. Data waits for its turn at the
     /// rate limit.

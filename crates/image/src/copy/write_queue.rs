@@ -89,8 +89,10 @@ impl WriteQueue {
             self.free(memory);
             return Ok(());
         }
-        // Before the wait for the rate limit, or writes that have ended would not be counted meanwhile.
-        while self.reap(false)? {}
+        // Before the wait for the rate limit, or writes that end meanwhile would be counted only after
+        // it. A copy that is held to a rate loses nothing by seeing its writes end first.
+        let is_held = self.output.is_limited();
+        while self.reap(is_held)? {}
         let mut parts = Vec::new();
         let mut guest_bytes = 0;
         for segment in segments {
