@@ -19,7 +19,7 @@ use lvp_api::{ImageType, JobState};
 use lvp_image::copy::{Engine, TailPolicy};
 use lvp_testkit::s3::{ACCESS_KEY, SECRET_KEY};
 use provisioner::cache::{Cache, CacheSettings};
-use provisioner::jobs::record::{JobSpec, VolumeRequest};
+use provisioner::job::record::{JobSpec, VolumeRequest};
 use provisioner::jobs::{JobSettings, Jobs, Services};
 use provisioner::secret::Secret;
 use provisioner::source::{self, Source};

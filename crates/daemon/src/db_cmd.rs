@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::clock;
-use crate::jobs::error::chain;
+use crate::error::chain;
 use crate::store::{self, Health};
 use crate::volume::{Unmarked, VolumeState, Volumes};
 

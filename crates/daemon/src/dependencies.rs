@@ -7,8 +7,8 @@ use std::time::Duration;
 use lvp_api::DependencyState;
 use tokio_util::sync::CancellationToken;
 
+use crate::error::chain;
 use crate::jobs::Services;
-use crate::jobs::error::chain;
 
 /// How often every dependency is probed.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(15);

@@ -4,15 +4,31 @@
 //! somebody writes, a device could do anything when it is opened, and a file may be larger than memory. So a file is
 //! opened without waiting, must be a regular one, and is read to a limit.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{OFlags, major, minor};
 
 /// Largest file with certificates or a key: an operating system's whole collection of authorities has 250 KiB.
 pub(crate) const PEM_MAX_BYTES: u64 = 4 << 20; // 4 MiB
+
+/// Whether an operation failed for want of space.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// A file beside another: the same name with an ending.
+pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name: OsString = path.into();
+    name.push(ending);
+    name.into()
+}
 
 /// Opens a regular file for reading, and nothing else; never waits for anybody.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {

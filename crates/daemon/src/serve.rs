@@ -16,8 +16,10 @@ use crate::access::{self, Access};
 use crate::cache::{Cache, CacheSettings};
 use crate::clock::JumpDetector;
 use crate::config::{Config, StaleData, Volumes as VolumesConfig, check_with_cache};
+use crate::delivery::webhooks::Webhooks;
 use crate::dependencies::Dependencies;
 use crate::http::{App, router};
+use crate::jobs::former;
 use crate::jobs::{JobSettings, Jobs, Services};
 use crate::libvirt::{self, Hypervisor};
 use crate::net::{self, Load};
@@ -27,9 +29,8 @@ use crate::supervisor;
 use crate::telemetry::Exports;
 use crate::telemetry::logfile::LogFile;
 use crate::telemetry::metrics::Metrics;
+use crate::volume::dir;
 use crate::volume::{InUse, NoLibvirt, Volumes, lvm};
-use crate::volume::{dir, former};
-use crate::webhooks::Webhooks;
 
 /// A daemon that listens and has not begun to serve.
 #[derive(Debug)]
@@ -143,7 +144,6 @@ impl Daemon {
         let server = tokio::spawn(net::serve(
             listener,
             app.access.tls().cloned(),
-            Arc::clone(app.access.failures()),
             Arc::clone(&app.load),
             router(app.clone()),
             heart,
@@ -217,7 +217,7 @@ async fn watch(app: App, stop: CancellationToken) {
 async fn tell(app: App, stop: CancellationToken) {
     let services = app.jobs.services();
     if let Some(webhooks) = &services.webhooks {
-        let (store, metrics) = (&services.store, &services.metrics);
+        let (store, metrics) = (&services.store, &*services.metrics);
         webhooks.run(store, metrics, &stop).await;
     }
 }
@@ -249,12 +249,12 @@ async fn forget_what_is_old(app: &App) {
         }
         Ok(_) => {}
         Err(error) => {
-            let error = crate::jobs::error::chain(&error);
+            let error = crate::error::chain(&error);
             tracing::error!(component = "cache", error, "The cache cannot be tidied");
         }
     }
     if let Err(error) = app.jobs.forget_old().await {
-        let error = crate::jobs::error::chain(&error);
+        let error = crate::error::chain(&error);
         tracing::error!(component = "storage", error, "Old jobs cannot be forgotten");
     }
 }
@@ -276,7 +276,7 @@ async fn report_former_places(app: &App, config: &Config, stop: &CancellationTok
     };
     let report = former::report(&app.jobs.services().store, now, group);
     if let Some(Err(error)) = stop.run_until_cancelled(report).await {
-        let error = crate::jobs::error::chain(&error);
+        let error = crate::error::chain(&error);
         tracing::warn!(
             component = "storage",
             error,
@@ -293,7 +293,7 @@ async fn reconcile_volumes(app: &App, stop: &CancellationToken) {
         }
         Some(Ok(_)) | None => {}
         Some(Err(error)) => {
-            let error = crate::jobs::error::chain(&error);
+            let error = crate::error::chain(&error);
             tracing::error!(
                 component = "provisioner",
                 error,

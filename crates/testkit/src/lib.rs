@@ -7,6 +7,7 @@ pub mod inbox;
 pub mod log_writes;
 pub mod loopdev;
 pub mod lvm;
+pub mod module_order;
 pub mod port;
 pub mod process;
 pub mod rclone;

@@ -55,7 +55,7 @@ impl Subject {
 
 /// A line in the making; written when dropped.
 #[derive(Debug)]
-pub(super) struct AuditLine {
+pub(crate) struct AuditLine {
     principal: String,
     address: SocketAddr,
     method: Method,
@@ -65,7 +65,7 @@ pub(super) struct AuditLine {
 }
 
 impl AuditLine {
-    pub(super) fn new(
+    pub(crate) fn new(
         principal: Option<&Principal>,
         address: SocketAddr,
         method: &Method,
@@ -81,11 +81,11 @@ impl AuditLine {
         }
     }
 
-    pub(super) fn subject(&self) -> Subject {
+    pub(crate) fn subject(&self) -> Subject {
         self.subject.clone()
     }
 
-    pub(super) fn answered(&mut self, status: StatusCode) {
+    pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
     }
 }

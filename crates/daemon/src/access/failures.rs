@@ -112,12 +112,7 @@ impl Failures {
         Reason::ALL.into_iter().zip(counts)
     }
 
-    /// Counts a certificate that the handshake refused.
-    pub(crate) fn count_certificate(&self) {
-        self.count(Reason::Certificate);
-    }
-
-    pub(super) fn count(&self, reason: Reason) {
+    pub(crate) fn count(&self, reason: Reason) {
         for (known, count) in Reason::ALL.iter().zip(&self.counts) {
             if *known == reason {
                 count.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +134,7 @@ impl Failures {
     }
 
     /// Takes the time that an answer to a wrong token has to take.
-    pub(super) async fn slow_down(&self) {
+    pub(crate) async fn slow_down(&self) {
         if let Ok(_waits) = self.slow.try_acquire() {
             tokio::time::sleep(SLOW).await;
         }

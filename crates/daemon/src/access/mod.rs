@@ -22,14 +22,10 @@ mod tokens;
 mod watch;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use lvp_api::{ErrorCode, routes};
 
 pub use failures::{Failures, Reason};
@@ -37,12 +33,9 @@ pub use tokens::{Role, TokensError};
 pub use watch::{reload, watch};
 
 use crate::config;
-use crate::http::App;
-use crate::http::error::ApiError;
-use crate::jobs::error::chain;
-use crate::net::Peer;
+use crate::error::chain;
 use crate::net::tls::Tls;
-use audit::AuditLine;
+use crate::net::{ApiError, Peer};
 use tokens::Tokens;
 
 /// The older header for tokens.
@@ -59,7 +52,7 @@ pub struct Access {
     tls: Option<Arc<Tls>>,
     open_health: bool,
     open_metrics: bool,
-    failures: Arc<Failures>,
+    failures: Failures,
 }
 
 /// Who a request is from.
@@ -85,7 +78,7 @@ impl fmt::Display for Principal {
 
 /// What a route asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Needs {
+pub(crate) enum Needs {
     Nothing,
     Read,
     Provision,
@@ -105,7 +98,7 @@ impl Access {
             tls: tls.map(Arc::new),
             open_health: server.open_health,
             open_metrics: server.open_metrics,
-            failures: Arc::default(),
+            failures: Failures::default(),
         })
     }
 
@@ -125,8 +118,19 @@ impl Access {
     }
 
     /// Failed attempts.
-    pub fn failures(&self) -> &Arc<Failures> {
+    pub(crate) fn failures(&self) -> &Failures {
         &self.failures
+    }
+
+    /// How often each reason to turn a caller away was met.
+    pub fn refusals(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let certificates = self.tls.as_ref().map_or(0, |tls| tls.refused());
+        self.failures
+            .counts()
+            .map(move |(reason, count)| match reason {
+                Reason::Certificate => (reason, certificates),
+                _ => (reason, count),
+            })
     }
 
     /// Reads tokens and certificates again. What cannot be used is logged and leaves the old ones
@@ -169,7 +173,8 @@ impl Access {
         self.tokens_file.as_deref().into_iter().chain(tls)
     }
 
-    fn needs(&self, method: &Method, route: Option<&str>) -> Needs {
+    /// What a route asks of its caller.
+    pub(crate) fn needs(&self, method: &Method, route: Option<&str>) -> Needs {
         let is_read = method == Method::GET || method == Method::HEAD;
         match route {
             Some(routes::HEALTH | routes::HEALTHZ | routes::LIVEZ | routes::READYZ)
@@ -184,7 +189,11 @@ impl Access {
     }
 
     /// Who the caller is and what it may do, or why it is nobody.
-    fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<(Principal, Role), ApiError> {
+    pub(crate) fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Result<(Principal, Role), ApiError> {
         if !self.asks_for_credentials() {
             return local(headers);
         }
@@ -239,7 +248,7 @@ fn unauthorized(what: &str) -> ApiError {
 }
 
 /// The token that a request carries, in whichever of the two headers.
-fn token(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn token(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
@@ -249,75 +258,6 @@ fn token(headers: &HeaderMap) -> Option<&[u8]> {
         None => headers.get(API_TOKEN)?.as_bytes(),
     };
     Some(token.trim_ascii()).filter(|token| !token.is_empty())
-}
-
-/// Lets a request through to its handler, or answers in the handler's stead.
-pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let access = &app.access;
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let needs = access.needs(request.method(), route.as_ref().map(MatchedPath::as_str));
-    let is_readiness = route.as_ref().map(MatchedPath::as_str) == Some(routes::READYZ);
-    if needs == Needs::Nothing && !is_readiness {
-        return next.run(request).await;
-    }
-    let peer = request.extensions().get::<Peer>().cloned();
-    // Only a router that is served by something else than `net` has requests from nowhere.
-    let peer = peer.unwrap_or(Peer {
-        address: SocketAddr::from(([0, 0, 0, 0], 0)),
-        identity: None,
-    });
-    if needs == Needs::Nothing {
-        // Everybody may know that something is wrong; what is, and where, is for those who may read.
-        let is_anonymous = token(request.headers()).is_none() && peer.identity.is_none();
-        if !(is_anonymous && access.asks_for_credentials())
-            && let Ok((principal, _)) = access.identify(request.headers(), &peer)
-        {
-            request.extensions_mut().insert(principal);
-        }
-        return next.run(request).await;
-    }
-    let found = access.identify(request.headers(), &peer);
-    let mut line = (needs == Needs::Provision).then(|| {
-        let principal = found.as_ref().ok().map(|(principal, _)| principal);
-        AuditLine::new(principal, peer.address, request.method(), request.uri())
-    });
-    let response = match found {
-        Err(error) => {
-            if error.code() == ErrorCode::TooManyRequests {
-                access.failures.slow_down().await;
-            }
-            refuse(error)
-        }
-        Ok((_, Role::Read)) if needs == Needs::Provision => {
-            access.failures.count(Reason::Role);
-            refuse(ApiError::new(
-                ErrorCode::Forbidden,
-                "This token may only read: changes need one with the role provision",
-            ))
-        }
-        Ok((principal, _)) => {
-            request.extensions_mut().insert(principal);
-            if let Some(line) = &line {
-                request.extensions_mut().insert(line.subject());
-            }
-            next.run(request).await
-        }
-    };
-    if let Some(line) = &mut line {
-        line.answered(response.status());
-    }
-    response
-}
-
-fn refuse(error: ApiError) -> Response {
-    let mut response = error.into_response();
-    if response.status() == StatusCode::UNAUTHORIZED {
-        let challenge = HeaderValue::from_static("Bearer realm=\"libvirt-volume-provisioner\"");
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, challenge);
-    }
-    response
 }
 
 #[cfg(test)]

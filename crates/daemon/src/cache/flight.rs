@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::jobs::progress::Meter;
+use crate::job::meter::Meter;
 
 /// What a follower sees of the flight.
 #[derive(Debug, Clone, Default)]

@@ -42,6 +42,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::clock;
+use crate::files::is_full;
 use crate::source::ObjectMeta;
 use crate::store::{ImageRow, Store, StoreError};
 
@@ -49,7 +50,7 @@ pub use evict::{Swept, Usage};
 pub use flight::{FlightState, Follower};
 pub use pin::Pin;
 pub use publish::{Lead, Published};
-pub use verify::{FileStamp, hash_file};
+pub use verify::hash_file;
 
 use crate::lock::LockError;
 use directory::Directory;
@@ -139,10 +140,7 @@ impl CacheError {
     pub fn is_full(&self) -> bool {
         match self {
             Self::NoRoom { .. } => true,
-            Self::File { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
+            Self::File { source, .. } => is_full(source),
             Self::Index(error) => error.is_full(),
             Self::InUse(_) | Self::Lost { .. } | Self::Locked(_) => false,
         }

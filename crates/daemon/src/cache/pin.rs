@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lvp_api::Sha256Digest;
 
-use super::FileStamp;
+use crate::stamp::FileStamp;
 
 /// What is being done with an image.
 #[derive(Debug)]

@@ -11,10 +11,11 @@ use lvp_api::{ImageType, Sha256Digest};
 use super::directory::Handle;
 use super::flight::FlightGuard;
 use super::pin::Seat;
-use super::{Cache, CacheError, FileStamp, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin, file_name};
+use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin, file_name};
 use crate::clock;
-use crate::jobs::progress::Meter;
+use crate::job::meter::Meter;
 use crate::source::ObjectMeta;
+use crate::stamp::FileStamp;
 use crate::store::{ImageRow, ObjectRow, PartialRow};
 
 /// The right to fetch one object into the cache. Dropping it ends the flight; what is durable of
@@ -158,7 +159,7 @@ impl Lead {
         {
             Err(error) if error.may_heal() => {
                 // What is not noted is fetched again after a restart; the download need not wait for it.
-                let error = crate::jobs::error::chain(&error);
+                let error = crate::error::chain(&error);
                 tracing::debug!(
                     component = "cache",
                     error,

@@ -9,6 +9,7 @@ use lvp_testkit::s3::{ACCESS_KEY, S3, SECRET_KEY};
 use super::*;
 use crate::secret::Secret;
 use crate::source::{Settings, Source};
+use crate::stamp::FileStamp;
 use crate::store::Observer;
 
 const MIB: usize = 1 << 20;

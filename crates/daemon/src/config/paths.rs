@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use super::{Config, ConfigError, Volumes};
-use crate::store::with_ending;
+use crate::files::with_ending;
 
 /// More links in one path are a loop, as for the kernel (path_resolution(7)).
 const LINKS_MAX: u32 = 40;

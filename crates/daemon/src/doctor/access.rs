@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::{Finding, storage};
 use crate::access::check_tokens;
 use crate::config::{self, Config};
-use crate::jobs::error::chain;
+use crate::error::chain;
 use crate::net::tls::{Tls, certificates};
 
 /// A certificate that ends sooner than this is told of.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Finding;
 use crate::config::Config;
-use crate::jobs::error::chain;
+use crate::error::chain;
 use crate::libvirt::{self, Pool};
 
 /// What was found, and where the cache is by it.

@@ -12,7 +12,7 @@ use super::devices::{self, PhysicalVolume};
 use super::{Finding, size};
 use crate::cmd;
 use crate::config::Config;
-use crate::jobs::error::chain;
+use crate::error::chain;
 use crate::serve::lvm_settings;
 use crate::volume::lvm::Lvm;
 use crate::volume::{NoLibvirt, Volumes as _, report};

@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use crate::config::keys::Kind;
 use crate::config::{Config, ConfigError, Origin, Settings, Volumes};
-use crate::jobs::error::chain;
+use crate::error::chain;
 
 /// Every check, with what it looks at. `docs/doctor.md` has this table.
 pub const CHECKS: &[(&str, &str)] = &[

@@ -4,7 +4,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::{Finding, access, size};
 use crate::config::Config;
-use crate::jobs::error::chain;
+use crate::error::chain;
 use crate::source::{self, Source};
 
 /// From here on S3 refuses signatures (RequestTimeTooSkewed).

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, OFlags, access, statvfs};
 
 use super::{Finding, size};
-use crate::jobs::error::chain;
+use crate::error::chain;
 use crate::store;
 
 /// Less free space than this under the database is about to stop everything.

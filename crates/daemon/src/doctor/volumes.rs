@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::config::Config;
-use crate::jobs::error::chain;
+use crate::error::chain;
 use crate::serve;
 use crate::volume::VolumeState;
 

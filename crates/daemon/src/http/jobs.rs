@@ -20,8 +20,8 @@ use super::error::ApiError;
 use super::{Answer, App, list, request};
 use crate::access::Principal;
 use crate::access::audit::Subject;
+use crate::job::record::Job;
 use crate::jobs::Cancellation;
-use crate::jobs::record::Job;
 use crate::store::JobFilter;
 
 /// Listed jobs unless `limit` says otherwise.

@@ -5,6 +5,7 @@
 mod cache;
 pub mod error;
 mod gather;
+mod guard;
 mod health;
 mod jobs;
 mod list;
@@ -31,7 +32,7 @@ use lvp_api::{ErrorCode, routes};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
-use crate::access::{self, Access};
+use crate::access::Access;
 use crate::dependencies::Dependencies;
 use crate::jobs::Jobs;
 use crate::net::Load;
@@ -105,7 +106,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(middleware::from_fn(detached))
-        .layer(middleware::from_fn_with_state(app.clone(), access::guard))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(traces::trace))
         // Outermost, so that a request that broke off is counted too.

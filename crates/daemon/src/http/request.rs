@@ -11,7 +11,7 @@ use lvp_api::{CacheFetchRequest, ErrorCode, ProvisionRequest, VolumeName};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
-use crate::jobs::record::{JobSpec, VolumeRequest};
+use crate::job::record::{JobSpec, VolumeRequest};
 use crate::source::Source;
 use crate::telemetry::traces;
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use lvp_api::JobId;
 use tokio::sync::watch;
 
-use super::progress::Meter;
-use super::record::{Job, JobSpec};
-use super::stop::Stop;
 use crate::clock;
+use crate::job::meter::Meter;
+use crate::job::record::{Job, JobSpec};
+use crate::job::stop::Stop;
 use crate::volume::{Volume, VolumeState};
 
 /// A job that has not ended. The record is watched by whoever wants to know; only the job's own

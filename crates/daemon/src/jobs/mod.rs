@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - Invariant: a job's state is changed by its own task alone ([`Jobs::drive`]); everybody else
-//!   asks by [`Stop`](stop::Stop). That a client goes away changes nothing.
+//!   asks by [`Stop`](crate::job::stop::Stop). That a client goes away changes nothing.
 //! - Invariant: a state is in the database before anybody is told of it.
 //! - Invariant: a job that comes from the database writes its volume only where the volume's own
 //!   record says that it may ([`standing`]).
@@ -18,16 +18,12 @@
 //! Slots are a fair semaphore, so jobs start in the order of their acceptance. A task that waits for
 //! a slot costs a few hundred bytes; `jobs.queue_limit` bounds their number.
 
-pub mod admission;
-pub mod advice;
-pub mod error;
+mod failure;
+pub mod former;
 pub mod live;
-pub mod progress;
 mod reconcile;
-pub mod record;
 mod standing;
 mod steps;
-pub mod stop;
 mod undo;
 mod waiting;
 
@@ -45,19 +41,21 @@ use tracing::{Instrument as _, Span};
 
 use crate::cache::Cache;
 use crate::clock;
+use crate::delivery::webhooks::Webhooks;
+use crate::delivery::{Delivery, Observer as _};
+use crate::error::chain;
+use crate::job::admission::{self, Decision, Refusal};
+use crate::job::error::JobError;
+use crate::job::record::{Job, JobSpec};
+use crate::job::stop::StopReason;
 use crate::libvirt::Hypervisor;
 use crate::source::Source;
 use crate::store::{JobFilter, Store, StoreError};
-use crate::telemetry::metrics::{Delivery, Metrics};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces;
 use crate::volume::{VolumeState, Volumes};
-use crate::webhooks::Webhooks;
-use admission::{Decision, Refusal};
-use error::JobError;
 use live::Live;
 pub use reconcile::Reconciled;
-use record::{Job, JobSpec};
-use stop::StopReason;
 
 /// How often a running job's counters are shown on its record.
 pub(crate) const SAMPLE_INTERVAL: Duration = Duration::from_millis(200);
@@ -127,7 +125,7 @@ impl Services {
                 self.metrics.cache_measured(size_bytes, images, free_bytes);
             }
             (Err(error), _) | (_, Err(error)) => {
-                let error = error::chain(&error);
+                let error = chain(&error);
                 tracing::warn!(component = "cache", error, "The cache cannot be measured");
             }
         }
@@ -546,12 +544,12 @@ impl Jobs {
         loop {
             match store.end_job(job.clone(), events.clone()).await {
                 Ok(dropped) => {
-                    metrics.webhooks(Delivery::Dropped, dropped);
+                    metrics.deliveries(Delivery::Dropped, dropped);
                     return webhooks.iter().for_each(|webhooks| webhooks.ring());
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
-                    let error = error::chain(&error);
+                    let error = chain(&error);
                     tracing::error!(
                         component = "storage", job_id = %job.id, error,
                         "A job's end cannot be recorded; trying again"

@@ -20,8 +20,10 @@ use std::sync::PoisonError;
 
 use lvp_api::{JobId, JobState};
 
-use super::error::{JobError, chain};
-use super::{Jobs, record::Job};
+use super::Jobs;
+use crate::error::chain;
+use crate::job::error::JobError;
+use crate::job::record::Job;
 use crate::volume::{Removed, Volume, VolumeState};
 
 /// What a look at all volumes found.

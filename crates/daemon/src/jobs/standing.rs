@@ -24,7 +24,7 @@
 
 use lvp_api::{ErrorCode, JobId, Sha256Digest};
 
-use super::error::JobError;
+use crate::job::error::JobError;
 use crate::volume::{Volume, VolumeState};
 
 /// What a job that was taken up from the database may do.

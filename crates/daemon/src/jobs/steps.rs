@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use super::Services;
-use super::error::JobError;
 use super::live::Live;
-use super::progress::Rates;
-use super::record::VolumeRequest;
 use super::standing::{self, Standing};
 use super::waiting;
 use crate::cache::{Follower, Lead, Lookup, Pin};
+use crate::job::error::JobError;
+use crate::job::meter::Rates;
+use crate::job::record::VolumeRequest;
 use crate::source::{ImageUrl, ObjectMeta, PlanCheck, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::telemetry::traces;
@@ -309,9 +309,9 @@ impl Steps<'_> {
         let streamed = match transfer::stream(source, lead, aims, meter, &self.live.stop).await {
             // What came is of no use to anybody on a disk that others need, or of an object that was
             // another one meanwhile.
-            Err(error) if [CACHE_FULL, OBJECT_CHANGED].contains(&error.error_type()) => {
+            Err(error) if error.spoils_what_came() => {
                 lead.discard().await?;
-                return Err(error);
+                return Err(error.into());
             }
             streamed => streamed?,
         };
@@ -640,7 +640,7 @@ impl Steps<'_> {
     ) -> Result<T, JobError> {
         let result = step.instrument(span.clone()).await;
         if let Err(error) = &result {
-            traces::failed(&span, error.error_type(), super::error::chain(error));
+            traces::failed(&span, error.error_type(), crate::error::chain(error));
         }
         result
     }
@@ -672,9 +672,6 @@ const BROKEN_OFF: &str = "The download broke off, and without a strong ETag or a
 
 /// The error type of a server that broke off or cannot be reached.
 const SOURCE_UNAVAILABLE: &str = SourceErrorKind::Unavailable.as_str();
-
-/// The error type of a cache that has no room left.
-const CACHE_FULL: &str = "cache_full";
 
 /// The error type of a server that answers no ranges.
 const RANGES_IGNORED: &str = SourceErrorKind::RangesIgnored.as_str();

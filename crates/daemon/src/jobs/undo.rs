@@ -17,9 +17,10 @@ use lvp_api::JobId;
 use tracing::{Instrument as _, Span};
 
 use super::Jobs;
-use super::error::{JobError, chain};
 use super::live::Live;
 use super::standing::{self, Standing};
+use crate::error::chain;
+use crate::job::error::JobError;
 use crate::telemetry::traces;
 use crate::volume::{OpenVolume, Removed, Volume, VolumeError, VolumeState};
 

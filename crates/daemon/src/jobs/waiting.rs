@@ -7,8 +7,9 @@
 use std::time::Duration;
 
 use super::Services;
-use super::error::{JobError, chain};
 use super::live::Live;
+use crate::error::chain;
+use crate::job::error::JobError;
 
 /// How often a waiting job looks whether it can go on.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@
 //! as a ping, puts a deadline off.
 
 mod answer;
+mod error;
 mod idle;
 mod load;
 pub mod tls;
@@ -33,11 +34,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+pub use error::ApiError;
 pub use load::{Full, Load};
 pub(crate) use load::{MAX_CONNECTIONS, Refusal, Whose, network};
 
-use crate::access::Failures;
-use crate::http::error::ApiError;
 use answer::Answer;
 use idle::Idle;
 use load::{Place, Purpose};
@@ -120,7 +120,6 @@ impl Pulse {
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    failures: Arc<Failures>,
     load: Arc<Load>,
     router: Router,
     mut heart: Heart,
@@ -159,10 +158,9 @@ pub async fn serve(
             stop: stop.clone(),
         };
         let tls = tls.clone();
-        let failures = Arc::clone(&failures);
         let ended = connection.place.ends.now.clone();
         connections.spawn(async move {
-            let served = connection.run(stream, tls, &failures);
+            let served = connection.run(stream, tls);
             if ended.run_until_cancelled(served).await.is_none() {
                 tracing::debug!(component = "http", %address, "Connection ended by the daemon");
             }
@@ -180,7 +178,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream, tls: Option<Arc<Tls>>, failures: &Failures) {
+    async fn run(self, stream: TcpStream, tls: Option<Arc<Tls>>) {
         // Progress events are small and each is waited for.
         stream.set_nodelay(true).ok();
         let Some(tls) = tls else {
@@ -195,7 +193,7 @@ impl Connection {
             }
             Ok(Err(error)) => {
                 if tls::is_about_certificate(&error) {
-                    failures.count_certificate();
+                    tls.count_refused();
                 }
                 tracing::info!(
                     component = "access",
@@ -355,7 +353,6 @@ mod tests {
         let server = serve(
             listener,
             None,
-            Arc::default(),
             Arc::new(Load::new(128)),
             Router::new(),
             heart,

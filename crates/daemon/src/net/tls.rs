@@ -2,7 +2,7 @@
 //!
 //! A client may show a certificate or none. One that is shown must be valid and of the configured
 //! CA, or the handshake fails: a broken certificate never falls back to anonymity. What a client
-//! without one may do is for [`crate::access`] to say.
+//! without one may do is for the layer above to say.
 //!
 //! Connections are never resumed: a resumed session would carry a certificate that may have
 //! expired since, or whose CA is no longer trusted.
@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::pki_types::pem::PemObject as _;
@@ -27,6 +28,7 @@ use crate::files;
 /// TLS as the files say at the moment.
 pub struct Tls {
     files: config::Tls,
+    refused: AtomicU64,
     current: RwLock<Current>,
 }
 
@@ -108,7 +110,11 @@ impl Tls {
     /// Reads the files.
     pub fn load(files: config::Tls) -> Result<Self, TlsError> {
         let current = RwLock::new(read(&files)?);
-        Ok(Self { files, current })
+        Ok(Self {
+            files,
+            current,
+            refused: AtomicU64::new(0),
+        })
     }
 
     /// Reads the files again; when they are not usable, what was read before stays in force.
@@ -123,6 +129,16 @@ impl Tls {
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         TlsAcceptor::from(Arc::clone(&current.config))
+    }
+
+    /// A handshake failed for the sake of the client's certificate.
+    pub(super) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// When the server's certificate ends, or one that it is signed by, if that is sooner.

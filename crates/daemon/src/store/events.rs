@@ -3,7 +3,24 @@
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::{Store, StoreError};
-use crate::webhooks::{NewEvent, WAITING_MAX};
+
+/// Events that wait for one receiver at most; the oldest make room.
+pub const EVENTS_MAX: u32 = 1000;
+
+/// An event on its way into the database.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Whom it is for.
+    pub receiver: String,
+    /// Its name.
+    pub event: String,
+    /// Its delivery id.
+    pub delivery: String,
+    /// What is sent.
+    pub body: String,
+    /// When it happened.
+    pub created_at: String,
+}
 
 /// An event that was not taken yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +99,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, events: &[NewEvent]) -> rusq
             .query_row(
                 "SELECT seq FROM webhook_events WHERE receiver = ?1 \
                  ORDER BY seq DESC LIMIT 1 OFFSET ?2",
-                params![event.receiver, WAITING_MAX],
+                params![event.receiver, EVENTS_MAX],
                 |row| row.get(0),
             )
             .optional()?;

@@ -10,7 +10,6 @@
 //! included (fcntl(2)). So this one is opened before SQLite's and closed after them, and nothing
 //! else here opens that file.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::ops::Range;
@@ -21,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use lvp_image::grace;
 
 use super::StoreError;
+use crate::files::with_ending;
 use crate::lock::{Lock, LockError};
 
 /// Nobody but the daemon's user reads the database or a backup.
@@ -129,12 +129,6 @@ impl Files {
 fn all(path: &Path) -> Vec<PathBuf> {
     let endings = ["", "-wal", "-shm"];
     endings.map(|ending| with_ending(path, ending)).to_vec()
-}
-
-pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name: OsString = path.into();
-    name.push(ending);
-    name.into()
 }
 
 /// Takes a file from the eyes of all but its owner, whatever the umask or an older release made of it.

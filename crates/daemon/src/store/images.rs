@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::jobs::{image_type, parsed};
 use super::{Store, StoreError};
-use crate::cache::FileStamp;
+use crate::stamp::FileStamp;
 
 /// One published image.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use lvp_api::{ImageType, JobId, JobState, VolumeName};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
+use super::NewEvent;
 use super::seal::Seal;
 use super::{Store, StoreError, events};
-use crate::jobs::admission::Surroundings;
-use crate::jobs::record::{Failure, Job, JobSpec, VolumeRequest};
+use crate::job::admission::Surroundings;
+use crate::job::record::{Failure, Job, JobSpec, VolumeRequest};
 use crate::source::url::RequestedUrl;
-use crate::webhooks::NewEvent;
 
 /// Which jobs a listing wants.
 #[derive(Debug, Clone, Copy, Default)]

@@ -28,8 +28,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 pub use backup::{Health, backup, backup_name, check, prune as prune_backups};
-pub use events::WaitingEvent;
-pub(crate) use files::with_ending;
+pub use events::{EVENTS_MAX, NewEvent, WaitingEvent};
 pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
 pub use offline::{cancel_unfinished, volumes_of_go_program};

@@ -1,5 +1,4 @@
 use super::*;
-use crate::webhooks::{NewEvent, WAITING_MAX};
 
 struct Nobody;
 
@@ -48,7 +47,7 @@ async fn a_database_of_the_first_version_is_brought_up_with_what_it_holds() {
 async fn the_oldest_events_make_room_and_those_of_other_receivers_do_not() {
     let home = tempfile::tempdir().expect("there is room");
     let store = Store::open(&home.path().join("jobs.db"), Arc::new(Nobody)).expect("it is made");
-    let events: Vec<_> = (0..WAITING_MAX + 5)
+    let events: Vec<_> = (0..EVENTS_MAX + 5)
         .map(|number| event("full", number))
         .chain([event("other", 0)])
         .collect();
@@ -59,7 +58,7 @@ async fn the_oldest_events_make_room_and_those_of_other_receivers_do_not() {
         .await;
     assert_eq!(dropped.expect("it is written"), 5);
     let waiting = store.waiting_events("full".to_owned()).await.expect("rows");
-    assert_eq!(u32::try_from(waiting.len()), Ok(WAITING_MAX));
+    assert_eq!(u32::try_from(waiting.len()), Ok(EVENTS_MAX));
     assert_eq!(waiting[0].delivery, "5");
     let other = store
         .waiting_events("other".to_owned())

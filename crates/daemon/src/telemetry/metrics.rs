@@ -33,7 +33,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::jobs::progress::Moved;
+use crate::delivery::{self, Delivery};
+use crate::job::meter::Moved;
 use crate::store::Observer;
 use crate::volume::Capacity;
 #[cfg(test)]
@@ -71,28 +72,6 @@ impl TimedStage {
         match self {
             Self::Download => "download",
             Self::Convert => "convert",
-        }
-    }
-}
-
-/// What became of an event for a webhook, or of one attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// The receiver has it.
-    Delivered,
-    /// An attempt failed.
-    Failed,
-    /// It was given up.
-    Dropped,
-}
-
-impl Delivery {
-    /// Its label value.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-            Self::Dropped => "dropped",
         }
     }
 }
@@ -310,13 +289,6 @@ impl Metrics {
         }
     }
 
-    /// What became of so many events for webhooks.
-    pub fn webhooks(&self, result: Delivery, count: u64) {
-        self.webhook_deliveries
-            .get_or_create(&[("result", result.as_str().into())])
-            .inc_by(count);
-    }
-
     /// What the cache holds.
     pub fn cache_measured(&self, size_bytes: u64, images: u64, free_bytes: u64) {
         self.cache_size.set(float(size_bytes));
@@ -327,6 +299,14 @@ impl Metrics {
     fn moving(&self) -> MutexGuard<'_, Moving> {
         // Plain data that no panic can leave half-changed.
         self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl delivery::Observer for Metrics {
+    fn deliveries(&self, what: Delivery, count: u64) {
+        self.webhook_deliveries
+            .get_or_create(&[("result", what.as_str().into())])
+            .inc_by(count);
     }
 }
 

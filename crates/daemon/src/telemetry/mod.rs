@@ -11,7 +11,7 @@ pub mod traces;
 
 use std::sync::Arc;
 
-use crate::outbox;
+use crate::delivery::outbox;
 
 /// What has become of what the daemon says of itself, for its metrics.
 #[derive(Debug, Default)]

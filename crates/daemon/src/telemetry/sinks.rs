@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use url::Url;
 
 use crate::config::Logging;
-use crate::outbox::{self, Counts, Limits, Outbox, Outcome, Receiver, Running};
+use crate::delivery::outbox::{self, Counts, Limits, Outbox, Outcome, Receiver, Running};
 
 /// Longest time that the end of the daemon waits for the last lines.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -14,6 +14,7 @@
 //! plan was made from, which came by requests of their own.
 
 mod cachefile;
+mod error;
 
 use std::fs::File;
 use std::io;
@@ -26,7 +27,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lvp_api::{ErrorCode, Sha256Digest};
+use lvp_api::Sha256Digest;
 use lvp_image::buffer::{BufferPool, PooledBuf};
 use lvp_image::copy::{Body, Copier};
 use sha2::{Digest as _, Sha256};
@@ -35,10 +36,11 @@ use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
+pub use error::TransferError;
+
 use crate::cache::Lead;
-use crate::jobs::error::JobError;
-use crate::jobs::progress::Meter;
-use crate::jobs::stop::{Stop, StopReason};
+use crate::job::meter::Meter;
+use crate::job::stop::{Stop, StopReason};
 use crate::source::{PlanCheck, RangeOptions, RangeReader, Source, SourceError};
 
 /// Chunks that may wait before the pump; the HTTP library cuts chunks of at most 400 KiB, mostly
@@ -87,7 +89,7 @@ pub async fn stream(
     aims: Aims,
     meter: &Arc<Meter>,
     stop: &Stop,
-) -> Result<Streamed, JobError> {
+) -> Result<Streamed, TransferError> {
     let object = lead.object().clone();
     let start = lead.durable_bytes();
     meter.source_total.store(object.size, Ordering::Relaxed);
@@ -112,8 +114,8 @@ pub async fn stream(
     let fetching = fetch(reader, chunks, Arc::clone(meter), stop.clone());
     let fetching = AbortOnDropHandle::new(source.mover().spawn(fetching.in_current_span()));
     let fetch = async {
-        fetching.await.map_err(broken_off)??;
-        Ok::<_, JobError>(started.elapsed())
+        fetching.await.map_err(crashed)??;
+        Ok::<_, TransferError>(started.elapsed())
     };
     // Beside the fetch, which need not wait for the database. Ends with the pump.
     let note = async {
@@ -125,7 +127,7 @@ pub async fn stream(
     };
     let fetched = tokio::try_join!(fetch, note);
     // The pump always ends: its channel is closed, and a stop reaches its writers too.
-    let pumped = pump.await.map_err(broken_off)?;
+    let pumped = pump.await.map_err(crashed)?;
     let bytes = *durable_seen.borrow_and_update();
     if bytes > lead.durable_bytes() {
         lead.durable(bytes).await?;
@@ -143,11 +145,11 @@ async fn fetch(
     pump: mpsc::Sender<Bytes>,
     meter: Arc<Meter>,
     stop: Stop,
-) -> Result<(), JobError> {
+) -> Result<(), TransferError> {
     loop {
         let chunk = tokio::select! {
             biased;
-            reason = stop.stopped() => return Err(JobError::stopped(reason)),
+            reason = stop.stopped() => return Err(TransferError::Stopped(reason)),
             chunk = reader.next() => chunk,
         };
         let Some(chunk) = chunk.transpose()? else {
@@ -156,7 +158,7 @@ async fn fetch(
         let length = chunk.len() as u64;
         tokio::select! {
             biased;
-            reason = stop.stopped() => return Err(JobError::stopped(reason)),
+            reason = stop.stopped() => return Err(TransferError::Stopped(reason)),
             sent = pump.send(chunk) => {
                 if sent.is_err() {
                     // The pump has stopped, and will tell why.
@@ -187,7 +189,7 @@ struct Outlets {
 
 impl Pump {
     /// Runs until the channel closes, on a thread of its own.
-    fn run(mut self, mut chunks: mpsc::Receiver<Bytes>) -> Result<Streamed, JobError> {
+    fn run(mut self, mut chunks: mpsc::Receiver<Bytes>) -> Result<Streamed, TransferError> {
         let started = Instant::now();
         let file = self
             .file
@@ -224,11 +226,10 @@ impl Pump {
                 .map_err(panicked)?
                 .map_err(|error| self.cache_failed(error))?;
             if !is_complete {
-                return Err(JobError::new(
-                    ErrorCode::Unavailable,
-                    "incomplete",
-                    format!("The transfer ended after {received} of {} bytes", self.size),
-                ));
+                return Err(TransferError::Incomplete {
+                    received_bytes: received,
+                    size_bytes: self.size,
+                });
             }
             check.map(PlanCheck::finish).transpose()?;
             let body = body.transpose()?;
@@ -248,7 +249,7 @@ impl Pump {
         &mut self,
         chunks: &mut mpsc::Receiver<Bytes>,
         outlets: &Outlets,
-    ) -> Result<u64, JobError> {
+    ) -> Result<u64, TransferError> {
         let pool = BufferPool::new(PIECES, PIECE_BYTES);
         let Some(mut position) = self.replay(&pool, outlets)? else {
             return Ok(0);
@@ -287,7 +288,11 @@ impl Pump {
 
     /// Hands out the durable part of an earlier attempt, which is in the cache file already. None when
     /// a consumer is gone: joining it tells why.
-    fn replay(&mut self, pool: &BufferPool, outlets: &Outlets) -> Result<Option<u64>, JobError> {
+    fn replay(
+        &mut self,
+        pool: &BufferPool,
+        outlets: &Outlets,
+    ) -> Result<Option<u64>, TransferError> {
         let mut offset = 0;
         while offset < self.start {
             let length = usize::try_from(self.start - offset)
@@ -308,7 +313,7 @@ impl Pump {
 
     /// Gives a piece to every consumer. False when one of them is gone: it has failed, and joining
     /// it tells why.
-    fn hand_out(&mut self, piece: Bytes, outlets: &Outlets) -> Result<bool, JobError> {
+    fn hand_out(&mut self, piece: Bytes, outlets: &Outlets) -> Result<bool, TransferError> {
         if outlets.cache.send(piece.clone()).is_err() || outlets.digest.send(piece.clone()).is_err()
         {
             return Ok(false);
@@ -317,37 +322,26 @@ impl Pump {
     }
 
     /// A free piece; waits until a consumer lets go of one.
-    fn take(&self, pool: &BufferPool) -> Result<PooledBuf, JobError> {
+    fn take(&self, pool: &BufferPool) -> Result<PooledBuf, TransferError> {
         match pool.take(|| self.stop.reason().is_some()) {
             Ok(Some(piece)) => Ok(piece),
-            Ok(None) => Err(JobError::stopped(
+            Ok(None) => Err(TransferError::Stopped(
                 self.stop.reason().unwrap_or(StopReason::Cancelled),
             )),
-            Err(error) => {
-                Err(JobError::new(ErrorCode::Internal, "internal", "Out of memory").because(error))
-            }
+            Err(error) => Err(TransferError::Memory(error)),
         }
     }
 
-    fn feed(&mut self, piece: Bytes) -> Result<(), JobError> {
+    fn feed(&mut self, piece: Bytes) -> Result<(), TransferError> {
         match &mut self.aims.copier {
             Some(copier) => Ok(copier.feed(piece)?),
             None => Ok(()),
         }
     }
 
-    fn cache_failed(&self, error: io::Error) -> JobError {
-        let full = matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        );
-        let (code, error_type) = if full {
-            (ErrorCode::InsufficientStorage, "cache_full")
-        } else {
-            (ErrorCode::Unavailable, "cache")
-        };
-        let what = format!("Cannot write the cache file {}", self.path.display());
-        JobError::new(code, error_type, what).because(error)
+    fn cache_failed(&self, source: io::Error) -> TransferError {
+        let path = self.path.clone();
+        TransferError::CacheFile { path, source }
     }
 }
 
@@ -367,14 +361,11 @@ fn digest(
     Ok((Sha256Digest::new(hasher.finalize().into()), check))
 }
 
-fn broken_off(error: JoinError) -> JobError {
-    JobError::new(ErrorCode::Internal, "internal", "The transfer broke off").because(error)
+fn crashed(_: JoinError) -> TransferError {
+    // The panic itself is in the log.
+    TransferError::Crashed
 }
 
-fn panicked(_: Box<dyn std::any::Any + Send>) -> JobError {
-    JobError::new(
-        ErrorCode::Internal,
-        "internal",
-        "A transfer thread broke off; see the log",
-    )
+fn panicked(_: Box<dyn std::any::Any + Send>) -> TransferError {
+    TransferError::Crashed
 }

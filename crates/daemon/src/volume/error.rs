@@ -9,6 +9,7 @@ use lvp_api::units::ByteSize;
 
 use super::Volume;
 use crate::cmd::{CmdError, CmdErrorKind};
+use crate::files::is_full;
 
 /// The kind of a [`VolumeError`]; decides the answer to the client and whether to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,12 +107,7 @@ impl VolumeError {
 
     /// Whether a file system was full.
     pub fn is_full(&self) -> bool {
-        let full = |error: &io::Error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            )
-        };
+        let full = is_full;
         match self.kind {
             VolumeErrorKind::NoSpace { .. } => true,
             _ => self

@@ -36,7 +36,6 @@ use lvp_api::{JobId, Sha256Digest, VolumeName};
 
 pub mod dir;
 mod error;
-pub mod former;
 pub mod lvm;
 pub mod report;
 

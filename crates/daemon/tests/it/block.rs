@@ -14,7 +14,7 @@ use lvp_testkit::loopdev::LoopDevice;
 use lvp_testkit::require::require;
 use lvp_testkit::s3::{ACCESS_KEY, S3, SECRET_KEY};
 use provisioner::cache::{Cache, CacheSettings};
-use provisioner::jobs::record::{Job, JobSpec, VolumeRequest};
+use provisioner::job::record::{Job, JobSpec, VolumeRequest};
 use provisioner::jobs::{Cancellation, JobSettings, Jobs, Services};
 use provisioner::secret::Secret;
 use provisioner::source::{self, Source};

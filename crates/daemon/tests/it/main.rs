@@ -19,6 +19,7 @@ mod forks;
 mod full;
 mod identity;
 mod jobs;
+mod layers;
 mod libvirt;
 mod logs;
 mod lost;

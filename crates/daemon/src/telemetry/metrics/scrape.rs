@@ -77,7 +77,7 @@ impl Metrics {
     }
 
     fn look_at_access(&self, access: &Access) {
-        for (reason, count) in access.failures().counts() {
+        for (reason, count) in access.refusals() {
             let labels = [("reason", reason.as_str().into())];
             set(&self.access_failures.get_or_create(&labels), count);
         }

@@ -17,7 +17,7 @@ use opentelemetry_sdk::trace::{
     OTEL_BSP_MAX_QUEUE_SIZE_DEFAULT, Span, SpanData, SpanExporter, SpanProcessor,
 };
 
-use crate::outbox::Complaints;
+use crate::delivery::outbox::Complaints;
 
 /// How long one batch is tried: a collector that is restarted loses nothing.
 const RETRY_FOR: Duration = Duration::from_secs(60);

@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::jobs::error::chain;
+use crate::error::chain;
 use crate::source::retry_after;
 
 /// Waits are stretched by up to this share, so that hosts that failed together come back apart.

@@ -77,7 +77,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::jobs::record::{JobSpec, VolumeRequest};
+    use crate::job::record::{JobSpec, VolumeRequest};
 
     fn job(image: u8, volume: Option<u8>) -> Job {
         let spec = JobSpec {

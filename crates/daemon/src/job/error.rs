@@ -7,7 +7,7 @@ use lvp_api::ErrorCode;
 
 use super::record::Failure;
 use super::stop::StopReason;
-use crate::cache::CacheError;
+use crate::error::chain;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::volume::VolumeError;
 
@@ -39,7 +39,8 @@ impl JobError {
         }
     }
 
-    fn wrapping(
+    /// An error that another one is the cause of.
+    pub fn wrapping(
         code: ErrorCode,
         error_type: &'static str,
         context: &'static str,
@@ -67,6 +68,13 @@ impl JobError {
     #[must_use]
     pub fn because(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.source = Some(Box::new(source));
+        self
+    }
+
+    /// Says whether the database or the cache is to blame, and may be well again.
+    #[must_use]
+    pub fn that_may_heal(mut self, may_heal: bool) -> Self {
+        self.may_heal = may_heal;
         self
     }
 
@@ -107,40 +115,6 @@ impl StdError for JobError {
     }
 }
 
-/// An error and its causes in one line.
-pub fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
-
-/// What a full disk under the database means for the one who asks.
-const DATABASE_FULL: &str =
-    "The database's file system is full: free space there and send the request again";
-
-impl From<crate::store::StoreError> for JobError {
-    fn from(error: crate::store::StoreError) -> Self {
-        let (code, context) = if error.is_full() {
-            (ErrorCode::InsufficientStorage, DATABASE_FULL)
-        } else {
-            (ErrorCode::Unavailable, "The database does not answer")
-        };
-        let may_heal = error.may_heal();
-        Self {
-            may_heal,
-            ..Self::new(code, "storage", context).because(error)
-        }
-    }
-}
-
 fn code_of(kind: SourceErrorKind) -> ErrorCode {
     match kind {
         SourceErrorKind::BadUrl | SourceErrorKind::HostNotAllowed => ErrorCode::BadRequest,
@@ -157,21 +131,6 @@ impl From<SourceError> for JobError {
         let code = code_of(error.kind());
         let error_type = error.kind().as_str();
         Self::wrapping(code, error_type, "The image cannot be fetched", error)
-    }
-}
-
-impl From<CacheError> for JobError {
-    fn from(error: CacheError) -> Self {
-        let (code, error_type) = match &error {
-            CacheError::InUse(_) => (ErrorCode::Conflict, "cache"),
-            error if error.is_full() => (ErrorCode::InsufficientStorage, "cache_full"),
-            _ => (ErrorCode::Unavailable, "cache"),
-        };
-        let may_heal = error.may_heal();
-        Self {
-            may_heal,
-            ..Self::wrapping(code, error_type, "The image cannot be cached", error)
-        }
     }
 }
 

@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{NoLibvirt, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes, dir, lvm};
 use crate::clock;
-use crate::jobs::error::chain;
+use crate::error::chain;
 use crate::store::{PlaceRow, Store, StoreError};
+use crate::volume::{
+    NoLibvirt, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes, dir, lvm,
+};
 
 /// How long a look at a place may take that nobody needs now.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@
 //! - Invariant: a job never waits for a receiver: what it does is a row in the transaction that it
 //!   makes anyway.
 //! - Invariant: an event of a job whose end is durable is durable too, and is sent at least once,
-//!   unless it gets older than `webhooks.max_age` or [`WAITING_MAX`] newer ones wait. A repeat has
+//!   unless it gets older than `webhooks.max_age` or [`EVENTS_MAX`](crate::store::EVENTS_MAX) newer ones wait. A repeat has
 //!   the same delivery id.
 //!
 //! A receiver that does not answer, or answers 5xx or 429, is left alone for a while that grows with
@@ -33,16 +33,13 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
+use super::{Delivery, Observer};
 use crate::clock;
 use crate::config;
-use crate::jobs::error::chain;
-use crate::jobs::record::Job;
+use crate::error::chain;
+use crate::job::record::Job;
 use crate::secret::Secret;
-use crate::store::{Store, StoreError, WaitingEvent};
-use crate::telemetry::metrics::{Delivery, Metrics};
-
-/// Events that wait for one receiver at most; the oldest make room.
-pub const WAITING_MAX: u32 = 1000;
+use crate::store::{NewEvent, Store, StoreError, WaitingEvent};
 
 /// Time for a connection to a receiver.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,21 +61,6 @@ const DELIVERY: &str = "x-lvp-delivery";
 const TIMESTAMP: &str = "x-lvp-timestamp";
 /// `sha256=` and the HMAC-SHA256 of `TIMESTAMP.BODY` in hex.
 const SIGNATURE: &str = "x-lvp-signature";
-
-/// An event on its way into the database.
-#[derive(Debug, Clone)]
-pub struct NewEvent {
-    /// Whom it is for: [`Receiver::key`].
-    pub receiver: String,
-    /// Its name.
-    pub event: String,
-    /// Its delivery id.
-    pub delivery: String,
-    /// What is sent.
-    pub body: String,
-    /// When it happened.
-    pub created_at: String,
-}
 
 /// All receivers.
 #[derive(Debug)]
@@ -158,12 +140,12 @@ impl Webhooks {
     }
 
     /// Sends events until told to stop; what is left is sent after the next start.
-    pub async fn run(&self, store: &Store, metrics: &Metrics, stop: &CancellationToken) {
+    pub async fn run(&self, store: &Store, observer: &dyn Observer, stop: &CancellationToken) {
         let keys = self.receivers.iter().map(|receiver| receiver.key.clone());
         match store.forget_other_receivers(keys.collect()).await {
             Ok(0) => {}
             Ok(count) => {
-                metrics.webhooks(Delivery::Dropped, count);
+                observer.deliveries(Delivery::Dropped, count);
                 tracing::warn!(
                     component = "webhook",
                     count,
@@ -173,18 +155,18 @@ impl Webhooks {
             Err(error) => cannot_read(&error),
         }
         let tasks = self.receivers.iter().map(|receiver| {
-            let serving = self.serve(receiver, store, metrics);
+            let serving = self.serve(receiver, store, observer);
             stop.run_until_cancelled(serving)
         });
         join_all(tasks).await;
     }
 
     /// One receiver, for ever.
-    async fn serve(&self, receiver: &Receiver, store: &Store, metrics: &Metrics) {
+    async fn serve(&self, receiver: &Receiver, store: &Store, observer: &dyn Observer) {
         let mut down_for = 0_u32;
         let mut refused: HashMap<i64, (u32, Instant)> = HashMap::new();
         loop {
-            let round = self.round(receiver, store, metrics, &mut refused).await;
+            let round = self.round(receiver, store, observer, &mut refused).await;
             let next = match round {
                 Ok(next) => {
                     down_for = 0;
@@ -223,7 +205,7 @@ impl Webhooks {
         &self,
         receiver: &Receiver,
         store: &Store,
-        metrics: &Metrics,
+        observer: &dyn Observer,
         refused: &mut HashMap<i64, (u32, Instant)>,
     ) -> Result<Option<Instant>, String> {
         let waiting = store.waiting_events(receiver.key.clone()).await;
@@ -233,7 +215,7 @@ impl Webhooks {
         for event in waiting {
             let seq = event.seq;
             if event.created_at < oldest {
-                self.give_up(event, store, metrics).await;
+                self.give_up(event, store, observer).await;
                 continue;
             }
             let (attempts, due) = refused.get(&seq).copied().unwrap_or((0, Instant::now()));
@@ -244,14 +226,14 @@ impl Webhooks {
                 Ok(()) => {
                     let gone = store.forget_event(seq).await;
                     gone.map_err(|error| chain(&error))?;
-                    metrics.webhooks(Delivery::Delivered, 1);
+                    observer.deliveries(Delivery::Delivered, 1);
                 }
                 Err(Refused::Down(reason)) => {
-                    metrics.webhooks(Delivery::Failed, 1);
+                    observer.deliveries(Delivery::Failed, 1);
                     return Err(reason);
                 }
                 Err(Refused::Event(reason)) => {
-                    metrics.webhooks(Delivery::Failed, 1);
+                    observer.deliveries(Delivery::Failed, 1);
                     tracing::warn!(
                         component = "webhook",
                         receiver = receiver.url.host_str(),
@@ -267,8 +249,8 @@ impl Webhooks {
         Ok(refused.values().map(|(_, due)| *due).min())
     }
 
-    async fn give_up(&self, event: WaitingEvent, store: &Store, metrics: &Metrics) {
-        metrics.webhooks(Delivery::Dropped, 1);
+    async fn give_up(&self, event: WaitingEvent, store: &Store, observer: &dyn Observer) {
+        observer.deliveries(Delivery::Dropped, 1);
         tracing::error!(
             component = "webhook",
             event = event.event,

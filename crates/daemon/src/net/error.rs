@@ -1,0 +1,72 @@
+//! Answers that are no success: one body for all of them.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use lvp_api::{ErrorBody, ErrorCode};
+
+/// When a client that met a full queue should come back, in seconds.
+const RETRY_AFTER_SECS: &str = "10";
+
+/// An error on its way to the client.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    code: ErrorCode,
+    message: String,
+    correlation_id: Option<String>,
+    is_busy: bool,
+}
+
+impl ApiError {
+    /// An error with what was wrong and what to do.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            correlation_id: None,
+            is_busy: false,
+        }
+    }
+
+    /// A caller that is turned away for a moment. There may be thousands of them, so that the log has no line for each.
+    pub fn busy(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            is_busy: true,
+            ..Self::new(code, message)
+        }
+    }
+
+    /// A request that breaks a rule.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadRequest, message)
+    }
+
+    /// What went wrong, by its stable name.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// Adds the request's correlation id.
+    #[must_use]
+    pub fn correlated(mut self, id: Option<String>) -> Self {
+        self.correlation_id = id;
+        self
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() && !self.is_busy {
+            tracing::error!(component = "http", error = self.message, "Request failed");
+        }
+        let body = ErrorBody::new(self.code, self.message).with_correlation_id(self.correlation_id);
+        let mut response = (status, Json(body)).into_response();
+        if self.is_busy || self.code == ErrorCode::TooManyRequests {
+            let value = HeaderValue::from_static(RETRY_AFTER_SECS);
+            response.headers_mut().insert(header::RETRY_AFTER, value);
+        }
+        response
+    }
+}
