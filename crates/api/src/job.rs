@@ -274,6 +274,9 @@ pub struct JobStatus {
     /// The kind of failure, one of the words in docs/troubleshooting.md.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
+    /// What to do about that kind of failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
     /// The request's correlation id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,

@@ -122,6 +122,7 @@ fn describe(job: &JobStatus) -> String {
         ),
         ("Error", job.error.clone()),
         ("Error type", job.error_type.clone()),
+        ("What to do", job.remedy.clone()),
         ("Image", Some(job.image_url.clone())),
         ("Digest", job.image_digest.clone()),
         ("Cache", cache.map(str::to_owned)),

@@ -1,67 +1,43 @@
-//! Why a job failed: which HTTP status fits, a bounded word for metrics, and the whole story in words.
+//! Why a job failed: its kind, and the whole story in words.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-use lvp_api::ErrorCode;
-
+use super::kind::JobErrorKind;
 use super::record::Failure;
 use super::stop::StopReason;
 use crate::error::chain;
-use crate::source::{SourceError, SourceErrorKind};
+use crate::source::SourceError;
 use crate::volume::VolumeError;
 
 /// A failed step.
 #[derive(Debug)]
 pub struct JobError {
-    code: ErrorCode,
-    error_type: &'static str,
+    kind: JobErrorKind,
     context: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
-    stopped: Option<StopReason>,
     may_heal: bool,
 }
 
 impl JobError {
     /// An error without a deeper cause.
-    pub fn new(code: ErrorCode, error_type: &'static str, context: impl Into<String>) -> Self {
-        debug_assert!(
-            super::advice::is_known(error_type),
-            "{error_type} has no remedy"
-        );
+    pub fn new(kind: JobErrorKind, context: impl Into<String>) -> Self {
         Self {
-            code,
-            error_type,
+            kind,
             context: context.into(),
             source: None,
-            stopped: None,
             may_heal: false,
         }
     }
 
-    /// An error that another one is the cause of.
-    pub fn wrapping(
-        code: ErrorCode,
-        error_type: &'static str,
-        context: &'static str,
-        source: impl StdError + Send + Sync + 'static,
-    ) -> Self {
-        Self::new(code, error_type, context).because(source)
-    }
-
     /// The job was told to stop.
     pub fn stopped(reason: StopReason) -> Self {
-        let (error_type, context) = match reason {
-            StopReason::Cancelled => ("cancelled", "Cancelled by a request"),
-            StopReason::TimedOut => (
-                "timeout",
-                "The job ran longer than libvirt.job_timeout_minutes allows",
-            ),
-            StopReason::Shutdown => ("shutdown", "The daemon is stopping"),
+        let context = match reason {
+            StopReason::Cancelled => "Cancelled by a request",
+            StopReason::TimedOut => "The job ran longer than libvirt.job_timeout_minutes allows",
+            StopReason::Shutdown => "The daemon is stopping",
         };
-        let mut error = Self::new(ErrorCode::Unavailable, error_type, context);
-        error.stopped = Some(reason);
-        error
+        Self::new(JobErrorKind::Stopped(reason), context)
     }
 
     /// Adds the cause.
@@ -78,9 +54,17 @@ impl JobError {
         self
     }
 
+    /// What kind of failure it is.
+    pub fn kind(&self) -> JobErrorKind {
+        self.kind
+    }
+
     /// Why the job was told to stop, when that is the error.
     pub fn stop_reason(&self) -> Option<StopReason> {
-        self.stopped
+        match self.kind {
+            JobErrorKind::Stopped(reason) => Some(reason),
+            _ => None,
+        }
     }
 
     /// Whether the database or the cache is to blame, and may be well again: the job waits for that.
@@ -88,16 +72,11 @@ impl JobError {
         self.may_heal
     }
 
-    /// A bounded word for metrics.
-    pub fn error_type(&self) -> &'static str {
-        self.error_type
-    }
-
     /// The error as it is kept on the job: the chain in one line, each message once.
     pub fn failure(&self) -> Failure {
         Failure {
-            code: self.code.status(),
-            error_type: self.error_type.to_owned(),
+            code: self.kind.code().status(),
+            error_type: self.kind.word().to_owned(),
             message: chain(self),
         }
     }
@@ -115,41 +94,29 @@ impl StdError for JobError {
     }
 }
 
-fn code_of(kind: SourceErrorKind) -> ErrorCode {
-    match kind {
-        SourceErrorKind::BadUrl | SourceErrorKind::HostNotAllowed => ErrorCode::BadRequest,
-        SourceErrorKind::NotFound => ErrorCode::NotFound,
-        SourceErrorKind::ObjectChanged => ErrorCode::Conflict,
-        SourceErrorKind::SidecarInvalid => ErrorCode::Unprocessable,
-        // Wrong credentials are the daemon's configuration, not the client's request.
-        _ => ErrorCode::Unavailable,
-    }
-}
-
 impl From<SourceError> for JobError {
     fn from(error: SourceError) -> Self {
-        let code = code_of(error.kind());
-        let error_type = error.kind().as_str();
-        Self::wrapping(code, error_type, "The image cannot be fetched", error)
+        let kind = JobErrorKind::Source(error.kind());
+        Self::new(kind, "The image cannot be fetched").because(error)
     }
 }
 
 impl From<VolumeError> for JobError {
     fn from(error: VolumeError) -> Self {
         use crate::volume::VolumeErrorKind as Kind;
-        let (code, error_type) = match error.kind() {
-            Kind::Absent => (ErrorCode::NotFound, "volume"),
+        let kind = match error.kind() {
+            Kind::Absent => JobErrorKind::VolumeAbsent,
             Kind::AlreadyExists | Kind::InUse | Kind::NotOurs | Kind::WrongDevice => {
-                (ErrorCode::Conflict, "volume_refused")
+                JobErrorKind::VolumeRefused
             }
-            Kind::TooSmall { .. } => (ErrorCode::Conflict, "volume_too_small"),
-            Kind::NoSpace { .. } => (ErrorCode::InsufficientStorage, "volume_no_space"),
-            Kind::Io if error.is_full() => (ErrorCode::InsufficientStorage, "volume_no_space"),
-            Kind::Timeout => (ErrorCode::Unavailable, "volume_timeout"),
-            Kind::NotFound | Kind::DependencyDown | Kind::Io => (ErrorCode::Unavailable, "volume"),
-            _ => (ErrorCode::Internal, "internal"),
+            Kind::TooSmall { .. } => JobErrorKind::VolumeTooSmall,
+            Kind::NoSpace { .. } => JobErrorKind::VolumeNoSpace,
+            Kind::Io if error.is_full() => JobErrorKind::VolumeNoSpace,
+            Kind::Timeout => JobErrorKind::VolumeTimeout,
+            Kind::NotFound | Kind::DependencyDown | Kind::Io => JobErrorKind::Volume,
+            _ => JobErrorKind::Internal,
         };
-        Self::wrapping(code, error_type, "The volume cannot be used", error)
+        Self::new(kind, "The volume cannot be used").because(error)
     }
 }
 
@@ -158,26 +125,17 @@ impl From<lvp_image::Error> for JobError {
         use lvp_image::ErrorKind as Kind;
         // A remote read that failed inside the planner keeps its own story.
         if let Some(source) = error.io_error().and_then(SourceError::from_io) {
-            let code = code_of(source.kind());
-            let error_type = source.kind().as_str();
-            return Self::wrapping(code, error_type, "The image cannot be read", error);
+            let kind = JobErrorKind::Source(source.kind());
+            return Self::new(kind, "The image cannot be read").because(error);
         }
-        let kind = error.kind();
-        let (code, context) = match kind {
-            Kind::Cancelled => (ErrorCode::Unavailable, "The copy was stopped"),
-            Kind::NoSpace => (
-                ErrorCode::InsufficientStorage,
-                "The volume cannot be written",
-            ),
-            Kind::TooSmall => (
-                ErrorCode::Unprocessable,
-                "The image does not fit the volume",
-            ),
-            Kind::DeviceBusy | Kind::BadTarget => (ErrorCode::Conflict, "The volume is refused"),
-            kind if kind.is_refusal() => (ErrorCode::Unprocessable, "The image is refused"),
-            Kind::Read => (ErrorCode::Unavailable, "The image cannot be read"),
-            _ => (ErrorCode::Unavailable, "The volume cannot be written"),
+        let context = match error.kind() {
+            Kind::Cancelled => "The copy was stopped",
+            Kind::TooSmall => "The image does not fit the volume",
+            Kind::DeviceBusy | Kind::BadTarget => "The volume is refused",
+            Kind::Read => "The image cannot be read",
+            kind if kind.is_refusal() => "The image is refused",
+            _ => "The volume cannot be written",
         };
-        Self::wrapping(code, kind.as_str(), context, error)
+        Self::new(JobErrorKind::Image(error.kind()), context).because(error)
     }
 }

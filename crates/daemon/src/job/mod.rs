@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod advice;
 pub mod error;
+pub mod kind;
 pub mod meter;
 pub mod record;
 pub mod stop;

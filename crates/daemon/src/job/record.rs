@@ -2,6 +2,7 @@
 
 use lvp_api::{ImageType, JobId, JobKind, JobState, JobStatus, Progress, Sha256Digest, VolumeName};
 
+use super::advice;
 use crate::source::url::RequestedUrl;
 
 /// The volume that a job writes.
@@ -132,6 +133,11 @@ impl Job {
                 .failure
                 .as_ref()
                 .map(|failure| failure.error_type.clone()),
+            remedy: self
+                .failure
+                .as_ref()
+                .and_then(|failure| advice::remedy(&failure.error_type))
+                .map(str::to_owned),
             correlation_id: self.spec.correlation_id.clone(),
             cache_hit: self.cache_hit,
             image_path: self.image_path.clone(),
@@ -148,5 +154,34 @@ impl Job {
             created_at: self.created_at.clone(),
             updated_at: self.updated_at.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::kind::JobErrorKind;
+
+    #[test]
+    fn a_failed_job_says_what_to_do() {
+        let spec = JobSpec {
+            image_url: "s3://images/a.qcow2".to_owned().into(),
+            image_type: ImageType::Qcow2,
+            volume: None,
+            correlation_id: None,
+            idempotency_key: None,
+            adopt: false,
+            traceparent: None,
+        };
+        let mut job = Job::new(JobId::random(), spec, String::new());
+        assert_eq!(job.status().remedy, None);
+        let kind = JobErrorKind::DigestMismatch;
+        job.failure = Some(Failure {
+            code: kind.code().status(),
+            error_type: kind.word().to_owned(),
+            message: String::new(),
+        });
+        let remedy = job.status().remedy.expect("there is one");
+        assert!(remedy.contains(".sha256"), "{remedy}");
     }
 }

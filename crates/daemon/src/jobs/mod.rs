@@ -46,6 +46,7 @@ use crate::delivery::{Delivery, Observer as _};
 use crate::error::chain;
 use crate::job::admission::{self, Decision, Refusal};
 use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
 use crate::job::record::{Job, JobSpec};
 use crate::job::stop::StopReason;
 use crate::libvirt::Hypervisor;
@@ -417,8 +418,7 @@ impl Jobs {
         let mut job = live.job();
         if job.attempts >= MAX_ATTEMPTS {
             return Err(JobError::new(
-                ErrorCode::Internal,
-                "attempts",
+                JobErrorKind::Attempts,
                 format!(
                     "The job was started {MAX_ATTEMPTS} times and the daemon ended each time before \
                      it did: see the daemon's log for the reason, then send the request again"
@@ -455,8 +455,8 @@ impl Jobs {
             tokio::select! {
                 ended = &mut work => {
                     return ended.unwrap_or_else(|error| {
-                        let what = "The job broke off; see the log";
-                        Err(JobError::new(ErrorCode::Internal, "internal", what).because(error))
+                        let what = "The job crashed; see the log";
+                        Err(JobError::new(JobErrorKind::Internal, what).because(error))
                     });
                 }
                 () = &mut deadline, if live.stop.reason().is_none() => {
@@ -511,7 +511,7 @@ impl Jobs {
                 None => error,
             };
             let failure = error.failure();
-            self.0.services.metrics.job_failed(error.error_type());
+            self.0.services.metrics.job_failed(error.kind());
             if failure.code == ErrorCode::Unavailable.status() {
                 self.0.services.doubt.notify_one();
             }

@@ -22,9 +22,10 @@
 //! Invariant: a volume that says ready is written only by a job accepted after it said so. Jobs that
 //! this process has accepted need no look: no database can have been put in its place since.
 
-use lvp_api::{ErrorCode, JobId, Sha256Digest};
+use lvp_api::{JobId, Sha256Digest};
 
 use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
 use crate::volume::{Volume, VolumeState};
 
 /// What a job that was taken up from the database may do.
@@ -73,8 +74,7 @@ pub(super) fn overtaken(volume: &Volume) -> JobError {
         _ => "has no record of any job".to_owned(),
     };
     JobError::new(
-        ErrorCode::Conflict,
-        "volume_refused",
+        JobErrorKind::VolumeRefused,
         format!(
             "The job was taken up from the database after a restart, and volume {} {says}: it may \
              hold a guest's data by now, so nothing was written; send the request again if it is \

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lvp_api::{ErrorCode, ImageType, Sha256Digest, Stage, VolumeName};
+use lvp_api::{ImageType, Sha256Digest, Stage, VolumeName};
 use lvp_image::copy::{Body, Copier, CopyOptions, PlannedImage, RateLimiter, Summary};
 use lvp_image::device::{Content, FileSize, Target};
 use lvp_image::plan::{ImageInfo, Planner};
@@ -31,6 +31,7 @@ use super::standing::{self, Standing};
 use super::waiting;
 use crate::cache::{Follower, Lead, Lookup, Pin};
 use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
 use crate::job::meter::Rates;
 use crate::job::record::VolumeRequest;
 use crate::source::{ImageUrl, ObjectMeta, PlanCheck, Source, SourceErrorKind};
@@ -83,15 +84,15 @@ impl Steps<'_> {
         if error.may_heal() || error.stop_reason().is_some() {
             return error.may_heal();
         }
-        let lost = error.error_type() == CACHE && self.services.cache.probe().await.is_err();
+        let lost =
+            error.kind() == JobErrorKind::Cache && self.services.cache.probe().await.is_err();
         lost && self.live.stop.reason().is_none()
     }
 
     async fn attempt(&self) -> Result<(), JobError> {
         let Some(url) = self.live.spec().image_url.whole() else {
             return Err(JobError::new(
-                ErrorCode::Unavailable,
-                "url_unreadable",
+                JobErrorKind::UrlUnreadable,
                 format!(
                     "The query of {} was encrypted with another key than the one beside the database: \
                      send the request again",
@@ -133,10 +134,10 @@ impl Steps<'_> {
             let Err(error) = fetched else {
                 return Ok(());
             };
-            let why = match error.error_type() {
+            let why = match error.kind() {
                 _ if changes == MAX_CHANGES => return Err(error),
-                OBJECT_CHANGED => CHANGED,
-                SOURCE_UNAVAILABLE if !can_go_on => BROKEN_OFF,
+                JobErrorKind::Source(SourceErrorKind::ObjectChanged) => CHANGED,
+                JobErrorKind::Source(SourceErrorKind::Unavailable) if !can_go_on => BROKEN_OFF,
                 _ => return Err(error),
             };
             changes += 1;
@@ -160,8 +161,7 @@ impl Steps<'_> {
         let sidecar = self.until_stopped(self.source.sidecar(url)).await??;
         if sidecar.is_none() && self.services.settings.require_checksum {
             return Err(JobError::new(
-                ErrorCode::Unprocessable,
-                "checksum_missing",
+                JobErrorKind::ChecksumMissing,
                 format!(
                     "{url} has no {url}.sha256 object, and cache.require_checksum is on: upload one \
                      with the output of sha256sum"
@@ -212,7 +212,7 @@ impl Steps<'_> {
                 self.expect_disk(&info);
                 return self.fetch_then_write(lead, sidecar, MAP_TOO_LARGE).await;
             }
-            Err(error) if error.error_type() == RANGES_IGNORED => {
+            Err(error) if error.kind() == JobErrorKind::Source(SourceErrorKind::RangesIgnored) => {
                 return self.fetch_then_write(lead, sidecar, NO_RANGES).await;
             }
             Err(error) => return Err(error),
@@ -244,11 +244,7 @@ impl Steps<'_> {
                     }
                     self.finish(&volume, body, pin.digest()).await
                 }
-                None => Err(JobError::new(
-                    ErrorCode::Internal,
-                    "internal",
-                    "The copy is missing",
-                )),
+                None => Err(JobError::new(JobErrorKind::Internal, "The copy is missing")),
             }
         };
         self.traced(self.populate_span(&volume), written).await
@@ -326,8 +322,7 @@ impl Steps<'_> {
             Some(expected) => {
                 lead.discard().await?;
                 Err(JobError::new(
-                    ErrorCode::Unprocessable,
-                    "digest_mismatch",
+                    JobErrorKind::DigestMismatch,
                     format!(
                         "The image's SHA-256 is {digest}, its .sha256 object says {expected}: nothing was \
                          kept; upload the image or its .sha256 object again"
@@ -466,8 +461,7 @@ impl Steps<'_> {
             }
             None if request.size_bytes < needed => {
                 return Err(JobError::new(
-                    ErrorCode::Unprocessable,
-                    "image_too_large",
+                    JobErrorKind::ImageTooLarge,
                     format!(
                         "The image's disk has {needed} bytes, the requested volume {}: ask for at \
                          least volume_size_gb {}",
@@ -500,8 +494,7 @@ impl Steps<'_> {
         match (standing::of(found, job, predecessor), found) {
             (Standing::Overtaken, Some(volume)) => Err(standing::overtaken(volume)),
             (Standing::Finished(_), _) => Err(JobError::new(
-                ErrorCode::Conflict,
-                "volume_refused",
+                JobErrorKind::VolumeRefused,
                 "The volume says that this job has finished it",
             )),
             _ => Ok(()),
@@ -640,7 +633,7 @@ impl Steps<'_> {
     ) -> Result<T, JobError> {
         let result = step.instrument(span.clone()).await;
         if let Err(error) = &result {
-            traces::failed(&span, error.error_type(), crate::error::chain(error));
+            traces::failed(&span, error.kind().word(), crate::error::chain(error));
         }
         result
     }
@@ -662,22 +655,11 @@ const MAP_TOO_LARGE: &str =
 const NO_RANGES: &str =
     "The server does not serve ranges: downloaded first, then written from the cache";
 
-/// The error type of a cache whose files cannot be used.
-const CACHE: &str = "cache";
 /// Why an object is read from its start again.
 const CHANGED: &str = "The object changed while it was read; started afresh";
 /// See [`CHANGED`].
 const BROKEN_OFF: &str = "The download broke off, and without a strong ETag or a .sha256 object nobody \
     knows whether the rest would be of the same version; started afresh";
-
-/// The error type of a server that broke off or cannot be reached.
-const SOURCE_UNAVAILABLE: &str = SourceErrorKind::Unavailable.as_str();
-
-/// The error type of a server that answers no ranges.
-const RANGES_IGNORED: &str = SourceErrorKind::RangesIgnored.as_str();
-
-/// The error type of an object that changed; [`Steps::run`] starts afresh on it.
-pub(super) const OBJECT_CHANGED: &str = SourceErrorKind::ObjectChanged.as_str();
 
 fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
     match declared {
@@ -707,8 +689,7 @@ fn target(opened: OpenVolume) -> lvp_image::Result<Target> {
 fn cached(pin: &Pin, what: &str) -> JobError {
     let path = pin.path().display();
     JobError::new(
-        ErrorCode::Unavailable,
-        "cache",
+        JobErrorKind::Cache,
         format!("The cached image {path} {what}"),
     )
 }
@@ -718,11 +699,6 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JobError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
-        JobError::new(
-            ErrorCode::Internal,
-            "internal",
-            "A step broke off; see the log",
-        )
-        .because(error)
+        JobError::new(JobErrorKind::Internal, "A step crashed; see the log").because(error)
     })
 }

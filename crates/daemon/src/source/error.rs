@@ -36,6 +36,21 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Settings,
+        Self::BadUrl,
+        Self::HostNotAllowed,
+        Self::NotFound,
+        Self::AccessDenied,
+        Self::ObjectChanged,
+        Self::SidecarInvalid,
+        Self::RangesIgnored,
+        Self::Unavailable,
+        Self::Protocol,
+        Self::Cancelled,
+    ];
+
     /// A bounded word for metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -12,7 +12,6 @@
 //! the job took. Failed and cancelled stages are not counted.
 
 pub mod catalogue;
-mod errors;
 mod exposition;
 mod process;
 mod register;
@@ -34,12 +33,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::delivery::{self, Delivery};
+use crate::job::kind::JobErrorKind;
 use crate::job::meter::Moved;
 use crate::store::Observer;
 use crate::volume::Capacity;
-#[cfg(test)]
-pub(crate) use errors::image_error_types;
-use errors::image_operation;
 pub use exposition::Format;
 pub use scrape::Counted;
 use window::{HitRatio, Throughput};
@@ -232,12 +229,12 @@ impl Metrics {
     }
 
     /// A job failed with this error; counted when it was over the image.
-    pub fn job_failed(&self, error_type: &'static str) {
-        if let Some(operation) = image_operation(error_type) {
+    pub fn job_failed(&self, kind: JobErrorKind) {
+        if let Some(operation) = kind.operation() {
             self.image_errors
                 .get_or_create(&[
                     ("operation", operation.into()),
-                    ("error_type", error_type.into()),
+                    ("error_type", kind.word().into()),
                 ])
                 .inc();
         }

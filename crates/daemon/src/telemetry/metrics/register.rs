@@ -10,8 +10,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use super::catalogue::CATALOGUE;
-use super::errors::IMAGE_ERRORS;
 use super::{Delivery, Labels, Metrics, Number, ProcessMetrics, TimedStage, float};
+use crate::job::kind::JobErrorKind;
 use crate::telemetry::sinks;
 
 /// Prometheus' default buckets, in seconds.
@@ -144,15 +144,13 @@ impl Metrics {
             let labels = [("image_type", image_type.as_str().into())];
             begin(&self.download_size, &labels);
         }
-        for (operation, error_types) in IMAGE_ERRORS {
-            for error_type in *error_types {
-                begin(
-                    &self.image_errors,
-                    &[
-                        ("operation", (*operation).into()),
-                        ("error_type", (*error_type).into()),
-                    ],
-                );
+        for kind in JobErrorKind::all() {
+            if let Some(operation) = kind.operation() {
+                let labels = [
+                    ("operation", operation.into()),
+                    ("error_type", kind.word().into()),
+                ];
+                begin(&self.image_errors, &labels);
             }
         }
         for stage in [TimedStage::Download, TimedStage::Convert] {

@@ -1,0 +1,211 @@
+//! What kinds of failure there are. By its kind, never by a word, is decided what becomes of a job.
+
+use lvp_api::ErrorCode;
+
+use super::advice;
+use super::stop::StopReason;
+use crate::source::SourceErrorKind;
+
+/// Why a job failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JobErrorKind {
+    /// The image could not be fetched.
+    Source(SourceErrorKind),
+    /// The image was refused, or it could not be copied.
+    Image(lvp_image::ErrorKind),
+    /// The job's image URL cannot be decrypted any more.
+    UrlUnreadable,
+    /// There is no sidecar, and there has to be one.
+    ChecksumMissing,
+    /// The image is not the one that its sidecar announces.
+    DigestMismatch,
+    /// The source ended too early.
+    Incomplete,
+    /// The job was told to stop.
+    Stopped(StopReason),
+    /// The job was started too often.
+    Attempts,
+    /// A fault of the daemon.
+    Internal,
+    /// The database does not answer.
+    Storage,
+    /// The database's disk is full.
+    StorageFull,
+    /// The cache cannot be used.
+    Cache,
+    /// A cached image is in use.
+    CacheInUse,
+    /// The cache's disk is full.
+    CacheFull,
+    /// The requested volume is smaller than the image's disk.
+    ImageTooLarge,
+    /// The volume cannot be used.
+    Volume,
+    /// There is no such volume.
+    VolumeAbsent,
+    /// The volume may not be written.
+    VolumeRefused,
+    /// The volume that is there is too small.
+    VolumeTooSmall,
+    /// There is no room for the volume.
+    VolumeNoSpace,
+    /// LVM did not answer in time.
+    VolumeTimeout,
+}
+
+impl JobErrorKind {
+    /// Those that are not another part's.
+    const OWN: [Self; 21] = [
+        Self::UrlUnreadable,
+        Self::ChecksumMissing,
+        Self::DigestMismatch,
+        Self::Incomplete,
+        Self::Stopped(StopReason::Cancelled),
+        Self::Stopped(StopReason::TimedOut),
+        Self::Stopped(StopReason::Shutdown),
+        Self::Attempts,
+        Self::Internal,
+        Self::Storage,
+        Self::StorageFull,
+        Self::Cache,
+        Self::CacheInUse,
+        Self::CacheFull,
+        Self::ImageTooLarge,
+        Self::Volume,
+        Self::VolumeAbsent,
+        Self::VolumeRefused,
+        Self::VolumeTooSmall,
+        Self::VolumeNoSpace,
+        Self::VolumeTimeout,
+    ];
+
+    /// All kinds that there can be.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let source = SourceErrorKind::ALL.into_iter().map(Self::Source);
+        let image = lvp_image::ErrorKind::ALL.iter().copied().map(Self::Image);
+        source.chain(image).chain(Self::OWN)
+    }
+
+    /// The word for it in a job's status, in metrics and in the docs. Some kinds share one.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Source(kind) => kind.as_str(),
+            Self::Image(kind) => kind.as_str(),
+            Self::UrlUnreadable => "url_unreadable",
+            Self::ChecksumMissing => "checksum_missing",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::Incomplete => "incomplete",
+            Self::Stopped(StopReason::Cancelled) => "cancelled",
+            Self::Stopped(StopReason::TimedOut) => "timeout",
+            Self::Stopped(StopReason::Shutdown) => "shutdown",
+            Self::Attempts => "attempts",
+            Self::Internal => "internal",
+            Self::Storage | Self::StorageFull => "storage",
+            Self::Cache | Self::CacheInUse => "cache",
+            Self::CacheFull => "cache_full",
+            Self::ImageTooLarge => "image_too_large",
+            Self::Volume | Self::VolumeAbsent => "volume",
+            Self::VolumeRefused => "volume_refused",
+            Self::VolumeTooSmall => "volume_too_small",
+            Self::VolumeNoSpace => "volume_no_space",
+            Self::VolumeTimeout => "volume_timeout",
+        }
+    }
+
+    /// The HTTP status that fits.
+    pub fn code(self) -> ErrorCode {
+        use lvp_image::ErrorKind as Image;
+        match self {
+            Self::Source(kind) => match kind {
+                SourceErrorKind::BadUrl | SourceErrorKind::HostNotAllowed => ErrorCode::BadRequest,
+                SourceErrorKind::NotFound => ErrorCode::NotFound,
+                SourceErrorKind::ObjectChanged => ErrorCode::Conflict,
+                SourceErrorKind::SidecarInvalid => ErrorCode::Unprocessable,
+                // Wrong credentials are the daemon's configuration, not the client's request.
+                SourceErrorKind::Settings
+                | SourceErrorKind::AccessDenied
+                | SourceErrorKind::RangesIgnored
+                | SourceErrorKind::Unavailable
+                | SourceErrorKind::Protocol
+                | SourceErrorKind::Cancelled => ErrorCode::Unavailable,
+            },
+            Self::Image(Image::NoSpace) => ErrorCode::InsufficientStorage,
+            Self::Image(Image::TooSmall) => ErrorCode::Unprocessable,
+            Self::Image(Image::DeviceBusy | Image::BadTarget) => ErrorCode::Conflict,
+            Self::Image(kind) if kind.is_refusal() => ErrorCode::Unprocessable,
+            Self::ChecksumMissing | Self::DigestMismatch | Self::ImageTooLarge => {
+                ErrorCode::Unprocessable
+            }
+            Self::Image(_)
+            | Self::UrlUnreadable
+            | Self::Incomplete
+            | Self::Stopped(_)
+            | Self::Storage
+            | Self::Cache
+            | Self::Volume
+            | Self::VolumeTimeout => ErrorCode::Unavailable,
+            Self::Attempts | Self::Internal => ErrorCode::Internal,
+            Self::StorageFull | Self::CacheFull | Self::VolumeNoSpace => {
+                ErrorCode::InsufficientStorage
+            }
+            Self::CacheInUse | Self::VolumeRefused | Self::VolumeTooSmall => ErrorCode::Conflict,
+            Self::VolumeAbsent => ErrorCode::NotFound,
+        }
+    }
+
+    /// During what it happened, where it is over the image: `operation` of `image_errors_total`.
+    pub fn operation(self) -> Option<&'static str> {
+        use lvp_image::ErrorKind as Image;
+        match self {
+            Self::Source(SourceErrorKind::SidecarInvalid)
+            | Self::ChecksumMissing
+            | Self::DigestMismatch => Some("verify"),
+            Self::Source(SourceErrorKind::Cancelled) => None,
+            Self::Source(_) | Self::UrlUnreadable | Self::Incomplete => Some("download"),
+            Self::Image(Image::Cancelled | Image::Internal) => None,
+            Self::Image(
+                Image::Write
+                | Image::DeviceBusy
+                | Image::BadTarget
+                | Image::TooSmall
+                | Image::NoSpace,
+            ) => Some("convert"),
+            Self::Image(_) => Some("inspect"),
+            Self::Cache | Self::CacheInUse | Self::CacheFull => Some("cache"),
+            Self::ImageTooLarge
+            | Self::Volume
+            | Self::VolumeAbsent
+            | Self::VolumeRefused
+            | Self::VolumeTooSmall
+            | Self::VolumeNoSpace
+            | Self::VolumeTimeout => Some("convert"),
+            Self::Stopped(_)
+            | Self::Attempts
+            | Self::Internal
+            | Self::Storage
+            | Self::StorageFull => None,
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(self) -> Option<&'static str> {
+        advice::remedy(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_remedy_and_every_remedy_a_kind() {
+        for kind in JobErrorKind::all() {
+            assert!(kind.remedy().is_some(), "{}", kind.word());
+        }
+        for (word, ..) in advice::ERROR_TYPES {
+            let is_used = JobErrorKind::all().any(|kind| kind.word() == *word);
+            assert!(is_used, "nothing fails by {word}");
+        }
+    }
+}
