@@ -238,9 +238,18 @@ memory_dir=$work/tmp
 if (($(df --output=avail -B1M /dev/shm 2>/dev/null | tail -n 1) > memory_mib)); then
     memory_dir=/dev/shm
 fi
+# It runs one of its processes at a time, and goes from one to the next at every system call and page
+# fault. On one processor that takes half as long: no other one has to be woken each time.
+processors=()
+while IFS=- read -r first last; do
+    for ((processor = first; processor <= ${last:-first}; processor++)); do
+        processors+=("$processor")
+    done
+done < <(sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status | tr , '\n')
 # `setsid` makes its processes one group; the group's
 # number is the process that bash starts, as it is no group leader itself.
-TMPDIR=$memory_dir setsid linux.uml "mem=${memory_mib}M" root=/dev/root rootfstype=hostfs rootflags=/ ro \
+TMPDIR=$memory_dir taskset --cpu-list "${processors[RANDOM % ${#processors[@]}]}" \
+    setsid linux.uml "mem=${memory_mib}M" root=/dev/root rootfstype=hostfs rootflags=/ ro \
     "ubdb=$disk" ${second:+"ubdc=$second"} "init=$work/init${systemd:+-systemd}" \
     ${systemd:+security=apparmor} con0=fd:0,fd:1 con=null quiet \
     >"$work/console" 2>&1 </dev/null &
@@ -273,6 +282,11 @@ if [[ ! -e $work/out/booted ]]; then
     die "user-mode Linux did not come up"
 fi
 if [[ ! -e $work/out/status ]]; then
+    if ((SECONDS < deadline)); then
+        # Its last words, if it had any.
+        cat "$work/console" >&2
+        die "user-mode Linux ended by itself"
+    fi
     echo "run.sh: killed: did not end within $timeout s" >&2
     exit 124
 fi
