@@ -14,8 +14,8 @@ use crate::cmd;
 use crate::config::Config;
 use crate::jobs::error::chain;
 use crate::serve::lvm_settings;
-use crate::volume::lvm::Lvm;
-use crate::volume::{NoLibvirt, Volumes as _, report};
+use crate::volume::lvm::{Lvm, report};
+use crate::volume::{NoLibvirt, Volumes as _};
 
 /// The programs that the daemon starts for logical volumes.
 const TOOLS: [&str; 6] = ["lvs", "vgs", "lvcreate", "lvchange", "lvremove", "dmsetup"];

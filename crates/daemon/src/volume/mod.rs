@@ -38,7 +38,6 @@ pub mod dir;
 mod error;
 pub mod former;
 pub mod lvm;
-pub mod report;
 
 pub use error::{VolumeError, VolumeErrorKind};
 

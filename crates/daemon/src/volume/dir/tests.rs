@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::super::{NoLibvirt, VolumeState};
-use super::files::RECORDS;
+use super::place::RECORDS;
 use super::*;
 
 const MIB: u64 = 1 << 20;

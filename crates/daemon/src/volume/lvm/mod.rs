@@ -29,7 +29,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lvp_api::{JobId, Sha256Digest, VolumeName};
 
-use super::report::LvRow;
 use super::{
     Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
     VolumeState, Volumes, round_up,
@@ -37,11 +36,13 @@ use super::{
 
 mod commands;
 mod device;
+pub mod report;
 mod rules;
 mod tags;
 
 use commands::{Found, found, may_pass};
 use device::{Purpose, Refused};
+use report::LvRow;
 
 /// How the LVM back end works.
 #[derive(Debug, Clone)]

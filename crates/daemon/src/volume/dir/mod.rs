@@ -18,8 +18,10 @@ use super::{
     Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, Volumes,
 };
 
+mod claim;
 mod files;
 mod identity;
+mod place;
 mod record;
 mod users;
 
