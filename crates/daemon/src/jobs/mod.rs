@@ -25,6 +25,7 @@ pub mod live;
 pub mod progress;
 mod reconcile;
 pub mod record;
+mod settings;
 mod standing;
 mod steps;
 pub mod stop;

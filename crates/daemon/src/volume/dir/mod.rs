@@ -17,6 +17,7 @@ use lvp_api::{JobId, Sha256Digest, VolumeName};
 use super::{
     Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, Volumes,
 };
+use crate::config::BackendKind;
 
 mod claim;
 mod files;
@@ -71,7 +72,7 @@ impl Dir {
 #[async_trait]
 impl Volumes for Dir {
     fn backend(&self) -> &'static str {
-        "dir"
+        BackendKind::Dir.as_str()
     }
 
     async fn probe(&self) -> Result<Capacity, VolumeError> {
