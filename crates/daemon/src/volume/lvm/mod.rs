@@ -357,8 +357,9 @@ impl Volumes for Lvm {
                 return Ok(Removed::Kept);
             }
             let selection = format!(
-                "lv_uuid=\"{}\" && lv_tags={{\"lvp.state=populating\" && \"lvp.created={job}\"}}",
-                now.row.lv_uuid
+                "lv_uuid=\"{}\" && lv_tags={{\"{}\" && \"lvp.created={job}\"}}",
+                now.row.lv_uuid,
+                tags::State::Populating.tag()
             );
             let args = ["--yes", "-S", &selection, &target];
             tried = true;
