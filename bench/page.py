@@ -256,7 +256,7 @@ def write_limits(found, section):
     del section
     rows = [[name, kind, f"{row['limit_mib_per_s']} MiB/s", f"{row['found_mib_per_s']:.1f} MiB/s",
              f"{row['off_percent']:+.1f} %"]
-            for kind, name in (("write", "`--limit-rate`, `lvm.max_write_bytes_per_sec`"),
+            for kind, name in (("write", "`--limit-rate`, `volumes.max_write_bytes_per_sec`"),
                                ("read", "`minio.max_read_bytes_per_sec`"))
             for row in found[kind]]
     rows = [[row[0], row[2], row[3], row[4]] for row in rows]

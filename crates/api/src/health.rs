@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::named;
+
 /// Whether the daemon would start another job at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -14,6 +16,8 @@ pub enum HealthStatus {
     /// Every job slot is taken; further jobs wait in the queue.
     Degraded,
 }
+
+named!(HealthStatus, "health", { Healthy => "healthy", Degraded => "degraded" });
 
 /// Answer to `GET /health`, `/healthz` and `/livez`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::named;
+
 /// Longest `correlation_id`, in characters.
 pub const CORRELATION_ID_MAX: usize = 128;
 
@@ -47,15 +49,7 @@ pub enum ImageType {
     Raw,
 }
 
-impl ImageType {
-    /// The API's word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Qcow2 => "qcow2",
-            Self::Raw => "raw",
-        }
-    }
-}
+named!(ImageType, "image type", { Qcow2 => "qcow2", Raw => "raw" });
 
 /// What webhooks' receivers are sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,53 +123,20 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// All states, in the order of a job's life.
-    pub const ALL: [Self; 5] = [
-        Self::Pending,
-        Self::Running,
-        Self::Completed,
-        Self::Failed,
-        Self::Cancelled,
-    ];
-
-    /// The API's word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
     /// Whether the job has ended.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
 }
 
-impl fmt::Display for JobState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// The text names no job state.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no job state: use pending, running, completed, failed or cancelled")]
-pub struct ParseJobStateError(String);
-
-impl FromStr for JobState {
-    type Err = ParseJobStateError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or_else(|| ParseJobStateError(text.to_owned()))
-    }
-}
+// In the order of a job's life.
+named!(JobState, "job state", {
+    Pending => "pending",
+    Running => "running",
+    Completed => "completed",
+    Failed => "failed",
+    Cancelled => "cancelled",
+});
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -187,15 +148,7 @@ pub enum JobKind {
     Cache,
 }
 
-impl JobKind {
-    /// The API's word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Provision => "provision",
-            Self::Cache => "cache",
-        }
-    }
-}
+named!(JobKind, "kind of job", { Provision => "provision", Cache => "cache" });
 
 /// What a running job is busy with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -211,17 +164,12 @@ pub enum Stage {
     Finalizing,
 }
 
-impl Stage {
-    /// The API's word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Initializing => "initializing",
-            Self::Downloading => "downloading",
-            Self::Converting => "converting",
-            Self::Finalizing => "finalizing",
-        }
-    }
-}
+named!(Stage, "stage", {
+    Initializing => "initializing",
+    Downloading => "downloading",
+    Converting => "converting",
+    Finalizing => "finalizing",
+});
 
 /// How far a job is. Every number comes from bytes that moved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -336,12 +284,4 @@ pub enum JobEvent {
     End,
 }
 
-impl JobEvent {
-    /// The event's name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Progress => "progress",
-            Self::End => "end",
-        }
-    }
-}
+named!(JobEvent, "event of a job", { Progress => "progress", End => "end" });

@@ -9,6 +9,7 @@ pub mod digest;
 pub mod error;
 pub mod health;
 pub mod job;
+pub mod names;
 pub mod routes;
 pub mod units;
 pub mod volume;

@@ -1,7 +1,8 @@
-//! Units: sizes as people write them, and how they are shown.
+//! Units: sizes and durations as people write them, and how sizes are shown.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// One gibibyte; `volume_size_gb` counts these, as LVM's `-L nG` does.
 pub const GIB: u64 = 1 << 30;
@@ -83,27 +84,73 @@ impl FromStr for ByteSize {
                 }
             }
         };
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-        if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 9 {
+        if shift == 0 && number.contains('.') {
             return Err(not_a_size());
         }
-        if shift == 0 && !fraction.is_empty() {
-            return Err(not_a_size());
+        match multiple(number, 1 << shift) {
+            Some(Some(bytes)) => Ok(Self(bytes)),
+            Some(None) => Err(ParseSizeError::TooLarge(text.to_owned())),
+            None => Err(not_a_size()),
         }
-        let too_large = || ParseSizeError::TooLarge(text.to_owned());
-        let whole: u64 = whole.parse().map_err(|_| too_large())?;
-        let scale = 1_u64 << shift;
-        let mut bytes = whole.checked_mul(scale).ok_or_else(too_large)?;
-        if !fraction.is_empty() {
-            let numerator: u128 = fraction.parse().map_err(|_| not_a_size())?;
-            let denominator = 10_u128.pow(u32::try_from(fraction.len()).unwrap_or(9));
-            let part = u64::try_from(numerator * u128::from(scale) / denominator)
-                .map_err(|_| too_large())?;
-            bytes = bytes.checked_add(part).ok_or_else(too_large)?;
-        }
-        Ok(Self(bytes))
     }
+}
+
+/// The text is no duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no duration: write numbers with ms, s, m or h, such as 168h, 1h30m, 5s or 100ms")]
+pub struct ParseDurationError(String);
+
+const NANOSECONDS: [(&str, u64); 4] = [
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
+
+/// A duration of at most 584 years: numbers with units, largest or smallest first, as Go writes them
+/// (`1h30m`, `100ms`, `1.5s`), or `0`.
+pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
+    let wrong = || ParseDurationError(text.to_owned());
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    let (mut rest, mut total) = (text, 0_u64);
+    while !rest.is_empty() {
+        let is_number = |c: char| c.is_ascii_digit() || c == '.';
+        let unit_at = rest.find(|c: char| !is_number(c)).ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(unit_at);
+        let (unit, tail) = tail.split_at(tail.find(is_number).unwrap_or(tail.len()));
+        let known = NANOSECONDS.iter().find(|(name, _)| *name == unit);
+        let (_, scale) = known.ok_or_else(wrong)?;
+        let part = multiple(number, *scale).flatten().ok_or_else(wrong)?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = tail;
+    }
+    Ok(Duration::from_nanos(total))
+}
+
+/// A decimal number times `scale`, rounded down: `None` when it is no number, `Some(None)` when the
+/// product is beyond 2^64.
+fn multiple(number: &str, scale: u64) -> Option<Option<u64>> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 9 {
+        return None;
+    }
+    let part = match fraction {
+        "" => 0,
+        fraction => {
+            let numerator: u128 = fraction.parse().ok()?;
+            let denominator = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+            u64::try_from(numerator * u128::from(scale) / denominator).ok()?
+        }
+    };
+    // Digits alone: what cannot be parsed is too large.
+    let product = whole.parse::<u64>().ok().and_then(|n| n.checked_mul(scale));
+    Some(product.and_then(|product| product.checked_add(part)))
 }
 
 #[cfg(test)]
@@ -140,6 +187,45 @@ mod tests {
             "99999999P".parse::<ByteSize>(),
             Err(ParseSizeError::TooLarge(_))
         ));
+    }
+
+    #[test]
+    fn durations_parse_as_go_writes_them() {
+        for (text, millis) in [
+            ("168h", 604_800_000),
+            ("1h30m", 5_400_000),
+            ("100ms", 100),
+            ("1.5s", 1500),
+            ("1m500ms", 60_500),
+            ("0", 0),
+            ("0s", 0),
+        ] {
+            let duration = Duration::from_millis(millis);
+            assert_eq!(parse_duration(text), Ok(duration), "{text}");
+        }
+        for text in [
+            "",
+            "5",
+            "00",
+            "h",
+            "5d",
+            "-1s",
+            "1h-",
+            "1h30",
+            ".5s",
+            "1.2.3s",
+            "1 h",
+            "1H",
+            "1e400s",
+            "99999999999999999999h",
+            "9999999h",
+        ] {
+            let error = parse_duration(text).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("{text:?} is no duration")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

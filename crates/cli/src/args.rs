@@ -389,11 +389,8 @@ fn parse_volume_size(text: &str) -> Result<ByteSize, String> {
 }
 
 fn image_type_parser() -> impl TypedValueParser<Value = ImageType> {
-    let names = [ImageType::Qcow2, ImageType::Raw].map(ImageType::as_str);
-    PossibleValuesParser::new(names).map(|name| match name.as_str() {
-        "raw" => ImageType::Raw,
-        _ => ImageType::Qcow2,
-    })
+    PossibleValuesParser::new(ImageType::ALL.map(ImageType::as_str))
+        .try_map(|name| ImageType::from_str(&name))
 }
 
 fn job_state_parser() -> impl TypedValueParser<Value = JobState> {

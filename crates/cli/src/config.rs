@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lvp_api::units;
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -253,25 +254,14 @@ pub(crate) fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
 
 /// `90s`, `30m`, `2h`, `500ms`; a bare number counts seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration: write 90s, 30m, 2h or 500ms");
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
-    let duration = match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "" | "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3600),
-        _ => None,
-    };
+    let has_unit = text.bytes().any(|byte| !byte.is_ascii_digit());
+    let unit = if has_unit { "" } else { "s" };
     // A year: more is a slip, and far more would overflow the clock.
     let longest = Duration::from_secs(366 * 24 * 3600);
-    duration
+    units::parse_duration(&format!("{text}{unit}"))
+        .ok()
         .filter(|duration| !duration.is_zero() && *duration <= longest)
-        .ok_or_else(wrong)
+        .ok_or_else(|| format!("{text:?} is not a duration: write 90s, 30m, 2h or 500ms"))
 }
 
 #[cfg(test)]

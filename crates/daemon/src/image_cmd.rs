@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
+use lvp_api::units::ByteSize;
 use lvp_image::convert::{ConvertOptions, convert, open_source};
 use lvp_image::copy::{CopyOptions, Engine, RateLimiter, Summary, TailPolicy};
 use lvp_image::format::{Format, ImageType};
@@ -286,19 +287,8 @@ fn complain(text: &dyn Display, code: u8) -> u8 {
 }
 
 fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 1_u64,
-        "K" | "KIB" => 1 << 10,
-        "M" | "MIB" => 1 << 20,
-        "G" | "GIB" => 1 << 30,
-        other => return Err(format!("`{other}` is not one of K, M and G")),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
-        .and_then(NonZeroU64::new)
+    let size = text.parse::<ByteSize>();
+    NonZeroU64::new(size.map_err(|error| error.to_string())?.0)
         .ok_or_else(|| "expected a number of bytes above 0, such as 50M".to_owned())
 }
 
@@ -312,7 +302,8 @@ mod tests {
         assert_eq!(rate("1000"), Some(1000));
         assert_eq!(rate("50M"), Some(50 << 20));
         assert_eq!(rate("2gib"), Some(2 << 30));
-        for wrong in ["", "0", "M", "5X", "-1", "99999999999G"] {
+        assert_eq!(rate("1.5M"), Some(3 << 19));
+        for wrong in ["", "0", "M", "5X", "5GB", "-1", "99999999999G"] {
             assert_eq!(rate(wrong), None, "{wrong}");
         }
     }

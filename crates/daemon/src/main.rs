@@ -326,7 +326,14 @@ fn show(args: &ServeArgs) -> ExitCode {
                     provisioner::config::keys::Kind::Secret if !setting.text.is_empty() => "<set>",
                     _ => &setting.text,
                 };
-                println!("{:<34} {:<40} # {}", key.path, shown, setting.origin);
+                let formerly = match &key.former {
+                    Some(_) => format!("; {}", key.formerly()),
+                    None => String::new(),
+                };
+                println!(
+                    "{:<34} {:<40} # {}{formerly}",
+                    key.path, shown, setting.origin
+                );
             }
             ExitCode::SUCCESS
         }

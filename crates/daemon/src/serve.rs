@@ -1,13 +1,12 @@
 //! The daemon's life: put the parts together, serve, stop in order.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
-use lvp_image::copy::{Engine, TailPolicy};
+use lvp_image::copy::Engine;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{self, Access};
 use crate::cache::{Cache, CacheSettings};
 use crate::clock::JumpDetector;
-use crate::config::{Config, StaleData, Volumes as VolumesConfig, check_with_cache};
+use crate::config::{Config, check_with_cache};
 use crate::delivery::webhooks::Webhooks;
 use crate::dependencies::Dependencies;
 use crate::http::{App, router};
@@ -24,13 +23,12 @@ use crate::jobs::{JobSettings, Jobs, Services};
 use crate::libvirt::{self, Hypervisor};
 use crate::net::{self, Load};
 use crate::source::{self, Source};
-use crate::store::{PlaceRow, Store};
+use crate::store::Store;
 use crate::supervisor;
 use crate::telemetry::Exports;
 use crate::telemetry::logfile::LogFile;
 use crate::telemetry::metrics::Metrics;
-use crate::volume::dir;
-use crate::volume::{InUse, NoLibvirt, Volumes, lvm};
+use crate::volume::{self, InUse, NoLibvirt, Volumes};
 
 /// A daemon that listens and has not begun to serve.
 #[derive(Debug)]
@@ -53,9 +51,6 @@ pub struct Inherited {
     /// What is counted of the log lines and spans that leave the host.
     pub exports: Exports,
 }
-
-/// How long one LVM command may take: it waits for locks and for udev, not for data.
-const LVM_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How the daemon ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,20 +256,7 @@ async fn forget_what_is_old(app: &App) {
 
 /// What is unfinished where volumes were kept before the configuration was changed.
 async fn report_former_places(app: &App, config: &Config, stop: &CancellationToken) {
-    let (backend, location) = match &config.volumes {
-        // A directory that is not there has no other name.
-        VolumesConfig::Dir(dir) => ("dir", dir.canonicalize().unwrap_or_else(|_| dir.clone())),
-        VolumesConfig::Lvm => ("lvm", PathBuf::from(&config.lvm.volume_group)),
-    };
-    let now = PlaceRow {
-        backend: backend.to_owned(),
-        location: location.display().to_string(),
-    };
-    let group = |volume_group| lvm::Settings {
-        volume_group,
-        ..lvm_settings(config)
-    };
-    let report = former::report(&app.jobs.services().store, now, group);
+    let report = former::report(&app.jobs.services().store, config);
     if let Some(Err(error)) = stop.run_until_cancelled(report).await {
         let error = crate::error::chain(&error);
         tracing::warn!(
@@ -316,28 +298,9 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
     ));
     let store = Store::open(&config.server.db_path, Arc::clone(&metrics) as _)?;
     let source = Source::new(&source::Settings::from(&config.minio))?;
-    let cache = CacheSettings {
-        dir: cache_dir,
-        max_age: config.cache.max_age,
-        max_size_bytes: config.cache.max_size_bytes,
-        min_free_bytes: config.cache.min_free_bytes,
-    };
+    let cache = CacheSettings::new(cache_dir, &config.cache);
     let cache = Cache::open(cache, store.clone())?;
     let volumes = volumes(config, hypervisor.clone())?;
-    let settings = JobSettings {
-        max_concurrent: config.libvirt.max_concurrent,
-        queue_limit: config.jobs.queue_limit,
-        timeout: config.libvirt.job_timeout,
-        retention: config.jobs.retention,
-        require_checksum: config.cache.require_checksum,
-        tail: match config.lvm.stale_data {
-            StaleData::Zero => TailPolicy::Zero,
-            StaleData::Edges => TailPolicy::Edges,
-            StaleData::Keep => TailPolicy::Keep,
-        },
-        adopt_untagged: config.lvm.adopt_untagged,
-        max_write_bytes_per_sec: config.lvm.max_write_bytes_per_sec.and_then(NonZeroU64::new),
-    };
     Ok(Services {
         source,
         cache,
@@ -348,7 +311,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         store,
         metrics,
         doubt: Arc::default(),
-        settings,
+        settings: JobSettings::from(config),
     })
 }
 
@@ -361,18 +324,7 @@ pub fn volumes(
         Some(hypervisor) => hypervisor,
         None => Arc::new(NoLibvirt),
     };
-    Ok(match &config.volumes {
-        VolumesConfig::Dir(directory) => Arc::new(dir::Dir::new(directory.clone(), in_use)),
-        VolumesConfig::Lvm => Arc::new(lvm::Lvm::new(lvm_settings(config), in_use)?),
-    })
-}
-
-pub(crate) fn lvm_settings(config: &Config) -> lvm::Settings {
-    lvm::Settings {
-        volume_group: config.lvm.volume_group.clone(),
-        retry_backoff: config.lvm.retry_backoff.clone(),
-        command_timeout: LVM_COMMAND_TIMEOUT,
-    }
+    Ok(volume::open(config, in_use)?)
 }
 
 /// The configured directory, or else the libvirt pool's.

@@ -29,6 +29,7 @@ mod flight;
 mod home;
 mod pin;
 mod publish;
+mod settings;
 mod verify;
 
 use std::io;

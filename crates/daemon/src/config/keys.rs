@@ -3,6 +3,8 @@
 //! This table is the one source for loading, for `config show` and for `docs/config.md`. A key
 //! that is not here is refused.
 
+use super::{BackendKind, LogFormat, LogOutput, StaleData, TraceExporter};
+
 /// What a key's value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -48,6 +50,32 @@ pub struct Key {
     pub default: &'static str,
     /// One line for the reference.
     pub help: &'static str,
+    /// What it was called before, which is still taken.
+    pub former: Option<Former>,
+}
+
+/// A key's former names.
+#[derive(Debug)]
+pub struct Former {
+    /// `section.name`.
+    pub path: &'static str,
+    /// The environment variable.
+    pub env: &'static str,
+}
+
+impl Key {
+    /// Whether this is one of its paths.
+    pub fn is_called(&self, path: &str) -> bool {
+        let former = self.former.as_ref().map(|former| former.path);
+        self.path == path || former == Some(path)
+    }
+
+    /// What it was called before, as operators read it; empty when it was always called so.
+    pub fn formerly(&self) -> String {
+        self.former.as_ref().map_or_else(String::new, |former| {
+            format!("formerly {}, {}", former.path, former.env)
+        })
+    }
 }
 
 const fn key(
@@ -63,6 +91,15 @@ const fn key(
         kind,
         default,
         help,
+        former: None,
+    }
+}
+
+/// A key that was in another section.
+const fn moved(key: Key, path: &'static str, env: &'static str) -> Key {
+    Key {
+        former: Some(Former { path, env }),
+        ..key
     }
 }
 
@@ -275,31 +312,9 @@ pub const KEYS: &[Key] = &[
         "Wait before each repeat; the last value serves for all further ones",
     ),
     key(
-        "lvm.adopt_untagged",
-        &["LVM_ADOPT_UNTAGGED"],
-        Kind::Bool,
-        "false",
-        "Whether an existing volume or file that nobody marked as this program's may be rewritten, \
-         without the request saying so (adopt: true)",
-    ),
-    key(
-        "lvm.stale_data",
-        &["LVM_STALE_DATA"],
-        Kind::OneOf(&["zero", "edges", "keep"]),
-        "zero",
-        "What becomes of older data behind the image's end: zeroed, its first and last MiB zeroed, kept",
-    ),
-    key(
-        "lvm.max_write_bytes_per_sec",
-        &["LVM_MAX_WRITE_BYTES_PER_SEC"],
-        Kind::Size,
-        "0",
-        "Limit of one job's writes to its volume; 0 is none",
-    ),
-    key(
         "volumes.backend",
         &["VOLUME_BACKEND"],
-        Kind::OneOf(&["lvm", "dir"]),
+        Kind::OneOf(BackendKind::NAMES),
         "lvm",
         "Where volumes live: logical volumes, or sparse raw files in a directory",
     ),
@@ -309,6 +324,40 @@ pub const KEYS: &[Key] = &[
         Kind::Path,
         "",
         "Directory of the volumes, for backend dir: volume NAME is the file DIR/NAME",
+    ),
+    moved(
+        key(
+            "volumes.adopt_untagged",
+            &["VOLUME_ADOPT_UNTAGGED"],
+            Kind::Bool,
+            "false",
+            "Whether an existing volume that nobody marked as this program's may be rewritten, without \
+             the request saying so (adopt: true)",
+        ),
+        "lvm.adopt_untagged",
+        "LVM_ADOPT_UNTAGGED",
+    ),
+    moved(
+        key(
+            "volumes.stale_data",
+            &["VOLUME_STALE_DATA"],
+            Kind::OneOf(StaleData::NAMES),
+            "zero",
+            "What becomes of older data behind the image's end: zeroed, its first and last MiB zeroed, kept",
+        ),
+        "lvm.stale_data",
+        "LVM_STALE_DATA",
+    ),
+    moved(
+        key(
+            "volumes.max_write_bytes_per_sec",
+            &["VOLUME_MAX_WRITE_BYTES_PER_SEC"],
+            Kind::Size,
+            "0",
+            "Limit of one job's writes to its volume; 0 is none",
+        ),
+        "lvm.max_write_bytes_per_sec",
+        "LVM_MAX_WRITE_BYTES_PER_SEC",
     ),
     key(
         "cache.dir",
@@ -434,7 +483,7 @@ pub const KEYS: &[Key] = &[
     key(
         "tracing.exporters",
         &["OTEL_TRACES_EXPORTER"],
-        Kind::OneOf(&["otlp", "none"]),
+        Kind::OneOf(TraceExporter::NAMES),
         "otlp",
         "Where traces go: to the collector, or nowhere whatever tracing.endpoint says",
     ),
@@ -448,14 +497,14 @@ pub const KEYS: &[Key] = &[
     key(
         "logging.format",
         &["LOG_FORMAT"],
-        Kind::OneOf(&["json", "text"]),
+        Kind::OneOf(LogFormat::NAMES),
         "json",
         "Form of a line",
     ),
     key(
         "logging.output",
         &["LOG_OUTPUT"],
-        Kind::OneOf(&["stderr", "stdout"]),
+        Kind::OneOf(LogOutput::NAMES),
         "stderr",
         "Stream that lines are written to",
     ),

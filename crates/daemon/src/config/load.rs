@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
+use lvp_api::names::UnknownName;
 use serde_json::Value;
 
 use super::keys::{IGNORED, KEYS, Key, Kind};
-use super::value;
+use super::{given, value};
 use crate::files;
 use crate::secret::SecretUrl;
 
@@ -24,21 +26,31 @@ const FILE_MAX_BYTES: u64 = 1 << 20; // 1 MiB
 pub enum Origin {
     /// Nobody set it.
     Default,
-    /// The configuration file.
-    File,
+    /// The configuration file, by this path.
+    File(&'static str),
     /// This environment variable.
     Environment(&'static str),
-    /// A command-line flag.
-    Flag,
+    /// A command-line flag, by this path.
+    Flag(&'static str),
+}
+
+impl Origin {
+    /// The name by which it was set.
+    pub fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Default => None,
+            Self::File(name) | Self::Environment(name) | Self::Flag(name) => Some(name),
+        }
+    }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File => f.write_str("file"),
+            Self::File(_) => f.write_str("file"),
             Self::Environment(name) => write!(f, "environment {name}"),
-            Self::Flag => f.write_str("flag"),
+            Self::Flag(_) => f.write_str("flag"),
         }
     }
 }
@@ -83,6 +95,19 @@ pub enum ConfigError {
         /// The nearest known key.
         hint: Option<&'static str>,
     },
+    /// A key by its name and by its former one, with two values.
+    #[error(
+        "{now} and {former} are both set in the {place}, to different values: {former} is the former name \
+         of {now}, so remove {former}"
+    )]
+    SetTwice {
+        /// The name.
+        now: &'static str,
+        /// The former name.
+        former: &'static str,
+        /// Where both are.
+        place: &'static str,
+    },
     /// A value that does not fit.
     #[error("{key} {reason}")]
     Invalid {
@@ -126,20 +151,9 @@ impl Settings {
         let mut from_file = flatten(path, &text, &mut warnings)?;
         let mut values = BTreeMap::new();
         for key in KEYS {
-            let from_environment = key.env.iter().find_map(|name| {
-                let text = environment(name).filter(|text| !text.is_empty())?;
-                Some(Setting {
-                    text,
-                    origin: Origin::Environment(name),
-                })
-            });
-            let setting = from_environment
-                .or_else(|| {
-                    from_file.remove(key.path).map(|text| Setting {
-                        text,
-                        origin: Origin::File,
-                    })
-                })
+            let in_file = given::in_file(key, &mut from_file)?;
+            let setting = given::in_environment(key, &environment)?
+                .or(in_file)
                 .unwrap_or_else(|| Setting {
                     text: key.default.to_owned(),
                     origin: Origin::Default,
@@ -154,12 +168,9 @@ impl Settings {
     pub fn set(&mut self, path: &str, text: &str) -> Result<(), ConfigError> {
         let key = KEYS
             .iter()
-            .find(|key| key.path == path)
+            .find(|key| key.is_called(path))
             .ok_or_else(|| unknown(path))?;
-        let setting = Setting {
-            text: text.to_owned(),
-            origin: Origin::Flag,
-        };
+        let setting = given::by_flag(key, path, text, self.values.get(key.path))?;
         check(key, &setting)?;
         self.values.insert(key.path, setting);
         Ok(())
@@ -234,6 +245,13 @@ impl Settings {
         self.parsed(key, value::boolean)
     }
 
+    pub(super) fn named<T>(&self, key: &'static str) -> Result<T, ConfigError>
+    where
+        T: FromStr<Err = UnknownName>,
+    {
+        self.parsed(key, value::named)
+    }
+
     pub(super) fn duration(&self, key: &'static str) -> Result<Duration, ConfigError> {
         self.parsed(key, value::duration)
     }
@@ -275,6 +293,9 @@ fn check(key: &'static Key, setting: &Setting) -> Result<(), ConfigError> {
     value::check(key.kind, &setting.text).map_err(|reason| {
         let reason = match (key.kind, &setting.origin) {
             (Kind::Secret, _) | (_, Origin::Default) => reason,
+            (_, origin @ (Origin::File(name) | Origin::Flag(name))) if *name != key.path => {
+                format!("{reason} (from the {origin}, by its former name {name})")
+            }
             (_, origin) => format!("{reason} (from the {origin})"),
         };
         ConfigError::Invalid {
@@ -318,7 +339,7 @@ fn flatten(
                 warnings.push(format!("{full} is ignored: {why}"));
                 continue;
             }
-            if !KEYS.iter().any(|key| key.path == full) {
+            if !KEYS.iter().any(|key| key.is_called(&full)) {
                 return Err(unknown(&full));
             }
             let text = scalar(&value).ok_or_else(|| {

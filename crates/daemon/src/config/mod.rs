@@ -4,11 +4,13 @@
 //! origin; [`Config::from_settings`] turns the texts into values. An unknown key, a value of
 //! the wrong form and a combination that cannot work are each an error that names the key.
 
+mod given;
 pub mod keys;
 mod load;
 mod paths;
 pub mod reference;
 mod value;
+mod words;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +20,7 @@ use url::Url;
 
 pub use load::{ConfigError, Origin, Setting, Settings};
 pub use paths::check_with_cache;
+pub use words::{BackendKind, LogFormat, LogOutput, StaleData, TraceExporter};
 
 use crate::secret::{Secret, SecretUrl};
 
@@ -35,7 +38,7 @@ pub struct Config {
     pub libvirt: Libvirt,
     /// Logical volumes.
     pub lvm: Lvm,
-    /// Which kind of volumes.
+    /// Where volumes are, and what becomes of what was there.
     pub volumes: Volumes,
     /// Cached images.
     pub cache: Cache,
@@ -130,7 +133,14 @@ pub struct Lvm {
     pub volume_group: String,
     /// Waits before repeats, as many as there are repeats.
     pub retry_backoff: Vec<Duration>,
-    /// Whether untagged volumes may be rewritten.
+}
+
+/// Section `volumes`: what holds for every back end, and which one it is.
+#[derive(Debug, Clone)]
+pub struct Volumes {
+    /// Where volumes are.
+    pub backend: Backend,
+    /// Whether volumes that nobody marked may be rewritten.
     pub adopt_untagged: bool,
     /// What becomes of data behind the image's end.
     pub stale_data: StaleData,
@@ -138,24 +148,23 @@ pub struct Lvm {
     pub max_write_bytes_per_sec: Option<u64>,
 }
 
-/// What becomes of older data between the image's end and the volume's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StaleData {
-    /// All of it reads zero afterwards.
-    Zero,
-    /// Its first and last MiB read zero afterwards.
-    Edges,
-    /// It stays.
-    Keep,
-}
-
-/// Section `volumes`.
-#[derive(Debug, Clone)]
-pub enum Volumes {
+/// A back end, with what it needs of this section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
     /// Logical volumes.
     Lvm,
     /// Files in this directory.
     Dir(PathBuf),
+}
+
+impl Backend {
+    /// Which kind of back end it is.
+    pub fn kind(&self) -> BackendKind {
+        match self {
+            Self::Lvm => BackendKind::Lvm,
+            Self::Dir(_) => BackendKind::Dir,
+        }
+    }
 }
 
 /// Section `cache`.
@@ -244,24 +253,6 @@ pub struct Logging {
     pub webhook_url: Option<SecretUrl>,
 }
 
-/// Stream of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogOutput {
-    /// Standard error.
-    Stderr,
-    /// Standard output.
-    Stdout,
-}
-
-/// Form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// One sentence a line.
-    Text,
-}
-
 impl Config {
     /// Turns resolved settings into values and checks what only the whole can tell.
     pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
@@ -302,24 +293,12 @@ impl Config {
             lvm: Lvm {
                 volume_group: settings.text("lvm.volume_group")?,
                 retry_backoff: settings.backoff("lvm.retry_attempts", "lvm.retry_backoff_ms")?,
-                adopt_untagged: settings.boolean("lvm.adopt_untagged")?,
-                stale_data: match settings.text("lvm.stale_data")?.as_str() {
-                    "edges" => StaleData::Edges,
-                    "keep" => StaleData::Keep,
-                    _ => StaleData::Zero,
-                },
-                max_write_bytes_per_sec: settings.limit("lvm.max_write_bytes_per_sec")?,
             },
-            volumes: match settings.text("volumes.backend")?.as_str() {
-                "dir" => Volumes::Dir(settings.optional_path("volumes.dir").ok_or_else(|| {
-                    ConfigError::Invalid {
-                        key: "volumes.dir",
-                        reason:
-                            "is needed with volumes.backend dir: give the directory of the volumes"
-                                .to_owned(),
-                    }
-                })?),
-                _ => Volumes::Lvm,
+            volumes: Volumes {
+                backend: backend(settings)?,
+                adopt_untagged: settings.boolean("volumes.adopt_untagged")?,
+                stale_data: settings.named("volumes.stale_data")?,
+                max_write_bytes_per_sec: settings.limit("volumes.max_write_bytes_per_sec")?,
             },
             cache: Cache {
                 dir: settings.optional_path("cache.dir"),
@@ -342,25 +321,18 @@ impl Config {
                 enabled: settings.boolean("metrics.enabled")?,
             },
             tracing: Tracing {
-                endpoint: settings.optional_text("tracing.endpoint").filter(|_| {
-                    settings
-                        .text("tracing.exporters")
-                        .is_ok_and(|to| to != "none")
-                }),
+                endpoint: match settings.named("tracing.exporters")? {
+                    TraceExporter::Otlp => settings.optional_text("tracing.endpoint"),
+                    TraceExporter::None => None,
+                },
                 ca_cert: settings.optional_path("tracing.ca_cert"),
                 service_name: settings.text("tracing.service_name")?,
                 sampling_rate: settings.fraction("tracing.sampling_rate")?,
             },
             logging: Logging {
                 level: settings.text("logging.level")?,
-                format: match settings.text("logging.format")?.as_str() {
-                    "text" => LogFormat::Text,
-                    _ => LogFormat::Json,
-                },
-                output: match settings.text("logging.output")?.as_str() {
-                    "stdout" => LogOutput::Stdout,
-                    _ => LogOutput::Stderr,
-                },
+                format: settings.named("logging.format")?,
+                output: settings.named("logging.output")?,
                 file: settings.optional_path("logging.file"),
                 sampling_rate: settings.fraction("logging.sampling_rate")?,
                 loki_url: settings.secret_url("logging.loki_url")?,
@@ -403,6 +375,20 @@ impl Config {
             return invalid("cache.eviction_interval", "must be longer than zero");
         }
         paths::check(self)
+    }
+}
+
+fn backend(settings: &Settings) -> Result<Backend, ConfigError> {
+    match settings.named("volumes.backend")? {
+        BackendKind::Lvm => Ok(Backend::Lvm),
+        BackendKind::Dir => match settings.optional_path("volumes.dir") {
+            Some(directory) => Ok(Backend::Dir(directory)),
+            None => Err(ConfigError::Invalid {
+                key: "volumes.dir",
+                reason: "is needed with volumes.backend dir: give the directory of the volumes"
+                    .to_owned(),
+            }),
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use super::{Config, ConfigError, Volumes};
+use super::{Backend, Config, ConfigError};
 use crate::files::with_ending;
 
 /// More links in one path are a loop, as for the kernel (path_resolution(7)).
@@ -63,9 +63,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
 /// Checks them with this cache directory, which only libvirt knows when `cache.dir` is not set.
 pub fn check_with_cache(config: &Config, cache: Option<&Path>) -> Result<(), ConfigError> {
     let server = &config.server;
-    let volumes = match &config.volumes {
-        Volumes::Dir(path) => Some(path.as_path()),
-        Volumes::Lvm => None,
+    let volumes = match &config.volumes.backend {
+        Backend::Dir(path) => Some(path.as_path()),
+        Backend::Lvm => None,
     };
     let directories: Vec<_> = [("volumes.dir", volumes), ("cache.dir", cache)]
         .into_iter()

@@ -1,6 +1,6 @@
 //! The configuration's reference and its example file, made from the table of keys.
 
-use super::keys::{IGNORED, KEYS, Kind};
+use super::keys::{IGNORED, KEYS, Key, Kind};
 
 /// `docs/config.md`.
 pub fn markdown() -> String {
@@ -10,8 +10,9 @@ pub fn markdown() -> String {
          A YAML file, `/etc/libvirt-volume-provisioner/config.yaml` or the one that `--config` names. An absent\n\
          file means the defaults; an unknown key is an error that names the nearest known one. Every key is\n\
          also an environment variable. `--set SECTION.KEY=VALUE` beats the environment, the environment beats\n\
-         the file; an empty variable counts as unset. `libvirt-volume-provisioner config check` says whether\n\
-         a configuration can be used, `config show` prints every key with its value and its origin.\n",
+         the file; an empty variable counts as unset. A key's former name is taken as well, and both\n\
+         in one place only with the same value. `libvirt-volume-provisioner config check` says whether a\n\
+         configuration can be used, `config show` prints every key with its value and its origin.\n",
     );
     let mut section = "";
     for key in KEYS {
@@ -31,7 +32,7 @@ pub fn markdown() -> String {
             "| `{name}` | {default} | {} | {} | {} |\n",
             form(key.kind),
             environment.join(", "),
-            key.help
+            help(key)
         ));
     }
     text.push_str("\n## Accepted and ignored\n\n");
@@ -65,12 +66,20 @@ pub fn example() -> String {
         // The sentence ends here, and some forms are sentences of their own.
         text.push_str(&format!(
             "  # {}.\n  # {}; environment: {}\n  #{name}: {default}\n",
-            key.help,
+            help(key),
             form(key.kind).replace('`', ""),
             key.env.join(", "),
         ));
     }
     text
+}
+
+/// What a key means, and how it was called before.
+fn help(key: &Key) -> String {
+    match &key.former {
+        None => key.help.to_owned(),
+        Some(_) => format!("{}; {}", key.help, key.formerly()),
+    }
 }
 
 fn form(kind: Kind) -> String {

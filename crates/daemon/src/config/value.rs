@@ -1,8 +1,10 @@
 //! The forms of values.
 
+use std::str::FromStr;
 use std::time::Duration;
 
-use lvp_api::units::ByteSize;
+use lvp_api::names::UnknownName;
+use lvp_api::units::{self, ByteSize};
 
 use super::keys::Kind;
 
@@ -70,33 +72,12 @@ pub(super) fn words(text: &str) -> Vec<String> {
 
 /// A duration in Go's form: numbers with units, `1h30m`, `100ms`, `1.5s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("must be a duration such as 168h, 30m, 5s or 100ms, not {text:?}");
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    if rest.is_empty() {
-        return Err(wrong());
-    }
-    while !rest.is_empty() {
-        let number_end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(number_end);
-        let unit_end = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let seconds_per_unit = match unit {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            "0" | "" if number == "0" && text == "0" => 1.0,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let part = Duration::try_from_secs_f64(number * seconds_per_unit).map_err(|_| wrong())?;
-        total = total.checked_add(part).ok_or_else(wrong)?;
-        rest = tail;
-    }
-    Ok(total)
+    units::parse_duration(text)
+        .map_err(|_| format!("must be a duration such as 168h, 30m, 5s or 100ms, not {text:?}"))
+}
+
+/// The variant of this name.
+pub(super) fn named<T: FromStr<Err = UnknownName>>(text: &str) -> Result<T, String> {
+    text.parse::<T>()
+        .map_err(|error| format!("is wrong: {error}"))
 }

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::Finding;
-use crate::config::{Config, Volumes};
+use crate::config::{BackendKind, Config};
 
 /// Connections that are served at once, as `net` bounds them.
 const CONNECTIONS: u64 = crate::net::MAX_CONNECTIONS as u64;
@@ -24,14 +24,14 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
 
 fn user(config: &Config, uid: u32) -> Finding {
     const CHECK: &str = "host.user";
-    match (&config.volumes, uid) {
+    match (config.volumes.backend.kind(), uid) {
         (_, 0) => Finding::ok(CHECK, "Running as root"),
-        (Volumes::Lvm, uid) => Finding::fail(
+        (BackendKind::Lvm, uid) => Finding::fail(
             CHECK,
             format!("Running as user {uid}, and LVM's commands need root"),
             "Run the doctor and the daemon as root, or set volumes.backend to dir",
         ),
-        (Volumes::Dir(_), uid) => Finding::ok(
+        (BackendKind::Dir, uid) => Finding::ok(
             CHECK,
             format!("Running as user {uid}; the daemon has to run as the same one"),
         ),

@@ -13,9 +13,8 @@ use super::{Finding, size};
 use crate::cmd;
 use crate::config::Config;
 use crate::error::chain;
-use crate::serve::lvm_settings;
-use crate::volume::lvm::Lvm;
-use crate::volume::{NoLibvirt, Volumes as _, report};
+use crate::volume::lvm::{Lvm, report};
+use crate::volume::{NoLibvirt, Volumes as _};
 
 /// The programs that the daemon starts for logical volumes.
 const TOOLS: [&str; 6] = ["lvs", "vgs", "lvcreate", "lvchange", "lvremove", "dmsetup"];
@@ -86,7 +85,7 @@ fn kernel(control: &Path) -> Finding {
 async fn volume_group(config: &Config) -> Finding {
     const CHECK: &str = "lvm.volume_group";
     let group = &config.lvm.volume_group;
-    let backend = match Lvm::new(lvm_settings(config), Arc::new(NoLibvirt)) {
+    let backend = match Lvm::new((&config.lvm).into(), Arc::new(NoLibvirt)) {
         Ok(backend) => backend,
         Err(error) => return Finding::fail(CHECK, chain(&error), "Set lvm.volume_group"),
     };
@@ -147,7 +146,7 @@ fn disk(sysfs: &Path, path: &Path) -> Finding {
         Some(0) | None => Finding::warn(
             CHECK,
             format!("{shown} has no WRITE ZEROES: unused parts of volumes are zeroed by writing"),
-            "Jobs on large volumes take longer; lvm.stale_data: edges or keep zeroes less, and leaves \
+            "Jobs on large volumes take longer; volumes.stale_data: edges or keep zeroes less, and leaves \
              older data behind the image",
         ),
         Some(_) => Finding::ok(CHECK, format!("{shown} can be written and zeroes fast")),

@@ -26,7 +26,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::config::keys::Kind;
-use crate::config::{Config, ConfigError, Origin, Settings, Volumes};
+use crate::config::{Backend, Config, ConfigError, Origin, Settings};
 use crate::error::chain;
 
 /// Every check, with what it looks at. `docs/doctor.md` has this table.
@@ -281,9 +281,9 @@ async fn examine(
     };
     let mut findings = configuration(file, &settings);
     findings.extend(host::check(&config));
-    match &config.volumes {
-        Volumes::Lvm => findings.extend(lvm::check(&config).await),
-        Volumes::Dir(directory) => {
+    match &config.volumes.backend {
+        Backend::Lvm => findings.extend(lvm::check(&config).await),
+        Backend::Dir(directory) => {
             findings.push(storage::directory("volumes.dir", directory, 0));
         }
     }
@@ -307,7 +307,9 @@ fn configuration(file: &Path, settings: &Settings) -> Vec<Finding> {
         .map(|warning| Finding::warn("config", warning, "Take the key out of the file"))
         .collect();
     let has_secrets = settings.iter().any(|(key, setting)| {
-        key.kind == Kind::Secret && setting.origin == Origin::File && !setting.text.is_empty()
+        key.kind == Kind::Secret
+            && matches!(setting.origin, Origin::File(_))
+            && !setting.text.is_empty()
     });
     let file_shown = file.display();
     match storage::mode(file) {

@@ -35,12 +35,12 @@ pub(super) async fn check(config: &Config) -> Finding {
         names.push_str(", ...");
     }
     let count = unmarked.len();
-    if config.lvm.adopt_untagged {
+    if config.volumes.adopt_untagged {
         let message = format!(
             "{count} volumes say nothing of this program, and any request may rewrite them: {names}"
         );
         let remedy = "Hand over those that jobs may rewrite ('lvpctl volumes adopt NAME'), then \
-            set lvm.adopt_untagged: false";
+            set volumes.adopt_untagged: false";
         return Finding::warn(CHECK, message, remedy);
     }
     Finding::ok(

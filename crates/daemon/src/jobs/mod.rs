@@ -22,6 +22,7 @@ mod failure;
 pub mod former;
 pub mod live;
 mod reconcile;
+mod settings;
 mod standing;
 mod steps;
 mod undo;

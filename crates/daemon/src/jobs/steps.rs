@@ -555,7 +555,7 @@ impl Steps<'_> {
         let kept = summary.tail.bytes - summary.tail.zero_bytes;
         if kept > 0 {
             self.live.note(format!(
-                "{kept} bytes behind the image's end keep older data (lvm.stale_data)"
+                "{kept} bytes behind the image's end keep older data (volumes.stale_data)"
             ));
         }
     }

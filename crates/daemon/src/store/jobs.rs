@@ -304,12 +304,7 @@ where
 }
 
 pub(super) fn image_type(row: &Row<'_>) -> rusqlite::Result<ImageType> {
-    let text: String = row.get("image_type")?;
-    Ok(if text == ImageType::Raw.as_str() {
-        ImageType::Raw
-    } else {
-        ImageType::Qcow2
-    })
+    parsed(row, "image_type")
 }
 
 /// An error of what is beside the database, as one of the statement that needed it.

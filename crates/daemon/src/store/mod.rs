@@ -32,7 +32,6 @@ pub use events::{EVENTS_MAX, NewEvent, WaitingEvent};
 pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
 pub use offline::{cancel_unfinished, volumes_of_go_program};
-pub use places::PlaceRow;
 
 use crate::lock::LockError;
 use files::{Files, Lost};

@@ -3,23 +3,11 @@
 use rusqlite::params;
 
 use super::{Store, StoreError};
-
-/// A volume group or a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlaceRow {
-    /// `lvm` or `dir`.
-    pub backend: String,
-    /// The group's name, or the directory without links.
-    pub location: String,
-}
+use crate::volume::Place;
 
 impl Store {
     /// Records where volumes are kept now; all other places where they were, the latest first.
-    pub async fn use_place(
-        &self,
-        place: PlaceRow,
-        now: String,
-    ) -> Result<Vec<PlaceRow>, StoreError> {
+    pub async fn use_place(&self, place: Place, now: String) -> Result<Vec<Place>, StoreError> {
         self.write("use_place", move |transaction| {
             transaction.execute(
                 "INSERT INTO volume_places (backend, location, last_used_at) VALUES (?1, ?2, ?3) \
@@ -32,7 +20,7 @@ impl Store {
                      WHERE NOT (backend = ?1 AND location = ?2) ORDER BY last_used_at DESC",
                 )?
                 .query_map(params![place.backend, place.location], |row| {
-                    Ok(PlaceRow {
+                    Ok(Place {
                         backend: row.get(0)?,
                         location: row.get(1)?,
                     })
@@ -43,7 +31,7 @@ impl Store {
     }
 
     /// Forgets a place where nothing unfinished is left.
-    pub async fn forget_place(&self, place: PlaceRow) -> Result<(), StoreError> {
+    pub async fn forget_place(&self, place: Place) -> Result<(), StoreError> {
         self.write("forget_place", move |transaction| {
             transaction.execute(
                 "DELETE FROM volume_places WHERE backend = ?1 AND location = ?2",

@@ -2,7 +2,8 @@
 //!
 //! Two back ends, [`lvm`] (logical volumes) and [`dir`] (sparse files), behind [`Volumes`]. Both
 //! keep the truth about a volume *on the volume's side*, not in the daemon's database: in LVM's
-//! tags, or in a file beside the volume's.
+//! tags, or in a file beside the volume's. What every back end has to do is a suite of tests that
+//! each of them passes (`tests/volumes/contract`); which one there is, is known to `backend` alone.
 //!
 //! ```text
 //!            create(job)                          mark_ready(job, digest)
@@ -34,11 +35,12 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use lvp_api::{JobId, Sha256Digest, VolumeName};
 
+mod backend;
 pub mod dir;
 mod error;
 pub mod lvm;
-pub mod report;
 
+pub use backend::{Place, at, open, place};
 pub use error::{VolumeError, VolumeErrorKind};
 
 /// An existing volume is reused when it has at least this share of the requested size.
@@ -159,7 +161,7 @@ pub enum Removed {
 /// A place that has volumes.
 #[async_trait]
 pub trait Volumes: Send + Sync + Debug {
-    /// Its name in the configuration: `lvm` or `dir`.
+    /// Its name in the configuration (`config::BackendKind`), where it has one.
     fn backend(&self) -> &'static str;
 
     /// Whether it is there, and how much room it has.

@@ -3,14 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lvp_api::{JobId, Sha256Digest, VolumeName};
 use lvp_testkit::require::command;
 use provisioner::volume::lvm::{Lvm, Settings};
-use provisioner::volume::{
-    InUse, NoLibvirt, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes,
-};
+use provisioner::volume::{InUse, NoLibvirt};
 
-pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) use super::contract::{MIB, digest, kind, look, name, populating};
 
 /// LVM's default.
 pub(crate) const EXTENT: u64 = 4 * MIB;
@@ -33,26 +30,6 @@ pub(crate) fn backend_with(settings: Settings) -> Lvm {
 
 pub(crate) fn backend_asking(in_use: Arc<dyn InUse>) -> Lvm {
     Lvm::new(settings(), in_use).unwrap()
-}
-
-pub(crate) fn name(text: &str) -> VolumeName {
-    text.parse().unwrap()
-}
-
-pub(crate) fn digest(byte: u8) -> Sha256Digest {
-    Sha256Digest::new([byte; 32])
-}
-
-pub(crate) fn kind<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> VolumeErrorKind {
-    result.unwrap_err().kind()
-}
-
-pub(crate) fn populating(job: JobId, created: bool) -> VolumeState {
-    VolumeState::Populating { job, created }
-}
-
-pub(crate) async fn look(backend: &Lvm, volume: &str) -> Volume {
-    backend.lookup(&name(volume)).await.unwrap().unwrap()
 }
 
 /// Runs a tool that must succeed, and returns what it printed.

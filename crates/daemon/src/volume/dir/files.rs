@@ -1,26 +1,23 @@
-//! The blocking work of the file back end: files, their records and their locks.
+//! The blocking work of the file back end, one function for each of the trait's.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lvp_api::{JobId, Sha256Digest, VolumeName};
-use lvp_image::grace;
-use rustix::fs::{Access, CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{Access, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::super::{
     Capacity, Identity, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
     VolumeState, how_to_adopt, round_up,
 };
+use super::claim::lock_against_qemu;
 use super::identity::{self, FileIdentity};
+use super::place::{RECORDS, publish, remove_if_there, sync_directory};
 use super::record::{self, Record, RecordState};
-use super::users;
-
-/// The directory inside the volumes' that has their records.
-pub(super) const RECORDS: &str = ".lvp";
 
 /// Disks are made of sectors, and QEMU rounds a raw file's size to them.
 const SECTOR_BYTES: u64 = 512;
@@ -28,7 +25,7 @@ const SECTOR_BYTES: u64 = 512;
 /// The directory.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     /// Held from the look at a file that nobody marked to its record.
     marking: Arc<Mutex<()>>,
 }
@@ -320,69 +317,6 @@ impl Files {
         Ok(Removed::Removed)
     }
 
-    /// Opens the file that `volume` describes, and no other, for this program alone.
-    fn open_unused(&self, volume: &Volume) -> Result<File, VolumeError> {
-        let path = &volume.path;
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(path)
-            .map_err(|error| match Errno::from_io_error(&error) {
-                Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => not_a_file(path),
-                Some(Errno::NOENT) => gone(path),
-                _ => VolumeError::io("Opening", path, error),
-            })?;
-        let metadata = file
-            .metadata()
-            .map_err(|error| VolumeError::io("Examining", path, error))?;
-        if !metadata.is_file() {
-            return Err(not_a_file(path));
-        }
-        let identity = Identity::File(FileIdentity::of(&metadata));
-        if identity != volume.identity || metadata.len() != volume.size_bytes {
-            return Err(gone(path));
-        }
-        if metadata.nlink() > 1 && !self.remove_second_name(&volume.name, &metadata)? {
-            let users = "whoever knows it by another name (it has hard links)";
-            return Err(VolumeError::in_use(path, users));
-        }
-        let lock = || match file.try_lock() {
-            Ok(()) => Ok(Some(())),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(VolumeError::io("Locking", path, error)),
-        };
-        if grace::take(lock)?.is_none() {
-            return Err(VolumeError::in_use(path, "another process"));
-        }
-        if lock_against_qemu(&file, path)? {
-            rustix::fs::fcntl_lock(&file, FlockOperation::Unlock)
-                .map_err(|error| VolumeError::io("Unlocking", path, error.into()))?;
-        }
-        match users::user_of(&file, path) {
-            Ok(None) => Ok(file),
-            Ok(Some(user)) => Err(VolumeError::in_use(path, &user)),
-            Err(error) => Err(VolumeError::io("Examining", path, error)),
-        }
-    }
-
-    /// Removes the name that a new file had first, if a kill has left it with both. Whether it has
-    /// one name now.
-    fn remove_second_name(
-        &self,
-        name: &VolumeName,
-        metadata: &fs::Metadata,
-    ) -> Result<bool, VolumeError> {
-        let staged = self.staged(name)?;
-        let is_the_same = fs::symlink_metadata(&staged)
-            .is_ok_and(|other| (other.dev(), other.ino()) == (metadata.dev(), metadata.ino()));
-        if is_the_same {
-            remove_if_there(&staged)?;
-        }
-        Ok(is_the_same && metadata.nlink() == 2)
-    }
-
     /// The volume as it is now, if it is still the same file.
     fn reread(&self, volume: &Volume) -> Result<Volume, VolumeError> {
         match self.lookup(&volume.name)? {
@@ -406,81 +340,9 @@ impl Files {
             identity: Identity::File(identity),
         })
     }
-
-    /// The record that is about this very file.
-    fn record(&self, volume: &Volume) -> Result<Option<Record>, VolumeError> {
-        Ok(self.record_of(&volume.name, identity_of(volume)?, &volume.path))
-    }
-
-    fn record_of(&self, name: &VolumeName, file: FileIdentity, path: &Path) -> Option<Record> {
-        let (record, written) = record::read(&self.record_path(name, "json"))?;
-        identity::is_about(&record, written, file, path).then_some(record)
-    }
-
-    fn write_record(&self, name: &VolumeName, record: &Record) -> Result<(), VolumeError> {
-        self.make_records_directory()?;
-        let (path, staged) = (
-            self.record_path(name, "json"),
-            self.record_path(name, "tmp"),
-        );
-        record::write(record, &path, &staged)
-            .map_err(|error| VolumeError::io("Writing", &path, error))?;
-        sync_directory(&self.directory.join(RECORDS))
-    }
-
-    fn make_records_directory(&self) -> Result<(), VolumeError> {
-        let directory = self.directory.join(RECORDS);
-        match fs::create_dir(&directory) {
-            Ok(()) => sync_directory(&self.directory),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(VolumeError::io("Creating", &directory, error)),
-        }
-    }
-
-    /// Where a new volume's file is until it is recorded.
-    fn staged(&self, name: &VolumeName) -> Result<PathBuf, VolumeError> {
-        self.make_records_directory()?;
-        Ok(self.record_path(name, "new"))
-    }
-
-    /// `NAME.json`, `NAME.tmp` and `NAME.new` cannot be another volume's: each has one suffix more
-    /// than its volume's name, whatever that name ends in.
-    fn record_path(&self, name: &VolumeName, suffix: &str) -> PathBuf {
-        self.directory
-            .join(RECORDS)
-            .join(format!("{name}.{suffix}"))
-    }
-
-    fn path(&self, name: &VolumeName) -> Result<PathBuf, VolumeError> {
-        if name.as_str() == RECORDS {
-            let message = format!(
-                "The name {RECORDS:?} is reserved: the daemon keeps its records there; choose \
-                 another"
-            );
-            return Err(VolumeError::new(VolumeErrorKind::NotOurs, message));
-        }
-        Ok(self.directory.join(name.as_str()))
-    }
 }
 
-/// Takes a record lock on the whole file, so that no QEMU has or gets the file. False where the
-/// file system has no locks; QEMU does without them there as well.
-///
-/// The kernel lets this lock conflict with QEMU's open-file-description locks (`fcntl(2)`). It is
-/// given back at once: it belongs to the process, and closing any other descriptor of the file
-/// would drop it unnoticed. The image crate takes QEMU's own kind of lock when it gets the file.
-fn lock_against_qemu(file: &File, path: &Path) -> Result<bool, VolumeError> {
-    let lock = || match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(true)),
-        // The image crate's own lock of the last job may be among those that a child still has.
-        Err(Errno::AGAIN | Errno::ACCESS) => Ok(None),
-        Err(Errno::NOLCK | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Some(false)),
-        Err(error) => Err(VolumeError::io("Locking", path, error.into())),
-    };
-    grace::take(lock)?.ok_or_else(|| VolumeError::in_use(path, "a virtual machine or qemu-img"))
-}
-
-fn identity_of(volume: &Volume) -> Result<FileIdentity, VolumeError> {
+pub(super) fn identity_of(volume: &Volume) -> Result<FileIdentity, VolumeError> {
     match volume.identity {
         Identity::File(file) => Ok(file),
         // Another back end's volume is no file.
@@ -488,35 +350,7 @@ fn identity_of(volume: &Volume) -> Result<FileIdentity, VolumeError> {
     }
 }
 
-/// Gives a new file its name, if that is free.
-fn publish(staged: &Path, path: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, staged, CWD, path, RenameFlags::NOREPLACE) {
-        // A file system that cannot tell whether the name is free. A link tells; it leaves the file
-        // with two names for a moment.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            fs::hard_link(staged, path)?;
-            fs::remove_file(staged)
-        }
-        renamed => Ok(renamed?),
-    }
-}
-
-fn remove_if_there(path: &Path) -> Result<(), VolumeError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(VolumeError::io("Removing", path, error))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn sync_directory(path: &Path) -> Result<(), VolumeError> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| VolumeError::io("Syncing", path, error))
-}
-
-fn not_a_file(path: &Path) -> VolumeError {
+pub(super) fn not_a_file(path: &Path) -> VolumeError {
     let message = format!(
         "{} is no regular file (links are not followed), so it is not written: remove it or \
          choose another name",
@@ -530,7 +364,7 @@ fn already_exists(path: &Path) -> VolumeError {
     VolumeError::new(VolumeErrorKind::AlreadyExists, message)
 }
 
-fn gone(path: &Path) -> VolumeError {
+pub(super) fn gone(path: &Path) -> VolumeError {
     let message = format!(
         "{} was removed, replaced or resized by somebody else: repeat the request",
         path.display()

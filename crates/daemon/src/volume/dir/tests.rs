@@ -1,9 +1,10 @@
+//! What files do beyond what every back end promises (`tests/volumes/contract`).
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_testkit::require::{command, require};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::super::{NoLibvirt, VolumeState};
-use super::files::RECORDS;
+use super::place::RECORDS;
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -67,57 +68,6 @@ fn digest(byte: u8) -> Sha256Digest {
 
 fn kind<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> VolumeErrorKind {
     result.unwrap_err().kind()
-}
-
-#[tokio::test]
-async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_next_job() {
-    let f = fixture();
-    let (vm, first, second) = (name("vm-01"), JobId::random(), JobId::random());
-    assert!(f.volumes.lookup(&vm).await.unwrap().is_none());
-
-    let made = f.volumes.create(&vm, MIB + 1, first).await.unwrap();
-    assert_eq!(made.size_bytes, MIB + 512);
-    assert_eq!(made.path, f.path("vm-01"));
-    let populating = VolumeState::Populating {
-        job: first,
-        created: true,
-    };
-    assert_eq!(made.state, populating);
-    let made = f
-        .volumes
-        .mark_populating(&made, first, Unmarked::Refuse)
-        .await
-        .unwrap();
-    assert_eq!(made.state, populating);
-
-    let mut open = f.volumes.open(&made).await.unwrap();
-    assert!(open.known_zero && !open.is_block_device);
-    assert_eq!(open.size_bytes, MIB + 512);
-    open.file.write_all(b"image").unwrap();
-    open.file.sync_all().unwrap();
-    drop(open);
-    f.volumes
-        .mark_ready(&made, first, &digest(1))
-        .await
-        .unwrap();
-    let ready = f.found(&vm).await;
-    let state = VolumeState::Ready {
-        job: Some(first),
-        digest: digest(1),
-    };
-    assert_eq!(ready.state, state);
-
-    let again = f
-        .volumes
-        .mark_populating(&ready, second, Unmarked::Refuse)
-        .await
-        .unwrap();
-    let state = VolumeState::Populating {
-        job: second,
-        created: false,
-    };
-    assert_eq!(again.state, state);
-    assert_eq!(f.found(&vm).await.state, state);
 }
 
 #[tokio::test]
@@ -178,31 +128,6 @@ async fn a_file_keeps_its_size_at_every_instant_while_it_is_emptied() {
 }
 
 #[tokio::test]
-async fn nothing_is_opened_for_writing_before_it_is_marked() {
-    let f = fixture();
-    let vm = f.foreign("vm", MIB);
-    let volume = f.found(&vm).await;
-    assert_eq!(
-        kind(f.volumes.open(&volume).await),
-        VolumeErrorKind::Internal
-    );
-    assert_eq!(fs::read(f.path("vm")).unwrap(), vec![0xaa; 1 << 20]);
-}
-
-#[tokio::test]
-async fn creating_again_by_the_same_job_finds_the_volume_and_another_job_is_refused() {
-    let f = fixture();
-    let (vm, job) = (name("vm"), JobId::random());
-    let first = f.volumes.create(&vm, MIB, job).await.unwrap();
-    let second = f.volumes.create(&vm, MIB, job).await.unwrap();
-    assert_eq!(first.identity, second.identity);
-    for (size, by) in [(MIB, JobId::random()), (2 * MIB, job)] {
-        let refused = f.volumes.create(&vm, size, by).await;
-        assert_eq!(kind(refused), VolumeErrorKind::AlreadyExists);
-    }
-}
-
-#[tokio::test]
 async fn rollback_removes_what_the_job_created_and_leaves_nothing() {
     let f = fixture();
     let (vm, job) = (name("vm"), JobId::random());
@@ -212,59 +137,6 @@ async fn rollback_removes_what_the_job_created_and_leaves_nothing() {
     assert_eq!(f.leftovers(), [RECORDS]);
     let removed = f.volumes.remove_created(&vm, job).await.unwrap();
     assert_eq!(removed, Removed::Absent);
-}
-
-#[tokio::test]
-async fn rollback_keeps_what_the_job_found() {
-    let f = fixture();
-    let (maker, other) = (JobId::random(), JobId::random());
-    let found = f.foreign("found", MIB);
-    let volume = f.found(&found).await;
-    f.volumes
-        .mark_populating(&volume, maker, Unmarked::Adopt)
-        .await
-        .unwrap();
-
-    let unfinished = name("unfinished");
-    let volume = f.volumes.create(&unfinished, MIB, maker).await.unwrap();
-    f.volumes
-        .mark_populating(&volume, other, Unmarked::Refuse)
-        .await
-        .unwrap();
-
-    let ready = name("ready");
-    let volume = f.volumes.create(&ready, MIB, maker).await.unwrap();
-    f.volumes
-        .mark_ready(&volume, maker, &digest(1))
-        .await
-        .unwrap();
-
-    for vm in [found, unfinished, ready] {
-        for job in [maker, other] {
-            let removed = f.volumes.remove_created(&vm, job).await.unwrap();
-            assert_eq!(removed, Removed::Kept, "{vm}");
-        }
-        assert!(f.path(vm.as_str()).exists());
-    }
-}
-
-#[tokio::test]
-async fn a_file_put_in_the_place_of_ours_is_neither_removed_nor_believed() {
-    let f = fixture();
-    let (vm, job) = (name("vm"), JobId::random());
-    let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
-    // Made before the first is removed, so that it has another inode number.
-    f.foreign("other", MIB);
-    fs::rename(f.path("other"), f.path("vm")).unwrap();
-    assert_eq!(f.found(&vm).await.state, VolumeState::Untagged);
-    let removed = f.volumes.remove_created(&vm, job).await.unwrap();
-    assert_eq!(removed, Removed::Kept);
-    assert_eq!(
-        kind(f.volumes.open(&volume).await),
-        VolumeErrorKind::NotFound
-    );
-    let marked = f.volumes.mark_ready(&volume, job, &digest(1)).await;
-    assert_eq!(kind(marked), VolumeErrorKind::NotFound);
 }
 
 #[tokio::test]
@@ -340,32 +212,6 @@ async fn the_list_has_everybody_s_volumes_and_not_our_records() {
 }
 
 #[tokio::test]
-async fn a_volume_larger_than_the_free_space_is_refused_with_both_numbers() {
-    let f = fixture();
-    let free = f.volumes.probe().await.unwrap().free_bytes;
-    let error = f
-        .volumes
-        .create(&name("vm"), 1 << 60, JobId::random())
-        .await
-        .unwrap_err();
-    let VolumeErrorKind::NoSpace {
-        free_bytes,
-        want_bytes,
-    } = error.kind()
-    else {
-        panic!("{error:?}");
-    };
-    assert_eq!(want_bytes, 1 << 60);
-    assert!(free_bytes.abs_diff(free) < 1 << 30, "{free_bytes} {free}");
-    let huge = f
-        .volumes
-        .create(&name("vm"), u64::MAX, JobId::random())
-        .await;
-    assert!(matches!(kind(huge), VolumeErrorKind::NoSpace { .. }));
-    assert!(f.volumes.lookup(&name("vm")).await.unwrap().is_none());
-}
-
-#[tokio::test]
 async fn a_missing_directory_is_down_and_not_empty() {
     let f = fixture();
     let missing = Dir::new(f.path("missing"), Arc::new(NoLibvirt));
@@ -375,19 +221,6 @@ async fn a_missing_directory_is_down_and_not_empty() {
     let made = missing.create(&name("vm"), MIB, JobId::random()).await;
     assert_eq!(kind(made), VolumeErrorKind::DependencyDown);
     assert!(!f.path("missing").exists());
-}
-
-#[tokio::test]
-async fn two_writers_exclude_each_other() {
-    let f = fixture();
-    let (vm, job) = (name("vm"), JobId::random());
-    let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
-    let held = f.volumes.open(&volume).await.unwrap();
-    assert_eq!(kind(f.volumes.open(&volume).await), VolumeErrorKind::InUse);
-    let removed = f.volumes.remove_created(&vm, job).await;
-    assert_eq!(kind(removed), VolumeErrorKind::InUse);
-    drop(held);
-    f.volumes.open(&volume).await.unwrap();
 }
 
 #[tokio::test]
@@ -447,37 +280,6 @@ impl Drop for QemuIo {
         let killed = self.0.kill().and_then(|()| self.0.wait());
         assert!(killed.is_ok() || std::thread::panicking());
     }
-}
-
-#[derive(Debug, Default)]
-struct OneDomain(Mutex<Vec<PathBuf>>);
-
-#[async_trait]
-impl InUse for OneDomain {
-    async fn user_of(&self, paths: &[PathBuf]) -> Result<Option<String>, VolumeError> {
-        let used = self.0.lock().unwrap();
-        let used = paths.iter().any(|path| used.contains(path));
-        Ok(used.then(|| "domain web-01".to_owned()))
-    }
-}
-
-#[tokio::test]
-async fn a_running_domain_s_disk_is_refused_by_the_domain_s_name() {
-    let f = fixture();
-    let domains = Arc::new(OneDomain::default());
-    let volumes = Dir::new(f.path(""), Arc::clone(&domains) as Arc<dyn InUse>);
-    let volume = volumes
-        .create(&name("vm"), MIB, JobId::random())
-        .await
-        .unwrap();
-    domains.0.lock().unwrap().push(volume.path.clone());
-    let error = volumes.open(&volume).await.unwrap_err();
-    assert_eq!(error.kind(), VolumeErrorKind::InUse);
-    assert!(error.to_string().contains("domain web-01"), "{error}");
-    let marked = volumes
-        .mark_populating(&volume, JobId::random(), Unmarked::Refuse)
-        .await;
-    assert_eq!(kind(marked), VolumeErrorKind::InUse);
 }
 
 /// Says on the record of `vm` what the file system would have made true of another file.
@@ -641,19 +443,6 @@ async fn a_file_that_anybody_has_open_is_refused_untouched() {
         .unwrap();
 }
 
-#[tokio::test]
-async fn a_volume_that_was_ready_is_as_closed_to_others_openers_as_a_strange_one() {
-    let f = fixture();
-    let (vm, job) = (name("vm"), JobId::random());
-    let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
-    let holder = File::open(f.path("vm")).unwrap();
-    assert_eq!(kind(f.volumes.open(&volume).await), VolumeErrorKind::InUse);
-    let removed = f.volumes.remove_created(&vm, job).await;
-    assert_eq!(kind(removed), VolumeErrorKind::InUse);
-    drop(holder);
-    f.volumes.open(&volume).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_comes_while_ours_is_made_stays_and_has_no_record() {
     let f = fixture();
@@ -705,80 +494,4 @@ async fn what_a_kill_left_before_the_file_had_its_name_is_cleared_by_its_job() {
     let removed = f.volumes.remove_created(&vm, job).await.unwrap();
     assert_eq!(removed, Removed::Absent);
     assert_eq!(f.leftovers(), [RECORDS]);
-}
-
-#[tokio::test]
-async fn a_file_that_nobody_marked_is_written_only_when_that_is_meant() {
-    let f = fixture();
-    let vm = f.foreign("vm", MIB);
-    let volume = f.found(&vm).await;
-    let job = JobId::random();
-    let marked = f.volumes.mark_populating(&volume, job, Unmarked::Refuse);
-    let error = marked.await.unwrap_err();
-    assert_eq!(error.kind(), VolumeErrorKind::NotOurs);
-    assert!(
-        error.to_string().contains("lvpctl volumes adopt vm"),
-        "{error}"
-    );
-    assert_eq!(f.leftovers(), ["vm"]);
-
-    // Handed over, which writes nothing to it and disturbs nobody who has it open.
-    let guest = File::open(f.path("vm")).unwrap();
-    let adopted = f.volumes.adopt(&vm).await.unwrap();
-    assert_eq!(adopted.state, VolumeState::Adopted);
-    assert_eq!(f.found(&vm).await.state, VolumeState::Adopted);
-    drop(guest);
-    assert_eq!(fs::read(f.path("vm")).unwrap(), vec![0xaa; 1 << 20]);
-    let marked = f.volumes.mark_populating(&adopted, job, Unmarked::Refuse);
-    let state = marked.await.unwrap().state;
-    let created = false;
-    assert_eq!(state, VolumeState::Populating { job, created });
-    // That changes nothing of one that is ours.
-    assert_eq!(f.volumes.adopt(&vm).await.unwrap().state, state);
-    let absent = f.volumes.adopt(&name("absent")).await;
-    assert_eq!(kind(absent), VolumeErrorKind::Absent);
-}
-
-#[tokio::test]
-async fn what_a_job_leaves_unwritten_says_what_it_said_before() {
-    let f = fixture();
-    let vm = name("vm");
-    let (first, second, third) = (JobId::random(), JobId::random(), JobId::random());
-    let made = f.volumes.create(&vm, MIB, first).await.unwrap();
-    f.volumes
-        .mark_ready(&made, first, &digest(1))
-        .await
-        .unwrap();
-    let before = f.found(&vm).await;
-    f.volumes
-        .mark_populating(&before, second, Unmarked::Refuse)
-        .await
-        .unwrap();
-    f.volumes.leave(&before, second).await.unwrap();
-    let left = f.found(&vm).await;
-    assert_eq!((left.state, left.last_ended), (before.state, Some(second)));
-    f.volumes.leave(&left, third).await.unwrap();
-    let left = f.found(&vm).await;
-    assert_eq!((left.state, left.last_ended), (before.state, Some(third)));
-    f.volumes
-        .mark_populating(&left, first, Unmarked::Refuse)
-        .await
-        .unwrap();
-    f.volumes.leave(&left, second).await.unwrap();
-    let created = false;
-    let job = first;
-    assert_eq!(
-        f.found(&vm).await.state,
-        VolumeState::Populating { job, created }
-    );
-
-    let plain = f.foreign("plain", MIB);
-    let found = f.found(&plain).await;
-    f.volumes
-        .mark_populating(&found, first, Unmarked::Adopt)
-        .await
-        .unwrap();
-    f.volumes.leave(&found, first).await.unwrap();
-    assert_eq!(f.found(&plain).await.state, VolumeState::Untagged);
-    assert!(!f.path(".lvp/plain.json").exists());
 }

@@ -9,9 +9,9 @@ use lvp_api::{JobId, VolumeName};
 
 use super::super::{Identity, Volume, VolumeError, VolumeErrorKind};
 use super::Lvm;
+use super::report::{self, LvRow, VgRow};
 use super::tags::{self, Tags};
 use crate::cmd::{self, CmdError, CmdErrorKind};
-use crate::volume::report::{self, LvRow, VgRow};
 
 /// LVM's exit status for a command that it understood and could not carry out (`ECMD_FAILED` in
 /// lvm2's `tools/errors.h`).

@@ -14,7 +14,7 @@ use lvp_image::grace;
 use rustix::fs::{OFlags, major, minor};
 
 use super::super::{VolumeError, VolumeErrorKind};
-use crate::volume::report::LvRow;
+use super::report::LvRow;
 
 /// How long an activated volume's link in `/dev` may take. LVM itself waits for udev; where it is
 /// set not to, udev makes the link a moment later.

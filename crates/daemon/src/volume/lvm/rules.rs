@@ -1,8 +1,8 @@
 //! Which logical volumes may be written at all, by what LVM says of them.
 
 use super::super::{Unmarked, VolumeError, VolumeErrorKind, how_to_adopt};
+use super::report::LvRow;
 use super::tags::Tags;
-use crate::volume::report::LvRow;
 
 /// Layouts that are a plain disk to whoever writes to it. Everything else is refused: a thin
 /// volume may fill its pool, a pool is no disk, and of what is unknown nothing is known.

@@ -13,7 +13,7 @@
 
 use std::str::FromStr;
 
-use lvp_api::{JobId, Sha256Digest};
+use lvp_api::{JobId, Sha256Digest, named};
 
 use super::super::{Volume, VolumeState};
 
@@ -22,6 +22,27 @@ const MARK: &str = "lvp";
 
 /// What the tag of the job that ended last begins with.
 const ENDED: &str = "lvp.ended=";
+
+/// What the tag of the state begins with.
+const STATE: &str = "lvp.state=";
+
+/// The state in its tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// A job is writing the volume, or was when it ended.
+    Populating,
+    /// The volume holds an image.
+    Ready,
+}
+
+named!(State, "state of a volume", { Populating => "populating", Ready => "ready" });
+
+impl State {
+    /// The tag that says it.
+    pub(super) fn tag(self) -> String {
+        format!("{STATE}{self}")
+    }
+}
 
 /// Tags that other tools put on volumes that they manage: ceph-volume's `ceph.osd_id=...`,
 /// Proxmox VE's `pve-vm-100`, oVirt's `IU_`, `PU_` and `MD_` (image, parent, metadata slot),
@@ -73,7 +94,7 @@ pub(super) fn left(before: &Volume, ended: JobId) -> Vec<String> {
         VolumeState::Populating { job, created } => populating(job, created),
         VolumeState::Ready { job, digest } => {
             let by = job.map(|job| format!("lvp.job={job}"));
-            let mut tags = vec![MARK.to_owned(), "lvp.state=ready".to_owned()];
+            let mut tags = vec![MARK.to_owned(), State::Ready.tag()];
             tags.extend(by);
             tags.push(format!("lvp.image={digest}"));
             tags.push(format!("{ENDED}{ended}"));
@@ -86,7 +107,7 @@ pub(super) fn left(before: &Volume, ended: JobId) -> Vec<String> {
 pub(super) fn populating(job: JobId, created: bool) -> Vec<String> {
     let mut tags = vec![
         MARK.to_owned(),
-        "lvp.state=populating".to_owned(),
+        State::Populating.tag(),
         format!("lvp.job={job}"),
     ];
     if created {
@@ -99,7 +120,7 @@ pub(super) fn populating(job: JobId, created: bool) -> Vec<String> {
 pub(super) fn ready(job: JobId, digest: &Sha256Digest) -> Vec<String> {
     vec![
         MARK.to_owned(),
-        "lvp.state=ready".to_owned(),
+        State::Ready.tag(),
         format!("lvp.job={job}"),
         format!("lvp.image={digest}"),
     ]
@@ -125,13 +146,13 @@ fn parse_state(tags: &[String]) -> Option<VolumeState> {
     let job: Option<JobId> = value(tags, "lvp.job=")?;
     let created: Option<JobId> = value(tags, "lvp.created=")?;
     let image: Option<Sha256Digest> = value(tags, "lvp.image=")?;
-    let state: Option<String> = value(tags, "lvp.state=")?;
-    match (state.as_deref()?, job, image) {
-        ("populating", Some(job), None) => Some(VolumeState::Populating {
+    let state: Option<State> = value(tags, STATE)?;
+    match (state?, job, image) {
+        (State::Populating, Some(job), None) => Some(VolumeState::Populating {
             job,
             created: created == Some(job),
         }),
-        ("ready", job, Some(digest)) if created.is_none() => {
+        (State::Ready, job, Some(digest)) if created.is_none() => {
             Some(VolumeState::Ready { job, digest })
         }
         _ => None,
@@ -155,6 +176,21 @@ mod tests {
 
     fn state(tags: &[String]) -> VolumeState {
         Tags::parse(tags).state
+    }
+
+    #[test]
+    fn every_state_s_name_is_read_back_and_an_unknown_one_says_nothing() {
+        for known in State::ALL {
+            assert_eq!(known.to_string().parse(), Ok(known));
+            assert_eq!(value(&[known.tag()], STATE), Some(Some(known)));
+        }
+        for unknown in ["", "Ready", "polished"] {
+            assert!(unknown.parse::<State>().is_err(), "{unknown}");
+            let mut tags = ready(JobId::random(), &Sha256Digest::new([7; 32]));
+            tags.retain(|tag| !tag.starts_with(STATE));
+            tags.push(format!("{STATE}{unknown}"));
+            assert_eq!(state(&tags), VolumeState::Untagged, "{unknown}");
+        }
     }
 
     #[test]

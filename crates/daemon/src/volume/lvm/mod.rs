@@ -29,19 +29,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lvp_api::{JobId, Sha256Digest, VolumeName};
 
-use super::report::LvRow;
 use super::{
     Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
     VolumeState, Volumes, round_up,
 };
+use crate::config::{self, BackendKind};
 
 mod commands;
 mod device;
+pub mod report;
 mod rules;
 mod tags;
 
 use commands::{Found, found, may_pass};
 use device::{Purpose, Refused};
+use report::LvRow;
+
+/// How long one command may take: it waits for locks and for udev, not for data.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How the LVM back end works.
 #[derive(Debug, Clone)]
@@ -53,6 +58,16 @@ pub struct Settings {
     pub retry_backoff: Vec<Duration>,
     /// How long one command may take.
     pub command_timeout: Duration,
+}
+
+impl From<&config::Lvm> for Settings {
+    fn from(lvm: &config::Lvm) -> Self {
+        Self {
+            volume_group: lvm.volume_group.clone(),
+            retry_backoff: lvm.retry_backoff.clone(),
+            command_timeout: COMMAND_TIMEOUT,
+        }
+    }
 }
 
 /// The configured volume group's name cannot be one.
@@ -142,7 +157,7 @@ impl Lvm {
 #[async_trait]
 impl Volumes for Lvm {
     fn backend(&self) -> &'static str {
-        "lvm"
+        BackendKind::Lvm.as_str()
     }
 
     async fn probe(&self) -> Result<Capacity, VolumeError> {
@@ -342,8 +357,9 @@ impl Volumes for Lvm {
                 return Ok(Removed::Kept);
             }
             let selection = format!(
-                "lv_uuid=\"{}\" && lv_tags={{\"lvp.state=populating\" && \"lvp.created={job}\"}}",
-                now.row.lv_uuid
+                "lv_uuid=\"{}\" && lv_tags={{\"{}\" && \"lvp.created={job}\"}}",
+                now.row.lv_uuid,
+                tags::State::Populating.tag()
             );
             let args = ["--yes", "-S", &selection, &target];
             tried = true;

@@ -17,9 +17,12 @@ use lvp_api::{JobId, Sha256Digest, VolumeName};
 use super::{
     Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, Volumes,
 };
+use crate::config::BackendKind;
 
+mod claim;
 mod files;
 mod identity;
+mod place;
 mod record;
 mod users;
 
@@ -69,7 +72,7 @@ impl Dir {
 #[async_trait]
 impl Volumes for Dir {
     fn backend(&self) -> &'static str {
-        "dir"
+        BackendKind::Dir.as_str()
     }
 
     async fn probe(&self) -> Result<Capacity, VolumeError> {

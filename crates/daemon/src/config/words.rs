@@ -1,0 +1,108 @@
+//! The words that keys with a choice of words take.
+
+use lvp_api::named;
+
+/// The back ends by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    /// Logical volumes.
+    Lvm,
+    /// Files in a directory.
+    Dir,
+}
+
+named!(BackendKind, "back end of volumes", { Lvm => "lvm", Dir => "dir" });
+
+/// What becomes of older data between the image's end and the volume's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaleData {
+    /// All of it reads zero afterwards.
+    Zero,
+    /// Its first and last MiB read zero afterwards.
+    Edges,
+    /// It stays.
+    Keep,
+}
+
+named!(StaleData, "fate of older data", { Zero => "zero", Edges => "edges", Keep => "keep" });
+
+/// Stream of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+}
+
+named!(LogOutput, "stream of the log", { Stderr => "stderr", Stdout => "stdout" });
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// One sentence a line.
+    Text,
+}
+
+named!(LogFormat, "form of a log line", { Json => "json", Text => "text" });
+
+/// Where traces go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceExporter {
+    /// To the collector.
+    Otlp,
+    /// Nowhere.
+    None,
+}
+
+named!(TraceExporter, "exporter of traces", { Otlp => "otlp", None => "none" });
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{Debug, Display};
+    use std::str::FromStr;
+
+    use super::super::Settings;
+    use super::super::keys::{KEYS, Kind};
+    use super::super::load::ConfigError;
+    use super::*;
+
+    /// Every word of the key is read back, and no other is taken.
+    fn check<T, E>(path: &'static str, all: &[T])
+    where
+        T: Copy + Debug + Display + PartialEq + FromStr<Err = E>,
+        E: Debug,
+    {
+        let key = KEYS.iter().find(|key| key.path == path).unwrap();
+        let words: Vec<_> = all.iter().map(ToString::to_string).collect();
+        assert!(
+            matches!(key.kind, Kind::OneOf(known) if known == words),
+            "{path}"
+        );
+        assert!(key.default.parse::<T>().is_ok(), "{path}");
+        let mut settings = Settings::load("/no/config.yaml".as_ref(), false, |_| None).unwrap();
+        for one in all {
+            assert_eq!(&one.to_string().parse::<T>().unwrap(), one);
+            settings.set(path, &one.to_string()).unwrap();
+        }
+        for unknown in ["other", &words[0].to_uppercase(), &format!("{} ", words[0])] {
+            assert!(unknown.parse::<T>().is_err(), "{path} {unknown:?}");
+            let refused = settings.set(path, unknown);
+            assert!(
+                matches!(&refused, Err(ConfigError::Invalid { key, .. }) if *key == path),
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_word_is_read_back_and_an_unknown_one_is_refused() {
+        check("volumes.backend", &BackendKind::ALL);
+        check("volumes.stale_data", &StaleData::ALL);
+        check("logging.format", &LogFormat::ALL);
+        check("logging.output", &LogOutput::ALL);
+        check("tracing.exporters", &TraceExporter::ALL);
+    }
+}
