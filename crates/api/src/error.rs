@@ -134,3 +134,55 @@ impl ErrorBody {
         self
     }
 }
+
+/// An error and its causes in one line. A cause that an error repeats at its own end, as libraries
+/// often do, is told once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Link {
+        text: &'static str,
+        source: Option<Box<Link>>,
+    }
+
+    fn links(texts: &[&'static str]) -> Link {
+        let source = (texts.len() > 1).then(|| Box::new(links(&texts[1..])));
+        Link {
+            text: texts[0],
+            source,
+        }
+    }
+
+    #[test]
+    fn a_chain_has_every_cause_once_and_drops_none() {
+        for (texts, expected) in [
+            (&["top"][..], "top"),
+            (&["top", "middle", "end"], "top: middle: end"),
+            (&["top: end", "end"], "top: end"),
+            // Found elsewhere in the text, it is a cause nevertheless.
+            (
+                &["end of file in a.qcow2", "end"],
+                "end of file in a.qcow2: end",
+            ),
+        ] {
+            assert_eq!(chain(&links(texts)), expected);
+        }
+    }
+}

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use lvp_api::error::chain;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
     JobId, JobList, JobState, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeInfo,
@@ -16,7 +17,7 @@ use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, Response, Sta
 use serde::de::DeserializeOwned;
 
 use crate::config::{Settings, cannot_read};
-use crate::exit::{Exit, Failure, chain};
+use crate::exit::{Exit, Failure};
 use crate::output::clean;
 use crate::sse::EventStream;
 

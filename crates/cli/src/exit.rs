@@ -93,23 +93,6 @@ impl fmt::Display for Failure {
     }
 }
 
-/// An error and its causes in one line, each cause once.
-///
-/// Libraries often repeat their cause in their own text; such a repetition is left out.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

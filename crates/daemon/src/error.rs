@@ -1,18 +1,3 @@
-//! How errors are told.
+//! How errors are told: as `lvpctl` tells them.
 
-use std::error::Error;
-
-/// An error and its causes in one line, each message once.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
+pub use lvp_api::error::chain;

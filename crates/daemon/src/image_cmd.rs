@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
+use lvp_api::error::chain;
 use lvp_api::units::ByteSize;
 use lvp_image::convert::{ConvertOptions, convert, open_source};
 use lvp_image::copy::{CopyOptions, Engine, RateLimiter, Summary, TailPolicy};
@@ -269,14 +270,6 @@ fn report(error: &Error) -> u8 {
         String::new()
     };
     complain(&format_args!("{what}{}", chain(error)), code)
-}
-
-/// The error and what caused it, in one line.
-fn chain(error: &Error) -> String {
-    match error.io_error() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
 }
 
 /// Says something on standard error, and returns the code to exit with.
