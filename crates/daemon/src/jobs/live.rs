@@ -99,6 +99,12 @@ impl Live {
         });
     }
 
+    /// Shows the record as its end was written to the database and told to receivers: to the
+    /// millisecond the same, whoever is asked.
+    pub(super) fn end(&self, job: Job) {
+        self.record.send_replace(job);
+    }
+
     /// Adds a note for operators, once.
     pub(super) fn note(&self, text: impl Into<String>) {
         let text = text.into();
