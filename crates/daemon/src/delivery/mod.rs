@@ -4,6 +4,8 @@
 pub mod outbox;
 pub mod webhooks;
 
+use lvp_api::named;
+
 /// What became of an attempt to deliver an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Delivery {
@@ -15,19 +17,11 @@ pub enum Delivery {
     Dropped,
 }
 
-impl Delivery {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Delivered, Self::Failed, Self::Dropped];
-
-    /// The word for metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-            Self::Dropped => "dropped",
-        }
-    }
-}
+named!(Delivery, "fate of an event", {
+    Delivered => "delivered",
+    Failed => "failed",
+    Dropped => "dropped",
+});
 
 /// Who counts deliveries.
 pub trait Observer: Sync {

@@ -21,7 +21,7 @@ struct Inner<T> {
     waiting: Mutex<Option<watch::Receiver<Option<T>>>>,
 }
 
-/// The read broke off.
+/// The read crashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BrokeOff;
 

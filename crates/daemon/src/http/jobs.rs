@@ -118,12 +118,9 @@ pub(super) async fn cancel(
     // The cancellation goes on whether or not the client waits for it.
     let jobs = app.jobs.clone();
     let cancelled = tokio::spawn(async move { jobs.cancel(job_id).await });
-    let cancelled = cancelled.await.map_err(|_| {
-        ApiError::new(
-            ErrorCode::Internal,
-            "The cancellation broke off: see the log",
-        )
-    })?;
+    let cancelled = cancelled
+        .await
+        .map_err(|_| ApiError::new(ErrorCode::Internal, "The cancellation crashed: see the log"))?;
     match cancelled? {
         Cancellation::Cancelled => Ok(Json(CancelledJob {
             status: "cancelled".to_owned(),

@@ -109,7 +109,7 @@ pub fn router(app: App) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(traces::trace))
-        // Outermost, so that a request that broke off is counted too.
+        // Outermost, so that a request that crashed is counted too.
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
 }
@@ -146,7 +146,7 @@ fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     // The panic itself is in the log, by the hook that `telemetry` sets.
     ApiError::new(
         ErrorCode::Internal,
-        "The request broke off: see the daemon's log",
+        "The request crashed: see the daemon's log",
     )
     .into_response()
 }

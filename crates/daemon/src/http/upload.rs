@@ -92,7 +92,7 @@ pub(super) async fn put(
     let ended = tokio::time::timeout(WRITE_TIMEOUT, &mut upload).await;
     ended
         .map_err(|_| slow())?
-        .map_err(|_| ApiError::new(ErrorCode::Internal, "The upload broke off: see the log"))??;
+        .map_err(|_| ApiError::new(ErrorCode::Internal, "The upload crashed: see the log"))??;
     Ok(Json(UploadedContent {
         status: "uploaded".to_owned(),
         volume_name: volume,

@@ -36,7 +36,7 @@ pub(super) async fn list(State(app): State<App>) -> Result<Response, ApiError> {
         .map_err(|gather::BrokeOff| {
             ApiError::new(
                 ErrorCode::Internal,
-                "The list of volumes broke off: see the log",
+                "Listing the volumes crashed: see the log",
             )
         })??;
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())

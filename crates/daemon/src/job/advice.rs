@@ -61,7 +61,7 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "source_unavailable",
-        "The server could not be reached, broke off, or answered 5xx after all repeats",
+        "The server could not be reached, cut the connection, or answered 5xx after all repeats",
         "Run `doctor`; look at the server; send the request again",
     ),
     (

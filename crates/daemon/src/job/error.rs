@@ -96,26 +96,14 @@ impl StdError for JobError {
 
 impl From<SourceError> for JobError {
     fn from(error: SourceError) -> Self {
-        let kind = JobErrorKind::Source(error.kind());
+        let kind = JobErrorKind::from(&error);
         Self::new(kind, "The image cannot be fetched").because(error)
     }
 }
 
 impl From<VolumeError> for JobError {
     fn from(error: VolumeError) -> Self {
-        use crate::volume::VolumeErrorKind as Kind;
-        let kind = match error.kind() {
-            Kind::Absent => JobErrorKind::VolumeAbsent,
-            Kind::AlreadyExists | Kind::InUse | Kind::NotOurs | Kind::WrongDevice => {
-                JobErrorKind::VolumeRefused
-            }
-            Kind::TooSmall { .. } => JobErrorKind::VolumeTooSmall,
-            Kind::NoSpace { .. } => JobErrorKind::VolumeNoSpace,
-            Kind::Io if error.is_full() => JobErrorKind::VolumeNoSpace,
-            Kind::Timeout => JobErrorKind::VolumeTimeout,
-            Kind::NotFound | Kind::DependencyDown | Kind::Io => JobErrorKind::Volume,
-            _ => JobErrorKind::Internal,
-        };
+        let kind = JobErrorKind::from(&error);
         Self::new(kind, "The volume cannot be used").because(error)
     }
 }
@@ -123,19 +111,15 @@ impl From<VolumeError> for JobError {
 impl From<lvp_image::Error> for JobError {
     fn from(error: lvp_image::Error) -> Self {
         use lvp_image::ErrorKind as Kind;
-        // A remote read that failed inside the planner keeps its own story.
-        if let Some(source) = error.io_error().and_then(SourceError::from_io) {
-            let kind = JobErrorKind::Source(source.kind());
-            return Self::new(kind, "The image cannot be read").because(error);
-        }
-        let context = match error.kind() {
-            Kind::Cancelled => "The copy was stopped",
-            Kind::TooSmall => "The image does not fit the volume",
-            Kind::DeviceBusy | Kind::BadTarget => "The volume is refused",
-            Kind::Read => "The image cannot be read",
-            kind if kind.is_refusal() => "The image is refused",
+        let kind = JobErrorKind::from(&error);
+        let context = match kind {
+            JobErrorKind::Image(Kind::Cancelled) => "The copy was stopped",
+            JobErrorKind::Image(Kind::TooSmall) => "The image does not fit the volume",
+            JobErrorKind::Image(Kind::DeviceBusy | Kind::BadTarget) => "The volume is refused",
+            JobErrorKind::Source(_) | JobErrorKind::Image(Kind::Read) => "The image cannot be read",
+            JobErrorKind::Image(kind) if kind.is_refusal() => "The image is refused",
             _ => "The volume cannot be written",
         };
-        Self::new(JobErrorKind::Image(error.kind()), context).because(error)
+        Self::new(kind, context).because(error)
     }
 }

@@ -4,7 +4,8 @@ use lvp_api::ErrorCode;
 
 use super::advice;
 use super::stop::StopReason;
-use crate::source::SourceErrorKind;
+use crate::source::{SourceError, SourceErrorKind};
+use crate::volume::VolumeError;
 
 /// Why a job failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +192,40 @@ impl JobErrorKind {
     /// What to do about it.
     pub fn remedy(self) -> Option<&'static str> {
         advice::remedy(self.word())
+    }
+}
+
+impl From<&SourceError> for JobErrorKind {
+    fn from(error: &SourceError) -> Self {
+        Self::Source(error.kind())
+    }
+}
+
+impl From<&VolumeError> for JobErrorKind {
+    fn from(error: &VolumeError) -> Self {
+        use crate::volume::VolumeErrorKind as Kind;
+        match error.kind() {
+            Kind::Absent => Self::VolumeAbsent,
+            Kind::AlreadyExists | Kind::InUse | Kind::NotOurs | Kind::WrongDevice => {
+                Self::VolumeRefused
+            }
+            Kind::TooSmall { .. } => Self::VolumeTooSmall,
+            Kind::NoSpace { .. } => Self::VolumeNoSpace,
+            Kind::Io if error.is_full() => Self::VolumeNoSpace,
+            Kind::Timeout => Self::VolumeTimeout,
+            Kind::NotFound | Kind::DependencyDown | Kind::Io => Self::Volume,
+            Kind::Internal => Self::Internal,
+        }
+    }
+}
+
+impl From<&lvp_image::Error> for JobErrorKind {
+    fn from(error: &lvp_image::Error) -> Self {
+        // A remote read that failed inside the planner keeps its own story.
+        match error.io_error().and_then(SourceError::from_io) {
+            Some(source) => source.into(),
+            None => Self::Image(error.kind()),
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! What failures of the parts that jobs work with are to the job.
 
 use crate::cache::CacheError;
-use crate::error::chain;
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::store::StoreError;
@@ -11,12 +10,21 @@ use crate::transfer::TransferError;
 const DATABASE_FULL: &str =
     "The database's file system is full: free space there and send the request again";
 
+impl From<&StoreError> for JobErrorKind {
+    fn from(error: &StoreError) -> Self {
+        match error.is_full() {
+            true => Self::StorageFull,
+            false => Self::Storage,
+        }
+    }
+}
+
 impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
-        let (kind, context) = if error.is_full() {
-            (JobErrorKind::StorageFull, DATABASE_FULL)
-        } else {
-            (JobErrorKind::Storage, "The database does not answer")
+        let kind = JobErrorKind::from(&error);
+        let context = match kind {
+            JobErrorKind::StorageFull => DATABASE_FULL,
+            _ => "The database does not answer",
         };
         let may_heal = error.may_heal();
         Self::new(kind, context)
@@ -25,13 +33,19 @@ impl From<StoreError> for JobError {
     }
 }
 
+impl From<&CacheError> for JobErrorKind {
+    fn from(error: &CacheError) -> Self {
+        match error {
+            CacheError::InUse(_) => Self::CacheInUse,
+            error if error.is_full() => Self::CacheFull,
+            _ => Self::Cache,
+        }
+    }
+}
+
 impl From<CacheError> for JobError {
     fn from(error: CacheError) -> Self {
-        let kind = match &error {
-            CacheError::InUse(_) => JobErrorKind::CacheInUse,
-            error if error.is_full() => JobErrorKind::CacheFull,
-            _ => JobErrorKind::Cache,
-        };
+        let kind = JobErrorKind::from(&error);
         let may_heal = error.may_heal();
         Self::new(kind, "The image cannot be cached")
             .because(error)
@@ -50,8 +64,11 @@ impl From<TransferError> for JobError {
             TransferError::CacheFile { .. } if error.is_cache_full() => JobErrorKind::CacheFull,
             TransferError::CacheFile { .. } => JobErrorKind::Cache,
             TransferError::Incomplete { .. } => JobErrorKind::Incomplete,
-            TransferError::Memory(_) | TransferError::Crashed => JobErrorKind::Internal,
+            TransferError::Memory(_) | TransferError::Task(_) | TransferError::Crashed => {
+                JobErrorKind::Internal
+            }
         };
-        Self::new(kind, chain(&error))
+        // Its own text is the context, and is told once.
+        Self::new(kind, error.to_string()).because(error)
     }
 }

@@ -148,7 +148,7 @@ pub enum SubmitError {
     #[error("The job could not be recorded")]
     Store(#[from] StoreError),
     /// A fault of the daemon.
-    #[error("The request broke off; see the log")]
+    #[error("The request crashed; see the log")]
     Internal,
 }
 
@@ -528,7 +528,7 @@ impl Jobs {
         self.0.services.metrics.job_ended(job.state, ran);
         describe(&Span::current(), &job, live);
         self.log_end(&job);
-        live.update(|record| *record = job);
+        live.end(job);
     }
 
     /// Writes a job's end to the database, again and again while it cannot be written: a result

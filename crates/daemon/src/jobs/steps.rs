@@ -658,7 +658,7 @@ const NO_RANGES: &str =
 /// Why an object is read from its start again.
 const CHANGED: &str = "The object changed while it was read; started afresh";
 /// See [`CHANGED`].
-const BROKEN_OFF: &str = "The download broke off, and without a strong ETag or a .sha256 object nobody \
+const BROKEN_OFF: &str = "The download was cut off, and without a strong ETag or a .sha256 object nobody \
     knows whether the rest would be of the same version; started afresh";
 
 fn format_of(declared: ImageType) -> lvp_image::format::ImageType {

@@ -210,7 +210,7 @@ impl Jobs {
         let opened = self.services().volumes.open(volume).await?;
         let cleared = tokio::task::spawn_blocking(move || clear(&opened));
         cleared.await.unwrap_or_else(|_| {
-            let message = "The clearing of a volume's first MiB broke off";
+            let message = "Clearing a volume's first MiB crashed; see the log";
             Err(VolumeError::internal(message))
         })
     }

@@ -103,7 +103,7 @@ impl Libvirt {
             .map_err(|_| down("does not answer, and too many calls wait for it"))?;
         match tokio::time::timeout(CALL_TIMEOUT, answered).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(down("broke off")),
+            Ok(Err(_)) => Err(down("gave no answer, as the thread that called it crashed")),
             Err(_) => Err(down(&format!(
                 "did not answer within {} s",
                 CALL_TIMEOUT.as_secs()
@@ -145,7 +145,7 @@ impl Hypervisor for Libvirt {
         done.await.unwrap_or_else(|_| {
             Err(LibvirtError::new(
                 LibvirtErrorKind::Failed,
-                "The upload broke off: see the daemon's log",
+                "The upload crashed: see the daemon's log",
             ))
         })
     }

@@ -263,7 +263,7 @@ impl Connection {
                 component = "http",
                 address = %self.address,
                 error,
-                "Connection broke off"
+                "Connection was cut off"
             );
         }
     }

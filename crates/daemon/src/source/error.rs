@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use lvp_api::named;
+
 /// Result of this module's functions.
 pub type Result<T, E = SourceError> = std::result::Result<T, E>;
 
@@ -35,39 +37,21 @@ pub enum SourceErrorKind {
     Cancelled,
 }
 
+named!(SourceErrorKind, "kind of error", {
+    Settings => "settings",
+    BadUrl => "bad_url",
+    HostNotAllowed => "host_not_allowed",
+    NotFound => "not_found",
+    AccessDenied => "access_denied",
+    ObjectChanged => "object_changed",
+    SidecarInvalid => "sidecar_invalid",
+    RangesIgnored => "ranges_ignored",
+    Unavailable => "source_unavailable",
+    Protocol => "protocol",
+    Cancelled => "cancelled",
+});
+
 impl SourceErrorKind {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::Settings,
-        Self::BadUrl,
-        Self::HostNotAllowed,
-        Self::NotFound,
-        Self::AccessDenied,
-        Self::ObjectChanged,
-        Self::SidecarInvalid,
-        Self::RangesIgnored,
-        Self::Unavailable,
-        Self::Protocol,
-        Self::Cancelled,
-    ];
-
-    /// A bounded word for metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Settings => "settings",
-            Self::BadUrl => "bad_url",
-            Self::HostNotAllowed => "host_not_allowed",
-            Self::NotFound => "not_found",
-            Self::AccessDenied => "access_denied",
-            Self::ObjectChanged => "object_changed",
-            Self::SidecarInvalid => "sidecar_invalid",
-            Self::RangesIgnored => "ranges_ignored",
-            Self::Unavailable => "source_unavailable",
-            Self::Protocol => "protocol",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
     /// Whether the same request may work later, with nothing changed by anybody.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Unavailable)

@@ -73,7 +73,7 @@ pub fn init(
             component = "daemon",
             place,
             panic = message,
-            "A part of the daemon broke off"
+            "A part of the daemon crashed"
         );
     }));
     Ok(file)

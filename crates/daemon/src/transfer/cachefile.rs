@@ -68,7 +68,7 @@ pub(super) fn write(
         drop(to_sync);
         let synced = sync
             .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the sync thread broke off")));
+            .unwrap_or_else(|_| Err(io::Error::other("the sync thread crashed")));
         written.and(synced)
     })
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use tokio::task::JoinError;
+
 use crate::cache::CacheError;
 use crate::files::is_full;
 use crate::job::stop::StopReason;
@@ -47,6 +49,9 @@ pub enum TransferError {
     /// There is no memory for the pieces.
     #[error("Out of memory")]
     Memory(#[source] io::Error),
+    /// A task panicked: a fault of the daemon.
+    #[error("The transfer crashed; see the log")]
+    Task(#[from] JoinError),
     /// A thread panicked: a fault of the daemon.
     #[error("A transfer thread crashed; see the log")]
     Crashed,

@@ -32,7 +32,6 @@ use lvp_image::buffer::{BufferPool, PooledBuf};
 use lvp_image::copy::{Body, Copier};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
@@ -114,7 +113,7 @@ pub async fn stream(
     let fetching = fetch(reader, chunks, Arc::clone(meter), stop.clone());
     let fetching = AbortOnDropHandle::new(source.mover().spawn(fetching.in_current_span()));
     let fetch = async {
-        fetching.await.map_err(crashed)??;
+        fetching.await??;
         Ok::<_, TransferError>(started.elapsed())
     };
     // Beside the fetch, which need not wait for the database. Ends with the pump.
@@ -127,7 +126,7 @@ pub async fn stream(
     };
     let fetched = tokio::try_join!(fetch, note);
     // The pump always ends: its channel is closed, and a stop reaches its writers too.
-    let pumped = pump.await.map_err(crashed)?;
+    let pumped = pump.await?;
     let bytes = *durable_seen.borrow_and_update();
     if bytes > lead.durable_bytes() {
         lead.durable(bytes).await?;
@@ -361,11 +360,7 @@ fn digest(
     Ok((Sha256Digest::new(hasher.finalize().into()), check))
 }
 
-fn crashed(_: JoinError) -> TransferError {
-    // The panic itself is in the log.
-    TransferError::Crashed
-}
-
 fn panicked(_: Box<dyn std::any::Any + Send>) -> TransferError {
+    // The panic itself is in the log.
     TransferError::Crashed
 }

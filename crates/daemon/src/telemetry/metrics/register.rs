@@ -167,7 +167,7 @@ impl Metrics {
                 );
             }
         }
-        for result in [Delivery::Delivered, Delivery::Failed, Delivery::Dropped] {
+        for result in Delivery::ALL {
             begin(
                 &self.webhook_deliveries,
                 &[("result", result.as_str().into())],
