@@ -30,6 +30,7 @@ mod moved;
 mod one_device;
 mod overload;
 mod packaging;
+mod page;
 mod peer;
 mod progress;
 mod prometheus;
