@@ -46,7 +46,8 @@ export async function failure(response) {
   let text = '';
   try {
     text = await response.text();
-    text = JSON.parse(text).error ?? text;
+    const body = JSON.parse(text);
+    text = body.message ?? body.error ?? text;
   } catch { /* told as it is */ }
   return new Failure(response.status, String(text).slice(0, 4000) || `The answer was ${response.status}`);
 }

@@ -4,7 +4,7 @@ import { call } from './api.js';
 import { Chip, Problem, useRead } from './parts.js';
 
 const MEANING = {
-  minio: 'the object store', lvm: 'the volume group', libvirt: 'libvirtd', storage: 'database and cache', volumes: 'the volumes\' directory',
+  minio: 'the object store', lvm: 'the volume group', libvirt: 'libvirtd', storage: 'the database', cache: 'the images on this host', dir: 'the directory of the volumes',
 };
 
 export function Host() {

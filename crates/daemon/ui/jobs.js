@@ -1,7 +1,7 @@
 // All jobs, newest first: as many rows are drawn as are in view.
 import { html, useEffect, useLayoutEffect, useRef, useState } from './preact.js';
 import { call } from './api.js';
-import { short } from './format.js';
+import { percent, short } from './format.js';
 import { Chip, Empty, Problem, Progress, Time, useNow, useStore } from './parts.js';
 import { ended } from './store.js';
 
@@ -75,7 +75,7 @@ function Row({ job, index, now, act, chosen, toggle }) {
     <span role="cell"><input type="checkbox" checked=${chosen} aria-label=${`Choose the job of ${name}`} onChange=${() => toggle(job.job_id)} /></span>
     <span role="cell"><${Chip} kind=${job.status} /></span>
     <span role="cell" class="what"><a href=${`#/jobs/${job.job_id}`} title=${job.job_id}><b>${name}</b></a>
-      <span class="dim clip" title=${job.image_url}>${job.image_url}</span></span>
+      <span class="dim clip" title=${job.image_url}>${job.status === 'running' && html`<span class="narrow-only">${percent(job.progress?.overall_percent)} · </span>`}${job.image_url}</span></span>
     <span role="cell">${job.status === 'failed'
       ? html`<span class="clip error-text" title=${job.error}>${job.error}</span>` : html`<${Progress} job=${job} />`}</span>
     <span role="cell" class="wide"><${Time} value=${job.created_at} now=${now} /></span>
@@ -115,7 +115,7 @@ export async function doTo(how, job) {
   const name = job.volume_name ?? short(job.job_id);
   if (how === 'cancel') {
     await call('POST', `/api/v1/jobs/${job.job_id}/cancel`);
-    return `The job of ${name} is cancelled`;
+    return null; // its end is told like every job's
   }
   const { job_id: id } = await call('POST', `/api/v1/jobs/${job.job_id}/retry`);
   return `${name} is tried again by job ${short(id)}`;

@@ -67,7 +67,12 @@ function App() {
     setTimeout(() => setToasts((old) => old.filter((toast) => toast.key !== key)), 6000);
   };
   const act = async (how, job) => {
-    try { say(await doTo(how, job)); } catch (error) { say(error.message, 'error'); }
+    try {
+      const told = await doTo(how, job);
+      if (told) say(told);
+    } catch (error) {
+      say(error.message, 'error');
+    }
   };
   // Where nobody is asked for a token, or a client certificate speaks, it goes on at once.
   useEffect(() => {

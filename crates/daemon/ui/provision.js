@@ -11,7 +11,10 @@ export function Provision({ say }) {
   const [form, setForm] = useState({ image_url: '', image_type: 'qcow2', volume_name: '', size: '10', unit: 'GiB', correlation_id: '', adopt: false });
   const [problem, setProblem] = useState(null);
   const [busy, setBusy] = useState(false);
-  const set = (name) => (event) => setForm({ ...form, [name]: event.target.type === 'checkbox' ? event.target.checked : event.target.value });
+  const set = (name) => ({ target }) => {
+    const value = target.type === 'checkbox' ? target.checked : target.value;
+    setForm((old) => ({ ...old, [name]: value }));
+  };
   const send = async (event) => {
     event.preventDefault();
     setBusy(true);
@@ -42,7 +45,7 @@ export function Provision({ say }) {
       <${Field} label="Volume" hint="Its name, by LVM's rules. One that is there already is rewritten, if it is this program's.">
         <input required value=${form.volume_name} onInput=${set('volume_name')} pattern="[A-Za-z0-9+_.\\-]+" maxlength="127" spellcheck="false" /></${Field}>
       <div class="pair"><${Field} label="Size"><input required type="number" min="0.001" step="any" value=${form.size} onInput=${set('size')} /></${Field}>
-        <${Field} label="Unit"><select value=${form.unit} onChange=${set('unit')}>${['MiB', 'GiB', 'TiB'].map((unit) => html`<option>${unit}</option>`)}</select></${Field}></div>
+        <${Field} label="Unit"><select value=${form.unit} onChange=${set('unit')}>${['MiB', 'GiB', 'TiB'].map((unit) => html`<option value=${unit}>${unit}</option>`)}</select></${Field}></div>
       <${Field} label="Correlation id" hint="Optional: comes back on the job, in logs and traces.">
         <input value=${form.correlation_id} onInput=${set('correlation_id')} maxlength="128" /></${Field}>
       <label class="check"><input type="checkbox" checked=${form.adopt} onChange=${set('adopt')} />
@@ -63,7 +66,7 @@ function sent(file, pool, volume, onProgress) {
       let answer = {};
       try { answer = JSON.parse(request.responseText); } catch { /* told by its status */ }
       if (request.status < 300) resolve(answer);
-      else reject(new Failure(request.status, answer.error ?? `The answer was ${request.status}`));
+      else reject(new Failure(request.status, answer.message ?? `The answer was ${request.status}`));
     };
     request.send(file);
   });
@@ -71,6 +74,7 @@ function sent(file, pool, volume, onProgress) {
 
 function Upload({ say }) {
   const [form, setForm] = useState({ pool: 'cloud-init', volume: '' });
+  const set = (name) => ({ target: { value } }) => setForm((old) => ({ ...old, [name]: value }));
   const [part, setPart] = useState(null);
   const [problem, setProblem] = useState(null);
   const file = useRef(null);
@@ -95,9 +99,9 @@ function Upload({ say }) {
   return html`<details><summary>Upload a seed image to a volume of libvirt</summary>
     <form onSubmit=${send}><${Problem} error=${problem} />
       <${Field} label="File"><input type="file" required ref=${file} /></${Field}>
-      <${Field} label="Pool"><input required value=${form.pool} onInput=${(event) => setForm({ ...form, pool: event.target.value })} /></${Field}>
+      <${Field} label="Pool"><input required value=${form.pool} onInput=${set('pool')} /></${Field}>
       <${Field} label="Storage volume" hint="It must be there; its content is replaced.">
-        <input required value=${form.volume} onInput=${(event) => setForm({ ...form, volume: event.target.value })} /></${Field}>
+        <input required value=${form.volume} onInput=${set('volume')} /></${Field}>
       ${part !== null && html`<${Bar} value=${part * 100} label="Sent" />`}
       <button type="submit" disabled=${part !== null}>${part !== null ? 'Sending…' : 'Upload'}</button></form></details>`;
 }

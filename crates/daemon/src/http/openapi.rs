@@ -43,12 +43,18 @@ const STATUS: (&str, &str) = (
     "Only jobs in this state, or in one of several with commas between",
 );
 const VOLUME: (&str, &str) = ("volume", "Only jobs of this volume");
-const IMAGE: (&str, &str) = ("image", "Only jobs with this in the image's URL, in any case");
+const IMAGE: (&str, &str) = (
+    "image",
+    "Only jobs with this in the image's URL, in any case",
+);
 const TEXT_FILTER: (&str, &str) = (
     "q",
     "Only jobs with this in id, volume, image URL, correlation id or error, in any case",
 );
-const SINCE: (&str, &str) = ("since", "Only jobs accepted at this time (RFC 3339) or later");
+const SINCE: (&str, &str) = (
+    "since",
+    "Only jobs accepted at this time (RFC 3339) or later",
+);
 const UNTIL: (&str, &str) = ("until", "Only jobs accepted before this time (RFC 3339)");
 const UPLOAD_HEADERS: &[(&str, &str)] = &[
     ("X-Volume-Name", "The storage volume; required"),
@@ -110,7 +116,16 @@ const CALLS: &[Call] = &[
         &[400, 409, 413, 429, 503],
     ),
     Call {
-        query: &[STATUS, VOLUME, IMAGE, TEXT_FILTER, SINCE, UNTIL, LIMIT, OFFSET],
+        query: &[
+            STATUS,
+            VOLUME,
+            IMAGE,
+            TEXT_FILTER,
+            SINCE,
+            UNTIL,
+            LIMIT,
+            OFFSET,
+        ],
         ..call(
             GET,
             &[routes::JOBS],

@@ -67,7 +67,11 @@ static SERVED: LazyLock<Vec<Served>> = LazyLock::new(|| ASSETS.iter().map(served
 
 fn served(asset: &'static Asset) -> Served {
     let digest = Sha256::digest(asset.bytes);
-    let digest: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    let digest: String = digest
+        .iter()
+        .take(12)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     // Hexadecimal digits and quotes are what a header may hold.
     let tag = |suffix: &str| {
         HeaderValue::from_str(&format!("\"{digest}{suffix}\""))
@@ -107,9 +111,8 @@ pub(super) async fn file(
 
 fn serve(name: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let served = SERVED.iter().find(|served| served.asset.name == name);
-    let served = served.ok_or_else(|| {
-        ApiError::new(lvp_api::ErrorCode::NotFound, "There is no such file")
-    })?;
+    let served = served
+        .ok_or_else(|| ApiError::new(lvp_api::ErrorCode::NotFound, "There is no such file"))?;
     let is_gzip = accepts_gzip(headers) && !served.gzip.is_empty();
     let etag = if is_gzip {
         &served.gzip_etag

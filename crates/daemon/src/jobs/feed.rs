@@ -206,7 +206,10 @@ mod tests {
         let middle = feed.now();
         first.attempts = 1;
         feed.changed(&first);
-        assert_eq!(told(&feed, start), Some(vec![(second.id, 0), (first.id, 1)]));
+        assert_eq!(
+            told(&feed, start),
+            Some(vec![(second.id, 0), (first.id, 1)])
+        );
         assert_eq!(told(&feed, middle), Some(vec![(first.id, 1)]));
         assert_eq!(told(&feed, feed.now()), Some(vec![]));
         // By the text that clients send back.

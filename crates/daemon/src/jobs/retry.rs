@@ -32,11 +32,7 @@ pub enum RetryError {
 
 impl Jobs {
     /// Makes a new job of what a failed or cancelled one was asked to do.
-    pub async fn retry(
-        &self,
-        id: JobId,
-        traceparent: Option<String>,
-    ) -> Result<JobId, RetryError> {
+    pub async fn retry(&self, id: JobId, traceparent: Option<String>) -> Result<JobId, RetryError> {
         let job = self.get(id).await?.ok_or(RetryError::Unknown)?;
         if !matches!(job.state, JobState::Failed | JobState::Cancelled) {
             return Err(RetryError::NotFailed(id, job.state));

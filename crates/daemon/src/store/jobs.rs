@@ -154,10 +154,21 @@ impl Store {
     pub async fn jobs(&self, filter: JobFilter) -> Result<(Vec<Job>, u64), StoreError> {
         self.read("list_jobs", move |connection| {
             let states: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
-            let states = if states.is_empty() { None } else { Some(json(&states)?) };
+            let states = if states.is_empty() {
+                None
+            } else {
+                Some(json(&states)?)
+            };
             let lower = |text: &Option<String>| text.as_ref().map(|text| text.to_ascii_lowercase());
             let (image, text) = (lower(&filter.image), lower(&filter.text));
-            let matching = params![states, filter.volume, image, text, filter.since, filter.until];
+            let matching = params![
+                states,
+                filter.volume,
+                image,
+                text,
+                filter.since,
+                filter.until
+            ];
             let total: i64 = connection
                 .prepare_cached(concat!("SELECT count(*) FROM jobs WHERE ", matching!()))?
                 .query_row(matching, |row| row.get(0))?;

@@ -15,6 +15,7 @@ mod dependencies;
 mod deploy;
 mod doctor;
 mod faults;
+mod feed;
 mod forks;
 mod full;
 mod identity;

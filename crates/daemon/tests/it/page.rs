@@ -156,7 +156,12 @@ async fn the_page_fits_narrow_and_wide_windows_in_both_themes() {
     let world = world().await;
     let url = world.put("debian.qcow2", &small());
     let daemon = world.start().with_token(FULL);
-    completed(&daemon, &url, "a-volume-with-a-name-that-is-rather-long-for-a-telephone").await;
+    completed(
+        &daemon,
+        &url,
+        "a-volume-with-a-name-that-is-rather-long-for-a-telephone",
+    )
+    .await;
     play("narrow", daemon.url(), no_act).await;
 }
 
@@ -210,7 +215,11 @@ async fn the_page_is_static_files_without_a_credential_that_run_no_other_code() 
     assert!(packed.expect("a body").len() < plain.expect("a body").len());
     // No other file, and no other method.
     for path in ["/ui/none.js", "/ui/..%2f..%2fetc%2fpasswd", "/ui/"] {
-        assert_eq!(get(path, "accept", "*/*").await.status().as_u16() / 100, 4, "{path}");
+        assert_eq!(
+            get(path, "accept", "*/*").await.status().as_u16() / 100,
+            4,
+            "{path}"
+        );
     }
     let posted = client.post(format!("{}/", daemon.url())).send().await;
     assert_eq!(posted.expect("an answer").status(), 401);

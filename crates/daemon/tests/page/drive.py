@@ -114,6 +114,7 @@ def journey(browser):
         visit.go("Provision")
         page.get_by_label("Image").fill(image)
         page.get_by_label("Volume", exact=False).first.fill(volume)
+        page.get_by_label("Size").fill("256")
         page.get_by_label("Unit").select_option("MiB")
         page.get_by_role("button", name="Provision").click()
         expect(page.get_by_role("heading", name=volume)).to_be_visible()
