@@ -67,7 +67,11 @@ class Visit:
         found = Axe().run(self.page)
         assert found.violations_count == 0, f"{name}: {found.generate_report()}"
         if LOOK:
+            # What was told in passing stands before what is to be seen.
+            told = "document.querySelectorAll('.toasts').forEach((e) => { e.style.visibility = '%s'; })"
+            self.page.evaluate(told % "hidden")
             self.page.screenshot(path=f"{LOOK}/{name}.png")
+            self.page.evaluate(told % "")
 
     def leave(self):
         assert not self.faults, self.faults
