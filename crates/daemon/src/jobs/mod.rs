@@ -19,9 +19,11 @@
 //! a slot costs a few hundred bytes; `jobs.queue_limit` bounds their number.
 
 mod failure;
+pub mod feed;
 pub mod former;
 pub mod live;
 mod reconcile;
+pub mod retry;
 mod settings;
 mod standing;
 mod steps;
@@ -56,6 +58,7 @@ use crate::store::{JobFilter, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces;
 use crate::volume::{VolumeState, Volumes};
+use feed::Feed;
 use live::Live;
 pub use reconcile::Reconciled;
 
@@ -173,6 +176,7 @@ pub struct Jobs(Arc<Inner>);
 struct Inner {
     services: Services,
     live: Mutex<HashMap<JobId, Arc<Live>>>,
+    feed: Arc<Feed>,
     slots: Arc<Semaphore>,
     active: AtomicUsize,
     /// Completed jobs whose volumes are known to be gone, so that each is logged once.
@@ -188,6 +192,7 @@ impl Jobs {
         Self(Arc::new(Inner {
             services,
             live: Mutex::default(),
+            feed: Arc::default(),
             slots,
             active: AtomicUsize::new(0),
             missing: Mutex::default(),
@@ -269,6 +274,11 @@ impl Jobs {
         self.find(id).map(|live| live.watch())
     }
 
+    /// What changes about all jobs.
+    pub fn feed(&self) -> &Feed {
+        &self.0.feed
+    }
+
     /// Stops a job and waits until it has ended and what it did is undone.
     pub async fn cancel(&self, id: JobId) -> Result<Cancellation, StoreError> {
         let Some(live) = self.find(id) else {
@@ -320,6 +330,8 @@ impl Jobs {
     pub async fn shut_down(&self, grace: Duration) {
         self.0.stopping.store(true, Ordering::Release);
         self.0.tasks.close();
+        // Those who follow it would hold up the end of their connections.
+        self.0.feed.close();
         // Waiting jobs do not begin any more: they stay pending.
         self.0.slots.close();
         if tokio::time::timeout(grace, self.0.tasks.wait())
@@ -351,7 +363,7 @@ impl Jobs {
     }
 
     fn spawn(&self, job: Job, taken_up: bool) {
-        let live = Arc::new(Live::new(job, taken_up));
+        let live = Arc::new(Live::new(job, taken_up, Arc::clone(&self.0.feed)));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
         // The first look takes the place in the semaphore's queue. It is taken here: tasks begin in any
