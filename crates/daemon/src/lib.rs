@@ -28,5 +28,6 @@ pub mod stamp;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod threads;
 pub mod transfer;
 pub mod volume;
