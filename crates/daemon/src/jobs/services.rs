@@ -43,7 +43,7 @@ pub struct Services {
 impl Services {
     /// Brings the cache's gauges up to date.
     pub async fn measure_cache(&self) {
-        match (self.cache.usage().await, self.cache.free_bytes()) {
+        match (self.cache.usage().await, self.cache.free_bytes().await) {
             (Ok(usage), Ok(free_bytes)) => {
                 let (size_bytes, images) = (usage.size_bytes, usage.images);
                 self.metrics.cache_measured(size_bytes, images, free_bytes);

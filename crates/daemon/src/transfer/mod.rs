@@ -86,7 +86,7 @@ pub async fn stream<O: Outlet>(
     let (durable, mut durable_seen) = watch::channel(start);
     let pump = Pump {
         path: lead.path(),
-        file: lead.open()?,
+        file: lead.open().await?,
         start,
         size: object.size,
         durable,
