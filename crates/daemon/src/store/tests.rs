@@ -1,5 +1,6 @@
 use lvp_api::JobId;
 
+use super::schema::VERSION;
 use super::*;
 use crate::job::work::Work;
 
