@@ -35,7 +35,7 @@ pub(super) async fn list(State(app): State<App>) -> Result<Response, ApiError> {
         .volumes
         .get(list)
         .await
-        .map_err(|gather::BrokeOff| {
+        .map_err(|gather::ReadCrashed| {
             ApiError::new(
                 ErrorCode::Internal,
                 "Listing the volumes crashed: see the log",

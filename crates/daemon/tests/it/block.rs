@@ -21,6 +21,7 @@ use provisioner::secret::Secret;
 use provisioner::source::{self, Source};
 use provisioner::store::{Observer, Store};
 use provisioner::telemetry::metrics::Metrics;
+use provisioner::web;
 
 use crate::one_device::{O_EXCL, OneDevice};
 use crate::support::{MIB, address, image};
@@ -66,7 +67,7 @@ impl Bench {
             ca_cert: None,
             allowed_hosts: Vec::new(),
             retry_backoff: vec![Duration::from_millis(10)],
-            connect_timeout: source::CONNECT_TIMEOUT,
+            connect_timeout: web::CONNECT_TIMEOUT,
             idle_timeout: Duration::from_secs(30),
             max_read_bytes_per_sec: None,
         };
