@@ -46,8 +46,8 @@ pub(super) async fn create(
     let body: lvp_api::ProvisionRequest = request::json(request).await?;
     let correlation_id = body.correlation_id.clone();
     subject.is(format!("volume {}", body.volume_name));
-    let spec = request::provision(body, &headers, &app.jobs.services().source)?;
-    let submitted = app.jobs.submit(spec).await;
+    let new = request::provision(body, &headers, &app.services.source)?;
+    let submitted = app.jobs.submit(new).await;
     let job_id = submitted.map_err(|error| ApiError::from(error).correlated(correlation_id))?;
     subject.made_job(job_id);
     Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
@@ -80,14 +80,14 @@ pub(super) async fn list(
     let is_cut = jobs.len() < usize::try_from(limit).unwrap_or(usize::MAX)
         && read < total
         && !jobs.is_empty();
-    let part = list::part(jobs.iter().map(Job::status), offset, is_cut)?;
+    let page = list::page(jobs.iter().map(Job::status), offset, is_cut)?;
     Ok(Json(JobList {
-        count: part.items.len(),
-        jobs: part.items,
+        count: page.items.len(),
+        jobs: page.items,
         total,
         offset,
         limit,
-        next_offset: part.next_offset,
+        next_offset: page.next_offset,
     }))
 }
 
@@ -134,13 +134,7 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<CancelledJob>, ApiError> {
     let job_id = job_id(&id)?;
-    // The cancellation goes on whether or not the client waits for it.
-    let jobs = app.jobs.clone();
-    let cancelled = tokio::spawn(async move { jobs.cancel(job_id).await });
-    let cancelled = cancelled
-        .await
-        .map_err(|_| ApiError::new(ErrorCode::Internal, "The cancellation crashed: see the log"))?;
-    match cancelled? {
+    match app.jobs.cancel(job_id).await? {
         Cancellation::Cancelled => Ok(Json(CancelledJob {
             status: "cancelled".to_owned(),
             job_id,
@@ -169,6 +163,7 @@ pub(super) async fn retry(
         RetryError::NotFailed(..) | RetryError::QueryNotKept(_) => {
             ApiError::bad_request(error.to_string())
         }
+        RetryError::Source(error) => error.into(),
         RetryError::Submit(error) => error.into(),
         RetryError::Store(error) => error.into(),
     })?;

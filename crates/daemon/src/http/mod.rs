@@ -36,7 +36,7 @@ use tracing::Instrument as _;
 
 use crate::access::Access;
 use crate::dependencies::Dependencies;
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, Services};
 use crate::net::Load;
 use crate::telemetry::Exports;
 use error::ApiError;
@@ -48,7 +48,9 @@ pub use openapi::document as openapi_document;
 /// What handlers work with.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// All jobs, and what they work with.
+    /// What jobs and handlers work with.
+    pub services: Arc<Services>,
+    /// All jobs.
     pub jobs: Jobs,
     /// Who gets in.
     pub access: Arc<Access>,

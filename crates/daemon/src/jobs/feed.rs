@@ -171,15 +171,17 @@ mod tests {
 
     use super::*;
     use crate::job::record::JobSpec;
+    use crate::job::work::{ImageRequest, Work};
 
     fn job() -> Job {
-        let spec = JobSpec {
-            image_url: "s3://images/a.qcow2".to_owned().into(),
+        let image = ImageRequest {
+            url: "s3://images/a.qcow2".to_owned().into(),
             image_type: ImageType::Qcow2,
-            volume: None,
+        };
+        let spec = JobSpec {
+            work: Work::Fetch { image },
             correlation_id: None,
             idempotency_key: None,
-            adopt: false,
             traceparent: None,
         };
         Job::new(JobId::random(), spec, String::new())

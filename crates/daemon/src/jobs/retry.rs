@@ -3,7 +3,8 @@
 use lvp_api::{JobId, JobState};
 
 use super::{Jobs, SubmitError};
-use crate::job::record::JobSpec;
+use crate::job::record::{JobSpec, NewJob};
+use crate::source::SourceError;
 use crate::store::StoreError;
 
 /// Why a job is not done again.
@@ -22,6 +23,9 @@ pub enum RetryError {
          job's end: send the whole request again"
     )]
     QueryNotKept(JobId),
+    /// Its URL is not one that the configuration of now takes.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The new job was not made.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -43,9 +47,9 @@ impl Jobs {
             traceparent,
             ..job.spec
         };
-        if spec.image_url.whole().is_none() {
-            return Err(RetryError::QueryNotKept(id));
-        }
-        Ok(self.submit(spec).await?)
+        let whole = spec.work.image().url.whole();
+        let whole = whole.ok_or(RetryError::QueryNotKept(id))?;
+        let location = self.services().source.parse_url(&whole)?;
+        Ok(self.submit(NewJob { spec, location }).await?)
     }
 }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use lvp_api::{ImageType, JobId, JobState, VolumeName};
+use lvp_api::{ImageType, JobId, JobKind, JobState, VolumeName};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::NewEvent;
 use super::seal::Seal;
 use super::{Store, StoreError, events};
 use crate::job::admission::Surroundings;
-use crate::job::record::{Failure, Job, JobSpec, VolumeRequest};
+use crate::job::record::{Failure, Job, JobSpec};
+use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::url::RequestedUrl;
 
 /// Which jobs a listing wants.
@@ -64,7 +65,8 @@ impl Store {
                     .query_row("SELECT * FROM jobs WHERE idempotency_key = ?1", [key], job_row)
                     .optional()?,
             };
-            let volume_holder = match &job.spec.volume {
+            let work = &job.spec.work;
+            let volume_holder = match work.volume() {
                 None => None,
                 Some(volume) => transaction
                     .query_row(
@@ -86,8 +88,8 @@ impl Store {
             };
             let (insert, decision) = decide(&surroundings, &job);
             if insert {
-                let volume = job.spec.volume.as_ref();
-                let url = &job.spec.image_url;
+                let (image, volume) = (work.image(), work.volume());
+                let url = &image.url;
                 let sealed = match url.query() {
                     Some(query) => Some(seal.close(job.id, query.expose()).map_err(unwritable)?),
                     None => None,
@@ -99,17 +101,17 @@ impl Store {
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14)",
                     params![
                         job.id.to_string(),
-                        job.spec.kind().as_str(),
+                        work.kind().as_str(),
                         job.state.as_str(),
                         url.base(),
-                        job.spec.image_type.as_str(),
+                        image.image_type.as_str(),
                         volume.map(|volume| volume.name.as_str()),
                         volume.map(|volume| volume.size_bytes.cast_signed()),
                         job.spec.correlation_id,
                         job.spec.idempotency_key,
                         job.spec.traceparent,
                         job.created_at,
-                        job.spec.adopt,
+                        volume.is_some_and(|volume| volume.adopt),
                         url.identity(),
                         sealed,
                     ],
@@ -216,7 +218,7 @@ impl Store {
                 )?
                 .query_map([], |row| {
                     let mut job = job_row(row)?;
-                    job.spec.image_url = whole_url(row, job.id, &seal)?;
+                    job.spec.work.image_mut().url = whole_url(row, job.id, &seal)?;
                     Ok(job)
                 })?
                 .collect()
@@ -279,7 +281,7 @@ impl Store {
 /// Bytes of those texts of a job whose length others decide.
 fn text_bytes(job: &Job) -> usize {
     let lengths = [
-        Some(job.spec.image_url.base()),
+        Some(job.spec.work.image().url.base()),
         job.spec.correlation_id.as_deref(),
         job.spec.idempotency_key.as_deref(),
         job.failure.as_ref().map(|failure| failure.message.as_str()),
@@ -394,14 +396,26 @@ fn whole_url(row: &Row<'_>, job: JobId, seal: &Seal) -> rusqlite::Result<Request
     Ok(RequestedUrl::kept(base, identity, Some(query)))
 }
 
-fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
-    let volume = match row.get::<_, Option<String>>("volume_name")? {
-        None => None,
-        Some(_) => Some(VolumeRequest {
-            name: parsed(row, "volume_name")?,
-            size_bytes: row.get::<_, i64>("volume_size_bytes")?.cast_unsigned(),
-        }),
+/// What a job is to do, by its kind; with its image's URL as far as it is in clear.
+fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
+    let image = ImageRequest {
+        url: shown_url(row)?,
+        image_type: image_type(row)?,
     };
+    Ok(match parsed(row, "kind")? {
+        JobKind::Provision => Work::Provision {
+            image,
+            volume: VolumeRequest {
+                name: parsed(row, "volume_name")?,
+                size_bytes: row.get::<_, i64>("volume_size_bytes")?.cast_unsigned(),
+                adopt: row.get("adopt")?,
+            },
+        },
+        JobKind::Cache => Work::Fetch { image },
+    })
+}
+
+fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
     let failure = match row.get::<_, Option<String>>("error")? {
         None => None,
         Some(message) => Some(Failure {
@@ -417,13 +431,10 @@ fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
     Ok(Job {
         id: parsed(row, "id")?,
         spec: JobSpec {
-            image_url: shown_url(row)?,
-            image_type: image_type(row)?,
-            volume,
+            work: work(row)?,
             correlation_id: row.get("correlation_id")?,
             idempotency_key: row.get("idempotency_key")?,
             traceparent: row.get("traceparent")?,
-            adopt: row.get("adopt")?,
         },
         state: parsed(row, "state")?,
         failure,

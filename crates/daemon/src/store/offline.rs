@@ -6,8 +6,9 @@ use std::path::Path;
 use lvp_api::VolumeName;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::StoreError;
 use super::backup::check_open;
-use super::{StoreError, opening_failed};
+use super::schema::opening_failed;
 
 /// Ends all unfinished jobs as cancelled; returns how many. No other process may have the database
 /// open. Blocks.
