@@ -13,6 +13,7 @@ mod list;
 mod metrics;
 mod openapi;
 mod page;
+mod plan;
 mod request;
 mod streams;
 mod traces;
@@ -79,6 +80,8 @@ pub struct Shared {
     pub volumes: Gather<Result<Bytes, ApiError>>,
     /// Lists in the making.
     lists: list::Makers,
+    /// Plans in the making.
+    plans: plan::Makers,
 }
 
 /// All routes of both generations.
@@ -100,6 +103,7 @@ pub fn router(app: App) -> Router {
         .route(routes::STATUS, get(jobs::get))
         .route(routes::CANCEL, post(jobs::cancel))
         .route(routes::CANCEL_OLD, delete(jobs::cancel))
+        .route(routes::PLAN, post(plan::plan))
         .route(routes::RETRY, post(jobs::retry))
         .route(routes::EVENTS, get(events::of_job))
         .route(routes::ALL_EVENTS, get(events::of_all))

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use axum::Json;
 use axum::response::Html;
+use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
     JobList, JobStatus, ProvisionRequest, Readiness, UploadedContent, VolumeList, routes,
@@ -155,6 +156,16 @@ const CALLS: &[Call] = &[
         "CancelledJob",
         &[400, 404, 503],
     ),
+    Call {
+        body: Some("ProvisionRequest"),
+        ..call(
+            POST,
+            &[routes::PLAN],
+            "What the same request to /api/v1/jobs would do now: nothing is reserved or changed",
+            "Plan",
+            &[400, 413, 503],
+        )
+    },
     Call {
         success: (202, JSON, "JobAccepted"),
         ..call(
@@ -414,6 +425,7 @@ fn components() -> utoipa::openapi::Components {
     let mut schemas: Vec<(String, RefOr<Schema>)> = Vec::new();
     add::<ProvisionRequest>(&mut schemas);
     add::<CacheFetchRequest>(&mut schemas);
+    add::<Plan>(&mut schemas);
     add::<JobAccepted>(&mut schemas);
     add::<JobStatus>(&mut schemas);
     add::<JobList>(&mut schemas);

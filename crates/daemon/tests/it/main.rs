@@ -33,6 +33,7 @@ mod overload;
 mod packaging;
 mod page;
 mod peer;
+mod plan;
 mod progress;
 mod prometheus;
 mod provision;
