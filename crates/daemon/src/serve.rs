@@ -89,6 +89,7 @@ impl Daemon {
             dependencies: Arc::new(Dependencies::default()),
             started,
             serve_metrics: config.metrics.enabled,
+            serve_page: config.ui.enabled,
             exports: Arc::new(inherited.exports),
             load: Arc::new(Load::new(config.server.max_connections_per_address)),
             shared: Arc::default(),

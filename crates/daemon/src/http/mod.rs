@@ -5,6 +5,7 @@
 mod cache;
 mod calls;
 pub mod error;
+mod events;
 mod gather;
 mod guard;
 mod health;
@@ -12,6 +13,7 @@ mod jobs;
 mod list;
 mod metrics;
 mod openapi;
+mod page;
 mod request;
 mod streams;
 mod traces;
@@ -60,6 +62,8 @@ pub struct App {
     pub started: Instant,
     /// Whether scrapers are served.
     pub serve_metrics: bool,
+    /// Whether people are served a page.
+    pub serve_page: bool,
     /// What became of log lines and spans.
     pub exports: Arc<Exports>,
     /// What all connections cost.
@@ -89,6 +93,11 @@ pub fn router(app: App) -> Router {
         for route in call.routes {
             router = router.route(route, call.served());
         }
+    }
+    if app.serve_page {
+        router = router
+            .route(routes::PAGE, get(page::index))
+            .route(routes::PAGE_FILE, get(page::file));
     }
     router
         .route(routes::OPENAPI, get(openapi::serve))

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use lvp_api::JobId;
 use tokio::sync::watch;
 
+use super::feed::Feed;
 use crate::clock;
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
@@ -41,10 +42,13 @@ pub struct Live {
     found: OnceLock<Volume>,
     wrote_volume: AtomicBool,
     record: watch::Sender<Job>,
+    /// Told of every change of the record.
+    feed: Arc<Feed>,
 }
 
 impl Live {
-    pub(super) fn new(job: Job, origin: Origin) -> Self {
+    pub(super) fn new(job: Job, origin: Origin, feed: Arc<Feed>) -> Self {
+        feed.changed(&job);
         Self {
             id: job.id,
             meter: Arc::default(),
@@ -55,6 +59,7 @@ impl Live {
             found: OnceLock::new(),
             wrote_volume: AtomicBool::new(false),
             record: watch::Sender::new(job),
+            feed,
         }
     }
 
@@ -131,12 +136,14 @@ impl Live {
         self.record.send_modify(|job| {
             change(job);
             job.updated_at = clock::now_text();
+            self.feed.changed(job);
         });
     }
 
     /// Shows the record as its end was written to the database and told to receivers: to the
     /// millisecond the same, whoever is asked.
     pub(super) fn end(&self, job: Job) {
+        self.feed.changed(&job);
         self.record.send_replace(job);
     }
 
@@ -158,6 +165,7 @@ impl Live {
             if moved {
                 job.progress = progress;
                 job.updated_at = clock::now_text();
+                self.feed.changed(job);
             }
             moved
         });

@@ -17,9 +17,11 @@
 
 mod drive;
 mod failure;
+pub mod feed;
 pub mod former;
 pub mod live;
 mod reconcile;
+pub mod retry;
 mod services;
 mod settings;
 mod spans;
@@ -45,6 +47,7 @@ use crate::job::record::{Job, NewJob};
 use crate::job::stop::StopReason;
 use crate::store::{JobFilter, StoreError};
 use crate::volume::VolumeState;
+use feed::Feed;
 use live::{Live, Origin};
 pub use reconcile::Reconciled;
 pub use services::Services;
@@ -95,6 +98,7 @@ pub struct Jobs(Arc<Inner>);
 struct Inner {
     services: Arc<Services>,
     live: Mutex<HashMap<JobId, Arc<Live>>>,
+    feed: Arc<Feed>,
     slots: Arc<Semaphore>,
     active: AtomicUsize,
     /// Completed jobs whose volumes are known to be gone, so that each is logged once.
@@ -110,6 +114,7 @@ impl Jobs {
         Self(Arc::new(Inner {
             services,
             live: Mutex::default(),
+            feed: Arc::default(),
             slots,
             active: AtomicUsize::new(0),
             missing: Mutex::default(),
@@ -183,6 +188,11 @@ impl Jobs {
         self.find(id).map(|live| live.watch())
     }
 
+    /// What changes about all jobs.
+    pub fn feed(&self) -> &Feed {
+        &self.0.feed
+    }
+
     /// Stops a job and waits until it has ended and what it did is undone.
     pub async fn cancel(&self, id: JobId) -> Result<Cancellation, StoreError> {
         let Some(live) = self.find(id) else {
@@ -234,6 +244,8 @@ impl Jobs {
     pub async fn shut_down(&self, grace: Duration) {
         self.0.stopping.store(true, Ordering::Release);
         self.0.tasks.close();
+        // Those who follow it would hold up the end of their connections.
+        self.0.feed.close();
         // Waiting jobs do not begin any more: they stay pending.
         self.0.slots.close();
         if tokio::time::timeout(grace, self.0.tasks.wait())
@@ -269,7 +281,7 @@ impl Jobs {
     }
 
     fn spawn(&self, job: Job, origin: Origin) {
-        let live = Arc::new(Live::new(job, origin));
+        let live = Arc::new(Live::new(job, origin, Arc::clone(&self.0.feed)));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
         // The first look takes the place in the semaphore's queue. It is taken here: tasks begin in any

@@ -12,16 +12,39 @@ use crate::job::admission::Surroundings;
 use crate::job::record::Job;
 
 /// Which jobs a listing wants.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct JobFilter {
-    /// Only those in this state.
-    pub state: Option<JobState>,
+    /// Only those in one of these states; in any when there are none.
+    pub states: Vec<JobState>,
+    /// Only those of this volume.
+    pub volume: Option<String>,
+    /// Only those whose image's URL has this in it, whatever the case.
+    pub image: Option<String>,
+    /// Only those with this, whatever the case, in id, volume, URL, correlation id or error.
+    pub text: Option<String>,
+    /// Only those that were accepted then or later, as [`clock`](crate::clock) writes it.
+    pub since: Option<String>,
+    /// Only those that were accepted before.
+    pub until: Option<String>,
     /// At most so many.
     pub limit: u32,
     /// Not the first so many.
     pub offset: u32,
     /// Fewer when their texts have more bytes together; one at least.
     pub max_bytes: usize,
+}
+
+/// What a [`JobFilter`] asks of a row. Its parameters come first, in the order of its fields.
+macro_rules! matching {
+    () => {
+        "(?1 IS NULL OR state IN (SELECT value FROM json_each(?1))) \
+         AND (?2 IS NULL OR volume_name = ?2) \
+         AND (?3 IS NULL OR instr(lower(image_url), ?3) > 0) \
+         AND (?4 IS NULL OR instr(lower(id || char(10) || ifnull(volume_name, '') || char(10) || image_url \
+              || char(10) || ifnull(correlation_id, '') || char(10) || ifnull(error, '')), ?4) > 0) \
+         AND (?5 IS NULL OR created_at >= ?5) \
+         AND (?6 IS NULL OR created_at < ?6)"
+    };
 }
 
 impl Store {
@@ -130,17 +153,43 @@ impl Store {
     /// Jobs, newest first, and how many match in all.
     pub async fn jobs(&self, filter: JobFilter) -> Result<(Vec<Job>, u64), StoreError> {
         self.read("list_jobs", move |connection| {
-            let state = filter.state.map(JobState::as_str);
-            let total: i64 = connection.query_row(
-                "SELECT count(*) FROM jobs WHERE ?1 IS NULL OR state = ?1",
-                [state],
-                |row| row.get(0),
+            let states: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
+            let states = if states.is_empty() {
+                None
+            } else {
+                Some(json(&states)?)
+            };
+            let lower = |text: &Option<String>| text.as_ref().map(|text| text.to_ascii_lowercase());
+            let (image, text) = (lower(&filter.image), lower(&filter.text));
+            let matching = params![
+                states,
+                filter.volume,
+                image,
+                text,
+                filter.since,
+                filter.until
+            ];
+            let total: i64 = connection
+                .prepare_cached(concat!("SELECT count(*) FROM jobs WHERE ", matching!()))?
+                .query_row(matching, |row| row.get(0))?;
+            let mut statement = connection.prepare_cached(concat!(
+                "SELECT * FROM jobs WHERE ",
+                matching!(),
+                " ORDER BY seq DESC LIMIT ?7 OFFSET ?8"
+            ))?;
+            let rows = statement.query_map(
+                params![
+                    states,
+                    filter.volume,
+                    image,
+                    text,
+                    filter.since,
+                    filter.until,
+                    filter.limit,
+                    filter.offset
+                ],
+                job_row,
             )?;
-            let mut statement = connection.prepare_cached(
-                "SELECT * FROM jobs WHERE ?1 IS NULL OR state = ?1 \
-                 ORDER BY seq DESC LIMIT ?2 OFFSET ?3",
-            )?;
-            let rows = statement.query_map(params![state, filter.limit, filter.offset], job_row)?;
             let (mut jobs, mut bytes) = (Vec::new(), 0);
             for job in rows {
                 let job = job?;
@@ -249,7 +298,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
          progress = ?11, attempts = ?12, started_at = ?13, updated_at = ?14, \
          finished_at = ?15, \
          image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
-         image_url_sealed = iif(?16, image_url_sealed, NULL) WHERE id = ?1",
+         image_url_sealed = iif(?16 OR image_url_sealed IS NULL, image_url_sealed, x'') WHERE id = ?1",
         params![
             job.id.to_string(),
             job.state.as_str(),

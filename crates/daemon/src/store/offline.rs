@@ -35,7 +35,7 @@ pub fn cancel_unfinished(path: &Path, now: &str) -> Result<usize, StoreError> {
     check_open(path, &connection)?;
     let ended = connection.execute(
         "UPDATE jobs SET state = 'cancelled', updated_at = ?1, finished_at = ?1, \
-         image_url_sealed = NULL \
+         image_url_sealed = iif(image_url_sealed IS NULL, NULL, x'') \
          WHERE state IN ('pending', 'running')",
         [now],
     );

@@ -41,7 +41,10 @@ pub(super) fn image_type(row: &Row<'_>) -> rusqlite::Result<ImageType> {
 fn shown_url(row: &Row<'_>) -> rusqlite::Result<RequestedUrl> {
     let url: String = row.get("image_url")?;
     Ok(match row.get("image_identity")? {
-        Some(identity) => RequestedUrl::kept(url, identity, None),
+        Some(identity) => {
+            let sealed: Option<Vec<u8>> = row.get("image_url_sealed")?;
+            RequestedUrl::kept(url, identity, sealed.map(|_| None))
+        }
         // Of an earlier release.
         None => RequestedUrl::new(&url),
     })
