@@ -163,7 +163,7 @@ pub(super) async fn retry(
         RetryError::NotFailed(..) | RetryError::QueryNotKept(_) => {
             ApiError::bad_request(error.to_string())
         }
-        RetryError::Url(error) => error.into(),
+        RetryError::Source(error) => error.into(),
         RetryError::Submit(error) => error.into(),
         RetryError::Store(error) => error.into(),
     })?;

@@ -23,9 +23,9 @@ pub enum RetryError {
          job's end: send the whole request again"
     )]
     QueryNotKept(JobId),
-    /// The URL cannot be used any more: the configuration has changed since.
+    /// Its URL is not one that the configuration of now takes.
     #[error(transparent)]
-    Url(#[from] SourceError),
+    Source(#[from] SourceError),
     /// The new job was not made.
     #[error(transparent)]
     Submit(#[from] SubmitError),
