@@ -22,7 +22,7 @@
 //!   removed. A second job that takes over an unfinished volume did not create it.
 //! - Invariant: a volume that says `ready` says which job finished it, and which one ended last
 //!   without writing it. By these the jobs tell whether a job of a database that may be an old copy
-//!   was accepted after the volume had become ready (`jobs::resume`).
+//!   was accepted after the volume had become ready (`jobs::standing`).
 //! - Invariant: nothing is written to a volume that is in use, that belongs to somebody else, or
 //!   that is not the device its name says ([`Volumes::mark_populating`] and [`Volumes::open`]).
 //!

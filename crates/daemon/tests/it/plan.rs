@@ -89,7 +89,12 @@ async fn a_plan_says_everything_that_is_in_a_jobs_way() {
             &["disk has 8388608 bytes"][..],
         ),
         ("s3://images/none.qcow2", "vm-1", 8 * MIB, &["404"]),
-        ("s3://images/b.qcow2", "vm-1", 8 * MIB, &["qcow2"]),
+        (
+            "s3://images/b.qcow2",
+            "vm-1",
+            8 * MIB,
+            &["The image is refused"],
+        ),
         (&url, "theirs", 8 * MIB, &["lvpctl volumes adopt"]),
         // Both at once.
         (
