@@ -9,6 +9,7 @@ mod events;
 mod gather;
 mod guard;
 mod health;
+mod images;
 mod jobs;
 mod list;
 mod metrics;
