@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
+use provisioner::config::{Config, ConfigError, DEFAULT_PATH, LogSampling, Settings};
 use provisioner::db_cmd::{self, AdoptArgs, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::doctor::{self, DoctorArgs};
@@ -185,24 +185,31 @@ fn serve(args: &ServeArgs) -> ExitCode {
         let traces = Traces::new(&config.tracing)?;
         let sinks = Sinks::start(&config.logging)?;
         drop(within);
-        let log_file = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
-        Ok((runtime, traces, sinks, log_file))
+        let log = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
+        Ok((runtime, traces, sinks, log))
     });
-    let (runtime, traces, sinks, log_file) = match started {
+    let (runtime, traces, sinks, log) = match started {
         Ok(started) => started,
         Err(error) => return complain(&error, 1),
     };
     for warning in &settings.warnings {
         tracing::warn!(component = "config", "{warning}");
     }
+    let sampling = config.logging.sampling;
+    if sampling != LogSampling::All {
+        tracing::info!(
+            component = "config",
+            "logging.sampling_rate is understood so: {sampling}"
+        );
+    }
     let exports = Exports {
-        lines: sinks.counts(),
+        lines: sinks.counts().into_iter().chain(log.counts()).collect(),
         spans: Arc::clone(traces.counts()),
     };
     let ended = runtime.block_on(async {
         let inherited = Inherited {
             listener,
-            log_file,
+            log_file: log.file.clone(),
             exports,
         };
         let daemon = Daemon::start(config, inherited).await?;
@@ -226,6 +233,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
         // It cannot be told to stop; were it to panic, that would be in the log.
         tokio::join!(sinks.close(), traces).1.ok();
     });
+    log.close();
     // Blocking threads that hang in a device must not keep the process.
     runtime.shutdown_background();
     status
@@ -302,19 +310,39 @@ fn demo(args: DemoArgs) -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the answer is the command's output")]
 fn check(args: &ServeArgs) -> ExitCode {
-    match args.settings().and_then(|settings| {
-        let config = Config::from_settings(&settings);
-        config.map(|_| settings)
-    }) {
-        Ok(settings) => {
-            for warning in settings.warnings {
-                println!("warning: {warning}");
-            }
-            println!("The configuration can be used");
-            ExitCode::SUCCESS
-        }
-        Err(error) => complain(&error.into(), EXIT_USAGE),
+    let loaded = args.settings().and_then(|settings| {
+        let config = Config::from_settings(&settings)?;
+        Ok((settings, config))
+    });
+    let (settings, config) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => return complain(&error.into(), EXIT_USAGE),
+    };
+    for warning in settings.warnings {
+        println!("warning: {warning}");
     }
+    // What the keys name is looked at as well: the start would end over it.
+    let looked = runtime().and_then(|runtime| {
+        let _within = runtime.enter();
+        provisioner::serve::look(&config)
+    });
+    match looked {
+        Ok(()) => {}
+        Err(error) if is_forbidden(&error) => {
+            println!("warning: {error:#}: whether it can be used, only the daemon's user can tell");
+        }
+        Err(error) => return complain(&error, EXIT_USAGE),
+    }
+    println!("The configuration can be used");
+    ExitCode::SUCCESS
+}
+
+/// Whether this user may not read something, which the daemon's may.
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the answer is the command's output")]
@@ -323,7 +351,7 @@ fn show(args: &ServeArgs) -> ExitCode {
         Ok(settings) => {
             for (key, setting) in settings.iter() {
                 let shown = match key.kind {
-                    provisioner::config::keys::Kind::Secret if !setting.text.is_empty() => "<set>",
+                    kind if kind.is_secret() && !setting.text.is_empty() => "<set>",
                     _ => &setting.text,
                 };
                 let formerly = match &key.former {

@@ -25,7 +25,6 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
-use crate::config::keys::Kind;
 use crate::config::{Backend, Config, ConfigError, Origin, Settings};
 use crate::error::chain;
 
@@ -304,10 +303,14 @@ fn configuration(file: &Path, settings: &Settings) -> Vec<Finding> {
     let mut findings: Vec<_> = settings
         .warnings
         .iter()
-        .map(|warning| Finding::warn("config", warning, "Take the key out of the file"))
+        .map(|warning| {
+            let remedy =
+                "Set it as docs/config.md says, or take it out of the file or the environment";
+            Finding::warn("config", warning, remedy)
+        })
         .collect();
     let has_secrets = settings.iter().any(|(key, setting)| {
-        key.kind == Kind::Secret
+        key.kind.is_secret()
             && matches!(setting.origin, Origin::File(_))
             && !setting.text.is_empty()
     });

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::{Request, StatusCode};
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
@@ -13,10 +13,11 @@ use futures::stream::{self, StreamExt as _};
 use lvp_api::{
     CancelledJob, ErrorCode, JobAccepted, JobEvent, JobId, JobList, JobState, JobStatus,
 };
-use serde::Deserialize;
 use tokio_stream::wrappers::WatchStream;
 
 use super::error::ApiError;
+use super::fields::Fields;
+use super::request::Part;
 use super::{Answer, App, list, request};
 use crate::access::Principal;
 use crate::access::audit::Subject;
@@ -24,22 +25,16 @@ use crate::job::record::Job;
 use crate::jobs::Cancellation;
 use crate::store::JobFilter;
 
-/// Listed jobs unless `limit` says otherwise.
-const LIST_LIMIT: u32 = 100;
-/// Listed jobs at most.
-const LIST_LIMIT_MAX: u32 = 1000;
-
 /// Silence on an event stream after which a comment is sent, so that proxies keep it open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What a listing is asked for.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    status: Option<String>,
-    limit: Option<u32>,
-    offset: Option<u32>,
-}
+/// What a listing may be asked for.
+const LISTING: &[&str] = &["status", "limit", "offset"];
+
+/// What the Go program's clients know these errors by.
+const NOT_FOUND: &str = "job not found";
+const NOT_CANCELLED: &str = "failed to cancel job";
+const NOT_STARTED: &str = "failed to start provisioning";
 
 /// `POST /api/v1/jobs`
 pub(super) async fn create(
@@ -48,29 +43,32 @@ pub(super) async fn create(
 ) -> Result<Answer<JobAccepted>, ApiError> {
     let headers = request.headers().clone();
     let subject = Subject::of(request.extensions());
-    let body: lvp_api::ProvisionRequest = request::json(request).await?;
-    let correlation_id = body.correlation_id.clone();
-    subject.is(format!("volume {}", body.volume_name));
-    let spec = request::provision(body, &headers, &app.jobs.services().source)?;
-    let submitted = app.jobs.submit(spec).await;
-    let job_id = submitted.map_err(|error| ApiError::from(error).correlated(correlation_id))?;
+    let fields = request::provision_fields(request).await?;
+    if let Ok(Some(name)) = fields.text("volume_name") {
+        subject.is(format!("volume {name}"));
+    }
+    let spec = request::provision(&fields, &headers, &app.jobs.services().source)?;
+    let job_id = app.jobs.submit(spec).await.map_err(|error| {
+        let error = request::correlated(error.into(), &fields);
+        match error.code() {
+            ErrorCode::Internal => error.phrased(NOT_STARTED),
+            _ => error,
+        }
+    })?;
     subject.made_job(job_id);
-    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
+    let warnings = fields.warnings();
+    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id, warnings })))
 }
 
 /// `GET /api/v1/jobs`
-pub(super) async fn list(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<JobList>, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let state = query
-        .status
+pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<JobList>, ApiError> {
+    let fields = Fields::of_query(&uri, LISTING)?;
+    let state = fields
+        .text("status")?
         .map(|text| text.parse::<JobState>())
         .transpose()
         .map_err(|error| ApiError::bad_request(format!("status: {error}")))?;
-    let limit = query.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT_MAX);
-    let offset = query.offset.unwrap_or(0);
+    let Part { limit, offset } = Part::of(&fields)?;
     let _place = app.shared.lists.place().await?;
     let (jobs, total) = app
         .jobs
@@ -93,6 +91,7 @@ pub(super) async fn list(
         offset,
         limit,
         next_offset: part.next_offset,
+        warnings: fields.warnings(),
     }))
 }
 
@@ -114,7 +113,12 @@ pub(super) async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<CancelledJob>, ApiError> {
-    let job_id = job_id(&id)?;
+    let cancelled = cancelled(&app, &id).await;
+    cancelled.map_err(|error| error.phrased(NOT_CANCELLED))
+}
+
+async fn cancelled(app: &App, id: &str) -> Result<Json<CancelledJob>, ApiError> {
+    let job_id = job_id(id)?;
     // The cancellation goes on whether or not the client waits for it.
     let jobs = app.jobs.clone();
     let cancelled = tokio::spawn(async move { jobs.cancel(job_id).await });
@@ -129,7 +133,7 @@ pub(super) async fn cancel(
         Cancellation::Ended(state) => Err(ApiError::bad_request(format!(
             "Job {job_id} has already ended: it is {state}"
         ))),
-        Cancellation::Unknown => Err(unknown(&id)),
+        Cancellation::Unknown => Err(unknown(id)),
         Cancellation::Slow => Err(ApiError::new(
             ErrorCode::Unavailable,
             format!("Job {job_id} was told to stop and has not ended yet: ask for its status"),
@@ -200,4 +204,5 @@ fn unknown(id: &str) -> ApiError {
         ErrorCode::NotFound,
         format!("There is no job {id}: GET /api/v1/jobs lists them"),
     )
+    .phrased(NOT_FOUND)
 }

@@ -4,6 +4,7 @@
 
 mod cache;
 pub mod error;
+mod fields;
 mod gather;
 mod guard;
 mod health;
@@ -12,6 +13,7 @@ mod list;
 mod metrics;
 mod openapi;
 mod request;
+mod request_id;
 mod streams;
 mod traces;
 mod upload;
@@ -77,6 +79,10 @@ pub struct Shared {
 
 /// All routes of both generations.
 pub fn router(app: App) -> Router {
+    app.jobs
+        .services()
+        .metrics
+        .requests_begin(openapi::answers());
     let mut router = Router::new();
     if app.serve_metrics {
         router = router.route(routes::METRICS, get(metrics::serve));
@@ -109,8 +115,9 @@ pub fn router(app: App) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(traces::trace))
-        // Outermost, so that a request that crashed is counted too.
+        // Outside of these, so that a request that crashed is counted, and has its id, too.
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
+        .layer(middleware::from_fn(request_id::identify))
         .with_state(app)
 }
 

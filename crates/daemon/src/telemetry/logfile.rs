@@ -1,13 +1,14 @@
 //! The log's file, beside standard error: opened anew when it was moved away.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
 
+use super::behind::Destination;
 use crate::files::append;
 
 /// A file that lines are appended to. Clones write to the same file.
@@ -41,24 +42,8 @@ impl LogFile {
     }
 }
 
-impl<'a> MakeWriter<'a> for LogFile {
-    type Writer = Line<'a>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        Line(self.lock())
-    }
-}
-
-/// The file while one line is written, so that lines do not mix.
-#[derive(Debug)]
-pub struct Line<'a>(MutexGuard<'a, File>);
-
-impl Write for Line<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+impl Destination for LogFile {
+    fn write(&mut self, _: Level, line: &[u8]) -> io::Result<()> {
+        self.lock().write_all(line)
     }
 }

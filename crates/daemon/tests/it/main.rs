@@ -14,6 +14,7 @@ mod database;
 mod dependencies;
 mod deploy;
 mod doctor;
+mod dropin;
 mod faults;
 mod forks;
 mod full;
