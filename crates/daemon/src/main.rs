@@ -11,6 +11,7 @@ use provisioner::db_cmd::{self, AdoptArgs, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::doctor::{self, DoctorArgs};
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
+use provisioner::migrate::{self, MigrateArgs};
 use provisioner::serve::{Daemon, Ended, Inherited};
 use provisioner::supervisor;
 use provisioner::telemetry::Exports;
@@ -101,6 +102,10 @@ enum ConfigCommand {
     Check(ServeArgs),
     /// Print every key with its value and where that comes from; secrets are hidden
     Show(ServeArgs),
+    /// Make a configuration from the Go program's, and say what means something else here
+    ///
+    /// The exit code is 1 when the new one cannot be used yet; the notes on standard error say why.
+    Migrate(MigrateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +168,13 @@ fn main() -> ExitCode {
         Command::Config {
             command: ConfigCommand::Show(args),
         } => show(&args),
+        Command::Config {
+            command: ConfigCommand::Migrate(args),
+        } => match migrate::run(&args) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => complain(&error, EXIT_USAGE),
+        },
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::keys::Key;
-use super::load::{ConfigError, Origin, Setting};
+use super::load::ConfigError;
+use super::setting::{Origin, Setting};
 use super::{theirs, tidy};
 
 /// By the environment.

@@ -579,7 +579,7 @@ pub const KEYS: &[Key] = &[
         &["TRACING_POLLING_SAMPLING_RATE"],
         Kind::Fraction,
         "0.01",
-        "Share kept of the traces of requests that only ask how a job or the daemon is; a client's decision is followed",
+        "Share kept of the traces of requests that only ask how a job is; a client's decision is followed",
     ),
     also(
         key(

@@ -1,7 +1,6 @@
 //! Resolving every key to a text and the place it came from.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,57 +10,16 @@ use std::time::Duration;
 use lvp_api::names::UnknownName;
 use url::Url;
 
+use super::file::Strangers;
 use super::keys::{IGNORED_VARIABLES, KEYS, Key};
+use super::setting::{Origin, Setting, normal};
 use super::value::LogSampling;
-use super::{endpoints, file, given, theirs, tidy, value};
+use super::{endpoints, file, given, theirs, value};
 use crate::files;
 use crate::secret::SecretUrl;
 
 /// Largest configuration file: hundreds of times what all keys need.
 const FILE_MAX_BYTES: u64 = 1 << 20; // 1 MiB
-
-/// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody set it.
-    Default,
-    /// The configuration file, by this path.
-    File(&'static str),
-    /// This environment variable.
-    Environment(&'static str),
-    /// A command-line flag, by this path.
-    Flag(&'static str),
-}
-
-impl Origin {
-    /// The name by which it was set.
-    pub fn name(&self) -> Option<&'static str> {
-        match self {
-            Self::Default => None,
-            Self::File(name) | Self::Environment(name) | Self::Flag(name) => Some(name),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File(_) => f.write_str("file"),
-            Self::Environment(name) => write!(f, "environment {name}"),
-            Self::Flag(_) => f.write_str("flag"),
-        }
-    }
-}
-
-/// One key's value as text.
-#[derive(Debug, Clone)]
-pub struct Setting {
-    /// The value; empty when there is none.
-    pub text: String,
-    /// Who set it.
-    pub origin: Origin,
-}
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +93,23 @@ impl Settings {
         explicit: bool,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
+        Self::resolve(path, explicit, Strangers::Refused, environment)
+    }
+
+    /// The same of the Go program's file, which may have keys that are not known here: they are left out, with warnings.
+    pub fn load_foreign(
+        path: &Path,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        Self::resolve(path, true, Strangers::LeftOut, environment)
+    }
+
+    fn resolve(
+        path: &Path,
+        explicit: bool,
+        strangers: Strangers,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
         let text = match files::read_text_or_null(path, FILE_MAX_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !explicit => String::new(),
@@ -149,7 +124,7 @@ impl Settings {
             }
         };
         let mut warnings = Vec::new();
-        let mut from_file = file::read(path, &text, &mut warnings)?;
+        let mut from_file = file::read(path, &text, strangers, &mut warnings)?;
         let mut values = BTreeMap::new();
         for key in KEYS {
             let in_file = given::in_file(key, &mut from_file)?;
@@ -330,56 +305,5 @@ impl Settings {
             .chain(std::iter::repeat(last))
             .take(attempts)
             .collect())
-    }
-}
-
-/// The value in this program's words; an error when it does not have the key's form.
-fn normal(
-    key: &'static Key,
-    setting: Setting,
-    warnings: &mut Vec<String>,
-) -> Result<Setting, ConfigError> {
-    let Setting { text, origin } = setting;
-    let text = {
-        let trimmed = tidy::trimmed(&text);
-        if tidy::is_odd(&text) && !trimmed.is_empty() {
-            let name = origin.name().unwrap_or(key.path);
-            warnings.push(format!(
-                "{name} has blanks, line ends or a byte order mark around its value: they are left out"
-            ));
-        }
-        trimmed.to_owned()
-    };
-    if text.is_empty() {
-        return Ok(Setting { text, origin });
-    }
-    let left_out = key.also.iter().filter(|(_, ours)| ours.is_empty());
-    for (word, _) in left_out {
-        if value::words(&text)
-            .iter()
-            .any(|given| given.eq_ignore_ascii_case(word))
-        {
-            warnings.push(format!(
-                "{}: {word} is left out: the Go program had it by name only. Send OTLP, which its servers take",
-                key.path
-            ));
-        }
-    }
-    match value::normal(key, &text) {
-        Ok(text) => Ok(Setting { text, origin }),
-        Err(reason) => {
-            let reason = match &origin {
-                _ if key.kind.is_secret() => reason,
-                Origin::Default => reason,
-                origin @ (Origin::File(name) | Origin::Flag(name)) if *name != key.path => {
-                    format!("{reason} (from the {origin}, by its former name {name})")
-                }
-                origin => format!("{reason} (from the {origin})"),
-            };
-            Err(ConfigError::Invalid {
-                key: key.path,
-                reason,
-            })
-        }
     }
 }

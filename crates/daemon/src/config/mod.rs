@@ -11,6 +11,7 @@ pub mod keys;
 mod load;
 mod paths;
 pub mod reference;
+mod setting;
 mod theirs;
 mod tidy;
 mod traces;
@@ -24,8 +25,9 @@ use std::time::Duration;
 
 use url::Url;
 
-pub use load::{ConfigError, Origin, Setting, Settings};
+pub use load::{ConfigError, Settings};
 pub use paths::check_with_cache;
+pub use setting::{Origin, Setting};
 pub use traces::Tracing;
 pub use value::LogSampling;
 pub use words::{

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::load::{ConfigError, Origin, Settings};
+use super::load::{ConfigError, Settings};
+use super::setting::Origin;
 use super::words::{Compression, OtlpProtocol, TraceExporter, TraceSampler};
 use super::{endpoints, value};
 

@@ -279,6 +279,7 @@ async fn examine(
         }
     };
     let mut findings = configuration(file, &settings);
+    findings.extend(former_program());
     findings.extend(host::check(&config));
     match &config.volumes.backend {
         Backend::Lvm => findings.extend(lvm::check(&config).await),
@@ -297,6 +298,28 @@ async fn examine(
     findings.extend(access::check(&config));
     findings.extend(hypervisor.findings);
     Report::new(findings)
+}
+
+/// Files that the Go program of the same name leaves behind.
+const OF_GO_PROGRAM: [&str; 4] = [
+    "/etc/sudoers.d/libvirt-volume-provisioner",
+    "/etc/systemd/system/libvirt-volume-provisioner.service",
+    "/etc/apparmor.d/usr.sbin.libvirt-volume-provisioner",
+    "/var/lib/libvirt-volume-provisioner/provisioner.db",
+];
+
+/// What the Go program left on this host.
+fn former_program() -> Option<Finding> {
+    let left = OF_GO_PROGRAM.iter().filter(|path| Path::new(path).exists());
+    let left: Vec<_> = left.copied().collect();
+    (!left.is_empty()).then(|| {
+        Finding::warn(
+            "config",
+            format!("The Go program has left {}", left.join(", ")),
+            "See docs/upgrade.md: 'config migrate' takes its configuration along, 'db adopt-go-volumes' its volumes; then \
+             remove the files",
+        )
+    })
 }
 
 fn configuration(file: &Path, settings: &Settings) -> Vec<Finding> {

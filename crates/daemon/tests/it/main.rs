@@ -29,6 +29,7 @@ mod lvpctl;
 mod metrics;
 mod moved;
 mod one_device;
+mod otel;
 mod overload;
 mod packaging;
 mod peer;
