@@ -26,7 +26,7 @@ use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor;
 use crate::telemetry::Exports;
-use crate::telemetry::logfile::LogFile;
+use crate::telemetry::logfile::{self, LogFile};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::volume::{self, InUse, NoLibvirt, Volumes};
@@ -323,6 +323,12 @@ pub fn look(config: &Config) -> anyhow::Result<()> {
     Source::new(&source::Settings::from(&config.minio))?;
     Traces::new(&config.tracing)?;
     Webhooks::new(&config.webhooks)?;
+    if let Some(file) = &config.logging.file {
+        logfile::look(file)?;
+    }
+    if config.libvirt.enabled && !cfg!(feature = "libvirt") {
+        libvirt::connect(&config.libvirt.uri)?;
+    }
     Ok(())
 }
 

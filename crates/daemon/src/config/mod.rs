@@ -355,6 +355,18 @@ impl Config {
                 "is needed with webhooks.urls: receivers know by it that an event is from here",
             );
         }
+        let group = &self.lvm.volume_group;
+        let is_lvm_s = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
+        if !group.chars().all(is_lvm_s)
+            || group.starts_with('-')
+            || matches!(group.as_str(), "." | "..")
+        {
+            return invalid(
+                "lvm.volume_group",
+                "is no name of a volume group: LVM takes a-z A-Z 0-9 + _ . - and no '-' at the beginning; write the name \
+                 without /dev/",
+            );
+        }
         if let Some(endpoint) = &self.minio.endpoint {
             endpoints::s3(endpoint).map_err(|reason| ConfigError::Invalid {
                 key: "minio.endpoint",

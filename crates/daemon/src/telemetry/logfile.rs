@@ -5,11 +5,27 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tracing::Level;
 
 use super::behind::Destination;
 use crate::files::append;
+
+/// Whether lines could be appended to the file; makes none.
+pub fn look(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        return LogFile::open(path).map(drop);
+    }
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    ensure!(
+        directory.is_none_or(Path::is_dir),
+        "Cannot open the log {} (logging.file): there is no such directory",
+        path.display()
+    );
+    Ok(())
+}
 
 /// A file that lines are appended to. Clones write to the same file.
 #[derive(Debug, Clone)]

@@ -236,6 +236,8 @@ async fn config_check_and_the_start_refuse_the_same_with_64_and_the_key_s_name()
             "http://u:p@otel:4317",
             "tracing.endpoint",
         ),
+        ("LVM_VOLUME_GROUP", "/dev/vg0", "lvm.volume_group"),
+        ("LOG_FILE", "/no/daemon.log", "/no/daemon.log"),
         ("LOKI_URL", "loki:3100", "logging.loki_url"),
         ("LOG_WEBHOOK_URL", "ftp://logs", "logging.webhook_url"),
         ("WEBHOOK_URLS", "http://", "webhooks.urls"),
