@@ -22,17 +22,17 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<Cached
     let Part { limit, offset } = Part::of(&fields)?;
     let _place = app.shared.lists.place().await?;
     // A thousand rows of URLs of 4 KiB are read at most.
-    let cache = &app.jobs.services().cache;
+    let cache = &app.services.cache;
     let images = cache.list(limit, offset).await?;
     let total = cache.count().await?;
-    let part = list::part(images, offset, false)?;
+    let page = list::page(images, offset, false)?;
     Ok(Json(CachedImages {
         count: total,
         total,
-        images: part.items,
+        images: page.items,
         offset,
         limit,
-        next_offset: part.next_offset,
+        next_offset: page.next_offset,
         warnings: fields.warnings(),
     }))
 }
@@ -48,8 +48,8 @@ pub(super) async fn fetch(
     if let Ok(Some(url)) = fields.text("image_url") {
         subject.is(format!("image {}", redact(&url)));
     }
-    let spec = request::cache_fetch(&fields, &headers, &app.jobs.services().source)?;
-    let submitted = app.jobs.submit(spec).await;
+    let new = request::cache_fetch(&fields, &headers, &app.services.source)?;
+    let submitted = app.jobs.submit(new).await;
     let job_id = submitted.map_err(|error| request::correlated(error.into(), &fields))?;
     subject.made_job(job_id);
     let warnings = fields.warnings();
@@ -70,7 +70,7 @@ pub(super) async fn delete(
             "The key must be 64 lowercase hex digits: GET /api/v1/cache/images lists the keys",
         ));
     };
-    let services = app.jobs.services();
+    let services = &app.services;
     if services.cache.delete(digest).await? {
         services.measure_cache().await;
         Ok(Json(DeletedImage {

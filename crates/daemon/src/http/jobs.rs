@@ -1,35 +1,27 @@
 //! Jobs over HTTP.
 
-use std::convert::Infallible;
-use std::time::Duration;
-
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode, Uri};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Json};
-use futures::stream::{self, StreamExt as _};
-use lvp_api::{
-    CancelledJob, ErrorCode, JobAccepted, JobEvent, JobId, JobList, JobState, JobStatus,
-};
-use tokio_stream::wrappers::WatchStream;
+use lvp_api::{CancelledJob, ErrorCode, JobAccepted, JobId, JobList, JobState, JobStatus};
 
 use super::error::ApiError;
 use super::fields::Fields;
 use super::request::Part;
 use super::{Answer, App, list, request};
-use crate::access::Principal;
 use crate::access::audit::Subject;
+use crate::clock;
 use crate::job::record::Job;
 use crate::jobs::Cancellation;
+use crate::jobs::retry::RetryError;
 use crate::store::JobFilter;
-
-/// Silence on an event stream after which a comment is sent, so that proxies keep it open.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+use crate::telemetry::traces;
 
 /// What a listing may be asked for.
-const LISTING: &[&str] = &["status", "limit", "offset"];
+const LISTING: &[&str] = &[
+    "status", "volume", "image", "q", "since", "until", "limit", "offset",
+];
 
 /// What the Go program's clients know these errors by.
 const NOT_FOUND: &str = "job not found";
@@ -47,8 +39,8 @@ pub(super) async fn create(
     if let Ok(Some(name)) = fields.text("volume_name") {
         subject.is(format!("volume {name}"));
     }
-    let spec = request::provision(&fields, &headers, &app.jobs.services().source)?;
-    let job_id = app.jobs.submit(spec).await.map_err(|error| {
+    let new = request::provision(&fields, &headers, &app.services.source)?;
+    let job_id = app.jobs.submit(new).await.map_err(|error| {
         let error = request::correlated(error.into(), &fields);
         match error.code() {
             ErrorCode::Internal => error.phrased(NOT_STARTED),
@@ -63,17 +55,17 @@ pub(super) async fn create(
 /// `GET /api/v1/jobs`
 pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<JobList>, ApiError> {
     let fields = Fields::of_query(&uri, LISTING)?;
-    let state = fields
-        .text("status")?
-        .map(|text| text.parse::<JobState>())
-        .transpose()
-        .map_err(|error| ApiError::bad_request(format!("status: {error}")))?;
     let Part { limit, offset } = Part::of(&fields)?;
     let _place = app.shared.lists.place().await?;
     let (jobs, total) = app
         .jobs
         .list(JobFilter {
-            state,
+            states: states(fields.text("status")?.as_deref())?,
+            volume: fields.text("volume")?,
+            image: fields.text("image")?,
+            text: fields.text("q")?,
+            since: moment("since", fields.text("since")?)?,
+            until: moment("until", fields.text("until")?)?,
             limit,
             offset,
             max_bytes: list::LIST_MAX_BYTES,
@@ -83,16 +75,40 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<JobLis
     let is_cut = jobs.len() < usize::try_from(limit).unwrap_or(usize::MAX)
         && read < total
         && !jobs.is_empty();
-    let part = list::part(jobs.iter().map(Job::status), offset, is_cut)?;
+    let page = list::page(jobs.iter().map(Job::status), offset, is_cut)?;
     Ok(Json(JobList {
-        count: part.items.len(),
-        jobs: part.items,
+        count: page.items.len(),
+        jobs: page.items,
         total,
         offset,
         limit,
-        next_offset: part.next_offset,
+        next_offset: page.next_offset,
         warnings: fields.warnings(),
     }))
+}
+
+/// `failed,cancelled`: any of them.
+fn states(text: Option<&str>) -> Result<Vec<JobState>, ApiError> {
+    let words = text.iter().flat_map(|text| text.split(','));
+    words
+        .map(|word| {
+            let state = word.trim().parse();
+            state.map_err(|error| ApiError::bad_request(format!("status: {error}")))
+        })
+        .collect()
+}
+
+/// A time as RFC 3339 has it, in the form that the database compares.
+fn moment(field: &str, text: Option<String>) -> Result<Option<String>, ApiError> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    match clock::parsed(&text) {
+        Some(time) => Ok(Some(clock::text(time))),
+        None => Err(ApiError::bad_request(format!(
+            "{field}: a time such as 2026-01-27T10:30:00Z, not the text {text:?} (in a URL, + is %2B)"
+        ))),
+    }
 }
 
 /// `GET /api/v1/jobs/{id}`
@@ -119,13 +135,7 @@ pub(super) async fn cancel(
 
 async fn cancelled(app: &App, id: &str) -> Result<Json<CancelledJob>, ApiError> {
     let job_id = job_id(id)?;
-    // The cancellation goes on whether or not the client waits for it.
-    let jobs = app.jobs.clone();
-    let cancelled = tokio::spawn(async move { jobs.cancel(job_id).await });
-    let cancelled = cancelled
-        .await
-        .map_err(|_| ApiError::new(ErrorCode::Internal, "The cancellation crashed: see the log"))?;
-    match cancelled? {
+    match app.jobs.cancel(job_id).await? {
         Cancellation::Cancelled => Ok(Json(CancelledJob {
             status: "cancelled".to_owned(),
             job_id,
@@ -141,64 +151,34 @@ async fn cancelled(app: &App, id: &str) -> Result<Json<CancelledJob>, ApiError> 
     }
 }
 
-/// `GET /api/v1/jobs/{id}/events`
-pub(super) async fn events(
+/// `POST /api/v1/jobs/{id}/retry`
+pub(super) async fn retry(
     State(app): State<App>,
-    caller: Option<Extension<Principal>>,
     Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let job_id = job_id(&id)?;
-    let stream = match app.jobs.watch(job_id) {
-        Some(watch) => {
-            // The terminal state is the last event; the stream ends with it.
-            let mut ended = false;
-            let until_end = move |job: &Job| {
-                let go_on = !ended;
-                ended = job.state.is_terminal();
-                std::future::ready(go_on)
-            };
-            // Whoever is not known is on this host.
-            let Extension(caller) = caller.unwrap_or(Extension(Principal::Local));
-            let place = app.shared.streams.open(caller).map_err(|refusal| {
-                app.load.count_refused(refusal.full);
-                ApiError::from(refusal)
-            })?;
-            WatchStream::new(watch)
-                .take_while(until_end)
-                .map(move |job| {
-                    // It goes when the stream does.
-                    let _ = &place;
-                    event(&job)
-                })
-                .boxed()
+    request: Request<Body>,
+) -> Result<Answer<JobAccepted>, ApiError> {
+    let subject = Subject::of(request.extensions());
+    let retried = app.jobs.retry(job_id(&id)?, traces::current_traceparent());
+    let job_id = retried.await.map_err(|error| match error {
+        RetryError::Unknown => unknown(&id),
+        RetryError::NotFailed(..) | RetryError::QueryNotKept(_) => {
+            ApiError::bad_request(error.to_string())
         }
-        None => {
-            let job = app.jobs.get(job_id).await?.ok_or_else(|| unknown(&id))?;
-            stream::once(async move { event(&job) }).boxed()
-        }
-    };
-    Ok(Sse::new(stream)
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-        .into_response())
+        RetryError::Source(error) => error.into(),
+        RetryError::Submit(error) => error.into(),
+        RetryError::Store(error) => error.into(),
+    })?;
+    subject.made_job(job_id);
+    let warnings = Vec::new();
+    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id, warnings })))
 }
 
-fn event(job: &Job) -> Result<Event, Infallible> {
-    let name = if job.state.is_terminal() {
-        JobEvent::End
-    } else {
-        JobEvent::Progress
-    };
-    let event = Event::default().event(name.as_str());
-    // A status is plain data; there is nothing in it that JSON cannot say.
-    Ok(event.json_data(job.status()).unwrap_or_default())
-}
-
-fn job_id(text: &str) -> Result<JobId, ApiError> {
+pub(super) fn job_id(text: &str) -> Result<JobId, ApiError> {
     // What is no id names no job.
     text.parse().map_err(|_| unknown(text))
 }
 
-fn unknown(id: &str) -> ApiError {
+pub(super) fn unknown(id: &str) -> ApiError {
     let id: String = id.chars().take(64).collect();
     ApiError::new(
         ErrorCode::NotFound,

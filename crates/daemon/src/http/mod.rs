@@ -4,6 +4,7 @@
 
 mod cache;
 pub mod error;
+mod events;
 mod fields;
 mod gather;
 mod guard;
@@ -12,6 +13,7 @@ mod jobs;
 mod list;
 mod metrics;
 mod openapi;
+mod page;
 mod request;
 mod request_id;
 mod streams;
@@ -36,7 +38,7 @@ use tracing::Instrument as _;
 
 use crate::access::Access;
 use crate::dependencies::Dependencies;
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, Services};
 use crate::net::Load;
 use crate::telemetry::Exports;
 use error::ApiError;
@@ -48,7 +50,9 @@ pub use openapi::document as openapi_document;
 /// What handlers work with.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// All jobs, and what they work with.
+    /// What jobs and handlers work with.
+    pub services: Arc<Services>,
+    /// All jobs.
     pub jobs: Jobs,
     /// Who gets in.
     pub access: Arc<Access>,
@@ -58,6 +62,8 @@ pub struct App {
     pub started: Instant,
     /// Whether scrapers are served.
     pub serve_metrics: bool,
+    /// Whether people are served a page.
+    pub serve_page: bool,
     /// What became of log lines and spans.
     pub exports: Arc<Exports>,
     /// What all connections cost.
@@ -79,13 +85,16 @@ pub struct Shared {
 
 /// All routes of both generations.
 pub fn router(app: App) -> Router {
-    app.jobs
-        .services()
-        .metrics
-        .requests_begin(openapi::answers());
+    let metrics = &app.services.metrics;
+    metrics.requests_begin(openapi::answers());
     let mut router = Router::new();
     if app.serve_metrics {
         router = router.route(routes::METRICS, get(metrics::serve));
+    }
+    if app.serve_page {
+        router = router
+            .route(routes::PAGE, get(page::index))
+            .route(routes::PAGE_FILE, get(page::file));
     }
     router
         .route(routes::JOBS, post(jobs::create).get(jobs::list))
@@ -95,7 +104,9 @@ pub fn router(app: App) -> Router {
         .route(routes::STATUS, get(jobs::get))
         .route(routes::CANCEL, post(jobs::cancel))
         .route(routes::CANCEL_OLD, delete(jobs::cancel))
-        .route(routes::EVENTS, get(jobs::events))
+        .route(routes::RETRY, post(jobs::retry))
+        .route(routes::EVENTS, get(events::of_job))
+        .route(routes::ALL_EVENTS, get(events::of_all))
         .route(routes::CACHE_IMAGES, get(cache::list))
         .route(routes::CACHE_IMAGE, delete(cache::delete))
         .route(routes::CACHE_FETCH, post(cache::fetch))

@@ -12,8 +12,10 @@ use lvp_api::{ErrorCode, ImageType, VolumeName};
 
 use super::error::ApiError;
 use super::fields::Fields;
-use crate::job::record::{JobSpec, VolumeRequest};
-use crate::source::Source;
+use crate::job::record::{JobSpec, NewJob};
+use crate::job::work::{ImageRequest, VolumeRequest, Work};
+use crate::source::url::RequestedUrl;
+use crate::source::{ImageUrl, Source};
 use crate::telemetry::traces;
 
 /// Largest body of a request.
@@ -110,7 +112,7 @@ pub(super) fn provision(
     fields: &Fields,
     headers: &HeaderMap,
     source: &Source,
-) -> Result<JobSpec, ApiError> {
+) -> Result<NewJob, ApiError> {
     checked_provision(fields, headers, source).map_err(|error| correlated(error, fields))
 }
 
@@ -123,8 +125,8 @@ fn checked_provision(
     fields: &Fields,
     headers: &HeaderMap,
     source: &Source,
-) -> Result<JobSpec, ApiError> {
-    let image_url = image_url(fields)?;
+) -> Result<NewJob, ApiError> {
+    let url = image_url(fields)?;
     let name = fields.text("volume_name")?.ok_or_else(|| {
         ApiError::bad_request("volume_name is missing: send the name of the volume")
     })?;
@@ -133,16 +135,15 @@ fn checked_provision(
         .map_err(|error| ApiError::bad_request(format!("volume_name: {error}")))?;
     let gib = fields.whole("volume_size_gb")?;
     let size_bytes = volume_size(gib, fields.whole("volume_size_bytes")?)?;
-    source.parse_url(&image_url)?;
-    Ok(JobSpec {
-        image_url: image_url.into(),
-        image_type: image_type(fields)?,
-        volume: Some(VolumeRequest { name, size_bytes }),
-        correlation_id: correlation_id(fields.text("correlation_id")?)?,
-        idempotency_key: idempotency_key(headers)?,
+    let (image, location) = image(&url, image_type(fields)?, source)?;
+    let volume = VolumeRequest {
+        name,
+        size_bytes,
         adopt: fields.truth("adopt")?.unwrap_or(false),
-        traceparent: traces::current_traceparent(),
-    })
+    };
+    let work = Work::Provision { image, volume };
+    let spec = spec(work, fields.text("correlation_id")?, headers)?;
+    Ok(NewJob { spec, location })
 }
 
 /// Turns a cache request into a job.
@@ -150,21 +151,34 @@ pub(super) fn cache_fetch(
     fields: &Fields,
     headers: &HeaderMap,
     source: &Source,
-) -> Result<JobSpec, ApiError> {
+) -> Result<NewJob, ApiError> {
     let checked = || {
-        let image_url = image_url(fields)?;
-        source.parse_url(&image_url)?;
-        Ok(JobSpec {
-            image_url: image_url.into(),
-            image_type: image_type(fields)?,
-            volume: None,
-            correlation_id: correlation_id(fields.text("correlation_id")?)?,
-            idempotency_key: idempotency_key(headers)?,
-            adopt: false,
-            traceparent: traces::current_traceparent(),
-        })
+        let (image, location) = image(&image_url(fields)?, image_type(fields)?, source)?;
+        let work = Work::Fetch { image };
+        let spec = spec(work, fields.text("correlation_id")?, headers)?;
+        Ok(NewJob { spec, location })
     };
     checked().map_err(|error| correlated(error, fields))
+}
+
+/// The image as it is kept, and where it is: the only look at a request's URL.
+fn image(
+    url: &str,
+    image_type: ImageType,
+    source: &Source,
+) -> Result<(ImageRequest, ImageUrl), ApiError> {
+    let location = source.parse_url(url)?;
+    let url = RequestedUrl::new(url);
+    Ok((ImageRequest { url, image_type }, location))
+}
+
+fn spec(work: Work, correlation: Option<String>, headers: &HeaderMap) -> Result<JobSpec, ApiError> {
+    Ok(JobSpec {
+        work,
+        correlation_id: correlation_id(correlation)?,
+        idempotency_key: idempotency_key(headers)?,
+        traceparent: traces::current_traceparent(),
+    })
 }
 
 fn image_url(fields: &Fields) -> Result<String, ApiError> {

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Compression, OtlpProtocol, Tracing};
-use crate::files;
+use crate::{files, web};
 
 /// What is said of an endpoint without the endpoint itself, which may hold credentials.
 const UNUSABLE: &str =
@@ -60,10 +60,7 @@ fn grpc(config: &Tracing, endpoint: &str, ca: Option<Vec<u8>>) -> anyhow::Result
 }
 
 fn posted(config: &Tracing, endpoint: &str, ca: Option<Vec<u8>>) -> anyhow::Result<SpanExporter> {
-    let mut http = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(config.timeout)
-        .timeout(config.timeout);
+    let mut http = web::client().timeout(config.timeout);
     if let Some(pem) = ca {
         let authorities = reqwest::Certificate::from_pem_bundle(&pem)
             .context("tracing.ca_cert has no certificates that can be used")?;

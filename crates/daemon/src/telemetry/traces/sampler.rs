@@ -11,7 +11,12 @@ use opentelemetry_sdk::trace::{Sampler, SamplingResult, ShouldSample};
 use crate::config::{TraceSampler, Tracing};
 
 /// What is asked again and again.
-const POLLED: [&str; 3] = [routes::JOB, routes::STATUS, routes::EVENTS];
+const POLLED: [&str; 4] = [
+    routes::JOB,
+    routes::STATUS,
+    routes::EVENTS,
+    routes::ALL_EVENTS,
+];
 
 /// Chooses requests that only look apart from all others.
 #[derive(Debug, Clone)]
