@@ -192,15 +192,28 @@ fn serve(args: &ServeArgs) -> ExitCode {
         Ok(listener) => listener,
         Err(error) => return complain(&error, EXIT_USAGE),
     };
-    let started = runtime().and_then(|runtime| {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, 1),
+    };
+    let looked = {
+        let _within = runtime.enter();
+        provisioner::serve::look(&config)
+    };
+    if let Err(error) = looked
+        && !may_heal(&error)
+    {
+        return complain(&error, EXIT_USAGE);
+    }
+    let started = (|| {
         let within = runtime.enter();
         let traces = Traces::new(&config.tracing)?;
         let sinks = Sinks::start(&config.logging)?;
         drop(within);
         let log = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
-        Ok((runtime, traces, sinks, log))
-    });
-    let (runtime, traces, sinks, log) = match started {
+        Ok((traces, sinks, log))
+    })();
+    let (traces, sinks, log) = match started {
         Ok(started) => started,
         Err(error) => return complain(&error, 1),
     };
@@ -347,6 +360,17 @@ fn check(args: &ServeArgs) -> ExitCode {
     }
     println!("The configuration can be used");
     ExitCode::SUCCESS
+}
+
+/// Whether the same files may be usable later without anybody changing what is in them: one may be missing, or its file system.
+/// A token that could be guessed, or a key of another certificate, does not become right by trying again.
+fn may_heal(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput};
+    error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause
+            .is_some_and(|cause| !matches!(cause.kind(), FileTooLarge | InvalidData | InvalidInput))
+    })
 }
 
 /// Whether this user may not read something, which the daemon's may.

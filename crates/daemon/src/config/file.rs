@@ -65,6 +65,8 @@ pub(super) fn read(
     let options = || {
         serde_saphyr::options! {
             emit_comments: false,
+            // The lines around a mistake may hold secrets, and errors end in logs.
+            with_snippet: false,
             non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::PassThrough,
         }
     };

@@ -341,7 +341,7 @@ pub const KEYS: &[Key] = &[
     key(
         "lvm.volume_group",
         &["LVM_VOLUME_GROUP"],
-        Kind::Text,
+        Kind::Word,
         "vg0",
         "Volume group for the volumes",
     ),

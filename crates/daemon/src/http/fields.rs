@@ -46,13 +46,7 @@ impl Fields {
     /// Those of a query.
     pub(super) fn of_query(uri: &Uri, known: &[&'static str]) -> Result<Self, ApiError> {
         let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-        let fields = pairs.map(|(name, value)| {
-            let value = match value.trim() {
-                "" => Value::Null,
-                text => text.into(),
-            };
-            (name.into_owned(), value)
-        });
+        let fields = pairs.map(|(name, value)| (name.into_owned(), value.into_owned().into()));
         Self::new(fields.collect(), known)
     }
 

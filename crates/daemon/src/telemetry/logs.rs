@@ -101,7 +101,8 @@ pub fn init(
         .with(lines)
         .with(sinks)
         .try_init()?;
-    std::panic::set_hook(Box::new(|panic| {
+    let last = ways.clone();
+    std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string);
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(
@@ -110,6 +111,10 @@ pub fn init(
             panic = message,
             "A part of the daemon crashed"
         );
+        // The end of this thread is the end of the process.
+        if std::thread::current().name() == Some("main") {
+            last.iter().for_each(|(_, way)| way.close());
+        }
     }));
     Ok(Log { file, ways })
 }

@@ -70,7 +70,7 @@ async fn lists_take_what_they_do_not_know_and_refuse_what_is_misspelt() {
     let daemon = world.start();
     for route in ["/api/v1/jobs", "/api/v1/cache/images"] {
         for (query, expected, found) in [
-            ("?page=2&limit=&offset=", 200, "page: is not known"),
+            ("?page=2&limit=5", 200, "page: is not known"),
             (
                 "?limit=many",
                 400,
@@ -225,6 +225,8 @@ async fn config_check_and_the_start_refuse_the_same_with_64_and_the_key_s_name()
         ("MINIO_CA_CERT", "/no/ca.pem", "/no/ca.pem"),
         ("HOST", "kvm1.example.com", "server.host"),
         ("API_TOKENS_FILE", "/no/tokens", "/no/tokens"),
+        ("API_TOKENS_FILE", "/etc/hostname", "/etc/hostname"),
+        ("MINIO_CA_CERT", "/etc/hostname", "/etc/hostname"),
         ("TLS_CERT_FILE", "/no/cert", "server.tls_key"),
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",

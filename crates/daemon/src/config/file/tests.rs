@@ -97,3 +97,11 @@ fn what_has_no_single_meaning_is_refused_by_its_key() {
         assert!(error.contains(expected), "{yaml}: {error}");
     }
 }
+
+#[test]
+fn a_mistake_is_told_by_its_place_without_the_lines_around_it() {
+    let error =
+        read_text("minio:\n  secret_key: hunter2\n  access_key: [a\n").expect_err("it is open");
+    assert!(error.contains("line"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+}
