@@ -109,8 +109,7 @@ fn service(text: &str, beyond: Beyond) -> Result<Url, &'static str> {
     }
     let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|_| "it is not a URL")?;
     match url.host() {
-        Some(Host::Domain(name)) if name.is_empty() => return Err("it names no host"),
-        None => return Err("it names no host"),
+        Some(Host::Domain("")) | None => return Err("it names no host"),
         Some(_) => {}
     }
     if url.port() == Some(0) {

@@ -217,7 +217,7 @@ impl Settings {
         let read = |text: &String| {
             endpoints::receiver(text).map_err(|why| ConfigError::Invalid {
                 key,
-                reason: format!("must be a URL such as https://ci.example.com/path: {why}"),
+                reason: format!("must be URLs such as https://ci.example.com/hooks/volumes: {why}"),
             })
         };
         urls.iter().map(read).collect()

@@ -271,7 +271,7 @@ mod tests {
                 device.path().display()
             );
             std::fs::write(home.path().join("lvm.conf"), devices).expect("it is written");
-            let output = command(&format!("/usr/sbin/{tool}"))
+            let output = command(format!("/usr/sbin/{tool}"))
                 .args(args)
                 .env("LVM_SYSTEM_DIR", home.path())
                 .env("LC_ALL", "C")
