@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use tracing::Level;
 
 use super::behind::Destination;
@@ -19,11 +19,10 @@ pub fn look(path: &Path) -> anyhow::Result<()> {
     let directory = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    ensure!(
-        directory.is_none_or(Path::is_dir),
-        "Cannot open the log {} (logging.file): there is no such directory",
-        path.display()
-    );
+    if directory.is_some_and(|directory| !directory.is_dir()) {
+        let missing = io::Error::new(io::ErrorKind::NotFound, "There is no such directory");
+        return Err(missing).with_context(|| cannot_open(path));
+    }
     Ok(())
 }
 
@@ -37,8 +36,7 @@ pub struct LogFile {
 impl LogFile {
     /// Opens the file for appending, making it when absent.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let file = append(path)
-            .with_context(|| format!("Cannot open the log {} (logging.file)", path.display()))?;
+        let file = append(path).with_context(|| cannot_open(path))?;
         Ok(Self {
             path: path.to_owned(),
             file: Arc::new(Mutex::new(file)),
@@ -62,4 +60,8 @@ impl Destination for LogFile {
     fn write(&mut self, _: Level, line: &[u8]) -> io::Result<()> {
         self.lock().write_all(line)
     }
+}
+
+fn cannot_open(path: &Path) -> String {
+    format!("Cannot open the log {} (logging.file)", path.display())
 }
