@@ -10,6 +10,7 @@ pub mod error;
 pub mod health;
 pub mod job;
 pub mod names;
+pub mod plan;
 pub mod routes;
 pub mod units;
 pub mod volume;

@@ -1,8 +1,8 @@
 // Asking for a volume, and writing a small file to one of libvirt's.
 import { html, useEffect, useRef, useState } from './preact.js';
 import { Failure, address, call, headers } from './api.js';
-import { bytes } from './format.js';
-import { Bar, Field, Problem, useRead } from './parts.js';
+import { bytes, seconds } from './format.js';
+import { Bar, Chip, Field, Problem, useRead } from './parts.js';
 
 const GIB = 2 ** 30;
 
@@ -11,22 +11,36 @@ export function Provision({ say }) {
   const [form, setForm] = useState({ image_url: '', image_type: 'qcow2', volume_name: '', size: '10', unit: 'GiB', correlation_id: '', adopt: false });
   const [problem, setProblem] = useState(null);
   const [busy, setBusy] = useState(false);
+  const [plan, setPlan] = useState(null);
   const set = (name) => ({ target }) => {
     const value = target.type === 'checkbox' ? target.checked : target.value;
     setForm((old) => ({ ...old, [name]: value }));
+    setPlan(null); // it was of another request
+  };
+  const asked = () => {
+    const factor = { MiB: 2 ** 20, GiB: GIB, TiB: 2 ** 40 }[form.unit];
+    const body = {
+      image_url: form.image_url.trim(), image_type: form.image_type, volume_name: form.volume_name.trim(),
+      volume_size_bytes: Math.round(Number(form.size) * factor),
+    };
+    if (form.correlation_id.trim()) body.correlation_id = form.correlation_id.trim();
+    if (form.adopt) body.adopt = true;
+    return body;
+  };
+  const look = async (event) => {
+    if (!event.target.form.reportValidity()) return;
+    setBusy(true);
+    setProblem(null);
+    setPlan(null);
+    try { setPlan(await call('POST', '/api/v1/plan', asked())); } catch (error) { setProblem(error); }
+    setBusy(false);
   };
   const send = async (event) => {
     event.preventDefault();
     setBusy(true);
     setProblem(null);
     try {
-      const factor = { MiB: 2 ** 20, GiB: GIB, TiB: 2 ** 40 }[form.unit];
-      const body = {
-        image_url: form.image_url.trim(), image_type: form.image_type, volume_name: form.volume_name.trim(),
-        volume_size_bytes: Math.round(Number(form.size) * factor),
-      };
-      if (form.correlation_id.trim()) body.correlation_id = form.correlation_id.trim();
-      if (form.adopt) body.adopt = true;
+      const body = asked();
       const { job_id: id } = await call('POST', '/api/v1/jobs', body);
       say(`${body.volume_name} is being provisioned`);
       location.hash = `#/jobs/${id}`;
@@ -50,8 +64,28 @@ export function Provision({ say }) {
         <input value=${form.correlation_id} onInput=${set('correlation_id')} maxlength="128" /></${Field}>
       <label class="check"><input type="checkbox" checked=${form.adopt} onChange=${set('adopt')} />
         <span>The volume may be one that this program did not make. <b>Its content is lost.</b></span></label>
-      <button type="submit" class="primary" disabled=${busy}>${busy ? 'Sending…' : 'Provision'}</button></form>
+      ${plan && html`<${Plan} plan=${plan} />`}
+      <div class="actions"><button type="submit" class="primary" disabled=${busy}>${busy ? 'Asking…' : 'Provision'}</button>
+        <button type="button" disabled=${busy} onClick=${look}>What would happen?</button></div></form>
     <${Upload} say=${say} /></section>`;
+}
+
+const CACHE = { hit: 'in the cache: nothing is fetched', miss: 'not in the cache', fetching: 'another job is fetching it' };
+
+function Plan({ plan }) {
+  const old = plan.overwrites;
+  const facts = [
+    ['Format', plan.format], ['Disk', plan.virtual_bytes && bytes(plan.virtual_bytes)], ['Image', CACHE[plan.cache]],
+    ['Fetches', plan.cache === 'miss' && bytes(plan.bytes_to_fetch)], ['Writes', plan.bytes_to_write !== undefined && bytes(plan.bytes_to_write)],
+    ['Overwrites', old && `${old.path} (${old.state}, ${bytes(old.size_bytes)})`],
+    ['Takes about', plan.expected_seconds !== undefined && seconds(plan.expected_seconds)],
+    ['Digest', plan.expected_digest && `sha256:${plan.expected_digest}`],
+  ];
+  return html`<section class="card plan" role="status" aria-label="What would happen"><p><${Chip} kind=${plan.fits ? 'ready' : 'failed'}>${
+      plan.fits ? 'can be done' : 'cannot be done'}</${Chip}></p>
+    ${(plan.problems ?? []).map((text) => html`<p class="error-text">${text}</p>`)}
+    ${(plan.warnings ?? []).map((text) => html`<p class="warn-text">${text}</p>`)}
+    <dl>${facts.filter(([, value]) => value).map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl></section>`;
 }
 
 // XMLHttpRequest, as fetch does not tell how much of a body was sent.

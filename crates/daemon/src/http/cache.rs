@@ -25,14 +25,14 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<Cached
     let cache = &app.services.cache;
     let images = cache.list(limit, offset).await?;
     let total = cache.count().await?;
-    let page = list::page(images, offset, false)?;
+    let part = list::part(images, offset, false)?;
     Ok(Json(CachedImages {
         count: total,
         total,
-        images: page.items,
+        images: part.items,
         offset,
         limit,
-        next_offset: page.next_offset,
+        next_offset: part.next_offset,
         warnings: fields.warnings(),
     }))
 }

@@ -3,7 +3,7 @@
 use lvp_api::{ImageType, Sha256Digest};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
-use super::jobs::{image_type, parsed};
+use super::rows::{image_type, parsed};
 use super::{Store, StoreError};
 use crate::stamp::FileStamp;
 

@@ -35,6 +35,7 @@ mod overload;
 mod packaging;
 mod page;
 mod peer;
+mod plan;
 mod progress;
 mod prometheus;
 mod provision;

@@ -107,8 +107,11 @@ def journey(browser):
     page.get_by_label("Size").fill("16")
     page.get_by_label("Unit").select_option("MiB")
     page.get_by_label("Correlation id").fill("ticket-7")
+    page.get_by_role("button", name="What would happen?").click()
+    expect(page.get_by_label("What would happen")).to_contain_text("can be done")
+    expect(page.get_by_label("What would happen")).to_contain_text("not in the cache")
     visit.judge("provision")
-    page.get_by_role("button", name="Provision").click()
+    page.get_by_role("button", name="Provision", exact=True).click()
     # Live, without a reload.
     expect(page.get_by_role("heading", name="web-1")).to_contain_text("completed")
     expect(page.get_by_text("ticket-7")).to_be_visible()
@@ -120,8 +123,18 @@ def journey(browser):
         page.get_by_label("Volume", exact=False).first.fill(volume)
         page.get_by_label("Size").fill("256")
         page.get_by_label("Unit").select_option("MiB")
-        page.get_by_role("button", name="Provision").click()
+        page.get_by_role("button", name="Provision", exact=True).click()
         expect(page.get_by_role("heading", name=volume)).to_be_visible()
+
+    # What is in the way is seen before.
+    visit.go("Provision")
+    page.get_by_label("Image").fill(WORLD["missing"])
+    page.get_by_label("Volume", exact=False).first.fill("web-1")
+    page.get_by_role("button", name="What would happen?").click()
+    expect(page.get_by_label("What would happen")).to_contain_text("cannot be done")
+    expect(page.get_by_label("What would happen")).to_contain_text("404")
+    page.get_by_label("Size").fill("20")
+    expect(page.get_by_label("What would happen")).to_have_count(0)
 
     # One that fails says why and what to do, and is tried again when that is done.
     provision(WORLD["missing"], "web-2")
@@ -217,7 +230,7 @@ def reader(browser):
     visit.go("Provision")
     page.get_by_label("Image").fill(WORLD["image"])
     page.get_by_label("Volume", exact=False).first.fill("web-1")
-    page.get_by_role("button", name="Provision").click()
+    page.get_by_role("button", name="Provision", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("Not permitted")
     visit.leave()
 

@@ -204,3 +204,35 @@ fn begin<const N: usize, M, C: MetricConstructor<M>>(
 ) {
     drop(family.get_or_create(labels));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_of_the_database_has_its_series_from_the_start() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+        let mut found = BTreeSet::from(["probe".to_owned()]);
+        for entry in fs::read_dir(sources).expect("the sources are here") {
+            let path = entry.expect("an entry").path();
+            if !path.is_file() || path.ends_with("tests.rs") {
+                continue;
+            }
+            let text = fs::read_to_string(path).expect("it is text");
+            for call in ["self.read(\"", "self.write(\""] {
+                let after = text.split(call).skip(1);
+                found.extend(
+                    after
+                        .filter_map(|rest| rest.split('"').next())
+                        .map(str::to_owned),
+                );
+            }
+        }
+        let known: BTreeSet<_> = store::OPERATIONS.map(str::to_owned).into();
+        assert_eq!(known, found);
+    }
+}
