@@ -46,7 +46,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 29] = [
+pub const OPERATIONS: [&str; 31] = [
     "create_job",
     "update_job",
     "end_job",
@@ -55,11 +55,13 @@ pub const OPERATIONS: [&str; 29] = [
     "unfinished_jobs",
     "completed_volumes",
     "job_before",
+    "volume_holder",
     "forget_jobs",
     "publish_image",
     "refresh_image",
     "get_image",
     "get_object",
+    "kept_objects",
     "list_images",
     "touch_image",
     "forget_image",
