@@ -24,6 +24,8 @@ pub const RETRY: &str = "/api/v1/jobs/{id}/retry";
 pub const EVENTS: &str = "/api/v1/jobs/{id}/events";
 /// Server-sent events of all jobs.
 pub const ALL_EVENTS: &str = "/api/v1/events";
+/// List images in object storage.
+pub const IMAGES: &str = "/api/v1/images";
 /// List cached images.
 pub const CACHE_IMAGES: &str = "/api/v1/cache/images";
 /// Delete one cached image.

@@ -10,6 +10,7 @@ mod fields;
 mod gather;
 mod guard;
 mod health;
+mod images;
 mod jobs;
 mod list;
 mod metrics;

@@ -7,7 +7,8 @@ use axum::response::Html;
 use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
-    JobList, JobStatus, ProvisionRequest, Readiness, UploadedContent, VolumeList, routes,
+    JobList, JobStatus, ProvisionRequest, Readiness, StoredImages, UploadedContent, VolumeList,
+    routes,
 };
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -186,6 +187,7 @@ fn components() -> utoipa::openapi::Components {
     add::<JobStatus>(&mut schemas);
     add::<JobList>(&mut schemas);
     add::<CancelledJob>(&mut schemas);
+    add::<StoredImages>(&mut schemas);
     add::<CachedImages>(&mut schemas);
     add::<DeletedImage>(&mut schemas);
     add::<VolumeList>(&mut schemas);

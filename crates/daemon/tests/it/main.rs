@@ -20,6 +20,7 @@ mod feed;
 mod forks;
 mod full;
 mod identity;
+mod images;
 mod jobs;
 mod layers;
 mod libvirt;
