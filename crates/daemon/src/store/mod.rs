@@ -46,7 +46,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 29] = [
+pub const OPERATIONS: [&str; 30] = [
     "create_job",
     "update_job",
     "end_job",
@@ -61,6 +61,7 @@ pub const OPERATIONS: [&str; 29] = [
     "get_image",
     "get_object",
     "list_images",
+    "kept_objects",
     "touch_image",
     "forget_image",
     "save_partial",
