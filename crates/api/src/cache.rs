@@ -66,6 +66,9 @@ pub struct StoredImages {
     /// What to send as `after` for the next page, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// What of the request was left out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Answer to `GET /api/v1/cache/images`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use provisioner::config::{Config, ConfigError, DEFAULT_PATH, LogSampling, Settings};
+use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Origin, Settings};
 use provisioner::db_cmd::{self, AdoptArgs, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::doctor::{self, DoctorArgs};
@@ -222,7 +222,10 @@ fn serve(args: &ServeArgs) -> ExitCode {
         tracing::warn!(component = "config", "{warning}");
     }
     let sampling = config.logging.sampling;
-    if sampling != LogSampling::All {
+    let is_set = settings.iter().any(|(key, setting)| {
+        key.path == "logging.sampling_rate" && setting.origin != Origin::Default
+    });
+    if is_set {
         tracing::info!(
             component = "config",
             "logging.sampling_rate is understood so: {sampling}"

@@ -167,7 +167,10 @@ fn image(
     image_type: ImageType,
     source: &Source,
 ) -> Result<(ImageRequest, ImageUrl), ApiError> {
-    let location = source.parse_url(url)?;
+    let location = source.parse_url(url).map_err(|error| {
+        let error = ApiError::from(error);
+        ApiError::new(error.code(), format!("image_url: {}", error.message()))
+    })?;
     let url = RequestedUrl::new(url);
     Ok((ImageRequest { url, image_type }, location))
 }

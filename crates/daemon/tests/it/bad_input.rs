@@ -56,7 +56,10 @@ async fn bad_requests_are_refused_field_by_field() {
             with("volume_size_bg", json!(1)),
             "volume_size_bg: is not known: volume_size_gb is",
         ),
-        (with("image_url", json!("file:///etc/passwd")), "file"),
+        (
+            with("image_url", json!("file:///etc/passwd")),
+            "image_url: The image URL \"file:///etc/passwd\"",
+        ),
         (
             with("image_url", json!("https://evil.example/a/b")),
             "evil.example",
