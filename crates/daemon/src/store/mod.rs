@@ -46,7 +46,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 31] = [
+pub const OPERATIONS: [&str; 30] = [
     "create_job",
     "update_job",
     "end_job",
@@ -74,7 +74,6 @@ pub const OPERATIONS: [&str; 31] = [
     "waiting_events",
     "forget_event",
     "forget_receivers",
-    "holder",
     "use_place",
     "forget_place",
     "probe",
