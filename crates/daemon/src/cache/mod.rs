@@ -208,7 +208,7 @@ impl Cache {
 
     /// Whether the directory is there, is still the cache, and can be written to.
     pub async fn probe(&self) -> Result<(), CacheError> {
-        self.0.disk.run(|files| files.check()).await
+        self.0.disk.run(Files::check).await
     }
 
     /// Finds the image, or makes the caller the one who fetches it.
@@ -267,7 +267,7 @@ impl Cache {
 
     /// Removes an image that nobody has pinned: first the row, then the file. The caller has the turn.
     async fn remove(&self, digest: Sha256Digest) -> Result<(), CacheError> {
-        self.0.disk.run(|files| files.find()).await?;
+        self.0.disk.run(Files::find).await?;
         // Nobody can pin it from here on, and nothing has changed yet.
         let Some(closed) = self.0.pins.close(digest) else {
             return Err(CacheError::InUse(digest));
@@ -293,7 +293,7 @@ impl Cache {
         object: &ObjectMeta,
         sidecar: Option<Sha256Digest>,
     ) -> Result<Option<Pin>, CacheError> {
-        self.0.disk.run(|files| files.find()).await?;
+        self.0.disk.run(Files::find).await?;
         let Some(digest) = self.known_digest(object, sidecar).await? else {
             return Ok(None);
         };
