@@ -112,6 +112,7 @@ impl ConnectionArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Provision(ProvisionArgs),
+    Plan(PlanArgs),
     Jobs(JobsArgs),
     /// Show one job
     Status {
@@ -295,6 +296,31 @@ pub(crate) struct ProvisionArgs {
 
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+/// Show what provisioning would do, without doing it
+///
+/// Looks at the image, the cache and the volume as they are now; nothing is
+/// reserved. The exit code is 5 when something is in the way.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
+    pub(crate) image_url: String,
+
+    /// Name of the volume
+    pub(crate) volume: VolumeName,
+
+    /// Size of the volume, such as 50G or 1.5T; units are powers of 1024
+    #[arg(long, value_parser = parse_volume_size)]
+    pub(crate) size: ByteSize,
+
+    /// Format of the image
+    #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
+    pub(crate) image_type: ImageType,
+
+    /// Overwrite the volume also if it says nothing of this program
+    #[arg(long)]
+    pub(crate) adopt: bool,
 }
 
 /// Whether and how to wait for the job that a command makes.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lvp_api::error::chain;
+use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
     JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeInfo, VolumeList,
@@ -141,6 +142,11 @@ impl Client {
 
     pub(crate) async fn job(&self, id: JobId) -> Result<JobStatus, Failure> {
         self.get(&fill(routes::JOB, &id), &[]).await
+    }
+
+    pub(crate) async fn plan(&self, request: &ProvisionRequest) -> Result<Plan, Failure> {
+        self.send(self.request(Method::POST, routes::PLAN).json(request))
+            .await
     }
 
     pub(crate) async fn retry(&self, id: JobId) -> Result<JobAccepted, Failure> {

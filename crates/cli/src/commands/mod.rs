@@ -15,6 +15,7 @@ mod cache;
 mod cert;
 mod health;
 mod jobs;
+mod plan;
 mod token;
 mod volumes;
 mod wait;
@@ -55,6 +56,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     };
     match cli.command {
         Command::Provision(args) => jobs::provision(&context, args).await,
+        Command::Plan(args) => plan::show(&context, args).await,
         Command::Jobs(args) => jobs::list(&context, args).await,
         Command::Status { job } => jobs::status(&context, job).await,
         Command::Watch { job, reconnect } => jobs::watch(&context, job, &reconnect).await,

@@ -6,7 +6,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use lvp_api::routes;
 use utoipa::openapi::path::HttpMethod;
 
-use super::{App, cache, events, health, jobs, metrics, upload, volumes};
+use super::{App, cache, events, health, images, jobs, metrics, plan, upload, volumes};
 
 /// A handler, for the method that it is asked for.
 type Handler = fn(MethodFilter) -> MethodRouter<App>;
@@ -159,6 +159,17 @@ pub(super) const CALLS: &[Call] = &[
         &[400, 404, 503],
     ),
     Call {
+        body: Some("ProvisionRequest"),
+        ..call(
+            POST,
+            |method| on(method, plan::plan),
+            &[routes::PLAN],
+            "What the same request to /api/v1/jobs would do now: nothing is reserved or changed",
+            "Plan",
+            &[400, 413, 503],
+        )
+    },
+    Call {
         success: (202, JSON, "JobAccepted"),
         ..call(
             POST,
@@ -195,6 +206,23 @@ pub(super) const CALLS: &[Call] = &[
              carries the job's status",
             "",
             &[404, 503],
+        )
+    },
+    Call {
+        query: &[
+            (
+                "prefix",
+                "The folder: s3://BUCKET/ and the beginning of a key; required",
+            ),
+            ("after", "The `next` of the page before"),
+        ],
+        ..call(
+            GET,
+            |method| on(method, images::list),
+            &[routes::IMAGES],
+            "List images in object storage, folder by folder; 503 where the store forbids it",
+            "StoredImages",
+            &[400, 404, 503],
         )
     },
     Call {

@@ -9,11 +9,13 @@ mod events;
 mod gather;
 mod guard;
 mod health;
+mod images;
 mod jobs;
 mod list;
 mod metrics;
 mod openapi;
 mod page;
+mod plan;
 mod request;
 mod streams;
 mod traces;
@@ -81,6 +83,8 @@ pub struct Shared {
     pub volumes: Gather<Result<Bytes, ApiError>>,
     /// Lists in the making.
     lists: list::Makers,
+    /// Plans in the making.
+    plans: plan::Makers,
 }
 
 /// All routes of both generations, and the API's own description.

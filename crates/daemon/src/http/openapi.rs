@@ -4,9 +4,11 @@ use std::sync::LazyLock;
 
 use axum::Json;
 use axum::response::Html;
+use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
-    JobList, JobStatus, ProvisionRequest, Readiness, UploadedContent, VolumeList, routes,
+    JobList, JobStatus, ProvisionRequest, Readiness, StoredImages, UploadedContent, VolumeList,
+    routes,
 };
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -165,10 +167,12 @@ fn components() -> utoipa::openapi::Components {
     let mut schemas: Vec<(String, RefOr<Schema>)> = Vec::new();
     add::<ProvisionRequest>(&mut schemas);
     add::<CacheFetchRequest>(&mut schemas);
+    add::<Plan>(&mut schemas);
     add::<JobAccepted>(&mut schemas);
     add::<JobStatus>(&mut schemas);
     add::<JobList>(&mut schemas);
     add::<CancelledJob>(&mut schemas);
+    add::<StoredImages>(&mut schemas);
     add::<CachedImages>(&mut schemas);
     add::<DeletedImage>(&mut schemas);
     add::<VolumeList>(&mut schemas);

@@ -241,6 +241,20 @@ impl Store {
         .await
     }
 
+    /// The unfinished job that has this volume, if one has.
+    pub async fn holder(&self, volume: VolumeName) -> Result<Option<JobId>, StoreError> {
+        self.read("holder", move |connection| {
+            connection
+                .query_row(
+                    "SELECT id FROM jobs WHERE volume_name = ?1 AND state IN ('pending', 'running')",
+                    [volume.as_str()],
+                    |row| parsed(row, "id"),
+                )
+                .optional()
+        })
+        .await
+    }
+
     /// The job that held the same volume before this one; such jobs follow each other, as one volume
     /// has one unfinished job.
     pub async fn job_before(&self, id: JobId) -> Result<Option<JobId>, StoreError> {
@@ -322,7 +336,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
     serde_json::to_string(value)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }

@@ -274,7 +274,7 @@ impl Steps<'_> {
     }
 }
 
-fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
+pub(in crate::jobs) fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
     match declared {
         ImageType::Qcow2 => lvp_image::format::ImageType::Qcow2,
         ImageType::Raw => lvp_image::format::ImageType::Raw,
@@ -282,7 +282,7 @@ fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
 }
 
 /// An error over the image's file in the cache.
-fn cached(pin: &Pin, what: &str) -> JobError {
+pub(in crate::jobs) fn cached(pin: &Pin, what: &str) -> JobError {
     let path = pin.path().display();
     JobError::new(
         JobErrorKind::Cache,

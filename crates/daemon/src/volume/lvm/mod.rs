@@ -166,6 +166,7 @@ impl Volumes for Lvm {
             total_bytes: group.vg_size,
             free_bytes: group.vg_free,
             unit_bytes: group.vg_extent_size,
+            is_sparse: false,
         })
     }
 
