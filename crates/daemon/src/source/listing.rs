@@ -41,6 +41,8 @@ pub struct ListedObject {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
+    /// In every listing, and in no other document: an error may come with 200.
+    is_truncated: bool,
     #[serde(default)]
     contents: Vec<Content>,
     #[serde(default)]
@@ -119,7 +121,9 @@ impl Inner {
         Ok(Listing {
             objects: answer.contents.into_iter().map(object).collect(),
             folders: folders.map(|folder| folder.prefix).collect(),
-            next: answer.next_continuation_token,
+            next: answer
+                .next_continuation_token
+                .filter(|_| answer.is_truncated),
         })
     }
 

@@ -130,7 +130,13 @@ async fn what_cannot_be_listed_says_why() {
     assert_eq!(status, 503, "{message}");
     assert!(message.contains("list the bucket"), "{message}");
     proxy.clear();
-    proxy.inject(Rule::new(Fault::ShortBody(60)).method("GET"));
+    // An error that says that it is none, as S3 itself has them.
+    let error = Fault::Status {
+        status: 200,
+        retry_after: None,
+        code: Some("InternalError".to_owned()),
+    };
+    proxy.inject(Rule::new(error).method("GET"));
     let (status, message) = refused("prefix=s3://images/").await;
     assert_eq!(status / 100, 5, "{message}");
     assert!(message.contains("no listing of a bucket"), "{message}");
