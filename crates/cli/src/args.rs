@@ -130,6 +130,15 @@ pub(crate) enum Command {
         #[command(flatten)]
         reconnect: ReconnectArgs,
     },
+    /// Follow all jobs, until Ctrl-C
+    ///
+    /// On a terminal, a line with progress for each job that has not ended, and
+    /// one that stays for each that does. Otherwise, and with -o json, one line
+    /// for every change on standard output.
+    Top {
+        #[command(flatten)]
+        reconnect: ReconnectArgs,
+    },
     /// Cancel a pending or running job
     ///
     /// A volume that the job created is removed. One that it found stays: as it
