@@ -15,11 +15,11 @@ pub mod units;
 pub mod volume;
 
 pub use cache::{CacheFetchRequest, CachedImage, CachedImages, DeletedImage};
-pub use digest::Sha256Digest;
+pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
     CancelledJob, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList, JobState, JobStatus,
-    Progress, ProvisionRequest, Stage, WebhookEvent,
+    Progress, ProvisionRequest, Stage, Verified, WebhookEvent,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeList, VolumeName};

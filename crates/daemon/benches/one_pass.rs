@@ -106,6 +106,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         }),
         correlation_id: None,
         idempotency_key: None,
+        checksum: None,
         adopt: true,
         traceparent: None,
     };

@@ -16,6 +16,9 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, open, openat, renameat, unlinkat};
 use super::CacheError;
 use super::home::Home;
 
+/// A file that has no name for longer than a moment; swept like any partial file, if that was cut short.
+const SCRATCH: &str = ".lvp-unpacked.partial";
+
 /// Rights of the files: others have nothing to look for in them.
 const FILE_MODE: u32 = 0o640;
 
@@ -119,6 +122,19 @@ impl Handle {
         self.remove(name)?;
         self.open(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
             .map_err(|error| self.failed("make the partial image", name, error))
+    }
+
+    /// A file without a name, for what is not needed any more when it is closed.
+    pub(super) fn unnamed(&self) -> Result<File, CacheError> {
+        match self.open(".", OFlags::RDWR | OFlags::TMPFILE) {
+            Ok(file) => Ok(file),
+            // The file system has none: it loses its name at once.
+            Err(_) => {
+                let file = self.new_partial(SCRATCH)?;
+                self.remove(SCRATCH)?;
+                Ok(file)
+            }
+        }
     }
 
     /// Removes a file, a link itself and not what it leads to; it may be gone already.

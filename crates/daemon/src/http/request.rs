@@ -84,6 +84,7 @@ fn checked_provision(
     Ok(JobSpec {
         image_url: request.image_url.into(),
         image_type: request.image_type,
+        checksum: request.checksum,
         volume: Some(VolumeRequest { name, size_bytes }),
         correlation_id: correlation_id(request.correlation_id)?,
         idempotency_key: idempotency_key(headers)?,
@@ -102,6 +103,7 @@ pub(super) fn cache_fetch(
     Ok(JobSpec {
         image_url: request.image_url.into(),
         image_type: request.image_type,
+        checksum: request.checksum,
         volume: None,
         correlation_id: correlation_id(request.correlation_id)?,
         idempotency_key: idempotency_key(headers)?,

@@ -83,6 +83,7 @@ mod tests {
         let spec = JobSpec {
             image_url: format!("s3://images/{image}").into(),
             image_type: ImageType::Qcow2,
+            checksum: None,
             volume: volume.map(|number| VolumeRequest {
                 name: format!("vm{number}").parse().expect("a valid name"),
                 size_bytes: 1 << 30,

@@ -1,6 +1,9 @@
 //! One job as the daemon keeps it.
 
-use lvp_api::{ImageType, JobId, JobKind, JobState, JobStatus, Progress, Sha256Digest, VolumeName};
+use lvp_api::{
+    Checksum, ImageType, JobId, JobKind, JobState, JobStatus, Progress, Sha256Digest, Verified,
+    VolumeName,
+};
 
 use super::advice;
 use crate::source::url::RequestedUrl;
@@ -21,6 +24,8 @@ pub struct JobSpec {
     pub image_url: RequestedUrl,
     /// Its declared format.
     pub image_type: ImageType,
+    /// What its bytes must be.
+    pub checksum: Option<Checksum>,
     /// The volume; none for a job that only fills the cache.
     pub volume: Option<VolumeRequest>,
     /// The client's own word for the request.
@@ -47,6 +52,7 @@ impl JobSpec {
     pub fn same_request(&self, other: &Self) -> bool {
         self.image_url.identity() == other.image_url.identity()
             && self.image_type == other.image_type
+            && self.checksum == other.checksum
             && self.volume == other.volume
             && self.adopt == other.adopt
     }
@@ -82,6 +88,8 @@ pub struct Job {
     pub volume_path: Option<String>,
     /// Digest of the image.
     pub image_digest: Option<Sha256Digest>,
+    /// What the image was verified against.
+    pub verified: Option<Verified>,
     /// What an operator may want to know.
     pub notes: Vec<String>,
     /// How far it is.
@@ -110,6 +118,7 @@ impl Job {
             image_path: None,
             volume_path: None,
             image_digest: None,
+            verified: None,
             notes: Vec::new(),
             progress: None,
             attempts: 0,
@@ -149,6 +158,7 @@ impl Job {
                 .map(|volume| volume.name.to_string()),
             volume_path: self.volume_path.clone(),
             image_digest: self.image_digest.map(|digest| digest.to_string()),
+            verified: self.verified,
             notes: self.notes.clone(),
             attempts: self.attempts,
             created_at: self.created_at.clone(),
@@ -167,6 +177,7 @@ mod tests {
         let spec = JobSpec {
             image_url: "s3://images/a.qcow2".to_owned().into(),
             image_type: ImageType::Qcow2,
+            checksum: None,
             volume: None,
             correlation_id: None,
             idempotency_key: None,

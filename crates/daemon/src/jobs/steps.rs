@@ -12,16 +12,21 @@
 //! `populating` before its first byte changes; its head stays cleared until the digest has been
 //! compared and everything else is on the disk; then the head, then `ready`.
 
+use std::fmt::Display;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lvp_api::{ImageType, Sha256Digest, Stage, VolumeName};
+use lvp_api::{ImageType, Sha256Digest, Sha512Digest, Stage, VolumeName};
 use lvp_image::copy::{Body, Copier, CopyOptions, PlannedImage, RateLimiter, Summary};
 use lvp_image::device::{Content, FileSize, Target};
 use lvp_image::plan::{ImageInfo, Planner};
-use lvp_image::source::FileSource;
+use lvp_image::source::{FileSource, ReadAt as _};
+use lvp_image::unpack::{self, UnpackOptions};
+use sha2::{Digest as _, Sha512};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
@@ -34,7 +39,7 @@ use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::job::meter::Rates;
 use crate::job::record::VolumeRequest;
-use crate::source::{ImageUrl, ObjectMeta, PlanCheck, Source, SourceErrorKind};
+use crate::source::{Checksums, ImageUrl, ObjectMeta, PlanCheck, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::telemetry::traces;
 use crate::transfer::{self, Aims, Streamed};
@@ -104,7 +109,8 @@ impl Steps<'_> {
         self.expect_rates().await?;
         let mut changes = 0;
         loop {
-            let (object, sidecar) = self.resolve(&url).await?;
+            let (object, checksums) = self.resolve(&url).await?;
+            let sidecar = checksums.sha256.as_ref().map(|announced| announced.digest);
             let image_type = self.live.spec().image_type;
             let looked_up = self
                 .services
@@ -118,6 +124,7 @@ impl Steps<'_> {
                     self.live.update(|job| {
                         job.cache_hit.get_or_insert(true);
                     });
+                    self.check_sha512(&pin, &checksums).await?;
                     return self.write_cached(pin).await;
                 }
                 Lookup::Follow(follower) => {
@@ -128,7 +135,7 @@ impl Steps<'_> {
                 Lookup::Lead(lead) => {
                     self.live.update(|job| job.cache_hit = Some(false));
                     can_go_on = lead.can_be_joined();
-                    self.fetch(*lead, sidecar).await
+                    self.fetch(*lead, &checksums).await
                 }
             };
             let Err(error) = fetched else {
@@ -153,22 +160,46 @@ impl Steps<'_> {
     }
 
     /// What the object is now, and which digest it must have.
-    async fn resolve(
-        &self,
-        url: &ImageUrl,
-    ) -> Result<(ObjectMeta, Option<Sha256Digest>), JobError> {
+    async fn resolve(&self, url: &ImageUrl) -> Result<(ObjectMeta, Checksums), JobError> {
         let object = self.until_stopped(self.source.resolve(url)).await??;
-        let sidecar = self.until_stopped(self.source.sidecar(url)).await??;
-        if sidecar.is_none() && self.services.settings.require_checksum {
+        let requested = self.live.spec().checksum;
+        let checksums = self.source.checksums(url, requested);
+        let checksums = self.until_stopped(checksums).await??;
+        if checksums.is_empty() && self.services.settings.require_checksum {
             return Err(JobError::new(
                 JobErrorKind::ChecksumMissing,
                 format!(
-                    "{url} has no {url}.sha256 object, and cache.require_checksum is on: upload one \
-                     with the output of sha256sum"
+                    "{url} has no {url}.sha256 object nor another checksum, and \
+                     cache.require_checksum is on: upload one with the output of sha256sum, or send \
+                     checksum with the request"
                 ),
             ));
         }
-        Ok((object, sidecar))
+        let verified = checksums.verified();
+        if self.live.job().verified.is_none() {
+            self.services.metrics.image_verified(verified);
+        }
+        self.live.update(|job| job.verified = Some(verified));
+        tracing::info!(
+            component = "provisioner", verified = %verified,
+            "Found what the image is verified against"
+        );
+        Ok((object, checksums))
+    }
+
+    /// An image of the cache is known by its SHA-256 alone: the other digest is taken of the file.
+    async fn check_sha512(&self, pin: &Pin, checksums: &Checksums) -> Result<(), JobError> {
+        let Some(expected) = &checksums.sha512 else {
+            return Ok(());
+        };
+        let failed = |error| cached(pin, "cannot be read").because(error);
+        let file = pin.file().try_clone().map_err(failed)?;
+        let digest = blocking(move || sha512_of(&file));
+        let digest = self.until_stopped(digest).await??.map_err(failed)?;
+        match digest == expected.digest {
+            true => Ok(()),
+            false => Err(mismatch("SHA-512", &digest, &expected.digest, &expected.by)),
+        }
     }
 
     /// Waits for the job that is fetching the same object, showing its progress as this job's.
@@ -192,7 +223,7 @@ impl Steps<'_> {
     }
 
     /// Fetches the object for everybody who wants it; with a volume, writes that in the same pass.
-    async fn fetch(&self, mut lead: Lead, sidecar: Option<Sha256Digest>) -> Result<(), JobError> {
+    async fn fetch(&self, mut lead: Lead, checksums: &Checksums) -> Result<(), JobError> {
         lead.show(Arc::clone(&self.live.meter));
         self.live
             .meter
@@ -210,10 +241,13 @@ impl Steps<'_> {
             Ok((info, Some((image, check)))) => (info, image, check),
             Ok((info, None)) => {
                 self.expect_disk(&info);
-                return self.fetch_then_write(lead, sidecar, MAP_TOO_LARGE).await;
+                return self.fetch_then_write(lead, checksums, MAP_TOO_LARGE).await;
             }
             Err(error) if error.kind() == JobErrorKind::Source(SourceErrorKind::RangesIgnored) => {
-                return self.fetch_then_write(lead, sidecar, NO_RANGES).await;
+                return self.fetch_then_write(lead, checksums, NO_RANGES).await;
+            }
+            Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
+                return self.fetch_then_write(lead, checksums, PACKED).await;
             }
             Err(error) => return Err(error),
         };
@@ -221,9 +255,10 @@ impl Steps<'_> {
         let mut aims = Aims {
             copier: None,
             check: Some(check),
+            sha512: checksums.sha512.is_some(),
         };
         let Some(request) = self.live.spec().volume.clone() else {
-            let (streamed, digest) = self.download(&mut lead, aims, sidecar).await?;
+            let (streamed, digest) = self.download(&mut lead, aims, checksums).await?;
             self.publish(lead, streamed.file, digest).await?;
             return Ok(());
         };
@@ -233,7 +268,7 @@ impl Steps<'_> {
             let options = self.copy_options();
             let copier = blocking(move || Copier::start(image, target, options)).await??;
             aims.copier = Some(copier);
-            let (streamed, digest) = self.download(&mut lead, aims, sidecar).await?;
+            let (streamed, digest) = self.download(&mut lead, aims, checksums).await?;
             let pin = self.publish(lead, streamed.file, digest).await?;
             match streamed.body {
                 Some(body) => {
@@ -254,13 +289,16 @@ impl Steps<'_> {
     async fn fetch_then_write(
         &self,
         mut lead: Lead,
-        sidecar: Option<Sha256Digest>,
+        checksums: &Checksums,
         why: &str,
     ) -> Result<(), JobError> {
         self.live.note(why);
         self.expect_some_disk(lead.object().size);
-        let aims = Aims::default();
-        let (streamed, digest) = self.download(&mut lead, aims, sidecar).await?;
+        let aims = Aims {
+            sha512: checksums.sha512.is_some(),
+            ..Aims::default()
+        };
+        let (streamed, digest) = self.download(&mut lead, aims, checksums).await?;
         let pin = self.publish(lead, streamed.file, digest).await?;
         self.write_cached(pin).await
     }
@@ -270,7 +308,7 @@ impl Steps<'_> {
         &self,
         lead: &mut Lead,
         aims: Aims,
-        sidecar: Option<Sha256Digest>,
+        checksums: &Checksums,
     ) -> Result<(Streamed, Sha256Digest), JobError> {
         let span = tracing::error_span!(
             target: traces::TARGET, parent: &self.span, "DownloadImageToPath"
@@ -285,7 +323,7 @@ impl Steps<'_> {
             traces::attribute(&span, name, Some(traces::number(bytes)));
         }
         let before = self.live.meter.retries.load(Ordering::Relaxed);
-        let received = self.receive(lead, aims, sidecar);
+        let received = self.receive(lead, aims, checksums);
         let received = self.traced(span.clone(), received).await;
         let retries = self.live.meter.retries.load(Ordering::Relaxed) - before;
         traces::attribute(&span, "retries", Some(traces::number(retries)));
@@ -297,7 +335,7 @@ impl Steps<'_> {
         &self,
         lead: &mut Lead,
         aims: Aims,
-        sidecar: Option<Sha256Digest>,
+        checksums: &Checksums,
     ) -> Result<(Streamed, Sha256Digest), JobError> {
         let fresh = lead.object().size - lead.durable_bytes();
         let source = &self.source;
@@ -313,23 +351,24 @@ impl Steps<'_> {
         };
         let digest = streamed.digest;
         self.live.update(|job| job.image_digest = Some(digest));
-        match sidecar.filter(|expected| *expected != digest) {
-            None => {
-                let download = streamed.download;
-                self.measured(TimedStage::Download, fresh, download).await;
-                Ok((streamed, digest))
-            }
-            Some(expected) => {
-                lead.discard().await?;
-                Err(JobError::new(
-                    JobErrorKind::DigestMismatch,
-                    format!(
-                        "The image's SHA-256 is {digest}, its .sha256 object says {expected}: nothing was \
-                         kept; upload the image or its .sha256 object again"
-                    ),
-                ))
-            }
+        let sha256 = checksums
+            .sha256
+            .iter()
+            .filter(|announced| announced.digest != digest);
+        let sha256 =
+            sha256.map(|announced| mismatch("SHA-256", &digest, &announced.digest, &announced.by));
+        let sha512 = checksums.sha512.iter().zip(&streamed.sha512);
+        let sha512 = sha512.filter(|(announced, digest)| announced.digest != **digest);
+        let sha512 = sha512.map(|(announced, digest)| {
+            mismatch("SHA-512", digest, &announced.digest, &announced.by)
+        });
+        if let Some(error) = sha256.chain(sha512).next() {
+            lead.discard().await?;
+            return Err(error);
         }
+        let download = streamed.download;
+        self.measured(TimedStage::Download, fresh, download).await;
+        Ok((streamed, digest))
     }
 
     async fn publish(&self, lead: Lead, file: File, digest: Sha256Digest) -> Result<Pin, JobError> {
@@ -360,16 +399,23 @@ impl Steps<'_> {
         let pin = Arc::new(pin);
         let opened = Arc::clone(&pin);
         let declared = format_of(self.live.spec().image_type);
-        let planner = blocking(move || -> Result<_, JobError> {
+        let open = move || -> Result<_, JobError> {
             // The very file that was found to be right.
-            let source = opened
+            opened
                 .file()
                 .try_clone()
                 .and_then(FileSource::new)
-                .map_err(|error| cached(&opened, "cannot be opened").because(error))?;
-            Ok(Planner::open(source, declared)?)
-        })
-        .await??;
+                .map_err(|error| cached(&opened, "cannot be opened").because(error))
+        };
+        let again = open.clone();
+        let planned = blocking(move || Ok::<_, JobError>(Planner::open(open()?, declared)?));
+        let planner = match planned.await? {
+            Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
+                let source = blocking(again).await??;
+                self.unpack(source, declared).await?
+            }
+            planned => planned?,
+        };
         let Some(request) = self.live.spec().volume.clone() else {
             return Ok(());
         };
@@ -398,6 +444,43 @@ impl Steps<'_> {
             }
         };
         self.traced(self.populate_span(&volume), written).await
+    }
+
+    /// Unpacks an image of the cache to a file beside it, which is gone when it has been copied.
+    async fn unpack(
+        &self,
+        source: FileSource,
+        declared: lvp_image::format::ImageType,
+    ) -> Result<Planner<FileSource>, JobError> {
+        let services = self.services;
+        let (file, max_bytes) = services.cache.scratch(source.len()).await?;
+        let options = UnpackOptions {
+            engine: services.engine.clone(),
+            max_bytes,
+            cancel: self.live.stop.flag(),
+        };
+        let unpacking = move || unpack::open(source, declared, || Ok(file), &options);
+        let (planner, unpacked) = blocking(unpacking).await??;
+        if let Some(unpacked) = unpacked {
+            let name = unpacked
+                .name
+                .map(|name| format!("{name} "))
+                .unwrap_or_default();
+            self.live.note(format!(
+                "Unpacked {name}from {} to {} bytes in the cache, and copied from there",
+                unpacked.package, unpacked.bytes
+            ));
+            self.note_ignored(unpacked.ignored_bytes);
+        }
+        Ok(planner)
+    }
+
+    fn note_ignored(&self, bytes: u64) {
+        if bytes > 0 {
+            self.live.note(format!(
+                "{bytes} bytes behind the compressed stream were ignored, as its own tool does"
+            ));
+        }
     }
 
     /// Reads the image's metadata by ranges. The image comes with what its bytes must be compared with
@@ -552,6 +635,7 @@ impl Steps<'_> {
                 zeroed.bytes, zeroed.method
             ));
         }
+        self.note_ignored(summary.ignored_bytes);
         let kept = summary.tail.bytes - summary.tail.zero_bytes;
         if kept > 0 {
             self.live.note(format!(
@@ -655,6 +739,10 @@ const MAP_TOO_LARGE: &str =
 const NO_RANGES: &str =
     "The server does not serve ranges: downloaded first, then written from the cache";
 
+/// See [`MAP_TOO_LARGE`].
+const PACKED: &str = "The image is in an archive or a stream that cannot be read in one pass: downloaded \
+    first, then unpacked and written from the cache";
+
 /// Why an object is read from its start again.
 const CHANGED: &str = "The object changed while it was read; started afresh";
 /// See [`CHANGED`].
@@ -662,10 +750,27 @@ const BROKEN_OFF: &str = "The download was cut off, and without a strong ETag or
     knows whether the rest would be of the same version; started afresh";
 
 fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
+    use lvp_image::format::ImageType as Format;
     match declared {
-        ImageType::Qcow2 => lvp_image::format::ImageType::Qcow2,
-        ImageType::Raw => lvp_image::format::ImageType::Raw,
+        ImageType::Qcow2 => Format::Qcow2,
+        ImageType::Raw => Format::Raw,
+        ImageType::Vmdk => Format::Vmdk,
+        ImageType::Vhd => Format::Vhd,
+        ImageType::Vhdx => Format::Vhdx,
+        ImageType::Vdi => Format::Vdi,
+        ImageType::Auto => Format::Auto,
     }
+}
+
+/// The image is not the one that was announced.
+fn mismatch(algorithm: &str, found: &dyn Display, expected: &dyn Display, by: &str) -> JobError {
+    JobError::new(
+        JobErrorKind::DigestMismatch,
+        format!(
+            "The image's {algorithm} is {found}, {by} says {expected}: nothing was kept; upload the \
+             image again, or correct the checksum"
+        ),
+    )
 }
 
 fn target(opened: OpenVolume) -> lvp_image::Result<Target> {
@@ -682,6 +787,21 @@ fn target(opened: OpenVolume) -> lvp_image::Result<Target> {
             &opened.path,
             FileSize::Bytes(opened.size_bytes),
         )
+    }
+}
+
+fn sha512_of(file: &File) -> io::Result<Sha512Digest> {
+    let mut hasher = Sha512::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut offset = 0;
+    loop {
+        match file.read_at(&mut buffer, offset)? {
+            0 => return Ok(Sha512Digest::new(hasher.finalize().into())),
+            length => {
+                hasher.update(&buffer[..length]);
+                offset += length as u64;
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lvp_api::{ImageType, JobId, JobState, VolumeName};
+use lvp_api::{ImageType, JobId, JobState, Verified, VolumeName};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::NewEvent;
@@ -72,8 +72,8 @@ impl Store {
                 transaction.execute(
                     "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
                      volume_size_bytes, correlation_id, idempotency_key, traceparent, created_at, \
-                     updated_at, adopt, image_identity, image_url_sealed) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14)",
+                     updated_at, adopt, image_identity, image_url_sealed, checksum) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15)",
                     params![
                         job.id.to_string(),
                         job.spec.kind().as_str(),
@@ -89,6 +89,7 @@ impl Store {
                         job.spec.adopt,
                         url.identity(),
                         sealed,
+                        job.spec.checksum.map(|checksum| checksum.to_string()),
                     ],
                 )?;
             }
@@ -249,7 +250,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
          progress = ?11, attempts = ?12, started_at = ?13, updated_at = ?14, \
          finished_at = ?15, \
          image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
-         image_url_sealed = iif(?16, image_url_sealed, NULL) WHERE id = ?1",
+         image_url_sealed = iif(?16, image_url_sealed, NULL), verified = ?17 WHERE id = ?1",
         params![
             job.id.to_string(),
             job.state.as_str(),
@@ -268,6 +269,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             job.finished_at,
             // What signs a URL is kept no longer than it is needed.
             !job.state.is_terminal(),
+            job.verified.map(Verified::as_str),
         ],
     )?;
     Ok(())
@@ -301,6 +303,16 @@ where
 {
     let text: String = row.get(column)?;
     text.parse().map_err(|error| unreadable(column, error))
+}
+
+fn parsed_if_any<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
+where
+    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    match row.get::<_, Option<String>>(column)? {
+        None => Ok(None),
+        Some(_) => parsed(row, column).map(Some),
+    }
 }
 
 pub(super) fn image_type(row: &Row<'_>) -> rusqlite::Result<ImageType> {
@@ -358,15 +370,12 @@ fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
             error_type: row.get("error_type")?,
         }),
     };
-    let image_digest = match row.get::<_, Option<String>>("image_digest")? {
-        None => None,
-        Some(_) => Some(parsed(row, "image_digest")?),
-    };
     Ok(Job {
         id: parsed(row, "id")?,
         spec: JobSpec {
             image_url: shown_url(row)?,
             image_type: image_type(row)?,
+            checksum: parsed_if_any(row, "checksum")?,
             volume,
             correlation_id: row.get("correlation_id")?,
             idempotency_key: row.get("idempotency_key")?,
@@ -378,7 +387,8 @@ fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         cache_hit: row.get("cache_hit")?,
         image_path: row.get("image_path")?,
         volume_path: row.get("volume_path")?,
-        image_digest,
+        image_digest: parsed_if_any(row, "image_digest")?,
+        verified: parsed_if_any(row, "verified")?,
         notes: from_json(row, "notes")?.unwrap_or_default(),
         progress: from_json(row, "progress")?,
         attempts: row.get("attempts")?,

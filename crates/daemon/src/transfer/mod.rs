@@ -27,10 +27,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lvp_api::Sha256Digest;
+use lvp_api::{Sha256Digest, Sha512Digest};
 use lvp_image::buffer::{BufferPool, PooledBuf};
 use lvp_image::copy::{Body, Copier};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -61,6 +61,8 @@ const QUEUED_PIECES: usize = 2;
 pub struct Streamed {
     /// SHA-256 of every byte of the object.
     pub digest: Sha256Digest,
+    /// SHA-512 of them, if that was an aim.
+    pub sha512: Option<Sha512Digest>,
     /// The complete partial file.
     pub file: File,
     /// The written volume whose head is still held back, if there was a volume.
@@ -78,6 +80,8 @@ pub struct Aims {
     pub copier: Option<Copier>,
     /// Compares the bytes with those that the plan was made from.
     pub check: Option<PlanCheck>,
+    /// Takes the SHA-512 as well.
+    pub sha512: bool,
 }
 
 /// Reads the lead's object once, front to back, into the cache's partial file and, when there
@@ -200,7 +204,8 @@ impl Pump {
             let (to_digest, for_digest) = sync_channel::<Bytes>(QUEUED_PIECES);
             let (to_cache, for_cache) = sync_channel::<Bytes>(QUEUED_PIECES);
             let check = self.aims.check.take();
-            let digest = scope.spawn(move || digest(for_digest, check));
+            let sha512 = self.aims.sha512;
+            let digest = scope.spawn(move || digest(for_digest, check, sha512));
             let cache = scope.spawn(move || cachefile::write(&file, start, for_cache, &durable));
             let outlets = Outlets {
                 digest: to_digest,
@@ -219,7 +224,7 @@ impl Pump {
             let digest = digest.join();
             let cache = cache.join();
             // First, as a plan of another object is why the rest may have failed.
-            let (digest, check) = digest.map_err(panicked)??;
+            let (digest, sha512, check) = digest.map_err(panicked)??;
             let received = moved?;
             cache
                 .map_err(panicked)?
@@ -234,6 +239,7 @@ impl Pump {
             let body = body.transpose()?;
             Ok(Streamed {
                 digest,
+                sha512,
                 file: self.file,
                 convert: body.is_some().then(|| started.elapsed()),
                 body,
@@ -344,20 +350,29 @@ impl Pump {
     }
 }
 
+/// The digests of what came, and the comparison with the plan.
+type Digested = (Sha256Digest, Option<Sha512Digest>, Option<PlanCheck>);
+
 /// Hashes all pieces, and ends early when they are not those that the plan was made from. Gives the
 /// comparison back, which is over only when the object is.
 fn digest(
     pieces: Receiver<Bytes>,
     mut check: Option<PlanCheck>,
-) -> Result<(Sha256Digest, Option<PlanCheck>), SourceError> {
+    sha512: bool,
+) -> Result<Digested, SourceError> {
     let mut hasher = Sha256::new();
+    let mut sha512 = sha512.then(Sha512::new);
     for piece in pieces {
         if let Some(check) = &mut check {
             check.push(&piece)?;
         }
         hasher.update(&piece);
+        if let Some(sha512) = &mut sha512 {
+            sha512.update(&piece);
+        }
     }
-    Ok((Sha256Digest::new(hasher.finalize().into()), check))
+    let sha512 = sha512.map(|hasher| Sha512Digest::new(hasher.finalize().into()));
+    Ok((Sha256Digest::new(hasher.finalize().into()), sha512, check))
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> TransferError {

@@ -28,7 +28,7 @@ async fn bad_requests_are_refused_field_by_field() {
         ),
         (with("volume_size_gb", json!("10")), "invalid type"),
         (with("volume_size_bytes", json!(1)), "both given"),
-        (with("image_type", json!("vmdk")), "unknown variant `vmdk`"),
+        (with("image_type", json!("qed")), "unknown variant `qed`"),
         (with("correlation_id", json!(long)), "129 characters"),
         (with("colour", json!("red")), "unknown field `colour`"),
         (with("image_url", json!("file:///etc/passwd")), "file"),

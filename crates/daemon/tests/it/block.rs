@@ -119,6 +119,7 @@ impl Bench {
         let spec = JobSpec {
             image_url: "s3://images/a.qcow2".to_owned().into(),
             image_type: ImageType::Qcow2,
+            checksum: None,
             volume: Some(VolumeRequest {
                 name: "vm".parse().expect("a name"),
                 size_bytes: 32 * MIB,

@@ -165,6 +165,11 @@ pub const CATALOGUE: &[Entry] = &[
         &["dependency"],
         "1 when the last probe of the dependency found it well, 0 when not",
     ),
+    counter(
+        "images_verified_total",
+        &["verified"],
+        "Jobs by what their image is verified against: request, sidecar, sums, none",
+    ),
     gauge("queue_length", &[], "Accepted jobs that wait for a slot"),
     histogram(
         "queue_wait_seconds",
