@@ -210,6 +210,9 @@ const OTHERS: &[(usize, &[u8], &str)] = &[
 
 /// Recognises an image by its first [`HEAD_BYTES`] (all of it, if it has fewer).
 pub(crate) fn sniff_head(head: &[u8]) -> Recognised {
+    if head.is_empty() {
+        return Recognised::Disk;
+    }
     for &(magic, codec) in STREAMS {
         let is_skippable = magic[0] == 0x50;
         // An image of a few bytes is no disk, so the beginning of a magic number is enough then.

@@ -23,3 +23,4 @@ mod parser_shared;
 mod parser_streams;
 mod parser_support;
 mod parser_truncated;
+mod unpack;

@@ -77,7 +77,7 @@ fn an_archive_of_the_oldest_format_is_no_disk() {
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let (kind, text) = reason(&header, ImageType::Raw);
-    assert_eq!(kind, ErrorKind::OtherFormat);
+    assert_eq!(kind, ErrorKind::Packed);
     assert!(text.contains("tar"), "{text}");
     header[1] ^= 1;
     assert_eq!(verdict(&header, ImageType::Raw), None);
