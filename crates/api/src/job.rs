@@ -323,6 +323,17 @@ pub struct JobList {
     pub next_offset: Option<u32>,
 }
 
+/// Name of a server-sent event on `GET /api/v1/events`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedEvent {
+    /// A job is new or has changed; the data is its [`JobStatus`].
+    Job,
+    /// What the follower has cannot be gone on from: it should list the jobs, and follow from here.
+    Reset,
+}
+
+named!(FeedEvent, "event of all jobs", { Job => "job", Reset => "reset" });
+
 /// Name of a server-sent event on `GET /api/v1/jobs/{id}/events`; its data is a [`JobStatus`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobEvent {

@@ -91,7 +91,7 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::UnknownName;
-    use crate::{HealthStatus, ImageType, JobEvent, JobKind, JobState, Stage, Verified};
+    use crate::{FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Stage, Verified};
 
     fn check<T>(all: &[T], what: &str)
     where
@@ -135,6 +135,7 @@ mod tests {
         check(&JobKind::ALL, "kind of job");
         check(&Stage::ALL, "stage");
         check(&JobEvent::ALL, "event of a job");
+        check(&FeedEvent::ALL, "event of all jobs");
         check(&HealthStatus::ALL, "health");
     }
 

@@ -16,8 +16,12 @@ pub const STATUS: &str = "/api/v1/status/{id}";
 pub const CANCEL: &str = "/api/v1/jobs/{id}/cancel";
 /// Cancel a job (DELETE), 0.3's name.
 pub const CANCEL_OLD: &str = "/api/v1/cancel/{id}";
+/// Ask again for what an ended job was to do (POST).
+pub const RETRY: &str = "/api/v1/jobs/{id}/retry";
 /// Server-sent events of one job.
 pub const EVENTS: &str = "/api/v1/jobs/{id}/events";
+/// Server-sent events of all jobs.
+pub const ALL_EVENTS: &str = "/api/v1/events";
 /// List cached images.
 pub const CACHE_IMAGES: &str = "/api/v1/cache/images";
 /// Delete one cached image.
@@ -46,3 +50,7 @@ pub const METRICS: &str = "/metrics";
 pub const OPENAPI: &str = "/openapi.json";
 /// The API's description for people.
 pub const DOCS: &str = "/docs";
+/// The page for people.
+pub const PAGE: &str = "/";
+/// What the page consists of.
+pub const PAGE_FILE: &str = "/ui/{file}";

@@ -138,6 +138,15 @@ pub(crate) enum Command {
         /// The job's id
         job: JobId,
     },
+    /// Ask again for what a failed or cancelled job was to do
+    ///
+    /// Prints the id of the new job. The old one stays as it is.
+    Retry {
+        /// The old job's id
+        job: JobId,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
     /// List, fill and clean the image cache
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -314,9 +323,30 @@ pub(crate) struct ReconnectArgs {
 /// List the jobs, newest first
 #[derive(Debug, Args)]
 pub(crate) struct JobsArgs {
-    /// Only jobs in this state
-    #[arg(long, value_name = "STATE", value_parser = job_state_parser())]
-    pub(crate) status: Option<JobState>,
+    /// Only jobs in this state, or in one of several: failed,cancelled
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = job_state_parser())]
+    pub(crate) status: Vec<JobState>,
+
+    /// Only jobs of this volume
+    #[arg(long, value_name = "VOLUME")]
+    pub(crate) volume: Option<String>,
+
+    /// Only jobs with this in the image's URL, in any case
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) image: Option<String>,
+
+    /// Only jobs with this in id, volume, image URL, correlation id or error,
+    /// in any case
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) search: Option<String>,
+
+    /// Only jobs accepted at this time or later, such as 2026-01-27T10:30:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+
+    /// Only jobs accepted before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
 
     /// At most so many jobs [default: the daemon's]
     #[arg(long, value_name = "N")]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use lvp_api::error::chain;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
-    JobId, JobList, JobState, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeInfo,
-    VolumeList, VolumeName, routes,
+    JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeInfo, VolumeList,
+    VolumeName, routes,
 };
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url};
@@ -127,13 +127,15 @@ impl Client {
         }
     }
 
+    /// Jobs for which the given ones of these hold, as the API calls them.
     pub(crate) async fn jobs(
         &self,
-        status: Option<JobState>,
+        filter: impl IntoIterator<Item = (&'static str, Option<String>)>,
         page: Page,
     ) -> Result<JobList, Failure> {
         let mut query = page.query();
-        query.extend(status.map(|status| ("status", status.to_string())));
+        let given = filter.into_iter();
+        query.extend(given.filter_map(|(name, value)| Some((name, value?))));
         self.get(routes::JOBS, &query).await
     }
 
@@ -141,11 +143,25 @@ impl Client {
         self.get(&fill(routes::JOB, &id), &[]).await
     }
 
+    pub(crate) async fn retry(&self, id: JobId) -> Result<JobAccepted, Failure> {
+        self.of_ended(Method::POST, &fill(routes::RETRY, &id)).await
+    }
+
     pub(crate) async fn cancel(&self, id: JobId) -> Result<CancelledJob, Failure> {
-        let call = self.request(Method::POST, &fill(routes::CANCEL, &id));
+        self.of_ended(Method::POST, &fill(routes::CANCEL, &id))
+            .await
+    }
+
+    /// A call that depends on whether the job has ended.
+    async fn of_ended<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, Failure> {
+        let call = self.request(method, path);
         match self.send(call).await {
-            // 400 is the API's answer for a job that has already ended; the id is known to be well
-            // formed here.
+            // 400 is the API's answer for a job that has already ended, or has not; the id is known
+            // to be well formed here.
             Err(failure) if failure.exit == Exit::Failed => {
                 Err(Failure::new(Exit::Conflict, failure.to_string()))
             }

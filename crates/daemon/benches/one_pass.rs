@@ -19,12 +19,14 @@ use lvp_api::{ImageType, JobState};
 use lvp_image::copy::{Engine, TailPolicy};
 use lvp_testkit::s3::{ACCESS_KEY, SECRET_KEY};
 use provisioner::cache::{Cache, CacheSettings};
-use provisioner::job::record::{JobSpec, VolumeRequest};
+use provisioner::job::record::{JobSpec, NewJob};
+use provisioner::job::work::{ImageRequest, VolumeRequest, Work};
 use provisioner::jobs::{JobSettings, Jobs, Services};
 use provisioner::secret::Secret;
 use provisioner::source::{self, Source};
 use provisioner::store::{Observer, Store};
 use provisioner::telemetry::metrics::Metrics;
+use provisioner::web;
 
 use one_device::OneDevice;
 
@@ -62,7 +64,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         ca_cert: None,
         allowed_hosts: Vec::new(),
         retry_backoff: vec![Duration::from_millis(100)],
-        connect_timeout: source::CONNECT_TIMEOUT,
+        connect_timeout: web::CONNECT_TIMEOUT,
         idle_timeout: Duration::from_secs(30),
         max_read_bytes_per_sec: None,
     })?;
@@ -75,6 +77,8 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
     let mut file = std::fs::File::open(&device)?;
     let size_bytes = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
     drop(file);
+    let url = format!("s3://{object}");
+    let location = source.parse_url(&url)?;
     let services = Services {
         source,
         cache: Cache::open(cache, store.clone())?,
@@ -96,22 +100,30 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             max_write_bytes_per_sec: None,
         },
     };
-    let jobs = Jobs::new(services);
-    let spec = JobSpec {
-        image_url: format!("s3://{object}").into(),
-        image_type: ImageType::Qcow2,
-        volume: Some(VolumeRequest {
+    let jobs = Jobs::new(Arc::new(services));
+    let work = Work::Provision {
+        image: ImageRequest {
+            url: url.into(),
+            image_type: ImageType::Qcow2,
+            checksum: None,
+        },
+        volume: VolumeRequest {
             name: "bench".parse()?,
             size_bytes,
-        }),
-        correlation_id: None,
-        idempotency_key: None,
-        checksum: None,
-        adopt: true,
-        traceparent: None,
+            adopt: true,
+        },
+    };
+    let new = NewJob {
+        spec: JobSpec {
+            work,
+            correlation_id: None,
+            idempotency_key: None,
+            traceparent: None,
+        },
+        location,
     };
     let started = Instant::now();
-    let id = jobs.submit(spec).await?;
+    let id = jobs.submit(new).await?;
     let mut record = jobs.watch(id).context("the job has ended at once")?;
     let job = record
         .wait_for(|job| job.state.is_terminal())

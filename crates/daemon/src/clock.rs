@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
+use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 /// RFC 3339 in UTC with milliseconds: its text order is time order.
@@ -26,6 +27,11 @@ pub fn text(time: OffsetDateTime) -> String {
 /// Now, as text.
 pub fn now_text() -> String {
     text(now())
+}
+
+/// A time that others wrote, by RFC 3339.
+pub fn parsed(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok()
 }
 
 /// How far the clock may be from its last reading and the time since: corrections are smaller.

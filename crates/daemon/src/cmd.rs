@@ -12,8 +12,9 @@
 //!   command defers SIGTERM while it changes metadata, SIGKILL could stop it in the middle.
 //! - **Bounded output**, and an error that has the command, its status and what it said.
 
+mod error;
+
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tracing::Instrument;
+
+pub use error::{CmdError, CmdErrorKind};
+use error::{CommandLine, STDERR_SHOWN, shortened};
 
 /// Where tools are looked for, in this order. `sbin` first: that is where LVM lives, and a
 /// `/usr/local` build is meant only when the system has none.
@@ -45,9 +49,6 @@ const STDOUT_LIMIT: usize = 8 << 20; // 8 MiB
 
 /// How much of what a tool says on stderr is kept; the rest is read and dropped.
 const STDERR_LIMIT: usize = 64 << 10; // 64 KiB
-
-/// How much of it an error's text shows.
-const STDERR_SHOWN: usize = 2 << 10; // 2 KiB
 
 /// How long a tool has between SIGTERM and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(3);
@@ -74,95 +75,6 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// What it said beside it: warnings.
     pub stderr: String,
-}
-
-/// What went wrong with a tool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CmdErrorKind {
-    /// There is no such tool; the package of Debian that has it, where it is known.
-    NotInstalled(Option<&'static str>),
-    /// It could not be started, or its output could not be read.
-    Io,
-    /// It ended with this exit status, which is not 0.
-    Failed(i32),
-    /// This signal ended it.
-    Signalled(i32),
-    /// It did not end in time and was killed.
-    TimedOut(Duration),
-    /// It printed more than 8 MiB.
-    TooMuchOutput,
-}
-
-/// A tool that did not do what it was asked to, with the whole command.
-#[derive(Debug)]
-pub struct CmdError {
-    kind: CmdErrorKind,
-    tool: String,
-    args: Vec<OsString>,
-    stderr: String,
-    source: Option<io::Error>,
-}
-
-impl CmdError {
-    /// What went wrong.
-    pub fn kind(&self) -> CmdErrorKind {
-        self.kind
-    }
-
-    /// The tool's name.
-    pub fn tool(&self) -> &str {
-        &self.tool
-    }
-
-    /// What the tool said on stderr.
-    pub fn stderr(&self) -> &str {
-        &self.stderr
-    }
-}
-
-impl fmt::Display for CmdError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let command = CommandLine(&self.tool, &self.args);
-        match self.kind {
-            CmdErrorKind::NotInstalled(Some(package)) => {
-                let tool = &self.tool;
-                return write!(f, "{tool} is not installed: run 'apt install {package}'");
-            }
-            CmdErrorKind::NotInstalled(None) => {
-                return write!(f, "{} is not installed", self.tool);
-            }
-            CmdErrorKind::Io => write!(f, "Running '{command}' failed")?,
-            CmdErrorKind::Failed(code) => write!(f, "'{command}' ended with status {code}")?,
-            CmdErrorKind::Signalled(signal) => write!(f, "Signal {signal} ended '{command}'")?,
-            CmdErrorKind::TimedOut(limit) => {
-                write!(f, "'{command}' was killed: it did not end within {limit:?}")?;
-            }
-            CmdErrorKind::TooMuchOutput => {
-                let limit = STDOUT_LIMIT >> 20;
-                write!(
-                    f,
-                    "'{command}' was killed: it printed more than {limit} MiB"
-                )?;
-            }
-        }
-        if self.stderr.is_empty() {
-            return Ok(());
-        }
-        f.write_str(": ")?;
-        let lines = self.stderr.lines().map(str::trim);
-        let said = lines
-            .filter(|line| !line.is_empty())
-            .collect::<Vec<_>>()
-            .join("; ");
-        f.write_str(shortened(&said, STDERR_SHOWN))
-    }
-}
-
-impl std::error::Error for CmdError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
-    }
 }
 
 /// Runs a tool to its end.
@@ -391,38 +303,6 @@ async fn read_and_drop_rest(
         }
         let room = limit.saturating_sub(kept.len());
         kept.extend_from_slice(&chunk[..read.min(room)]);
-    }
-}
-
-/// At most `limit` bytes of a text, cut between characters.
-fn shortened(text: &str, limit: usize) -> &str {
-    let mut end = limit.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
-/// A command as one would type it, for people; nothing parses it.
-struct CommandLine<'a>(&'a str, &'a [OsString]);
-
-impl fmt::Display for CommandLine<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)?;
-        for (index, arg) in self.1.iter().enumerate() {
-            let separator = if index == 0 && self.0.is_empty() {
-                ""
-            } else {
-                " "
-            };
-            let arg = arg.to_string_lossy();
-            if arg.is_empty() || arg.contains([' ', '"', '\'']) {
-                write!(f, "{separator}{arg:?}")?;
-            } else {
-                write!(f, "{separator}{arg}")?;
-            }
-        }
-        Ok(())
     }
 }
 

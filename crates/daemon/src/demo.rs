@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{Config, Settings};
 use crate::serve::{Daemon, Inherited};
+use crate::web;
 
 /// Size of the generated disk.
 const DISK_BYTES: u64 = 2 << 30; // 2 GiB
@@ -103,7 +104,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
 
     let client = Client {
         base: format!("http://{address}"),
-        http: reqwest::Client::new(),
+        http: web::client().build()?,
     };
     for (volume, expect_hit) in [("vm-01", false), ("vm-02", true)] {
         let what = if expect_hit {

@@ -3,6 +3,7 @@
 //! Read `ARCHITECTURE.md` for the way of one request and the invariants.
 
 pub mod access;
+pub mod backoff;
 pub mod cache;
 pub mod clock;
 pub mod cmd;
@@ -28,5 +29,7 @@ pub mod stamp;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod threads;
 pub mod transfer;
 pub mod volume;
+pub mod web;

@@ -70,8 +70,8 @@ impl Daemon {
         // A write past a limit of the file's size (RLIMIT_FSIZE) is an error then, not the end.
         let too_large = rustix::process::Signal::XFSZ.as_raw();
         drop(signal(SignalKind::from_raw(too_large))?);
-        let services = services(&config).await?;
-        let jobs = Jobs::new(services);
+        let services = Arc::new(services(&config).await?);
+        let jobs = Jobs::new(Arc::clone(&services));
         let access = Arc::new(Access::load(&config.server)?);
         let listener = match inherited.listener {
             Some(listener) => adopt(listener, &access)?,
@@ -83,11 +83,13 @@ impl Daemon {
             }
         };
         let app = App {
+            services,
             jobs,
             access,
             dependencies: Arc::new(Dependencies::default()),
             started,
             serve_metrics: config.metrics.enabled,
+            serve_page: config.ui.enabled,
             exports: Arc::new(inherited.exports),
             load: Arc::new(Load::new(config.server.max_connections_per_address)),
             shared: Arc::default(),
@@ -118,7 +120,7 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let address = listener.local_addr()?.to_string();
-        let services = app.jobs.services();
+        let services = &app.services;
         // Before the first job, so that nobody resumes from what is about to be swept.
         let swept = services
             .cache
@@ -131,9 +133,9 @@ impl Daemon {
             .await
             .context("Cannot read the unfinished jobs")?;
         let background = CancellationToken::new();
-        let watcher = tokio::spawn(watch(app.clone(), background.clone()));
-        let janitor = tokio::spawn(tidy(app.clone(), config.clone(), background.clone()));
-        let herald = tokio::spawn(tell(app.clone(), background.clone()));
+        let probes = tokio::spawn(run_probes(app.clone(), background.clone()));
+        let janitor = tokio::spawn(run_janitor(app.clone(), config.clone(), background.clone()));
+        let webhooks = tokio::spawn(run_webhooks(app.clone(), background.clone()));
         let stopped = CancellationToken::new();
         let (pulse, heart) = net::pulse();
         let server = tokio::spawn(net::serve(
@@ -153,8 +155,8 @@ impl Daemon {
             "Ready"
         );
         supervisor::ready(&address);
-        let attendant = supervisor::attend(app.clone(), pulse, address, background.clone());
-        let attendant = tokio::spawn(attendant);
+        let watchdog = supervisor::run_watchdog(app.clone(), pulse, address, background.clone());
+        let watchdog = tokio::spawn(watchdog);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -176,7 +178,7 @@ impl Daemon {
             app.jobs.shut_down(config.server.shutdown_grace).await;
             stopped.cancel();
             background.cancel();
-            for task in [watcher, janitor, herald, credentials, attendant, server] {
+            for task in [probes, janitor, webhooks, credentials, watchdog, server] {
                 task.await.ok();
             }
         };
@@ -204,13 +206,13 @@ async fn reload(app: &App, log_file: Option<&LogFile>) {
     }
 }
 
-async fn watch(app: App, stop: CancellationToken) {
-    app.dependencies.watch(app.jobs.services(), stop).await;
+async fn run_probes(app: App, stop: CancellationToken) {
+    app.dependencies.watch(&app.services, stop).await;
 }
 
 /// Sends webhooks.
-async fn tell(app: App, stop: CancellationToken) {
-    let services = app.jobs.services();
+async fn run_webhooks(app: App, stop: CancellationToken) {
+    let services = &app.services;
     if let Some(webhooks) = &services.webhooks {
         let (store, metrics) = (&services.store, &*services.metrics);
         webhooks.run(store, metrics, &stop).await;
@@ -218,7 +220,7 @@ async fn tell(app: App, stop: CancellationToken) {
 }
 
 /// Evicts, sweeps and forgets at every interval.
-async fn tidy(app: App, config: Config, stop: CancellationToken) {
+async fn run_janitor(app: App, config: Config, stop: CancellationToken) {
     let interval = config.cache.eviction_interval;
     report_former_places(&app, &config, &stop).await;
     reconcile_volumes(&app, &stop).await;
@@ -238,7 +240,7 @@ async fn tidy(app: App, config: Config, stop: CancellationToken) {
 }
 
 async fn forget_what_is_old(app: &App) {
-    match app.jobs.services().cache.reconcile().await {
+    match app.services.cache.reconcile().await {
         Ok(swept) if swept != Default::default() => {
             tracing::info!(component = "cache", ?swept, "Cache tidied");
         }
@@ -256,7 +258,7 @@ async fn forget_what_is_old(app: &App) {
 
 /// What is unfinished where volumes were kept before the configuration was changed.
 async fn report_former_places(app: &App, config: &Config, stop: &CancellationToken) {
-    let report = former::report(&app.jobs.services().store, config);
+    let report = former::report(&app.services.store, config);
     if let Some(Err(error)) = stop.run_until_cancelled(report).await {
         let error = crate::error::chain(&error);
         tracing::warn!(

@@ -7,7 +7,7 @@
 //!   asks for, whatever `TimeoutStopSec` says.
 //! - `STATUS=`, the line that `systemctl status` shows.
 //! - `WATCHDOG=1`, only after the accept loop and the database's writer have both answered within
-//!   the interval. An error is an answer: a full disk or a lock held by a backup is not mended by a
+//!   the interval. An error is an answer: a full disk or a lock held by a backup is not fixed by a
 //!   restart. A thread that hangs, a task that is gone or a runtime that no longer turns is.
 
 use std::net::TcpListener;
@@ -78,7 +78,7 @@ pub fn stopping(grace: Duration, running: usize) {
 }
 
 /// Sends the status line and life signs, until told to stop.
-pub async fn attend(app: App, pulse: Pulse, address: String, stop: CancellationToken) {
+pub async fn run_watchdog(app: App, pulse: Pulse, address: String, stop: CancellationToken) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
@@ -91,7 +91,7 @@ async fn report(app: &App, address: &str) {
     let mut tick = tokio::time::interval(STATUS_INTERVAL);
     loop {
         tick.tick().await;
-        let slots = app.jobs.services().settings.max_concurrent;
+        let slots = app.services.settings.max_concurrent;
         let mut status = format!(
             "Serving on {address}; {} of {slots} jobs running",
             app.jobs.active()
@@ -121,12 +121,7 @@ async fn live(app: &App, pulse: &Pulse) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let writer = async {
-            !matches!(
-                app.jobs.services().store.probe().await,
-                Err(StoreError::Closed)
-            )
-        };
+        let writer = async { !matches!(app.services.store.probe().await, Err(StoreError::Closed)) };
         let both = async { tokio::join!(pulse.beats(), writer) };
         match tokio::time::timeout(interval, both).await {
             Ok((true, true)) => tell(&[NotifyState::Watchdog]),

@@ -96,6 +96,12 @@ const COMPONENTS: &[Component] = &[
     program(&["python3"], "apt install python3"),
     program(&["sfdisk"], "apt install fdisk"),
     Component {
+        name: "browser",
+        programs: &["chromium", "playwright"],
+        also: root,
+        install: "apt install chromium, ./dev setup for the rest, and run as root",
+    },
+    Component {
         name: "systemd",
         programs: &["systemd-analyze", "systemd-socket-activate", "systemctl"],
         also: root,

@@ -4,7 +4,7 @@ use lvp_api::units::{ByteSize, GIB};
 use lvp_api::{JobId, JobState, JobStatus, ProvisionRequest, Verified};
 
 use super::{Context, say_if_more, wait};
-use crate::args::{JobsArgs, ProvisionArgs, ReconnectArgs};
+use crate::args::{JobsArgs, ProvisionArgs, ReconnectArgs, WaitArgs};
 use crate::client::Page;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Format, say};
@@ -36,7 +36,17 @@ pub(super) async fn list(context: &Context, args: JobsArgs) -> Result<Exit, Fail
         limit: args.limit,
         offset: args.offset,
     };
-    let list = context.client.jobs(args.status, page).await?;
+    let states: Vec<_> = args.status.iter().map(ToString::to_string).collect();
+    let states = (!states.is_empty()).then(|| states.join(","));
+    let filter = [
+        ("status", states),
+        ("volume", args.volume),
+        ("image", args.image),
+        ("q", args.search),
+        ("since", args.since),
+        ("until", args.until),
+    ];
+    let list = context.client.jobs(filter, page).await?;
     match context.format {
         Format::Json => output::print_json(&list)?,
         Format::Name => {
@@ -79,6 +89,11 @@ pub(super) async fn cancel(context: &Context, id: JobId) -> Result<Exit, Failure
         Format::Table => output::print_line(&format!("{} cancelled", cancelled.job_id))?,
     }
     Ok(Exit::Success)
+}
+
+pub(super) async fn retry(context: &Context, id: JobId, wait: &WaitArgs) -> Result<Exit, Failure> {
+    let accepted = context.client.retry(id).await?;
+    wait::accepted(context, &accepted, wait).await
 }
 
 /// Prints one status.

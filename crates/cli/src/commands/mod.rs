@@ -59,6 +59,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Status { job } => jobs::status(&context, job).await,
         Command::Watch { job, reconnect } => jobs::watch(&context, job, &reconnect).await,
         Command::Cancel { job } => jobs::cancel(&context, job).await,
+        Command::Retry { job, wait } => jobs::retry(&context, job, &wait).await,
         Command::Cache(CacheCommand::Ls { limit, offset }) => {
             cache::list(&context, Page { limit, offset }).await
         }

@@ -26,13 +26,32 @@ fn jobs() -> Router {
 async fn jobs_are_a_table_for_people_and_names_for_scripts() {
     let fake = Fake::start(jobs()).await;
     let args = [
-        "jobs", "--status", "running", "--limit", "3", "--offset", "10",
+        "jobs",
+        "--status",
+        "running,failed",
+        "--volume",
+        "vm-01",
+        "--image",
+        "debian",
+        "--search",
+        "ticket 7",
+        "--since",
+        "2026-01-27T10:30:00Z",
+        "--until",
+        "2026-01-28T00:00:00Z",
+        "--limit",
+        "3",
+        "--offset",
+        "10",
     ];
     let outcome = fake.lvpctl(&args).run().await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert_eq!(
         fake.calls(),
-        ["GET /api/v1/jobs?limit=3&offset=10&status=running"]
+        [
+            "GET /api/v1/jobs?limit=3&offset=10&status=running%2Cfailed&volume=vm-01&image=debian&q=ticket+7\
+             &since=2026-01-27T10%3A30%3A00Z&until=2026-01-28T00%3A00%3A00Z"
+        ]
     );
     insta::assert_snapshot!(outcome.stdout, @r"
     JOB                                    STATUS      DONE    VOLUME   IMAGE                         CREATED

@@ -349,6 +349,34 @@ async fn the_token_goes_into_the_header_from_wherever_it_is_configured() {
 }
 
 #[tokio::test]
+async fn retrying_prints_the_new_job_s_id_and_refuses_what_has_not_failed() {
+    const OLD: &str = "0d6f6c8a-5b4e-4a53-9d5b-0f4e1f6b7a02";
+    let router = Router::new().route(
+        "/api/v1/jobs/{id}/retry",
+        post(
+            async |axum::extract::Path(id): axum::extract::Path<String>| {
+                if id == OLD {
+                    Ok((
+                        axum::http::StatusCode::ACCEPTED,
+                        Json(json!({"job_id": JOB})),
+                    ))
+                } else {
+                    let message = "only a failed or cancelled job can be retried";
+                    Err(error(400, "invalid request", message))
+                }
+            },
+        ),
+    );
+    let fake = Fake::start(router).await;
+    let outcome = fake.lvpctl(&["retry", OLD]).run().await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(outcome.stdout, format!("{JOB}\n"));
+    let outcome = fake.lvpctl(&["retry", JOB]).run().await;
+    assert_eq!(outcome.code, Some(5), "{outcome:?}");
+    assert!(outcome.stderr.contains("only a failed"), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn cancelling_a_job_that_has_ended_is_a_conflict() {
     let message = "The job has already ended: it is completed";
     let routes = Router::new().route(

@@ -182,6 +182,8 @@ impl Access {
             {
                 Needs::Nothing
             }
+            // They hold nothing of this host; what the page shows comes by further requests.
+            Some(routes::PAGE | routes::PAGE_FILE) if is_read => Needs::Nothing,
             Some(routes::METRICS) if self.open_metrics && is_read => Needs::Nothing,
             _ if is_read => Needs::Read,
             _ => Needs::Provision,

@@ -43,7 +43,7 @@ impl Cache {
     /// How many images are published, and the bytes that they and unfinished downloads take.
     pub async fn usage(&self) -> Result<Usage, CacheError> {
         let rows = self.0.store.images_by_use().await?;
-        let partials = self.partials()?;
+        let partials = self.partials().await?;
         let published: u64 = rows.iter().map(|row| row.stamp.size_bytes).sum();
         let unfinished: u64 = partials.iter().map(|partial| partial.size_bytes).sum();
         Ok(Usage {
@@ -58,15 +58,15 @@ impl Cache {
     }
 
     /// Free bytes in the cache's file system.
-    pub fn free_bytes(&self) -> Result<u64, CacheError> {
-        self.0.directory.handle()?.free_bytes()
+    pub async fn free_bytes(&self) -> Result<u64, CacheError> {
+        self.0.disk.run(|files| files.free_bytes()).await
     }
 
     /// Evicts the longest unused images until `needed` more bytes fit under all limits. What would
     /// not fit even then is refused before anything is evicted. The caller holds the turn.
     pub(super) async fn make_room(&self, needed: u64) -> Result<(), CacheError> {
         let rows = self.0.store.images_by_use().await?;
-        let partials = self.partials()?;
+        let partials = self.partials().await?;
         let mut used = sum(rows.iter().map(|row| row.stamp.size_bytes))
             + sum(partials.iter().map(|partial| partial.size_bytes));
         let idle_images = rows.iter().filter(|row| !self.0.pins.has(&row.digest));
@@ -78,13 +78,13 @@ impl Cache {
             available: u64::try_from(room.max(0)).unwrap_or(u64::MAX),
             needed,
         };
-        let at_most = self.room(used - evictable, evictable)?;
+        let at_most = self.room(used - evictable, evictable).await?;
         if needed > 0 && at_most < i128::from(needed) {
             return Err(refused(at_most));
         }
         let mut candidates = rows.into_iter();
         loop {
-            let room = self.room(used, 0)?;
+            let room = self.room(used, 0).await?;
             if room >= i128::from(needed) {
                 return Ok(());
             }
@@ -119,31 +119,34 @@ impl Cache {
         let _turn = self.0.room.lock().await;
         self.make_room(packed_bytes).await?;
         let used = i128::from(self.usage().await?.size_bytes);
-        let room = u64::try_from(self.room(used, 0)?.max(0)).unwrap_or(u64::MAX);
-        Ok((self.0.directory.handle()?.unnamed()?, room))
+        let room = u64::try_from(self.room(used, 0).await?.max(0)).unwrap_or(u64::MAX);
+        let file = self.0.disk.run(|files| files.unnamed()).await?;
+        Ok((file, room))
     }
 
     /// How many more bytes fit beside so many used ones, once so many that are on the disk now are
     /// freed. Negative when it is too full already.
-    fn room(&self, used: i128, freed: i128) -> Result<i128, CacheError> {
+    async fn room(&self, used: i128, freed: i128) -> Result<i128, CacheError> {
         let settings = &self.0.settings;
         let reserved = i128::from(self.0.reserved_bytes.load(Ordering::Relaxed));
-        let by_disk = i128::from(self.free_bytes()?) + freed - i128::from(settings.min_free_bytes);
+        let by_disk =
+            i128::from(self.free_bytes().await?) + freed - i128::from(settings.min_free_bytes);
         let by_limit = settings
             .max_size_bytes
             .map_or(i128::MAX, |limit| i128::from(limit) - used);
         Ok(by_disk.min(by_limit) - reserved)
     }
 
-    fn partials(&self) -> Result<Vec<Partial>, CacheError> {
-        let directory = self.0.directory.handle()?;
-        let partials = directory.names()?.into_iter().filter_map(|name| {
-            let is_written = self.0.flights.contains(partial_key(&name)?);
-            Some(Partial {
-                size_bytes: directory.length(&name),
-                is_written,
+    async fn partials(&self) -> Result<Vec<Partial>, CacheError> {
+        let is_partial = |name: &str| partial_key(name).is_some();
+        let found = self.0.disk.run(move |files| files.lengths(is_partial));
+        let partials = found.await?.into_iter().map(|(name, size_bytes)| {
+            let key = partial_key(&name);
+            Partial {
+                is_written: key.is_some_and(|key| self.0.flights.contains(key)),
                 name,
-            })
+                size_bytes,
+            }
         });
         Ok(partials.collect())
     }
@@ -151,13 +154,14 @@ impl Cache {
     /// Removes the partial files that no flight is writing; returns how many bytes they had.
     async fn drop_idle_partials(&self) -> Result<u64, CacheError> {
         let mut dropped = 0;
-        for partial in self.partials()? {
+        for partial in self.partials().await? {
             if partial.is_written {
                 continue;
             }
             let name = partial.name;
             self.0.store.forget_partial(name.clone()).await?;
-            self.0.directory.handle()?.remove(&name)?;
+            let file = name.clone();
+            self.0.disk.run(move |files| files.remove(&file)).await?;
             dropped += partial.size_bytes;
             tracing::info!(
                 component = "cache",
@@ -174,8 +178,7 @@ impl Cache {
         let _turn = self.0.room.lock().await;
         // In a directory that is not the cache every file would seem to be missing.
         self.probe().await?;
-        let directory = self.0.directory.handle()?;
-        let names: HashSet<String> = directory.names()?.into_iter().collect();
+        let names: HashSet<String> = self.names().await?.into_iter().collect();
         let mut swept = Swept::default();
         let oldest = clock::text(clock::now() - self.0.settings.max_age);
         let mut known = HashSet::new();
@@ -212,23 +215,21 @@ impl Cache {
     /// Removes files of ours that no row knows: the rest of a crash between rename and row, and
     /// downloads that were given up. Files with other names are not ours and stay.
     async fn sweep_files(&self, known: &HashSet<String>) -> Result<usize, CacheError> {
-        let directory = self.0.directory.handle()?;
         let mut removed = 0;
-        for name in directory.names()? {
-            let name = name.as_str();
-            let orphan = if let Some(key) = partial_key(name) {
-                !self.0.flights.contains(key)
-                    && self.0.store.partial(name.to_owned()).await?.is_none()
-            } else if let Some(digest) = published_digest(name) {
+        for name in self.names().await? {
+            let orphan = if let Some(key) = partial_key(&name) {
+                !self.0.flights.contains(key) && self.0.store.partial(name.clone()).await?.is_none()
+            } else if let Some(digest) = published_digest(&name) {
                 // Files are published in turn, together with their rows.
-                !known.contains(name)
+                !known.contains(&name)
                     && !self.0.pins.has(&digest)
                     && self.0.store.image(digest).await?.is_none()
             } else {
                 false
             };
             if orphan {
-                directory.remove(name)?;
+                let file = name.clone();
+                self.0.disk.run(move |files| files.remove(&file)).await?;
                 removed += 1;
                 tracing::info!(
                     component = "cache",
@@ -238,6 +239,10 @@ impl Cache {
             }
         }
         Ok(removed)
+    }
+
+    async fn names(&self) -> Result<Vec<String>, CacheError> {
+        self.0.disk.run(|files| files.names()).await
     }
 }
 

@@ -23,8 +23,8 @@
 //! The index is in the database; files without a row and rows without a file are swept by
 //! [`Cache::reconcile`].
 
-mod directory;
 mod evict;
+mod files;
 mod flight;
 mod home;
 mod pin;
@@ -54,9 +54,9 @@ pub use publish::{Lead, Published};
 pub use verify::hash_file;
 
 use crate::lock::LockError;
-use directory::Directory;
+use files::{Disk, Files};
 use flight::Flights;
-use pin::Pins;
+use pin::{Closed, Pins};
 
 /// Ending of a published image's file name.
 const PUBLISHED: &str = ".img";
@@ -164,7 +164,7 @@ pub struct Cache(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: CacheSettings,
-    directory: Directory,
+    disk: Disk,
     store: Store,
     pins: Arc<Pins>,
     flights: Flights,
@@ -190,7 +190,7 @@ impl Cache {
     /// Makes the directory if it is absent, and takes it for this process alone.
     pub fn open(settings: CacheSettings, store: Store) -> Result<Self, CacheError> {
         Ok(Self(Arc::new(Inner {
-            directory: Directory::open(&settings.dir)?,
+            disk: Disk::open(&settings.dir)?,
             settings,
             store,
             pins: Arc::default(),
@@ -203,17 +203,12 @@ impl Cache {
 
     /// The cache's directory.
     pub fn dir(&self) -> &Path {
-        self.0.directory.path()
+        self.0.disk.dir()
     }
 
     /// Whether the directory is there, is still the cache, and can be written to.
     pub async fn probe(&self) -> Result<(), CacheError> {
-        let cache = self.clone();
-        let looked = tokio::task::spawn_blocking(move || cache.0.directory.check());
-        looked.await.unwrap_or_else(|error| {
-            let error = io::Error::other(error);
-            Err(CacheError::file("look at", self.dir(), error))
-        })
+        self.0.disk.run(|files| files.check()).await
     }
 
     /// Finds the image, or makes the caller the one who fetches it.
@@ -231,7 +226,7 @@ impl Cache {
             Err(follower) => return Ok(Lookup::Follow(follower)),
             Ok(guard) => guard,
         };
-        // A flight may have landed between the look and the take-off.
+        // Another job may have published it between the look and the entry.
         if let Some(pin) = self.find(object, sidecar).await? {
             return Ok(Lookup::Hit(pin));
         }
@@ -272,13 +267,24 @@ impl Cache {
 
     /// Removes an image that nobody has pinned: first the row, then the file. The caller has the turn.
     async fn remove(&self, digest: Sha256Digest) -> Result<(), CacheError> {
-        let handle = self.0.directory.handle()?;
+        self.0.disk.run(|files| files.find()).await?;
         // Nobody can pin it from here on, and nothing has changed yet.
-        let Some(_closed) = self.0.pins.close(digest) else {
+        let Some(closed) = self.0.pins.close(digest) else {
             return Err(CacheError::InUse(digest));
         };
         self.0.store.forget_image(digest).await?;
-        handle.remove(&file_name(&digest))
+        self.remove_closed(closed).await
+    }
+
+    /// Removes the file of an image that nobody has, and lets go of its name afterwards.
+    async fn remove_closed(&self, closed: Closed) -> Result<(), CacheError> {
+        let name = file_name(&closed.digest());
+        let removed = move |files: &Files| {
+            let removed = files.remove(&name);
+            drop(closed);
+            removed
+        };
+        self.0.disk.run(removed).await
     }
 
     /// The published image of this object, pinned, if it is there and right.
@@ -287,8 +293,7 @@ impl Cache {
         object: &ObjectMeta,
         sidecar: Option<Sha256Digest>,
     ) -> Result<Option<Pin>, CacheError> {
-        // A lost cache is no empty one.
-        self.0.directory.handle()?;
+        self.0.disk.run(|files| files.find()).await?;
         let Some(digest) = self.known_digest(object, sidecar).await? else {
             return Ok(None);
         };

@@ -32,9 +32,15 @@ pub(super) struct Seat {
 }
 
 /// Keeps everybody from an image while it is removed.
-pub(super) struct Closed<'a> {
-    pins: &'a Pins,
+pub(super) struct Closed {
+    pins: Arc<Pins>,
     digest: Sha256Digest,
+}
+
+impl Closed {
+    pub(super) fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
 }
 
 /// A published image that stays while this lives: its open file, as it was found to be right.
@@ -59,12 +65,15 @@ impl Pins {
     }
 
     /// Closes the image, unless somebody has it.
-    pub(super) fn close(&self, digest: Sha256Digest) -> Option<Closed<'_>> {
+    pub(super) fn close(self: &Arc<Self>, digest: Sha256Digest) -> Option<Closed> {
         match self.lock().entry(digest) {
             Entry::Occupied(_) => None,
             Entry::Vacant(free) => {
                 free.insert(Use::Closed);
-                Some(Closed { pins: self, digest })
+                Some(Closed {
+                    pins: Arc::clone(self),
+                    digest,
+                })
             }
         }
     }
@@ -94,7 +103,7 @@ impl Drop for Seat {
     }
 }
 
-impl Drop for Closed<'_> {
+impl Drop for Closed {
     fn drop(&mut self) {
         self.pins.lock().remove(&self.digest);
     }

@@ -1,21 +1,18 @@
 //! The leader's part: a partial file that can be resumed, and its publication.
 
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lvp_api::{ImageType, Sha256Digest};
 
-use super::directory::Handle;
 use super::flight::FlightGuard;
 use super::pin::Seat;
-use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin, file_name};
+use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin};
 use crate::clock;
 use crate::job::meter::Meter;
 use crate::source::ObjectMeta;
-use crate::stamp::FileStamp;
 use crate::store::{ImageRow, ObjectRow, PartialRow};
 
 /// The right to fetch one object into the cache. Dropping it ends the flight; what is durable of
@@ -77,7 +74,8 @@ impl Lead {
         let durable_bytes = cache.resumable(&file_name, object).await?;
         if durable_bytes == 0 {
             // What nobody can go on with only takes room.
-            cache.0.directory.handle()?.remove(&file_name)?;
+            let name = file_name.clone();
+            cache.0.disk.run(move |files| files.remove(&name)).await?;
         }
         let missing = object.size - durable_bytes;
         cache.make_room(missing).await?;
@@ -122,16 +120,11 @@ impl Lead {
     }
 
     /// Opens the partial file, cut to what is durable. Without any of that it is a new one.
-    pub fn open(&self) -> Result<File, CacheError> {
-        let directory = self.cache.0.directory.handle()?;
-        if self.durable_bytes == 0 {
-            return directory.new_partial(&self.file_name);
-        }
-        // What is to be gone on with must be there: an empty file would read as zeros.
-        let file = directory.partial(&self.file_name)?;
-        file.set_len(self.durable_bytes)
-            .map_err(|error| CacheError::file("cut the partial image", &self.path(), error))?;
-        Ok(file)
+    pub async fn open(&self) -> Result<File, CacheError> {
+        let (name, durable_bytes) = (self.file_name.clone(), self.durable_bytes);
+        let disk = &self.cache.0.disk;
+        disk.run(move |files| files.partial(&name, durable_bytes))
+            .await
     }
 
     /// Notes that the first `bytes` are on the disk: a later attempt goes on from there.
@@ -179,7 +172,16 @@ impl Lead {
             .store
             .forget_partial(self.file_name.clone())
             .await?;
-        self.cache.0.directory.handle()?.remove(&self.file_name)
+        self.remove_partial().await
+    }
+
+    async fn remove_partial(&self) -> Result<(), CacheError> {
+        let name = self.file_name.clone();
+        self.cache
+            .0
+            .disk
+            .run(move |files| files.remove(&name))
+            .await
     }
 
     /// Publishes the partial file, whose bytes were just hashed: sync, rename, sync the
@@ -191,7 +193,8 @@ impl Lead {
         let cache = self.cache.clone();
         // Not while the same image is being removed.
         let _turn = cache.0.room.lock().await;
-        let seat = (cache.0.pins.take(digest)).expect("whoever removes an image has the turn");
+        // Whoever removes an image has the turn, or has gone away and left the removal to its end.
+        let seat = (cache.0.pins.take(digest)).ok_or(CacheError::InUse(digest))?;
         let known = match cache.0.store.image(digest).await? {
             Some(row) => cache.still_right(row).await?,
             None => None,
@@ -199,21 +202,16 @@ impl Lead {
         let now = clock::now_text();
         let (row, file) = match known {
             Some((row, known)) => {
-                cache.0.directory.handle()?.remove(&self.file_name)?;
+                self.remove_partial().await?;
                 (row, known)
             }
             None => {
-                let directory = cache.0.directory.handle()?;
-                let (from, to) = (self.file_name.clone(), file_name(&digest));
-                let path = cache.image_path(&digest);
-                let published = tokio::task::spawn_blocking(move || {
-                    let stamp = rename_durably(&file, &directory, &from, &to, &path)?;
-                    Ok::<_, CacheError>((stamp, file))
-                })
-                .await;
-                let (stamp, file) = published.map_err(|error| {
-                    CacheError::file("publish", cache.dir(), io::Error::other(error))
-                })??;
+                let from = self.file_name.clone();
+                let published = cache.0.disk.run(move |files| {
+                    let stamp = files.publish(&file, &from, &digest)?;
+                    Ok((stamp, file))
+                });
+                let (stamp, file) = published.await?;
                 let row = ImageRow {
                     digest,
                     image_type: self.image_type,
@@ -282,35 +280,12 @@ impl Cache {
         };
         let same =
             object.strong_validator() == Some(row.etag.as_str()) && object.size == row.size_bytes;
-        let length = self.0.directory.handle()?.length(file_name);
+        let name = file_name.to_owned();
+        let length = self.0.disk.run(move |files| files.length(&name)).await?;
         Ok(if same && length >= row.durable_bytes {
             row.durable_bytes
         } else {
             0
         })
     }
-}
-
-fn rename_durably(
-    file: &File,
-    directory: &Handle,
-    from: &str,
-    to: &str,
-    path: &std::path::Path,
-) -> Result<FileStamp, CacheError> {
-    let failed = |action| move |error| CacheError::file(action, path, error);
-    file.sync_all().map_err(failed("sync the image"))?;
-    directory.rename(from, to)?;
-    let stamp = FileStamp::settled(file).map_err(failed("look at the image"))?;
-    // Whatever had the partial file's name has the image's now.
-    let named = directory
-        .image(to)
-        .and_then(|named| FileStamp::of(&named))
-        .map_err(failed("look at the image"))?;
-    if named != stamp {
-        directory.remove(to)?;
-        let error = io::Error::other("another file took the place of the download");
-        return Err(failed("publish the image as")(error));
-    }
-    Ok(stamp)
 }

@@ -79,7 +79,7 @@ impl Bench {
     async fn publish(&self, key: &str, bytes: &[u8]) -> (ObjectMeta, Sha256Digest) {
         let object = self.object(key, bytes).await;
         let mut lead = self.lead(&object).await.expect("it fits");
-        let mut file = lead.open().expect("it opens");
+        let mut file = lead.open().await.expect("it opens");
         file.write_all(bytes).expect("it is written");
         lead.durable(bytes.len() as u64).await.expect("it is noted");
         let digest = hash_file(&file).expect("it can be read");
@@ -114,9 +114,9 @@ impl Bench {
     }
 
     /// Names of the files in the cache, its lock left out.
-    fn files(&self) -> Vec<String> {
-        let handle = self.cache.0.directory.handle().expect("it is there");
-        let mut names = handle.names().expect("a list");
+    async fn files(&self) -> Vec<String> {
+        let names = self.cache.0.disk.run(|files| files.names()).await;
+        let mut names = names.expect("it is there");
         names.retain(|name| name != ".lvp-lock");
         names.sort();
         names
@@ -217,7 +217,7 @@ async fn a_refused_removal_changes_nothing() {
     drop(pin);
     assert!(bench.cache.delete(digest).await.expect("it is removed"));
     assert!(!bench.cache.delete(digest).await.expect("it is gone"));
-    assert_eq!(bench.files(), Vec::<String>::new());
+    assert_eq!(bench.files().await, Vec::<String>::new());
     assert!(bench.hit(&object).await.is_none());
 }
 
@@ -229,7 +229,7 @@ async fn an_image_that_is_removed_while_it_is_published_is_there_whole_or_not_at
     for round in 0..40 {
         let object = bench.object(&format!("b{round}"), &bytes).await;
         let lead = bench.lead(&object).await.expect("it fits");
-        let mut file = lead.open().expect("it opens");
+        let mut file = lead.open().await.expect("it opens");
         file.write_all(&bytes).expect("it is written");
         let cache = bench.cache.clone();
         let removing = tokio::spawn(async move { cache.delete(digest).await });
@@ -244,7 +244,7 @@ async fn an_image_that_is_removed_while_it_is_published_is_there_whole_or_not_at
         assert_eq!(fs::read(pin.path()).expect("it is there"), bytes);
         drop(pin);
         assert!(bench.hit(&object).await.is_some(), "round {round}");
-        assert_eq!(bench.files(), [file_name(&digest)]);
+        assert_eq!(bench.files().await, [file_name(&digest)]);
     }
 }
 
@@ -257,13 +257,13 @@ async fn a_download_is_not_written_through_a_link_nor_into_anybodys_file() {
     // A new download.
     let lead = bench.lead(&object).await.expect("it fits");
     symlink(&victim, lead.path()).expect("it is linked");
-    let mut file = lead.open().expect("it is made anew");
+    let mut file = lead.open().await.expect("it is made anew");
     file.write_all(b"image").expect("it is written");
     drop((file, lead));
     // One to go on with.
     for link in [true, false] {
         let mut lead = bench.lead(&object).await.expect("it fits");
-        let mut file = lead.open().expect("it opens");
+        let mut file = lead.open().await.expect("it opens");
         file.write_all(&vec![1; MIB / 2]).expect("it is written");
         lead.durable(5).await.expect("it is noted");
         let path = lead.path();
@@ -275,7 +275,7 @@ async fn a_download_is_not_written_through_a_link_nor_into_anybodys_file() {
             true => symlink(&victim, &path).expect("it is linked"),
             false => fs::hard_link(&victim, &path).expect("it is linked"),
         }
-        let error = lead.open().expect_err("it is not followed");
+        let error = lead.open().await.expect_err("it is not followed");
         assert!(error.to_string().contains("partial"), "{error}");
         drop(lead);
         if !link {
@@ -292,7 +292,7 @@ async fn unfinished_downloads_count_as_what_the_cache_takes() {
     bench.publish("a", &vec![1; MIB]).await;
     let object = bench.object("b", &vec![2; MIB]).await;
     let mut lead = bench.lead(&object).await.expect("it fits");
-    let mut file = lead.open().expect("it opens");
+    let mut file = lead.open().await.expect("it opens");
     file.write_all(&vec![2; MIB / 2]).expect("it is written");
     lead.durable(MIB as u64 / 2).await.expect("it is noted");
     let usage = bench.cache.usage().await.expect("it is measured");
@@ -316,7 +316,7 @@ async fn unfinished_downloads_count_as_what_the_cache_takes() {
     drop((file, lead));
     let large = bench.object("d", &vec![4; 3 * MIB]).await;
     bench.lead(&large).await.expect("it fits");
-    assert_eq!(bench.files(), Vec::<String>::new());
+    assert_eq!(bench.files().await, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -357,7 +357,7 @@ async fn a_lost_directory_is_told_from_an_empty_cache() {
     let away = bench.home.path().join("away");
     let pending = bench.object("b", &vec![2; MIB]).await;
     let lead = bench.lead(&pending).await.expect("it fits");
-    let file = lead.open().expect("it opens");
+    let file = lead.open().await.expect("it opens");
     fs::rename(&dir, &away).expect("it is moved");
     let lost = |error: CacheError, words: &str| {
         assert!(matches!(error, CacheError::Lost { .. }), "{error:?}");
@@ -371,7 +371,7 @@ async fn a_lost_directory_is_told_from_an_empty_cache() {
     );
     lost(bench.cache.reconcile().await.expect_err("gone"), "is gone");
     lost(bench.cache.usage().await.expect_err("gone"), "is gone");
-    lost(lead.open().expect_err("gone"), "is gone");
+    lost(lead.open().await.expect_err("gone"), "is gone");
     let published = lead.publish(file, Sha256Digest::new([2; 32])).await;
     lost(published.expect_err("gone"), "is gone");
     assert!(!dir.exists(), "a look makes nothing");

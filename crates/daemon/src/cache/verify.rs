@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use lvp_api::Sha256Digest;
 use sha2::{Digest as _, Sha256};
 
+use super::files::Found;
 use super::{Cache, CacheError, ImageRow, file_name};
 use crate::stamp::FileStamp;
 
@@ -36,23 +37,13 @@ pub fn hash_file(file: &File) -> io::Result<Sha256Digest> {
 }
 
 /// Hashes a file that may have changed, and looks whether it stayed as it is meanwhile. Blocks.
-fn hash_again(file: &File) -> io::Result<(Sha256Digest, FileStamp)> {
+pub(super) fn hash_again(file: &File) -> io::Result<(Sha256Digest, FileStamp)> {
     let before = FileStamp::settled(file)?;
     let digest = hash_file(file)?;
     if FileStamp::of(file)? != before {
         return Err(io::Error::other("the file is being written to"));
     }
     Ok((digest, before))
-}
-
-/// An error of a thread is one of the file.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)
-        .flatten()
 }
 
 impl Cache {
@@ -63,12 +54,20 @@ impl Cache {
         row: ImageRow,
     ) -> Result<Option<(ImageRow, File)>, CacheError> {
         let path = self.image_path(&row.digest);
-        let handle = self.0.directory.handle()?;
-        let failed = |error| CacheError::file("read the cached image", &path, error);
-        let opened = match handle.image(&file_name(&row.digest)) {
-            Ok(file) => Some(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.probe().await?;
+        let (digest, stamp) = (row.digest, row.stamp);
+        let found = self.0.disk.run(move |files| files.image(&digest, stamp));
+        match found.await? {
+            Found::Unchanged(file) => return Ok(Some((row, file))),
+            Found::Changed {
+                file,
+                digest,
+                stamp,
+            } if digest == row.digest => {
+                let row = ImageRow { stamp, ..row };
+                self.0.store.refresh_image(row.clone()).await?;
+                return Ok(Some((row, file)));
+            }
+            Found::Gone => {
                 tracing::warn!(
                     component = "cache", path = %path.display(),
                     "A cached image is gone; it will be fetched again"
@@ -76,35 +75,15 @@ impl Cache {
                 self.0.store.forget_image(row.digest).await?;
                 return Ok(None);
             }
-            // A link, or something else that is no file.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-                None
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        let found = match opened {
-            None => None,
-            Some(file) if FileStamp::of(&file).map_err(failed)? == row.stamp => {
-                return Ok(Some((row, file)));
-            }
-            Some(file) => {
-                let hashed = blocking(move || Ok((hash_again(&file)?, file))).await;
-                Some(hashed.map_err(failed)?)
-            }
-        };
-        if let Some(((digest, stamp), file)) = found
-            && digest == row.digest
-        {
-            let row = ImageRow { stamp, ..row };
-            self.0.store.refresh_image(row.clone()).await?;
-            return Ok(Some((row, file)));
+            Found::Changed { .. } | Found::Strange => {}
         }
         tracing::error!(
             component = "cache", path = %path.display(),
             "A cached image has changed on the disk; it is dropped and will be fetched again"
         );
         self.0.store.forget_image(row.digest).await?;
-        handle.remove(&file_name(&row.digest))?;
+        let name = file_name(&row.digest);
+        self.0.disk.run(move |files| files.remove(&name)).await?;
         Ok(None)
     }
 }

@@ -447,6 +447,13 @@ pub const KEYS: &[Key] = &[
         "Whether GET /metrics is served",
     ),
     key(
+        "ui.enabled",
+        &["UI_ENABLED"],
+        Kind::Bool,
+        "true",
+        "Whether the page for people is served at /; it asks for a token, and shows what that may see",
+    ),
+    key(
         "tracing.endpoint",
         &[
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",

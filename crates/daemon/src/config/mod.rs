@@ -48,6 +48,8 @@ pub struct Config {
     pub webhooks: Webhooks,
     /// What scrapers read.
     pub metrics: Metrics,
+    /// The page for people.
+    pub ui: Ui,
     /// Traces.
     pub tracing: Tracing,
     /// Log lines.
@@ -221,6 +223,13 @@ pub struct Metrics {
     pub enabled: bool,
 }
 
+/// Section `ui`.
+#[derive(Debug, Clone)]
+pub struct Ui {
+    /// Whether the page for people is served.
+    pub enabled: bool,
+}
+
 /// Section `tracing`.
 #[derive(Debug, Clone)]
 pub struct Tracing {
@@ -319,6 +328,9 @@ impl Config {
             },
             metrics: Metrics {
                 enabled: settings.boolean("metrics.enabled")?,
+            },
+            ui: Ui {
+                enabled: settings.boolean("ui.enabled")?,
             },
             tracing: Tracing {
                 endpoint: match settings.named("tracing.exporters")? {

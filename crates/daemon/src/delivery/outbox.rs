@@ -19,19 +19,16 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::{RequestBuilder, StatusCode};
-use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use crate::error::chain;
-use crate::source::retry_after;
-
-/// Waits are stretched by up to this share, so that hosts that failed together come back apart.
-const JITTER: f64 = 0.2;
+use crate::web::retry_after;
 
 /// Once the outbox is being closed there is no time for long waits.
 const CLOSING_WAIT: Duration = Duration::from_millis(200);
@@ -122,7 +119,7 @@ impl<T> Queue<T> {
 }
 
 /// Items that are sent together, and the number of the first that is not among them.
-struct Batch<T> {
+struct Outgoing<T> {
     items: Vec<T>,
     end: u64,
 }
@@ -183,7 +180,7 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
 
     /// Until it is told to close and nothing is left.
     async fn run(&self, receiver: &impl Receiver<T>, closing: &CancellationToken) {
-        let mut backoff = Backoff::new(self.limits);
+        let mut backoff = Backoff::doubling(self.limits.backoff_min, self.limits.backoff_max);
         let mut complaints = Complaints::new(self.name);
         while self.wait(closing).await {
             let batch = self.batch();
@@ -195,18 +192,18 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
             };
             match outcome.unwrap_or_else(|_| late()) {
                 Outcome::Delivered => {
-                    self.settle(batch.end, &self.counts.sent);
-                    complaints.is_over(dropped(&self.counts));
+                    self.remove_until(batch.end, &self.counts.sent);
+                    complaints.settle(dropped(&self.counts));
                     backoff.reset();
                 }
                 Outcome::Refused(why) => {
-                    self.settle(batch.end, &self.counts.refused);
+                    self.remove_until(batch.end, &self.counts.refused);
                     complaints.complain(&why, dropped(&self.counts));
                     backoff.reset();
                 }
                 Outcome::Failed { why, wait } => {
                     complaints.complain(&why, dropped(&self.counts));
-                    backoff.pause(wait, closing).await;
+                    pause(backoff.failed(wait), closing).await;
                 }
             }
         }
@@ -239,7 +236,7 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
     }
 
     /// What is sent next: the oldest items.
-    fn batch(&self) -> Batch<T> {
+    fn batch(&self) -> Outgoing<T> {
         let queue = self.lock();
         let mut bytes = 0;
         let room = |(_, size): &&(T, usize)| {
@@ -250,7 +247,7 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
         let count = fitting.take_while(room).count();
         let count = count.max(1).min(queue.items.len());
         let items = queue.items.iter().take(count);
-        Batch {
+        Outgoing {
             items: items.map(|(item, _)| item.clone()).collect(),
             end: queue.front + count as u64,
         }
@@ -258,7 +255,7 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
 
     /// Everything before this number has been dealt with. What made room while it was under way was
     /// counted then, whatever has become of it since.
-    fn settle(&self, end: u64, count: &AtomicU64) {
+    fn remove_until(&self, end: u64, count: &AtomicU64) {
         let mut queue = self.lock();
         while queue.front < end && !queue.items.is_empty() {
             queue.pop();
@@ -334,8 +331,8 @@ impl Complaints {
         );
     }
 
-    /// Something was taken.
-    pub fn is_over(&mut self, dropped: u64) {
+    /// Something was taken: if there was trouble, it is over, and that is told.
+    pub fn settle(&mut self, dropped: u64) {
         if std::mem::take(&mut self.is_known) {
             tracing::info!(
                 component = "delivery",
@@ -347,31 +344,12 @@ impl Complaints {
     }
 }
 
-/// How long to wait after failures in a row.
-struct Backoff {
-    limits: Limits,
-    next: Duration,
-}
-
-impl Backoff {
-    fn new(limits: Limits) -> Self {
-        let next = limits.backoff_min;
-        Self { limits, next }
-    }
-
-    fn reset(&mut self) {
-        self.next = self.limits.backoff_min;
-    }
-
-    async fn pause(&mut self, asked: Option<Duration>, closing: &CancellationToken) {
-        let wait = self.next.max(asked.unwrap_or_default());
-        let wait = wait.min(self.limits.backoff_max);
-        self.next = (self.next * 2).min(self.limits.backoff_max);
-        if closing.is_cancelled() {
-            tokio::time::sleep(CLOSING_WAIT.min(wait)).await;
-            return;
-        }
-        let wait = wait.mul_f64(1.0 + rand::random::<f64>() * JITTER);
+/// Waits, unless there is no time for that any more.
+async fn pause(wait: Option<Duration>, closing: &CancellationToken) {
+    let wait = wait.unwrap_or_default();
+    if closing.is_cancelled() {
+        tokio::time::sleep(CLOSING_WAIT.min(wait)).await;
+    } else {
         closing.run_until_cancelled(tokio::time::sleep(wait)).await;
     }
 }
@@ -403,23 +381,10 @@ pub async fn send(request: RequestBuilder) -> Outcome {
     match passes {
         true => Outcome::Failed {
             why,
-            wait: retry_after(response.headers(), OffsetDateTime::now_utc()),
+            wait: retry_after(response.headers(), SystemTime::now()),
         },
         false => Outcome::Refused(why),
     }
-}
-
-/// A client for receivers: it follows no redirects, which would carry credentials elsewhere.
-pub fn client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(crate::source::CONNECT_TIMEOUT)
-        .user_agent(concat!(
-            env!("CARGO_PKG_NAME"),
-            "/",
-            env!("CARGO_PKG_VERSION")
-        ))
-        .build()
 }
 
 #[cfg(test)]

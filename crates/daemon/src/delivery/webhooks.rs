@@ -24,7 +24,6 @@ use futures::future::join_all;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::StatusCode;
 use lvp_api::{JobStatus, WebhookEvent};
-use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -34,12 +33,14 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{Delivery, Observer};
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::config;
 use crate::error::chain;
 use crate::job::record::Job;
 use crate::secret::Secret;
 use crate::store::{NewEvent, Store, StoreError, WaitingEvent};
+use crate::web;
 
 /// Time for a connection to a receiver.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,6 +88,12 @@ enum Refused {
     Event(String),
 }
 
+/// When an event that was refused is sent again.
+struct Repeat {
+    backoff: Backoff,
+    due: Instant,
+}
+
 impl Webhooks {
     /// None when nobody is to be told.
     pub fn new(config: &config::Webhooks) -> anyhow::Result<Option<Arc<Self>>> {
@@ -98,16 +105,9 @@ impl Webhooks {
             key: hex(&Sha256::digest(url.as_str())),
             news: Notify::new(),
         });
-        let http = reqwest::Client::builder()
-            // The operator named this host, and no other.
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
+        let http = web::client()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(ANSWER_TIMEOUT)
-            .user_agent(concat!(
-                "libvirt-volume-provisioner/",
-                env!("CARGO_PKG_VERSION")
-            ))
             .build()?;
         Ok(Some(Arc::new(Self {
             receivers: receivers.collect(),
@@ -163,18 +163,18 @@ impl Webhooks {
 
     /// One receiver, for ever.
     async fn serve(&self, receiver: &Receiver, store: &Store, observer: &dyn Observer) {
-        let mut down_for = 0_u32;
-        let mut refused: HashMap<i64, (u32, Instant)> = HashMap::new();
+        let mut down = new_backoff();
+        let mut refused = HashMap::new();
         loop {
             let round = self.round(receiver, store, observer, &mut refused).await;
             let next = match round {
                 Ok(next) => {
-                    down_for = 0;
+                    down.reset();
                     next
                 }
                 Err(reason) => {
                     // Once for each time that it goes away, not for each attempt.
-                    if down_for == 0 {
+                    if down.failures() == 0 {
                         tracing::warn!(
                             component = "webhook",
                             receiver = receiver.url.host_str(),
@@ -182,8 +182,7 @@ impl Webhooks {
                             "A webhook's receiver takes nothing; trying again"
                         );
                     }
-                    down_for = down_for.saturating_add(1);
-                    tokio::time::sleep(backoff(down_for)).await;
+                    tokio::time::sleep(down.failed(None).unwrap_or_default()).await;
                     continue;
                 }
             };
@@ -206,7 +205,7 @@ impl Webhooks {
         receiver: &Receiver,
         store: &Store,
         observer: &dyn Observer,
-        refused: &mut HashMap<i64, (u32, Instant)>,
+        refused: &mut HashMap<i64, Repeat>,
     ) -> Result<Option<Instant>, String> {
         let waiting = store.waiting_events(receiver.key.clone()).await;
         let waiting = waiting.map_err(|error| chain(&error))?;
@@ -218,8 +217,7 @@ impl Webhooks {
                 self.give_up(event, store, observer).await;
                 continue;
             }
-            let (attempts, due) = refused.get(&seq).copied().unwrap_or((0, Instant::now()));
-            if due > Instant::now() {
+            if (refused.get(&seq)).is_some_and(|repeat| repeat.due > Instant::now()) {
                 continue;
             }
             match self.send(receiver, event).await {
@@ -234,19 +232,22 @@ impl Webhooks {
                 }
                 Err(Refused::Event(reason)) => {
                     observer.deliveries(Delivery::Failed, 1);
+                    let repeat = refused.entry(seq).or_insert_with(|| Repeat {
+                        backoff: new_backoff(),
+                        due: Instant::now(),
+                    });
+                    repeat.due = Instant::now() + repeat.backoff.failed(None).unwrap_or_default();
                     tracing::warn!(
                         component = "webhook",
                         receiver = receiver.url.host_str(),
                         reason,
-                        attempts = attempts + 1,
+                        attempts = repeat.backoff.failures(),
                         "A webhook's receiver refuses an event; trying again"
                     );
-                    let attempts = attempts.saturating_add(1);
-                    refused.insert(seq, (attempts, Instant::now() + backoff(attempts)));
                 }
             }
         }
-        Ok(refused.values().map(|(_, due)| *due).min())
+        Ok(refused.values().map(|repeat| repeat.due).min())
     }
 
     async fn give_up(&self, event: WaitingEvent, store: &Store, observer: &dyn Observer) {
@@ -318,14 +319,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The wait after so many failures, from half of it to all of it, so that many daemons do not come
-/// back at once.
-fn backoff(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let full = BACKOFF_FIRST
-        .saturating_mul(1 << doublings)
-        .min(BACKOFF_LAST);
-    full.mul_f64(rand::rng().random_range(0.5..=1.0))
+fn new_backoff() -> Backoff {
+    Backoff::doubling(BACKOFF_FIRST, BACKOFF_LAST)
 }
 
 #[cfg(test)]
@@ -338,21 +333,5 @@ mod tests {
         let made = signature(&Secret::new("s3cr3t"), "1700000000", "{\"a\":1}");
         let expected = "8dbbbbf4523b10bbb793e74d854144c45acccc2d233667b1c06b805b6ded8a84";
         assert_eq!(made, expected);
-    }
-
-    #[test]
-    fn waits_double_up_to_their_limit() {
-        for (failures, seconds) in [
-            (1, 1),
-            (2, 2),
-            (5, 16),
-            (9, 256),
-            (10, 300),
-            (u32::MAX, 300),
-        ] {
-            let full = Duration::from_secs(seconds);
-            let wait = backoff(failures);
-            assert!(wait <= full && wait >= full / 2, "{failures}: {wait:?}");
-        }
     }
 }

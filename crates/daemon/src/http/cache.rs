@@ -35,14 +35,14 @@ pub(super) async fn list(
     let offset = query.offset.unwrap_or(0);
     let _place = app.shared.lists.place().await?;
     // A thousand rows of URLs of 4 KiB are read at most.
-    let images = app.jobs.services().cache.list(limit, offset).await?;
-    let part = list::part(images, offset, false)?;
+    let images = app.services.cache.list(limit, offset).await?;
+    let page = list::page(images, offset, false)?;
     Ok(Json(CachedImages {
-        count: part.items.len(),
-        images: part.items,
+        count: page.items.len(),
+        images: page.items,
         offset,
         limit,
-        next_offset: part.next_offset,
+        next_offset: page.next_offset,
     }))
 }
 
@@ -56,9 +56,9 @@ pub(super) async fn fetch(
     let body: lvp_api::CacheFetchRequest = request::json(request).await?;
     let correlation_id = body.correlation_id.clone();
     subject.is(format!("image {}", redact(&body.image_url)));
-    let spec = request::cache_fetch(body, &headers, &app.jobs.services().source)
+    let new = request::cache_fetch(body, &headers, &app.services.source)
         .map_err(|error| error.correlated(correlation_id.clone()))?;
-    let submitted = app.jobs.submit(spec).await;
+    let submitted = app.jobs.submit(new).await;
     let job_id = submitted.map_err(|error| ApiError::from(error).correlated(correlation_id))?;
     subject.made_job(job_id);
     Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
@@ -78,7 +78,7 @@ pub(super) async fn delete(
             "The key must be 64 lowercase hex digits: GET /api/v1/cache/images lists the keys",
         ));
     };
-    let services = app.jobs.services();
+    let services = &app.services;
     if services.cache.delete(digest).await? {
         services.measure_cache().await;
         Ok(Json(DeletedImage {

@@ -23,7 +23,7 @@ struct Inner<T> {
 
 /// The read crashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BrokeOff;
+pub struct ReadCrashed;
 
 impl<T> Default for Gather<T> {
     fn default() -> Self {
@@ -36,7 +36,7 @@ impl<T> Default for Gather<T> {
 
 impl<T: Clone + Send + Sync + 'static> Gather<T> {
     /// The answer of a read that begins after this call. All callers' `read` must do the same.
-    pub async fn get<F>(&self, read: impl FnOnce() -> F + Send + 'static) -> Result<T, BrokeOff>
+    pub async fn get<F>(&self, read: impl FnOnce() -> F + Send + 'static) -> Result<T, ReadCrashed>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -44,8 +44,8 @@ impl<T: Clone + Send + Sync + 'static> Gather<T> {
         let answer = answer
             .wait_for(Option::is_some)
             .await
-            .map_err(|_| BrokeOff)?;
-        answer.clone().ok_or(BrokeOff)
+            .map_err(|_| ReadCrashed)?;
+        answer.clone().ok_or(ReadCrashed)
     }
 
     fn join<F>(&self, read: impl FnOnce() -> F + Send + 'static) -> watch::Receiver<Option<T>>
@@ -114,7 +114,7 @@ mod tests {
             }
         }
 
-        fn ask(&self) -> tokio::task::JoinHandle<Result<usize, BrokeOff>> {
+        fn ask(&self) -> tokio::task::JoinHandle<Result<usize, ReadCrashed>> {
             let (gather, reads) = (Arc::clone(&self.gather), Arc::clone(&self.reads));
             let go_on = Arc::clone(&self.go_on);
             tokio::spawn(async move {
@@ -188,8 +188,8 @@ mod tests {
     #[tokio::test]
     async fn a_read_that_panics_is_an_error_and_the_next_one_is_made() {
         let gather = Gather::<usize>::default();
-        let broke_off = gather.get(|| async { panic!("on purpose") }).await;
-        assert_eq!(broke_off, Err(BrokeOff));
+        let crashed = gather.get(|| async { panic!("on purpose") }).await;
+        assert_eq!(crashed, Err(ReadCrashed));
         assert_eq!(gather.get(|| async { 7 }).await, Ok(7));
     }
 }

@@ -1,42 +1,37 @@
 //! Jobs over HTTP.
 
-use std::convert::Infallible;
-use std::time::Duration;
-
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{Request, StatusCode};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Json};
-use futures::stream::{self, StreamExt as _};
-use lvp_api::{
-    CancelledJob, ErrorCode, JobAccepted, JobEvent, JobId, JobList, JobState, JobStatus,
-};
+use lvp_api::{CancelledJob, ErrorCode, JobAccepted, JobId, JobList, JobState, JobStatus};
 use serde::Deserialize;
-use tokio_stream::wrappers::WatchStream;
 
 use super::error::ApiError;
 use super::{Answer, App, list, request};
-use crate::access::Principal;
 use crate::access::audit::Subject;
+use crate::clock;
 use crate::job::record::Job;
 use crate::jobs::Cancellation;
+use crate::jobs::retry::RetryError;
 use crate::store::JobFilter;
+use crate::telemetry::traces;
 
 /// Listed jobs unless `limit` says otherwise.
 const LIST_LIMIT: u32 = 100;
 /// Listed jobs at most.
 const LIST_LIMIT_MAX: u32 = 1000;
 
-/// Silence on an event stream after which a comment is sent, so that proxies keep it open.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
 /// What a listing is asked for.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
     status: Option<String>,
+    volume: Option<String>,
+    image: Option<String>,
+    q: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
     limit: Option<u32>,
     offset: Option<u32>,
 }
@@ -51,8 +46,8 @@ pub(super) async fn create(
     let body: lvp_api::ProvisionRequest = request::json(request).await?;
     let correlation_id = body.correlation_id.clone();
     subject.is(format!("volume {}", body.volume_name));
-    let spec = request::provision(body, &headers, &app.jobs.services().source)?;
-    let submitted = app.jobs.submit(spec).await;
+    let new = request::provision(body, &headers, &app.services.source)?;
+    let submitted = app.jobs.submit(new).await;
     let job_id = submitted.map_err(|error| ApiError::from(error).correlated(correlation_id))?;
     subject.made_job(job_id);
     Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
@@ -64,18 +59,18 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<JobList>, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let state = query
-        .status
-        .map(|text| text.parse::<JobState>())
-        .transpose()
-        .map_err(|error| ApiError::bad_request(format!("status: {error}")))?;
     let limit = query.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT_MAX);
     let offset = query.offset.unwrap_or(0);
     let _place = app.shared.lists.place().await?;
     let (jobs, total) = app
         .jobs
         .list(JobFilter {
-            state,
+            states: states(query.status.as_deref())?,
+            volume: query.volume,
+            image: query.image,
+            text: query.q,
+            since: moment("since", query.since)?,
+            until: moment("until", query.until)?,
             limit,
             offset,
             max_bytes: list::LIST_MAX_BYTES,
@@ -85,15 +80,39 @@ pub(super) async fn list(
     let is_cut = jobs.len() < usize::try_from(limit).unwrap_or(usize::MAX)
         && read < total
         && !jobs.is_empty();
-    let part = list::part(jobs.iter().map(Job::status), offset, is_cut)?;
+    let page = list::page(jobs.iter().map(Job::status), offset, is_cut)?;
     Ok(Json(JobList {
-        count: part.items.len(),
-        jobs: part.items,
+        count: page.items.len(),
+        jobs: page.items,
         total,
         offset,
         limit,
-        next_offset: part.next_offset,
+        next_offset: page.next_offset,
     }))
+}
+
+/// `failed,cancelled`: any of them.
+fn states(text: Option<&str>) -> Result<Vec<JobState>, ApiError> {
+    let words = text.iter().flat_map(|text| text.split(','));
+    words
+        .map(|word| {
+            let state = word.trim().parse();
+            state.map_err(|error| ApiError::bad_request(format!("status: {error}")))
+        })
+        .collect()
+}
+
+/// A time as RFC 3339 has it, in the form that the database compares.
+fn moment(field: &str, text: Option<String>) -> Result<Option<String>, ApiError> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    match clock::parsed(&text) {
+        Some(time) => Ok(Some(clock::text(time))),
+        None => Err(ApiError::bad_request(format!(
+            "{field}: a time such as 2026-01-27T10:30:00Z, not the text {text:?} (in a URL, + is %2B)"
+        ))),
+    }
 }
 
 /// `GET /api/v1/jobs/{id}`
@@ -115,13 +134,7 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<CancelledJob>, ApiError> {
     let job_id = job_id(&id)?;
-    // The cancellation goes on whether or not the client waits for it.
-    let jobs = app.jobs.clone();
-    let cancelled = tokio::spawn(async move { jobs.cancel(job_id).await });
-    let cancelled = cancelled
-        .await
-        .map_err(|_| ApiError::new(ErrorCode::Internal, "The cancellation crashed: see the log"))?;
-    match cancelled? {
+    match app.jobs.cancel(job_id).await? {
         Cancellation::Cancelled => Ok(Json(CancelledJob {
             status: "cancelled".to_owned(),
             job_id,
@@ -137,64 +150,33 @@ pub(super) async fn cancel(
     }
 }
 
-/// `GET /api/v1/jobs/{id}/events`
-pub(super) async fn events(
+/// `POST /api/v1/jobs/{id}/retry`
+pub(super) async fn retry(
     State(app): State<App>,
-    caller: Option<Extension<Principal>>,
     Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let job_id = job_id(&id)?;
-    let stream = match app.jobs.watch(job_id) {
-        Some(watch) => {
-            // The terminal state is the last event; the stream ends with it.
-            let mut ended = false;
-            let until_end = move |job: &Job| {
-                let go_on = !ended;
-                ended = job.state.is_terminal();
-                std::future::ready(go_on)
-            };
-            // Whoever is not known is on this host.
-            let Extension(caller) = caller.unwrap_or(Extension(Principal::Local));
-            let place = app.shared.streams.open(caller).map_err(|refusal| {
-                app.load.count_refused(refusal.full);
-                ApiError::from(refusal)
-            })?;
-            WatchStream::new(watch)
-                .take_while(until_end)
-                .map(move |job| {
-                    // It goes when the stream does.
-                    let _ = &place;
-                    event(&job)
-                })
-                .boxed()
+    request: Request<Body>,
+) -> Result<Answer<JobAccepted>, ApiError> {
+    let subject = Subject::of(request.extensions());
+    let retried = app.jobs.retry(job_id(&id)?, traces::current_traceparent());
+    let job_id = retried.await.map_err(|error| match error {
+        RetryError::Unknown => unknown(&id),
+        RetryError::NotFailed(..) | RetryError::QueryNotKept(_) => {
+            ApiError::bad_request(error.to_string())
         }
-        None => {
-            let job = app.jobs.get(job_id).await?.ok_or_else(|| unknown(&id))?;
-            stream::once(async move { event(&job) }).boxed()
-        }
-    };
-    Ok(Sse::new(stream)
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-        .into_response())
+        RetryError::Source(error) => error.into(),
+        RetryError::Submit(error) => error.into(),
+        RetryError::Store(error) => error.into(),
+    })?;
+    subject.made_job(job_id);
+    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
 }
 
-fn event(job: &Job) -> Result<Event, Infallible> {
-    let name = if job.state.is_terminal() {
-        JobEvent::End
-    } else {
-        JobEvent::Progress
-    };
-    let event = Event::default().event(name.as_str());
-    // A status is plain data; there is nothing in it that JSON cannot say.
-    Ok(event.json_data(job.status()).unwrap_or_default())
-}
-
-fn job_id(text: &str) -> Result<JobId, ApiError> {
+pub(super) fn job_id(text: &str) -> Result<JobId, ApiError> {
     // What is no id names no job.
     text.parse().map_err(|_| unknown(text))
 }
 
-fn unknown(id: &str) -> ApiError {
+pub(super) fn unknown(id: &str) -> ApiError {
     let id: String = id.chars().take(64).collect();
     ApiError::new(
         ErrorCode::NotFound,

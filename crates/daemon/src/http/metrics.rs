@@ -19,7 +19,7 @@ pub(super) async fn serve(
 ) -> Result<Response, ApiError> {
     let accept = headers.get(header::ACCEPT);
     let format = Format::accepted(accept.and_then(|value| value.to_str().ok()));
-    let services = app.jobs.services();
+    let services = &app.services;
     let counted = Counted {
         source: services.source.counters(),
         evicted_images: services.cache.evicted_images(),
@@ -45,7 +45,7 @@ pub(super) async fn count(State(app): State<App>, request: Request, next: Next) 
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
-    app.jobs.services().metrics.request_answered(
+    app.services.metrics.request_answered(
         method.as_str(),
         route.as_ref().map(MatchedPath::as_str),
         response.status().as_u16(),

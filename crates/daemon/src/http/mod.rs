@@ -4,6 +4,7 @@
 
 mod cache;
 pub mod error;
+mod events;
 mod gather;
 mod guard;
 mod health;
@@ -11,6 +12,7 @@ mod jobs;
 mod list;
 mod metrics;
 mod openapi;
+mod page;
 mod request;
 mod streams;
 mod traces;
@@ -34,7 +36,7 @@ use tracing::Instrument as _;
 
 use crate::access::Access;
 use crate::dependencies::Dependencies;
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, Services};
 use crate::net::Load;
 use crate::telemetry::Exports;
 use error::ApiError;
@@ -46,7 +48,9 @@ pub use openapi::document as openapi_document;
 /// What handlers work with.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// All jobs, and what they work with.
+    /// What jobs and handlers work with.
+    pub services: Arc<Services>,
+    /// All jobs.
     pub jobs: Jobs,
     /// Who gets in.
     pub access: Arc<Access>,
@@ -56,6 +60,8 @@ pub struct App {
     pub started: Instant,
     /// Whether scrapers are served.
     pub serve_metrics: bool,
+    /// Whether people are served a page.
+    pub serve_page: bool,
     /// What became of log lines and spans.
     pub exports: Arc<Exports>,
     /// What all connections cost.
@@ -81,6 +87,11 @@ pub fn router(app: App) -> Router {
     if app.serve_metrics {
         router = router.route(routes::METRICS, get(metrics::serve));
     }
+    if app.serve_page {
+        router = router
+            .route(routes::PAGE, get(page::index))
+            .route(routes::PAGE_FILE, get(page::file));
+    }
     router
         .route(routes::JOBS, post(jobs::create).get(jobs::list))
         .route(routes::PROVISION_V1, post(jobs::create))
@@ -89,7 +100,9 @@ pub fn router(app: App) -> Router {
         .route(routes::STATUS, get(jobs::get))
         .route(routes::CANCEL, post(jobs::cancel))
         .route(routes::CANCEL_OLD, delete(jobs::cancel))
-        .route(routes::EVENTS, get(jobs::events))
+        .route(routes::RETRY, post(jobs::retry))
+        .route(routes::EVENTS, get(events::of_job))
+        .route(routes::ALL_EVENTS, get(events::of_all))
         .route(routes::CACHE_IMAGES, get(cache::list))
         .route(routes::CACHE_IMAGE, delete(cache::delete))
         .route(routes::CACHE_FETCH, post(cache::fetch))

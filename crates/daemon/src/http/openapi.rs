@@ -38,7 +38,24 @@ const PLAIN: &str = "text";
 
 const LIMIT: (&str, &str) = ("limit", "At most so many; 100 unless given, 1000 at most");
 const OFFSET: (&str, &str) = ("offset", "Not the first so many");
-const STATUS: (&str, &str) = ("status", "Only jobs in this state");
+const STATUS: (&str, &str) = (
+    "status",
+    "Only jobs in this state, or in one of several with commas between",
+);
+const VOLUME: (&str, &str) = ("volume", "Only jobs of this volume");
+const IMAGE: (&str, &str) = (
+    "image",
+    "Only jobs with this in the image's URL, in any case",
+);
+const TEXT_FILTER: (&str, &str) = (
+    "q",
+    "Only jobs with this in id, volume, image URL, correlation id or error, in any case",
+);
+const SINCE: (&str, &str) = (
+    "since",
+    "Only jobs accepted at this time (RFC 3339) or later",
+);
+const UNTIL: (&str, &str) = ("until", "Only jobs accepted before this time (RFC 3339)");
 const UPLOAD_HEADERS: &[(&str, &str)] = &[
     ("X-Volume-Name", "The storage volume; required"),
     ("X-Pool-Name", "Its pool; cloud-init unless given"),
@@ -99,7 +116,16 @@ const CALLS: &[Call] = &[
         &[400, 409, 413, 429, 503],
     ),
     Call {
-        query: &[STATUS, LIMIT, OFFSET],
+        query: &[
+            STATUS,
+            VOLUME,
+            IMAGE,
+            TEXT_FILTER,
+            SINCE,
+            UNTIL,
+            LIMIT,
+            OFFSET,
+        ],
         ..call(
             GET,
             &[routes::JOBS],
@@ -129,6 +155,31 @@ const CALLS: &[Call] = &[
         "CancelledJob",
         &[400, 404, 503],
     ),
+    Call {
+        success: (202, JSON, "JobAccepted"),
+        ..call(
+            POST,
+            &[routes::RETRY],
+            "Make a new job of what a failed or cancelled one was to do",
+            "",
+            &[400, 404, 409, 429, 503],
+        )
+    },
+    Call {
+        headers: &[(
+            "Last-Event-ID",
+            "Go on after this event; without it, or when that is not possible, `reset` comes first",
+        )],
+        success: (200, EVENTS, "JobStatus"),
+        ..call(
+            GET,
+            &[routes::ALL_EVENTS],
+            "Follow all jobs: a `job` event with the status for every change, several of one job \
+             within 100 ms as one; `reset` tells to list the jobs anew",
+            "",
+            &[503],
+        )
+    },
     Call {
         success: (200, EVENTS, "JobStatus"),
         ..call(

@@ -7,12 +7,14 @@ use axum::http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lvp_api::job::CORRELATION_ID_MAX;
 use lvp_api::units::GIB;
-use lvp_api::{CacheFetchRequest, ErrorCode, ProvisionRequest, VolumeName};
+use lvp_api::{CacheFetchRequest, ErrorCode, ImageType, ProvisionRequest, VolumeName};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
-use crate::job::record::{JobSpec, VolumeRequest};
-use crate::source::Source;
+use crate::job::record::{JobSpec, NewJob};
+use crate::job::work::{ImageRequest, VolumeRequest, Work};
+use crate::source::url::RequestedUrl;
+use crate::source::{ImageUrl, Source};
 use crate::telemetry::traces;
 
 /// Largest body of a request.
@@ -65,7 +67,7 @@ pub(super) fn provision(
     request: ProvisionRequest,
     headers: &HeaderMap,
     source: &Source,
-) -> Result<JobSpec, ApiError> {
+) -> Result<NewJob, ApiError> {
     let correlation_id = request.correlation_id.clone();
     checked_provision(request, headers, source).map_err(|error| error.correlated(correlation_id))
 }
@@ -74,23 +76,25 @@ fn checked_provision(
     request: ProvisionRequest,
     headers: &HeaderMap,
     source: &Source,
-) -> Result<JobSpec, ApiError> {
+) -> Result<NewJob, ApiError> {
     let name: VolumeName = request
         .volume_name
         .parse()
         .map_err(|error| ApiError::bad_request(format!("volume_name: {error}")))?;
     let size_bytes = volume_size(request.volume_size_gb, request.volume_size_bytes)?;
-    source.parse_url(&request.image_url)?;
-    Ok(JobSpec {
-        image_url: request.image_url.into(),
-        image_type: request.image_type,
-        checksum: request.checksum,
-        volume: Some(VolumeRequest { name, size_bytes }),
-        correlation_id: correlation_id(request.correlation_id)?,
-        idempotency_key: idempotency_key(headers)?,
+    let (mut image, location) = image(&request.image_url, request.image_type, source)?;
+    image.checksum = request.checksum;
+    let volume = VolumeRequest {
+        name,
+        size_bytes,
         adopt: request.adopt,
-        traceparent: traces::current_traceparent(),
-    })
+    };
+    let spec = spec(
+        Work::Provision { image, volume },
+        request.correlation_id,
+        headers,
+    )?;
+    Ok(NewJob { spec, location })
 }
 
 /// Turns a cache request into a job.
@@ -98,16 +102,34 @@ pub(super) fn cache_fetch(
     request: CacheFetchRequest,
     headers: &HeaderMap,
     source: &Source,
-) -> Result<JobSpec, ApiError> {
-    source.parse_url(&request.image_url)?;
+) -> Result<NewJob, ApiError> {
+    let (mut image, location) = image(&request.image_url, request.image_type, source)?;
+    image.checksum = request.checksum;
+    let spec = spec(Work::Fetch { image }, request.correlation_id, headers)?;
+    Ok(NewJob { spec, location })
+}
+
+/// The image as it is kept, and where it is: the only look at a request's URL.
+fn image(
+    url: &str,
+    image_type: ImageType,
+    source: &Source,
+) -> Result<(ImageRequest, ImageUrl), ApiError> {
+    let location = source.parse_url(url)?;
+    let url = RequestedUrl::new(url);
+    let image = ImageRequest {
+        url,
+        image_type,
+        checksum: None,
+    };
+    Ok((image, location))
+}
+
+fn spec(work: Work, correlation: Option<String>, headers: &HeaderMap) -> Result<JobSpec, ApiError> {
     Ok(JobSpec {
-        image_url: request.image_url.into(),
-        image_type: request.image_type,
-        checksum: request.checksum,
-        volume: None,
-        correlation_id: correlation_id(request.correlation_id)?,
+        work,
+        correlation_id: correlation_id(correlation)?,
         idempotency_key: idempotency_key(headers)?,
-        adopt: false,
         traceparent: traces::current_traceparent(),
     })
 }

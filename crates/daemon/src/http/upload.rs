@@ -47,7 +47,7 @@ pub(super) async fn put(
     let pool = name(headers, "X-Pool-Name")?.unwrap_or_else(|| DEFAULT_POOL.to_owned());
     let size_bytes = content_length(headers)?;
     Subject::of(request.extensions()).is(format!("volume {volume} in pool {pool}"));
-    let hypervisor = app.jobs.services().hypervisor.clone().ok_or_else(|| {
+    let hypervisor = app.services.hypervisor.clone().ok_or_else(|| {
         ApiError::new(
             ErrorCode::Unavailable,
             "This daemon works without libvirt (libvirt.enabled is false): there are no storage \

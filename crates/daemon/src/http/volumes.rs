@@ -1,5 +1,7 @@
 //! Volumes over HTTP.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::http::header;
@@ -14,9 +16,9 @@ use crate::volume::{Volume, VolumeState};
 
 /// `GET /api/v1/volumes`
 pub(super) async fn list(State(app): State<App>) -> Result<Response, ApiError> {
-    let jobs = app.jobs.clone();
+    let services = Arc::clone(&app.services);
     let list = move || async move {
-        let volumes = jobs.services().volumes.list().await?;
+        let volumes = services.volumes.list().await?;
         let volumes: Vec<_> = volumes.into_iter().map(info).collect();
         let list = VolumeList {
             count: volumes.len(),
@@ -33,7 +35,7 @@ pub(super) async fn list(State(app): State<App>) -> Result<Response, ApiError> {
         .volumes
         .get(list)
         .await
-        .map_err(|gather::BrokeOff| {
+        .map_err(|gather::ReadCrashed| {
             ApiError::new(
                 ErrorCode::Internal,
                 "Listing the volumes crashed: see the log",
@@ -54,7 +56,7 @@ pub(super) async fn adopt(
     if let Some(Extension(subject)) = subject {
         subject.is(format!("volume {name}"));
     }
-    let adopted = app.jobs.services().volumes.adopt(&name).await?;
+    let adopted = app.services.volumes.adopt(&name).await?;
     Ok(Json(info(adopted)))
 }
 

@@ -53,13 +53,13 @@ pub enum Refusal {
 /// Decides about one request.
 pub fn decide(around: &Surroundings, job: &Job, queue_limit: usize) -> Decision {
     if let Some(first) = &around.same_key {
-        return if first.spec.same_request(&job.spec) {
+        return if first.spec.work.is_same(&job.spec.work) {
             Decision::AlreadyDone(first.id)
         } else {
             Decision::Refused(Refusal::KeyReused(first.id))
         };
     }
-    if let (Some(holder), Some(volume)) = (around.volume_holder, &job.spec.volume) {
+    if let (Some(holder), Some(volume)) = (around.volume_holder, job.spec.work.volume()) {
         return Decision::Refused(Refusal::VolumeBusy {
             volume: volume.name.clone(),
             holder,
@@ -77,20 +77,29 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::job::record::{JobSpec, VolumeRequest};
+    use crate::job::record::JobSpec;
+    use crate::job::work::{ImageRequest, VolumeRequest, Work};
 
     fn job(image: u8, volume: Option<u8>) -> Job {
-        let spec = JobSpec {
-            image_url: format!("s3://images/{image}").into(),
+        let image = ImageRequest {
+            url: format!("s3://images/{image}").into(),
             image_type: ImageType::Qcow2,
             checksum: None,
-            volume: volume.map(|number| VolumeRequest {
-                name: format!("vm{number}").parse().expect("a valid name"),
-                size_bytes: 1 << 30,
-            }),
+        };
+        let spec = JobSpec {
+            work: match volume {
+                None => Work::Fetch { image },
+                Some(number) => Work::Provision {
+                    image,
+                    volume: VolumeRequest {
+                        name: format!("vm{number}").parse().expect("a valid name"),
+                        size_bytes: 1 << 30,
+                        adopt: false,
+                    },
+                },
+            },
             correlation_id: None,
             idempotency_key: None,
-            adopt: false,
             traceparent: None,
         };
         Job::new(JobId::random(), spec, String::new())

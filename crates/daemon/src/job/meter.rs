@@ -45,19 +45,19 @@ impl Default for Rates {
 #[derive(Debug, Default)]
 pub struct Meter {
     /// Bytes of the image that came from the source.
-    pub source_done: AtomicU64,
+    source_done: AtomicU64,
     /// Bytes that will come; 0 when nothing is downloaded.
-    pub source_total: AtomicU64,
+    source_total: AtomicU64,
     /// Size of the guest's disk; 0 when there is no volume or the size is not known.
-    pub guest_total: AtomicU64,
-    /// Bytes that this job itself read from the source; what another fetched for it is not here.
-    pub fetched_bytes: AtomicU64,
-    /// Requests to the source that this job repeated after a passing fault.
-    pub retries: Arc<AtomicU64>,
+    guest_total: AtomicU64,
     /// How much of that the image leaves out.
-    pub guest_holes: AtomicU64,
+    guest_holes: AtomicU64,
     /// Whether what the image leaves out takes no work: the target is known to read as zero.
-    pub holes_are_free: AtomicBool,
+    holes_are_free: AtomicBool,
+    /// Bytes that this job itself read from the source; what another fetched for it is not here.
+    fetched_bytes: AtomicU64,
+    /// Requests to the source that this job repeated after a passing fault.
+    retries: Arc<AtomicU64>,
     /// Bytes of the guest's disk that are in place; counted by the copy under way.
     copy: Mutex<Copying>,
     state: Mutex<State>,
@@ -127,6 +127,58 @@ impl Meter {
         }
     }
 
+    /// So many bytes of the image are to come.
+    pub fn expect_source(&self, total_bytes: u64) {
+        self.source_total.store(total_bytes, Ordering::Relaxed);
+    }
+
+    /// A download goes on after its first bytes, which are there.
+    pub fn download_from(&self, done_bytes: u64, total_bytes: u64) {
+        self.expect_source(total_bytes);
+        self.source_done.store(done_bytes, Ordering::Relaxed);
+    }
+
+    /// So many bytes came from the source.
+    pub fn received(&self, bytes: u64) {
+        self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.source_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Shows the download of another job as this one's: it fetches the image for both.
+    pub fn follow(&self, leader: &Self) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.download_from(count(&leader.source_done), count(&leader.source_total));
+    }
+
+    /// The guest's disk has this size, and so much of it is left out by the image.
+    pub fn expect_disk(&self, size_bytes: u64, hole_bytes: u64) {
+        self.guest_total.store(size_bytes, Ordering::Relaxed);
+        self.guest_holes.store(hole_bytes, Ordering::Relaxed);
+    }
+
+    /// The size of a guest's disk until it is known.
+    pub fn guess_disk(&self, size_bytes: u64) {
+        // One that is known stays, and then the exchange fails.
+        self.guest_total
+            .compare_exchange(0, size_bytes, Ordering::Relaxed, Ordering::Relaxed)
+            .ok();
+    }
+
+    /// Whether what the image leaves out takes no work on this target.
+    pub fn count_holes(&self, are_free: bool) {
+        self.holes_are_free.store(are_free, Ordering::Relaxed);
+    }
+
+    /// What counts this job's repeated requests to the source.
+    pub fn retry_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.retries)
+    }
+
+    /// Requests to the source that this job has repeated.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
     /// Fresh counters for a copy that begins.
     pub fn new_copy(&self) -> Arc<Counters> {
         let counters = Arc::default();
@@ -164,7 +216,7 @@ impl Meter {
 
     /// How far the job is now.
     pub fn progress(&self) -> Progress {
-        let source = Part::new(&self.source_done, &self.source_total, 0);
+        let source = Share::new(&self.source_done, &self.source_total, 0);
         let guest = self.guest();
         let mut state = lock(&self.state);
         // What a stage weighs is the time it is expected to take.
@@ -177,7 +229,7 @@ impl Meter {
             0.0
         };
         state.shown = state.shown.max(done.min(ALMOST));
-        let part = match state.stage {
+        let share = match state.stage {
             Stage::Downloading => Some(source),
             Stage::Converting => Some(guest),
             Stage::Initializing | Stage::Finalizing => None,
@@ -188,10 +240,10 @@ impl Meter {
             stage: state.stage,
             percent: round(state.shown),
             overall_percent: round(state.shown),
-            stage_percent: round(part.as_ref().map_or(0.0, |part| 100.0 * part.fraction())),
-            bytes_processed: part.as_ref().map_or(0, |part| part.done_bytes),
-            bytes_total: part.as_ref().map_or(0, |part| part.total_bytes),
-            eta_sec: part.and_then(|part| remaining(stage_seconds, part.fraction())),
+            stage_percent: round(share.as_ref().map_or(0.0, |share| 100.0 * share.fraction())),
+            bytes_processed: share.as_ref().map_or(0, |share| share.done_bytes),
+            bytes_total: share.as_ref().map_or(0, |share| share.total_bytes),
+            eta_sec: share.and_then(|share| remaining(stage_seconds, share.fraction())),
             overall_eta_sec: remaining(job_seconds, state.shown / 100.0)
                 .or_else(|| (all > 0.0).then(|| round(all))),
             stage_start_time: Some(state.stage_started_at.clone()),
@@ -206,12 +258,12 @@ impl Meter {
 
     /// The guest's side. What moves no byte is no progress: holes count only where they must be
     /// zeroed.
-    fn guest(&self) -> Part {
+    fn guest(&self) -> Share {
         let free = match self.holes_are_free.load(Ordering::Relaxed) {
             true => self.guest_holes.load(Ordering::Relaxed),
             false => 0,
         };
-        Part::new(&self.copy().guest_bytes, &self.guest_total, free)
+        Share::new(&self.copy().guest_bytes, &self.guest_total, free)
     }
 
     /// The last word on a job that has ended: 100 percent when it completed.
@@ -239,13 +291,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Part {
+/// How much of what one stage moves is there.
+struct Share {
     done_bytes: u64,
     total_bytes: u64,
     total: f64,
 }
 
-impl Part {
+impl Share {
     /// `free` bytes of both are left out; they are counted as done from the start.
     fn new(done: &AtomicU64, total: &AtomicU64, free: u64) -> Self {
         let total_bytes = total.load(Ordering::Relaxed).saturating_sub(free);
@@ -284,81 +337,4 @@ fn float(bytes: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn meter(source: u64, guest: u64) -> Meter {
-        let meter = Meter::default();
-        meter.source_total.store(source, Ordering::Relaxed);
-        meter.guest_total.store(guest, Ordering::Relaxed);
-        meter
-    }
-
-    #[test]
-    fn a_cache_hit_spans_the_whole_range_by_converting_alone() {
-        let meter = meter(0, 1000);
-        meter.enter(Stage::Converting);
-        assert_eq!(meter.progress().overall_percent, 0.0);
-        meter.copy().guest_bytes.store(500, Ordering::Relaxed);
-        let progress = meter.progress();
-        assert_eq!((progress.overall_percent, progress.percent), (50.0, 50.0));
-        assert_eq!(
-            (progress.bytes_processed, progress.bytes_total),
-            (500, 1000)
-        );
-    }
-
-    #[test]
-    fn holes_of_the_image_are_progress_only_where_they_are_zeroed() {
-        let meter = meter(0, 1000);
-        meter.enter(Stage::Converting);
-        meter.guest_holes.store(800, Ordering::Relaxed);
-        meter.copy().guest_bytes.store(900, Ordering::Relaxed);
-        meter.holes_are_free.store(true, Ordering::Relaxed);
-        let progress = meter.progress();
-        assert_eq!(progress.overall_percent, 50.0);
-        assert_eq!((progress.bytes_processed, progress.bytes_total), (100, 200));
-        meter.holes_are_free.store(false, Ordering::Relaxed);
-        assert_eq!(meter.progress().overall_percent, 90.0);
-    }
-
-    #[test]
-    fn only_a_completed_job_shows_a_hundred_percent() {
-        let meter = meter(1000, 1000);
-        meter.source_done.store(1000, Ordering::Relaxed);
-        meter.copy().guest_bytes.store(1000, Ordering::Relaxed);
-        assert_eq!(meter.progress().percent, ALMOST);
-        assert_eq!(meter.final_progress(false).percent, ALMOST);
-        assert_eq!(meter.final_progress(true).percent, 100.0);
-    }
-
-    #[test]
-    fn stages_weigh_what_they_are_expected_to_take() {
-        // 100 MB at 100 MB/s is one second, 600 MB at 200 MB/s are three: a quarter and three.
-        let meter = meter(100_000_000, 600_000_000);
-        meter.source_done.store(100_000_000, Ordering::Relaxed);
-        assert_eq!(meter.progress().percent, 25.0);
-    }
-
-    proptest! {
-        #[test]
-        fn the_percentage_never_goes_back(
-            steps in prop::collection::vec((0_u64..200, 0_u64..200, 0_u64..3), 1..40),
-        ) {
-            let meter = meter(1000, 2000);
-            let mut last = 0.0;
-            for (source, guest, change) in steps {
-                meter.source_done.fetch_add(source, Ordering::Relaxed);
-                meter.copy().guest_bytes.fetch_add(guest, Ordering::Relaxed);
-                if change == 1 {
-                    meter.guest_total.fetch_add(500, Ordering::Relaxed);
-                }
-                let percent = meter.progress().percent;
-                prop_assert!(percent >= last && percent <= ALMOST);
-                last = percent;
-            }
-        }
-    }
-}
+mod tests;

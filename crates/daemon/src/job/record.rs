@@ -1,61 +1,32 @@
 //! One job as the daemon keeps it.
 
-use lvp_api::{
-    Checksum, ImageType, JobId, JobKind, JobState, JobStatus, Progress, Sha256Digest, Verified,
-    VolumeName,
-};
+use lvp_api::{JobId, JobState, JobStatus, Progress, Sha256Digest, Verified};
 
 use super::advice;
-use crate::source::url::RequestedUrl;
-
-/// The volume that a job writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeRequest {
-    /// Its name.
-    pub name: VolumeName,
-    /// The size that was asked for.
-    pub size_bytes: u64,
-}
+use super::work::Work;
+use crate::source::ImageUrl;
 
 /// What was asked for: the part of a job that never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSpec {
-    /// The image, as it was requested.
-    pub image_url: RequestedUrl,
-    /// Its declared format.
-    pub image_type: ImageType,
-    /// What its bytes must be.
-    pub checksum: Option<Checksum>,
-    /// The volume; none for a job that only fills the cache.
-    pub volume: Option<VolumeRequest>,
+    /// What is to be done.
+    pub work: Work,
     /// The client's own word for the request.
     pub correlation_id: Option<String>,
     /// A repeat with the same key returns this job.
     pub idempotency_key: Option<String>,
-    /// The volume may be one that nobody has marked as this program's.
-    pub adopt: bool,
     /// W3C trace context of the request, so that a resumed job stays in its trace.
     pub traceparent: Option<String>,
 }
 
-impl JobSpec {
-    /// What the job does.
-    pub fn kind(&self) -> JobKind {
-        if self.volume.is_some() {
-            JobKind::Provision
-        } else {
-            JobKind::Cache
-        }
-    }
-
-    /// Whether a repeat of the request asks for the same thing.
-    pub fn same_request(&self, other: &Self) -> bool {
-        self.image_url.identity() == other.image_url.identity()
-            && self.image_type == other.image_type
-            && self.checksum == other.checksum
-            && self.volume == other.volume
-            && self.adopt == other.adopt
-    }
+/// A request that may become a job: what is kept of it, and where its image's URL leads, which was decided by
+/// the configuration of now.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// What is kept.
+    pub spec: JobSpec,
+    /// Where the image is.
+    pub location: ImageUrl,
 }
 
 /// Why a job failed.
@@ -131,9 +102,10 @@ impl Job {
 
     /// The job as clients see it.
     pub fn status(&self) -> JobStatus {
+        let work = &self.spec.work;
         JobStatus {
             job_id: self.id,
-            kind: self.spec.kind(),
+            kind: work.kind(),
             status: self.state,
             progress: self.progress.clone(),
             error: self.failure.as_ref().map(|failure| failure.message.clone()),
@@ -150,12 +122,8 @@ impl Job {
             correlation_id: self.spec.correlation_id.clone(),
             cache_hit: self.cache_hit,
             image_path: self.image_path.clone(),
-            image_url: self.spec.image_url.to_string(),
-            volume_name: self
-                .spec
-                .volume
-                .as_ref()
-                .map(|volume| volume.name.to_string()),
+            image_url: work.image().url.to_string(),
+            volume_name: work.volume().map(|volume| volume.name.to_string()),
             volume_path: self.volume_path.clone(),
             image_digest: self.image_digest.map(|digest| digest.to_string()),
             verified: self.verified,
@@ -169,19 +137,24 @@ impl Job {
 
 #[cfg(test)]
 mod tests {
+    use lvp_api::ImageType;
+
     use super::*;
     use crate::job::kind::JobErrorKind;
+    use crate::job::work::ImageRequest;
 
     #[test]
     fn a_failed_job_says_what_to_do() {
         let spec = JobSpec {
-            image_url: "s3://images/a.qcow2".to_owned().into(),
-            image_type: ImageType::Qcow2,
-            checksum: None,
-            volume: None,
+            work: Work::Fetch {
+                image: ImageRequest {
+                    url: "s3://images/a.qcow2".to_owned().into(),
+                    image_type: ImageType::Qcow2,
+                    checksum: None,
+                },
+            },
             correlation_id: None,
             idempotency_key: None,
-            adopt: false,
             traceparent: None,
         };
         let mut job = Job::new(JobId::random(), spec, String::new());

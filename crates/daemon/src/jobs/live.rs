@@ -6,11 +6,24 @@ use std::sync::{Arc, OnceLock};
 use lvp_api::JobId;
 use tokio::sync::watch;
 
+use super::feed::Feed;
 use crate::clock;
+use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
 use crate::job::meter::Meter;
 use crate::job::record::{Job, JobSpec};
 use crate::job::stop::Stop;
+use crate::source::{ImageUrl, Source};
 use crate::volume::{Volume, VolumeState};
+
+/// Where a job comes from.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// A request to this process, which has looked where the image is.
+    Request(ImageUrl),
+    /// The database: it was accepted before a restart.
+    Database,
+}
 
 /// A job that has not ended. The record is watched by whoever wants to know; only the job's own
 /// task changes it.
@@ -22,34 +35,61 @@ pub struct Live {
     pub meter: Arc<Meter>,
     /// Its switch.
     pub stop: Stop,
-    /// Whether it comes from the database and not from a request to this process.
-    pub(super) taken_up: bool,
+    origin: Origin,
     spec: JobSpec,
     touched_volume: AtomicBool,
     /// The volume as this run found it.
     found: OnceLock<Volume>,
     wrote_volume: AtomicBool,
     record: watch::Sender<Job>,
+    /// Told of every change of the record.
+    feed: Arc<Feed>,
 }
 
 impl Live {
-    pub(super) fn new(job: Job, taken_up: bool) -> Self {
+    pub(super) fn new(job: Job, origin: Origin, feed: Arc<Feed>) -> Self {
+        feed.changed(&job);
         Self {
             id: job.id,
             meter: Arc::default(),
             stop: Stop::default(),
-            taken_up,
+            origin,
             spec: job.spec.clone(),
             touched_volume: AtomicBool::new(false),
             found: OnceLock::new(),
             wrote_volume: AtomicBool::new(false),
             record: watch::Sender::new(job),
+            feed,
         }
     }
 
     /// What was asked for.
     pub fn spec(&self) -> &JobSpec {
         &self.spec
+    }
+
+    /// Whether it comes from the database and not from a request to this process.
+    pub(super) fn is_taken_up(&self) -> bool {
+        matches!(self.origin, Origin::Database)
+    }
+
+    /// Where the image is. For a job from the database the configuration of now says so, which may be another
+    /// than when it was accepted.
+    pub(super) fn location(&self, source: &Source) -> Result<ImageUrl, JobError> {
+        if let Origin::Request(location) = &self.origin {
+            return Ok(location.clone());
+        }
+        let url = &self.spec.work.image().url;
+        let whole = url.whole().ok_or_else(|| {
+            JobError::new(
+                JobErrorKind::UrlUnreadable,
+                format!(
+                    "The query of {url} was encrypted with another key than the one beside the database: \
+                     send the request again"
+                ),
+            )
+        })?;
+        Ok(source.parse_url(&whole)?)
     }
 
     /// Notes that this run is about to make or mark the volume: from here on it is rolled back.
@@ -96,12 +136,14 @@ impl Live {
         self.record.send_modify(|job| {
             change(job);
             job.updated_at = clock::now_text();
+            self.feed.changed(job);
         });
     }
 
     /// Shows the record as its end was written to the database and told to receivers: to the
     /// millisecond the same, whoever is asked.
     pub(super) fn end(&self, job: Job) {
+        self.feed.changed(&job);
         self.record.send_replace(job);
     }
 
@@ -123,6 +165,7 @@ impl Live {
             if moved {
                 job.progress = progress;
                 job.updated_at = clock::now_text();
+                self.feed.changed(job);
             }
             moved
         });

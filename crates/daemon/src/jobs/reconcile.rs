@@ -46,7 +46,7 @@ impl Jobs {
         let unfinished = services.store.unfinished_jobs().await?;
         let awaited: HashSet<_> = unfinished
             .iter()
-            .filter_map(|job| Some(&job.spec.volume.as_ref()?.name))
+            .filter_map(|job| Some(&job.spec.work.volume()?.name))
             .collect();
         let mut found = Reconciled::default();
         for volume in &volumes {

@@ -1,11 +1,32 @@
 //! What jobs need to know, from the configuration.
 
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use lvp_image::copy::TailPolicy;
 
-use super::JobSettings;
 use crate::config::{Config, StaleData};
+
+/// What jobs need to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct JobSettings {
+    /// Jobs at once.
+    pub max_concurrent: usize,
+    /// Most waiting jobs.
+    pub queue_limit: usize,
+    /// Longest run of a job.
+    pub timeout: Duration,
+    /// How long ended jobs stay readable.
+    pub retention: Duration,
+    /// Refuse images without a sidecar.
+    pub require_checksum: bool,
+    /// What becomes of older data behind the image's end.
+    pub tail: TailPolicy,
+    /// Whether volumes that nobody marked are taken over without the request saying so.
+    pub adopt_untagged: bool,
+    /// Limit of one job's writes.
+    pub max_write_bytes_per_sec: Option<NonZeroU64>,
+}
 
 impl From<&Config> for JobSettings {
     fn from(config: &Config) -> Self {

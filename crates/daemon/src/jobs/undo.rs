@@ -16,12 +16,13 @@ use std::time::Duration;
 use lvp_api::JobId;
 use tracing::{Instrument as _, Span};
 
-use super::Jobs;
 use super::live::Live;
 use super::standing::{self, Standing};
+use super::{Jobs, spans};
 use crate::error::chain;
 use crate::job::error::JobError;
 use crate::telemetry::traces;
+use crate::threads::blocking;
 use crate::volume::{OpenVolume, Removed, Volume, VolumeError, VolumeState};
 
 /// How long the end of a job that has not touched its volume waits for the volume's word. A back end
@@ -47,7 +48,8 @@ impl Jobs {
     /// Whether a job that was taken up from the database had finished its volume before. Then that
     /// is on its record, and durable.
     pub(super) async fn has_finished(&self, live: &Live) -> bool {
-        let Some(request) = live.spec().volume.as_ref().filter(|_| live.taken_up) else {
+        let request = live.spec().work.volume();
+        let Some(request) = request.filter(|_| live.is_taken_up()) else {
             return false;
         };
         let volumes = &self.services().volumes;
@@ -81,11 +83,11 @@ impl Jobs {
     /// Undoes what a job did to its volume, in this run or in one before a restart. The error is
     /// returned, unless the volume says that the job has completed.
     pub(super) async fn undo(&self, live: &Live, error: JobError) -> Result<(), JobError> {
-        let Some(request) = &live.spec().volume else {
+        let Some(request) = live.spec().work.volume() else {
             return Err(error);
         };
         // A run before a restart may have made the volume, even if this one did not come that far.
-        if !live.taken_up && !live.has_touched_volume() {
+        if !live.is_taken_up() && !live.has_touched_volume() {
             let word = tokio::time::timeout(WORD_TIMEOUT, self.leave_word(live, &request.name));
             if word.await.is_err() {
                 tracing::warn!(
@@ -96,9 +98,7 @@ impl Jobs {
             return Err(error);
         }
         let (name, job) = (&request.name, live.id);
-        let span =
-            tracing::error_span!(target: traces::TARGET, "volume", otel.name = "DeleteVolume");
-        traces::attribute(&span, "volume.name", Some(name.to_string()));
+        let span = spans::delete_volume(name);
         match self.roll_back(live, name).instrument(span.clone()).await {
             Ok(Left::Nothing) => {}
             Ok(Left::Finished(volume)) => {
@@ -196,7 +196,7 @@ impl Jobs {
     /// Whether the volume's last word may be this job's. That of a job from an older database would
     /// hide who was there since.
     async fn may_speak(&self, live: &Live, volume: &Volume) -> bool {
-        if !live.taken_up {
+        if !live.is_taken_up() {
             return true;
         }
         let predecessor = self.services().store.job_before(live.id).await;
@@ -208,8 +208,8 @@ impl Jobs {
     /// A volume that is not ready does not boot, however far its job came.
     async fn clear_head(&self, volume: &Volume) -> Result<(), VolumeError> {
         let opened = self.services().volumes.open(volume).await?;
-        let cleared = tokio::task::spawn_blocking(move || clear(&opened));
-        cleared.await.unwrap_or_else(|_| {
+        let cleared = blocking(move || clear(&opened)).await;
+        cleared.unwrap_or_else(|_| {
             let message = "Clearing a volume's first MiB crashed; see the log";
             Err(VolumeError::internal(message))
         })

@@ -1,5 +1,5 @@
 //! A job whose database or cache is not there waits for it: what it has done is not in vain, and
-//! whoever mends the disk need not send every request again.
+//! whoever repairs the disk need not send every request again.
 //!
 //! A wait ends when both can be written again, or when the job is stopped: cancelled, out of time, or
 //! left to the next start.

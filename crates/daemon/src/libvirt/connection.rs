@@ -6,21 +6,18 @@
 //! are forgotten; there is never a second thread that could hang too. The connection is opened at
 //! the first call and again after it was lost.
 
-use std::fs;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 use virt::connect::Connect;
-use virt::error::ErrorNumber;
-use virt::storage_pool::StoragePool;
-use virt::sys;
 
-use super::upload;
-use super::{Disk, DiskSource, Hypervisor, LibvirtError, LibvirtErrorKind, Pool, Upload, disks_of};
+use super::failure::wrap;
+use super::users::users;
+use super::{Hypervisor, LibvirtError, LibvirtErrorKind, Pool, Upload, pool, upload};
+use crate::backoff::Backoff;
 use crate::volume::{InUse, VolumeError, VolumeErrorKind};
 
 /// How long a call may take. Starting a pool scans its directory; all others take milliseconds.
@@ -37,9 +34,6 @@ const RESTART_PAUSES: [Duration; 4] = [
 
 /// Calls that may wait for the thread.
 const QUEUE: usize = 64;
-
-/// Where libvirt itself puts pools of images; a pool is made there when there is none of its name.
-const POOLS_DIRECTORY: &str = "/var/lib/libvirt";
 
 type Call = Box<dyn FnOnce(&mut Session) + Send>;
 
@@ -125,13 +119,13 @@ impl Hypervisor for Libvirt {
 
     async fn pool(&self, name: &str) -> Result<Option<Pool>, LibvirtError> {
         let name = name.to_owned();
-        self.call(move |connection| describe_pool(connection, &name))
+        self.call(move |connection| pool::describe(connection, &name))
             .await
     }
 
     async fn pool_directory(&self, pool: &str) -> Result<PathBuf, LibvirtError> {
         let pool = pool.to_owned();
-        self.call(move |connection| pool_directory(connection, &pool))
+        self.call(move |connection| pool::directory(connection, &pool))
             .await
     }
 
@@ -155,7 +149,7 @@ impl Hypervisor for Libvirt {
 impl InUse for Libvirt {
     async fn user_of(&self, paths: &[PathBuf]) -> Result<Option<String>, VolumeError> {
         let asked = Instant::now();
-        let mut pauses = RESTART_PAUSES.iter();
+        let mut backoff = Backoff::listed(RESTART_PAUSES.to_vec(), Duration::ZERO);
         loop {
             let paths = paths.to_owned();
             let user = self.call(move |connection| {
@@ -166,12 +160,12 @@ impl InUse for Libvirt {
                 Ok(user) => return Ok(user),
                 Err(error) => error,
             };
-            match pauses.next() {
+            match backoff.failed(None) {
                 Some(pause)
                     if error.kind == LibvirtErrorKind::Down && asked.elapsed() < CALL_TIMEOUT =>
                 {
                     tracing::warn!(component = "libvirt", %error, ?pause, "Asking libvirt again");
-                    tokio::time::sleep(*pause).await;
+                    tokio::time::sleep(pause).await;
                 }
                 _ => {
                     let message = "Whether a domain uses the volume cannot be told";
@@ -217,225 +211,12 @@ fn open(uri: &str) -> Result<Connect, LibvirtError> {
     })
 }
 
-/// An error of libvirt's with what was being done.
-pub(super) fn wrap(doing: &str, error: &virt::error::Error) -> LibvirtError {
-    let code = error.code();
-    let kind = if [ErrorNumber::NoStoragePool, ErrorNumber::NoStorageVolume]
-        .iter()
-        .any(|number| code == (*number).into())
-    {
-        LibvirtErrorKind::NotFound
-    } else if [
-        ErrorNumber::NoConnect,
-        ErrorNumber::InvalidConn,
-        ErrorNumber::Rpc,
-        ErrorNumber::SystemError,
-    ]
-    .iter()
-    .any(|number| code == (*number).into())
-    {
-        LibvirtErrorKind::Down
-    } else {
-        LibvirtErrorKind::Failed
-    };
-    LibvirtError::new(kind, format!("{doing} failed: {}", error.message()))
-}
-
-fn pool_directory(connection: &Connect, name: &str) -> Result<PathBuf, LibvirtError> {
-    let pool = match connection.lookup_storage_pool_by_name(name) {
-        Ok(pool) => pool,
-        Err(error) => match wrap("Looking up the pool", &error) {
-            missing if missing.kind == LibvirtErrorKind::NotFound => define(connection, name)?,
-            error => return Err(error),
-        },
-    };
-    let doing = |what: &str| format!("{what} the pool {name}");
-    if !pool
-        .is_active()
-        .map_err(|error| wrap(&doing("Asking for"), &error))?
-    {
-        pool.create(0)
-            .map_err(|error| wrap(&doing("Starting"), &error))?;
-        tracing::info!(component = "libvirt", pool = name, "Pool started");
-    }
-    let xml = pool
-        .xml_desc(0)
-        .map_err(|error| wrap(&doing("Describing"), &error))?;
-    target_directory(&xml).ok_or_else(|| {
-        LibvirtError::new(
-            LibvirtErrorKind::Failed,
-            format!(
-                "The pool {name} is no directory that images can be kept in: set libvirt.pool to a \
-                 pool of type dir, fs or netfs, or set cache.dir"
-            ),
-        )
-    })
-}
-
-fn describe_pool(connection: &Connect, name: &str) -> Result<Option<Pool>, LibvirtError> {
-    let pool = match connection.lookup_storage_pool_by_name(name) {
-        Ok(pool) => pool,
-        Err(error) => match wrap("Looking up the pool", &error) {
-            missing if missing.kind == LibvirtErrorKind::NotFound => return Ok(None),
-            error => return Err(error),
-        },
-    };
-    let failed = |error| wrap(&format!("Asking for the pool {name}"), &error);
-    let xml = pool.xml_desc(0).map_err(failed)?;
-    Ok(Some(Pool {
-        is_active: pool.is_active().map_err(failed)?,
-        starts_itself: pool.autostart().map_err(failed)?,
-        directory: target_directory(&xml),
-    }))
-}
-
-/// The directory of a pool that has one.
-fn target_directory(xml: &str) -> Option<PathBuf> {
-    let document = roxmltree::Document::parse(xml).ok()?;
-    let pool = document.root_element();
-    if !matches!(pool.attribute("type"), Some("dir" | "fs" | "netfs")) {
-        return None;
-    }
-    let child = |node: roxmltree::Node<'_, '_>, name: &str| {
-        let found = node.children().find(|child| child.has_tag_name(name));
-        found.map(|found| found.id())
-    };
-    let target = document.get_node(child(pool, "target")?)?;
-    let path = document.get_node(child(target, "path")?)?;
-    path.text().map(PathBuf::from)
-}
-
-fn define(connection: &Connect, name: &str) -> Result<StoragePool, LibvirtError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
-    if !name.chars().all(plain) || name.starts_with('.') {
-        return Err(LibvirtError::new(
-            LibvirtErrorKind::NotFound,
-            format!("There is no pool {name:?}, and the name cannot be a directory's: define it"),
-        ));
-    }
-    let path = format!("{POOLS_DIRECTORY}/{name}");
-    let xml =
-        format!("<pool type='dir'><name>{name}</name><target><path>{path}</path></target></pool>");
-    let pool = connection
-        .define_storage_pool_xml(&xml, 0)
-        .map_err(|error| wrap(&format!("Defining the pool {name}"), &error))?;
-    // Makes the directory, and takes one that is there.
-    pool.build(0)
-        .map_err(|error| wrap(&format!("Building the pool {name}"), &error))?;
-    pool.set_autostart(true)
-        .map_err(|error| wrap(&format!("Making the pool {name} start by itself"), &error))?;
-    tracing::info!(component = "libvirt", pool = name, path, "Pool defined");
-    Ok(pool)
-}
-
-/// A running domain with one of the paths.
-pub(super) struct User {
-    pub(super) domain: String,
-    pub(super) disk: Disk,
-}
-
-/// The running domains' disks that use any of the paths.
-pub(super) fn users(connection: &Connect, paths: &[PathBuf]) -> Result<Vec<User>, LibvirtError> {
-    let domains = connection
-        .list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        .map_err(|error| wrap("Listing the running domains", &error))?;
-    let wanted: Vec<_> = paths.iter().map(|path| Place::of(path)).collect();
-    let mut users = Vec::new();
-    for domain in domains {
-        let xml = match domain.xml_desc(0) {
-            Ok(xml) => xml,
-            // It has ended since it was listed.
-            Err(error) if error.code() == ErrorNumber::NoDomain.into() => continue,
-            Err(error) => return Err(wrap("Describing a running domain", &error)),
-        };
-        let name = domain
-            .name()
-            .map_err(|error| wrap("Asking for a domain's name", &error))?;
-        let disks = disks_of(&xml).map_err(|error| {
-            LibvirtError::new(
-                LibvirtErrorKind::Failed,
-                format!("The description of domain {name} cannot be read: {error}"),
-            )
-        })?;
-        for disk in disks {
-            let mut places = disk.sources.iter().filter_map(|source| match source {
-                DiskSource::Path(path) => Some(Place::of(Path::new(path))),
-                // A volume that is gone is nobody's path.
-                DiskSource::Volume { pool, volume } => {
-                    let pool = connection.lookup_storage_pool_by_name(pool).ok()?;
-                    let volume = pool.lookup_storage_vol_by_name(volume).ok()?;
-                    Some(Place::of(Path::new(&volume.path().ok()?)))
-                }
-            });
-            if places.any(|place| wanted.iter().any(|wanted| wanted.is(&place))) {
-                users.push(User {
-                    domain: name.clone(),
-                    disk,
-                });
-            }
-        }
-    }
-    Ok(users)
-}
-
-/// What a path leads to: two names of one device or file are the same place.
-struct Place {
-    path: PathBuf,
-    /// A device's number, or a file's device and inode.
-    object: Option<(bool, u64, u64)>,
-}
-
-impl Place {
-    fn of(path: &Path) -> Self {
-        let object = fs::metadata(path).ok().map(|found| {
-            if found.file_type().is_block_device() {
-                (true, found.rdev(), 0)
-            } else {
-                (false, found.dev(), found.ino())
-            }
-        });
-        Self {
-            path: path.to_owned(),
-            object,
-        }
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        self.path == other.path || (self.object.is_some() && self.object == other.object)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
-
-    #[test]
-    fn only_pools_that_are_directories_have_one() {
-        let xml = |kind: &str| {
-            format!(
-                "<pool type='{kind}'><name>x</name><source><path>/no</path></source><target><path>/srv/x</path></target></pool>"
-            )
-        };
-        assert_eq!(target_directory(&xml("dir")), Some("/srv/x".into()));
-        assert_eq!(target_directory(&xml("netfs")), Some("/srv/x".into()));
-        assert_eq!(target_directory(&xml("logical")), None);
-        assert_eq!(target_directory("<pool type='dir'/>"), None);
-    }
-
-    #[test]
-    fn two_names_of_one_file_are_one_place() {
-        let directory = tempfile::tempdir().expect("there is room");
-        let (file, link) = (directory.path().join("a"), directory.path().join("b"));
-        fs::write(&file, "x").expect("it is written");
-        std::os::unix::fs::symlink(&file, &link).expect("it is linked");
-        let other = directory.path().join("c");
-        fs::write(&other, "x").expect("it is written");
-        assert!(Place::of(&file).is(&Place::of(&link)));
-        assert!(!Place::of(&file).is(&Place::of(&other)));
-        let missing = Path::new("/nonexistent/a");
-        assert!(Place::of(missing).is(&Place::of(missing)));
-        assert!(!Place::of(missing).is(&Place::of(Path::new("/nonexistent/b"))));
-    }
 
     #[tokio::test]
     async fn the_test_driver_answers_and_has_its_pool() {

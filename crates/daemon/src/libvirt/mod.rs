@@ -8,7 +8,13 @@ pub mod connection;
 #[cfg(feature = "libvirt")]
 mod disks;
 #[cfg(feature = "libvirt")]
+mod failure;
+#[cfg(feature = "libvirt")]
+mod pool;
+#[cfg(feature = "libvirt")]
 mod upload;
+#[cfg(feature = "libvirt")]
+mod users;
 
 use std::fmt;
 use std::path::PathBuf;

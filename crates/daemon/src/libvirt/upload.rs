@@ -5,7 +5,8 @@ use virt::connect::Connect;
 use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 
-use super::connection::{users, wrap};
+use super::failure::wrap;
+use super::users::users;
 use super::{LibvirtError, LibvirtErrorKind, Upload};
 
 /// Writes the content; on any failure the stream is aborted, so that libvirt takes nothing for

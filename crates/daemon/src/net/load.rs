@@ -17,13 +17,17 @@
 //! A connection ends when it has been quiet (no request in flight) for [`QUIET_MAX`], or when an answer has not
 //! been taken in time. Pings, settings and window updates move neither clock.
 
-use std::collections::{BTreeMap, HashMap};
+mod place;
+mod table;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
+pub(super) use place::{InFlight, Lease, Place, Purpose};
+use table::{Connection, Costs, Ends, Table};
 
 /// Connections at once. Far below the usual limit of 1024 open files, which the cache, the database and the devices
 /// share.
@@ -117,81 +121,6 @@ pub struct Load {
     connections_share: usize,
     refused: [AtomicU64; Full::ALL.len()],
     table: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    next: u64,
-    connections: HashMap<u64, Connection>,
-    networks: HashMap<IpAddr, Costs>,
-    all: Costs,
-    said: Option<Instant>,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Costs {
-    connections: usize,
-    requests: usize,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Connection {
-    network: IpAddr,
-    is_visit: bool,
-    since: Instant,
-    /// Since when no request is in flight; of use only then.
-    quiet_since: Instant,
-    requests: usize,
-    /// Those for health and metrics.
-    probes: usize,
-    bytes: usize,
-    /// When each answer must have been taken.
-    deadlines: BTreeMap<u64, Instant>,
-    ends: Ends,
-}
-
-/// How a connection is told to end.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Ends {
-    /// In order, with what is under way.
-    pub(super) leave: CancellationToken,
-    /// At once.
-    pub(super) now: CancellationToken,
-}
-
-/// What a request asks for, as far as limits go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// Health or metrics.
-    Probe,
-    /// Anything else.
-    Work,
-}
-
-/// A connection's place; given back when dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    load: Arc<Load>,
-    id: u64,
-    network: IpAddr,
-    pub(super) is_visit: bool,
-    pub(super) ends: Ends,
-}
-
-/// A request in flight, until it is dropped.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    place: Arc<Place>,
-    purpose: Purpose,
-}
-
-/// An answer, or a part of one, that is not yet taken, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Lease {
-    place: Arc<Place>,
-    id: u64,
-    bytes: usize,
 }
 
 impl Load {
@@ -323,213 +252,6 @@ impl Load {
         // Sums and a map, each changed in one step.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Table {
-    /// Makes room among the connections, or those of one network; false when all of them are busy.
-    fn end_the_quietest(&mut self, of: Option<IpAddr>) -> bool {
-        let quiet = self.connections.iter().filter(|(_, connection)| {
-            !connection.is_visit
-                && connection.requests == 0
-                && of.is_none_or(|network| network == connection.network)
-        });
-        let quietest = quiet.min_by_key(|(_, connection)| connection.quiet_since);
-        let Some(id) = quietest.map(|(id, _)| *id) else {
-            return false;
-        };
-        self.end(id);
-        true
-    }
-
-    fn end_the_oldest_visit(&mut self) {
-        let visits = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| connection.is_visit);
-        if visits.clone().count() < RESERVE {
-            return;
-        }
-        // One that has asked is answered in a moment.
-        let oldest =
-            visits.min_by_key(|(_, connection)| (connection.requests > 0, connection.since));
-        if let Some(id) = oldest.map(|(id, _)| *id) {
-            self.end(id);
-        }
-    }
-
-    /// Ends a connection, whose place is free at once.
-    fn end(&mut self, id: u64) {
-        if let Some(connection) = self.connections.get(&id) {
-            connection.ends.now.cancel();
-        }
-        self.forget(id);
-    }
-
-    /// Gives a connection's place back; once.
-    fn forget(&mut self, id: u64) {
-        let Some(connection) = self.connections.remove(&id) else {
-            return;
-        };
-        if !connection.is_visit {
-            self.change(connection.network, |costs| costs.connections -= 1);
-        }
-    }
-
-    /// Changes what a network costs, and with it what all cost.
-    fn change(&mut self, network: IpAddr, change: impl Fn(&mut Costs)) {
-        change(&mut self.all);
-        let costs = self.networks.entry(network).or_default();
-        change(costs);
-        if *costs == Costs::default() {
-            self.networks.remove(&network);
-        }
-    }
-}
-
-impl Place {
-    pub(super) fn count_refused(&self, full: Full) {
-        self.load.count_refused(full);
-    }
-
-    /// Takes a request, if there is room for it.
-    pub(super) fn begin(self: &Arc<Self>, purpose: Purpose) -> Result<InFlight, Refusal> {
-        let mut table = self.load.table();
-        let costs = table
-            .networks
-            .get(&self.network)
-            .copied()
-            .unwrap_or_default();
-        let all = table.all.requests;
-        let Some(connection) = table.connections.get_mut(&self.id) else {
-            // It was ended a moment ago.
-            return Err(Refusal {
-                full: Full::Connections,
-                whose: Whose::All,
-            });
-        };
-        let is_free = purpose == Purpose::Probe && connection.probes == 0;
-        let whose = match (costs.requests >= REQUESTS_SHARE, all >= REQUESTS_MAX) {
-            _ if is_free => None,
-            (true, _) => Some(Whose::Callers),
-            (_, true) => Some(Whose::All),
-            _ => None,
-        };
-        if let Some(whose) = whose {
-            return Err(Refusal {
-                full: Full::Requests,
-                whose,
-            });
-        }
-        connection.requests += 1;
-        if purpose == Purpose::Probe {
-            connection.probes += 1;
-        }
-        table.change(self.network, |costs| costs.requests += 1);
-        drop(table);
-        Ok(InFlight {
-            place: Arc::clone(self),
-            purpose,
-        })
-    }
-
-    /// An answer that has no room of its own, such as a refusal; it has to be taken in time all the same.
-    pub(super) fn lease(self: &Arc<Self>, bytes: usize, now: Instant) -> Lease {
-        let mut table = self.load.table();
-        self.enter(&mut table, bytes, now)
-    }
-
-    fn enter(self: &Arc<Self>, table: &mut Table, bytes: usize, now: Instant) -> Lease {
-        let id = table.next;
-        table.next += 1;
-        table.change(self.network, |costs| costs.bytes += bytes);
-        if let Some(connection) = table.connections.get_mut(&self.id) {
-            connection.bytes += bytes;
-            connection.deadlines.insert(id, now + time_to_take(bytes));
-        }
-        Lease {
-            place: Arc::clone(self),
-            id,
-            bytes,
-        }
-    }
-}
-
-impl InFlight {
-    /// Room for the request's answer.
-    pub(super) fn answer(&self, bytes: usize, now: Instant) -> Result<Lease, Refusal> {
-        let place = &self.place;
-        let mut table = place.load.table();
-        let mine = table
-            .networks
-            .get(&place.network)
-            .map_or(0, |costs| costs.bytes);
-        let all = table.all.bytes;
-        let (here, probes) = table
-            .connections
-            .get(&place.id)
-            .map_or((0, 0), |connection| (connection.bytes, connection.probes));
-        let is_free = self.purpose == Purpose::Probe && probes <= 1;
-        let beyond = |sum: usize, limit| sum.saturating_add(bytes) > limit;
-        let whose = if is_free {
-            None
-        } else if beyond(here, ANSWERS_CONNECTION_BYTES) || beyond(mine, ANSWERS_SHARE_BYTES) {
-            Some(Whose::Callers)
-        } else if beyond(all, ANSWERS_MAX_BYTES) {
-            Some(Whose::All)
-        } else {
-            None
-        };
-        match whose {
-            None => Ok(place.enter(&mut table, bytes, now)),
-            Some(whose) => Err(Refusal {
-                full: Full::Answers,
-                whose,
-            }),
-        }
-    }
-
-    pub(super) fn place(&self) -> &Arc<Place> {
-        &self.place
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.load.table().forget(self.id);
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let mut table = self.place.load.table();
-        table.change(self.place.network, |costs| costs.requests -= 1);
-        if let Some(connection) = table.connections.get_mut(&self.place.id) {
-            connection.requests -= 1;
-            if self.purpose == Purpose::Probe {
-                connection.probes -= 1;
-            }
-            if connection.requests == 0 {
-                connection.quiet_since = Instant::now();
-            }
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut table = self.place.load.table();
-        table.change(self.place.network, |costs| costs.bytes -= self.bytes);
-        if let Some(connection) = table.connections.get_mut(&self.place.id) {
-            connection.bytes -= self.bytes;
-            connection.deadlines.remove(&self.id);
-        }
-    }
-}
-
-/// How long a peer may take for so many bytes: 30 s, and a second for every 16 KiB.
-fn time_to_take(bytes: usize) -> Duration {
-    let seconds = u64::try_from(bytes >> 14).unwrap_or(u64::MAX);
-    Duration::from_secs(30).saturating_add(Duration::from_secs(seconds))
 }
 
 /// What one caller can choose its addresses from: all of IPv6's lower half.

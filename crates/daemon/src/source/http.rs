@@ -5,23 +5,22 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::Response;
-use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::mover::Mover;
-use super::retry::{Failure, Retry, retry_after};
+use super::retry::{Failure, Retry};
 use super::url::{UrlPolicy, without_query};
 use super::{Counters, Settings};
-use crate::files;
+use crate::{files, web};
 
 /// Redirects that are followed, each to an allowed host.
 const MAX_REDIRECTS: usize = 5;
@@ -177,12 +176,7 @@ fn build_http(settings: &Settings) -> Result<reqwest::Client> {
         None => Vec::new(),
     };
     let builder = || {
-        reqwest::Client::builder()
-            // Redirects and retries are decided here, not by the library.
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            // A proxy from the environment would carry requests to a host that nobody allowed.
-            .no_proxy()
+        web::client()
             // Ranges in flight need connections of their own, which HTTP/2 would join into one.
             .http1_only()
             .connect_timeout(settings.connect_timeout)
@@ -190,10 +184,6 @@ fn build_http(settings: &Settings) -> Result<reqwest::Client> {
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             // For how long the server's certificate is valid.
             .tls_info(true)
-            .user_agent(concat!(
-                "libvirt-volume-provisioner/",
-                env!("CARGO_PKG_VERSION")
-            ))
     };
     match builder().tls_certs_merge(ca).build() {
         Ok(client) => Ok(client),
@@ -276,7 +266,7 @@ fn redirected(policy: &UrlPolicy, from: &Location, response: &Response) -> Resul
     })
 }
 
-/// A request without an answer, or an answer that broke off.
+/// A request without an answer, or an answer that was cut off.
 pub(super) fn no_answer(location: &Location, error: reqwest::Error) -> Failure {
     let error = error.without_url();
     let host = location.url.authority();
@@ -336,7 +326,7 @@ impl Refusal {
     pub(super) async fn read(response: Response) -> Self {
         Self {
             status: response.status(),
-            retry_after: retry_after(response.headers(), OffsetDateTime::now_utc()),
+            retry_after: web::retry_after(response.headers(), SystemTime::now()),
             code: error_code(response).await,
         }
     }

@@ -52,31 +52,27 @@ use std::time::Duration;
 use ::http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Response;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::secret::Secret;
+use crate::web;
 pub use checksums::Checksums;
 pub use error::{Result, SourceError, SourceErrorKind};
 use fetch::{byte_range, total_size};
 use http::{Client, Location, Refusal, header_text, no_answer, refusal};
-use limit::RateLimit;
+use limit::ReadLimit;
 use mover::Mover;
 pub use object::ObjectMeta;
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
 pub use record::PlanCheck;
-pub(crate) use retry::retry_after;
 use retry::{Budget, Failure};
 pub use url::{ImageUrl, UrlPolicy};
 
 /// A health probe that takes longer counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Time for a TCP and TLS connection to come up.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the configuration says about object storage.
 #[derive(Debug, Clone)]
@@ -113,7 +109,7 @@ impl From<&config::Minio> for Settings {
             ca_cert: minio.ca_cert.clone(),
             allowed_hosts: minio.allowed_hosts.clone(),
             retry_backoff: minio.retry_backoff.clone(),
-            connect_timeout: CONNECT_TIMEOUT,
+            connect_timeout: web::CONNECT_TIMEOUT,
             idle_timeout: minio.idle_timeout,
             max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
         }
@@ -173,7 +169,7 @@ struct Inner {
     client: Client,
     policy: UrlPolicy,
     backoff: Vec<Duration>,
-    limit: Option<RateLimit>,
+    limit: Option<ReadLimit>,
 }
 
 impl Source {
@@ -190,7 +186,7 @@ impl Source {
             client: Client::new(settings, mover)?,
             policy: UrlPolicy::new(settings.endpoint.as_deref(), &settings.allowed_hosts)?,
             backoff: settings.retry_backoff.clone(),
-            limit: settings.max_read_bytes_per_sec.and_then(RateLimit::new),
+            limit: settings.max_read_bytes_per_sec.and_then(ReadLimit::new),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -401,7 +397,7 @@ impl Inner {
             .send(Method::GET, location, HeaderMap::new())
             .await?;
         let date = header_text(response.headers(), header::DATE);
-        let date = date.and_then(|text| OffsetDateTime::parse(text, &Rfc2822).ok());
+        let date = date.and_then(|text| httpdate::parse_http_date(text).ok());
         let tls = response.extensions().get::<reqwest::tls::TlsInfo>();
         let certificate = tls
             .and_then(|tls| tls.peer_certificate())
@@ -419,7 +415,7 @@ impl Inner {
             }
         };
         Ok(Look {
-            date,
+            date: date.map(OffsetDateTime::from),
             certificate,
             refused,
         })

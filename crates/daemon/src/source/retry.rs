@@ -3,17 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, header};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
-
 use super::error::{Result, SourceError};
+use crate::backoff::Backoff;
 
 /// Longest wait that a server can ask for: a job's patience is the operator's to set.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-/// Waits are stretched by up to this share, so that ranges and hosts that failed together do not
-/// come back together.
-const JITTER: f64 = 0.2;
 
 /// One failed attempt.
 #[derive(Debug)]
@@ -58,94 +52,59 @@ impl From<SourceError> for Failure {
 /// The attempts that one request, or one range, still has.
 #[derive(Debug)]
 pub(super) struct Budget<'a> {
-    /// Waits before the repeats, as many as there are repeats.
-    backoff: &'a [Duration],
+    backoff: Backoff,
     retries: &'a AtomicU64,
     /// Of one job.
     own_retries: Option<&'a AtomicU64>,
-    made: u32,
+    retries_made: u32,
 }
 
 impl<'a> Budget<'a> {
+    /// With these waits before the repeats, as many as there are repeats.
     pub(super) fn new(
-        backoff: &'a [Duration],
+        backoff: &[Duration],
         retries: &'a AtomicU64,
         own_retries: Option<&'a AtomicU64>,
     ) -> Self {
         Self {
-            backoff,
+            backoff: Backoff::listed(backoff.to_vec(), MAX_RETRY_AFTER),
             retries,
             own_retries,
-            made: 0,
+            retries_made: 0,
         }
     }
 
     /// Waits until the next attempt is due, or returns the error when there is none.
     pub(super) async fn pause(&mut self, failure: Failure) -> Result<()> {
-        self.made += 1;
-        let wait = match (failure.retry, self.backoff.split_first()) {
-            (Retry::Never, _) | (_, None) => return Err(failure.error.with_attempts(self.made)),
-            (Retry::Backoff, Some((wait, rest))) => {
-                self.backoff = rest;
-                *wait
-            }
-            (Retry::After(asked), Some((wait, rest))) => {
-                self.backoff = rest;
-                (*wait).max(asked.min(MAX_RETRY_AFTER))
-            }
+        let wait = match failure.retry {
+            Retry::Never => None,
+            Retry::Backoff => self.backoff.failed(None),
+            Retry::After(asked) => self.backoff.failed(Some(asked)),
         };
+        let Some(wait) = wait else {
+            // A final failure is an attempt too.
+            let made = self.retries_made + 1;
+            return Err(failure.error.with_attempts(made));
+        };
+        self.retries_made += 1;
         tracing::debug!(
             error = %failure.error,
-            attempt = self.made,
+            attempt = self.retries_made,
             wait_ms = wait.as_millis(),
             "Trying again"
         );
         for retries in [Some(self.retries), self.own_retries].into_iter().flatten() {
             retries.fetch_add(1, Ordering::Relaxed);
         }
-        tokio::time::sleep(wait.mul_f64(1.0 + rand::random::<f64>() * JITTER)).await;
+        tokio::time::sleep(wait).await;
         Ok(())
     }
-}
-
-/// Reads `Retry-After` in both of its forms: seconds, or a date.
-pub(crate) fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
-    Some((date - now).try_into().unwrap_or(Duration::ZERO))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::error::SourceErrorKind;
-    use time::macros::datetime;
-
-    fn check_retry_after(text: &str, expected: Option<u64>) {
-        let headers = HeaderMap::from_iter([(
-            header::RETRY_AFTER,
-            text.parse().expect("it is a header value"),
-        )]);
-        let now = datetime!(2015-10-21 07:27:30 UTC);
-        assert_eq!(
-            retry_after(&headers, now),
-            expected.map(Duration::from_secs),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn retry_after_is_read_as_seconds_or_as_a_date() {
-        check_retry_after("7", Some(7));
-        check_retry_after(" 0 ", Some(0));
-        check_retry_after("Wed, 21 Oct 2015 07:28:00 GMT", Some(30));
-        check_retry_after("Wed, 21 Oct 2015 07:00:00 GMT", Some(0));
-        check_retry_after("soon", None);
-        check_retry_after("-5", None);
-    }
 
     fn failure(retry: Retry) -> Failure {
         Failure {
@@ -176,7 +135,8 @@ mod tests {
         assert_eq!(waits.len(), expected_ms.len(), "{waits:?}");
         for (wait, expected) in waits.iter().zip(expected_ms) {
             let least = Duration::from_millis(*expected);
-            let most = least.mul_f64(1.0 + JITTER) + Duration::from_millis(2);
+            // The back-off's jitter, and a tick of the clock.
+            let most = least.mul_f64(1.2) + Duration::from_millis(2);
             assert!(
                 *wait >= least && *wait <= most,
                 "{wait:?} for {expected} ms"

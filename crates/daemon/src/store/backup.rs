@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::StoreError;
 use super::files::MODE;
-use super::{BUSY_TIMEOUT, StoreError, VERSION};
+use super::schema::{BUSY_TIMEOUT, VERSION, opening_failed};
 
 /// What a sound database holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub fn backup(path: &Path, to: &Path) -> Result<Health, StoreError> {
         .ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
     connection
         .execute("VACUUM INTO ?1", [target])
-        .map_err(|source| super::opening_failed(path, source))?;
+        .map_err(|source| opening_failed(path, source))?;
     // A copy that cannot be read is none.
     let health = check(copy.path())?;
     copy.as_file().sync_all().map_err(failed)?;
@@ -128,7 +129,7 @@ fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
 }
 
 pub(super) fn check_open(path: &Path, connection: &Connection) -> Result<Health, StoreError> {
-    let failed = |source| super::opening_failed(path, source);
+    let failed = |source| opening_failed(path, source);
     let finding: String = connection
         .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
         .map_err(failed)?;

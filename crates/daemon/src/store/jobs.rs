@@ -2,27 +2,51 @@
 
 use std::sync::Arc;
 
-use lvp_api::{ImageType, JobId, JobState, Verified, VolumeName};
+use lvp_api::{ImageType, JobId, JobKind, JobState, Verified, VolumeName};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::NewEvent;
 use super::seal::Seal;
 use super::{Store, StoreError, events};
 use crate::job::admission::Surroundings;
-use crate::job::record::{Failure, Job, JobSpec, VolumeRequest};
+use crate::job::record::{Failure, Job, JobSpec};
+use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::url::RequestedUrl;
 
 /// Which jobs a listing wants.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct JobFilter {
-    /// Only those in this state.
-    pub state: Option<JobState>,
+    /// Only those in one of these states; in any when there are none.
+    pub states: Vec<JobState>,
+    /// Only those of this volume.
+    pub volume: Option<String>,
+    /// Only those whose image's URL has this in it, whatever the case.
+    pub image: Option<String>,
+    /// Only those with this, whatever the case, in id, volume, URL, correlation id or error.
+    pub text: Option<String>,
+    /// Only those that were accepted then or later, as [`clock`](crate::clock) writes it.
+    pub since: Option<String>,
+    /// Only those that were accepted before.
+    pub until: Option<String>,
     /// At most so many.
     pub limit: u32,
     /// Not the first so many.
     pub offset: u32,
     /// Fewer when their texts have more bytes together; one at least.
     pub max_bytes: usize,
+}
+
+/// What a [`JobFilter`] asks of a row. Its parameters come first, in the order of its fields.
+macro_rules! matching {
+    () => {
+        "(?1 IS NULL OR state IN (SELECT value FROM json_each(?1))) \
+         AND (?2 IS NULL OR volume_name = ?2) \
+         AND (?3 IS NULL OR instr(lower(image_url), ?3) > 0) \
+         AND (?4 IS NULL OR instr(lower(id || char(10) || ifnull(volume_name, '') || char(10) || image_url \
+              || char(10) || ifnull(correlation_id, '') || char(10) || ifnull(error, '')), ?4) > 0) \
+         AND (?5 IS NULL OR created_at >= ?5) \
+         AND (?6 IS NULL OR created_at < ?6)"
+    };
 }
 
 impl Store {
@@ -41,7 +65,8 @@ impl Store {
                     .query_row("SELECT * FROM jobs WHERE idempotency_key = ?1", [key], job_row)
                     .optional()?,
             };
-            let volume_holder = match &job.spec.volume {
+            let work = &job.spec.work;
+            let volume_holder = match work.volume() {
                 None => None,
                 Some(volume) => transaction
                     .query_row(
@@ -63,8 +88,8 @@ impl Store {
             };
             let (insert, decision) = decide(&surroundings, &job);
             if insert {
-                let volume = job.spec.volume.as_ref();
-                let url = &job.spec.image_url;
+                let (image, volume) = (work.image(), work.volume());
+                let url = &image.url;
                 let sealed = match url.query() {
                     Some(query) => Some(seal.close(job.id, query.expose()).map_err(unwritable)?),
                     None => None,
@@ -76,20 +101,20 @@ impl Store {
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15)",
                     params![
                         job.id.to_string(),
-                        job.spec.kind().as_str(),
+                        work.kind().as_str(),
                         job.state.as_str(),
                         url.base(),
-                        job.spec.image_type.as_str(),
+                        image.image_type.as_str(),
                         volume.map(|volume| volume.name.as_str()),
                         volume.map(|volume| volume.size_bytes.cast_signed()),
                         job.spec.correlation_id,
                         job.spec.idempotency_key,
                         job.spec.traceparent,
                         job.created_at,
-                        job.spec.adopt,
+                        volume.is_some_and(|volume| volume.adopt),
                         url.identity(),
                         sealed,
-                        job.spec.checksum.map(|checksum| checksum.to_string()),
+                        image.checksum.map(|checksum| checksum.to_string()),
                     ],
                 )?;
             }
@@ -131,17 +156,43 @@ impl Store {
     /// Jobs, newest first, and how many match in all.
     pub async fn jobs(&self, filter: JobFilter) -> Result<(Vec<Job>, u64), StoreError> {
         self.read("list_jobs", move |connection| {
-            let state = filter.state.map(JobState::as_str);
-            let total: i64 = connection.query_row(
-                "SELECT count(*) FROM jobs WHERE ?1 IS NULL OR state = ?1",
-                [state],
-                |row| row.get(0),
+            let states: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
+            let states = if states.is_empty() {
+                None
+            } else {
+                Some(json(&states)?)
+            };
+            let lower = |text: &Option<String>| text.as_ref().map(|text| text.to_ascii_lowercase());
+            let (image, text) = (lower(&filter.image), lower(&filter.text));
+            let matching = params![
+                states,
+                filter.volume,
+                image,
+                text,
+                filter.since,
+                filter.until
+            ];
+            let total: i64 = connection
+                .prepare_cached(concat!("SELECT count(*) FROM jobs WHERE ", matching!()))?
+                .query_row(matching, |row| row.get(0))?;
+            let mut statement = connection.prepare_cached(concat!(
+                "SELECT * FROM jobs WHERE ",
+                matching!(),
+                " ORDER BY seq DESC LIMIT ?7 OFFSET ?8"
+            ))?;
+            let rows = statement.query_map(
+                params![
+                    states,
+                    filter.volume,
+                    image,
+                    text,
+                    filter.since,
+                    filter.until,
+                    filter.limit,
+                    filter.offset
+                ],
+                job_row,
             )?;
-            let mut statement = connection.prepare_cached(
-                "SELECT * FROM jobs WHERE ?1 IS NULL OR state = ?1 \
-                 ORDER BY seq DESC LIMIT ?2 OFFSET ?3",
-            )?;
-            let rows = statement.query_map(params![state, filter.limit, filter.offset], job_row)?;
             let (mut jobs, mut bytes) = (Vec::new(), 0);
             for job in rows {
                 let job = job?;
@@ -168,7 +219,7 @@ impl Store {
                 )?
                 .query_map([], |row| {
                     let mut job = job_row(row)?;
-                    job.spec.image_url = whole_url(row, job.id, &seal)?;
+                    job.spec.work.image_mut().url = whole_url(row, job.id, &seal)?;
                     Ok(job)
                 })?
                 .collect()
@@ -231,7 +282,7 @@ impl Store {
 /// Bytes of those texts of a job whose length others decide.
 fn text_bytes(job: &Job) -> usize {
     let lengths = [
-        Some(job.spec.image_url.base()),
+        Some(job.spec.work.image().url.base()),
         job.spec.correlation_id.as_deref(),
         job.spec.idempotency_key.as_deref(),
         job.failure.as_ref().map(|failure| failure.message.as_str()),
@@ -250,7 +301,8 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
          progress = ?11, attempts = ?12, started_at = ?13, updated_at = ?14, \
          finished_at = ?15, \
          image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
-         image_url_sealed = iif(?16, image_url_sealed, NULL), verified = ?17 WHERE id = ?1",
+         image_url_sealed = iif(?16 OR image_url_sealed IS NULL, image_url_sealed, x''), \
+         verified = ?17 WHERE id = ?1",
         params![
             job.id.to_string(),
             job.state.as_str(),
@@ -328,7 +380,10 @@ fn unwritable(error: std::io::Error) -> rusqlite::Error {
 fn shown_url(row: &Row<'_>) -> rusqlite::Result<RequestedUrl> {
     let url: String = row.get("image_url")?;
     Ok(match row.get("image_identity")? {
-        Some(identity) => RequestedUrl::kept(url, identity, None),
+        Some(identity) => {
+            let sealed: Option<Vec<u8>> = row.get("image_url_sealed")?;
+            RequestedUrl::kept(url, identity, sealed.map(|_| None))
+        }
         // Of an earlier release.
         None => RequestedUrl::new(&url),
     })
@@ -354,14 +409,27 @@ fn whole_url(row: &Row<'_>, job: JobId, seal: &Seal) -> rusqlite::Result<Request
     Ok(RequestedUrl::kept(base, identity, Some(query)))
 }
 
-fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
-    let volume = match row.get::<_, Option<String>>("volume_name")? {
-        None => None,
-        Some(_) => Some(VolumeRequest {
-            name: parsed(row, "volume_name")?,
-            size_bytes: row.get::<_, i64>("volume_size_bytes")?.cast_unsigned(),
-        }),
+/// What a job is to do, by its kind; with its image's URL as far as it is in clear.
+fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
+    let image = ImageRequest {
+        url: shown_url(row)?,
+        image_type: image_type(row)?,
+        checksum: parsed_if_any(row, "checksum")?,
     };
+    Ok(match parsed(row, "kind")? {
+        JobKind::Provision => Work::Provision {
+            image,
+            volume: VolumeRequest {
+                name: parsed(row, "volume_name")?,
+                size_bytes: row.get::<_, i64>("volume_size_bytes")?.cast_unsigned(),
+                adopt: row.get("adopt")?,
+            },
+        },
+        JobKind::Cache => Work::Fetch { image },
+    })
+}
+
+fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
     let failure = match row.get::<_, Option<String>>("error")? {
         None => None,
         Some(message) => Some(Failure {
@@ -373,14 +441,10 @@ fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
     Ok(Job {
         id: parsed(row, "id")?,
         spec: JobSpec {
-            image_url: shown_url(row)?,
-            image_type: image_type(row)?,
-            checksum: parsed_if_any(row, "checksum")?,
-            volume,
+            work: work(row)?,
             correlation_id: row.get("correlation_id")?,
             idempotency_key: row.get("idempotency_key")?,
             traceparent: row.get("traceparent")?,
-            adopt: row.get("adopt")?,
         },
         state: parsed(row, "state")?,
         failure,

@@ -6,8 +6,9 @@ use std::path::Path;
 use lvp_api::VolumeName;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::StoreError;
 use super::backup::check_open;
-use super::{StoreError, opening_failed};
+use super::schema::opening_failed;
 
 /// Ends all unfinished jobs as cancelled; returns how many. No other process may have the database
 /// open. Blocks.
@@ -34,7 +35,7 @@ pub fn cancel_unfinished(path: &Path, now: &str) -> Result<usize, StoreError> {
     check_open(path, &connection)?;
     let ended = connection.execute(
         "UPDATE jobs SET state = 'cancelled', updated_at = ?1, finished_at = ?1, \
-         image_url_sealed = NULL \
+         image_url_sealed = iif(image_url_sealed IS NULL, NULL, x'') \
          WHERE state IN ('pending', 'running')",
         [now],
     );

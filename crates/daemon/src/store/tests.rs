@@ -1,4 +1,8 @@
+use lvp_api::JobId;
+
+use super::schema::VERSION;
 use super::*;
+use crate::job::work::Work;
 
 struct Nobody;
 
@@ -67,4 +71,51 @@ async fn the_oldest_events_make_room_and_those_of_other_receivers_do_not() {
     assert_eq!(other.len(), 1);
     let gone = store.forget_other_receivers(vec!["full".to_owned()]).await;
     assert_eq!(gone.expect("it is written"), 1);
+}
+
+#[tokio::test]
+async fn jobs_of_the_first_version_are_read_by_their_kind_and_an_unknown_kind_is_an_error() {
+    let home = tempfile::tempdir().expect("there is room");
+    let path = home.path().join("jobs.db");
+    let old = Connection::open(&path).expect("it is made");
+    old.execute_batch(include_str!("schema.sql"))
+        .expect("the first version's tables");
+    let (written, fetched, strange) = (JobId::random(), JobId::random(), JobId::random());
+    for (id, kind, volume, size) in [
+        (written, "provision", Some("vm"), Some(1_i64 << 30)),
+        (fetched, "cache", None, None),
+        (strange, "clone", Some("vm"), Some(1 << 30)),
+    ] {
+        old.execute(
+            "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
+             volume_size_bytes, created_at, updated_at) \
+             VALUES (?1, ?2, 'completed', 's3://images/a', 'raw', ?3, ?4, 't', 't')",
+            rusqlite::params![id.to_string(), kind, volume, size],
+        )
+        .expect("it is written");
+    }
+    old.pragma_update(None, "user_version", 1)
+        .expect("it is set");
+    drop(old);
+    let store = Store::open(&path, Arc::new(Nobody)).expect("it is brought up");
+    let job = async |id| store.job(id).await;
+    let work = job(written)
+        .await
+        .expect("it is read")
+        .expect("a job")
+        .spec
+        .work;
+    let volume = work.volume().expect("it has one");
+    assert_eq!((volume.name.as_str(), volume.adopt), ("vm", false));
+    assert_eq!(work.image().url.to_string(), "s3://images/a");
+    let work = job(fetched)
+        .await
+        .expect("it is read")
+        .expect("a job")
+        .spec
+        .work;
+    assert!(matches!(work, Work::Fetch { .. }), "{work:?}");
+    let unknown = job(strange).await.expect_err("it is not known");
+    let unknown = crate::error::chain(&unknown);
+    assert!(unknown.contains("clone"), "{unknown}");
 }

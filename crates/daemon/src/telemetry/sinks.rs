@@ -20,6 +20,7 @@ use url::Url;
 
 use crate::config::Logging;
 use crate::delivery::outbox::{self, Counts, Limits, Outbox, Outcome, Receiver, Running};
+use crate::web;
 
 /// Longest time that the end of the daemon waits for the last lines.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -107,7 +108,9 @@ fn start(
     body: fn(&str, &[Line]) -> serde_json::Result<Vec<u8>>,
 ) -> anyhow::Result<Running<Line>> {
     let http = Http {
-        client: outbox::client().context("The client for log lines cannot be made")?,
+        client: web::client()
+            .build()
+            .context("The client for log lines cannot be made")?,
         url,
         instance: rustix::system::uname()
             .nodename()

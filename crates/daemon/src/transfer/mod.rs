@@ -15,13 +15,13 @@
 
 mod cachefile;
 mod error;
+mod outlet;
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,13 +29,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lvp_api::{Sha256Digest, Sha512Digest};
 use lvp_image::buffer::{BufferPool, PooledBuf};
-use lvp_image::copy::{Body, Copier};
 use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 pub use error::TransferError;
+pub use outlet::{Aims, CacheOnly, Outlet, ToVolume, Written};
 
 use crate::cache::Lead;
 use crate::job::meter::Meter;
@@ -58,57 +58,43 @@ const PIECES: usize = 8;
 const QUEUED_PIECES: usize = 2;
 
 /// What a pass yields.
-pub struct Streamed {
+#[derive(Debug)]
+pub struct Streamed<W> {
     /// SHA-256 of every byte of the object.
     pub digest: Sha256Digest,
     /// SHA-512 of them, if that was an aim.
     pub sha512: Option<Sha512Digest>,
     /// The complete partial file.
     pub file: File,
-    /// The written volume whose head is still held back, if there was a volume.
-    pub body: Option<Body>,
     /// From the first request for the object's bytes to its last byte.
     pub download: Duration,
-    /// From the start of the copy to the last byte settled on the volume.
-    pub convert: Option<Duration>,
+    /// What was written beside the cache's file: [`Written`], or nothing.
+    pub written: W,
 }
 
-/// What a pass does beside filling the cache.
-#[derive(Default)]
-pub struct Aims {
-    /// Writes a volume by the plan.
-    pub copier: Option<Copier>,
-    /// Compares the bytes with those that the plan was made from.
-    pub check: Option<PlanCheck>,
-    /// Takes the SHA-512 as well.
-    pub sha512: bool,
-}
-
-/// Reads the lead's object once, front to back, into the cache's partial file and, when there
-/// is a copier, onto its target.
-pub async fn stream(
+/// Reads the lead's object once, front to back, into the cache's partial file and wherever else its
+/// bytes are to go.
+pub async fn stream<O: Outlet>(
     source: &Source,
     lead: &mut Lead,
-    aims: Aims,
+    aims: Aims<O>,
     meter: &Arc<Meter>,
     stop: &Stop,
-) -> Result<Streamed, TransferError> {
+) -> Result<Streamed<O::Written>, TransferError> {
     let object = lead.object().clone();
     let start = lead.durable_bytes();
-    meter.source_total.store(object.size, Ordering::Relaxed);
-    meter.source_done.store(start, Ordering::Relaxed);
+    meter.download_from(start, object.size);
     let (chunks, receiver) = mpsc::channel(QUEUED_CHUNKS);
     let (durable, mut durable_seen) = watch::channel(start);
     let pump = Pump {
         path: lead.path(),
-        file: lead.open()?,
+        file: lead.open().await?,
         start,
         size: object.size,
-        aims,
         durable,
         stop: stop.clone(),
     };
-    let pump = source.mover().spawn_blocking(move || pump.run(receiver));
+    let pump = (source.mover()).spawn_blocking(move || pump.run(aims, receiver));
     let started = Instant::now();
     let reader = match lead.can_be_joined() {
         true => source.read_ranges(&object, start..object.size, RangeOptions::default()),
@@ -136,9 +122,18 @@ pub async fn stream(
         lead.durable(bytes).await?;
     }
     let (download, ()) = fetched?;
-    pumped.map(|streamed| Streamed {
+    let Pumped {
+        digest,
+        sha512,
+        file,
+        written,
+    } = pumped?;
+    Ok(Streamed {
+        digest,
+        sha512,
+        file,
         download,
-        ..streamed
+        written,
     })
 }
 
@@ -169,8 +164,7 @@ async fn fetch(
                 }
             }
         }
-        meter.fetched_bytes.fetch_add(length, Ordering::Relaxed);
-        meter.source_done.fetch_add(length, Ordering::Relaxed);
+        meter.received(length);
     }
 }
 
@@ -179,48 +173,59 @@ struct Pump {
     file: File,
     start: u64,
     size: u64,
-    aims: Aims,
     durable: watch::Sender<u64>,
     stop: Stop,
 }
 
-/// The pump's two other consumers.
-struct Outlets {
+/// What the pump yields.
+struct Pumped<W> {
+    digest: Sha256Digest,
+    sha512: Option<Sha512Digest>,
+    file: File,
+    written: W,
+}
+
+/// The pump's consumers.
+struct Consumers<'a, O> {
     digest: SyncSender<Bytes>,
     cache: SyncSender<Bytes>,
+    outlet: &'a mut O,
 }
 
 impl Pump {
     /// Runs until the channel closes, on a thread of its own.
-    fn run(mut self, mut chunks: mpsc::Receiver<Bytes>) -> Result<Streamed, TransferError> {
-        let started = Instant::now();
+    fn run<O: Outlet>(
+        self,
+        aims: Aims<O>,
+        mut chunks: mpsc::Receiver<Bytes>,
+    ) -> Result<Pumped<O::Written>, TransferError> {
         let file = self
             .file
             .try_clone()
             .map_err(|error| self.cache_failed(error))?;
         let durable = self.durable.clone();
         let start = self.start;
+        let Aims {
+            mut outlet,
+            check,
+            sha512,
+        } = aims;
         thread::scope(|scope| {
             let (to_digest, for_digest) = sync_channel::<Bytes>(QUEUED_PIECES);
             let (to_cache, for_cache) = sync_channel::<Bytes>(QUEUED_PIECES);
-            let check = self.aims.check.take();
-            let sha512 = self.aims.sha512;
             let digest = scope.spawn(move || digest(for_digest, check, sha512));
             let cache = scope.spawn(move || cachefile::write(&file, start, for_cache, &durable));
-            let outlets = Outlets {
-                digest: to_digest,
-                cache: to_cache,
-            };
-            let moved = self.pump(&mut chunks, &outlets);
-            drop(outlets);
+            let moved = self.pump(
+                &mut chunks,
+                Consumers {
+                    digest: to_digest,
+                    cache: to_cache,
+                    outlet: &mut outlet,
+                },
+            );
             // While the last of the cache file is synced.
             let is_complete = moved.as_ref().is_ok_and(|received| *received == self.size);
-            let body = self
-                .aims
-                .copier
-                .take()
-                .filter(|_| is_complete)
-                .map(Copier::finish);
+            let written = is_complete.then(|| outlet.finish());
             let digest = digest.join();
             let cache = cache.join();
             // First, as a plan of another object is why the rest may have failed.
@@ -229,34 +234,30 @@ impl Pump {
             cache
                 .map_err(panicked)?
                 .map_err(|error| self.cache_failed(error))?;
-            if !is_complete {
+            let Some(written) = written else {
                 return Err(TransferError::Incomplete {
                     received_bytes: received,
                     size_bytes: self.size,
                 });
-            }
+            };
             check.map(PlanCheck::finish).transpose()?;
-            let body = body.transpose()?;
-            Ok(Streamed {
+            Ok(Pumped {
                 digest,
                 sha512,
                 file: self.file,
-                convert: body.is_some().then(|| started.elapsed()),
-                body,
-                // The caller knows.
-                download: Duration::ZERO,
+                written: written?,
             })
         })
     }
 
     /// Hands everything to the consumers; returns how far that came.
-    fn pump(
-        &mut self,
+    fn pump<O: Outlet>(
+        &self,
         chunks: &mut mpsc::Receiver<Bytes>,
-        outlets: &Outlets,
+        mut consumers: Consumers<'_, O>,
     ) -> Result<u64, TransferError> {
         let pool = BufferPool::new(PIECES, PIECE_BYTES);
-        let Some(mut position) = self.replay(&pool, outlets)? else {
+        let Some(mut position) = self.replay(&pool, &mut consumers)? else {
             return Ok(0);
         };
         let mut piece = None;
@@ -278,7 +279,7 @@ impl Pump {
                 {
                     filled = 0;
                     position += PIECE_BYTES as u64;
-                    if !self.hand_out(Bytes::from_owner(piece), outlets)? {
+                    if !consumers.hand_out(Bytes::from_owner(piece))? {
                         return Ok(position);
                     }
                 }
@@ -286,17 +287,17 @@ impl Pump {
         }
         if let Some(piece) = piece.filter(|_| filled > 0) {
             position += filled as u64;
-            self.hand_out(Bytes::from_owner(piece).slice(..filled), outlets)?;
+            consumers.hand_out(Bytes::from_owner(piece).slice(..filled))?;
         }
         Ok(position)
     }
 
     /// Hands out the durable part of an earlier attempt, which is in the cache file already. None when
     /// a consumer is gone: joining it tells why.
-    fn replay(
-        &mut self,
+    fn replay<O: Outlet>(
+        &self,
         pool: &BufferPool,
-        outlets: &Outlets,
+        consumers: &mut Consumers<'_, O>,
     ) -> Result<Option<u64>, TransferError> {
         let mut offset = 0;
         while offset < self.start {
@@ -307,23 +308,13 @@ impl Pump {
                 .read_exact_at(&mut piece[..length], offset)
                 .map_err(|error| self.cache_failed(error))?;
             let piece = Bytes::from_owner(piece).slice(..length);
-            if outlets.digest.send(piece.clone()).is_err() {
+            if consumers.digest.send(piece.clone()).is_err() {
                 return Ok(None);
             }
-            self.feed(piece)?;
+            consumers.outlet.feed(piece)?;
             offset += length as u64;
         }
         Ok(Some(offset))
-    }
-
-    /// Gives a piece to every consumer. False when one of them is gone: it has failed, and joining
-    /// it tells why.
-    fn hand_out(&mut self, piece: Bytes, outlets: &Outlets) -> Result<bool, TransferError> {
-        if outlets.cache.send(piece.clone()).is_err() || outlets.digest.send(piece.clone()).is_err()
-        {
-            return Ok(false);
-        }
-        self.feed(piece).map(|()| true)
     }
 
     /// A free piece; waits until a consumer lets go of one.
@@ -337,16 +328,21 @@ impl Pump {
         }
     }
 
-    fn feed(&mut self, piece: Bytes) -> Result<(), TransferError> {
-        match &mut self.aims.copier {
-            Some(copier) => Ok(copier.feed(piece)?),
-            None => Ok(()),
-        }
-    }
-
     fn cache_failed(&self, source: io::Error) -> TransferError {
         let path = self.path.clone();
         TransferError::CacheFile { path, source }
+    }
+}
+
+impl<O: Outlet> Consumers<'_, O> {
+    /// Gives a piece to every consumer. False when one of them is gone: it has failed, and joining
+    /// it tells why.
+    fn hand_out(&mut self, piece: Bytes) -> Result<bool, TransferError> {
+        if self.cache.send(piece.clone()).is_err() || self.digest.send(piece.clone()).is_err() {
+            return Ok(false);
+        }
+        self.outlet.feed(piece)?;
+        Ok(true)
     }
 }
 

@@ -14,12 +14,14 @@ use lvp_testkit::loopdev::LoopDevice;
 use lvp_testkit::require::require;
 use lvp_testkit::s3::{ACCESS_KEY, S3, SECRET_KEY};
 use provisioner::cache::{Cache, CacheSettings};
-use provisioner::job::record::{Job, JobSpec, VolumeRequest};
+use provisioner::job::record::{Job, JobSpec, NewJob};
+use provisioner::job::work::{ImageRequest, VolumeRequest, Work};
 use provisioner::jobs::{Cancellation, JobSettings, Jobs, Services};
 use provisioner::secret::Secret;
 use provisioner::source::{self, Source};
 use provisioner::store::{Observer, Store};
 use provisioner::telemetry::metrics::Metrics;
+use provisioner::web;
 
 use crate::one_device::{O_EXCL, OneDevice};
 use crate::support::{MIB, address, image};
@@ -34,6 +36,7 @@ struct Bench {
     s3: S3,
     proxy: FaultProxy,
     device: LoopDevice,
+    services: Arc<Services>,
     jobs: Jobs,
     _dir: tempfile::TempDir,
 }
@@ -64,7 +67,7 @@ impl Bench {
             ca_cert: None,
             allowed_hosts: Vec::new(),
             retry_backoff: vec![Duration::from_millis(10)],
-            connect_timeout: source::CONNECT_TIMEOUT,
+            connect_timeout: web::CONNECT_TIMEOUT,
             idle_timeout: Duration::from_secs(30),
             max_read_bytes_per_sec: None,
         };
@@ -74,7 +77,7 @@ impl Bench {
             max_size_bytes: None,
             min_free_bytes: 0,
         };
-        let services = Services {
+        let services = Arc::new(Services {
             source: Source::new(&settings).expect("the settings are good"),
             cache: Cache::open(cache, store.clone()).expect("it opens"),
             volumes: Arc::new(OneDevice::new(device.path().to_owned(), device_bytes)),
@@ -94,11 +97,12 @@ impl Bench {
                 adopt_untagged: false,
                 max_write_bytes_per_sec: None,
             },
-        };
+        });
         Self {
             s3,
             proxy,
             device,
+            services: Arc::clone(&services),
             jobs: Jobs::new(services),
             _dir: dir,
         }
@@ -116,20 +120,29 @@ impl Bench {
     }
 
     async fn submit(&self) -> JobId {
-        let spec = JobSpec {
-            image_url: "s3://images/a.qcow2".to_owned().into(),
-            image_type: ImageType::Qcow2,
-            checksum: None,
-            volume: Some(VolumeRequest {
+        let url = "s3://images/a.qcow2";
+        let work = Work::Provision {
+            image: ImageRequest {
+                url: url.to_owned().into(),
+                image_type: ImageType::Qcow2,
+                checksum: None,
+            },
+            volume: VolumeRequest {
                 name: "vm".parse().expect("a name"),
                 size_bytes: 32 * MIB,
-            }),
-            correlation_id: None,
-            idempotency_key: None,
-            adopt: false,
-            traceparent: None,
+                adopt: false,
+            },
         };
-        self.jobs.submit(spec).await.expect("it is accepted")
+        let new = NewJob {
+            spec: JobSpec {
+                work,
+                correlation_id: None,
+                idempotency_key: None,
+                traceparent: None,
+            },
+            location: self.services.source.parse_url(url).expect("it is a URL"),
+        };
+        self.jobs.submit(new).await.expect("it is accepted")
     }
 
     async fn ended(&self, id: JobId) -> Job {

@@ -45,7 +45,7 @@ impl RateLimiter {
     }
 
     /// Books `bytes` and returns when they may go: after all that was booked before.
-    fn reserve(&self, bytes: u64, now: Instant) -> Instant {
+    pub fn reserve(&self, bytes: u64, now: Instant) -> Instant {
         let mut paid_until = self
             .paid_until
             .lock()

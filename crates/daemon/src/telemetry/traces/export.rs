@@ -17,6 +17,7 @@ use opentelemetry_sdk::trace::{
     OTEL_BSP_MAX_QUEUE_SIZE_DEFAULT, Span, SpanData, SpanExporter, SpanProcessor,
 };
 
+use crate::backoff::Backoff;
 use crate::delivery::outbox::Complaints;
 
 /// How long one batch is tried: a collector that is restarted loses nothing.
@@ -130,16 +131,15 @@ struct Patient<E> {
 impl<E: SpanExporter> Patient<E> {
     async fn try_for_a_while(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let deadline = Instant::now() + RETRY_FOR;
-        let mut wait = RETRY_MIN;
+        let mut backoff = Backoff::doubling(RETRY_MIN, RETRY_MAX);
         loop {
             let Err(error) = self.exporter.export(batch.clone()).await else {
-                self.complaints().is_over(self.counts.dropped());
+                self.complaints().settle(self.counts.dropped());
                 return Ok(());
             };
             let why = error.to_string();
             self.complaints().complain(&why, self.counts.dropped());
-            let again_at = Instant::now() + wait;
-            wait = RETRY_MAX.min(wait * 2);
+            let again_at = Instant::now() + backoff.failed(None).unwrap_or_default();
             if again_at > deadline {
                 return Err(error);
             }

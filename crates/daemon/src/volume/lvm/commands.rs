@@ -11,6 +11,7 @@ use super::super::{Identity, Volume, VolumeError, VolumeErrorKind};
 use super::Lvm;
 use super::report::{self, LvRow, VgRow};
 use super::tags::{self, Tags};
+use crate::backoff::Backoff;
 use crate::cmd::{self, CmdError, CmdErrorKind};
 
 /// LVM's exit status for a command that it understood and could not carry out (`ECMD_FAILED` in
@@ -32,11 +33,10 @@ impl Lvm {
         &self.settings.volume_group
     }
 
-    pub(super) fn backoff(&self) -> Backoff<'_> {
-        Backoff {
-            child: Some(CHILD_PAUSE),
-            pauses: self.settings.retry_backoff.iter(),
-        }
+    pub(super) fn pauses(&self) -> Pauses {
+        let configured = self.settings.retry_backoff.iter().copied();
+        let waits = [CHILD_PAUSE].into_iter().chain(configured).collect();
+        Pauses(Backoff::listed(waits, Duration::ZERO))
     }
 
     pub(super) async fn run(&self, tool: &str, args: &[&str]) -> Result<Vec<u8>, CmdError> {
@@ -133,11 +133,11 @@ impl Lvm {
         let selection = format!("lv_uuid=\"{}\"", on.row.lv_uuid);
         let target = format!("{}/{}", self.group_name(), on.volume.name);
         let args = [args, &["-S", &selection, &target]].concat();
-        let mut backoff = self.backoff();
+        let mut pauses = self.pauses();
         loop {
             match self.run(tool, &args).await {
                 Ok(_) => return Ok(()),
-                Err(error) if may_pass(&error) && backoff.wait("LVM failed", &error).await => {}
+                Err(error) if may_pass(&error) && pauses.wait("LVM failed", &error).await => {}
                 Err(error) => {
                     self.group().await?;
                     let doing = format!("Changing the volume {target} failed");
@@ -222,28 +222,22 @@ impl Lvm {
     }
 }
 
-/// The pauses of one call.
-pub(super) struct Backoff<'a> {
-    /// The first pause, whatever is configured: a child that was just forked may have the device open
-    /// still, which LVM and the kernel count like any other opener.
-    child: Option<Duration>,
-    pauses: std::slice::Iter<'a, Duration>,
-}
+/// The pauses of one call. The first is there whatever is configured: a child that was just forked may have the
+/// device open still, which LVM and the kernel count like any other opener.
+pub(super) struct Pauses(Backoff);
 
-impl Backoff<'_> {
+impl Pauses {
     /// Waits before the next attempt; false when there is none left.
     pub(super) fn wait(
         &mut self,
         what: &'static str,
         why: &dyn Display,
     ) -> impl Future<Output = bool> + use<> {
-        let child = self.child.take();
-        let pause = child.or_else(|| self.pauses.next().copied());
+        let is_first = self.0.failures() == 0;
+        let pause = self.0.failed(None);
         match pause {
-            Some(pause) if child.is_none() => {
-                tracing::warn!(%why, ?pause, "{what}; trying again");
-            }
-            Some(pause) => tracing::debug!(%why, ?pause, "{what}; trying again"),
+            Some(pause) if is_first => tracing::debug!(%why, ?pause, "{what}; trying again"),
+            Some(pause) => tracing::warn!(%why, ?pause, "{what}; trying again"),
             None => {}
         }
         async move {

@@ -120,7 +120,7 @@ impl Lvm {
         purpose: Purpose,
         unmarked: Unmarked,
     ) -> Result<(Found, File), VolumeError> {
-        let mut backoff = self.backoff();
+        let mut pauses = self.pauses();
         loop {
             let mut now = self.find_again(volume).await?;
             if let Some(refusal) = rules::refusal(&now.row, &now.tags, unmarked) {
@@ -147,7 +147,7 @@ impl Lvm {
                 Err(Refused::Busy(user)) => user,
                 Err(Refused::Error(error)) => return Err(error),
             };
-            if !backoff.wait("the volume is open", &busy).await {
+            if !pauses.wait("the volume is open", &busy).await {
                 return Err(VolumeError::in_use(&volume.path, &busy));
             }
         }
@@ -190,7 +190,7 @@ impl Volumes for Lvm {
         size_bytes: u64,
         job: JobId,
     ) -> Result<Volume, VolumeError> {
-        let mut backoff = self.backoff();
+        let mut pauses = self.pauses();
         loop {
             // In this order, also after a failure: it may have made the volume nevertheless.
             let existing = self.find(name).await?;
@@ -220,8 +220,7 @@ impl Volumes for Lvm {
                         VolumeError::new(VolumeErrorKind::NotFound, message)
                     });
                 }
-                Err(error) if may_pass(&error) && backoff.wait("lvcreate failed", &error).await => {
-                }
+                Err(error) if may_pass(&error) && pauses.wait("lvcreate failed", &error).await => {}
                 Err(error) => {
                     let doing = format!("Creating the volume {}/{name} failed", group.vg_name);
                     return Err(VolumeError::command(doing, error));
@@ -343,7 +342,7 @@ impl Volumes for Lvm {
         let target = format!("{}/{name}", self.group_name());
         let failed = format!("Removing the volume {target} failed");
         let (mut tried, mut removed) = (false, false);
-        let mut backoff = self.backoff();
+        let mut pauses = self.pauses();
         loop {
             let Some(now) = self.find(name).await? else {
                 return Ok(if tried {
@@ -367,8 +366,7 @@ impl Volumes for Lvm {
                 // The next look tells whether the selection still matched.
                 Ok(_) if !removed => removed = true,
                 Ok(_) => return Err(VolumeError::new(VolumeErrorKind::Io, failed)),
-                Err(error) if may_pass(&error) && backoff.wait("lvremove failed", &error).await => {
-                }
+                Err(error) if may_pass(&error) && pauses.wait("lvremove failed", &error).await => {}
                 Err(error) if now.row.lv_device_open == "open" => {
                     return Err(
                         VolumeError::in_use(&now.volume.path, "another process").caused_by(error)

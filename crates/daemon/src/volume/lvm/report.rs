@@ -113,23 +113,23 @@ pub struct VgRow {
 /// Parses the answer of `lvs`.
 pub fn parse_lvs(json: &[u8]) -> serde_json::Result<Vec<LvRow>> {
     let report: Report = serde_json::from_slice(json)?;
-    Ok(report.report.into_iter().flat_map(|part| part.lv).collect())
+    Ok(report.report.into_iter().flat_map(|rows| rows.lv).collect())
 }
 
 /// Parses the answer of `vgs`.
 pub fn parse_vgs(json: &[u8]) -> serde_json::Result<Vec<VgRow>> {
     let report: Report = serde_json::from_slice(json)?;
-    Ok(report.report.into_iter().flat_map(|part| part.vg).collect())
+    Ok(report.report.into_iter().flat_map(|rows| rows.vg).collect())
 }
 
 /// The whole answer. `lvm.conf` may have a log added to it, which is not looked at.
 #[derive(Deserialize)]
 struct Report {
-    report: Vec<Part>,
+    report: Vec<Rows>,
 }
 
 #[derive(Deserialize)]
-struct Part {
+struct Rows {
     #[serde(default)]
     lv: Vec<LvRow>,
     #[serde(default)]

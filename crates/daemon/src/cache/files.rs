@@ -1,0 +1,373 @@
+//! The cache's files: everything here blocks, and is reached through [`Disk::run`] alone, on a thread where it may.
+//!
+//! The directory is found again before every use. One that is gone, was replaced, or whose file system is no
+//! longer mounted is told apart from an empty cache ([`Home`]). Everything is done relative to a handle of the
+//! directory that was just found to be the right one: no file is made on another file system, and no
+//! link is followed out of it.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lvp_api::Sha256Digest;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, open, openat, renameat, unlinkat};
+
+use super::home::Home;
+use super::verify::hash_again;
+use super::{CacheError, file_name};
+use crate::stamp::FileStamp;
+use crate::threads::blocking;
+
+/// Rights of the files: others have nothing to look for in them.
+const FILE_MODE: u32 = 0o640;
+
+/// A file that has no name for longer than a moment; swept like any partial file, if that was cut short.
+const SCRATCH: &str = ".lvp-unpacked.partial";
+
+/// The cache's files, for async code.
+#[derive(Debug, Clone)]
+pub(super) struct Disk(Arc<Files>);
+
+/// The cache's files, for threads that may block.
+#[derive(Debug)]
+pub(super) struct Files(Home);
+
+/// What has a published image's name.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// The image, as it was left.
+    Unchanged(File),
+    /// A file that was changed, and what it is now.
+    Changed {
+        file: File,
+        digest: Sha256Digest,
+        stamp: FileStamp,
+    },
+    /// Nothing.
+    Gone,
+    /// A link, or something else that is no file.
+    Strange,
+}
+
+/// The directory, as long as it is needed.
+struct Handle {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Disk {
+    /// Makes the directory if it is absent, and takes it for this process alone. Blocks; called before serving.
+    pub(super) fn open(dir: &Path) -> Result<Self, CacheError> {
+        let home = Home::open(dir.to_owned())?;
+        Ok(Self(Arc::new(Files(home))))
+    }
+
+    /// The cache's directory.
+    pub(super) fn dir(&self) -> &Path {
+        self.0.dir()
+    }
+
+    /// Works with the files, to the end, whoever still waits for it.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Files) -> Result<T, CacheError> + Send + 'static,
+    ) -> Result<T, CacheError> {
+        let files = Arc::clone(&self.0);
+        let done = blocking(move || work(&files)).await;
+        done.unwrap_or_else(|crashed| {
+            let error = io::Error::other(crashed);
+            Err(CacheError::file(
+                "work in the cache directory",
+                self.dir(),
+                error,
+            ))
+        })
+    }
+}
+
+impl Files {
+    fn dir(&self) -> &Path {
+        self.0.dir()
+    }
+
+    /// Whether the directory is there, is the cache, and can be written to.
+    pub(super) fn check(&self) -> Result<(), CacheError> {
+        self.0.check()
+    }
+
+    /// Whether the directory is the cache: a lost one is no empty one.
+    pub(super) fn find(&self) -> Result<(), CacheError> {
+        self.handle().map(drop)
+    }
+
+    /// Names of everything in the directory.
+    pub(super) fn names(&self) -> Result<Vec<String>, CacheError> {
+        self.handle()?.names()
+    }
+
+    /// Names and lengths of those files that are asked for.
+    pub(super) fn lengths(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(String, u64)>, CacheError> {
+        let handle = self.handle()?;
+        let mut names = handle.names()?;
+        names.retain(|name| wanted(name));
+        let lengths = names.into_iter().map(|name| {
+            let length = handle.length(&name);
+            (name, length)
+        });
+        Ok(lengths.collect())
+    }
+
+    /// Length of a regular file; 0 for anything else and when there is none.
+    pub(super) fn length(&self, name: &str) -> Result<u64, CacheError> {
+        Ok(self.handle()?.length(name))
+    }
+
+    /// Removes a file, a link itself and not what it leads to; it may be gone already. The file system may take
+    /// its time with a large one.
+    pub(super) fn remove(&self, name: &str) -> Result<(), CacheError> {
+        self.handle()?.remove(name)
+    }
+
+    /// Free bytes in the file system.
+    pub(super) fn free_bytes(&self) -> Result<u64, CacheError> {
+        self.handle()?.free_bytes()
+    }
+
+    /// Opens the image of a digest, and hashes it when it is not what it was at the last look.
+    pub(super) fn image(
+        &self,
+        digest: &Sha256Digest,
+        stamp: FileStamp,
+    ) -> Result<Found, CacheError> {
+        let name = file_name(digest);
+        let path = self.dir().join(&name);
+        let failed = |error| CacheError::file("read the cached image", &path, error);
+        let file = match self.handle()?.image(&name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.check()?;
+                return Ok(Found::Gone);
+            }
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                return Ok(Found::Strange);
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        if FileStamp::of(&file).map_err(failed)? == stamp {
+            return Ok(Found::Unchanged(file));
+        }
+        let (digest, stamp) = hash_again(&file).map_err(failed)?;
+        Ok(Found::Changed {
+            file,
+            digest,
+            stamp,
+        })
+    }
+
+    /// Opens a partial file, cut to what is durable. Without any of that it is a new one.
+    pub(super) fn partial(&self, name: &str, durable_bytes: u64) -> Result<File, CacheError> {
+        let handle = self.handle()?;
+        if durable_bytes == 0 {
+            return handle.new_partial(name);
+        }
+        // What is to be gone on with must be there: an empty file would read as zeros.
+        let file = handle.partial(name)?;
+        file.set_len(durable_bytes)
+            .map_err(|error| handle.failed("cut the partial image", name, error))?;
+        Ok(file)
+    }
+
+    /// A file without a name, for what is not needed any more when it is closed.
+    pub(super) fn unnamed(&self) -> Result<File, CacheError> {
+        let handle = self.handle()?;
+        match handle.open(".", OFlags::RDWR | OFlags::TMPFILE) {
+            Ok(file) => Ok(file),
+            // The file system has none: it loses its name at once.
+            Err(_) => {
+                let file = handle.new_partial(SCRATCH)?;
+                handle.remove(SCRATCH)?;
+                Ok(file)
+            }
+        }
+    }
+
+    /// Gives a partial file, whose bytes were just hashed, its final name, durably.
+    pub(super) fn publish(
+        &self,
+        file: &File,
+        from: &str,
+        digest: &Sha256Digest,
+    ) -> Result<FileStamp, CacheError> {
+        let handle = self.handle()?;
+        let to = file_name(digest);
+        let unread = |error| handle.failed("look at the image", &to, error);
+        file.sync_all()
+            .map_err(|error| handle.failed("sync the image", &to, error))?;
+        handle.rename(from, &to)?;
+        let stamp = FileStamp::settled(file).map_err(unread)?;
+        // Whatever had the partial file's name has the image's now.
+        let named = handle.image(&to).and_then(|named| FileStamp::of(&named));
+        let named = named.map_err(unread)?;
+        if named != stamp {
+            handle.remove(&to)?;
+            let error = io::Error::other("another file took the place of the download");
+            return Err(handle.failed("publish the image as", &to, error));
+        }
+        Ok(stamp)
+    }
+
+    /// The directory itself, if it is the cache.
+    fn handle(&self) -> Result<Handle, CacheError> {
+        let path = self.dir();
+        let failed = |error| CacheError::file("open the cache directory", path, error);
+        let number = self.0.find()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|error| failed(error.into()))?;
+        if (stat.st_dev, stat.st_ino) != number {
+            return Err(CacheError::Lost {
+                dir: path.to_owned(),
+                why: "was replaced at this moment",
+            });
+        }
+        Ok(Handle {
+            path: path.to_owned(),
+            fd,
+        })
+    }
+}
+
+impl Handle {
+    /// Names of everything in the directory.
+    fn names(&self) -> Result<Vec<String>, CacheError> {
+        let failed = |error: rustix::io::Errno| {
+            CacheError::file("list the cache directory", &self.path, error.into())
+        };
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(failed)? {
+            // Our own names are text; others are none of our business.
+            match entry.map_err(failed)?.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => names.push(name.to_owned()),
+            }
+        }
+        Ok(names)
+    }
+
+    /// Length of a regular file; 0 for anything else and when there is none.
+    fn length(&self, name: &str) -> u64 {
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+            .ok()
+            .filter(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+            .map_or(0, |stat| stat.st_size.cast_unsigned())
+    }
+
+    /// Opens a published image to read it. Whose file it is does not matter, and not how many names it
+    /// has: it is hashed again when that changes.
+    fn image(&self, name: &str) -> io::Result<File> {
+        // Not to wait for the other end of a FIFO.
+        let file = self.open(name, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(rustix::io::Errno::LOOP.into()),
+        }
+    }
+
+    /// Opens a partial file to go on with it.
+    fn partial(&self, name: &str) -> Result<File, CacheError> {
+        let failed = |error| self.failed("open the partial image", name, error);
+        let file = self
+            .open(name, OFlags::RDWR | OFlags::NONBLOCK)
+            .map_err(failed)?;
+        match strange(&file.metadata().map_err(failed)?) {
+            None => Ok(file),
+            Some(what) => Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what))),
+        }
+    }
+
+    /// Makes an empty partial file. What had its name before loses it, and is not written to.
+    fn new_partial(&self, name: &str) -> Result<File, CacheError> {
+        self.remove(name)?;
+        self.open(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
+            .map_err(|error| self.failed("make the partial image", name, error))
+    }
+
+    /// Removes a file, a link itself and not what it leads to; it may be gone already.
+    fn remove(&self, name: &str) -> Result<(), CacheError> {
+        match unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(self.failed("remove", name, error.into())),
+        }
+    }
+
+    /// Gives a file its final name, durably.
+    fn rename(&self, from: &str, to: &str) -> Result<(), CacheError> {
+        renameat(&self.fd, from, &self.fd, to).map_err(|error| match error {
+            // Its directory was replaced under it, or somebody removed it: it has to be fetched again.
+            rustix::io::Errno::NOENT => CacheError::Lost {
+                dir: self.path.clone(),
+                why: "has lost the file of a download",
+            },
+            error => self.failed("publish the image as", to, error.into()),
+        })?;
+        rustix::fs::fsync(&self.fd)
+            .map_err(|error| CacheError::file("sync the cache directory", &self.path, error.into()))
+    }
+
+    /// Free bytes in the file system.
+    fn free_bytes(&self) -> Result<u64, CacheError> {
+        let stat = rustix::fs::fstatvfs(self.fd.as_fd()).map_err(|error| {
+            CacheError::file("look at the file system of", &self.path, error.into())
+        })?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn open(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::from_raw_mode(FILE_MODE))?;
+        Ok(File::from(fd))
+    }
+
+    fn failed(&self, action: &'static str, name: &str, source: io::Error) -> CacheError {
+        CacheError::file(action, &self.path.join(name), source)
+    }
+}
+
+/// What is wrong with a file that should be ours.
+fn strange(meta: &Metadata) -> Option<&'static str> {
+    if !meta.is_file() {
+        Some("it is not a regular file")
+    } else if meta.uid() != rustix::process::geteuid().as_raw() {
+        Some("it belongs to another user")
+    } else if meta.nlink() > 1 {
+        Some("it has another name too")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn files_are_worked_with_on_threads_that_may_block() {
+        let home = tempfile::tempdir().expect("there is room");
+        let disk = Disk::open(&home.path().join("cache")).expect("it is made");
+        let worker = disk.run(|_| Ok(thread::current().id())).await;
+        assert_ne!(worker.expect("it ends"), thread::current().id());
+        let crashed = disk.run::<()>(|_| panic!("as the test wants it")).await;
+        assert!(
+            matches!(crashed, Err(CacheError::File { .. })),
+            "{crashed:?}"
+        );
+    }
+}

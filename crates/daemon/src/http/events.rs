@@ -1,0 +1,171 @@
+//! Event streams: one job's, and all jobs'.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures::Stream;
+use futures::stream::{self, StreamExt as _};
+use lvp_api::{FeedEvent, JobEvent};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+
+use super::App;
+use super::error::ApiError;
+use super::jobs::{job_id, unknown};
+use super::streams::Stream as Place;
+use crate::access::Principal;
+use crate::job::record::Job;
+use crate::jobs::Jobs;
+use crate::jobs::feed::{Change, Cursor};
+
+/// Silence on an event stream after which a comment is sent, so that proxies keep it open.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Changes of all jobs are gathered for so long: a burst is one look for each follower.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// `GET /api/v1/jobs/{id}/events`
+pub(super) async fn of_job(
+    State(app): State<App>,
+    caller: Option<Extension<Principal>>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let job_id = job_id(&id)?;
+    let stream = match app.jobs.watch(job_id) {
+        Some(watch) => {
+            // The terminal state is the last event; the stream ends with it.
+            let mut ended = false;
+            let until_end = move |job: &Job| {
+                let go_on = !ended;
+                ended = job.state.is_terminal();
+                std::future::ready(go_on)
+            };
+            let place = place(&app, caller)?;
+            WatchStream::new(watch)
+                .take_while(until_end)
+                .map(move |job| {
+                    // It goes when the stream does.
+                    let _ = &place;
+                    event(&job)
+                })
+                .boxed()
+        }
+        None => {
+            let job = app.jobs.get(job_id).await?.ok_or_else(|| unknown(&id))?;
+            stream::once(async move { event(&job) }).boxed()
+        }
+    };
+    Ok(answer(stream))
+}
+
+/// `GET /api/v1/events`
+pub(super) async fn of_all(
+    State(app): State<App>,
+    caller: Option<Extension<Principal>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let place = place(&app, caller)?;
+    let last = headers.get("last-event-id");
+    let cursor = last.and_then(|id| id.to_str().ok()?.parse().ok());
+    Ok(answer(Follower::new(app.jobs, cursor, place).stream()))
+}
+
+/// One more stream of the caller's.
+fn place(app: &App, caller: Option<Extension<Principal>>) -> Result<Place, ApiError> {
+    // Whoever is not known is on this host.
+    let Extension(caller) = caller.unwrap_or(Extension(Principal::Local));
+    app.shared.streams.open(caller).map_err(|refusal| {
+        app.load.count_refused(refusal.full);
+        ApiError::from(refusal)
+    })
+}
+
+fn answer(stream: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
+    Sse::new(stream)
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response()
+}
+
+fn event(job: &Job) -> Result<Event, Infallible> {
+    let name = if job.state.is_terminal() {
+        JobEvent::End
+    } else {
+        JobEvent::Progress
+    };
+    let event = Event::default().event(name.as_str());
+    // A status is plain data; there is nothing in it that JSON cannot say.
+    Ok(event.json_data(job.status()).unwrap_or_default())
+}
+
+/// One who follows all jobs.
+struct Follower {
+    jobs: Jobs,
+    news: watch::Receiver<u64>,
+    /// What it has seen; none before it began.
+    cursor: Option<Cursor>,
+    /// What it is given next.
+    ready: VecDeque<(Cursor, Arc<Change>)>,
+    _place: Place,
+}
+
+impl Follower {
+    fn new(jobs: Jobs, cursor: Option<Cursor>, place: Place) -> Self {
+        let mut news = jobs.feed().news();
+        // What it missed before it came is asked for like news.
+        news.mark_changed();
+        Self {
+            jobs,
+            news,
+            cursor,
+            ready: VecDeque::new(),
+            _place: place,
+        }
+    }
+
+    fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        stream::unfold(self, async |mut follower| {
+            let event = follower.next().await?;
+            Some((Ok(event), follower))
+        })
+    }
+
+    /// The next event; none when the daemon ends.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some((cursor, change)) = self.ready.pop_front() {
+                self.cursor = Some(cursor);
+                return Some(feed_event(FeedEvent::Job, cursor, &change.json()));
+            }
+            let feed = self.jobs.feed();
+            let changes = self.cursor.and_then(|cursor| feed.since(cursor));
+            let Some(changes) = changes else {
+                let now = feed.now();
+                self.cursor = Some(now);
+                return Some(feed_event(FeedEvent::Reset, now, b"{}"));
+            };
+            if changes.is_empty() {
+                self.news.changed().await.ok()?;
+                if *self.news.borrow_and_update() == u64::MAX {
+                    return None;
+                }
+                tokio::time::sleep(GATHER).await;
+            }
+            self.ready = changes.into();
+        }
+    }
+}
+
+fn feed_event(name: FeedEvent, cursor: Cursor, json: &[u8]) -> Event {
+    Event::default()
+        .event(name.as_str())
+        .id(cursor.to_string())
+        // JSON is UTF-8.
+        .data(String::from_utf8_lossy(json))
+}

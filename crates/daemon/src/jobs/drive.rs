@@ -1,0 +1,241 @@
+//! A job's life from its acceptance to its end: the only code that changes a job's state.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use lvp_api::{ErrorCode, JobState};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
+use tracing::{Instrument as _, Span};
+
+use super::live::Live;
+use super::{Jobs, SAMPLE_INTERVAL, Services, spans, steps, waiting};
+use crate::clock;
+use crate::delivery::{Delivery, Observer as _};
+use crate::error::chain;
+use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
+use crate::job::record::Job;
+use crate::job::stop::StopReason;
+use crate::store::StoreError;
+
+/// A job that was started so often without reaching an end is given up: something about it brings
+/// the daemon down.
+const MAX_ATTEMPTS: u32 = 5;
+
+/// Waits between attempts to write a job's end to a database that cannot be written.
+const SAVE_BACKOFF: Duration = Duration::from_secs(2);
+
+impl Jobs {
+    /// A job's whole life after its acceptance; the only place that changes its state.
+    pub(super) async fn drive(
+        &self,
+        live: Arc<Live>,
+        turn: impl Future<Output = Result<OwnedSemaphorePermit, AcquireError>>,
+    ) {
+        let metrics = &self.0.services.metrics;
+        let accepted = Instant::now();
+        let slot = tokio::select! {
+            biased;
+            reason = live.stop.stopped() => Err(JobError::stopped(reason)),
+            slot = turn => slot.map_err(|_| JobError::stopped(StopReason::Shutdown)),
+        };
+        metrics.job_left_queue(accepted.elapsed());
+        // A job that never runs has none.
+        let mut span = Span::none();
+        let (ended, ran) = match slot {
+            Err(error) => (Err(error), None),
+            Ok(_slot) => {
+                let started = Instant::now();
+                self.0.active.fetch_add(1, Ordering::AcqRel);
+                metrics.job_started(live.id);
+                span = spans::job(&live);
+                let ended = self.run(&live).instrument(span.clone()).await;
+                metrics.job_stopped(live.id, live.meter.moved());
+                self.0.active.fetch_sub(1, Ordering::AcqRel);
+                (ended, Some(started.elapsed()))
+            }
+        };
+        let left_for_next_start = live.stop.reason() == Some(StopReason::Shutdown)
+            || matches!(&ended, Err(error) if error.stop_reason() == Some(StopReason::Shutdown));
+        let ended = match ended {
+            Err(error) if !left_for_next_start => {
+                self.undo(&live, error).instrument(span.clone()).await
+            }
+            ended => ended,
+        };
+        self.end(&live, ended, ran).instrument(span).await;
+        self.lock().remove(&live.id);
+    }
+
+    async fn run(&self, live: &Arc<Live>) -> Result<(), JobError> {
+        // Before anything that may fail: what is done needs neither the image nor another attempt.
+        if self.has_finished(live).await {
+            return Ok(());
+        }
+        let mut job = live.job();
+        if job.attempts >= MAX_ATTEMPTS {
+            return Err(JobError::new(
+                JobErrorKind::Attempts,
+                format!(
+                    "The job was started {MAX_ATTEMPTS} times and the daemon ended each time before \
+                     it did: see the daemon's log for the reason, then send the request again"
+                ),
+            ));
+        }
+        job.state = JobState::Running;
+        job.attempts += 1;
+        job.updated_at = clock::now_text();
+        job.started_at.get_or_insert_with(clock::now_text);
+        self.save_start(live, &job).await?;
+        live.update(|record| {
+            job.notes.clone_from(&record.notes);
+            *record = job;
+        });
+        let resumed = live.job().attempts > 1;
+        let work = &live.spec().work;
+        tracing::info!(
+            component = "provisioner", job_id = %live.id,
+            correlation_id = live.spec().correlation_id.as_deref(),
+            image_url = %work.image().url,
+            volume = work.volume().map(|volume| volume.name.as_str()),
+            resumed, "Job started"
+        );
+        let steps = {
+            let (jobs, live) = (self.clone(), Arc::clone(live));
+            // A task of its own: a panic in a step ends the job, not its bookkeeping.
+            let steps = async move { steps::run(&jobs.0.services, &live).await };
+            tokio::spawn(steps.in_current_span())
+        };
+        let deadline = tokio::time::sleep(self.0.services.settings.timeout);
+        let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
+        tokio::pin!(steps, deadline);
+        loop {
+            tokio::select! {
+                ended = &mut steps => {
+                    return ended.unwrap_or_else(|error| {
+                        let what = "The job crashed; see the log";
+                        Err(JobError::new(JobErrorKind::Internal, what).because(error))
+                    });
+                }
+                () = &mut deadline, if live.stop.reason().is_none() => {
+                    live.stop.stop(StopReason::TimedOut);
+                }
+                _ = tick.tick() => {
+                    live.sample();
+                    self.0.services.metrics.job_moved(live.id, live.meter.moved());
+                }
+            }
+        }
+    }
+
+    /// Records that a job runs, once the database can be written.
+    async fn save_start(&self, live: &Live, job: &Job) -> Result<(), JobError> {
+        let services = &self.0.services;
+        loop {
+            match services.store.update_job(job.clone()).await {
+                Err(error) if error.may_heal() => {
+                    waiting::until_healed(services, live, &error.into()).await?;
+                }
+                saved => return Ok(saved?),
+            }
+        }
+    }
+
+    /// Records how a job ended, then tells everybody.
+    async fn end(&self, live: &Live, ended: Result<(), JobError>, ran: Option<Duration>) {
+        let stopped = live.stop.reason();
+        let mut job = live.job();
+        let was_running = job.state == JobState::Running;
+        job.state = match &ended {
+            Ok(()) => JobState::Completed,
+            Err(error) => match error.stop_reason().or(stopped) {
+                Some(StopReason::Shutdown) => {
+                    tracing::info!(
+                        component = "provisioner", job_id = %live.id,
+                        "Job left for the next start"
+                    );
+                    return;
+                }
+                Some(StopReason::Cancelled) => JobState::Cancelled,
+                Some(StopReason::TimedOut) | None => JobState::Failed,
+            },
+        };
+        if let Err(error) = &ended
+            && job.state == JobState::Failed
+        {
+            let error = match stopped {
+                // What the stop broke is not why the job failed.
+                Some(reason) => &JobError::stopped(reason),
+                None => error,
+            };
+            let failure = error.failure();
+            self.0.services.metrics.job_failed(error.kind());
+            if failure.code == ErrorCode::Unavailable.status() {
+                self.0.services.doubt.notify_one();
+            }
+            job.failure = Some(failure);
+        }
+        if was_running || ended.is_ok() {
+            job.progress = Some(live.meter.final_progress(job.state == JobState::Completed));
+        }
+        let now = clock::now_text();
+        job.updated_at.clone_from(&now);
+        job.finished_at = Some(now);
+        self.save_end(&job).await;
+        self.0.services.metrics.job_ended(job.state, ran);
+        spans::ended(&Span::current(), &job, live);
+        self.log_end(&job);
+        live.end(job);
+    }
+
+    /// Writes a job's end to the database, again and again while it cannot be written: a result
+    /// that is not recorded would be worked for a second time.
+    async fn save_end(&self, job: &Job) {
+        let Services {
+            store,
+            webhooks,
+            metrics,
+            ..
+        } = self.services();
+        let events = webhooks.as_ref().map(|webhooks| webhooks.events(job));
+        let events = events.unwrap_or_default();
+        loop {
+            match store.end_job(job.clone(), events.clone()).await {
+                Ok(dropped) => {
+                    metrics.deliveries(Delivery::Dropped, dropped);
+                    return webhooks.iter().for_each(|webhooks| webhooks.ring());
+                }
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::error!(
+                        component = "storage", job_id = %job.id, error,
+                        "A job's end cannot be recorded; trying again"
+                    );
+                    self.0.services.doubt.notify_one();
+                    if self.0.stopping.load(Ordering::Acquire) {
+                        return;
+                    }
+                    tokio::time::sleep(SAVE_BACKOFF).await;
+                }
+            }
+        }
+    }
+
+    fn log_end(&self, job: &Job) {
+        let correlation_id = job.spec.correlation_id.as_deref();
+        match &job.failure {
+            Some(failure) => tracing::error!(
+                component = "provisioner", job_id = %job.id, correlation_id,
+                error_type = failure.error_type, error = failure.message,
+                "Job failed"
+            ),
+            None => tracing::info!(
+                component = "provisioner", job_id = %job.id, correlation_id,
+                cache_hit = job.cache_hit, volume_path = job.volume_path,
+                "Job {}", job.state
+            ),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Asking again for what an ended job was to do.
+
+use lvp_api::{JobId, JobState};
+
+use super::{Jobs, SubmitError};
+use crate::job::record::{JobSpec, NewJob};
+use crate::source::SourceError;
+use crate::store::StoreError;
+
+/// Why a job is not done again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetryError {
+    /// There is no such job.
+    #[error("There is no such job")]
+    Unknown,
+    /// It has not failed.
+    #[error("Job {0} is {1}: only a failed or cancelled job can be retried")]
+    NotFailed(JobId, JobState),
+    /// Its URL is not known any more.
+    #[error(
+        "Job {0} was for a URL with a query, which may be a signature and is not kept after the \
+         job's end: send the whole request again"
+    )]
+    QueryNotKept(JobId),
+    /// Its URL is not one that the configuration of now takes.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The new job was not made.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The old job could not be read.
+    #[error("The job could not be read")]
+    Store(#[from] StoreError),
+}
+
+impl Jobs {
+    /// Makes a new job of what a failed or cancelled one was asked to do.
+    pub async fn retry(&self, id: JobId, traceparent: Option<String>) -> Result<JobId, RetryError> {
+        let job = self.get(id).await?.ok_or(RetryError::Unknown)?;
+        if !matches!(job.state, JobState::Failed | JobState::Cancelled) {
+            return Err(RetryError::NotFailed(id, job.state));
+        }
+        let spec = JobSpec {
+            // A repeat of the old request still means the old job.
+            idempotency_key: None,
+            traceparent,
+            ..job.spec
+        };
+        let whole = spec.work.image().url.whole();
+        let whole = whole.ok_or(RetryError::QueryNotKept(id))?;
+        let location = self.services().source.parse_url(&whole)?;
+        Ok(self.submit(NewJob { spec, location }).await?)
+    }
+}

@@ -1,0 +1,57 @@
+//! What jobs, and the handlers and probes beside them, work with.
+
+use std::sync::Arc;
+
+use lvp_image::copy::Engine;
+use tokio::sync::Notify;
+
+use super::JobSettings;
+use crate::cache::Cache;
+use crate::delivery::webhooks::Webhooks;
+use crate::error::chain;
+use crate::libvirt::Hypervisor;
+use crate::source::Source;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::volume::Volumes;
+
+/// What jobs work with.
+#[derive(Debug)]
+pub struct Services {
+    /// Where images come from.
+    pub source: Source,
+    /// Where they are kept.
+    pub cache: Cache,
+    /// Where they are put.
+    pub volumes: Arc<dyn Volumes>,
+    /// What all copies share.
+    pub engine: Engine,
+    /// libvirt, where it is used.
+    pub hypervisor: Option<Arc<dyn Hypervisor>>,
+    /// Where intent and results are.
+    pub store: Store,
+    /// Told of everything that happens.
+    pub metrics: Arc<Metrics>,
+    /// Who is told of jobs' ends.
+    pub webhooks: Option<Arc<Webhooks>>,
+    /// Rung when a job failed for want of a dependency, so that the dependencies are probed at once.
+    pub doubt: Arc<Notify>,
+    /// The rules.
+    pub settings: JobSettings,
+}
+
+impl Services {
+    /// Brings the cache's gauges up to date.
+    pub async fn measure_cache(&self) {
+        match (self.cache.usage().await, self.cache.free_bytes().await) {
+            (Ok(usage), Ok(free_bytes)) => {
+                let (size_bytes, images) = (usage.size_bytes, usage.images);
+                self.metrics.cache_measured(size_bytes, images, free_bytes);
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                let error = chain(&error);
+                tracing::warn!(component = "cache", error, "The cache cannot be measured");
+            }
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The steps that have to do with the image: its object, the cache, its plan, its download.
+
+use std::sync::Arc;
+
+use lvp_api::{ImageType, Stage};
+use lvp_image::copy::PlannedImage;
+use lvp_image::plan::{ImageInfo, Planner};
+use lvp_image::source::FileSource;
+use tokio_util::sync::CancellationToken;
+
+use super::{Steps, checksums};
+use crate::cache::{Follower, Lead, Lookup, Pin, Published};
+use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
+use crate::jobs::{SAMPLE_INTERVAL, spans, waiting};
+use crate::source::{Checksums, ObjectMeta, PlanCheck, SourceErrorKind};
+use crate::telemetry::metrics::TimedStage;
+use crate::threads::blocking;
+use crate::transfer::{self, Aims, Outlet, Streamed};
+
+/// Why an image is not written in the pass that fetches it.
+const MAP_TOO_LARGE: &str =
+    "The image's map is too large for one pass: downloaded first, then written from the cache";
+/// See [`MAP_TOO_LARGE`].
+const NO_RANGES: &str =
+    "The server does not serve ranges: downloaded first, then written from the cache";
+
+/// See [`MAP_TOO_LARGE`].
+const PACKED: &str = "The image is in an archive or a stream that cannot be read in one pass: downloaded \
+    first, then unpacked and written from the cache";
+
+/// How an object is to be read.
+pub(super) enum Plan {
+    /// Once, onto the volume as it comes.
+    OnePass(Box<OnePass>),
+    /// Into the cache first.
+    CacheFirst {
+        /// What is known of the image.
+        info: Option<ImageInfo>,
+        /// Why.
+        why: &'static str,
+    },
+}
+
+/// A plan, with what the image's bytes must be compared with before anybody relies on it.
+pub(super) struct OnePass {
+    pub(super) info: ImageInfo,
+    pub(super) image: PlannedImage,
+    pub(super) check: PlanCheck,
+}
+
+impl Steps<'_> {
+    /// What the object is now, and which digests it must have.
+    pub(super) async fn resolve(&self) -> Result<(ObjectMeta, Checksums), JobError> {
+        let url = &self.location;
+        let object = self.until_stopped(self.source.resolve(url)).await??;
+        Ok((object, self.announced().await?))
+    }
+
+    /// What the cache has of the object.
+    pub(super) async fn look_up(
+        &self,
+        object: &ObjectMeta,
+        checksums: &Checksums,
+    ) -> Result<Lookup, JobError> {
+        let cache = &self.services.cache;
+        let sidecar = checksums.sha256.as_ref().map(|announced| announced.digest);
+        let found = cache.lookup(object, self.image.image_type, sidecar).await?;
+        let is_hit = matches!(found, Lookup::Hit(_));
+        self.count_lookup(is_hit);
+        self.live.update(|job| match is_hit {
+            // One that has waited for another's download has missed.
+            true => _ = job.cache_hit.get_or_insert(true),
+            false => job.cache_hit = Some(false),
+        });
+        Ok(found)
+    }
+
+    /// Waits for the job that is fetching the same object, showing its progress as this job's.
+    pub(super) async fn follow(&self, mut follower: Follower) -> Result<(), JobError> {
+        self.live.meter.enter(Stage::Downloading);
+        let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
+        loop {
+            tokio::select! {
+                reason = self.live.stop.stopped() => return Err(JobError::stopped(reason)),
+                () = follower.ended() => return Ok(()),
+                _ = tick.tick() => {
+                    if let Some(leader) = follower.state().meter {
+                        self.live.meter.follow(&leader);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Shows that the download begins, or where it goes on.
+    pub(super) fn begin_download(&self, lead: &Lead) {
+        lead.show(Arc::clone(&self.live.meter));
+        let (done_bytes, size_bytes) = (lead.durable_bytes(), lead.object().size);
+        self.live.meter.expect_source(size_bytes);
+        self.live.meter.enter(Stage::Downloading);
+        if done_bytes > 0 {
+            self.live.note(format!(
+                "Resumed the download after {done_bytes} of {size_bytes} bytes"
+            ));
+        }
+    }
+
+    /// Reads the image's metadata by ranges.
+    pub(super) async fn plan_remote(&self, object: &ObjectMeta) -> Result<Plan, JobError> {
+        let cancel = CancellationToken::new();
+        let reader = self.source.reader(object, cancel.clone());
+        let declared = format_of(self.image.image_type);
+        let planned = blocking(move || {
+            let mut planner = Planner::open(reader, declared)?;
+            let info = planner.info().clone();
+            let image = planner
+                .is_one_pass()
+                .then(|| PlannedImage::take(&mut planner))
+                .transpose()?;
+            let check = planner.into_source().into_check();
+            Ok::<_, lvp_image::Error>((info, image.zip(check)))
+        });
+        tokio::pin!(planned);
+        let planned = tokio::select! {
+            planned = &mut planned => planned?.map_err(JobError::from),
+            reason = self.live.stop.stopped() => {
+                cancel.cancel();
+                return Err(JobError::stopped(reason));
+            }
+        };
+        match planned {
+            Ok((info, Some((image, check)))) => {
+                Ok(Plan::OnePass(Box::new(OnePass { info, image, check })))
+            }
+            Ok((info, None)) => Ok(Plan::CacheFirst {
+                info: Some(info),
+                why: MAP_TOO_LARGE,
+            }),
+            Err(error) if error.kind() == JobErrorKind::Source(SourceErrorKind::RangesIgnored) => {
+                Ok(Plan::CacheFirst {
+                    info: None,
+                    why: NO_RANGES,
+                })
+            }
+            Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
+                Ok(Plan::CacheFirst {
+                    info: None,
+                    why: PACKED,
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The one pass, in a span of its own, and what comes of it: the published image, and what was written
+    /// beside it.
+    pub(super) async fn download<O: Outlet>(
+        &self,
+        mut lead: Lead,
+        aims: Aims<O>,
+        checksums: &Checksums,
+    ) -> Result<(Pin, O::Written), JobError> {
+        let span = spans::download(&self.span, self.image.url.to_string(), &lead);
+        let before = self.live.meter.retries();
+        let aims = aims.with_sha512(checksums.sha512.is_some());
+        let received = self.receive(&mut lead, aims, checksums);
+        let received = spans::traced(span.clone(), received).await;
+        spans::repeated(&span, self.live.meter.retries() - before);
+        let Streamed {
+            digest,
+            file,
+            written,
+            ..
+        } = received?;
+        let size_bytes = lead.object().size;
+        let published = lead.publish(file, digest).await?;
+        Ok((self.record(published, size_bytes).await?, written))
+    }
+
+    /// The one pass, and the comparison of what came with what should have come.
+    async fn receive<O: Outlet>(
+        &self,
+        lead: &mut Lead,
+        aims: Aims<O>,
+        checksums: &Checksums,
+    ) -> Result<Streamed<O::Written>, JobError> {
+        let fresh_bytes = lead.object().size - lead.durable_bytes();
+        let (meter, stop) = (&self.live.meter, &self.live.stop);
+        let streamed = match transfer::stream(&self.source, lead, aims, meter, stop).await {
+            // What came is of no use to anybody on a disk that others need, or of an object that was
+            // another one meanwhile.
+            Err(error) if error.spoils_what_came() => {
+                lead.discard().await?;
+                return Err(error.into());
+            }
+            streamed => streamed?,
+        };
+        let digest = streamed.digest;
+        self.live.update(|job| job.image_digest = Some(digest));
+        if let Err(error) = checksums::compare(checksums, &digest, streamed.sha512.as_ref()) {
+            lead.discard().await?;
+            return Err(error);
+        }
+        self.measured(TimedStage::Download, fresh_bytes, streamed.download)
+            .await;
+        Ok(streamed)
+    }
+
+    /// Puts a published image into the index, once that can be written.
+    async fn record(&self, published: Published, size_bytes: u64) -> Result<Pin, JobError> {
+        while let Err(error) = published.record().await {
+            if !error.may_heal() {
+                return Err(error.into());
+            }
+            waiting::until_healed(self.services, self.live, &error.into()).await?;
+        }
+        let pin = published.into_pin();
+        let metrics = &self.services.metrics;
+        metrics.image_downloaded(self.image.image_type, size_bytes);
+        self.services.measure_cache().await;
+        self.live
+            .update(|job| job.image_path = Some(pin.path().display().to_string()));
+        Ok(pin)
+    }
+
+    /// Shows the cached image on the job's record.
+    pub(super) fn show_image(&self, pin: &Pin) {
+        self.live.update(|job| {
+            job.image_path = Some(pin.path().display().to_string());
+            job.image_digest = Some(pin.digest());
+        });
+    }
+
+    /// Reads a cached image's metadata, from the very file that was found to be right.
+    pub(super) async fn plan_cached(
+        &self,
+        pin: &Arc<Pin>,
+    ) -> Result<Planner<FileSource>, JobError> {
+        let pin = Arc::clone(pin);
+        let declared = format_of(self.image.image_type);
+        let source = move || -> Result<_, JobError> {
+            pin.file()
+                .try_clone()
+                .and_then(FileSource::new)
+                .map_err(|error| cached(&pin, "cannot be opened").because(error))
+        };
+        let again = source.clone();
+        let planned =
+            blocking(move || -> Result<_, JobError> { Ok(Planner::open(source()?, declared)?) });
+        match planned.await? {
+            Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
+                let source = blocking(again).await??;
+                self.unpack(source, declared).await
+            }
+            planned => planned,
+        }
+    }
+
+    /// Fails unless the cached image still has its digest.
+    pub(super) async fn expect_unchanged(&self, pin: &Arc<Pin>) -> Result<(), JobError> {
+        let looked_at = Arc::clone(pin);
+        match blocking(move || looked_at.is_unchanged()).await? {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(cached(pin, "was changed while it was read")),
+            Err(error) => Err(cached(pin, "cannot be read again").because(error)),
+        }
+    }
+
+    /// Waits for something unless the job is told to stop first.
+    pub(super) async fn until_stopped<T>(
+        &self,
+        future: impl Future<Output = T>,
+    ) -> Result<T, JobError> {
+        tokio::select! {
+            biased;
+            reason = self.live.stop.stopped() => Err(JobError::stopped(reason)),
+            value = future => Ok(value),
+        }
+    }
+}
+
+fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
+    use lvp_image::format::ImageType as Format;
+    match declared {
+        ImageType::Qcow2 => Format::Qcow2,
+        ImageType::Raw => Format::Raw,
+        ImageType::Vmdk => Format::Vmdk,
+        ImageType::Vhd => Format::Vhd,
+        ImageType::Vhdx => Format::Vhdx,
+        ImageType::Vdi => Format::Vdi,
+        ImageType::Auto => Format::Auto,
+    }
+}
+
+/// An error over the image's file in the cache.
+pub(super) fn cached(pin: &Pin, what: &str) -> JobError {
+    let path = pin.path().display();
+    JobError::new(
+        JobErrorKind::Cache,
+        format!("The cached image {path} {what}"),
+    )
+}

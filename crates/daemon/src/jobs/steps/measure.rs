@@ -1,0 +1,68 @@
+//! What is counted of a job's steps, and what they are expected to take.
+
+use std::time::Duration;
+
+use lvp_image::plan::ImageInfo;
+
+use super::Steps;
+use crate::job::error::JobError;
+use crate::job::meter::Rates;
+use crate::telemetry::metrics::TimedStage;
+
+impl Steps<'_> {
+    /// Estimates start from how fast stages ran before.
+    pub(super) async fn expect_rates(&self) -> Result<(), JobError> {
+        let store = &self.services.store;
+        let known = Rates::default();
+        self.live.meter.expect(Rates {
+            download: store
+                .stage_rate(TimedStage::Download.as_str())
+                .await?
+                .unwrap_or(known.download),
+            convert: store
+                .stage_rate(TimedStage::Convert.as_str())
+                .await?
+                .unwrap_or(known.convert),
+        });
+        Ok(())
+    }
+
+    /// Counts a job once, by its first look: one that waited for another's download has missed too.
+    pub(super) fn count_lookup(&self, is_hit: bool) {
+        if self.live.job().cache_hit.is_none() {
+            self.services.metrics.cache_looked_up(is_hit);
+        }
+    }
+
+    /// A guest's disk of this size is to be written.
+    pub(super) fn expect_disk(&self, info: &ImageInfo) {
+        if self.volume.is_some() {
+            let size = info.virtual_size.unwrap_or(0);
+            let holes = size.saturating_sub(info.allocated_bytes);
+            self.live.meter.expect_disk(size, holes);
+        }
+    }
+
+    /// A guest's disk is to be written after the download. While its size is not known, that of its image has
+    /// to do: were there nothing to write, the end of the download would be shown as that of the job.
+    pub(super) fn expect_disk_after(&self, info: Option<&ImageInfo>, image_bytes: u64) {
+        if let Some(info) = info {
+            self.expect_disk(info);
+        }
+        if let Some(request) = self.volume {
+            let meter = &self.live.meter;
+            meter.guess_disk(image_bytes.min(request.size_bytes));
+        }
+    }
+
+    /// A stage was completed: counted, and remembered for estimates.
+    pub(super) async fn measured(&self, stage: TimedStage, bytes: u64, took: Duration) {
+        self.services.metrics.stage_completed(stage, took);
+        let store = &self.services.store;
+        let saved = store.measured(stage.as_str(), bytes, took.as_secs_f64());
+        if let Err(error) = saved.await {
+            // An estimate is worse next time; the job is none the worse for it.
+            tracing::warn!(component = "storage", error = %error, "A measurement was not saved");
+        }
+    }
+}

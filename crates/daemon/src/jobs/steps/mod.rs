@@ -1,0 +1,194 @@
+//! What one job does, step by step. Every step can be redone: a job that is taken up again after
+//! a crash runs from the top, finds what it made before, and goes on from there.
+//!
+//! ```text
+//! resolve -> look up --hit---------------------------------> plan -> volume -> copy -----> finish
+//!    ^           |-- lead --> plan -> volume -> one pass: download+digest+cache+copy ----> finish
+//!    |           |              '- (not one pass) download+digest+cache, then as a hit
+//!    '-- wait ---'-- follow
+//! ```
+//!
+//! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] are that picture; what each step is made of is
+//! beside them: `image` (object, cache, plan, download), `checksums` (what its bytes must be), `unpack`, `volume` (making, opening, copying, finishing),
+//! `measure` (what is counted, and what is expected), and [`spans`](super::spans).
+//!
+//! The order within `volume ... finish` is the promise of this program: the volume says
+//! `populating` before its first byte changes; its head stays cleared until the digest has been
+//! compared and everything else is on the disk; then the head, then `ready`.
+
+mod checksums;
+mod image;
+mod measure;
+mod unpack;
+mod volume;
+
+use std::sync::Arc;
+
+use lvp_api::Stage;
+use tracing::Span;
+
+use self::image::{OnePass, Plan};
+use super::live::Live;
+use super::{Services, spans, waiting};
+use crate::cache::{Lead, Lookup, Pin};
+use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
+use crate::job::work::{ImageRequest, VolumeRequest};
+use crate::source::{Checksums, ImageUrl, Source, SourceErrorKind};
+use crate::telemetry::metrics::TimedStage;
+use crate::threads::Crashed;
+use crate::transfer::Aims;
+
+/// How often an object that changes while it is read, or whose download is cut off and cannot be gone on with, is
+/// started afresh before the job gives up.
+const MAX_RESTARTS: u32 = 3;
+
+/// Why an object is read from its start again.
+const CHANGED: &str = "The object changed while it was read; started afresh";
+/// See [`CHANGED`].
+const CUT_OFF: &str = "The download was cut off, and without a strong ETag or a .sha256 object nobody \
+    knows whether the rest would be of the same version; started afresh";
+
+/// Runs a job to its end.
+pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError> {
+    let work = &live.spec().work;
+    let steps = Steps {
+        services,
+        source: services.source.counting(live.meter.retry_counter()),
+        live,
+        image: work.image(),
+        location: live.location(&services.source)?,
+        volume: work.volume(),
+        span: Span::current(),
+    };
+    steps.run().await
+}
+
+struct Steps<'a> {
+    services: &'a Services,
+    /// Counts this job's repeated requests.
+    source: Source,
+    live: &'a Live,
+    image: &'a ImageRequest,
+    /// Where the image is.
+    location: ImageUrl,
+    /// None when the image is only to be cached.
+    volume: Option<&'a VolumeRequest>,
+    /// The job's; those of its steps are below it.
+    span: Span,
+}
+
+impl Steps<'_> {
+    /// The job, again from the top each time the database or the cache was not there and is back: what
+    /// is durable is found and gone on with, as after a crash.
+    async fn run(&self) -> Result<(), JobError> {
+        loop {
+            match self.attempt().await {
+                Err(error) if self.is_for_want_of_storage(&error).await => {
+                    waiting::until_healed(self.services, self.live, &error).await?;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// A file that cannot be used may be missing with its whole directory.
+    async fn is_for_want_of_storage(&self, error: &JobError) -> bool {
+        if error.may_heal() || error.stop_reason().is_some() {
+            return error.may_heal();
+        }
+        let lost =
+            error.kind() == JobErrorKind::Cache && self.services.cache.probe().await.is_err();
+        lost && self.live.stop.reason().is_none()
+    }
+
+    /// From the object to the end, whoever fetches the image.
+    async fn attempt(&self) -> Result<(), JobError> {
+        self.expect_rates().await?;
+        let mut restarts = 0;
+        loop {
+            let (object, checksums) = self.resolve().await?;
+            match self.look_up(&object, &checksums).await? {
+                Lookup::Hit(pin) => {
+                    self.expect_sha512(&pin, &checksums).await?;
+                    return self.write_cached(pin).await;
+                }
+                Lookup::Follow(follower) => self.follow(follower).await?,
+                Lookup::Lead(lead) => {
+                    let can_go_on = lead.can_be_joined();
+                    let Err(error) = self.fetch(*lead, &checksums).await else {
+                        return Ok(());
+                    };
+                    let why = match error.kind() {
+                        _ if restarts == MAX_RESTARTS => return Err(error),
+                        JobErrorKind::Source(SourceErrorKind::ObjectChanged) => CHANGED,
+                        JobErrorKind::Source(SourceErrorKind::Unavailable) if !can_go_on => CUT_OFF,
+                        _ => return Err(error),
+                    };
+                    restarts += 1;
+                    self.live.note(why);
+                }
+            }
+        }
+    }
+
+    /// Fetches the object for everybody who wants it; with a volume, writes that in the same pass.
+    async fn fetch(&self, lead: Lead, checksums: &Checksums) -> Result<(), JobError> {
+        self.begin_download(&lead);
+        let OnePass { info, image, check } = match self.plan_remote(lead.object()).await? {
+            Plan::OnePass(plan) => *plan,
+            Plan::CacheFirst { info, why } => {
+                // The whole object to the cache, then as on a hit.
+                self.live.note(why);
+                self.expect_disk_after(info.as_ref(), lead.object().size);
+                let (pin, ()) = self.download(lead, Aims::cache(None), checksums).await?;
+                return self.write_cached(pin).await;
+            }
+        };
+        let Some(request) = self.volume else {
+            self.download(lead, Aims::cache(Some(check)), checksums)
+                .await?;
+            return Ok(());
+        };
+        self.expect_disk(&info);
+        let volume = self.prepare(request, &info).await?;
+        let populated = async {
+            let copier = self.start_copy(&volume, image).await?;
+            let aims = Aims::volume(copier, check);
+            let (pin, written) = self.download(lead, aims, checksums).await?;
+            // Overlapped by the download, so no measure of what converting alone takes.
+            let metrics = &self.services.metrics;
+            metrics.stage_completed(TimedStage::Convert, written.took);
+            self.finish(&volume, written.body, pin.digest()).await
+        };
+        spans::traced(spans::populate_volume(&self.span, &volume), populated).await
+    }
+
+    /// Writes the volume from a published image; a job without one has nothing left to do, once it is known
+    /// to be an image.
+    async fn write_cached(&self, pin: Pin) -> Result<(), JobError> {
+        self.show_image(&pin);
+        let pin = Arc::new(pin);
+        let planner = self.plan_cached(&pin).await?;
+        let Some(request) = self.volume else {
+            return Ok(());
+        };
+        let info = planner.info().clone();
+        self.expect_disk(&info);
+        self.live.meter.enter(Stage::Converting);
+        let volume = self.prepare(request, &info).await?;
+        let populated = async {
+            let body = self.copy_cached(&volume, planner).await?;
+            // What was read is what the digest is of, the image's map included.
+            self.expect_unchanged(&pin).await?;
+            self.finish(&volume, body, pin.digest()).await
+        };
+        spans::traced(spans::populate_volume(&self.span, &volume), populated).await
+    }
+}
+
+impl From<Crashed> for JobError {
+    fn from(crashed: Crashed) -> Self {
+        Self::new(JobErrorKind::Internal, "A step crashed; see the log").because(crashed)
+    }
+}

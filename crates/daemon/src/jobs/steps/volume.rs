@@ -1,0 +1,211 @@
+//! The steps that have to do with the volume.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lvp_api::{Sha256Digest, Stage};
+use lvp_image::copy::{Body, Copier, CopyOptions, PlannedImage, RateLimiter, Summary};
+use lvp_image::device::{Content, FileSize, Target};
+use lvp_image::plan::{ImageInfo, Planner};
+use lvp_image::source::FileSource;
+
+use super::Steps;
+use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
+use crate::job::work::VolumeRequest;
+use crate::jobs::spans;
+use crate::jobs::standing::{self, Standing};
+use crate::telemetry::metrics::TimedStage;
+use crate::threads::blocking;
+use crate::volume::{self, OpenVolume, Unmarked, Volume, VolumeError};
+
+impl Steps<'_> {
+    /// Finds or makes the volume, which says `populating` then. Every size is checked here, before a byte is
+    /// written.
+    pub(super) async fn prepare(
+        &self,
+        request: &VolumeRequest,
+        info: &ImageInfo,
+    ) -> Result<Volume, JobError> {
+        let volumes = &self.services.volumes;
+        // The size of a compressed stream shows at its end; until then the volume's is the limit.
+        let needed = info.virtual_size.unwrap_or(0);
+        self.live.touch_volume();
+        let found = volumes.lookup(&request.name).await?;
+        if self.live.is_taken_up() {
+            self.check_standing(found.as_ref()).await?;
+        }
+        let volume = match found {
+            Some(existing) => self.take_over(existing, request, needed).await?,
+            None => self.create(request, needed).await?,
+        };
+        let path = volume.path.display().to_string();
+        self.live.update(|job| job.volume_path = Some(path));
+        Ok(volume)
+    }
+
+    async fn take_over(
+        &self,
+        existing: Volume,
+        request: &VolumeRequest,
+        needed: u64,
+    ) -> Result<Volume, JobError> {
+        let volumes = &self.services.volumes;
+        let unmarked = match self.services.settings.adopt_untagged || request.adopt {
+            true => Unmarked::Adopt,
+            false => Unmarked::Refuse,
+        };
+        if let Err(small) = volume::fits(existing.size_bytes, request.size_bytes, needed) {
+            // What may not be written at all is not called too small.
+            volumes.check_writable(&existing, unmarked).await?;
+            return Err(small.into());
+        }
+        self.live.found_volume(&existing);
+        let marked = volumes
+            .mark_populating(&existing, self.live.id, unmarked)
+            .await?;
+        match self.live.stop.reason() {
+            Some(reason) => Err(JobError::stopped(reason)),
+            None => Ok(marked),
+        }
+    }
+
+    async fn create(&self, request: &VolumeRequest, needed: u64) -> Result<Volume, JobError> {
+        let VolumeRequest {
+            name, size_bytes, ..
+        } = request;
+        if *size_bytes < needed {
+            return Err(JobError::new(
+                JobErrorKind::ImageTooLarge,
+                format!(
+                    "The image's disk has {needed} bytes, the requested volume {size_bytes}: ask for at \
+                     least volume_size_gb {}",
+                    needed.div_ceil(lvp_api::units::GIB)
+                ),
+            ));
+        }
+        let volumes = &self.services.volumes;
+        let created = async { Ok(volumes.create(name, *size_bytes, self.live.id).await?) };
+        let span = spans::create_volume(&self.span, name, *size_bytes);
+        spans::traced(span, created).await
+    }
+
+    /// For a job from the database: whether its volume is still its to write.
+    async fn check_standing(&self, found: Option<&Volume>) -> Result<(), JobError> {
+        let job = self.live.id;
+        let predecessor = self.services.store.job_before(job).await?;
+        match (standing::of(found, job, predecessor), found) {
+            (Standing::Overtaken, Some(volume)) => Err(standing::overtaken(volume)),
+            (Standing::Finished(_), _) => Err(JobError::new(
+                JobErrorKind::VolumeRefused,
+                "The volume says that this job has finished it",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the volume for a copy that a download feeds.
+    pub(super) async fn start_copy(
+        &self,
+        volume: &Volume,
+        image: PlannedImage,
+    ) -> Result<Copier, JobError> {
+        let target = self.open(volume).await?;
+        let options = self.copy_options();
+        Ok(blocking(move || Copier::start(image, target, options)).await??)
+    }
+
+    /// Copies an image that is in the cache.
+    pub(super) async fn copy_cached(
+        &self,
+        volume: &Volume,
+        planner: Planner<FileSource>,
+    ) -> Result<Body, JobError> {
+        let target = self.open(volume).await?;
+        let options = self.copy_options();
+        let started = Instant::now();
+        let body = blocking(move || Copier::copy_file(planner, target, options)).await??;
+        // By the measure that estimates are made in; of a compressed stream only the size shows.
+        let bytes = match self.live.meter.work_bytes() {
+            0 => body.summary().virtual_size,
+            bytes => bytes,
+        };
+        self.measured(TimedStage::Convert, bytes, started.elapsed())
+            .await;
+        Ok(body)
+    }
+
+    async fn open(&self, volume: &Volume) -> Result<Target, JobError> {
+        let opened = self.services.volumes.open(volume).await;
+        // One that is refused is untouched; a failure may have come after the first change.
+        if !opened.as_ref().is_err_and(VolumeError::is_refusal) {
+            self.live.writes_volume();
+        }
+        let opened = opened?;
+        // A file is emptied before it is written, so its holes cost as little as a fresh volume's.
+        let holes_are_free = opened.known_zero || !opened.is_block_device;
+        self.live.meter.count_holes(holes_are_free);
+        Ok(blocking(move || target(opened)).await??)
+    }
+
+    fn copy_options(&self) -> CopyOptions {
+        let settings = &self.services.settings;
+        let mut options = CopyOptions::new(&self.services.engine, settings.tail);
+        options.counters = self.live.meter.new_copy();
+        options.cancel = self.live.stop.flag();
+        options.limiter = settings
+            .max_write_bytes_per_sec
+            .map(|rate| Arc::new(RateLimiter::new(rate)));
+        options
+    }
+
+    /// The last steps, in the only right order: head, sync, close, `ready`.
+    pub(super) async fn finish(
+        &self,
+        volume: &Volume,
+        body: Body,
+        digest: Sha256Digest,
+    ) -> Result<(), JobError> {
+        if let Some(reason) = self.live.stop.reason() {
+            return Err(JobError::stopped(reason));
+        }
+        self.live.meter.enter(Stage::Finalizing);
+        let summary = blocking(move || body.commit()).await??;
+        self.note_summary(&summary);
+        let volumes = &self.services.volumes;
+        Ok(volumes.mark_ready(volume, self.live.id, &digest).await?)
+    }
+
+    fn note_summary(&self, summary: &Summary) {
+        for zeroed in &summary.zeroed {
+            self.live.note(format!(
+                "Zeroed {} bytes by {}",
+                zeroed.bytes, zeroed.method
+            ));
+        }
+        self.note_ignored(summary.ignored_bytes);
+        let kept = summary.tail.bytes - summary.tail.zero_bytes;
+        if kept > 0 {
+            self.live.note(format!(
+                "{kept} bytes behind the image's end keep older data (volumes.stale_data)"
+            ));
+        }
+    }
+}
+
+fn target(opened: OpenVolume) -> lvp_image::Result<Target> {
+    let content = if opened.known_zero {
+        Content::KnownZero
+    } else {
+        Content::Unknown
+    };
+    if opened.is_block_device {
+        Target::from_block_device(opened.file, &opened.path, content)
+    } else {
+        Target::from_file(
+            opened.file,
+            &opened.path,
+            FileSize::Bytes(opened.size_bytes),
+        )
+    }
+}

@@ -1,0 +1,69 @@
+// One job: how far, how fast, why not, and how to ask for it again.
+import { html, useEffect, useState } from './preact.js';
+import { address } from './api.js';
+import { bytes, exact, percent, rate, seconds } from './format.js';
+import { Bar, Chip, Copy, Plot, Problem, Time, useNow, useStore } from './parts.js';
+import { ended } from './store.js';
+
+const STAGES = ['initializing', 'downloading', 'converting', 'finalizing'];
+
+export function Job({ id, act }) {
+  const store = useStore();
+  const now = useNow();
+  const [problem, setProblem] = useState(null);
+  const job = store.job(id);
+  useEffect(() => {
+    setProblem(null);
+    if (!store.job(id)) store.fetch(id).catch(setProblem);
+  }, [id]);
+  if (!job) return problem ? html`<${Problem} error=${problem} />` : html`<p class="empty" aria-busy="true">Reading the job…</p>`;
+
+  const { progress } = job;
+  const samples = store.samples.get(id) ?? [];
+  const speeds = samples.slice(1)
+    .map((sample, at) => (sample.stage === samples[at].stage
+      ? Math.max(0, (sample.bytes - samples[at].bytes) / ((sample.at - samples[at].at) / 1000)) : 0));
+  const facts = [
+    ['Image', job.image_url], ['Volume', job.volume_path ?? job.volume_name], ['Digest', job.image_digest && `sha256:${job.image_digest}`],
+    ['Cache', job.cache_hit === undefined ? undefined : job.cache_hit ? 'hit: no byte was fetched' : 'miss: fetched from the store'],
+    ['Cached as', job.image_path], ['Correlation id', job.correlation_id], ['Attempts', job.attempts > 1 ? job.attempts : undefined],
+    ['Accepted', exact(job.created_at)], ['Begun', progress?.job_start_time && exact(progress.job_start_time)],
+    [ended(job) ? 'Ended' : 'Last change', exact(job.updated_at)],
+    ['Job', job.job_id],
+  ];
+  return html`<article class="job" aria-labelledby="job-title">
+    <p><a href="#/jobs">← All jobs</a></p>
+    <div class="head"><h1 id="job-title">${job.volume_name ?? 'To the cache'} <${Chip} kind=${job.status} /></h1>
+      <div class="actions">${!ended(job) && html`<button type="button" onClick=${() => act('cancel', job)}>Cancel</button>`}
+        ${['failed', 'cancelled'].includes(job.status) && html`<button type="button" class="primary" onClick=${() => act('retry', job)}>Retry</button>`}</div></div>
+    ${job.error && html`<div class="problem" role="alert"><strong>${job.error_type} (${job.error_code})</strong><p>${job.error}</p>
+      ${job.remedy && html`<p class="remedy"><b>What to do:</b> ${job.remedy}</p>`}</div>`}
+    ${job.status === 'pending' && html`<p>Waits for a free place: ${store.position(job)} ahead, since <${Time} value=${job.created_at} now=${now} />.</p>`}
+    ${progress && html`<section aria-label="Progress"><${Bar} value=${progress.overall_percent} state=${job.status} label="Whole job" />
+      <p class="big">${percent(progress.overall_percent)} ${job.status === 'running' && html`<span class="dim">${seconds(progress.overall_eta_sec)} left</span>`}</p>
+      ${!ended(job) && html`<ol class="stages">${STAGES.map((stage) => {
+        const state = stage === progress.stage ? 'now' : STAGES.indexOf(stage) < STAGES.indexOf(progress.stage) ? 'past' : 'later';
+        return html`<li class=${state} aria-current=${state === 'now' ? 'step' : undefined}>${stage}</li>`;
+      })}</ol><p class="dim">${bytes(progress.bytes_processed)} of ${bytes(progress.bytes_total)} in this stage, ${rate(store.rates.get(id))},
+        since <${Time} value=${progress.stage_start_time} now=${now} /></p>`}
+      ${samples.length > 2 && html`<${Plot} points=${speeds} label="Bytes of the stage for each second, since this page has been open" />`}</section>`}
+    ${job.notes?.length > 0 && html`<section><h2>Notes</h2><ul>${job.notes.map((note) => html`<li>${note}</li>`)}</ul></section>`}
+    <section><h2>Facts</h2><dl>${facts.filter(([, value]) => value !== undefined && value !== null && value !== false)
+      .map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl></section>
+    <${Requests} job=${job} /></article>`;
+}
+
+const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
+const yaml = (text) => JSON.stringify(String(text));
+
+// The same request for those who write it down. The volume's size is not in a job's status.
+function Requests({ job }) {
+  const volume = job.volume_name;
+  const body = volume ? { image_url: job.image_url, volume_name: volume, volume_size_gb: 10 } : { image_url: job.image_url };
+  const path = volume ? '/api/v1/jobs' : '/api/v1/cache/fetch';
+  const curl = `curl --fail-with-body -H "Authorization: Bearer $TOKEN" \\\n  -d ${quoted(JSON.stringify(body))} \\\n  ${quoted(address(path))}`;
+  const lvpctl = volume ? `lvpctl provision --size 10G ${quoted(job.image_url)} ${quoted(volume)}` : `lvpctl cache fetch ${quoted(job.image_url)}`;
+  const ansible = `- ansible.builtin.uri:\n    url: ${yaml(address(path))}\n    method: POST\n    headers: { Authorization: "Bearer {{ token }}" }\n    body_format: json\n    body: ${JSON.stringify(body)}\n    status_code: 202`;
+  return html`<details><summary>The request, to copy${volume ? ' (put in the size that you need)' : ''}</summary>
+    <${Copy} label="curl" text=${curl} /><${Copy} label="lvpctl" text=${lvpctl} /><${Copy} label="Ansible" text=${ansible} /></details>`;
+}

@@ -1,0 +1,113 @@
+// What several views are made of.
+import { html, useEffect, useRef, useState } from './preact.js';
+import { exact, ago, percent, rate, seconds } from './format.js';
+import { store } from './store.js';
+
+// Draws anew when the store has news.
+export function useStore() {
+  const [, draw] = useState(0);
+  useEffect(() => store.subscribe(() => draw((count) => count + 1)), []);
+  return store;
+}
+
+// The time, by the second or so.
+export function useNow(interval = 1000) {
+  const [now, set] = useState(Date.now());
+  useEffect(() => {
+    const timer = setInterval(() => set(Date.now()), interval);
+    return () => clearInterval(timer);
+  }, [interval]);
+  return now;
+}
+
+// Something that is read now and then: { data, problem, reload }.
+export function useRead(read, interval) {
+  const [state, set] = useState({ data: undefined, problem: null });
+  const alive = useRef(true);
+  const reload = async () => {
+    try {
+      const data = await read();
+      if (alive.current) set({ data, problem: null });
+    } catch (problem) {
+      if (alive.current) set((old) => ({ ...old, problem }));
+    }
+  };
+  useEffect(() => {
+    alive.current = true;
+    reload();
+    const timer = interval && setInterval(() => { if (!document.hidden) reload(); }, interval);
+    return () => { alive.current = false; clearInterval(timer); };
+  }, []);
+  return { ...state, reload };
+}
+
+export const Time = ({ value, now }) => html`<time dateTime=${value} title=${exact(value)}>${ago(value, now)}</time>`;
+
+export const Chip = ({ kind, children }) => html`<span class=${`chip chip-${kind}`}>${children ?? kind}</span>`;
+
+export function Bar({ value, label, state }) {
+  const width = Math.max(0, Math.min(100, value ?? 0));
+  return html`<div class=${`bar bar-${state ?? 'running'}`} role="progressbar" aria-label=${label}
+    aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.floor(width)}>
+    <div class="bar-fill" style=${{ width: `${width}%` }}></div></div>`;
+}
+
+export function Progress({ job }) {
+  const { progress } = job;
+  if (job.status === 'pending') {
+    const before = store.position(job);
+    return html`<span class="dim">${before ? `${before} ahead in the queue` : 'next in the queue'}</span>`;
+  }
+  if (!progress) return html`<span class="dim">–</span>`;
+  const speed = store.rates.get(job.job_id);
+  return html`<div class="progress">
+    <${Bar} value=${progress.overall_percent} state=${job.status} label=${`Progress of ${job.volume_name ?? 'the image'}`} />
+    <span class="progress-text">${percent(progress.overall_percent)}
+      ${job.status === 'running' && html` · ${progress.stage}${speed > 0 && ` · ${rate(speed)}`}${
+        progress.overall_eta_sec !== undefined && ` · ${seconds(progress.overall_eta_sec)} left`}`}</span>
+  </div>`;
+}
+
+export const Problem = ({ error, retry }) => error && html`<div class="problem" role="alert">
+  <strong>${error.status === 403 ? 'Not permitted' : error.status === 0 ? 'No answer' : 'Not done'}</strong>
+  <p>${error.message}</p>
+  ${retry && html`<button type="button" onClick=${retry}>Try again</button>`}</div>`;
+
+export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
+
+export function Field({ label, hint, children }) {
+  return html`<label class="field"><span class="field-label">${label}</span>${children}
+    ${hint && html`<span class="hint">${hint}</span>`}</label>`;
+}
+
+export function Copy({ text, label }) {
+  const [done, set] = useState(false);
+  const copy = async () => {
+    try { await navigator.clipboard.writeText(text); } catch { return; }
+    set(true);
+    setTimeout(() => set(false), 1500);
+  };
+  return html`<div class="code"><div class="code-head"><span>${label}</span>
+    <button type="button" onClick=${copy} aria-label=${`Copy for ${label}`}>${done ? 'Copied' : 'Copy'}</button></div>
+    <pre tabindex="0">${text}</pre></div>`;
+}
+
+// Asks before something that cannot be undone.
+export function Confirm({ question, action, onYes, onNo }) {
+  const dialog = useRef(null);
+  useEffect(() => { dialog.current.showModal(); }, []);
+  return html`<dialog ref=${dialog} onCancel=${onNo} aria-label=${question}>
+    <p>${question}</p>
+    <div class="actions"><button type="button" onClick=${onNo} autofocus>Keep</button>
+      <button type="button" class="danger" onClick=${onYes}>${action}</button></div></dialog>`;
+}
+
+// A line over its own greatest value.
+export function Plot({ points, label }) {
+  if (points.length < 2) return html`<p class="dim">Not enough was seen yet.</p>`;
+  const top = Math.max(...points, 1);
+  const line = points.map((value, at) => `${(at / (points.length - 1)) * 600},${118 - (value / top) * 112}`).join(' ');
+  return html`<figure class="plot"><svg viewBox="0 0 600 120" role="img" aria-label=${label} preserveAspectRatio="none">
+    <polyline points=${`0,118 ${line} 600,118`} class="plot-area" /><polyline points=${line} class="plot-line" /></svg>
+    <figcaption>${label}: now ${rate(points.at(-1))}, at most ${rate(top)}</figcaption></figure>`;
+}
