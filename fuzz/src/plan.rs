@@ -16,7 +16,10 @@ pub fn plan(data: &[u8], declared: ImageType) {
     let mut planner = match Planner::open(data, declared) {
         Ok(planner) => planner,
         Err(error) => {
-            assert!(error.kind().is_refusal() || error.kind() == ErrorKind::Packed, "{error}");
+            assert!(
+                error.kind().is_refusal() || error.kind() == ErrorKind::Packed,
+                "{error}"
+            );
             return;
         }
     };
