@@ -46,6 +46,35 @@ pub struct CachedImage {
     pub in_use: bool,
 }
 
+/// An image in object storage, as `GET /api/v1/images` lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StoredImage {
+    /// What a request calls it.
+    pub image_url: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was written, RFC 3339, as the store says it.
+    pub last_modified: String,
+    /// Whether an object with its digest lies beside it (`KEY.sha256`).
+    pub has_digest: bool,
+    /// Whether some version of it is in the cache.
+    pub is_cached: bool,
+}
+
+/// Answer to `GET /api/v1/images`: one folder of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StoredImages {
+    /// What was listed: `s3://BUCKET/` and the beginning of a key.
+    pub prefix: String,
+    /// Deeper folders, as prefixes to list.
+    pub folders: Vec<String>,
+    /// The objects, without those that hold digests and signatures.
+    pub images: Vec<StoredImage>,
+    /// What to send as `after` for the next page, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
 /// Answer to `GET /api/v1/cache/images`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CachedImages {

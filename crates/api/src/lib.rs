@@ -10,11 +10,14 @@ pub mod error;
 pub mod health;
 pub mod job;
 pub mod names;
+pub mod plan;
 pub mod routes;
 pub mod units;
 pub mod volume;
 
-pub use cache::{CacheFetchRequest, CachedImage, CachedImages, DeletedImage};
+pub use cache::{
+    CacheFetchRequest, CachedImage, CachedImages, DeletedImage, StoredImage, StoredImages,
+};
 pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};

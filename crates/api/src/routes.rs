@@ -16,12 +16,16 @@ pub const STATUS: &str = "/api/v1/status/{id}";
 pub const CANCEL: &str = "/api/v1/jobs/{id}/cancel";
 /// Cancel a job (DELETE), 0.3's name.
 pub const CANCEL_OLD: &str = "/api/v1/cancel/{id}";
+/// What a request would do (POST).
+pub const PLAN: &str = "/api/v1/plan";
 /// Ask again for what an ended job was to do (POST).
 pub const RETRY: &str = "/api/v1/jobs/{id}/retry";
 /// Server-sent events of one job.
 pub const EVENTS: &str = "/api/v1/jobs/{id}/events";
 /// Server-sent events of all jobs.
 pub const ALL_EVENTS: &str = "/api/v1/events";
+/// List images in object storage.
+pub const IMAGES: &str = "/api/v1/images";
 /// List cached images.
 pub const CACHE_IMAGES: &str = "/api/v1/cache/images";
 /// Delete one cached image.

@@ -153,9 +153,33 @@ fn multiple(number: &str, scale: u64) -> Option<Option<u64>> {
     Some(product.and_then(|product| product.checked_add(part)))
 }
 
+/// A duration in whole seconds as Go prints it, which the monitoring guide shows: `3h14m52s`.
+pub fn duration_text(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_have_the_form_of_the_monitoring_guide() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (61, "1m1s"),
+            (11_692, "3h14m52s"),
+            (360_000, "100h0m0s"),
+        ] {
+            assert_eq!(duration_text(Duration::from_secs(seconds)), text);
+        }
+    }
 
     #[test]
     fn sizes_parse_as_lvm_writes_them() {

@@ -112,6 +112,7 @@ impl ConnectionArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Provision(ProvisionArgs),
+    Plan(PlanArgs),
     Jobs(JobsArgs),
     /// Show one job
     Status {
@@ -126,6 +127,15 @@ pub(crate) enum Command {
     Watch {
         /// The job's id
         job: JobId,
+        #[command(flatten)]
+        reconnect: ReconnectArgs,
+    },
+    /// Follow all jobs, until Ctrl-C
+    ///
+    /// On a terminal, a line with progress for each job that has not ended, and
+    /// one that stays for each that does. Otherwise, and with -o json, one line
+    /// for every change on standard output.
+    Top {
         #[command(flatten)]
         reconnect: ReconnectArgs,
     },
@@ -299,6 +309,35 @@ pub(crate) struct ProvisionArgs {
 
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+/// Show what provisioning would do, without doing it
+///
+/// Looks at the image, the cache and the volume as they are now; nothing is
+/// reserved. The exit code is 5 when something is in the way.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
+    pub(crate) image_url: String,
+
+    /// Name of the volume
+    pub(crate) volume: VolumeName,
+
+    /// Size of the volume, such as 50G or 1.5T; units are powers of 1024
+    #[arg(long, value_parser = parse_volume_size)]
+    pub(crate) size: ByteSize,
+
+    /// Format of the image
+    #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
+    pub(crate) image_type: ImageType,
+
+    /// What the image must be: sha256:HEX or sha512:HEX
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) checksum: Option<Checksum>,
+
+    /// Overwrite the volume also if it says nothing of this program
+    #[arg(long)]
+    pub(crate) adopt: bool,
 }
 
 /// Whether and how to wait for the job that a command makes.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lvp_api::error::chain;
+use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
     JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeInfo, VolumeList,
@@ -143,6 +144,11 @@ impl Client {
         self.get(&fill(routes::JOB, &id), &[]).await
     }
 
+    pub(crate) async fn plan(&self, request: &ProvisionRequest) -> Result<Plan, Failure> {
+        self.send(self.request(Method::POST, routes::PLAN).json(request))
+            .await
+    }
+
     pub(crate) async fn retry(&self, id: JobId) -> Result<JobAccepted, Failure> {
         self.of_ended(Method::POST, &fill(routes::RETRY, &id)).await
     }
@@ -171,9 +177,21 @@ impl Client {
 
     /// Opens the job's stream of server-sent events.
     pub(crate) async fn events(&self, id: JobId) -> Result<EventStream, Failure> {
-        let call = self
-            .request(Method::GET, &fill(routes::EVENTS, &id))
-            .header(header::ACCEPT, "text/event-stream");
+        let call = self.request(Method::GET, &fill(routes::EVENTS, &id));
+        self.stream(call).await
+    }
+
+    /// Opens the stream of all jobs' events, from after the event with this id if that is not empty.
+    pub(crate) async fn all_events(&self, last_id: &str) -> Result<EventStream, Failure> {
+        let mut call = self.request(Method::GET, routes::ALL_EVENTS);
+        if !last_id.is_empty() {
+            call = call.header("Last-Event-ID", last_id);
+        }
+        self.stream(call).await
+    }
+
+    async fn stream(&self, call: RequestBuilder) -> Result<EventStream, Failure> {
+        let call = call.header(header::ACCEPT, "text/event-stream");
         // The stream itself has no end in time; only its beginning has.
         let response = tokio::time::timeout(self.answer_timeout, call.send())
             .await

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lvp_api::units::ByteSize;
+use lvp_api::units::{ByteSize, duration_text};
 use lvp_api::{JobState, JobStatus, Progress, Stage};
 
 use crate::output::say;
@@ -131,7 +131,7 @@ pub(crate) fn describe(progress: &Progress, state: JobState) -> String {
     }
     let left = progress.overall_eta_sec.and_then(seconds);
     if let Some(left) = left.filter(|_| state == JobState::Running) {
-        text.push_str(&format!(", {} left", short_duration(left)));
+        text.push_str(&format!(", {} left", duration_text(left)));
     }
     text
 }
@@ -142,16 +142,6 @@ fn seconds(number: f64) -> Option<Duration> {
 }
 
 /// `2h3m4s`.
-fn short_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds}s"),
-        (0, _) => format!("{minutes}m{seconds}s"),
-        _ => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Server-sent events: the subset that the daemon sends (WHATWG HTML, section 9.2.6).
 //!
-//! Fields other than `data` are not needed: an event's data is the job's whole status, and the
-//! status itself says whether the job has ended.
+//! Of one job, `data` alone is needed: it is the job's whole status, which itself says whether the job has
+//! ended. Of all jobs, `event` tells what the data is, and `id` where to go on.
 
 use std::time::Duration;
 
@@ -24,7 +24,18 @@ pub(crate) enum StreamEnd {
     Broken,
 }
 
-/// The events of one job.
+/// An event with data.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// Its name; empty when it has none.
+    pub(crate) name: String,
+    /// The last id so far.
+    pub(crate) id: String,
+    /// Its data.
+    pub(crate) data: String,
+}
+
+/// The events of one job, or of all.
 pub(crate) struct EventStream {
     response: Response,
     parser: Parser,
@@ -41,9 +52,15 @@ impl EventStream {
 
     /// The next status that the daemon reports.
     pub(crate) async fn next(&mut self) -> Result<JobStatus, StreamEnd> {
+        let event = self.event().await?;
+        serde_json::from_str(&event.data).map_err(|_| StreamEnd::Broken)
+    }
+
+    /// The next event, whatever it is.
+    pub(crate) async fn event(&mut self) -> Result<Event, StreamEnd> {
         loop {
-            if let Some(data) = self.parser.next_event() {
-                return serde_json::from_str(&data).map_err(|_| StreamEnd::Broken);
+            if let Some(event) = self.parser.next_event() {
+                return Ok(event);
             }
             let chunk = tokio::time::timeout(IDLE_TIMEOUT, self.response.chunk());
             match chunk.await {
@@ -59,34 +76,48 @@ impl EventStream {
 #[derive(Debug, Default)]
 struct Parser {
     buffer: Vec<u8>,
-    data: String,
+    event: Event,
 }
 
 impl Parser {
     fn push(&mut self, bytes: &[u8]) -> Result<(), StreamEnd> {
-        if self.buffer.len() + self.data.len() + bytes.len() > MAX_EVENT_BYTES {
+        if self.buffer.len() + self.event.data.len() + bytes.len() > MAX_EVENT_BYTES {
             return Err(StreamEnd::Broken);
         }
         self.buffer.extend_from_slice(bytes);
         Ok(())
     }
 
-    /// The data of the next complete event. Events without data (comments, keep-alives) are
-    /// skipped.
-    fn next_event(&mut self) -> Option<String> {
+    /// The next complete event. Events without data (comments, keep-alives) are skipped.
+    fn next_event(&mut self) -> Option<Event> {
         while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.buffer.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
             let line = line.trim_end_matches(['\n', '\r']);
+            let event = &mut self.event;
             if line.is_empty() {
-                if !self.data.is_empty() {
-                    return Some(std::mem::take(&mut self.data));
+                let next = Event {
+                    id: event.id.clone(),
+                    ..Event::default()
+                };
+                let event = std::mem::replace(event, next);
+                if !event.data.is_empty() {
+                    return Some(event);
                 }
-            } else if let Some(value) = line.strip_prefix("data:") {
-                if !self.data.is_empty() {
-                    self.data.push('\n');
+                continue;
+            }
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "data" => {
+                    if !event.data.is_empty() {
+                        event.data.push('\n');
+                    }
+                    event.data.push_str(value);
                 }
-                self.data.push_str(value.strip_prefix(' ').unwrap_or(value));
+                "event" => value.clone_into(&mut event.name),
+                "id" => value.clone_into(&mut event.id),
+                _ => {}
             }
         }
         None
@@ -109,7 +140,19 @@ mod tests {
                 parser.push(chunk).expect("it is short");
                 events.extend(std::iter::from_fn(|| parser.next_event()));
             }
-            assert_eq!(events, ["{\"a\":\n1}", "{}"], "chunks of {size}");
+            let event = |name: &str, id: &str, data: &str| Event {
+                name: name.to_owned(),
+                id: id.to_owned(),
+                data: data.to_owned(),
+            };
+            assert_eq!(
+                events,
+                [
+                    event("progress", "", "{\"a\":\n1}"),
+                    event("end", "7", "{}")
+                ],
+                "chunks of {size}"
+            );
         }
     }
 

@@ -56,7 +56,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
     // Beside the working directory, so that it is a disk's file system and no tmpfs.
     let dir = tempfile::tempdir_in(".")?;
     let store = Store::open(&dir.path().join("jobs.db"), Arc::new(Silent))?;
-    let source = Source::new(&source::Settings {
+    let source = Source::new(&source::SourceSettings {
         endpoint: Some(endpoint.to_owned()),
         access_key: Some(ACCESS_KEY.to_owned()),
         secret_key: Some(Secret::new(SECRET_KEY)),

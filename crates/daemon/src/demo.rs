@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{Config, Settings};
 use crate::serve::{Daemon, Inherited};
+use crate::threads::blocking;
 use crate::web;
 
 /// Size of the generated disk.
@@ -71,12 +72,12 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         Some(path) => {
             say(&format!("Copying {} into the object store", path.display()));
             let object = object.clone();
-            tokio::task::spawn_blocking(move || own_image(&path, &object)).await??
+            blocking(move || own_image(&path, &object)).await??
         }
         None => {
             say("Generating a qcow2 image with compressed, plain, zero and unallocated clusters");
             let object = object.clone();
-            tokio::task::spawn_blocking(move || generate(&object)).await??
+            blocking(move || generate(&object)).await??
         }
     };
     let sidecar = sidecar_of(&object)?;
@@ -123,8 +124,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         );
         let path = status.volume_path.context("the job has no volume path")?;
         let (disk_bytes, path_checked) = (image.disk_bytes, PathBuf::from(&path));
-        let digest =
-            tokio::task::spawn_blocking(move || hash_head(&path_checked, disk_bytes)).await??;
+        let digest = blocking(move || hash_head(&path_checked, disk_bytes)).await??;
         ensure!(
             digest == image.disk_digest,
             "{path} does not hold the image's disk: {digest} instead of {}",

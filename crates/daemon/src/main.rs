@@ -17,6 +17,7 @@ use provisioner::telemetry::Exports;
 use provisioner::telemetry::logs;
 use provisioner::telemetry::sinks::Sinks;
 use provisioner::telemetry::traces::Traces;
+use provisioner::threads;
 
 /// Puts VM images from object storage onto volumes of this host.
 #[derive(Debug, Parser)]
@@ -222,7 +223,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
         }
     };
     runtime.block_on(async {
-        let traces = tokio::task::spawn_blocking(move || traces.flush());
+        let traces = threads::blocking(move || traces.flush());
         // It cannot be told to stop; were it to panic, that would be in the log.
         tokio::join!(sinks.close(), traces).1.ok();
     });

@@ -299,7 +299,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         config.cache.max_size_bytes,
     ));
     let store = Store::open(&config.server.db_path, Arc::clone(&metrics) as _)?;
-    let source = Source::new(&source::Settings::from(&config.minio))?;
+    let source = Source::new(&source::SourceSettings::from(&config.minio))?;
     let cache = CacheSettings::new(cache_dir, &config.cache);
     let cache = Cache::open(cache, store.clone())?;
     let volumes = volumes(config, hypervisor.clone())?;

@@ -47,7 +47,7 @@ pub fn inherited_listener() -> anyhow::Result<Option<TcpListener>> {
 
 /// Requests are answered.
 pub fn ready(address: &str) {
-    tell(&[
+    notify(&[
         NotifyState::Ready,
         NotifyState::Status(&format!("Serving on {address}")),
     ]);
@@ -57,17 +57,17 @@ pub fn ready(address: &str) {
 pub async fn reloading(work: impl Future<Output = ()>) {
     // With the time, so that `Type=notify-reload` of systemd 253 takes it as well.
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(_) => tell(&[NotifyState::Reloading]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
     }
     work.await;
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
 /// The daemon ends; jobs have this long.
 pub fn stopping(grace: Duration, running: usize) {
     let limit = (grace + STOP_MARGIN).as_micros();
-    tell(&[
+    notify(&[
         NotifyState::Stopping,
         NotifyState::Status(&format!(
             "Stopping; {running} running jobs have up to {} s, then they go on at the next start",
@@ -106,7 +106,7 @@ async fn report(app: &App, address: &str) {
             status = format!("{status}; down: {}", down.join(", "));
         }
         if status != said {
-            tell(&[NotifyState::Status(&status)]);
+            notify(&[NotifyState::Status(&status)]);
             said = status;
         }
     }
@@ -124,7 +124,7 @@ async fn live(app: &App, pulse: &Pulse) {
         let writer = async { !matches!(app.services.store.probe().await, Err(StoreError::Closed)) };
         let both = async { tokio::join!(pulse.beats(), writer) };
         match tokio::time::timeout(interval, both).await {
-            Ok((true, true)) => tell(&[NotifyState::Watchdog]),
+            Ok((true, true)) => notify(&[NotifyState::Watchdog]),
             Ok((accepting, writing)) => {
                 tracing::error!(
                     component = "daemon",
@@ -142,7 +142,7 @@ async fn live(app: &App, pulse: &Pulse) {
     }
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(
             component = "daemon",

@@ -1,8 +1,8 @@
 // Asking for a volume, and writing a small file to one of libvirt's.
 import { html, useEffect, useRef, useState } from './preact.js';
 import { Failure, address, call, headers } from './api.js';
-import { bytes } from './format.js';
-import { Bar, Field, Problem, useRead } from './parts.js';
+import { bytes, exact, seconds } from './format.js';
+import { Bar, Chip, Field, Problem, useRead } from './parts.js';
 
 const GIB = 2 ** 30;
 
@@ -11,22 +11,36 @@ export function Provision({ say }) {
   const [form, setForm] = useState({ image_url: '', image_type: 'qcow2', volume_name: '', size: '10', unit: 'GiB', correlation_id: '', adopt: false });
   const [problem, setProblem] = useState(null);
   const [busy, setBusy] = useState(false);
+  const [plan, setPlan] = useState(null);
   const set = (name) => ({ target }) => {
     const value = target.type === 'checkbox' ? target.checked : target.value;
     setForm((old) => ({ ...old, [name]: value }));
+    setPlan(null); // it was of another request
+  };
+  const asked = () => {
+    const factor = { MiB: 2 ** 20, GiB: GIB, TiB: 2 ** 40 }[form.unit];
+    const body = {
+      image_url: form.image_url.trim(), image_type: form.image_type, volume_name: form.volume_name.trim(),
+      volume_size_bytes: Math.round(Number(form.size) * factor),
+    };
+    if (form.correlation_id.trim()) body.correlation_id = form.correlation_id.trim();
+    if (form.adopt) body.adopt = true;
+    return body;
+  };
+  const look = async (event) => {
+    if (!event.target.form.reportValidity()) return;
+    setBusy(true);
+    setProblem(null);
+    setPlan(null);
+    try { setPlan(await call('POST', '/api/v1/plan', asked())); } catch (error) { setProblem(error); }
+    setBusy(false);
   };
   const send = async (event) => {
     event.preventDefault();
     setBusy(true);
     setProblem(null);
     try {
-      const factor = { MiB: 2 ** 20, GiB: GIB, TiB: 2 ** 40 }[form.unit];
-      const body = {
-        image_url: form.image_url.trim(), image_type: form.image_type, volume_name: form.volume_name.trim(),
-        volume_size_bytes: Math.round(Number(form.size) * factor),
-      };
-      if (form.correlation_id.trim()) body.correlation_id = form.correlation_id.trim();
-      if (form.adopt) body.adopt = true;
+      const body = asked();
       const { job_id: id } = await call('POST', '/api/v1/jobs', body);
       say(`${body.volume_name} is being provisioned`);
       location.hash = `#/jobs/${id}`;
@@ -37,9 +51,10 @@ export function Provision({ say }) {
   };
   return html`<section class="narrow"><h1>Provision a volume</h1>
     <form onSubmit=${send}><${Problem} error=${problem} />
-      <${Field} label="Image" hint="s3://bucket/key, or the object's URL. Images in the cache are offered.">
+      <${Field} label="Image" hint="s3://bucket/key, or the object's URL. Images in the cache are offered; s3://bucket/ lists the bucket below.">
         <input required list="images" value=${form.image_url} onInput=${set('image_url')} placeholder="s3://images/debian-12.qcow2" spellcheck="false" /></${Field}>
       <datalist id="images">${(cached.data?.images ?? []).map((image) => html`<option value=${image.image_url}>${bytes(image.size)}</option>`)}</datalist>
+      <${Bucket} url=${form.image_url} choose=${(url) => { setForm((old) => ({ ...old, image_url: url })); setPlan(null); }} />
       <${Field} label="Format"><select value=${form.image_type} onChange=${set('image_type')}>
         <option value="qcow2">qcow2</option><option value="raw">raw (also compressed)</option></select></${Field}>
       <${Field} label="Volume" hint="Its name, by LVM's rules. One that is there already is rewritten, if it is this program's.">
@@ -50,8 +65,62 @@ export function Provision({ say }) {
         <input value=${form.correlation_id} onInput=${set('correlation_id')} maxlength="128" /></${Field}>
       <label class="check"><input type="checkbox" checked=${form.adopt} onChange=${set('adopt')} />
         <span>The volume may be one that this program did not make. <b>Its content is lost.</b></span></label>
-      <button type="submit" class="primary" disabled=${busy}>${busy ? 'Sending…' : 'Provision'}</button></form>
+      ${plan && html`<${Plan} plan=${plan} />`}
+      <div class="actions"><button type="submit" class="primary" disabled=${busy}>${busy ? 'Asking…' : 'Provision'}</button>
+        <button type="button" disabled=${busy} onClick=${look}>What would happen?</button></div></form>
     <${Upload} say=${say} /></section>`;
+}
+
+// What lies in the folder that is being typed. A store may forbid to list it: then it is typed to the end.
+function Bucket({ url, choose }) {
+  const folder = (/^s3:\/\/[\w.-]+\/(?:.*\/)?/.exec(url) ?? [])[0];
+  const [found, setFound] = useState(null);
+  const read = async (after) => {
+    const query = new URLSearchParams({ prefix: folder, ...(after && { after }) });
+    try {
+      const page = await call('GET', `/api/v1/images?${query}`);
+      setFound((old) => (after && old?.prefix === folder ? { ...page, folders: [...old.folders, ...page.folders], images: [...old.images, ...page.images] } : page));
+    } catch (error) {
+      setFound({ prefix: folder, error });
+    }
+  };
+  useEffect(() => {
+    setFound(null);
+    if (!folder) return undefined;
+    const timer = setTimeout(() => read(), 300);
+    return () => clearTimeout(timer);
+  }, [folder]);
+  if (!found || found.prefix !== folder) return null;
+  if (found.error) return html`<p class="hint">The folder cannot be listed (${found.error.message}): type the whole URL.</p>`;
+  const typed = url.slice(folder.length).toLowerCase();
+  const images = found.images.filter((image) => image.image_url.slice(folder.length).toLowerCase().includes(typed));
+  const folders = found.folders.filter((name) => name.slice(folder.length).toLowerCase().includes(typed));
+  if (images.length === 1 && !folders.length && images[0].image_url === url) return null;
+  return html`<div class="table-box bucket" tabindex="0" role="region" aria-label=${`Images in ${folder}`}><table><tbody>
+    ${folders.map((name) => html`<tr key=${name}><td colspan="4"><button type="button" class="link" onClick=${() => choose(name)}>${name.slice(folder.length)}</button></td></tr>`)}
+    ${images.map((image) => html`<tr key=${image.image_url}><td class="break"><button type="button" class="link" onClick=${() => choose(image.image_url)}>${image.image_url.slice(folder.length)}</button></td>
+      <td>${bytes(image.size)}</td><td><time dateTime=${image.last_modified} title=${exact(image.last_modified)}>${image.last_modified.slice(0, 10)}</time></td>
+      <td>${image.is_cached && html`<${Chip} kind="ready">cached</${Chip}>`} ${image.has_digest ? html`<${Chip} kind="idle">digest</${Chip}>` : html`<${Chip} kind="degraded">no digest</${Chip}>`}</td></tr>`)}
+    ${!images.length && !folders.length && html`<tr><td>Nothing here begins so.</td></tr>`}</tbody></table>
+    ${found.next && html`<button type="button" onClick=${() => read(found.next)}>More</button>`}</div>`;
+}
+
+const CACHE = { hit: 'in the cache: nothing is fetched', miss: 'not in the cache', fetching: 'another job is fetching it' };
+
+function Plan({ plan }) {
+  const old = plan.overwrites;
+  const facts = [
+    ['Format', plan.format], ['Disk', plan.virtual_bytes && bytes(plan.virtual_bytes)], ['Image', CACHE[plan.cache]],
+    ['Fetches', plan.cache === 'miss' && bytes(plan.bytes_to_fetch)], ['Writes', plan.bytes_to_write !== undefined && bytes(plan.bytes_to_write)],
+    ['Overwrites', old && `${old.path} (${old.state}, ${bytes(old.size_bytes)})`],
+    ['Takes about', plan.expected_seconds !== undefined && seconds(plan.expected_seconds)],
+    ['Digest', plan.expected_digest && `sha256:${plan.expected_digest}`],
+  ];
+  return html`<section class="card plan" role="status" aria-label="What would happen"><p><${Chip} kind=${plan.fits ? 'ready' : 'failed'}>${
+      plan.fits ? 'can be done' : 'cannot be done'}</${Chip}></p>
+    ${(plan.problems ?? []).map((text) => html`<p class="error-text">${text}</p>`)}
+    ${(plan.warnings ?? []).map((text) => html`<p class="warn-text">${text}</p>`)}
+    <dl>${facts.filter(([, value]) => value).map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl></section>`;
 }
 
 // XMLHttpRequest, as fetch does not tell how much of a body was sent.

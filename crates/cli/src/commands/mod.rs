@@ -15,7 +15,9 @@ mod cache;
 mod cert;
 mod health;
 mod jobs;
+mod plan;
 mod token;
+mod top;
 mod volumes;
 mod wait;
 
@@ -55,8 +57,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     };
     match cli.command {
         Command::Provision(args) => jobs::provision(&context, args).await,
+        Command::Plan(args) => plan::show(&context, args).await,
         Command::Jobs(args) => jobs::list(&context, args).await,
         Command::Status { job } => jobs::status(&context, job).await,
+        Command::Top { reconnect } => top::run(&context, &reconnect).await,
         Command::Watch { job, reconnect } => jobs::watch(&context, job, &reconnect).await,
         Command::Cancel { job } => jobs::cancel(&context, job).await,
         Command::Retry { job, wait } => jobs::retry(&context, job, &wait).await,

@@ -5,4 +5,5 @@ mod lists;
 mod requests;
 mod terminal;
 mod tls;
+mod top;
 mod waiting;

@@ -349,6 +349,36 @@ async fn the_token_goes_into_the_header_from_wherever_it_is_configured() {
 }
 
 #[tokio::test]
+async fn a_plan_is_shown_and_its_exit_code_says_whether_something_is_in_the_way() {
+    for (fits, problems, code) in [(true, json!([]), 0), (false, json!(["It is full"]), 5)] {
+        let plan = json!({
+            "fits": fits, "problems": problems, "warnings": ["vm-01 exists"],
+            "image_url": "s3://images/debian-12.qcow2", "format": "qcow2",
+            "object_bytes": 1 << 20, "virtual_bytes": 1_u64 << 31, "cache": "miss",
+            "bytes_to_fetch": 1 << 20, "bytes_to_write": 3 << 20, "volume_name": "vm-01",
+            "volume_bytes": 1_u64 << 31, "expected_seconds": 1.25,
+        });
+        let routes = Router::new().route("/api/v1/plan", post(async move || Json(plan)));
+        let fake = Fake::start(routes).await;
+        let asked = [
+            "plan",
+            "s3://images/debian-12.qcow2",
+            "vm-01",
+            "--size",
+            "2G",
+        ];
+        let outcome = fake.lvpctl(&asked).run().await;
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        for part in ["miss: 1 MiB are fetched", "vm-01 exists", "2 GiB"] {
+            assert!(outcome.stdout.contains(part), "{part}: {outcome:?}");
+        }
+        assert_eq!(outcome.stdout.contains("It is full"), !fits, "{outcome:?}");
+        let body: Value = serde_json::from_slice(&fake.seen()[0].body).expect("it is JSON");
+        assert_eq!(body["volume_size_bytes"], json!(1_u64 << 31));
+    }
+}
+
+#[tokio::test]
 async fn retrying_prints_the_new_job_s_id_and_refuses_what_has_not_failed() {
     const OLD: &str = "0d6f6c8a-5b4e-4a53-9d5b-0f4e1f6b7a02";
     let router = Router::new().route(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Access;
+use crate::threads::blocking;
 
 /// How often the files are looked at. A look costs a few system calls; watching by inotify would
 /// have to follow renames and links of every directory above.
@@ -36,9 +37,8 @@ pub async fn watch(access: Arc<Access>, stop: CancellationToken) {
 /// Reloads on a blocking thread: the files may be on a network.
 pub async fn reload(access: &Arc<Access>) {
     let access = Arc::clone(access);
-    tokio::task::spawn_blocking(move || access.reload())
-        .await
-        .ok();
+    // Were it to panic, that would be in the log.
+    blocking(move || access.reload()).await.ok();
 }
 
 async fn versions(paths: &[PathBuf]) -> Vec<Version> {

@@ -186,6 +186,17 @@ pub enum Lookup {
     Follow(Follower),
 }
 
+/// What a job would find.
+#[derive(Debug)]
+pub enum Peek {
+    /// The image.
+    Hit(Pin),
+    /// Another job that fetches it.
+    Fetching,
+    /// Nothing.
+    Miss,
+}
+
 impl Cache {
     /// Makes the directory if it is absent, and takes it for this process alone.
     pub fn open(settings: CacheSettings, store: Store) -> Result<Self, CacheError> {
@@ -209,6 +220,25 @@ impl Cache {
     /// Whether the directory is there, is still the cache, and can be written to.
     pub async fn probe(&self) -> Result<(), CacheError> {
         self.0.disk.run(|files| files.check()).await
+    }
+
+    /// What a job of this object would find now. Begins nothing.
+    pub async fn peek(
+        &self,
+        object: &ObjectMeta,
+        sidecar: Option<Sha256Digest>,
+    ) -> Result<Peek, CacheError> {
+        let is_fetched = self.0.flights.contains(&object_key(object, sidecar));
+        Ok(match self.find_unused(object, sidecar).await? {
+            Some(pin) => Peek::Hit(pin),
+            None if is_fetched => Peek::Fetching,
+            None => Peek::Miss,
+        })
+    }
+
+    /// The largest sum of all images, if there is a limit.
+    pub fn max_size_bytes(&self) -> Option<u64> {
+        self.0.settings.max_size_bytes
     }
 
     /// Finds the image, or makes the caller the one who fetches it.
@@ -293,6 +323,20 @@ impl Cache {
         object: &ObjectMeta,
         sidecar: Option<Sha256Digest>,
     ) -> Result<Option<Pin>, CacheError> {
+        let found = self.find_unused(object, sidecar).await?;
+        if let Some(pin) = &found {
+            let store = &self.0.store;
+            store.touch_image(pin.digest(), clock::now_text()).await?;
+        }
+        Ok(found)
+    }
+
+    /// The same, without counting as a use.
+    async fn find_unused(
+        &self,
+        object: &ObjectMeta,
+        sidecar: Option<Sha256Digest>,
+    ) -> Result<Option<Pin>, CacheError> {
         self.0.disk.run(|files| files.find()).await?;
         let Some(digest) = self.known_digest(object, sidecar).await? else {
             return Ok(None);
@@ -310,7 +354,6 @@ impl Cache {
         if row.stamp.size_bytes != object.size {
             return Ok(None);
         }
-        self.0.store.touch_image(digest, clock::now_text()).await?;
         let path = self.image_path(&digest);
         Ok(Some(Pin::new(seat, path, file, row.stamp)))
     }

@@ -8,7 +8,7 @@ use lvp_testkit::s3::{ACCESS_KEY, S3, SECRET_KEY};
 
 use super::*;
 use crate::secret::Secret;
-use crate::source::{Settings, Source};
+use crate::source::{Source, SourceSettings};
 use crate::stamp::FileStamp;
 use crate::store::Observer;
 
@@ -31,7 +31,7 @@ struct Bench {
 impl Bench {
     async fn new(max_size_bytes: Option<u64>) -> Self {
         let s3 = S3::start().await.expect("the server starts");
-        let source = Source::new(&Settings {
+        let source = Source::new(&SourceSettings {
             endpoint: Some(s3.endpoint().to_owned()),
             access_key: Some(ACCESS_KEY.to_owned()),
             secret_key: Some(Secret::new(SECRET_KEY)),

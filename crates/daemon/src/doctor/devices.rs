@@ -11,7 +11,7 @@ const CHECK: &str = "lvm.devices";
 
 /// What `lvmconfig` says of the settings that decide which disks LVM looks at.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Settings {
+pub(super) struct LvmConf {
     /// Patterns over the disks of every LVM command; the first that matches decides.
     pub(super) global_filter: Vec<String>,
     /// The same, for commands alone.
@@ -29,7 +29,7 @@ pub(super) struct PhysicalVolume {
     pub(super) vg_name: String,
 }
 
-impl Settings {
+impl LvmConf {
     /// Reads `lvmconfig`'s output: `name=value` a line, in the form of lvm.conf(5).
     pub(super) fn parse(text: &str) -> Self {
         let mut settings = Self::default();
@@ -72,7 +72,7 @@ fn strings(value: &str) -> Vec<String> {
 }
 
 /// Judges what LVM sees with these settings.
-pub(super) fn judge(settings: &Settings, group: &str, seen: &[PhysicalVolume]) -> Vec<Finding> {
+pub(super) fn judge(settings: &LvmConf, group: &str, seen: &[PhysicalVolume]) -> Vec<Finding> {
     let ours = seen.iter().any(|disk| disk.vg_name == group);
     let mapper = format!("/dev/mapper/{}-", group.replace('-', "--"));
     let directory = format!("/dev/{group}/");
@@ -150,8 +150,8 @@ mod tests {
     fn lvmconfigs_own_words_are_read() {
         let text = "global_filter=[\"r|^/dev/vg0/|\",\"a|.*|\"]\nfilter=[\"a|.*|\"]\n\
                     use_devicesfile=0\nscan_lvs=1\ndevicesfile=\"system.devices\"\n";
-        let settings = Settings::parse(text);
-        let expected = Settings {
+        let settings = LvmConf::parse(text);
+        let expected = LvmConf {
             global_filter: vec!["r|^/dev/vg0/|".to_owned(), "a|.*|".to_owned()],
             filter: vec!["a|.*|".to_owned()],
             use_devicesfile: false,
@@ -159,7 +159,7 @@ mod tests {
         };
         assert_eq!(settings, expected);
         assert_eq!(strings(r#""a|\"x\\|""#), [r#"a|"x\|"#]);
-        assert_eq!(Settings::parse("nonsense"), Settings::default());
+        assert_eq!(LvmConf::parse("nonsense"), LvmConf::default());
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
             "global_filter=[\"r|^/dev/vg0/|\",\"a|.*|\"]",
             "use_devicesfile=1",
         ] {
-            let findings = judge(&Settings::parse(text), "vg0", &seen);
+            let findings = judge(&LvmConf::parse(text), "vg0", &seen);
             assert_eq!(findings.len(), 1, "{findings:?}");
             assert_eq!(findings[0].status, Status::Ok, "{text}: {findings:?}");
         }
@@ -180,7 +180,7 @@ mod tests {
     fn a_guests_volume_group_on_the_host_is_told_by_name() {
         for path in ["/dev/vg-0/web", "/dev/mapper/vg--0-web"] {
             let seen = disks(&[("/dev/sda3", "vg-0"), (path, "rootvg")]);
-            let findings = judge(&Settings::parse("scan_lvs=1"), "vg-0", &seen);
+            let findings = judge(&LvmConf::parse("scan_lvs=1"), "vg-0", &seen);
             assert_eq!(findings.len(), 1, "{findings:?}");
             assert_eq!(findings[0].status, Status::Warn);
             assert!(findings[0].message.contains("rootvg"), "{findings:?}");
@@ -189,14 +189,14 @@ mod tests {
         }
         // Another group whose name begins alike is no guest.
         let seen = disks(&[("/dev/sda3", "vg0"), ("/dev/mapper/vg01-x", "other")]);
-        let findings = judge(&Settings::default(), "vg0", &seen);
+        let findings = judge(&LvmConf::default(), "vg0", &seen);
         assert_eq!(findings[0].status, Status::Ok, "{findings:?}");
     }
 
     #[test]
     fn scanning_volumes_is_told_before_a_guest_makes_a_group() {
         let seen = disks(&[("/dev/sda3", "vg0")]);
-        let findings = judge(&Settings::parse("scan_lvs=1"), "vg0", &seen);
+        let findings = judge(&LvmConf::parse("scan_lvs=1"), "vg0", &seen);
         assert_eq!(findings[0].status, Status::Warn, "{findings:?}");
     }
 
@@ -206,13 +206,13 @@ mod tests {
             ("use_devicesfile=1", "lvmdevices --adddev"),
             ("filter=[\"r|/dev/sd|\"]", "global_filter"),
         ] {
-            let findings = judge(&Settings::parse(text), "vg0", &[]);
+            let findings = judge(&LvmConf::parse(text), "vg0", &[]);
             assert_eq!(findings[0].status, Status::Fail, "{findings:?}");
             let remedy = findings[0].remedy.as_deref().unwrap_or_default();
             assert!(remedy.contains(expected), "{remedy}");
         }
         // Absent for another reason: that is the check of the volume group.
-        let findings = judge(&Settings::default(), "vg0", &[]);
+        let findings = judge(&LvmConf::default(), "vg0", &[]);
         assert_eq!(findings[0].status, Status::Ok, "{findings:?}");
     }
 }

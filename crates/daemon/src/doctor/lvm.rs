@@ -32,7 +32,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     match physical_volumes().await {
         Ok(seen) => {
             let text = lvmconfig().await.unwrap_or_default();
-            let settings = devices::Settings::parse(&text);
+            let settings = devices::LvmConf::parse(&text);
             findings.extend(devices::judge(&settings, group, &seen));
             let ours = seen.iter().filter(|disk| disk.vg_name == *group);
             let sysfs = Path::new("/sys/dev/block");

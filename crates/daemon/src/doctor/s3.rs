@@ -18,10 +18,10 @@ const HEADER_BYTES: u64 = 4096;
 
 pub(super) async fn check(config: &Config, image: Option<&str>) -> Vec<Finding> {
     const CHECK: &str = "s3.endpoint";
-    let settings = source::Settings {
+    let settings = source::SourceSettings {
         // A report is wanted now.
         retry_backoff: Vec::new(),
-        ..source::Settings::from(&config.minio)
+        ..source::SourceSettings::from(&config.minio)
     };
     let source = match Source::new(&settings) {
         Ok(source) => source,

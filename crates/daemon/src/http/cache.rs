@@ -36,13 +36,13 @@ pub(super) async fn list(
     let _place = app.shared.lists.place().await?;
     // A thousand rows of URLs of 4 KiB are read at most.
     let images = app.services.cache.list(limit, offset).await?;
-    let page = list::page(images, offset, false)?;
+    let part = list::part(images, offset, false)?;
     Ok(Json(CachedImages {
-        count: page.items.len(),
-        images: page.items,
+        count: part.items.len(),
+        images: part.items,
         offset,
         limit,
-        next_offset: page.next_offset,
+        next_offset: part.next_offset,
     }))
 }
 

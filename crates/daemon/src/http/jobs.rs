@@ -80,14 +80,14 @@ pub(super) async fn list(
     let is_cut = jobs.len() < usize::try_from(limit).unwrap_or(usize::MAX)
         && read < total
         && !jobs.is_empty();
-    let page = list::page(jobs.iter().map(Job::status), offset, is_cut)?;
+    let part = list::part(jobs.iter().map(Job::status), offset, is_cut)?;
     Ok(Json(JobList {
-        count: page.items.len(),
-        jobs: page.items,
+        count: part.items.len(),
+        jobs: part.items,
         total,
         offset,
         limit,
-        next_offset: page.next_offset,
+        next_offset: part.next_offset,
     }))
 }
 

@@ -35,36 +35,36 @@ impl Makers {
 }
 
 /// A part of a list.
-pub(super) struct Page<T> {
+pub(super) struct Part<T> {
     /// The items.
     pub(super) items: Vec<T>,
-    /// Where the next page begins, when this one ends before the list that was asked for does.
+    /// Where the next part begins, when this one ends before the list that was asked for does.
     pub(super) next_offset: Option<u32>,
 }
 
 /// As many of the items as an answer may hold. `is_cut` says that `items` themselves end early.
-pub(super) fn page<T: Serialize>(
+pub(super) fn part<T: Serialize>(
     items: impl IntoIterator<Item = T>,
     offset: u32,
     is_cut: bool,
-) -> Result<Page<T>, ApiError> {
-    let (mut taken, mut bytes, mut is_cut) = (Vec::new(), 0, is_cut);
+) -> Result<Part<T>, ApiError> {
+    let (mut part, mut bytes, mut is_cut) = (Vec::new(), 0, is_cut);
     for item in items {
         let json = serde_json::to_vec(&item).map_err(|error| {
             let message = format!("The list cannot be written: {error}");
             ApiError::new(ErrorCode::Internal, message)
         })?;
         bytes += json.len();
-        if bytes > LIST_MAX_BYTES && !taken.is_empty() {
+        if bytes > LIST_MAX_BYTES && !part.is_empty() {
             is_cut = true;
             break;
         }
-        taken.push(item);
+        part.push(item);
     }
-    let count = u32::try_from(taken.len()).unwrap_or(u32::MAX);
-    Ok(Page {
+    let count = u32::try_from(part.len()).unwrap_or(u32::MAX);
+    Ok(Part {
         next_offset: is_cut.then(|| offset.saturating_add(count)),
-        items: taken,
+        items: part,
     })
 }
 
@@ -75,17 +75,17 @@ mod tests {
     #[test]
     fn a_list_ends_by_bytes_and_says_where_it_goes_on() {
         let items: Vec<String> = (0..10).map(|_| "x".repeat(LIST_MAX_BYTES / 3)).collect();
-        let found = page(&items, 40, false).expect("it is written");
+        let found = part(&items, 40, false).expect("it is written");
         assert_eq!((found.items.len(), found.next_offset), (2, Some(42)));
-        let found = page(&items[..2], 40, false).expect("it is written");
+        let found = part(&items[..2], 40, false).expect("it is written");
         assert_eq!((found.items.len(), found.next_offset), (2, None));
-        let found = page(&items[..2], 40, true).expect("it is written");
+        let found = part(&items[..2], 40, true).expect("it is written");
         assert_eq!((found.items.len(), found.next_offset), (2, Some(42)));
         // One that is too long by itself is there all the same, or nobody would get past it.
         let long = ["\u{1b}".repeat(LIST_MAX_BYTES)];
-        let found = page(&long, 0, false).expect("it is written");
+        let found = part(&long, 0, false).expect("it is written");
         assert_eq!((found.items.len(), found.next_offset), (1, None));
-        let found = page(Vec::<String>::new(), 7, false).expect("it is written");
+        let found = part(Vec::<String>::new(), 7, false).expect("it is written");
         assert_eq!((found.items.len(), found.next_offset), (0, None));
     }
 }

@@ -3,16 +3,19 @@
 //! Both generations of routes are served by the same handlers ([`lvp_api::routes`]).
 
 mod cache;
+mod calls;
 pub mod error;
 mod events;
 mod gather;
 mod guard;
 mod health;
+mod images;
 mod jobs;
 mod list;
 mod metrics;
 mod openapi;
 mod page;
+mod plan;
 mod request;
 mod streams;
 mod traces;
@@ -28,7 +31,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::get;
 use bytes::Bytes;
 use lvp_api::{ErrorCode, routes};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -39,6 +42,7 @@ use crate::dependencies::Dependencies;
 use crate::jobs::{Jobs, Services};
 use crate::net::Load;
 use crate::telemetry::Exports;
+use calls::CALLS;
 use error::ApiError;
 pub use gather::Gather;
 pub use streams::Streams;
@@ -79,13 +83,20 @@ pub struct Shared {
     pub volumes: Gather<Result<Bytes, ApiError>>,
     /// Lists in the making.
     lists: list::Makers,
+    /// Plans in the making.
+    plans: plan::Makers,
 }
 
-/// All routes of both generations.
+/// All routes of both generations, and the API's own description.
 pub fn router(app: App) -> Router {
     let mut router = Router::new();
-    if app.serve_metrics {
-        router = router.route(routes::METRICS, get(metrics::serve));
+    for call in CALLS {
+        if call.routes.contains(&routes::METRICS) && !app.serve_metrics {
+            continue;
+        }
+        for route in call.routes {
+            router = router.route(route, call.served());
+        }
     }
     if app.serve_page {
         router = router
@@ -93,27 +104,6 @@ pub fn router(app: App) -> Router {
             .route(routes::PAGE_FILE, get(page::file));
     }
     router
-        .route(routes::JOBS, post(jobs::create).get(jobs::list))
-        .route(routes::PROVISION_V1, post(jobs::create))
-        .route(routes::PROVISION, post(jobs::create))
-        .route(routes::JOB, get(jobs::get))
-        .route(routes::STATUS, get(jobs::get))
-        .route(routes::CANCEL, post(jobs::cancel))
-        .route(routes::CANCEL_OLD, delete(jobs::cancel))
-        .route(routes::RETRY, post(jobs::retry))
-        .route(routes::EVENTS, get(events::of_job))
-        .route(routes::ALL_EVENTS, get(events::of_all))
-        .route(routes::CACHE_IMAGES, get(cache::list))
-        .route(routes::CACHE_IMAGE, delete(cache::delete))
-        .route(routes::CACHE_FETCH, post(cache::fetch))
-        .route(routes::VOLUMES, get(volumes::list))
-        .route(routes::VOLUME_ADOPT, post(volumes::adopt))
-        .route(routes::UPLOAD_V1, put(upload::put))
-        .route(routes::UPLOAD, put(upload::put))
-        .route(routes::HEALTH, get(health::health))
-        .route(routes::HEALTHZ, get(health::health))
-        .route(routes::LIVEZ, get(health::health))
-        .route(routes::READYZ, get(health::ready))
         .route(routes::OPENAPI, get(openapi::serve))
         .route(routes::DOCS, get(openapi::docs))
         .method_not_allowed_fallback(method_not_allowed)

@@ -1,12 +1,14 @@
-//! The API's own description: one table of operations, from which the document is built.
+//! The API's own description, built from the list of [calls](super::calls).
 
 use std::sync::LazyLock;
 
 use axum::Json;
 use axum::response::Html;
+use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
-    JobList, JobStatus, ProvisionRequest, Readiness, UploadedContent, VolumeList, routes,
+    JobList, JobStatus, ProvisionRequest, Readiness, StoredImages, UploadedContent, VolumeList,
+    routes,
 };
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -18,256 +20,7 @@ use utoipa::openapi::{
 };
 use utoipa::{PartialSchema, ToSchema};
 
-/// One call and all the routes that it has.
-struct Call {
-    method: HttpMethod,
-    routes: &'static [&'static str],
-    summary: &'static str,
-    query: &'static [(&'static str, &'static str)],
-    headers: &'static [(&'static str, &'static str)],
-    body: Option<&'static str>,
-    success: (u16, &'static str, &'static str),
-    errors: &'static [u16],
-}
-
-const JSON: &str = "application/json";
-const EVENTS: &str = "text/event-stream";
-const TEXT: &str = "text/plain";
-/// In place of a schema's name: a text without one.
-const PLAIN: &str = "text";
-
-const LIMIT: (&str, &str) = ("limit", "At most so many; 100 unless given, 1000 at most");
-const OFFSET: (&str, &str) = ("offset", "Not the first so many");
-const STATUS: (&str, &str) = (
-    "status",
-    "Only jobs in this state, or in one of several with commas between",
-);
-const VOLUME: (&str, &str) = ("volume", "Only jobs of this volume");
-const IMAGE: (&str, &str) = (
-    "image",
-    "Only jobs with this in the image's URL, in any case",
-);
-const TEXT_FILTER: (&str, &str) = (
-    "q",
-    "Only jobs with this in id, volume, image URL, correlation id or error, in any case",
-);
-const SINCE: (&str, &str) = (
-    "since",
-    "Only jobs accepted at this time (RFC 3339) or later",
-);
-const UNTIL: (&str, &str) = ("until", "Only jobs accepted before this time (RFC 3339)");
-const UPLOAD_HEADERS: &[(&str, &str)] = &[
-    ("X-Volume-Name", "The storage volume; required"),
-    ("X-Pool-Name", "Its pool; cloud-init unless given"),
-];
-const NEW_JOB_HEADERS: &[(&str, &str)] = &[
-    (
-        "Idempotency-Key",
-        "A repeat with the same key returns the first job",
-    ),
-    (
-        "traceparent",
-        "W3C trace context; the job's spans continue it",
-    ),
-];
-
-/// A call without parameters that answers 200 with this schema.
-const fn call(
-    method: HttpMethod,
-    routes: &'static [&'static str],
-    summary: &'static str,
-    schema: &'static str,
-    errors: &'static [u16],
-) -> Call {
-    let success = (200, JSON, schema);
-    Call {
-        method,
-        routes,
-        summary,
-        query: &[],
-        headers: &[],
-        body: None,
-        success,
-        errors,
-    }
-}
-
-/// A call whose body becomes a job.
-const fn new_job(
-    routes: &'static [&'static str],
-    summary: &'static str,
-    body: &'static str,
-    errors: &'static [u16],
-) -> Call {
-    Call {
-        headers: NEW_JOB_HEADERS,
-        body: Some(body),
-        success: (202, JSON, "JobAccepted"),
-        ..call(HttpMethod::Post, routes, summary, "", errors)
-    }
-}
-
-/// Every call; `http::router` serves them.
-const CALLS: &[Call] = &[
-    new_job(
-        &[routes::JOBS, routes::PROVISION_V1, routes::PROVISION],
-        "Put an image on a volume",
-        "ProvisionRequest",
-        &[400, 409, 413, 429, 503],
-    ),
-    Call {
-        query: &[
-            STATUS,
-            VOLUME,
-            IMAGE,
-            TEXT_FILTER,
-            SINCE,
-            UNTIL,
-            LIMIT,
-            OFFSET,
-        ],
-        ..call(
-            GET,
-            &[routes::JOBS],
-            "List jobs, newest first",
-            "JobList",
-            &[400, 503],
-        )
-    },
-    call(
-        GET,
-        &[routes::JOB, routes::STATUS],
-        "One job",
-        "JobStatus",
-        &[404, 503],
-    ),
-    call(
-        POST,
-        &[routes::CANCEL],
-        "Cancel a job",
-        "CancelledJob",
-        &[400, 404, 503],
-    ),
-    call(
-        DELETE,
-        &[routes::CANCEL_OLD],
-        "Cancel a job (0.3's route)",
-        "CancelledJob",
-        &[400, 404, 503],
-    ),
-    Call {
-        success: (202, JSON, "JobAccepted"),
-        ..call(
-            POST,
-            &[routes::RETRY],
-            "Make a new job of what a failed or cancelled one was to do",
-            "",
-            &[400, 404, 409, 429, 503],
-        )
-    },
-    Call {
-        headers: &[(
-            "Last-Event-ID",
-            "Go on after this event; without it, or when that is not possible, `reset` comes first",
-        )],
-        success: (200, EVENTS, "JobStatus"),
-        ..call(
-            GET,
-            &[routes::ALL_EVENTS],
-            "Follow all jobs: a `job` event with the status for every change, several of one job \
-             within 100 ms as one; `reset` tells to list the jobs anew",
-            "",
-            &[503],
-        )
-    },
-    Call {
-        success: (200, EVENTS, "JobStatus"),
-        ..call(
-            GET,
-            &[routes::EVENTS],
-            "Follow a job: a `progress` event for every change, then one `end` event; each \
-             carries the job's status",
-            "",
-            &[404, 503],
-        )
-    },
-    Call {
-        query: &[LIMIT, OFFSET],
-        ..call(
-            GET,
-            &[routes::CACHE_IMAGES],
-            "List cached images, newest first",
-            "CachedImages",
-            &[400, 503],
-        )
-    },
-    new_job(
-        &[routes::CACHE_FETCH],
-        "Fill the cache without a volume",
-        "CacheFetchRequest",
-        &[400, 413, 429, 503],
-    ),
-    call(
-        DELETE,
-        &[routes::CACHE_IMAGE],
-        "Delete a cached image",
-        "DeletedImage",
-        &[400, 404, 409, 503],
-    ),
-    Call {
-        headers: UPLOAD_HEADERS,
-        ..call(
-            HttpMethod::Put,
-            &[routes::UPLOAD_V1, routes::UPLOAD],
-            "Write an existing libvirt storage volume; the body is its content",
-            "UploadedContent",
-            &[400, 404, 409, 411, 422, 503],
-        )
-    },
-    call(
-        GET,
-        &[routes::VOLUMES],
-        "List volumes",
-        "VolumeList",
-        &[503],
-    ),
-    call(
-        POST,
-        &[routes::VOLUME_ADOPT],
-        "Hand a volume over that says nothing of this program: from then on jobs may rewrite it",
-        "VolumeInfo",
-        &[400, 404, 409, 503],
-    ),
-    call(
-        GET,
-        &[routes::HEALTH, routes::HEALTHZ, routes::LIVEZ],
-        "Whether the daemon runs; degraded while every job slot is taken",
-        "Health",
-        &[],
-    ),
-    call(
-        GET,
-        &[routes::READYZ],
-        "Whether every dependency is up; 503 with the same body when not",
-        "Readiness",
-        &[],
-    ),
-    Call {
-        success: (200, TEXT, PLAIN),
-        ..call(
-            GET,
-            &[routes::METRICS],
-            "Metrics for Prometheus, as OpenMetrics where the Accept header asks for it; 404 when \
-             metrics.enabled is false",
-            "",
-            &[404],
-        )
-    },
-];
-
-const GET: HttpMethod = HttpMethod::Get;
-const POST: HttpMethod = HttpMethod::Post;
-const DELETE: HttpMethod = HttpMethod::Delete;
+use super::calls::{CALLS, Call, JSON, PLAIN};
 
 static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(document);
 
@@ -414,10 +167,12 @@ fn components() -> utoipa::openapi::Components {
     let mut schemas: Vec<(String, RefOr<Schema>)> = Vec::new();
     add::<ProvisionRequest>(&mut schemas);
     add::<CacheFetchRequest>(&mut schemas);
+    add::<Plan>(&mut schemas);
     add::<JobAccepted>(&mut schemas);
     add::<JobStatus>(&mut schemas);
     add::<JobList>(&mut schemas);
     add::<CancelledJob>(&mut schemas);
+    add::<StoredImages>(&mut schemas);
     add::<CachedImages>(&mut schemas);
     add::<DeletedImage>(&mut schemas);
     add::<VolumeList>(&mut schemas);

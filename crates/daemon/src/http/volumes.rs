@@ -12,14 +12,13 @@ use lvp_api::{ErrorCode, VolumeInfo, VolumeList, VolumeName};
 use super::error::ApiError;
 use super::{App, gather};
 use crate::access::audit::Subject;
-use crate::volume::{Volume, VolumeState};
 
 /// `GET /api/v1/volumes`
 pub(super) async fn list(State(app): State<App>) -> Result<Response, ApiError> {
     let services = Arc::clone(&app.services);
     let list = move || async move {
         let volumes = services.volumes.list().await?;
-        let volumes: Vec<_> = volumes.into_iter().map(info).collect();
+        let volumes: Vec<_> = volumes.into_iter().map(|volume| volume.info()).collect();
         let list = VolumeList {
             count: volumes.len(),
             volumes,
@@ -57,22 +56,5 @@ pub(super) async fn adopt(
         subject.is(format!("volume {name}"));
     }
     let adopted = app.services.volumes.adopt(&name).await?;
-    Ok(Json(info(adopted)))
-}
-
-fn info(volume: Volume) -> VolumeInfo {
-    let (state, job_id, image_digest) = match volume.state {
-        VolumeState::Untagged => ("untagged", None, None),
-        VolumeState::Adopted => ("adopted", None, None),
-        VolumeState::Populating { job, .. } => ("populating", Some(job), None),
-        VolumeState::Ready { job, digest } => ("ready", job, Some(digest)),
-    };
-    VolumeInfo {
-        name: volume.name,
-        path: volume.path.display().to_string(),
-        size_bytes: volume.size_bytes,
-        state: state.to_owned(),
-        image_digest: image_digest.map(|digest| digest.to_string()),
-        job_id: job_id.map(|job| job.to_string()),
-    }
+    Ok(Json(adopted.info()))
 }

@@ -38,6 +38,7 @@
 //! | command | from | what it does |
 //! |---|---|---|
 //! | submit | HTTP | [`admission::decide`] inside the transaction that inserts the job; a repeat under the same `Idempotency-Key` gets the first job |
+//! | retry | HTTP | submits what a failed or cancelled job was to do, as a new job |
 //! | cancel | HTTP | [`stop::Stop::stop`] with [`Cancelled`](stop::StopReason::Cancelled); answers when the job has ended and is undone |
 //! | time limit | the job's own task | the same switch, with [`TimedOut`](stop::StopReason::TimedOut): the job fails |
 //! | shutdown | the daemon, after its grace | the same switch, with [`Shutdown`](stop::StopReason::Shutdown): the job keeps its state |

@@ -20,6 +20,7 @@ mod failure;
 pub mod feed;
 pub mod former;
 pub mod live;
+pub mod plan;
 mod reconcile;
 pub mod retry;
 mod services;

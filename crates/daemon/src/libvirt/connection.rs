@@ -18,6 +18,7 @@ use super::failure::wrap;
 use super::users::users;
 use super::{Hypervisor, LibvirtError, LibvirtErrorKind, Pool, Upload, pool, upload};
 use crate::backoff::Backoff;
+use crate::threads::blocking;
 use crate::volume::{InUse, VolumeError, VolumeErrorKind};
 
 /// How long a call may take. Starting a pool scans its directory; all others take milliseconds.
@@ -132,7 +133,7 @@ impl Hypervisor for Libvirt {
     async fn upload(&self, upload: Upload) -> Result<(), LibvirtError> {
         // A connection of its own: an upload lasts as long as its client takes to send.
         let uri = self.uri.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = blocking(move || {
             let connection = open(&uri)?;
             upload::write(&connection, upload)
         });

@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Response;
 
 use super::error::{Result, SourceError, SourceErrorKind};
-use super::http::{header_text, no_answer, refusal};
+use super::http::{header_text, no_answer};
+use super::refusal::refusal;
 use super::retry::{Budget, Failure};
 use super::{Inner, ObjectMeta, Source};
 

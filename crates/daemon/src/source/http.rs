@@ -5,9 +5,9 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Uri, header};
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::Response;
@@ -17,15 +17,13 @@ use url::Url;
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::mover::Mover;
-use super::retry::{Failure, Retry};
+use super::retry::Failure;
 use super::url::{UrlPolicy, without_query};
-use super::{Counters, Settings};
+use super::{Counters, SourceSettings};
 use crate::{files, web};
 
 /// Redirects that are followed, each to an allowed host.
 const MAX_REDIRECTS: usize = 5;
-/// How much of an error answer is read; S3's error documents are below 1 KiB.
-const MAX_ERROR_BODY_BYTES: usize = 16 << 10;
 /// Idle connections are closed before the usual servers and firewalls drop them silently.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -67,7 +65,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(settings: &Settings, mover: Mover) -> Result<Self> {
+    pub(super) fn new(settings: &SourceSettings, mover: Mover) -> Result<Self> {
         let credential = match (&settings.access_key, &settings.secret_key) {
             (Some(key_id), Some(secret_key)) => Some(AwsCredential {
                 key_id: key_id.clone(),
@@ -170,7 +168,7 @@ impl Client {
     }
 }
 
-fn build_http(settings: &Settings) -> Result<reqwest::Client> {
+fn build_http(settings: &SourceSettings) -> Result<reqwest::Client> {
     let ca = match &settings.ca_cert {
         Some(path) => read_certificates(path)?,
         None => Vec::new(),
@@ -312,119 +310,6 @@ fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
         None => error.source().is_some_and(is_bad_certificate),
     }
 }
-
-/// An answer that is not the expected success.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) status: StatusCode,
-    /// S3's error code.
-    pub(super) code: Option<String>,
-    retry_after: Option<Duration>,
-}
-
-impl Refusal {
-    pub(super) async fn read(response: Response) -> Self {
-        Self {
-            status: response.status(),
-            retry_after: web::retry_after(response.headers(), SystemTime::now()),
-            code: error_code(response).await,
-        }
-    }
-
-    pub(super) fn into_failure(self, location: &Location) -> Failure {
-        let (kind, advice) = meaning(self.status, self.code.as_deref(), location.signed);
-        let code = self
-            .code
-            .map_or_else(String::new, |code| format!(" ({code})"));
-        let error = SourceError::new(
-            kind,
-            format!(
-                "The server answered {}{code} for {location}; {advice}",
-                self.status
-            ),
-        )
-        .with_status(self.status.as_u16());
-        let retry = match (kind, self.retry_after) {
-            (SourceErrorKind::Unavailable, Some(wait)) => Retry::After(wait),
-            (SourceErrorKind::Unavailable, None) => Retry::Backoff,
-            _ => Retry::Never,
-        };
-        Failure { error, retry }
-    }
-}
-
-/// What an answer means that is not the expected success.
-pub(super) async fn refusal(location: &Location, response: Response) -> Failure {
-    Refusal::read(response).await.into_failure(location)
-}
-
-/// The kind of an answer by its status and S3's error code, and what to do about it.
-fn meaning(
-    status: StatusCode,
-    code: Option<&str>,
-    signed: bool,
-) -> (SourceErrorKind, &'static str) {
-    use SourceErrorKind::{AccessDenied, NotFound, ObjectChanged, Protocol, Unavailable};
-    if status.is_server_error()
-        || matches!(
-            status,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
-        )
-    {
-        return (Unavailable, "try again when it has recovered");
-    }
-    match (code, status) {
-        // s3s says NotSignedUp for an unknown key.
-        (Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "NotSignedUp"), _) => {
-            (AccessDenied, "check minio.access_key and minio.secret_key")
-        }
-        (Some("RequestTimeTooSkewed" | "RequestExpired"), _) => {
-            (AccessDenied, "check this host's clock")
-        }
-        (Some("AuthorizationHeaderMalformed"), _) => (AccessDenied, "check minio.region"),
-        (Some("InvalidToken" | "ExpiredToken"), _) => (AccessDenied, "renew the credentials"),
-        (Some("NoSuchBucket"), _) => (NotFound, "the bucket does not exist"),
-        (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) if signed => (
-            AccessDenied,
-            "allow the access key to get the object, and to list the bucket so that \
-             missing objects can be told from forbidden ones",
-        ),
-        // rclone's words for a request without a signature.
-        (Some("UnsupportedAlgorithm"), _) => {
-            (AccessDenied, "set minio.access_key and minio.secret_key")
-        }
-        (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => (
-            AccessDenied,
-            "it does not serve the object without credentials",
-        ),
-        (_, StatusCode::NOT_FOUND | StatusCode::GONE) => {
-            (NotFound, "check the image URL's spelling")
-        }
-        (_, StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE) => {
-            (ObjectChanged, "the object was replaced while it was read")
-        }
-        (_, status) if status.is_redirection() => {
-            (Protocol, "it redirects in the middle of an object")
-        }
-        _ => (Protocol, "the server does not take part in this protocol"),
-    }
-}
-
-/// The `<Code>` of S3's error document, if the answer has one that is safe to show.
-async fn error_code(mut response: Response) -> Option<String> {
-    let mut body = Vec::new();
-    while body.len() < MAX_ERROR_BODY_BYTES {
-        match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) | Err(_) => break,
-        }
-    }
-    let text = String::from_utf8_lossy(&body);
-    let code = text.split_once("<Code>")?.1.split_once("</Code>")?.0;
-    (code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()))
-        .then(|| code.to_owned())
-}
-
 /// A header's text, if it is text.
 pub(super) fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()

@@ -33,12 +33,14 @@ pub mod error;
 mod fetch;
 mod http;
 mod limit;
+mod listing;
 mod mover;
 mod object;
 mod queue;
 mod ranges;
 mod reader;
 mod record;
+mod refusal;
 mod retry;
 mod sums;
 pub mod url;
@@ -61,13 +63,15 @@ use crate::web;
 pub use checksums::Checksums;
 pub use error::{Result, SourceError, SourceErrorKind};
 use fetch::{byte_range, total_size};
-use http::{Client, Location, Refusal, header_text, no_answer, refusal};
+use http::{Client, Location, header_text, no_answer};
 use limit::ReadLimit;
+pub use listing::{ListedObject, Listing};
 use mover::Mover;
 pub use object::ObjectMeta;
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
 pub use record::PlanCheck;
+use refusal::{Refusal, refusal};
 use retry::{Budget, Failure};
 pub use url::{ImageUrl, UrlPolicy};
 
@@ -76,7 +80,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the configuration says about object storage.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct SourceSettings {
     /// `http(s)://HOST:PORT`; `None` when only `allowed_hosts` are used.
     pub endpoint: Option<String>,
     /// `None` for anonymous requests.
@@ -99,7 +103,7 @@ pub struct Settings {
     pub max_read_bytes_per_sec: Option<u64>,
 }
 
-impl From<&config::Minio> for Settings {
+impl From<&config::Minio> for SourceSettings {
     fn from(minio: &config::Minio) -> Self {
         Self {
             endpoint: minio.endpoint.clone(),
@@ -174,7 +178,7 @@ struct Inner {
 
 impl Source {
     /// Checks the settings and loads the certificates; sends nothing.
-    pub fn new(settings: &Settings) -> Result<Self> {
+    pub fn new(settings: &SourceSettings) -> Result<Self> {
         let mover = Mover::new().map_err(|error| {
             SourceError::new(
                 SourceErrorKind::Settings,

@@ -153,6 +153,11 @@ impl UrlPolicy {
         Ok(ImageUrl(Location::Web(url)))
     }
 
+    /// An object of the endpoint by its bucket and key as they are, not as a URL has them.
+    pub(super) fn object(&self, bucket: &str, key: &str) -> Result<ImageUrl> {
+        self.parse(&format!("s3://{bucket}/{}", encode(key)))
+    }
+
     /// Whether a URL's host and port are the endpoint's, whatever the scheme.
     fn is_endpoint(&self, url: &Url) -> bool {
         self.endpoint.as_ref().is_some_and(|endpoint| {

@@ -3,7 +3,8 @@
 use lvp_api::{ImageType, Sha256Digest};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
-use super::jobs::{image_type, parsed};
+use super::jobs::json;
+use super::rows::{image_type, parsed};
 use super::{Store, StoreError};
 use crate::stamp::FileStamp;
 
@@ -98,6 +99,19 @@ impl Store {
                     image_row,
                 )
                 .optional()
+        })
+        .await
+    }
+
+    /// Those of these objects whose images are kept.
+    pub async fn kept_objects(&self, identities: Vec<String>) -> Result<Vec<String>, StoreError> {
+        self.read("kept_objects", move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT identity FROM objects WHERE identity IN (SELECT value FROM json_each(?1))",
+                )?
+                .query_map([json(&identities)?], |row| row.get(0))?
+                .collect()
         })
         .await
     }

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use lvp_api::{ImageType, JobId, JobKind, JobState, Verified, VolumeName};
-use rusqlite::{OptionalExtension as _, Row, Transaction, params};
+use lvp_api::{JobId, JobState, Verified, VolumeName};
+use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::NewEvent;
-use super::seal::Seal;
+use super::rows::{job_row, parsed, whole_url};
 use super::{Store, StoreError, events};
 use crate::job::admission::Surroundings;
-use crate::job::record::{Failure, Job, JobSpec};
-use crate::job::work::{ImageRequest, VolumeRequest, Work};
-use crate::source::url::RequestedUrl;
+use crate::job::record::Job;
 
 /// Which jobs a listing wants.
 #[derive(Debug, Clone, Default)]
@@ -244,6 +242,20 @@ impl Store {
         .await
     }
 
+    /// The unfinished job that has this volume, if one has.
+    pub async fn holder(&self, volume: VolumeName) -> Result<Option<JobId>, StoreError> {
+        self.read("holder", move |connection| {
+            connection
+                .query_row(
+                    "SELECT id FROM jobs WHERE volume_name = ?1 AND state IN ('pending', 'running')",
+                    [volume.as_str()],
+                    |row| parsed(row, "id"),
+                )
+                .optional()
+        })
+        .await
+    }
+
     /// The job that held the same volume before this one; such jobs follow each other, as one volume
     /// has one unfinished job.
     pub async fn job_before(&self, id: JobId) -> Result<Option<JobId>, StoreError> {
@@ -327,138 +339,12 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
     serde_json::to_string(value)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-}
-
-fn from_json<T: serde::de::DeserializeOwned>(
-    row: &Row<'_>,
-    column: &str,
-) -> rusqlite::Result<Option<T>> {
-    let text: Option<String> = row.get(column)?;
-    text.map(|text| serde_json::from_str(&text).map_err(|error| unreadable(column, error)))
-        .transpose()
-}
-
-fn unreadable(
-    column: &str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> rusqlite::Error {
-    tracing::error!(component = "storage", column, error = %error, "A row cannot be read");
-    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
-}
-
-pub(super) fn parsed<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
-where
-    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
-{
-    let text: String = row.get(column)?;
-    text.parse().map_err(|error| unreadable(column, error))
-}
-
-fn parsed_if_any<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
-where
-    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
-{
-    match row.get::<_, Option<String>>(column)? {
-        None => Ok(None),
-        Some(_) => parsed(row, column).map(Some),
-    }
-}
-
-pub(super) fn image_type(row: &Row<'_>) -> rusqlite::Result<ImageType> {
-    parsed(row, "image_type")
 }
 
 /// An error of what is beside the database, as one of the statement that needed it.
 fn unwritable(error: std::io::Error) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
-}
-
-/// A job's URL as far as it is in clear.
-fn shown_url(row: &Row<'_>) -> rusqlite::Result<RequestedUrl> {
-    let url: String = row.get("image_url")?;
-    Ok(match row.get("image_identity")? {
-        Some(identity) => {
-            let sealed: Option<Vec<u8>> = row.get("image_url_sealed")?;
-            RequestedUrl::kept(url, identity, sealed.map(|_| None))
-        }
-        // Of an earlier release.
-        None => RequestedUrl::new(&url),
-    })
-}
-
-/// The whole URL of a job that has not ended.
-fn whole_url(row: &Row<'_>, job: JobId, seal: &Seal) -> rusqlite::Result<RequestedUrl> {
-    let shown = shown_url(row)?;
-    let sealed: Option<Vec<u8>> = row.get("image_url_sealed")?;
-    let Some(sealed) = sealed else {
-        return Ok(shown);
-    };
-    let query = seal
-        .open(job, &sealed)
-        .inspect_err(|error| {
-            tracing::error!(
-                component = "storage", job_id = %job, error = %error,
-                "The query of a job's image URL cannot be decrypted"
-            );
-        })
-        .ok();
-    let (base, identity) = (shown.base().to_owned(), shown.identity().to_owned());
-    Ok(RequestedUrl::kept(base, identity, Some(query)))
-}
-
-/// What a job is to do, by its kind; with its image's URL as far as it is in clear.
-fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
-    let image = ImageRequest {
-        url: shown_url(row)?,
-        image_type: image_type(row)?,
-        checksum: parsed_if_any(row, "checksum")?,
-    };
-    Ok(match parsed(row, "kind")? {
-        JobKind::Provision => Work::Provision {
-            image,
-            volume: VolumeRequest {
-                name: parsed(row, "volume_name")?,
-                size_bytes: row.get::<_, i64>("volume_size_bytes")?.cast_unsigned(),
-                adopt: row.get("adopt")?,
-            },
-        },
-        JobKind::Cache => Work::Fetch { image },
-    })
-}
-
-fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
-    let failure = match row.get::<_, Option<String>>("error")? {
-        None => None,
-        Some(message) => Some(Failure {
-            message,
-            code: row.get("error_code")?,
-            error_type: row.get("error_type")?,
-        }),
-    };
-    Ok(Job {
-        id: parsed(row, "id")?,
-        spec: JobSpec {
-            work: work(row)?,
-            correlation_id: row.get("correlation_id")?,
-            idempotency_key: row.get("idempotency_key")?,
-            traceparent: row.get("traceparent")?,
-        },
-        state: parsed(row, "state")?,
-        failure,
-        cache_hit: row.get("cache_hit")?,
-        image_path: row.get("image_path")?,
-        volume_path: row.get("volume_path")?,
-        image_digest: parsed_if_any(row, "image_digest")?,
-        verified: parsed_if_any(row, "verified")?,
-        notes: from_json(row, "notes")?.unwrap_or_default(),
-        progress: from_json(row, "progress")?,
-        attempts: row.get("attempts")?,
-        created_at: row.get("created_at")?,
-        started_at: row.get("started_at")?,
-        updated_at: row.get("updated_at")?,
-        finished_at: row.get("finished_at")?,
-    })
 }

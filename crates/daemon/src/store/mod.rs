@@ -17,6 +17,7 @@ mod jobs;
 mod measurements;
 mod offline;
 mod places;
+mod rows;
 mod schema;
 mod seal;
 
@@ -35,6 +36,7 @@ pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
 pub use offline::{cancel_unfinished, volumes_of_go_program};
 
+use crate::threads::blocking;
 use error::Trouble;
 use files::Files;
 use schema::{BUSY_TIMEOUT, prepare, stamp};
@@ -168,7 +170,7 @@ impl Store {
     /// Whether the database can be written now, by this daemon alone.
     pub async fn probe(&self) -> Result<(), StoreError> {
         let files = Arc::clone(&self.files);
-        let renewed = tokio::task::spawn_blocking(move || files.renew_lock());
+        let renewed = blocking(move || files.renew_lock());
         renewed.await.map_err(|_| StoreError::Closed)??;
         // A write to the header's application id is the least that takes the whole way to the disk.
         self.write("probe", |transaction| stamp(transaction)).await

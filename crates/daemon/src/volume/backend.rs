@@ -49,7 +49,7 @@ pub fn at(place: &Place, config: &Config) -> Result<Box<dyn Volumes>, VolumeErro
     Ok(match kind.map_err(|error| cannot().caused_by(error))? {
         BackendKind::Dir => Box::new(Dir::new(PathBuf::from(location), Arc::new(NoLibvirt))),
         BackendKind::Lvm => {
-            let settings = lvm::Settings {
+            let settings = lvm::LvmSettings {
                 volume_group: location,
                 ..(&config.lvm).into()
             };

@@ -22,7 +22,7 @@
 //!   removed. A second job that takes over an unfinished volume did not create it.
 //! - Invariant: a volume that says `ready` says which job finished it, and which one ended last
 //!   without writing it. By these the jobs tell whether a job of a database that may be an old copy
-//!   was accepted after the volume had become ready (`jobs::resume`).
+//!   was accepted after the volume had become ready (`jobs::standing`).
 //! - Invariant: nothing is written to a volume that is in use, that belongs to somebody else, or
 //!   that is not the device its name says ([`Volumes::mark_populating`] and [`Volumes::open`]).
 //!
@@ -33,7 +33,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use lvp_api::{JobId, Sha256Digest, VolumeName};
+use lvp_api::{JobId, Sha256Digest, VolumeInfo, VolumeName};
 
 mod backend;
 pub mod dir;
@@ -98,6 +98,24 @@ impl Volume {
             identity: Identity::Name,
         }
     }
+
+    /// The volume as clients see it.
+    pub fn info(self) -> VolumeInfo {
+        let (state, job_id, image_digest) = match self.state {
+            VolumeState::Untagged => ("untagged", None, None),
+            VolumeState::Adopted => ("adopted", None, None),
+            VolumeState::Populating { job, .. } => ("populating", Some(job), None),
+            VolumeState::Ready { job, digest } => ("ready", job, Some(digest)),
+        };
+        VolumeInfo {
+            name: self.name,
+            path: self.path.display().to_string(),
+            size_bytes: self.size_bytes,
+            state: state.to_owned(),
+            image_digest: image_digest.map(|digest| digest.to_string()),
+            job_id: job_id.map(|job| job.to_string()),
+        }
+    }
 }
 
 /// Tells a volume from another that later has the same name.
@@ -120,6 +138,8 @@ pub struct Capacity {
     pub free_bytes: u64,
     /// Sizes are rounded up to a multiple of this.
     pub unit_bytes: u64,
+    /// Whether a volume takes room only as it is written, so that a larger one can be made.
+    pub is_sparse: bool,
 }
 
 /// A volume that passed every check and is open for writing, for this process alone.

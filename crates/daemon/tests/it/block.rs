@@ -59,7 +59,7 @@ impl Bench {
         file.sync_all().expect("it is written");
         let dir = tempfile::tempdir().expect("there is room");
         let store = Store::open(&dir.path().join("jobs.db"), Arc::new(Silent)).expect("it opens");
-        let settings = source::Settings {
+        let settings = source::SourceSettings {
             endpoint: Some(proxy.endpoint()),
             access_key: Some(ACCESS_KEY.to_owned()),
             secret_key: Some(Secret::new(SECRET_KEY)),

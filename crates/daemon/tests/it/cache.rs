@@ -8,7 +8,7 @@ use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::{Fault, Rule};
 use serde_json::json;
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, completed, ended, holds, image};
 
 #[tokio::test]
 async fn the_cache_is_filled_listed_used_and_deleted() {
@@ -37,11 +37,7 @@ async fn the_cache_is_filled_listed_used_and_deleted() {
         .expect("a list");
     assert_eq!(none.count, 0);
 
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
+    let status = ended(&daemon, &url, "vm", 32 * MIB).await;
     assert_eq!(
         (status.status, status.cache_hit),
         (JobState::Completed, Some(true))
@@ -86,11 +82,7 @@ async fn a_cached_file_that_changed_on_the_disk_is_fetched_again() {
     bytes[middle] ^= 1;
     fs::write(&path, &bytes).expect("it is damaged");
 
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
+    let status = ended(&daemon, &url, "vm", 32 * MIB).await;
     assert_eq!(
         (status.status, status.cache_hit),
         (JobState::Completed, Some(false)),
@@ -135,8 +127,7 @@ async fn a_cached_file_that_is_changed_while_it_is_copied_makes_no_volume_ready(
     assert!(error.contains("was changed while it was read"), "{error}");
     assert_eq!(world.home.volume_files(), Vec::<String>::new());
 
-    let job = daemon.provision(&url, "vm", 64 * MIB).await;
-    let status = daemon.ended(&job.expect("a job")).await.expect("it ends");
+    let status = ended(&daemon, &url, "vm", 64 * MIB).await;
     assert_eq!(
         (status.status, status.cache_hit),
         (JobState::Completed, Some(false))
@@ -190,11 +181,7 @@ async fn without_a_sidecar_a_changed_object_is_fetched_again() {
                 .put("images", "latest.qcow2", &bytes)
                 .expect("it is written");
         }
-        let job = daemon
-            .provision(url, "vm", 32 * MIB)
-            .await
-            .expect("it is accepted");
-        let status = daemon.ended(&job).await.expect("it ends");
+        let status = ended(&daemon, url, "vm", 32 * MIB).await;
         assert_eq!(
             (status.status, status.cache_hit),
             (JobState::Completed, Some(hit))
@@ -235,11 +222,7 @@ async fn an_image_that_can_never_fit_the_cache_is_refused_with_the_numbers() {
     let bytes = image(32 * MIB, 90, 1).build();
     let url = world.put("a.qcow2", &bytes);
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
+    let status = ended(&daemon, &url, "vm", 32 * MIB).await;
     assert_eq!(
         (status.status, status.error_code),
         (JobState::Failed, Some(507)),
@@ -295,12 +278,7 @@ async fn an_image_from_a_server_without_ranges_is_fetched_first_and_the_job_says
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::IgnoreRange));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    let status = completed(&daemon, &url, "vm", 32 * MIB).await;
     assert!(
         status
             .notes

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lvp_api::JobState;
 use lvp_testkit::daemon::{Daemon, wait_for};
 
-use crate::support::{MIB, World, image, metric};
+use crate::support::{MIB, World, ended, image, metric};
 
 /// What a dependency's series says, once there is one.
 async fn up(daemon: &Daemon, name: &str) -> f64 {
@@ -35,8 +35,7 @@ async fn a_dependency_that_dies_is_seen_at_once_by_the_job_that_failed_on_it_and
     assert!(size > Some(0.0), "{size:?}");
     proxy.go_down().await;
     let started = Instant::now();
-    let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
-    let status = daemon.ended(&job).await.expect("it ends");
+    let status = ended(&daemon, &url, "vm", 64 * MIB).await;
     assert_eq!(status.status, JobState::Failed, "{status:?}");
     becomes(&daemon, "minio", 0.0).await;
     let took = started.elapsed();

@@ -7,7 +7,7 @@ use lvp_testkit::require::require;
 use lvp_testkit::tmpfs::Tmpfs;
 use serde_json::json;
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, completed, ended, holds, image};
 
 /// Waits until a job has fetched this many bytes.
 async fn fetched(daemon: &Daemon, job: &str, bytes: u64) {
@@ -30,12 +30,7 @@ fn assert_out_of_space(status: &JobStatus, what: &str) {
 
 /// A job for `vm` must work now.
 async fn works_again(world: &World, daemon: &Daemon, url: &str, disk: &[u8]) {
-    let job = daemon
-        .provision(url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    completed(&daemon, url, "vm", 64 * MIB).await;
     assert!(holds(&world.home.volume("vm"), disk), "the disk is wrong");
 }
 
@@ -86,11 +81,7 @@ async fn an_unfinished_download_that_nobody_goes_on_with_makes_room_for_another(
     // The metadata is read, and what comes before this range.
     proxy.inject(Rule::new(Fault::Reset).range_from(20 * MIB));
     let daemon = world.start();
-    let job = daemon
-        .provision(&unfinished, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
+    let status = ended(&daemon, &unfinished, "vm", 64 * MIB).await;
     assert_eq!(status.error_code, Some(503), "{status:?}");
     let left = world.home.cache_files();
     assert!(
@@ -145,11 +136,7 @@ async fn a_volume_whose_record_finds_no_room_is_not_made() {
     works_again(&world, &daemon, &url, &builder.disk()).await;
     volumes.fill().expect("it is filled");
     // The volume is there already: what finds no room is the word that it is being written.
-    let job = daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
+    let status = ended(&daemon, &url, "vm", 64 * MIB).await;
     assert_out_of_space(&status, "volume");
     assert!(
         holds(&world.home.volume("vm"), &builder.disk()),

@@ -12,7 +12,7 @@ use lvp_testkit::s3::SECRET_KEY;
 use serde_json::{Value, json};
 
 use crate::certificates::with_tokens;
-use crate::support::{MIB, World, address, image};
+use crate::support::{MIB, World, address, ended, image};
 
 const TOKEN: &str = "do-not-log-this-token-0123456789abcdef";
 
@@ -151,8 +151,7 @@ async fn no_secret_is_ever_in_a_line() {
     // Refused by the host, then not reached at all, then refused by the daemon.
     let signed = format!("http://{host}/images/a.qcow2?X-Amz-Signature={signature}");
     for volume in ["refused", "unreachable"] {
-        let job = daemon.provision(&signed, volume, MIB).await.expect("a job");
-        let status = daemon.ended(&job).await.expect("it ends");
+        let status = ended(&daemon, &signed, volume, MIB).await;
         assert_eq!(status.status, JobState::Failed);
         web.go_down().await;
     }

@@ -49,6 +49,7 @@ impl Volumes for OneDevice {
             total_bytes: self.size_bytes,
             free_bytes: 0,
             unit_bytes: 512,
+            is_sparse: false,
         })
     }
 

@@ -6,7 +6,7 @@ use lvp_api::JobState;
 use lvp_testkit::require::{command, require};
 use serde_json::json;
 
-use crate::support::{MIB, World, holds, image, qemu_disk};
+use crate::support::{MIB, World, completed, ended, holds, image, qemu_disk};
 
 #[tokio::test]
 async fn an_image_is_provisioned_on_a_miss_and_again_on_a_hit() {
@@ -63,11 +63,7 @@ async fn every_form_of_a_qemu_image_comes_out_as_qemu_img_reads_it() {
         qemu_image(&world, &file, options);
         let url = world.put(&key, &fs::read(&file).expect("the image is there"));
         let volume = format!("vm-{index}");
-        let job = daemon
-            .provision(&url, &volume, 3 << 30)
-            .await
-            .expect("it is accepted");
-        let status = daemon.ended(&job).await.expect("it ends");
+        let status = ended(&daemon, &url, &volume, 3 << 30).await;
         assert_eq!(
             status.status,
             JobState::Completed,
@@ -180,12 +176,7 @@ async fn reprovisioning_rewrites_the_whole_volume() {
     ];
     let daemon = world.start();
     for (url, disk) in [(&urls[0], first.disk()), (&urls[1], second.disk())] {
-        let job = daemon
-            .provision(url, "vm", 64 * MIB)
-            .await
-            .expect("it is accepted");
-        let status = daemon.ended(&job).await.expect("it ends");
-        assert_eq!(status.status, JobState::Completed, "{status:?}");
+        completed(&daemon, url, "vm", 64 * MIB).await;
         assert!(
             holds(&world.home.volume("vm"), &disk),
             "older bytes are left"

@@ -10,7 +10,7 @@ use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, completed, holds, image};
 
 pub(crate) const UNKNOWN_JOB: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -112,12 +112,7 @@ async fn a_volume_that_was_there_before_a_lost_job_stays_not_ready_and_a_repeat_
     let daemon = world.start();
     assert_eq!(daemon.until_said(NOT_READY).await["job_id"], job);
     assert_eq!(record(&world)["state"], "populating");
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    completed(&daemon, &url, "vm", 32 * MIB).await;
     assert!(holds(&world.home.volume("vm"), &builder.disk()));
     assert_eq!(record(&world)["state"], "ready");
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use lvp_api::{JobState, JobStatus};
 use lvp_image::builder::{ImageBuilder, Stored};
 use lvp_testkit::daemon::{Daemon, Home};
 use lvp_testkit::fault::FaultProxy;
@@ -58,6 +59,20 @@ impl World {
             .expect("the sidecar is written");
         format!("s3://images/{key}")
     }
+}
+
+/// Has an image put on a volume of so many bytes, and waits for the end.
+pub(crate) async fn ended(daemon: &Daemon, url: &str, volume: &str, bytes: u64) -> JobStatus {
+    let job = daemon.provision(url, volume, bytes).await;
+    let job = job.expect("it is accepted");
+    daemon.ended(&job).await.expect("it ends")
+}
+
+/// The same, where it has to succeed.
+pub(crate) async fn completed(daemon: &Daemon, url: &str, volume: &str, bytes: u64) -> JobStatus {
+    let status = ended(daemon, url, volume, bytes).await;
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    status
 }
 
 /// A sound image: data of every kind over a disk of so many bytes.

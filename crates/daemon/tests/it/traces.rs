@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::certificates::{authority, issue, write};
 use crate::collector::{Collector, Received, tls_before};
-use crate::support::{MIB, World, image, metric};
+use crate::support::{MIB, World, completed, ended, image, metric};
 
 /// A span's attributes as texts.
 fn attributes(span: &Span) -> BTreeMap<String, String> {
@@ -147,8 +147,7 @@ async fn a_failed_job_says_so_on_its_spans_and_the_rollback_is_one() {
         .put("images", "wrong.qcow2.sha256", "0".repeat(64).as_bytes())
         .expect("the sidecar is written");
     let daemon = world.start();
-    let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
-    let status = daemon.ended(&job).await.expect("it ends");
+    let status = ended(&daemon, &url, "vm", 64 * MIB).await;
     assert_eq!(status.status, JobState::Failed);
     for name in ["runJob", "DownloadImageToPath", "PopulateVolume"] {
         let span = collector.span(name).await;
@@ -206,9 +205,7 @@ async fn a_collector_that_is_down_or_silent_delays_neither_a_job_nor_the_end() {
         let url = world.put("a.qcow2", &image(32 * MIB, 20, 34).build());
         let daemon = world.start();
         let started = Instant::now();
-        let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
-        let status = daemon.ended(&job).await.expect("it ends");
-        assert_eq!(status.status, JobState::Completed, "{status:?}");
+        completed(&daemon, &url, "vm", 64 * MIB).await;
         assert!(started.elapsed() < Duration::from_secs(5), "{endpoint}");
         let stopped = Instant::now();
         daemon.signal("TERM").expect("it is told");
@@ -234,9 +231,7 @@ async fn a_collector_that_is_away_for_a_while_misses_no_span() {
     collector.span("GET /health").await;
     let received = collector.received.clone();
     drop(collector);
-    let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    completed(&daemon, &url, "vm", 64 * MIB).await;
     let said = |message: &str| {
         let of_tracing = |line: &&serde_json::Value| line["receiver"] == "tracing";
         let lines = daemon.log();
@@ -365,9 +360,7 @@ async fn a_jobs_span_says_how_many_requests_had_to_be_repeated() {
                 .when(of_image)
                 .times(faults / 2),
         );
-        let job = daemon.provision(&url, key, 64 * MIB).await.expect("a job");
-        let ended = daemon.ended(&job).await.expect("it ends");
-        assert_eq!(ended.status, JobState::Completed, "{ended:?}");
+        completed(&daemon, &url, key, 64 * MIB).await;
         let run = wait_for(key, async || {
             let spans = collector.spans().into_iter();
             let mut runs = spans

@@ -255,7 +255,11 @@ async fn events_outlive_the_daemon_and_a_receiver_that_is_down_holds_up_no_job()
     })
     .await;
     let told = |line: &Value| line["component"] == "webhook" && line["level"] == "warn";
-    assert!(daemon.log().iter().any(told), "{:#?}", daemon.log());
+    // Counted first, then told.
+    wait_for("the line", async || {
+        daemon.log().iter().any(told).then_some(())
+    })
+    .await;
     daemon.kill().expect("it is killed");
 
     let receiver = Receiver::start(&port.address().to_string(), &[]).await;

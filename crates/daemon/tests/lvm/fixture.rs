@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lvp_testkit::require::command;
-use provisioner::volume::lvm::{Lvm, Settings};
+use provisioner::volume::lvm::{Lvm, LvmSettings};
 use provisioner::volume::{InUse, NoLibvirt};
 
 pub(crate) use super::contract::{MIB, digest, kind, look, name, populating};
@@ -12,8 +12,8 @@ pub(crate) use super::contract::{MIB, digest, kind, look, name, populating};
 /// LVM's default.
 pub(crate) const EXTENT: u64 = 4 * MIB;
 
-pub(crate) fn settings() -> Settings {
-    Settings {
+pub(crate) fn settings() -> LvmSettings {
+    LvmSettings {
         volume_group: "vg0".to_owned(),
         retry_backoff: vec![Duration::from_millis(50), Duration::from_millis(400)],
         command_timeout: Duration::from_secs(60),
@@ -24,7 +24,7 @@ pub(crate) fn backend() -> Lvm {
     backend_with(settings())
 }
 
-pub(crate) fn backend_with(settings: Settings) -> Lvm {
+pub(crate) fn backend_with(settings: LvmSettings) -> Lvm {
     Lvm::new(settings, Arc::new(NoLibvirt)).unwrap()
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lvp_testkit::lvm;
-use provisioner::volume::lvm::Settings;
+use provisioner::volume::lvm::LvmSettings;
 use provisioner::volume::{InUse, Volumes};
 
 use super::contract::{Place, SIZE};
@@ -20,7 +20,7 @@ impl Place for Group {
 
     fn missing(&self) -> (Box<dyn Volumes>, String) {
         let volume_group = "vg9".to_owned();
-        let nowhere = backend_with(Settings {
+        let nowhere = backend_with(LvmSettings {
             volume_group: volume_group.clone(),
             ..settings()
         });

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use lvp_api::{JobId, VolumeName};
 use lvp_testkit::process::signal;
-use provisioner::volume::lvm::{Lvm, Settings};
+use provisioner::volume::lvm::{Lvm, LvmSettings};
 use provisioner::volume::{Removed, Unmarked, VolumeErrorKind, Volumes};
 
 use super::fixture::*;
 
 pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
-    let once = Settings {
+    let once = LvmSettings {
         retry_backoff: vec![],
         ..settings()
     };
@@ -86,7 +86,7 @@ pub(crate) async fn a_held_lock_is_waited_for_until_the_time_out() {
         lock.lock().unwrap();
         lock
     };
-    let impatient = Settings {
+    let impatient = LvmSettings {
         command_timeout: Duration::from_millis(1500),
         ..settings()
     };

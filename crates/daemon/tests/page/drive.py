@@ -102,13 +102,21 @@ def journey(browser):
     expect(page.get_by_text("live", exact=True)).to_be_visible()
 
     visit.go("Provision")
-    page.get_by_label("Image").fill(WORLD["image"])
+    # From the bucket.
+    folder, key = WORLD["image"].rsplit("/", 1)
+    page.get_by_label("Image", exact=False).first.fill(folder + "/")
+    expect(page.get_by_label(f"Images in {folder}/")).to_contain_text("slow.qcow2")
+    page.get_by_role("button", name=key).click()
+    expect(page.get_by_label("Image", exact=False).first).to_have_value(WORLD["image"])
     page.get_by_label("Volume", exact=False).first.fill("web-1")
     page.get_by_label("Size").fill("16")
     page.get_by_label("Unit").select_option("MiB")
     page.get_by_label("Correlation id").fill("ticket-7")
+    page.get_by_role("button", name="What would happen?").click()
+    expect(page.get_by_label("What would happen")).to_contain_text("can be done")
+    expect(page.get_by_label("What would happen")).to_contain_text("not in the cache")
     visit.judge("provision")
-    page.get_by_role("button", name="Provision").click()
+    page.get_by_role("button", name="Provision", exact=True).click()
     # Live, without a reload.
     expect(page.get_by_role("heading", name="web-1")).to_contain_text("completed")
     expect(page.get_by_text("ticket-7")).to_be_visible()
@@ -116,12 +124,22 @@ def journey(browser):
 
     def provision(image, volume):
         visit.go("Provision")
-        page.get_by_label("Image").fill(image)
+        page.get_by_label("Image", exact=False).first.fill(image)
         page.get_by_label("Volume", exact=False).first.fill(volume)
         page.get_by_label("Size").fill("256")
         page.get_by_label("Unit").select_option("MiB")
-        page.get_by_role("button", name="Provision").click()
+        page.get_by_role("button", name="Provision", exact=True).click()
         expect(page.get_by_role("heading", name=volume)).to_be_visible()
+
+    # What is in the way is seen before.
+    visit.go("Provision")
+    page.get_by_label("Image", exact=False).first.fill(WORLD["missing"])
+    page.get_by_label("Volume", exact=False).first.fill("web-1")
+    page.get_by_role("button", name="What would happen?").click()
+    expect(page.get_by_label("What would happen")).to_contain_text("cannot be done")
+    expect(page.get_by_label("What would happen")).to_contain_text("404")
+    page.get_by_label("Size").fill("20")
+    expect(page.get_by_label("What would happen")).to_have_count(0)
 
     # One that fails says why and what to do, and is tried again when that is done.
     provision(WORLD["missing"], "web-2")
@@ -215,9 +233,9 @@ def reader(browser):
     page.get_by_role("button", name="Retry the job of").click()
     expect(page.get_by_role("status").filter(has_text="only read")).to_be_visible()
     visit.go("Provision")
-    page.get_by_label("Image").fill(WORLD["image"])
+    page.get_by_label("Image", exact=False).first.fill(WORLD["image"])
     page.get_by_label("Volume", exact=False).first.fill("web-1")
-    page.get_by_role("button", name="Provision").click()
+    page.get_by_role("button", name="Provision", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("Not permitted")
     visit.leave()
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use lvp_testkit::s3::S3;
-use provisioner::source::{ObjectMeta, RangeOptions, Settings, Source, SourceErrorKind};
+use provisioner::source::{ObjectMeta, RangeOptions, Source, SourceErrorKind, SourceSettings};
 
 use super::{
     OPTIONS, RANGE_BYTES, check_error, collect, eventually, pattern, read_all, resolve, settings,
@@ -29,7 +29,7 @@ impl Setup {
         Self::with(|settings| settings).await
     }
 
-    async fn with(change: impl FnOnce(Settings) -> Settings) -> Self {
+    async fn with(change: impl FnOnce(SourceSettings) -> SourceSettings) -> Self {
         let server = S3::start().await.unwrap();
         server.objects().put("img", "k", &pattern(SIZE)).unwrap();
         let proxy = FaultProxy::start(server.address()).await.unwrap();
@@ -99,8 +99,8 @@ fn passing_faults() -> Vec<Fault> {
 }
 
 /// Silence is noticed soon in these tests.
-fn impatient(settings: Settings) -> Settings {
-    Settings {
+fn impatient(settings: SourceSettings) -> SourceSettings {
+    SourceSettings {
         idle_timeout: Duration::from_millis(300),
         ..settings
     }
@@ -304,7 +304,7 @@ async fn wrong_bytes_arrive_as_they_are_for_the_digest_to_catch() {
 
 #[tokio::test]
 async fn a_slow_server_is_waited_for_while_bytes_come() {
-    let setup = Setup::with(|settings| Settings {
+    let setup = Setup::with(|settings| SourceSettings {
         idle_timeout: Duration::from_millis(800),
         ..settings
     })
@@ -359,7 +359,7 @@ async fn resolving_and_sidecars_have_a_budget_too() {
 
 #[tokio::test]
 async fn a_server_that_is_down_is_told_and_one_that_returns_is_used() {
-    let setup = Setup::with(|settings| Settings {
+    let setup = Setup::with(|settings| SourceSettings {
         retry_backoff: vec![Duration::from_millis(50); 100],
         ..settings
     })
@@ -533,7 +533,7 @@ async fn a_consumer_that_waits_bounds_a_whole_object_answer_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_hold_the_configured_rate_within_five_percent() {
     const RATE: u64 = 2 << 20;
-    let setup = Setup::with(|settings| Settings {
+    let setup = Setup::with(|settings| SourceSettings {
         max_read_bytes_per_sec: Some(RATE),
         ..settings
     })

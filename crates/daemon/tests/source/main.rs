@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use lvp_testkit::s3::{ACCESS_KEY, SECRET_KEY};
 use provisioner::secret::Secret;
 use provisioner::source::{
-    ObjectMeta, RangeOptions, RangeReader, Settings, Source, SourceError, SourceErrorKind,
+    ObjectMeta, RangeOptions, RangeReader, Source, SourceError, SourceErrorKind, SourceSettings,
 };
 
 /// Small ranges: a few of them cover a small object.
@@ -30,8 +30,8 @@ const OPTIONS: RangeOptions = RangeOptions {
 const SOON: Duration = Duration::from_secs(10);
 
 /// Settings with three fast repeats and the keys of the test servers.
-fn settings(endpoint: &str) -> Settings {
-    Settings {
+fn settings(endpoint: &str) -> SourceSettings {
+    SourceSettings {
         endpoint: Some(endpoint.to_owned()),
         access_key: Some(ACCESS_KEY.to_owned()),
         secret_key: Some(Secret::new(SECRET_KEY)),

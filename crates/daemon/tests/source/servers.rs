@@ -7,7 +7,7 @@ use lvp_testkit::require::require;
 use lvp_testkit::s3::{Objects, S3};
 use lvp_testkit::tls::TestCa;
 use provisioner::secret::Secret;
-use provisioner::source::{RangeOptions, Settings, Source, SourceError, SourceErrorKind};
+use provisioner::source::{RangeOptions, Source, SourceError, SourceErrorKind, SourceSettings};
 
 use super::{
     OPTIONS, RANGE_BYTES, check_error, collect, pattern, read_all, resolve, settings, source,
@@ -111,15 +111,15 @@ async fn check_what_is_missing(endpoint: &str, objects: &Objects) {
 
 async fn check_wrong_credentials(endpoint: &str, objects: &Objects) {
     objects.put("images", "there.img", b"x").unwrap();
-    let wrong_secret = Settings {
+    let wrong_secret = SourceSettings {
         secret_key: Some(Secret::new("wrong")),
         ..settings(endpoint)
     };
-    let wrong_key = Settings {
+    let wrong_key = SourceSettings {
         access_key: Some("nobody".to_owned()),
         ..settings(endpoint)
     };
-    let nobody = Settings {
+    let nobody = SourceSettings {
         access_key: None,
         secret_key: None,
         ..settings(endpoint)
@@ -226,7 +226,7 @@ async fn an_own_ca_is_trusted_and_a_strange_one_is_not() {
     let ca = TestCa::new().unwrap();
     let server = S3::start_with_tls(&ca).await.unwrap();
     server.objects().put("img", "k", &pattern(100_000)).unwrap();
-    let trusting = Source::new(&Settings {
+    let trusting = Source::new(&SourceSettings {
         ca_cert: Some(ca.certificate().to_owned()),
         ..settings(server.endpoint())
     });
@@ -249,14 +249,14 @@ async fn ca_files_and_half_credentials_are_refused_at_once() {
     let not_pem = server.objects().path("img", "k");
     server.objects().put("img", "k", b"no certificate").unwrap();
     for ca_cert in ["/no/such/file".into(), not_pem] {
-        let error = Source::new(&Settings {
+        let error = Source::new(&SourceSettings {
             ca_cert: Some(ca_cert),
             ..settings(server.endpoint())
         })
         .unwrap_err();
         check_error(&error, SourceErrorKind::Settings, "minio.ca_cert");
     }
-    let error = Source::new(&Settings {
+    let error = Source::new(&SourceSettings {
         secret_key: None,
         ..settings(server.endpoint())
     })

@@ -3,7 +3,7 @@
 use lvp_api::Verified;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use lvp_testkit::s3::S3;
-use provisioner::source::{Settings, Source, SourceErrorKind};
+use provisioner::source::{Source, SourceErrorKind, SourceSettings};
 
 use super::{RANGE_BYTES, check_error, pattern, read_all, resolve, settings};
 
@@ -33,7 +33,7 @@ impl Mirror {
     /// A source that may read from these besides its endpoint.
     fn source(&self, allowed: &[&str]) -> Source {
         let hosts = allowed.iter().map(|url| url.replace("http://", ""));
-        Source::new(&Settings {
+        Source::new(&SourceSettings {
             allowed_hosts: hosts.collect(),
             ..settings(self.endpoint.endpoint())
         })
@@ -112,7 +112,7 @@ async fn an_endpoint_cannot_send_our_credentials_elsewhere() {
     let elsewhere = mirror.proxy.endpoint();
     proxied.inject(Rule::new(Fault::Redirect(format!("{elsewhere}/img/k"))));
     let open = |allowed_hosts| {
-        Source::new(&Settings {
+        Source::new(&SourceSettings {
             allowed_hosts,
             ..settings(&proxied.endpoint())
         })

@@ -280,7 +280,7 @@ impl Steps<'_> {
     }
 }
 
-fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
+pub(in crate::jobs) fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
     use lvp_image::format::ImageType as Format;
     match declared {
         ImageType::Qcow2 => Format::Qcow2,
@@ -294,7 +294,7 @@ fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
 }
 
 /// An error over the image's file in the cache.
-pub(super) fn cached(pin: &Pin, what: &str) -> JobError {
+pub(in crate::jobs) fn cached(pin: &Pin, what: &str) -> JobError {
     let path = pin.path().display();
     JobError::new(
         JobErrorKind::Cache,

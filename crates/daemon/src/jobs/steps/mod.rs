@@ -28,6 +28,7 @@ use lvp_api::Stage;
 use tracing::Span;
 
 use self::image::{OnePass, Plan};
+pub(super) use self::image::{cached, format_of};
 use super::live::Live;
 use super::{Services, spans, waiting};
 use crate::cache::{Lead, Lookup, Pin};

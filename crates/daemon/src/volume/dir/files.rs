@@ -55,6 +55,7 @@ impl Files {
             total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
             free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
             unit_bytes: SECTOR_BYTES,
+            is_sparse: true,
         })
     }
 

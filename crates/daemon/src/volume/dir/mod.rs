@@ -18,6 +18,7 @@ use super::{
     Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, Volumes,
 };
 use crate::config::BackendKind;
+use crate::threads::blocking;
 
 mod claim;
 mod files;
@@ -50,9 +51,9 @@ impl Dir {
         work: impl FnOnce(&Files) -> Result<T, VolumeError> + Send + 'static,
     ) -> Result<T, VolumeError> {
         let files = self.files.clone();
-        let done = tokio::task::spawn_blocking(move || work(&files)).await;
+        let done = blocking(move || work(&files)).await;
         done.unwrap_or_else(|error| {
-            let message = "The work on a volume's file was cut off";
+            let message = "The work on a volume's file crashed; see the log";
             Err(VolumeError::new(VolumeErrorKind::Internal, message).caused_by(error))
         })
     }

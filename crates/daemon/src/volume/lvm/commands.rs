@@ -13,6 +13,7 @@ use super::report::{self, LvRow, VgRow};
 use super::tags::{self, Tags};
 use crate::backoff::Backoff;
 use crate::cmd::{self, CmdError, CmdErrorKind};
+use crate::threads::blocking;
 
 /// LVM's exit status for a command that it understood and could not carry out (`ECMD_FAILED` in
 /// lvm2's `tools/errors.h`).
@@ -178,10 +179,10 @@ impl Lvm {
         work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
     ) -> Result<T, VolumeError> {
         let limit = self.settings.command_timeout;
-        match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+        match tokio::time::timeout(limit, blocking(work)).await {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => {
-                let message = "The look at a volume's device was cut off";
+                let message = "The look at a volume's device crashed; see the log";
                 Err(VolumeError::new(VolumeErrorKind::Internal, message).caused_by(error))
             }
             Err(_) => {

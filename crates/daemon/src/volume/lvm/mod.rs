@@ -50,7 +50,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How the LVM back end works.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct LvmSettings {
     /// The volume group that has the volumes.
     pub volume_group: String,
     /// The pauses before the repeats of a command that failed for a reason that may pass: as many
@@ -60,7 +60,7 @@ pub struct Settings {
     pub command_timeout: Duration,
 }
 
-impl From<&config::Lvm> for Settings {
+impl From<&config::Lvm> for LvmSettings {
     fn from(lvm: &config::Lvm) -> Self {
         Self {
             volume_group: lvm.volume_group.clone(),
@@ -78,13 +78,13 @@ pub struct BadVolumeGroup(String);
 /// Volumes in a volume group.
 #[derive(Debug)]
 pub struct Lvm {
-    settings: Settings,
+    settings: LvmSettings,
     in_use: Arc<dyn InUse>,
 }
 
 impl Lvm {
     /// Nothing is run yet: the volume group may be absent for now.
-    pub fn new(settings: Settings, in_use: Arc<dyn InUse>) -> Result<Self, BadVolumeGroup> {
+    pub fn new(settings: LvmSettings, in_use: Arc<dyn InUse>) -> Result<Self, BadVolumeGroup> {
         let group = &settings.volume_group;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
         let good = (1..=127).contains(&group.len())
@@ -166,6 +166,7 @@ impl Volumes for Lvm {
             total_bytes: group.vg_size,
             free_bytes: group.vg_free,
             unit_bytes: group.vg_extent_size,
+            is_sparse: false,
         })
     }
 

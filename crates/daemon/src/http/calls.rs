@@ -1,0 +1,328 @@
+//! The API's calls: one list, by which they are served and described.
+//!
+//! Each row has its handler, so that nothing can be served that is not described, or the reverse.
+
+use axum::routing::{MethodFilter, MethodRouter, on};
+use lvp_api::routes;
+use utoipa::openapi::path::HttpMethod;
+
+use super::{App, cache, events, health, images, jobs, metrics, plan, upload, volumes};
+
+/// A handler, for the method that it is asked for.
+type Handler = fn(MethodFilter) -> MethodRouter<App>;
+
+/// One call and all the routes that it has.
+pub(super) struct Call {
+    pub(super) method: HttpMethod,
+    /// What serves it, with this method.
+    pub(super) handler: Handler,
+    pub(super) routes: &'static [&'static str],
+    pub(super) summary: &'static str,
+    pub(super) query: &'static [(&'static str, &'static str)],
+    pub(super) headers: &'static [(&'static str, &'static str)],
+    pub(super) body: Option<&'static str>,
+    pub(super) success: (u16, &'static str, &'static str),
+    pub(super) errors: &'static [u16],
+}
+
+pub(super) const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+const TEXT: &str = "text/plain";
+/// In place of a schema's name: a text without one.
+pub(super) const PLAIN: &str = "text";
+
+const LIMIT: (&str, &str) = ("limit", "At most so many; 100 unless given, 1000 at most");
+const OFFSET: (&str, &str) = ("offset", "Not the first so many");
+const STATUS: (&str, &str) = (
+    "status",
+    "Only jobs in this state, or in one of several with commas between",
+);
+const VOLUME: (&str, &str) = ("volume", "Only jobs of this volume");
+const IMAGE: (&str, &str) = (
+    "image",
+    "Only jobs with this in the image's URL, in any case",
+);
+const TEXT_FILTER: (&str, &str) = (
+    "q",
+    "Only jobs with this in id, volume, image URL, correlation id or error, in any case",
+);
+const SINCE: (&str, &str) = (
+    "since",
+    "Only jobs accepted at this time (RFC 3339) or later",
+);
+const UNTIL: (&str, &str) = ("until", "Only jobs accepted before this time (RFC 3339)");
+const UPLOAD_HEADERS: &[(&str, &str)] = &[
+    ("X-Volume-Name", "The storage volume; required"),
+    ("X-Pool-Name", "Its pool; cloud-init unless given"),
+];
+const NEW_JOB_HEADERS: &[(&str, &str)] = &[
+    (
+        "Idempotency-Key",
+        "A repeat with the same key returns the first job",
+    ),
+    (
+        "traceparent",
+        "W3C trace context; the job's spans continue it",
+    ),
+];
+
+/// A call without parameters that answers 200 with this schema.
+const fn call(
+    method: HttpMethod,
+    handler: Handler,
+    routes: &'static [&'static str],
+    summary: &'static str,
+    schema: &'static str,
+    errors: &'static [u16],
+) -> Call {
+    let success = (200, JSON, schema);
+    Call {
+        method,
+        handler,
+        routes,
+        summary,
+        query: &[],
+        headers: &[],
+        body: None,
+        success,
+        errors,
+    }
+}
+
+/// A call whose body becomes a job.
+const fn new_job(
+    handler: Handler,
+    routes: &'static [&'static str],
+    summary: &'static str,
+    body: &'static str,
+    errors: &'static [u16],
+) -> Call {
+    Call {
+        headers: NEW_JOB_HEADERS,
+        body: Some(body),
+        success: (202, JSON, "JobAccepted"),
+        ..call(POST, handler, routes, summary, "", errors)
+    }
+}
+
+/// Every call: what `http::router` serves and what the document describes.
+pub(super) const CALLS: &[Call] = &[
+    new_job(
+        |method| on(method, jobs::create),
+        &[routes::JOBS, routes::PROVISION_V1, routes::PROVISION],
+        "Put an image on a volume",
+        "ProvisionRequest",
+        &[400, 409, 413, 429, 503],
+    ),
+    Call {
+        query: &[
+            STATUS,
+            VOLUME,
+            IMAGE,
+            TEXT_FILTER,
+            SINCE,
+            UNTIL,
+            LIMIT,
+            OFFSET,
+        ],
+        ..call(
+            GET,
+            |method| on(method, jobs::list),
+            &[routes::JOBS],
+            "List jobs, newest first",
+            "JobList",
+            &[400, 503],
+        )
+    },
+    call(
+        GET,
+        |method| on(method, jobs::get),
+        &[routes::JOB, routes::STATUS],
+        "One job",
+        "JobStatus",
+        &[404, 503],
+    ),
+    call(
+        POST,
+        |method| on(method, jobs::cancel),
+        &[routes::CANCEL],
+        "Cancel a job",
+        "CancelledJob",
+        &[400, 404, 503],
+    ),
+    call(
+        DELETE,
+        |method| on(method, jobs::cancel),
+        &[routes::CANCEL_OLD],
+        "Cancel a job (0.3's route)",
+        "CancelledJob",
+        &[400, 404, 503],
+    ),
+    Call {
+        body: Some("ProvisionRequest"),
+        ..call(
+            POST,
+            |method| on(method, plan::plan),
+            &[routes::PLAN],
+            "What the same request to /api/v1/jobs would do now: nothing is reserved or changed",
+            "Plan",
+            &[400, 413, 503],
+        )
+    },
+    Call {
+        success: (202, JSON, "JobAccepted"),
+        ..call(
+            POST,
+            |method| on(method, jobs::retry),
+            &[routes::RETRY],
+            "Make a new job of what a failed or cancelled one was to do",
+            "",
+            &[400, 404, 409, 429, 503],
+        )
+    },
+    Call {
+        headers: &[(
+            "Last-Event-ID",
+            "Go on after this event; without it, or when that is not possible, `reset` comes first",
+        )],
+        success: (200, EVENTS, "JobStatus"),
+        ..call(
+            GET,
+            |method| on(method, events::of_all),
+            &[routes::ALL_EVENTS],
+            "Follow all jobs: a `job` event with the status for every change, several of one job \
+             within 100 ms as one; `reset` tells to list the jobs anew",
+            "",
+            &[503],
+        )
+    },
+    Call {
+        success: (200, EVENTS, "JobStatus"),
+        ..call(
+            GET,
+            |method| on(method, events::of_job),
+            &[routes::EVENTS],
+            "Follow a job: a `progress` event for every change, then one `end` event; each \
+             carries the job's status",
+            "",
+            &[404, 503],
+        )
+    },
+    Call {
+        query: &[
+            (
+                "prefix",
+                "The folder: s3://BUCKET/ and the beginning of a key; required",
+            ),
+            ("after", "The `next` of the page before"),
+        ],
+        ..call(
+            GET,
+            |method| on(method, images::list),
+            &[routes::IMAGES],
+            "List images in object storage, folder by folder; 503 where the store forbids it",
+            "StoredImages",
+            &[400, 404, 503],
+        )
+    },
+    Call {
+        query: &[LIMIT, OFFSET],
+        ..call(
+            GET,
+            |method| on(method, cache::list),
+            &[routes::CACHE_IMAGES],
+            "List cached images, newest first",
+            "CachedImages",
+            &[400, 503],
+        )
+    },
+    new_job(
+        |method| on(method, cache::fetch),
+        &[routes::CACHE_FETCH],
+        "Fill the cache without a volume",
+        "CacheFetchRequest",
+        &[400, 413, 429, 503],
+    ),
+    call(
+        DELETE,
+        |method| on(method, cache::delete),
+        &[routes::CACHE_IMAGE],
+        "Delete a cached image",
+        "DeletedImage",
+        &[400, 404, 409, 503],
+    ),
+    Call {
+        headers: UPLOAD_HEADERS,
+        ..call(
+            PUT,
+            |method| on(method, upload::put),
+            &[routes::UPLOAD_V1, routes::UPLOAD],
+            "Write an existing libvirt storage volume; the body is its content",
+            "UploadedContent",
+            &[400, 404, 409, 411, 422, 503],
+        )
+    },
+    call(
+        GET,
+        |method| on(method, volumes::list),
+        &[routes::VOLUMES],
+        "List volumes",
+        "VolumeList",
+        &[503],
+    ),
+    call(
+        POST,
+        |method| on(method, volumes::adopt),
+        &[routes::VOLUME_ADOPT],
+        "Hand a volume over that says nothing of this program: from then on jobs may rewrite it",
+        "VolumeInfo",
+        &[400, 404, 409, 503],
+    ),
+    call(
+        GET,
+        |method| on(method, health::health),
+        &[routes::HEALTH, routes::HEALTHZ, routes::LIVEZ],
+        "Whether the daemon runs; degraded while every job slot is taken",
+        "Health",
+        &[],
+    ),
+    call(
+        GET,
+        |method| on(method, health::ready),
+        &[routes::READYZ],
+        "Whether every dependency is up; 503 with the same body when not",
+        "Readiness",
+        &[],
+    ),
+    Call {
+        success: (200, TEXT, PLAIN),
+        ..call(
+            GET,
+            |method| on(method, metrics::serve),
+            &[routes::METRICS],
+            "Metrics for Prometheus, as OpenMetrics where the Accept header asks for it; 404 when \
+             metrics.enabled is false",
+            "",
+            &[404],
+        )
+    },
+];
+
+const GET: HttpMethod = HttpMethod::Get;
+const POST: HttpMethod = HttpMethod::Post;
+const DELETE: HttpMethod = HttpMethod::Delete;
+const PUT: HttpMethod = HttpMethod::Put;
+
+impl Call {
+    /// What serves it.
+    pub(super) fn served(&self) -> MethodRouter<App> {
+        let method = match self.method {
+            HttpMethod::Post => MethodFilter::POST,
+            HttpMethod::Delete => MethodFilter::DELETE,
+            HttpMethod::Put => MethodFilter::PUT,
+            // HEAD as well.
+            _ => MethodFilter::GET,
+        };
+        (self.handler)(method)
+    }
+}

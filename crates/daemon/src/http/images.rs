@@ -1,0 +1,104 @@
+//! Images in object storage.
+
+use std::collections::HashSet;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use lvp_api::{StoredImage, StoredImages};
+use serde::Deserialize;
+
+use super::App;
+use super::error::ApiError;
+use crate::source::ListedObject;
+
+/// What holds another object's digest or signature, and is no image.
+const BESIDE: [&str; 9] = [
+    ".sha256",
+    ".sha256sum",
+    ".sha512",
+    ".sha512sum",
+    ".md5",
+    ".minisig",
+    ".asc",
+    ".sig",
+    ".gpg",
+];
+
+/// What is wanted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    prefix: Option<String>,
+    after: Option<String>,
+}
+
+/// `GET /api/v1/images`
+pub(super) async fn list(
+    State(app): State<App>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<StoredImages>, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let prefix = query.prefix.unwrap_or_default();
+    let rest = prefix.strip_prefix("s3://").unwrap_or_default();
+    let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+    let named = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if bucket.is_empty() || bucket.starts_with('.') || !bucket.chars().all(named) {
+        return Err(ApiError::bad_request(format!(
+            "prefix: s3://BUCKET/ and the beginning of a key, not the text {prefix:?}"
+        )));
+    }
+    let source = &app.services.source;
+    let listing = source.list(bucket, key, query.after.as_deref()).await?;
+    let keys: HashSet<_> = listing
+        .objects
+        .iter()
+        .map(|object| object.key.as_str())
+        .collect();
+    let is_beside = |object: &ListedObject| {
+        let name = object.key.to_ascii_lowercase();
+        BESIDE.iter().any(|end| name.ends_with(end))
+    };
+    let has_digest = |object: &ListedObject| {
+        let mut ends = BESIDE[..4].iter();
+        ends.any(|end| keys.contains(format!("{}{end}", object.key).as_str()))
+    };
+    let images = listing.objects.iter().filter(|object| !is_beside(object));
+    let images: Vec<_> = images
+        .filter_map(|object| {
+            let url = object.url.as_ref()?;
+            let image = StoredImage {
+                image_url: url.to_string(),
+                size: object.size,
+                last_modified: object.last_modified.clone(),
+                has_digest: has_digest(object),
+                is_cached: false,
+            };
+            Some((source.identity(url), image))
+        })
+        .collect();
+    let identities = images
+        .iter()
+        .map(|(identity, _)| identity.clone())
+        .collect();
+    let kept: HashSet<_> = app
+        .services
+        .store
+        .kept_objects(identities)
+        .await?
+        .into_iter()
+        .collect();
+    let images = images.into_iter().map(|(identity, image)| StoredImage {
+        is_cached: kept.contains(&identity),
+        ..image
+    });
+    let folders = listing.folders.iter();
+    Ok(Json(StoredImages {
+        folders: folders
+            .map(|folder| format!("s3://{bucket}/{folder}"))
+            .collect(),
+        images: images.collect(),
+        next: listing.next,
+        prefix,
+    }))
+}

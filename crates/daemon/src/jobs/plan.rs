@@ -1,0 +1,245 @@
+//! What a job would do, without doing any of it: nothing is reserved, marked or fetched but what has to be
+//! read of the image to know it.
+
+use lvp_api::plan::{CacheState, Plan};
+use lvp_image::format::Format;
+use lvp_image::plan::{ImageInfo, Planner};
+use lvp_image::source::FileSource;
+use tokio_util::sync::CancellationToken;
+
+use super::Services;
+use super::steps::{cached, format_of};
+use crate::cache::Peek;
+use crate::error::chain;
+use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
+use crate::job::record::NewJob;
+use crate::job::work::{ImageRequest, VolumeRequest, Work};
+use crate::source::ObjectMeta;
+use crate::telemetry::metrics::TimedStage;
+use crate::threads::blocking;
+use crate::volume::{self, Unmarked, Volume};
+
+/// Looks at the image, the cache and the volume of a request.
+pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
+    let work = &new.spec.work;
+    let mut plan = Plan {
+        fits: true,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        image_url: work.image().url.to_string(),
+        format: None,
+        object_bytes: None,
+        expected_digest: None,
+        virtual_bytes: None,
+        cache: None,
+        bytes_to_fetch: 0,
+        bytes_to_write: None,
+        volume_name: String::new(),
+        volume_bytes: 0,
+        overwrites: None,
+        expected_seconds: None,
+    };
+    let looked = look_at_image(services, new, work.image(), &mut plan).await;
+    if let Err(error) = looked {
+        plan.problems.push(chain(&error));
+    }
+    if let Work::Provision { volume, .. } = work {
+        look_at_volume(services, volume, &mut plan).await?;
+    }
+    plan.expected_seconds = expected_seconds(services, &plan).await?;
+    plan.fits = plan.problems.is_empty();
+    Ok(plan)
+}
+
+async fn look_at_image(
+    services: &Services,
+    new: &NewJob,
+    image: &ImageRequest,
+    plan: &mut Plan,
+) -> Result<(), JobError> {
+    let source = &services.source;
+    let object = source.resolve(&new.location).await?;
+    plan.object_bytes = Some(object.size);
+    let checksums = source.checksums(&new.location, image.checksum).await?;
+    let sidecar = checksums.sha256.as_ref().map(|announced| announced.digest);
+    plan.expected_digest = sidecar.map(|digest| digest.to_string());
+    if checksums.is_empty() {
+        let url = &plan.image_url;
+        if services.settings.require_checksum {
+            let problem = format!(
+                "{url}.sha256 is not there nor another checksum, and cache.require_checksum is on"
+            );
+            plan.problems.push(problem);
+        } else {
+            let warning = format!(
+                "{url}.sha256 is not there nor another checksum: the image cannot be verified"
+            );
+            plan.warnings.push(warning);
+        }
+    }
+    let declared = format_of(image.image_type);
+    let opened = match services.cache.peek(&object, sidecar).await? {
+        Peek::Hit(pin) => {
+            plan.cache = Some(CacheState::Hit);
+            blocking(move || {
+                let file = pin.file().try_clone().and_then(FileSource::new);
+                let file = file.map_err(|error| cached(&pin, "cannot be opened").because(error))?;
+                Ok::<_, JobError>(Planner::open(file, declared)?.info().clone())
+            })
+            .await?
+        }
+        found => {
+            let is_fetched = matches!(found, Peek::Fetching);
+            plan.cache = Some(match is_fetched {
+                true => CacheState::Fetching,
+                false => CacheState::Miss,
+            });
+            if !is_fetched {
+                plan.bytes_to_fetch = object.size;
+                check_cache_room(services, &object, plan).await?;
+            }
+            // Reading ends when nobody waits for it any more.
+            let cancel = CancellationToken::new();
+            let _ended = cancel.clone().drop_guard();
+            let reader = source.reader(&object, cancel);
+            blocking(move || Ok::<_, JobError>(Planner::open(reader, declared)?.info().clone()))
+                .await?
+        }
+    };
+    match opened {
+        Ok(info) => show(&info, plan),
+        // What is inside shows only once it has been fetched and unpacked.
+        Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
+            plan.warnings.push(chain(&error));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn show(info: &ImageInfo, plan: &mut Plan) {
+    plan.format = Some(match &info.format {
+        Format::Qcow2(_) => "qcow2".to_owned(),
+        Format::Raw => "raw".to_owned(),
+        Format::RawStream(codec) => format!("raw in {codec}"),
+        Format::Vmdk(layout) => format!("vmdk ({})", layout.subformat),
+        Format::Vhd(layout) => format!("vhd ({})", layout.subformat),
+        Format::Vhdx(layout) => format!("vhdx ({})", layout.subformat),
+        Format::Vdi(layout) => format!("vdi ({})", layout.subformat),
+    });
+    plan.virtual_bytes = info.virtual_size;
+    plan.bytes_to_write = info.virtual_size.map(|_| info.allocated_bytes);
+}
+
+/// An image that is larger than the cache may be is refused before anything is evicted for it.
+async fn check_cache_room(
+    services: &Services,
+    object: &ObjectMeta,
+    plan: &mut Plan,
+) -> Result<(), JobError> {
+    if let Some(limit) = services.cache.max_size_bytes()
+        && object.size > limit
+    {
+        plan.problems.push(format!(
+            "The image has {} bytes, and the cache takes {limit} (cache.max_size_bytes)",
+            object.size
+        ));
+    }
+    let free = services.cache.free_bytes().await?;
+    if object.size > free {
+        plan.warnings.push(format!(
+            "The cache's file system has {free} bytes free, the image {}: older images would be evicted",
+            object.size
+        ));
+    }
+    Ok(())
+}
+
+async fn look_at_volume(
+    services: &Services,
+    request: &VolumeRequest,
+    plan: &mut Plan,
+) -> Result<(), JobError> {
+    let volumes = &services.volumes;
+    plan.volume_name = request.name.to_string();
+    plan.volume_bytes = request.size_bytes;
+    let needed = plan.virtual_bytes.unwrap_or(0);
+    let Some(existing) = volumes.lookup(&request.name).await? else {
+        if request.size_bytes < needed {
+            plan.problems.push(format!(
+                "The image's disk has {needed} bytes, the volume would have {}",
+                request.size_bytes
+            ));
+        }
+        let capacity = volumes.probe().await?;
+        if request.size_bytes > capacity.free_bytes {
+            let text = format!(
+                "The volume would have {} bytes, and {} are free",
+                request.size_bytes, capacity.free_bytes
+            );
+            // A sparse file takes room only as it is written.
+            match capacity.is_sparse {
+                true => plan.warnings.push(text),
+                false => plan.problems.push(text),
+            }
+        }
+        return Ok(());
+    };
+    let unmarked = match services.settings.adopt_untagged || request.adopt {
+        true => Unmarked::Adopt,
+        false => Unmarked::Refuse,
+    };
+    if let Err(error) = volumes.check_writable(&existing, unmarked).await {
+        plan.problems.push(chain(&error));
+    }
+    if let Err(error) = volume::fits(existing.size_bytes, request.size_bytes, needed) {
+        plan.problems.push(chain(&error));
+    }
+    check_holder(services, &existing, plan).await?;
+    plan.warnings.push(format!(
+        "{} exists: its content would be lost",
+        existing.name
+    ));
+    plan.overwrites = Some(existing.info());
+    Ok(())
+}
+
+/// A volume that another job is writing takes no further one.
+async fn check_holder(
+    services: &Services,
+    volume: &Volume,
+    plan: &mut Plan,
+) -> Result<(), JobError> {
+    if let Some(holder) = services.store.holder(volume.name.clone()).await? {
+        plan.problems.push(format!(
+            "Volume {} is being written by job {holder}: wait for it or cancel it",
+            volume.name
+        ));
+    }
+    Ok(())
+}
+
+/// Fetching and writing overlap, so that the slower of them counts.
+async fn expected_seconds(services: &Services, plan: &Plan) -> Result<Option<f64>, JobError> {
+    let store = &services.store;
+    let fetch = store.stage_rate(TimedStage::Download.as_str()).await?;
+    let write = store.stage_rate(TimedStage::Convert.as_str()).await?;
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an estimate, of sizes far below 2^53"
+    )]
+    let seconds = |bytes: u64, rate: Option<f64>| match bytes {
+        0 => Some(0.0),
+        bytes => rate.map(|rate| bytes as f64 / rate),
+    };
+    let fetched = seconds(plan.bytes_to_fetch, fetch);
+    // In one pass writing has no measure of its own, and is no slower.
+    let written = match plan.bytes_to_fetch {
+        0 => seconds(plan.bytes_to_write.unwrap_or(0), write),
+        _ => Some(0.0),
+    };
+    Ok(fetched
+        .zip(written)
+        .map(|(fetched, written)| fetched.max(written)))
+}

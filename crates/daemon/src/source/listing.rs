@@ -1,0 +1,154 @@
+//! What a bucket holds: one page of ListObjectsV2 (Amazon S3 API Reference), folder by folder.
+
+use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
+
+use super::error::{Result, SourceError, SourceErrorKind};
+use super::http::{Location, no_answer};
+use super::refusal::refusal;
+use super::retry::Failure;
+use super::url::ImageUrl;
+use super::{Inner, Source};
+
+/// Longest answer that is read: 1000 keys of 1024 bytes, each with its date, size and tag.
+const MAX_ANSWER_BYTES: usize = 4 << 20; // 4 MiB
+
+/// A page of a listing.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Objects whose keys begin with the prefix and have no further `/` in them.
+    pub objects: Vec<ListedObject>,
+    /// Beginnings of keys that end with the next `/`: folders, to those who think so.
+    pub folders: Vec<String>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<String>,
+}
+
+/// An object in a listing.
+#[derive(Debug)]
+pub struct ListedObject {
+    /// Its key.
+    pub key: String,
+    /// Where it is; none for a key that no image can have.
+    pub url: Option<ImageUrl>,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was written, RFC 3339.
+    pub last_modified: String,
+}
+
+/// As S3 writes it; what is not needed is left out.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    /// In every listing, and in no other document: an error may come with 200.
+    is_truncated: bool,
+    #[serde(default)]
+    contents: Vec<Content>,
+    #[serde(default)]
+    common_prefixes: Vec<CommonPrefix>,
+    next_continuation_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Content {
+    key: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    last_modified: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CommonPrefix {
+    prefix: String,
+}
+
+impl Source {
+    /// Lists what lies below `prefix` in a bucket of the endpoint, from the page that `after` names on.
+    pub async fn list(&self, bucket: &str, prefix: &str, after: Option<&str>) -> Result<Listing> {
+        let mut budget = self.budget();
+        loop {
+            match self.inner.list(bucket, prefix, after).await {
+                Ok(listing) => return Ok(listing),
+                Err(failure) => budget.pause(failure).await?,
+            }
+        }
+    }
+
+    /// Which object of the endpoint this is, for comparison with what is known of objects.
+    pub fn identity(&self, url: &ImageUrl) -> String {
+        url.identity(&self.inner.policy)
+    }
+}
+
+impl Inner {
+    async fn list(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<Listing, Failure> {
+        let mut location = self.bucket(bucket, prefix, after)?;
+        let mut response = self
+            .client
+            .follow(&self.policy, Method::GET, &mut location, &HeaderMap::new())
+            .await?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(&location, response).await);
+        }
+        let mut body = Vec::new();
+        let chunk = |error| no_answer(&location, error);
+        while let Some(bytes) = response.chunk().await.map_err(chunk)? {
+            body.extend_from_slice(&bytes);
+            if body.len() > MAX_ANSWER_BYTES {
+                return Err(no_listing(&location, "it is larger than 4 MiB").into());
+            }
+        }
+        let text = std::str::from_utf8(&body)
+            .map_err(|error| no_listing(&location, "it is no UTF-8").with_source(error))?;
+        let answer: Answer = quick_xml::de::from_str(text)
+            .map_err(|error| no_listing(&location, "it cannot be read").with_source(error))?;
+        let object = |found: Content| ListedObject {
+            url: self.policy.object(bucket, &found.key).ok(),
+            key: found.key,
+            size: found.size,
+            last_modified: found.last_modified,
+        };
+        let folders = answer.common_prefixes.into_iter();
+        Ok(Listing {
+            objects: answer.contents.into_iter().map(object).collect(),
+            folders: folders.map(|folder| folder.prefix).collect(),
+            next: answer
+                .next_continuation_token
+                .filter(|_| answer.is_truncated),
+        })
+    }
+
+    /// Where a bucket is listed.
+    fn bucket(&self, bucket: &str, prefix: &str, after: Option<&str>) -> Result<Location> {
+        let none = || {
+            SourceError::new(
+                SourceErrorKind::BadUrl,
+                "No object storage is configured; set minio.endpoint (MINIO_ENDPOINT)",
+            )
+        };
+        let mut url = self.policy.endpoint().cloned().ok_or_else(none)?;
+        url.set_path(&format!("/{bucket}"));
+        url.query_pairs_mut()
+            .append_pair("delimiter", "/")
+            .append_pair("list-type", "2")
+            .append_pair("prefix", prefix)
+            .extend_pairs(after.map(|token| ("continuation-token", token)));
+        Ok(Location { url, signed: true })
+    }
+}
+
+fn no_listing(location: &Location, why: &str) -> SourceError {
+    SourceError::new(
+        SourceErrorKind::Protocol,
+        format!("The answer of {location} is no listing of a bucket: {why}"),
+    )
+}

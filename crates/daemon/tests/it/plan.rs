@@ -1,0 +1,150 @@
+//! What a request would do: said, and not done.
+
+use lvp_api::JobState;
+use lvp_api::plan::{CacheState, Plan};
+use lvp_testkit::daemon::Daemon;
+use lvp_testkit::fault::{Fault, Rule};
+use serde_json::{Value, json};
+
+use crate::support::{MIB, World, image};
+
+async fn planned(daemon: &Daemon, body: Value) -> Plan {
+    let answer = daemon.call("POST", "/api/v1/plan", Some(body)).await;
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    serde_json::from_value(answer.body).expect("a plan")
+}
+
+fn request(url: &str, volume: &str, bytes: u64) -> Value {
+    json!({"image_url": url, "volume_name": volume, "volume_size_bytes": bytes})
+}
+
+async fn completed(daemon: &Daemon, url: &str, volume: &str) -> String {
+    let job = daemon.provision(url, volume, 8 * MIB).await;
+    let job = job.expect("it is accepted");
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    job
+}
+
+#[tokio::test]
+async fn a_plan_says_what_a_job_then_does_and_changes_nothing() {
+    let world = World::new().await;
+    let bytes = image(8 * MIB, 20, 3).build();
+    let url = world.put("a.qcow2", &bytes);
+    let daemon = world.start();
+    let plan = planned(&daemon, request(&url, "vm-1", 16 * MIB)).await;
+    assert!(plan.fits, "{plan:?}");
+    assert_eq!(plan.format.as_deref(), Some("qcow2"));
+    assert_eq!(plan.cache, Some(CacheState::Miss));
+    assert_eq!(plan.object_bytes, Some(bytes.len() as u64));
+    assert_eq!(plan.bytes_to_fetch, bytes.len() as u64);
+    assert_eq!(plan.virtual_bytes, Some(8 * MIB));
+    assert_eq!(plan.bytes_to_write, Some(20 << 16));
+    assert_eq!(plan.overwrites, None);
+    assert_eq!(
+        (plan.warnings.as_slice(), plan.problems.as_slice()),
+        (&[][..], &[][..])
+    );
+    assert_eq!(plan.expected_seconds, None, "nothing was measured yet");
+    // Nothing came of it.
+    let jobs = daemon.call("GET", "/api/v1/jobs", None).await;
+    assert_eq!(jobs.expect("an answer").body["total"], json!(0));
+    assert!(world.home.volume_files().is_empty() && world.home.cache_files().is_empty());
+
+    let job = completed(&daemon, &url, "vm-1").await;
+    let plan = planned(&daemon, request(&url, "vm-1", 8 * MIB)).await;
+    assert!(plan.fits, "{plan:?}");
+    assert_eq!(
+        (plan.cache, plan.bytes_to_fetch),
+        (Some(CacheState::Hit), 0)
+    );
+    let old = plan.overwrites.expect("it is there");
+    assert_eq!(
+        (old.state.as_str(), old.job_id.as_ref()),
+        ("ready", Some(&job))
+    );
+    assert!(
+        plan.warnings[0].contains("content would be lost"),
+        "{:?}",
+        plan.warnings
+    );
+    let status = daemon.status(&job).await.expect("a status");
+    assert_eq!(plan.expected_digest, status.image_digest);
+}
+
+#[tokio::test]
+async fn a_plan_says_everything_that_is_in_a_jobs_way() {
+    let world = World::new().await;
+    let url = world.put("a.qcow2", &image(8 * MIB, 20, 3).build());
+    world.put("b.qcow2", b"this is no image");
+    std::fs::write(world.home.volume("theirs"), vec![0; 8 << 20]).expect("it is written");
+    let world = world.with("CACHE_REQUIRE_CHECKSUM", "true");
+    let daemon = world.start();
+    for (url, volume, bytes, parts) in [
+        (
+            url.as_str(),
+            "vm-1",
+            4 * MIB,
+            &["disk has 8388608 bytes"][..],
+        ),
+        ("s3://images/none.qcow2", "vm-1", 8 * MIB, &["404"]),
+        (
+            "s3://images/b.qcow2",
+            "vm-1",
+            8 * MIB,
+            &["The image is refused"],
+        ),
+        (&url, "theirs", 8 * MIB, &["lvpctl volumes adopt"]),
+        // Both at once.
+        (
+            "s3://images/none.qcow2",
+            "theirs",
+            16 * MIB,
+            &["404", "adopt", "8 MiB"],
+        ),
+    ] {
+        let plan = planned(&daemon, request(url, volume, bytes)).await;
+        assert!(!plan.fits, "{plan:?}");
+        for part in parts {
+            let told = plan.problems.iter().any(|problem| problem.contains(part));
+            assert!(told, "{part}: {:?}", plan.problems);
+        }
+    }
+    let mut body = request(&url, "theirs", 8 * MIB);
+    body["adopt"] = json!(true);
+    let plan = planned(&daemon, body).await;
+    assert!(plan.fits && !plan.warnings.is_empty(), "{plan:?}");
+    let answer = daemon
+        .call("POST", "/api/v1/plan", Some(request(&url, "-", 1)))
+        .await;
+    assert_eq!(answer.expect("an answer").status, 400);
+}
+
+#[tokio::test]
+async fn a_plan_for_what_is_being_done_says_so() {
+    let (world, proxy) = World::with_faults().await;
+    let url = world.put("slow.qcow2", &image(64 * MIB, 300, 1).build());
+    proxy.inject(
+        Rule::new(Fault::Slow(200_000))
+            .when(|request| request.target.ends_with("slow.qcow2") && request.method == "GET"),
+    );
+    let daemon = world.start();
+    let job = daemon.provision(&url, "vm-1", 64 * MIB).await;
+    let job = job.expect("it is accepted");
+    lvp_testkit::daemon::wait_for("the download", async || {
+        let progress = daemon.status(&job).await.ok()?.progress?;
+        (progress.bytes_processed > 0).then_some(())
+    })
+    .await;
+    let plan = planned(&daemon, request(&url, "vm-1", 64 * MIB)).await;
+    assert_eq!(
+        (plan.cache, plan.bytes_to_fetch),
+        (Some(CacheState::Fetching), 0)
+    );
+    assert!(!plan.fits);
+    assert!(
+        plan.problems.iter().any(|problem| problem.contains(&job)),
+        "{plan:?}"
+    );
+}
