@@ -5,6 +5,7 @@ use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::files::Files;
 use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, PUBLISHED, file_name};
 use crate::clock;
 
@@ -120,7 +121,7 @@ impl Cache {
         self.make_room(packed_bytes).await?;
         let used = i128::from(self.usage().await?.size_bytes);
         let room = u64::try_from(self.room(used, 0).await?.max(0)).unwrap_or(u64::MAX);
-        let file = self.0.disk.run(|files| files.unnamed()).await?;
+        let file = self.0.disk.run(Files::unnamed).await?;
         Ok((file, room))
     }
 

@@ -90,6 +90,7 @@ fn open_fixed(
             ),
         ));
     }
+    let footer_range = data_end..source.len();
     let image = Image {
         bounds: Bounds {
             file_size: source.len(),
@@ -97,7 +98,7 @@ fn open_fixed(
             cluster_size: SECTOR,
         },
         blocks: Content::Fixed,
-        reserved: vec![data_end..source.len()],
+        reserved: vec![footer_range],
     };
     let format = Format::Vhd(Layout {
         subformat: Subformat::Fixed,

@@ -8,8 +8,9 @@ const TABLE: [u32; 256] = table();
 const fn table() -> [u32; 256] {
     let mut table = [0; 256];
     let mut index = 0;
+    let mut number = 0_u32;
     while index < 256 {
-        let mut value = index as u32;
+        let mut value = number;
         let mut bit = 0;
         while bit < 8 {
             value = (value >> 1) ^ (POLYNOMIAL * (value & 1));
@@ -17,6 +18,7 @@ const fn table() -> [u32; 256] {
         }
         table[index] = value;
         index += 1;
+        number += 1;
     }
     table
 }

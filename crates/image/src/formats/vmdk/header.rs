@@ -81,7 +81,8 @@ impl Header {
         if len < HEADER_BYTES || !header.starts_with(MAGIC) {
             return Err(not_this_format(ImageType::Vmdk, source));
         }
-        let mut reserved = vec![0..HEADER_BYTES as u64];
+        let first_sector = 0..HEADER_BYTES as u64;
+        let mut reserved = vec![first_sector];
         if le64(&header, 56) == AT_END {
             let (footer, range) = footer(source)?;
             header = footer;
