@@ -44,6 +44,7 @@ fn main() -> io::Result<()> {
             )?;
         }
     }
+    put(&corpus, "vhdx", "dynamic", &vhdx())?;
     let disk = text(3000);
     for (choice, name, stream) in [
         (0_u8, "gzip", gzip(&disk)),
@@ -55,6 +56,54 @@ fn main() -> io::Result<()> {
         put(&corpus, "stream", name, &twice)?;
     }
     Ok(())
+}
+
+/// What the target `vhdx` puts at the structures' places: a disk of 2 MiB, one block of it present.
+fn vhdx() -> Vec<u8> {
+    const BLOCK_TABLE: [u8; 16] =
+        *b"\x66\x77\xc2\x2d\x23\xf6\x00\x42\x9d\x64\x11\x5e\x9b\xfd\x4a\x08";
+    const METADATA: [u8; 16] = *b"\x06\xa2\x7c\x8b\x90\x47\x9a\x4b\xb8\xfe\x57\x5f\x05\x0f\x88\x6e";
+    const PARAMETERS: [u8; 16] =
+        *b"\x37\x67\xa1\xca\x36\xfa\x43\x4d\xb3\xb6\x33\xf0\xaa\x44\xe7\x6b";
+    const DISK_SIZE: [u8; 16] =
+        *b"\x24\x42\xa5\x2f\x1b\xcd\x76\x48\xb2\x11\x5d\xbe\xd8\x3b\xf4\xb8";
+    const SECTOR_SIZE: [u8; 16] =
+        *b"\x1d\xbf\x41\x81\x6f\xa9\x09\x47\xba\x47\xf2\x33\xa8\xfa\xab\x5f";
+    let mut header = vec![0; 80];
+    header[..4].copy_from_slice(b"head");
+    header[66] = 1;
+    let mut regions = vec![0; 112];
+    regions[..4].copy_from_slice(b"regi");
+    regions[8] = 2;
+    for (entry, guid, offset) in [(16, BLOCK_TABLE, 2_u64 << 20), (48, METADATA, 1 << 20)] {
+        regions[entry..entry + 16].copy_from_slice(&guid);
+        regions[entry + 16..entry + 24].copy_from_slice(&offset.to_le_bytes());
+        regions[entry + 24..entry + 28].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+        regions[entry + 28] = 1;
+    }
+    let mut metadata = vec![0; 256];
+    metadata[..8].copy_from_slice(b"metadata");
+    metadata[10] = 3;
+    for (index, (guid, offset, len)) in [
+        (PARAMETERS, 0_u32, 8_u8),
+        (DISK_SIZE, 8, 8),
+        (SECTOR_SIZE, 16, 4),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let entry = 32 * (index + 1);
+        metadata[entry..entry + 16].copy_from_slice(&guid);
+        metadata[entry + 16..entry + 20].copy_from_slice(&((64 << 10) + offset).to_le_bytes());
+        metadata[entry + 20] = len;
+        metadata[entry + 24] = 4;
+    }
+    let mut items = vec![0; 64];
+    items[..4].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+    items[8..16].copy_from_slice(&(2_u64 << 20).to_le_bytes());
+    items[16..20].copy_from_slice(&512_u32.to_le_bytes());
+    let table = [(6 | 4_u64 << 20).to_le_bytes(), [0; 8]].concat();
+    [header, regions, metadata, items, table].concat()
 }
 
 fn put(corpus: &Path, target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

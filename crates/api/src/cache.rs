@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::digest::Checksum;
 use crate::job::ImageType;
 
 /// Body of `POST /api/v1/cache/fetch`: fills the cache without a volume.
@@ -13,6 +14,11 @@ pub struct CacheFetchRequest {
     /// Format of the image; checked before it is cached.
     #[serde(default)]
     pub image_type: ImageType,
+    /// What the image's bytes must be: `sha256:HEX` or `sha512:HEX`. Checksum files beside the image
+    /// have to agree with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub checksum: Option<Checksum>,
     /// Free text that comes back on the job, in logs and in traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::digest::Checksum;
 use crate::named;
 
 /// Longest `correlation_id`, in characters.
@@ -45,11 +46,50 @@ pub enum ImageType {
     /// QEMU's copy-on-write format, versions 2 and 3.
     #[default]
     Qcow2,
-    /// The disk's bytes as they are, or those in one gzip, xz, zstd or bzip2 stream.
+    /// The disk's bytes as they are.
     Raw,
+    /// VMware's format: one file, sparse or stream-optimized.
+    Vmdk,
+    /// Microsoft's older format (`qemu-img` calls it vpc): fixed or dynamic.
+    Vhd,
+    /// Microsoft's newer format: fixed or dynamic.
+    Vhdx,
+    /// VirtualBox's format: static or dynamic.
+    Vdi,
+    /// Whichever of these the content is.
+    Auto,
 }
 
-named!(ImageType, "image type", { Qcow2 => "qcow2", Raw => "raw" });
+named!(ImageType, "image type", {
+    Qcow2 => "qcow2",
+    Raw => "raw",
+    Vmdk => "vmdk",
+    Vhd => "vhd",
+    Vhdx => "vhdx",
+    Vdi => "vdi",
+    Auto => "auto",
+});
+
+/// What an image's bytes were, or are going to be, verified against. The first that there is counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Verified {
+    /// The checksum that came with the request.
+    Request,
+    /// A checksum file of the image's own, such as `KEY.sha256`.
+    Sidecar,
+    /// The image's line in a checksum file of its directory, such as `SHA256SUMS`.
+    Sums,
+    /// Nothing: whatever the server sent was taken.
+    None,
+}
+
+named!(Verified, "verification", {
+    Request => "request",
+    Sidecar => "sidecar",
+    Sums => "sums",
+    None => "none",
+});
 
 /// What webhooks' receivers are sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +121,11 @@ pub struct ProvisionRequest {
     /// Format of the image.
     #[serde(default)]
     pub image_type: ImageType,
+    /// What the image's bytes must be: `sha256:HEX` or `sha512:HEX`. Checksum files beside the image
+    /// have to agree with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub checksum: Option<Checksum>,
     /// Free text that comes back on the job, in logs and in traces; at most 128 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
@@ -250,6 +295,9 @@ pub struct JobStatus {
     /// SHA-256 of the image's bytes, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<String>,
+    /// What the image's bytes were verified against; absent until that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
     /// What an operator may want to know of how it was done: why it did not run in one pass, how
     /// stale bytes were cleared, that a volume was left not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -18,11 +18,11 @@ pub mod volume;
 pub use cache::{
     CacheFetchRequest, CachedImage, CachedImages, DeletedImage, StoredImage, StoredImages,
 };
-pub use digest::Sha256Digest;
+pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
     CancelledJob, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList, JobState,
-    JobStatus, Progress, ProvisionRequest, Stage, WebhookEvent,
+    JobStatus, Progress, ProvisionRequest, Stage, Verified, WebhookEvent,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeList, VolumeName};

@@ -38,7 +38,7 @@ pub struct Plan {
     /// Length of the object in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_bytes: Option<u64>,
-    /// The SHA-256 that its `.sha256` object says; absent when there is none.
+    /// The SHA-256 that the request or a checksum file says; absent when nobody says one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_digest: Option<String>,
     /// Size of the guest's disk in bytes; absent for compressed raw images, which do not say it.

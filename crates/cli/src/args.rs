@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lvp_api::units::{ByteSize, MIB};
-use lvp_api::{ImageType, JobId, JobState, Sha256Digest, VolumeName};
+use lvp_api::{Checksum, ImageType, JobId, JobState, Sha256Digest, VolumeName};
 
 use crate::config::Layer;
 use crate::exit::EXIT_CODES;
@@ -291,6 +291,10 @@ pub(crate) struct ProvisionArgs {
     #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
     pub(crate) image_type: ImageType,
 
+    /// What the image must be: sha256:HEX or sha512:HEX
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) checksum: Option<Checksum>,
+
     /// Overwrite the volume also if it says nothing of this program
     #[arg(long)]
     pub(crate) adopt: bool,
@@ -326,6 +330,10 @@ pub(crate) struct PlanArgs {
     /// Format of the image
     #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
     pub(crate) image_type: ImageType,
+
+    /// What the image must be: sha256:HEX or sha512:HEX
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) checksum: Option<Checksum>,
 
     /// Overwrite the volume also if it says nothing of this program
     #[arg(long)]
@@ -408,6 +416,9 @@ pub(crate) enum CacheCommand {
         /// Format of the image
         #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
         image_type: ImageType,
+        /// What the image must be: sha256:HEX or sha512:HEX
+        #[arg(long, value_name = "DIGEST")]
+        checksum: Option<Checksum>,
         /// Text that comes back on the job, in logs and in traces
         #[arg(long, value_name = "TEXT")]
         correlation_id: Option<String>,

@@ -105,6 +105,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         image: ImageRequest {
             url: url.into(),
             image_type: ImageType::Qcow2,
+            checksum: None,
         },
         volume: VolumeRequest {
             name: "bench".parse()?,

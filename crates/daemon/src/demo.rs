@@ -304,6 +304,7 @@ fn own_image(path: &Path, object: &Path) -> anyhow::Result<Image> {
     let options = ConvertOptions {
         copy: CopyOptions::new(&Engine::new(), TailPolicy::Zero),
         verify_first: false,
+        max_bytes: None,
     };
     let converted = lvp_image::convert::convert(object, ImageType::Qcow2, &raw, &options);
     converted.with_context(|| format!("{} cannot be converted", path.display()))?;

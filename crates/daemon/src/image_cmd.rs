@@ -14,11 +14,14 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use lvp_api::error::chain;
 use lvp_api::units::ByteSize;
-use lvp_image::convert::{ConvertOptions, convert, open_source};
-use lvp_image::copy::{CopyOptions, Engine, RateLimiter, Summary, TailPolicy};
+use lvp_image::convert::{
+    ConvertOptions, Converted, convert, free_bytes, new_unnamed, open_source,
+};
+use lvp_image::copy::{CopyOptions, Engine, RateLimiter, TailPolicy};
 use lvp_image::format::{Format, ImageType};
-use lvp_image::plan::{ImageInfo, Planner};
-use lvp_image::{Error, ReadAt};
+use lvp_image::plan::ImageInfo;
+use lvp_image::unpack::{self, UnpackOptions, Unpacked};
+use lvp_image::{Error, ErrorKind};
 use serde_json::{Value, json};
 
 /// Exit code when everything was done.
@@ -29,9 +32,6 @@ pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_REFUSED: u8 = 2;
 /// Exit code of a wrong command line (EX_USAGE of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
-
-/// The first bytes of a qcow2 image (docs/interop/qcow2, "Header").
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// What to do with an image.
 #[derive(Debug, Subcommand)]
@@ -71,6 +71,10 @@ pub struct ConvertArgs {
     /// Write at most this many bytes per second (suffixes K, M, G: powers of 1024)
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     limit_rate: Option<NonZeroU64>,
+    /// Refuse a disk, or an image that has to be unpacked first, of more bytes (suffixes K, M, G, T).
+    /// By default what is unpacked may take what is free in the target's file system
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    max_size: Option<NonZeroU64>,
     /// The image
     source: PathBuf,
     /// A file, which is created or replaced, or a block device at least as large as the disk
@@ -82,6 +86,11 @@ pub struct ConvertArgs {
 enum DeclaredType {
     Qcow2,
     Raw,
+    Vmdk,
+    Vhd,
+    Vhdx,
+    Vdi,
+    Auto,
 }
 
 impl From<DeclaredType> for ImageType {
@@ -89,6 +98,11 @@ impl From<DeclaredType> for ImageType {
         match declared {
             DeclaredType::Qcow2 => Self::Qcow2,
             DeclaredType::Raw => Self::Raw,
+            DeclaredType::Vmdk => Self::Vmdk,
+            DeclaredType::Vhd => Self::Vhd,
+            DeclaredType::Vhdx => Self::Vhdx,
+            DeclaredType::Vdi => Self::Vdi,
+            DeclaredType::Auto => Self::Auto,
         }
     }
 }
@@ -109,7 +123,7 @@ fn run_inspect(args: &InspectArgs) -> u8 {
             format!("{:#}\n", to_json(verdict)),
             verdict_code(verdict.as_ref().err()),
         ),
-        Ok(info) => (to_text(info), EXIT_DONE),
+        Ok((info, unpacked)) => (to_text(info, unpacked.as_ref()), EXIT_DONE),
         Err(error) => return report(error),
     };
     match io::stdout().write_all(text.as_bytes()) {
@@ -134,6 +148,7 @@ fn run_convert(args: &ConvertArgs) -> u8 {
     let options = ConvertOptions {
         copy,
         verify_first: !args.one_pass,
+        max_bytes: args.max_size.map(NonZeroU64::get),
     };
     let declared = args.image_type.into();
     if overlap::is_same(&args.source, &args.destination) {
@@ -146,26 +161,37 @@ fn run_convert(args: &ConvertArgs) -> u8 {
         return complain(&said, EXIT_FAILED);
     }
     match convert(&args.source, declared, &args.destination, &options) {
-        Ok(summary) => complain(&describe(&summary), EXIT_DONE),
+        Ok(converted) => complain(&describe(&converted), EXIT_DONE),
         Err(error) => report(&error),
     }
 }
 
 /// Opens the image as what it is declared, or else as what its first bytes say.
-fn inspect(path: &Path, declared: Option<ImageType>) -> Result<ImageInfo, Error> {
+///
+/// One that has to be unpacked is, to a file that is gone afterwards, as a job does it.
+fn inspect(
+    path: &Path,
+    declared: Option<ImageType>,
+) -> Result<(ImageInfo, Option<Unpacked>), Error> {
     let source = open_source(path)?;
-    let mut magic = [0; 4];
-    let is_qcow2 = source.read_exact_at(&mut magic, 0).is_ok() && magic == QCOW2_MAGIC;
-    let found = if is_qcow2 {
-        ImageType::Qcow2
-    } else {
-        ImageType::Raw
+    let directory = std::env::temp_dir();
+    let options = UnpackOptions {
+        engine: Engine::new(),
+        max_bytes: free_bytes(&directory),
+        cancel: Arc::default(),
     };
-    let planner = Planner::open(source, declared.unwrap_or(found))?;
-    Ok(planner.info().clone())
+    let scratch = || {
+        new_unnamed(&directory).map_err(|error| {
+            let context = format!("Making a file in {} failed", directory.display());
+            Error::io(ErrorKind::Write, context, error)
+        })
+    };
+    let declared = declared.unwrap_or(ImageType::Auto);
+    let (planner, unpacked) = unpack::open(source, declared, scratch, &options)?;
+    Ok((planner.info().clone(), unpacked))
 }
 
-fn to_json(verdict: &Result<ImageInfo, Error>) -> Value {
+fn to_json(verdict: &Result<(ImageInfo, Option<Unpacked>), Error>) -> Value {
     match verdict {
         Err(error) => json!({
             "format": null,
@@ -175,9 +201,10 @@ fn to_json(verdict: &Result<ImageInfo, Error>) -> Value {
             "compression": null,
             "features": null,
             "extents": null,
+            "package": null,
             "refused": { "kind": error.kind().as_str(), "reason": chain(error) },
         }),
-        Ok(info) => json!({
+        Ok((info, unpacked)) => json!({
             "format": format_name(&info.format),
             "virtual_size": info.virtual_size,
             "file_size": info.file_size,
@@ -185,12 +212,13 @@ fn to_json(verdict: &Result<ImageInfo, Error>) -> Value {
             "compression": compression(info),
             "features": features(&info.format),
             "extents": info.extents,
+            "package": unpacked.as_ref().map(|unpacked| &unpacked.package),
             "refused": null,
         }),
     }
 }
 
-fn to_text(info: &ImageInfo) -> String {
+fn to_text(info: &ImageInfo, unpacked: Option<&Unpacked>) -> String {
     let size = info
         .virtual_size
         .map_or_else(|| "known once decoded".to_owned(), |size| size.to_string());
@@ -205,6 +233,9 @@ fn to_text(info: &ImageInfo) -> String {
         ),
         ("extents", info.extents.to_string()),
     ];
+    if let Some(unpacked) = unpacked {
+        lines.push(("inside", unpacked.package.clone()));
+    }
     if let Value::Object(features) = features(&info.format) {
         for (name, value) in &features {
             lines.push(("feature", format!("{name} = {value}")));
@@ -220,6 +251,10 @@ fn format_name(format: &Format) -> &'static str {
     match format {
         Format::Qcow2(_) => "qcow2",
         Format::Raw | Format::RawStream(_) => "raw",
+        Format::Vmdk(_) => "vmdk",
+        Format::Vhd(_) => "vhd",
+        Format::Vhdx(_) => "vhdx",
+        Format::Vdi(_) => "vdi",
     }
 }
 
@@ -230,7 +265,8 @@ fn compression(info: &ImageInfo) -> Option<String> {
             Some(features.compression.to_string())
         }
         Format::RawStream(codec) => Some(codec.to_string()),
-        Format::Qcow2(_) | Format::Raw => None,
+        Format::Vmdk(_) if info.compressed_clusters > 0 => Some("zlib".to_owned()),
+        _ => None,
     }
 }
 
@@ -246,11 +282,18 @@ fn features(format: &Format) -> Value {
             "snapshots": features.snapshots,
             "bitmaps": features.bitmaps,
         }),
+        Format::Vmdk(layout) | Format::Vhd(layout) | Format::Vhdx(layout) | Format::Vdi(layout) => {
+            json!({
+                "subformat": layout.subformat.as_str(),
+                "block_size": layout.block_size,
+            })
+        }
         Format::Raw | Format::RawStream(_) => json!({}),
     }
 }
 
-fn describe(summary: &Summary) -> String {
+fn describe(converted: &Converted) -> String {
+    let Converted { summary, unpacked } = converted;
     let mut text = format!(
         "{} bytes of disk, {} written",
         summary.virtual_size, summary.written_bytes
@@ -261,6 +304,16 @@ fn describe(summary: &Summary) -> String {
     let kept = summary.tail.bytes - summary.tail.zero_bytes;
     if kept > 0 {
         text.push_str(&format!(", {kept} beyond the disk kept"));
+    }
+    let mut ignored = summary.ignored_bytes;
+    if let Some(unpacked) = unpacked {
+        text.push_str(&format!(", unpacked from {}", unpacked.package));
+        ignored += unpacked.ignored_bytes;
+    }
+    if ignored > 0 {
+        text.push_str(&format!(
+            ", {ignored} bytes behind the compressed stream ignored"
+        ));
     }
     text
 }

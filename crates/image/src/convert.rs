@@ -14,15 +14,17 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::copy::{Copier, CopyOptions, Summary};
 use crate::device::{Content, FileSize, Target};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::ImageType;
+use crate::format::{Format, ImageType};
 use crate::plan::Planner;
 use crate::source::FileSource;
 use crate::sys;
+use crate::unpack::{self, UnpackOptions, Unpacked};
 
 /// Symbolic links followed before giving up, as the kernel does (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -34,6 +36,18 @@ pub struct ConvertOptions {
     pub copy: CopyOptions,
     /// Whether a block device is written only after every compressed cluster was decoded once.
     pub verify_first: bool,
+    /// How large the disk, and an image that has to be unpacked first, may be. By default a disk that a
+    /// stream decodes to, and an unpacked image, may take what is free where they are written.
+    pub max_bytes: Option<u64>,
+}
+
+/// What was converted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Converted {
+    /// What was done.
+    pub summary: Summary,
+    /// How the image was unpacked, if it had to be.
+    pub unpacked: Option<Unpacked>,
 }
 
 /// Opens a local image: a regular file or a block device.
@@ -70,17 +84,37 @@ pub fn convert(
     declared: ImageType,
     destination: &Path,
     options: &ConvertOptions,
-) -> Result<Summary> {
-    let planner = Planner::open(open_source(source)?, declared)?;
+) -> Result<Converted> {
+    let image = open_source(source)?;
     let destination = resolve(destination)?;
     let found = metadata(&destination)?;
-    if let Some(found) = &found {
-        refuse_same(planner.source(), source, found, &destination)?;
-    }
-    match found {
-        Some(found) if found.file_type().is_block_device() => {
-            to_device(planner, declared, &destination, options)
+    let is_device = match &found {
+        Some(found) => {
+            refuse_same(&image, source, found, &destination)?;
+            found.file_type().is_block_device()
         }
+        None => false,
+    };
+    // A device has no room beside it.
+    let scratch = match is_device {
+        true => std::env::temp_dir(),
+        false => directory_of(&destination),
+    };
+    let unpack_options = UnpackOptions {
+        engine: options.copy.engine.clone(),
+        max_bytes: match options.max_bytes {
+            Some(bytes) => bytes,
+            None => free_bytes(&scratch),
+        },
+        cancel: Arc::clone(&options.copy.cancel),
+    };
+    let new_scratch = || {
+        let file = new_unnamed(&scratch);
+        file.map_err(|error| target_error(&scratch.join("(unpacked image)"), error))
+    };
+    let (planner, unpacked) = unpack::open(image, declared, new_scratch, &unpack_options)?;
+    let summary = match found {
+        Some(_) if is_device => to_device(planner, declared, &destination, options),
         Some(found) if !found.is_file() => Err(Error::new(
             ErrorKind::BadTarget,
             format!(
@@ -89,6 +123,42 @@ pub fn convert(
             ),
         )),
         existing => to_file(planner, &destination, existing.as_ref(), options),
+    }?;
+    Ok(Converted { summary, unpacked })
+}
+
+/// A file without a name, to read and write: for what is not needed any more when this program has ended.
+pub fn new_unnamed(directory: &Path) -> io::Result<File> {
+    let unnamed = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_TMPFILE)
+        .open(directory);
+    match unnamed {
+        Err(error) if is_without_unnamed_files(&error) => {
+            let temporary = Temporary::beside(&directory.join("unpacked"));
+            // It loses its name at once.
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&temporary.0)
+        }
+        opened => opened,
+    }
+}
+
+/// What is free in a directory's file system; everything, where that is not known.
+pub fn free_bytes(directory: &Path) -> u64 {
+    rustix::fs::statvfs(directory).map_or(u64::MAX, |free| free.f_bavail * free.f_frsize)
+}
+
+fn directory_of(destination: &Path) -> PathBuf {
+    match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 
@@ -98,7 +168,8 @@ fn to_device(
     destination: &Path,
     options: &ConvertOptions,
 ) -> Result<Summary> {
-    let target = Target::open_block(destination, Content::Unknown)?;
+    let mut target = Target::open_block(destination, Content::Unknown)?;
+    target.limit(options.max_bytes);
     if let Some(virtual_size) = planner.info().virtual_size {
         target.check_fits(virtual_size)?;
     }
@@ -126,7 +197,11 @@ fn to_file(
         staged.take_over(existing)?;
     }
     let file = staged.file.try_clone().map_err(|e| staged.error(e))?;
-    let target = Target::from_file(file, destination, FileSize::OfImage)?;
+    let mut target = Target::from_file(file, destination, FileSize::OfImage)?;
+    // Of a stream nobody knows the disk's size beforehand; others take what they say, less the holes.
+    let is_stream = matches!(planner.info().format, Format::RawStream(_));
+    let free = is_stream.then(|| free_bytes(&staged.directory));
+    target.limit(options.max_bytes.or(free));
     let summary = Copier::copy_file(planner, target, options.copy.clone())?.commit()?;
     staged.publish(existing.is_some())?;
     Ok(summary)
@@ -207,10 +282,7 @@ impl Staged {
                 format!("{} does not name a file", destination.display()),
             ));
         }
-        let directory = match destination.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let directory = directory_of(destination);
         match open_unnamed(&directory) {
             Ok(file) => Ok(Self {
                 file,

@@ -46,4 +46,5 @@ mod zero;
 pub use copier::{Body, Copier, PlannedImage};
 pub use engine::Engine;
 pub use limit::RateLimiter;
+pub(crate) use local::feed_file;
 pub use options::{CopyOptions, Counters, Summary, Tail, TailPolicy, Zeroed};

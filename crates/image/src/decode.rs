@@ -5,6 +5,9 @@
 //! stream's length only to the sector. A zstd stream may be several frames, the last of which has
 //! to end with the cluster.
 //!
+//! A VMDK's grain is zlib with a checksum, as long as the marker before it says. The last one of a disk
+//! may hold no more than the disk needs of it.
+//!
 //! One difference is known: libdeflate reads a few codes that zlib refuses and no compressor writes
 //! (length symbols 286 and 287, some incomplete codes).
 
@@ -19,6 +22,9 @@ use crate::map::Encoding;
 /// QEMU decodes zstd as a stream, where libzstd by default refuses a frame of unknown length whose
 /// window is greater than this (`ZSTD_MAXWINDOWSIZE_DEFAULT`).
 const MAX_ZSTD_WINDOW: u64 = (1 << 27) + 1;
+
+/// A grain's marker: its first sector on the disk, and the length of its stream.
+const GRAIN_MARKER_BYTES: usize = 12;
 
 /// Decodes compressed clusters, one at a time; every worker thread has its own.
 ///
@@ -44,12 +50,26 @@ impl Decoder {
     /// `input` is the extent's host bytes, `output` a buffer of the cluster's size. It is filled
     /// completely, or the cluster is refused as [`ErrorKind::BadCluster`].
     pub fn decode(&mut self, encoding: Encoding, input: &[u8], output: &mut [u8]) -> Result<()> {
+        self.decode_part(encoding, input, output, output.len())
+    }
+
+    /// Decodes one cluster, of which the disk has the first `needed` bytes.
+    ///
+    /// What a grain does not hold beyond these is zero.
+    pub fn decode_part(
+        &mut self,
+        encoding: Encoding,
+        input: &[u8],
+        output: &mut [u8],
+        needed: usize,
+    ) -> Result<()> {
         let is_filled = match encoding {
             Encoding::Plain => input.get(..output.len()).map(|input| {
                 output.copy_from_slice(input);
             }),
             Encoding::Deflate => self.deflate(input, output),
             Encoding::Zstd => self.zstd(input, output),
+            Encoding::Grain => self.grain(input, output, needed),
         };
         is_filled.ok_or_else(|| {
             Error::new(
@@ -79,6 +99,16 @@ impl Decoder {
         let is_full = self.inflate.total_out() == output.len() as u64;
         (is_full && matches!(status, Status::StreamEnd | Status::BufError | Status::Ok))
             .then_some(())
+    }
+
+    fn grain(&mut self, input: &[u8], output: &mut [u8], needed: usize) -> Option<()> {
+        let (marker, stream) = input.split_first_chunk::<GRAIN_MARKER_BYTES>()?;
+        let [.., l0, l1, l2, l3] = *marker;
+        let len = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).ok()?;
+        let stream = stream.get(..len)?;
+        let filled = self.deflate.zlib_decompress(stream, output).ok()?;
+        output[filled..].fill(0);
+        (filled >= needed).then_some(())
     }
 
     fn zstd(&mut self, mut input: &[u8], output: &mut [u8]) -> Option<()> {

@@ -28,6 +28,8 @@ pub enum ErrorKind {
     NoSpace,
     /// The image cannot be read in one pass, and must be copied from a local file.
     NotOnePass,
+    /// The image is in an archive or a stream, and must be unpacked to a local file first.
+    Packed,
     /// This program did something that it never should.
     Internal,
     /// Refused: the image is not what it was declared to be.
@@ -74,6 +76,7 @@ impl ErrorKind {
             | Self::TooSmall
             | Self::NoSpace
             | Self::NotOnePass
+            | Self::Packed
             | Self::Internal => false,
             Self::NotThisFormat
             | Self::OtherFormat
@@ -103,6 +106,7 @@ named!(ErrorKind, "kind of error", {
     TooSmall => "too_small",
     NoSpace => "no_space",
     NotOnePass => "not_one_pass",
+    Packed => "packed",
     Internal => "internal",
     NotThisFormat => "not_this_format",
     OtherFormat => "other_format",

@@ -8,8 +8,18 @@ use crate::names::named;
 pub enum ImageType {
     /// QEMU's copy-on-write format, versions 2 and 3.
     Qcow2,
-    /// The disk's bytes as they are, possibly inside one gzip, xz, zstd or bzip2 stream.
+    /// The disk's bytes as they are.
     Raw,
+    /// VMware's format, in one file.
+    Vmdk,
+    /// Microsoft's older format.
+    Vhd,
+    /// Microsoft's newer format.
+    Vhdx,
+    /// VirtualBox's format.
+    Vdi,
+    /// Whichever of these the content is.
+    Auto,
 }
 
 /// What an image turned out to be.
@@ -21,6 +31,38 @@ pub enum Format {
     Raw,
     /// The disk's bytes inside one compressed stream.
     RawStream(StreamCodec),
+    /// VMware's format.
+    Vmdk(Layout),
+    /// Microsoft's older format.
+    Vhd(Layout),
+    /// Microsoft's newer format.
+    Vhdx(Layout),
+    /// VirtualBox's format.
+    Vdi(Layout),
+}
+
+/// How an image of a format with several kinds is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// The kind.
+    pub subformat: Subformat,
+    /// What the image's table has an entry for, in bytes; `None` where there is no table.
+    pub block_size: Option<u64>,
+}
+
+/// A format's kinds of images, by the formats' own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Subformat {
+    /// The disk's bytes with something around them, or blocks that are all there.
+    Fixed,
+    /// Blocks that are there once they were written.
+    Dynamic,
+    /// VDI's blocks that are all there.
+    Static,
+    /// VMDK's grains as they are.
+    MonolithicSparse,
+    /// VMDK's grains, compressed.
+    StreamOptimized,
 }
 
 /// What a qcow2 image's header says that a user may want to know.
@@ -72,6 +114,19 @@ pub enum StreamCodec {
 named!(ImageType, "image type", {
     Qcow2 => "qcow2",
     Raw => "raw",
+    Vmdk => "vmdk",
+    Vhd => "vhd",
+    Vhdx => "vhdx",
+    Vdi => "vdi",
+    Auto => "auto",
+});
+
+named!(Subformat, "subformat", {
+    Fixed => "fixed",
+    Dynamic => "dynamic",
+    Static => "static",
+    MonolithicSparse => "monolithicSparse",
+    StreamOptimized => "streamOptimized",
 });
 
 named!(Compression, "cluster compression", {

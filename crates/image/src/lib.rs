@@ -28,6 +28,7 @@
 //! decode   formats
 //! builder   plan
 //! copy
+//! unpack
 //! convert
 //! ```
 
@@ -47,6 +48,7 @@ pub mod names;
 pub mod plan;
 pub mod source;
 mod sys;
+pub mod unpack;
 
 pub use error::{Error, ErrorKind, Result};
 pub use formats::stream;

@@ -82,17 +82,35 @@ pub(crate) const MAX_BITMAP_DIRECTORY_BYTES: u64 = 1024 * MAX_BITMAPS as u64; //
 /// beyond any use; it bounds the time that is spent on them.
 pub(crate) const MAX_BITMAP_TABLE_BYTES: u64 = 64 << 20; // 64 MiB
 
+/// Table of blocks of a VHD, VHDX or VDI image, or a VMDK's grain directory: 16 MiB.
+///
+/// Enough for 4 TiB of VDI, 64 TiB of VHDX with its usual blocks of 32 MiB, and any VHD of 512 KiB
+/// blocks. It is kept while the image is open, beside the batch.
+pub(crate) const MAX_BLOCK_TABLE_BYTES: usize = 16 << 20; // 16 MiB
+
 /// Greatest raw image: 1 PiB, so that its map of 2 GiB extents stays within a batch's budget.
 pub(crate) const MAX_RAW_BYTES: u64 = 1 << 50;
 
-/// Memory for decoding an xz stream: 34 MiB, what `xz -8` needs for its window of 32 MiB.
+/// Memory for decoding any xz stream: 34 MiB, what `xz -8` needs for its window of 32 MiB.
 ///
-/// A window of 64 MiB (`xz -9`) would by itself take all that an image may cost. The default,
-/// `xz -6`, takes 9 MiB.
+/// The default, `xz -6`, takes 9 MiB.
 pub(crate) const MAX_XZ_MEMORY_BYTES: u64 = 34 << 20; // 34 MiB
 
-/// Greatest window of a zstd stream: 2^25 bytes, or 32 MiB, as for xz. Levels up to 20 stay within.
-pub(crate) const MAX_ZSTD_WINDOW_LOG: u32 = 25;
+/// Memory for decoding an xz stream with a larger window, of [`MAX_WINDOWS_BYTES`]: what one of 64 MiB
+/// (`xz -9`) takes, or one of 128 MiB.
+pub(crate) const LARGE_XZ_MEMORY_BYTES: [u64; 2] = [66 << 20, 130 << 20];
+
+/// Window that any zstd stream may have: 2^25 bytes, or 32 MiB, as for xz. Levels up to 20 stay within.
+pub(crate) const FREE_ZSTD_WINDOW_LOG: u32 = 25;
+
+/// Greatest window of a zstd stream: 2^27 bytes, or 128 MiB, of [`MAX_WINDOWS_BYTES`]. It is the limit
+/// of zstd itself unless it is told otherwise: `--ultra -22` and `--long` stay within.
+pub(crate) const MAX_ZSTD_WINDOW_LOG: u32 = 27;
+
+/// Memory for large windows of all streams of a program together: 260 MiB, two of the largest.
+///
+/// A stream that finds it used up waits.
+pub(crate) const MAX_WINDOWS_BYTES: u64 = 260 << 20; // 260 MiB
 
 /// Blocks of a remote image that its plan may be made from, if it is to be read in one pass: 65536.
 ///

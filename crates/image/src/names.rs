@@ -74,7 +74,7 @@ mod tests {
     use super::UnknownName;
     use crate::device::ZeroMethod;
     use crate::error::ErrorKind;
-    use crate::format::{Compression, ImageType, StreamCodec};
+    use crate::format::{Compression, ImageType, StreamCodec, Subformat};
 
     fn check<T>(all: &[T], what: &str)
     where
@@ -95,6 +95,7 @@ mod tests {
         check(ImageType::ALL, "image type");
         check(Compression::ALL, "cluster compression");
         check(StreamCodec::ALL, "stream codec");
+        check(Subformat::ALL, "subformat");
         check(ZeroMethod::ALL, "zeroing method");
         check(ErrorKind::ALL, "kind of error");
     }

@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Format, ImageType};
 use crate::formats::reader::{Batches, Map};
-use crate::formats::reader_of;
+use crate::formats::{packed, reader_of};
 use crate::limits::{MAX_BATCH_BYTES, MAX_FILE_SIZE};
 pub use crate::map::{Batch, Encoding, Extent};
 use crate::source::ReadAt;
@@ -73,7 +73,8 @@ enum State {
 impl<S: ReadAt> Planner<S> {
     /// Reads the header and validates every table that the active layer points to.
     ///
-    /// Every refusal that needs no decompression happens here, before anybody writes a byte.
+    /// Every refusal that needs no decompression happens here, before anybody writes a byte. An image in
+    /// a package that has to be unpacked first is [`ErrorKind::Packed`]; see [`unpack`](crate::unpack).
     pub fn open(source: S, declared: ImageType) -> Result<Self> {
         Self::open_within(source, declared, MAX_BATCH_BYTES)
     }
@@ -91,6 +92,7 @@ impl<S: ReadAt> Planner<S> {
         }
         // Less would not take one cluster's entries, and no batch would ever get anywhere.
         let batch_bytes = batch_bytes.max(MIN_BATCH_BYTES);
+        packed::check(&source, declared)?;
         let opened = reader_of(declared).open(&source, batch_bytes)?;
         Ok(Self {
             info: ImageInfo {

@@ -1,7 +1,7 @@
 //! Jobs: make, list, show, follow, cancel.
 
 use lvp_api::units::{ByteSize, GIB};
-use lvp_api::{JobId, JobState, JobStatus, ProvisionRequest};
+use lvp_api::{JobId, JobState, JobStatus, ProvisionRequest, Verified};
 
 use super::{Context, say_if_more, wait};
 use crate::args::{JobsArgs, ProvisionArgs, ReconnectArgs, WaitArgs};
@@ -20,6 +20,7 @@ pub(super) async fn provision(context: &Context, args: ProvisionArgs) -> Result<
         volume_size_gb: is_whole.then_some(size_bytes / GIB),
         volume_size_bytes: (!is_whole).then_some(size_bytes),
         image_type: args.image_type,
+        checksum: args.checksum,
         correlation_id: args.correlation_id,
         adopt: args.adopt,
     };
@@ -120,6 +121,15 @@ fn row(job: &JobStatus) -> [String; 6] {
     ]
 }
 
+fn verified(verified: Verified) -> String {
+    match verified {
+        Verified::Request => "the request's checksum".to_owned(),
+        Verified::Sidecar => "the image's checksum file".to_owned(),
+        Verified::Sums => "its directory's checksum file".to_owned(),
+        Verified::None => "none: nobody said what the image must be".to_owned(),
+    }
+}
+
 fn describe(job: &JobStatus) -> String {
     // Of a job that did not complete it matters how far it came.
     let is_completed = job.status == JobState::Completed;
@@ -140,6 +150,7 @@ fn describe(job: &JobStatus) -> String {
         ("What to do", job.remedy.clone()),
         ("Image", Some(job.image_url.clone())),
         ("Digest", job.image_digest.clone()),
+        ("Verified by", job.verified.map(verified)),
         ("Cache", cache.map(str::to_owned)),
         ("Cached at", job.image_path.clone()),
         ("Volume", job.volume_name.clone()),

@@ -70,12 +70,14 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Cache(CacheCommand::Fetch {
             image_url,
             image_type,
+            checksum,
             correlation_id,
             wait,
         }) => {
             let request = lvp_api::CacheFetchRequest {
                 image_url,
                 image_type,
+                checksum,
                 correlation_id,
             };
             cache::fetch(&context, &request, &wait).await

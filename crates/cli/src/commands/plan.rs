@@ -17,6 +17,7 @@ pub(super) async fn show(context: &Context, args: PlanArgs) -> Result<Exit, Fail
         volume_size_gb: None,
         volume_size_bytes: Some(size_bytes),
         image_type: args.image_type,
+        checksum: args.checksum,
         correlation_id: None,
         adopt: args.adopt,
     };

@@ -1,6 +1,7 @@
 //! Making room, and sweeping what no longer belongs.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -110,6 +111,18 @@ impl Cache {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A file for an image of so many bytes that has to be unpacked, and how large that may become: what
+    /// fits beside the images under all limits. Images that are not in use make room for as much as the
+    /// packed one has. The file has no name, and is gone when it is closed.
+    pub async fn scratch(&self, packed_bytes: u64) -> Result<(File, u64), CacheError> {
+        let _turn = self.0.room.lock().await;
+        self.make_room(packed_bytes).await?;
+        let used = i128::from(self.usage().await?.size_bytes);
+        let room = u64::try_from(self.room(used, 0).await?.max(0)).unwrap_or(u64::MAX);
+        let file = self.0.disk.run(Files::unnamed).await?;
+        Ok((file, room))
     }
 
     /// How many more bytes fit beside so many used ones, once so many that are on the disk now are

@@ -24,6 +24,9 @@ use crate::threads::blocking;
 /// Rights of the files: others have nothing to look for in them.
 const FILE_MODE: u32 = 0o640;
 
+/// A file that has no name for longer than a moment; swept like any partial file, if that was cut short.
+const SCRATCH: &str = ".lvp-unpacked.partial";
+
 /// The cache's files, for async code.
 #[derive(Debug, Clone)]
 pub(super) struct Disk(Arc<Files>);
@@ -178,6 +181,20 @@ impl Files {
         file.set_len(durable_bytes)
             .map_err(|error| handle.failed("cut the partial image", name, error))?;
         Ok(file)
+    }
+
+    /// A file without a name, for what is not needed any more when it is closed.
+    pub(super) fn unnamed(&self) -> Result<File, CacheError> {
+        let handle = self.handle()?;
+        match handle.open(".", OFlags::RDWR | OFlags::TMPFILE) {
+            Ok(file) => Ok(file),
+            // The file system has none: it loses its name at once.
+            Err(_) => {
+                let file = handle.new_partial(SCRATCH)?;
+                handle.remove(SCRATCH)?;
+                Ok(file)
+            }
+        }
     }
 
     /// Gives a partial file, whose bytes were just hashed, its final name, durably.

@@ -116,14 +116,14 @@ async fn image(source: &Source, config: &Config, url: &str) -> Finding {
 async fn examine(source: &Source, url: &str) -> source::Result<(u64, bool)> {
     let url = source.parse_url(url)?;
     let object = source.resolve(&url).await?;
-    let sidecar = source.sidecar(&url).await?;
+    let checksums = source.checksums(&url, None).await?;
     // Whoever may ask for its size need not be allowed to read it.
     let range = 0..object.size.min(HEADER_BYTES);
     let mut header = source.read_ranges(&object, range, source::RangeOptions::default());
     while let Some(chunk) = header.next().await {
         chunk?;
     }
-    Ok((object.size, sidecar.is_some()))
+    Ok((object.size, !checksums.is_empty()))
 }
 
 #[cfg(test)]

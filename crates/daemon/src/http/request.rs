@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lvp_api::job::CORRELATION_ID_MAX;
 use lvp_api::units::GIB;
-use lvp_api::{ErrorCode, ImageType, VolumeName};
+use lvp_api::{Checksum, ErrorCode, ImageType, VolumeName};
 
 use super::error::ApiError;
 use super::fields::Fields;
@@ -38,12 +38,13 @@ const PROVISION: &[&str] = &[
     "volume_size_gb",
     "volume_size_bytes",
     "image_type",
+    "checksum",
     "correlation_id",
     "adopt",
 ];
 
 /// What a request for the cache may say.
-const CACHE_FETCH: &[&str] = &["image_url", "image_type", "correlation_id"];
+const CACHE_FETCH: &[&str] = &["image_url", "image_type", "checksum", "correlation_id"];
 
 /// The fields of a request for a volume.
 pub(super) async fn provision_fields(request: Request<Body>) -> Result<Fields, ApiError> {
@@ -135,7 +136,8 @@ fn checked_provision(
         .map_err(|error| ApiError::bad_request(format!("volume_name: {error}")))?;
     let gib = fields.whole("volume_size_gb")?;
     let size_bytes = volume_size(gib, fields.whole("volume_size_bytes")?)?;
-    let (image, location) = image(&url, image_type(fields)?, source)?;
+    let (mut image, location) = image(&url, image_type(fields)?, source)?;
+    image.checksum = checksum(fields)?;
     let volume = VolumeRequest {
         name,
         size_bytes,
@@ -153,7 +155,8 @@ pub(super) fn cache_fetch(
     source: &Source,
 ) -> Result<NewJob, ApiError> {
     let checked = || {
-        let (image, location) = image(&image_url(fields)?, image_type(fields)?, source)?;
+        let (mut image, location) = image(&image_url(fields)?, image_type(fields)?, source)?;
+        image.checksum = checksum(fields)?;
         let work = Work::Fetch { image };
         let spec = spec(work, fields.text("correlation_id")?, headers)?;
         Ok(NewJob { spec, location })
@@ -172,7 +175,12 @@ fn image(
         ApiError::new(error.code(), format!("image_url: {}", error.message()))
     })?;
     let url = RequestedUrl::new(url);
-    Ok((ImageRequest { url, image_type }, location))
+    let image = ImageRequest {
+        url,
+        image_type,
+        checksum: None,
+    };
+    Ok((image, location))
 }
 
 fn spec(work: Work, correlation: Option<String>, headers: &HeaderMap) -> Result<JobSpec, ApiError> {
@@ -198,6 +206,17 @@ fn image_type(fields: &Fields) -> Result<ImageType, ApiError> {
             .to_ascii_lowercase()
             .parse()
             .map_err(|error| ApiError::bad_request(format!("image_type: {error}"))),
+    }
+}
+
+/// The digest that the image must have; an empty one is as good as none.
+fn checksum(fields: &Fields) -> Result<Option<Checksum>, ApiError> {
+    match fields.text("checksum")?.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => match text.parse() {
+            Ok(checksum) => Ok(Some(checksum)),
+            Err(error) => Err(ApiError::bad_request(format!("checksum: {error}"))),
+        },
     }
 }
 

@@ -84,6 +84,7 @@ mod tests {
         let image = ImageRequest {
             url: format!("s3://images/{image}").into(),
             image_type: ImageType::Qcow2,
+            checksum: None,
         };
         let spec = JobSpec {
             work: match volume {

@@ -41,17 +41,17 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "sidecar_invalid",
-        "The `.sha256` object holds no digest of the image",
-        "Upload it again: the output of `sha256sum IMAGE`",
+        "A checksum file beside the image holds no digest of it, or says another than the rest",
+        "Upload the one that the error names again: the output of `sha256sum IMAGE`",
     ),
     (
         "checksum_missing",
-        "There is no `.sha256` object, and `cache.require_checksum` is on",
-        "Upload one: `sha256sum IMAGE > IMAGE.sha256`",
+        "Nobody says what the image must be, and `cache.require_checksum` is on",
+        "Upload a checksum file: `sha256sum IMAGE > IMAGE.sha256`; or send `checksum`",
     ),
     (
         "digest_mismatch",
-        "The image does not have the digest that its `.sha256` object says",
+        "The image does not have the digest that the request or a checksum file says",
         "Upload the image and its `.sha256` object again; nothing of it was kept",
     ),
     (
@@ -183,14 +183,19 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
         "Nothing: the daemon downloads it first. If a job fails by this, report it",
     ),
     (
+        "packed",
+        "The image is in an archive or a stream that must be unpacked first",
+        "Nothing: the daemon does so from its cache. If a job fails by this, report it",
+    ),
+    (
         "not_this_format",
         "The image is not what `image_type` says",
-        "Look with `image inspect`; set `image_type`",
+        "Set `image_type` to what the error names, or to `auto`",
     ),
     (
         "other_format",
-        "The image is of a format that is not read (VMDK, VDI, VHDX, ...)",
-        "Convert it: `qemu-img convert -O qcow2`, on a machine that may handle it",
+        "The image is not the raw disk that `image_type` says, or of a format that is not read",
+        "Set `image_type` to what the error names, or convert it: `qemu-img convert -O qcow2`",
     ),
     (
         "backing_file",
@@ -214,7 +219,7 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "unknown_feature",
-        "The image uses a feature of qcow2 that this release does not know",
+        "The image uses a feature of its format that this release does not know",
         "Convert it with fewer options: `qemu-img convert -O qcow2 -o compat=1.1`",
     ),
     (
@@ -249,8 +254,8 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "bad_stream",
-        "The compressed raw image cannot be unpacked",
-        "Test it where it comes from (`gzip -t`, `xz -t`, `zstd -t`); upload it again",
+        "The stream or the archive around the image is damaged",
+        "Test it where it comes from (`gzip -t`, `xz -t`, `zstd -t`, `tar -t`); upload it again",
     ),
     (
         "too_large",

@@ -1,6 +1,6 @@
 //! One job as the daemon keeps it.
 
-use lvp_api::{JobId, JobState, JobStatus, Progress, Sha256Digest};
+use lvp_api::{JobId, JobState, JobStatus, Progress, Sha256Digest, Verified};
 
 use super::advice;
 use super::work::Work;
@@ -59,6 +59,8 @@ pub struct Job {
     pub volume_path: Option<String>,
     /// Digest of the image.
     pub image_digest: Option<Sha256Digest>,
+    /// What the image was verified against.
+    pub verified: Option<Verified>,
     /// What an operator may want to know.
     pub notes: Vec<String>,
     /// How far it is.
@@ -87,6 +89,7 @@ impl Job {
             image_path: None,
             volume_path: None,
             image_digest: None,
+            verified: None,
             notes: Vec::new(),
             progress: None,
             attempts: 0,
@@ -123,6 +126,7 @@ impl Job {
             volume_name: work.volume().map(|volume| volume.name.to_string()),
             volume_path: self.volume_path.clone(),
             image_digest: self.image_digest.map(|digest| digest.to_string()),
+            verified: self.verified,
             notes: self.notes.clone(),
             attempts: self.attempts,
             created_at: self.created_at.clone(),
@@ -146,6 +150,7 @@ mod tests {
                 image: ImageRequest {
                     url: "s3://images/a.qcow2".to_owned().into(),
                     image_type: ImageType::Qcow2,
+                    checksum: None,
                 },
             },
             correlation_id: None,

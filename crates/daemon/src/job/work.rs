@@ -3,7 +3,7 @@
 //! A further kind (an image that is written to a volume of its own, a clone of a volume) is a further variant:
 //! the compiler then names every place that has to know it.
 
-use lvp_api::{ImageType, JobKind, VolumeName};
+use lvp_api::{Checksum, ImageType, JobKind, VolumeName};
 
 use crate::source::url::RequestedUrl;
 
@@ -31,6 +31,8 @@ pub struct ImageRequest {
     pub url: RequestedUrl,
     /// Its declared format.
     pub image_type: ImageType,
+    /// What its bytes must be.
+    pub checksum: Option<Checksum>,
 }
 
 /// The volume that a job writes.
@@ -80,6 +82,7 @@ impl Work {
         let (mine, others) = (self.image(), other.image());
         mine.url.identity() == others.url.identity()
             && mine.image_type == others.image_type
+            && mine.checksum == others.checksum
             && self.volume() == other.volume()
     }
 }
@@ -92,6 +95,7 @@ mod tests {
         ImageRequest {
             url: RequestedUrl::new(url),
             image_type: ImageType::Raw,
+            checksum: None,
         }
     }
 

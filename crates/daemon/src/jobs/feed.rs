@@ -177,6 +177,7 @@ mod tests {
         let image = ImageRequest {
             url: "s3://images/a.qcow2".to_owned().into(),
             image_type: ImageType::Qcow2,
+            checksum: None,
         };
         let spec = JobSpec {
             work: Work::Fetch { image },

@@ -12,6 +12,7 @@ use super::steps::{cached, format_of};
 use crate::cache::Peek;
 use crate::error::chain;
 use crate::job::error::JobError;
+use crate::job::kind::JobErrorKind;
 use crate::job::record::NewJob;
 use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::ObjectMeta;
@@ -60,20 +61,25 @@ async fn look_at_image(
     let source = &services.source;
     let object = source.resolve(&new.location).await?;
     plan.object_bytes = Some(object.size);
-    let sidecar = source.sidecar(&new.location).await?;
+    let checksums = source.checksums(&new.location, image.checksum).await?;
+    let sidecar = checksums.sha256.as_ref().map(|announced| announced.digest);
     plan.expected_digest = sidecar.map(|digest| digest.to_string());
-    if sidecar.is_none() {
+    if checksums.is_empty() {
         let url = &plan.image_url;
         if services.settings.require_checksum {
-            let problem = format!("{url}.sha256 is not there, and cache.require_checksum is on");
+            let problem = format!(
+                "{url}.sha256 is not there nor another checksum, and cache.require_checksum is on"
+            );
             plan.problems.push(problem);
         } else {
-            let warning = format!("{url}.sha256 is not there: the image cannot be verified");
+            let warning = format!(
+                "{url}.sha256 is not there nor another checksum: the image cannot be verified"
+            );
             plan.warnings.push(warning);
         }
     }
     let declared = format_of(image.image_type);
-    let info = match services.cache.peek(&object, sidecar).await? {
+    let opened = match services.cache.peek(&object, sidecar).await? {
         Peek::Hit(pin) => {
             plan.cache = Some(CacheState::Hit);
             blocking(move || {
@@ -81,7 +87,7 @@ async fn look_at_image(
                 let file = file.map_err(|error| cached(&pin, "cannot be opened").because(error))?;
                 Ok::<_, JobError>(Planner::open(file, declared)?.info().clone())
             })
-            .await??
+            .await?
         }
         found => {
             let is_fetched = matches!(found, Peek::Fetching);
@@ -98,10 +104,17 @@ async fn look_at_image(
             let _ended = cancel.clone().drop_guard();
             let reader = source.reader(&object, cancel);
             blocking(move || Ok::<_, JobError>(Planner::open(reader, declared)?.info().clone()))
-                .await??
+                .await?
         }
     };
-    show(&info, plan);
+    match opened {
+        Ok(info) => show(&info, plan),
+        // What is inside shows only once it has been fetched and unpacked.
+        Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
+            plan.warnings.push(chain(&error));
+        }
+        Err(error) => return Err(error),
+    }
     Ok(())
 }
 
@@ -110,6 +123,10 @@ fn show(info: &ImageInfo, plan: &mut Plan) {
         Format::Qcow2(_) => "qcow2".to_owned(),
         Format::Raw => "raw".to_owned(),
         Format::RawStream(codec) => format!("raw in {codec}"),
+        Format::Vmdk(layout) => format!("vmdk ({})", layout.subformat),
+        Format::Vhd(layout) => format!("vhd ({})", layout.subformat),
+        Format::Vhdx(layout) => format!("vhdx ({})", layout.subformat),
+        Format::Vdi(layout) => format!("vdi ({})", layout.subformat),
     });
     plan.virtual_bytes = info.virtual_size;
     plan.bytes_to_write = info.virtual_size.map(|_| info.allocated_bytes);

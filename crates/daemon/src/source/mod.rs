@@ -4,7 +4,7 @@
 //! text --parse_url--> ImageUrl --resolve--> ObjectMeta --read_ranges--> chunks in order
 //!   url.rs: no packet     |        HEAD         |         ranges.rs + fetch.rs
 //!                         |                     +-reader--> ReadAt for the image crate
-//!                         +--sidecar--> digest              reader.rs
+//!                         +--checksums--> digests           reader.rs
 //! ```
 //!
 //! # Who owns what
@@ -28,6 +28,7 @@
 //! and re-encodes keys. Requests go through one `reqwest` client that follows no redirect, knows
 //! no proxy and retries nothing by itself.
 
+mod checksums;
 pub mod error;
 mod fetch;
 mod http;
@@ -42,7 +43,7 @@ mod record;
 mod refusal;
 mod retry;
 mod settings;
-mod sidecar;
+mod sums;
 pub mod url;
 
 use std::ops::Range;
@@ -51,12 +52,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ::http::{HeaderMap, Method, StatusCode, header};
-use lvp_api::Sha256Digest;
 use reqwest::Response;
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+pub use checksums::Checksums;
 pub use error::{Result, SourceError, SourceErrorKind};
 use fetch::{byte_range, total_size};
 pub use http::Counters;
@@ -73,8 +74,6 @@ use retry::{Budget, Failure};
 pub use settings::{RangeOptions, SourceSettings};
 pub use url::{ImageUrl, UrlPolicy};
 
-/// Longest sidecar that is read: `sha256sum` of a few hundred files.
-const MAX_SIDECAR_BYTES: usize = 64 << 10; // 64 KiB
 /// A health probe that takes longer counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -152,30 +151,6 @@ impl Source {
                 Err(failure) => budget.pause(failure).await?,
             }
         }
-    }
-
-    /// Reads the object's `.sha256` sidecar; `None` when the server says that there is none.
-    ///
-    /// S3 answers 403 for a missing object when the credentials may not list its bucket. That is
-    /// an error here: otherwise a policy's slip would silently turn verification off. A URL with a
-    /// query (pre-signed) covers one object only, and has no sidecar.
-    pub async fn sidecar(&self, url: &ImageUrl) -> Result<Option<Sha256Digest>> {
-        let Some(sidecar) = url.sidecar() else {
-            return Ok(None);
-        };
-        let mut budget = self.budget();
-        let text = loop {
-            match self.inner.read_small(&sidecar).await {
-                Ok(text) => break text,
-                Err(failure) => match budget.pause(failure).await {
-                    Err(error) if error.kind() == SourceErrorKind::NotFound => return Ok(None),
-                    result => result?,
-                },
-            }
-        };
-        sidecar::parse(&text, &url.base_name())
-            .map(Some)
-            .map_err(|found| sidecar_invalid(&sidecar, &found))
     }
 
     /// Reads a part of the object in order, several ranges at once. Dropping the reader frees its
@@ -324,7 +299,7 @@ impl Inner {
     }
 
     /// Reads a whole small object.
-    async fn read_small(&self, url: &ImageUrl) -> Result<Vec<u8>, Failure> {
+    async fn read_small(&self, url: &ImageUrl, max_bytes: usize) -> Result<Vec<u8>, Failure> {
         let mut location = self.locate(url)?;
         let mut response = self
             .client
@@ -340,8 +315,9 @@ impl Inner {
             .map_err(|error| no_answer(&location, error))?
         {
             body.extend_from_slice(&chunk);
-            if body.len() > MAX_SIDECAR_BYTES {
-                return Err(sidecar_invalid(url, "it is larger than 64 KiB").into());
+            if body.len() > max_bytes {
+                let found = format!("it is larger than {} KiB", max_bytes >> 10);
+                return Err(checksums::invalid(url, &found).into());
             }
         }
         Ok(body)
@@ -383,11 +359,4 @@ fn announced_length(response: &Response) -> Option<u64> {
     header_text(response.headers(), header::CONTENT_LENGTH)?
         .parse()
         .ok()
-}
-
-fn sidecar_invalid(sidecar: &ImageUrl, found: &str) -> SourceError {
-    SourceError::new(
-        SourceErrorKind::SidecarInvalid,
-        format!("The sidecar {sidecar} holds no SHA-256 digest of the image: {found}"),
-    )
 }

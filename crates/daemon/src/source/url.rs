@@ -195,6 +195,15 @@ impl UrlPolicy {
     }
 }
 
+/// An object that is named after another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sibling {
+    /// It has this after the other's name.
+    Suffix(&'static str),
+    /// It has this name, in the other's directory.
+    Beside(&'static str),
+}
+
 impl ImageUrl {
     /// The last segment of the object's name: what `sha256sum` would have printed beside a digest.
     pub fn base_name(&self) -> String {
@@ -210,17 +219,24 @@ impl ImageUrl {
         matches!(self.0, Location::Object { .. })
     }
 
-    /// The object's checksum sidecar; `None` where the URL's query covers this one object only.
-    pub(crate) fn sidecar(&self) -> Option<Self> {
+    /// Another object that is named after this one; `None` where the URL's query covers this one only.
+    pub(crate) fn sibling(&self, sibling: Sibling) -> Option<Self> {
+        let renamed = |name: &str| match sibling {
+            Sibling::Suffix(suffix) => format!("{name}{suffix}"),
+            Sibling::Beside(other) => {
+                let directory = name.rfind('/').map_or("", |at| &name[..=at]);
+                format!("{directory}{other}")
+            }
+        };
         match &self.0 {
             Location::Object { bucket, key } => Some(Self(Location::Object {
                 bucket: bucket.clone(),
-                key: format!("{key}.sha256"),
+                key: renamed(key),
             })),
             Location::Web(url) if url.query().is_some() => None,
             Location::Web(url) => {
                 let mut url = url.clone();
-                url.set_path(&format!("{}.sha256", url.path()));
+                url.set_path(&renamed(url.path()));
                 Some(Self(Location::Web(url)))
             }
         }

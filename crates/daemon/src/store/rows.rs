@@ -33,6 +33,16 @@ where
     text.parse().map_err(|error| unreadable(column, error))
 }
 
+fn parsed_if_any<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
+where
+    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    match row.get::<_, Option<String>>(column)? {
+        None => Ok(None),
+        Some(_) => parsed(row, column).map(Some),
+    }
+}
+
 pub(super) fn image_type(row: &Row<'_>) -> rusqlite::Result<ImageType> {
     parsed(row, "image_type")
 }
@@ -75,6 +85,7 @@ fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
     let image = ImageRequest {
         url: shown_url(row)?,
         image_type: image_type(row)?,
+        checksum: parsed_if_any(row, "checksum")?,
     };
     Ok(match parsed(row, "kind")? {
         JobKind::Provision => Work::Provision {
@@ -99,10 +110,6 @@ pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
             error_type: row.get("error_type")?,
         }),
     };
-    let image_digest = match row.get::<_, Option<String>>("image_digest")? {
-        None => None,
-        Some(_) => Some(parsed(row, "image_digest")?),
-    };
     Ok(Job {
         id: parsed(row, "id")?,
         spec: JobSpec {
@@ -116,7 +123,8 @@ pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         cache_hit: row.get("cache_hit")?,
         image_path: row.get("image_path")?,
         volume_path: row.get("volume_path")?,
-        image_digest,
+        image_digest: parsed_if_any(row, "image_digest")?,
+        verified: parsed_if_any(row, "verified")?,
         notes: from_json(row, "notes")?.unwrap_or_default(),
         progress: from_json(row, "progress")?,
         attempts: row.get("attempts")?,

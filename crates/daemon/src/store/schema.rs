@@ -8,13 +8,14 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// The schema's version, kept in the file's `user_version`.
-pub(super) const VERSION: i32 = 3;
+pub(super) const VERSION: i32 = 4;
 
 /// What brings a database from one version to the next.
-const STEPS: [(i32, &str); 3] = [
+const STEPS: [(i32, &str); 4] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
     (3, include_str!("schema-3.sql")),
+    (4, include_str!("schema-4.sql")),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.

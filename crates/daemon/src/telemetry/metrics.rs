@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lvp_api::{ImageType, JobId, JobState};
+use lvp_api::{ImageType, JobId, JobState, Verified};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -86,6 +86,7 @@ pub struct Metrics {
     cache_misses: Counter,
     cache_hit_ratio: Number,
     images_downloaded: Counter,
+    images_verified: Family<Labels<1>, Counter>,
     download_size: Histograms<1>,
     image_errors: Family<Labels<2>, Counter>,
     storage_operations: Family<Labels<2>, Counter>,
@@ -272,6 +273,13 @@ impl Metrics {
         self.download_size
             .get_or_create(&[("image_type", image_type.as_str().into())])
             .observe(float(bytes));
+    }
+
+    /// It was found out what a job's image is verified against.
+    pub fn image_verified(&self, verified: Verified) {
+        self.images_verified
+            .get_or_create(&[("verified", verified.as_str().into())])
+            .inc();
     }
 
     /// A stage was completed.

@@ -27,9 +27,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lvp_api::Sha256Digest;
+use lvp_api::{Sha256Digest, Sha512Digest};
 use lvp_image::buffer::{BufferPool, PooledBuf};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -62,6 +62,8 @@ const QUEUED_PIECES: usize = 2;
 pub struct Streamed<W> {
     /// SHA-256 of every byte of the object.
     pub digest: Sha256Digest,
+    /// SHA-512 of them, if that was an aim.
+    pub sha512: Option<Sha512Digest>,
     /// The complete partial file.
     pub file: File,
     /// From the first request for the object's bytes to its last byte.
@@ -122,11 +124,13 @@ pub async fn stream<O: Outlet>(
     let (download, ()) = fetched?;
     let Pumped {
         digest,
+        sha512,
         file,
         written,
     } = pumped?;
     Ok(Streamed {
         digest,
+        sha512,
         file,
         download,
         written,
@@ -176,6 +180,7 @@ struct Pump {
 /// What the pump yields.
 struct Pumped<W> {
     digest: Sha256Digest,
+    sha512: Option<Sha512Digest>,
     file: File,
     written: W,
 }
@@ -200,11 +205,15 @@ impl Pump {
             .map_err(|error| self.cache_failed(error))?;
         let durable = self.durable.clone();
         let start = self.start;
-        let Aims { mut outlet, check } = aims;
+        let Aims {
+            mut outlet,
+            check,
+            sha512,
+        } = aims;
         thread::scope(|scope| {
             let (to_digest, for_digest) = sync_channel::<Bytes>(QUEUED_PIECES);
             let (to_cache, for_cache) = sync_channel::<Bytes>(QUEUED_PIECES);
-            let digest = scope.spawn(move || digest(for_digest, check));
+            let digest = scope.spawn(move || digest(for_digest, check, sha512));
             let cache = scope.spawn(move || cachefile::write(&file, start, for_cache, &durable));
             let moved = self.pump(
                 &mut chunks,
@@ -220,7 +229,7 @@ impl Pump {
             let digest = digest.join();
             let cache = cache.join();
             // First, as a plan of another object is why the rest may have failed.
-            let (digest, check) = digest.map_err(panicked)??;
+            let (digest, sha512, check) = digest.map_err(panicked)??;
             let received = moved?;
             cache
                 .map_err(panicked)?
@@ -234,6 +243,7 @@ impl Pump {
             check.map(PlanCheck::finish).transpose()?;
             Ok(Pumped {
                 digest,
+                sha512,
                 file: self.file,
                 written: written?,
             })
@@ -336,20 +346,29 @@ impl<O: Outlet> Consumers<'_, O> {
     }
 }
 
+/// The digests of what came, and the comparison with the plan.
+type Digested = (Sha256Digest, Option<Sha512Digest>, Option<PlanCheck>);
+
 /// Hashes all pieces, and ends early when they are not those that the plan was made from. Gives the
 /// comparison back, which is over only when the object is.
 fn digest(
     pieces: Receiver<Bytes>,
     mut check: Option<PlanCheck>,
-) -> Result<(Sha256Digest, Option<PlanCheck>), SourceError> {
+    sha512: bool,
+) -> Result<Digested, SourceError> {
     let mut hasher = Sha256::new();
+    let mut sha512 = sha512.then(Sha512::new);
     for piece in pieces {
         if let Some(check) = &mut check {
             check.push(&piece)?;
         }
         hasher.update(&piece);
+        if let Some(sha512) = &mut sha512 {
+            sha512.update(&piece);
+        }
     }
-    Ok((Sha256Digest::new(hasher.finalize().into()), check))
+    let sha512 = sha512.map(|hasher| Sha512Digest::new(hasher.finalize().into()));
+    Ok((Sha256Digest::new(hasher.finalize().into()), sha512, check))
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> TransferError {

@@ -24,6 +24,16 @@ pub struct Aims<O> {
     pub(super) outlet: O,
     /// Compares the bytes with those that the plan was made from.
     pub(super) check: Option<PlanCheck>,
+    /// Takes the SHA-512 as well.
+    pub(super) sha512: bool,
+}
+
+impl<O> Aims<O> {
+    /// Whether the SHA-512 of all bytes is wanted as well.
+    pub fn with_sha512(mut self, wanted: bool) -> Self {
+        self.sha512 = wanted;
+        self
+    }
 }
 
 impl Aims<CacheOnly> {
@@ -32,6 +42,7 @@ impl Aims<CacheOnly> {
         Self {
             outlet: CacheOnly,
             check,
+            sha512: false,
         }
     }
 }
@@ -45,6 +56,7 @@ impl Aims<ToVolume> {
                 started: Instant::now(),
             },
             check: Some(check),
+            sha512: false,
         }
     }
 }

@@ -48,8 +48,8 @@ async fn bad_requests_are_refused_field_by_field() {
         ),
         (with("volume_size_bytes", json!(1)), "both given"),
         (
-            with("image_type", json!("vmdk")),
-            "image_type: \"vmdk\" is no image type: use one of qcow2, raw",
+            with("image_type", json!("qed")),
+            "image_type: \"qed\" is no image type: use one of ",
         ),
         (with("correlation_id", json!(long)), "129 characters"),
         (

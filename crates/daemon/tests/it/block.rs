@@ -125,6 +125,7 @@ impl Bench {
             image: ImageRequest {
                 url: url.to_owned().into(),
                 image_type: ImageType::Qcow2,
+                checksum: None,
             },
             volume: VolumeRequest {
                 name: "vm".parse().expect("a name"),

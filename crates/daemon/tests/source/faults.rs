@@ -347,12 +347,12 @@ async fn resolving_and_sidecars_have_a_budget_too() {
         assert_eq!(setup.source.resolve(&url).await.unwrap().size, SIZE);
         setup.proxy.clear();
         setup.proxy.inject(Rule::new(fault.clone()).times(3));
-        assert!(setup.source.sidecar(&url).await.unwrap().is_some());
+        assert!(!setup.source.checksums(&url, None).await.unwrap().is_empty());
         setup.proxy.clear();
         setup.proxy.inject(Rule::new(fault));
         let error = setup.source.resolve(&url).await.unwrap_err();
         assert_eq!((error.attempts(), error.is_transient()), (4, true));
-        let error = setup.source.sidecar(&url).await.unwrap_err();
+        let error = setup.source.checksums(&url, None).await.unwrap_err();
         assert_eq!((error.attempts(), error.is_transient()), (4, true));
     }
 }
@@ -441,7 +441,7 @@ async fn a_sidecar_that_may_not_be_seen_is_an_error_and_not_absent() {
     };
     setup.proxy.inject(Rule::new(denied));
     let url = setup.source.parse_url(URL).unwrap();
-    let error = setup.source.sidecar(&url).await.unwrap_err();
+    let error = setup.source.checksums(&url, None).await.unwrap_err();
     check_error(&error, SourceErrorKind::AccessDenied, "list the bucket");
 }
 

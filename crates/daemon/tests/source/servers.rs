@@ -7,7 +7,7 @@ use lvp_testkit::require::require;
 use lvp_testkit::s3::{Objects, S3};
 use lvp_testkit::tls::TestCa;
 use provisioner::secret::Secret;
-use provisioner::source::{RangeOptions, Source, SourceErrorKind, SourceSettings};
+use provisioner::source::{RangeOptions, Source, SourceError, SourceErrorKind, SourceSettings};
 
 use super::{
     OPTIONS, RANGE_BYTES, check_error, collect, pattern, read_all, resolve, settings, source,
@@ -82,7 +82,8 @@ async fn check_sidecars(endpoint: &str, objects: &Objects) {
         .unwrap();
     let read = async |key: &str| {
         let url = source.parse_url(&format!("s3://images/{key}")).unwrap();
-        source.sidecar(&url).await
+        let checksums = source.checksums(&url, None).await?;
+        Ok::<_, SourceError>(checksums.sha256.map(|announced| announced.digest))
     };
     assert_eq!(
         read("with.img").await.unwrap().unwrap().to_string(),
@@ -133,7 +134,7 @@ async fn check_wrong_credentials(endpoint: &str, objects: &Objects) {
         );
         assert_eq!(error.attempts(), 1);
         let url = source.parse_url("s3://images/there.img").unwrap();
-        let error = source.sidecar(&url).await.unwrap_err();
+        let error = source.checksums(&url, None).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::AccessDenied);
         if settings.access_key.is_some() {
             let error = source.probe().await.unwrap_err();

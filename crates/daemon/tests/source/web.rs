@@ -1,5 +1,6 @@
 //! Allowed hosts that are no object storage of ours, and redirects.
 
+use lvp_api::Verified;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use lvp_testkit::s3::S3;
 use provisioner::source::{Source, SourceErrorKind, SourceSettings};
@@ -55,9 +56,12 @@ async fn an_allowed_host_is_read_without_our_credentials() {
         assert_eq!(request.header("authorization"), None);
     }
     let parsed = source.parse_url(&mirror.url()).unwrap();
-    assert_eq!(source.sidecar(&parsed).await.unwrap(), None);
+    assert_eq!(
+        source.checksums(&parsed, None).await.unwrap().verified(),
+        Verified::None
+    );
     mirror.server.objects().put_sidecar("img", "k").unwrap();
-    assert!(source.sidecar(&parsed).await.unwrap().is_some());
+    assert!(!source.checksums(&parsed, None).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -96,7 +100,7 @@ async fn a_redirect_to_a_host_that_is_not_allowed_is_refused() {
         "minio.allowed_hosts",
     );
     let url = source.parse_url(&mirror.url()).unwrap();
-    let error = source.sidecar(&url).await.unwrap_err();
+    let error = source.checksums(&url, None).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::HostNotAllowed);
     assert!(mirror.server.traffic().objects().is_empty());
 }

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::cut::{Cutter, Select};
 use super::feed::{MapFeeder, StreamFeeder};
-use super::local::LocalSource;
+use super::local::{LocalSource, feed_file};
 use super::options::{CopyOptions, MAX_WORKERS, Summary, TailPolicy};
 use super::output::Output;
 use super::pool::WorkerPool;
@@ -17,7 +17,6 @@ use super::stop::{StopSignal, cancelled};
 use super::verifier::Verifier;
 use super::work::{SpanBytes, Work};
 use super::writer::Writer;
-use crate::buffer::AlignedBuf;
 use crate::device::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Format;
@@ -25,9 +24,6 @@ use crate::formats::stream::StreamDecoder;
 use crate::map::Batch;
 use crate::plan::{ImageInfo, Planner};
 use crate::source::{FileSource, ReadAt};
-
-/// How a compressed raw file is read: in pieces that decode in a moment.
-const STREAM_READ_BYTES: usize = 1 << 20; // 1 MiB
 
 /// A hole in a sparse raw image is skipped from this length on.
 const MIN_HOLE_BYTES: u64 = 1 << 20; // 1 MiB
@@ -91,7 +87,8 @@ impl Copier {
                 Feeder::Map(MapFeeder::new(Some(batch)))
             }
             (None, Format::RawStream(codec)) => {
-                let feeder = StreamFeeder::new(*codec, Arc::clone(&output), stop)?;
+                let windows = options.engine.windows();
+                let feeder = StreamFeeder::new(*codec, windows, Arc::clone(&output), stop)?;
                 Feeder::Stream(Box::new(feeder))
             }
             // A disk of no bytes needs no batch.
@@ -176,7 +173,9 @@ impl Copier {
     ) -> Result<u64> {
         let stop = Arc::new(StopSignal::new(Arc::clone(&options.cancel)));
         if let Format::RawStream(codec) = planner.info().format {
-            let mut decoder = StreamDecoder::new(codec)?;
+            let waiting = Arc::clone(&stop);
+            let windows = options.engine.windows();
+            let mut decoder = StreamDecoder::within(codec, windows, move || waiting.is_set())?;
             let mut nowhere = |_: &[u8]| stop.check();
             feed_file(planner.source(), |chunk| decoder.push(&chunk, &mut nowhere))?;
             return decoder.finish(&mut nowhere);
@@ -233,6 +232,7 @@ impl Body {
             virtual_size,
             source_bytes: counters.source_bytes.load(Ordering::Relaxed),
             written_bytes: counters.written_bytes.load(Ordering::Relaxed),
+            ignored_bytes: counters.ignored_bytes.load(Ordering::Relaxed),
             zeroed: output.zeroed(),
             tail,
             direct: target.is_direct(),
@@ -354,21 +354,4 @@ fn hole_ahead(cutter: &Cutter, source: &LocalSource, data: &mut Range<u64>) -> O
     *data = next_data..source.next_hole(next_data);
     let hole = host.start..host.end.min(next_data);
     (hole.end - hole.start >= MIN_HOLE_BYTES).then_some(hole)
-}
-
-/// Reads a file front to back, in chunks.
-fn feed_file(source: &FileSource, mut feed: impl FnMut(Bytes) -> Result<()>) -> Result<()> {
-    let local = LocalSource::new(source)?;
-    let mut buffer = AlignedBuf::new(2 * STREAM_READ_BYTES)
-        .map_err(|e| Error::io(ErrorKind::Read, "Allocating a buffer failed", e))?;
-    let mut chunk = BytesMut::new();
-    let mut offset = 0;
-    while offset < source.len() {
-        let end = source.len().min(offset + STREAM_READ_BYTES as u64);
-        let inside = local.read(&(offset..end), &mut buffer)?;
-        chunk.extend_from_slice(&buffer[inside]);
-        feed(chunk.split().freeze())?;
-        offset = end;
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What copies have in common: contexts for asynchronous writes, and buffers.
+//! What copies have in common: contexts for asynchronous writes, buffers, and the budget for windows.
 //!
 //! ```text
 //! Engine --lease()--> Lease (one for each worker) --> context, buffers
@@ -11,6 +11,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::formats::stream::Windows;
 use crate::sys::{AlignedBuf, AsyncWrites, HUGE_PAGE_BYTES};
 
 /// A buffer: room for a span, for the longest compressed cluster (a 2 MiB cluster's descriptor can
@@ -31,6 +32,7 @@ const MAX_IDLE_CONTEXTS: usize = 32;
 #[derive(Debug, Clone, Default)]
 pub struct Engine {
     idle: Arc<Mutex<Idle>>,
+    windows: Windows,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +46,11 @@ impl Engine {
     /// An engine without anything yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What all copies together may have of large windows.
+    pub(crate) fn windows(&self) -> Windows {
+        self.windows.clone()
     }
 
     /// One worker's access.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
@@ -15,7 +16,7 @@ use super::work::{SpanBytes, Work};
 use crate::buffer::{BufferPool, PooledBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::StreamCodec;
-use crate::formats::stream::StreamDecoder;
+use crate::formats::stream::{StreamDecoder, Windows};
 use crate::map::Batch;
 
 /// Chunks smaller than this are copied together first, so that a source of tiny chunks costs
@@ -170,11 +171,13 @@ struct Blocks {
 impl StreamFeeder {
     pub(crate) fn new(
         codec: StreamCodec,
+        windows: Windows,
         output: Arc<Output>,
         stop: Arc<StopSignal>,
     ) -> Result<Self> {
+        let waiting = Arc::clone(&stop);
         Ok(Self {
-            decoder: StreamDecoder::new(codec)?,
+            decoder: StreamDecoder::within(codec, windows, move || waiting.is_set())?,
             blocks: Blocks {
                 pool: BufferPool::new(BLOCKS, BLOCK_BYTES),
                 output,
@@ -201,6 +204,9 @@ impl StreamFeeder {
             decoder,
             mut blocks,
         } = self;
+        let ignored = decoder.ignored_bytes();
+        let counters = blocks.output.counters();
+        counters.ignored_bytes.store(ignored, Ordering::Relaxed);
         let result = decoder.finish(&mut |piece| blocks.take(piece, workers));
         workers.check()?;
         result?;

@@ -6,9 +6,15 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
+use bytes::{Bytes, BytesMut};
+
+use crate::buffer::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{FileSource, ReadAt};
 use crate::sys;
+
+/// How a compressed file is read: in pieces that decode in a moment.
+const STREAM_READ_BYTES: usize = 1 << 20; // 1 MiB
 
 /// What direct reads are aligned to where the file system does not tell: enough for all.
 const DEFAULT_ALIGN: u64 = sys::PAGE_BYTES as u64;
@@ -135,6 +141,26 @@ impl LocalSource {
         }
         Ok(inside)
     }
+}
+
+/// Reads a file front to back, in chunks.
+pub(crate) fn feed_file(
+    source: &FileSource,
+    mut feed: impl FnMut(Bytes) -> Result<()>,
+) -> Result<()> {
+    let local = LocalSource::new(source)?;
+    let mut buffer = AlignedBuf::new(2 * STREAM_READ_BYTES)
+        .map_err(|e| Error::io(ErrorKind::Read, "Allocating a buffer failed", e))?;
+    let mut chunk = BytesMut::new();
+    let mut offset = 0;
+    while offset < source.len() {
+        let end = source.len().min(offset + STREAM_READ_BYTES as u64);
+        let inside = local.read(&(offset..end), &mut buffer)?;
+        chunk.extend_from_slice(&buffer[inside]);
+        feed(chunk.split().freeze())?;
+        offset = end;
+    }
+    Ok(())
 }
 
 fn index(bytes: u64) -> io::Result<usize> {

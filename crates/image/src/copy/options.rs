@@ -35,6 +35,8 @@ pub struct Counters {
     pub written_bytes: AtomicU64,
     /// Bytes of the target that were zeroed, its tail included.
     pub zeroed_bytes: AtomicU64,
+    /// Bytes behind a compressed stream that were ignored, as the codec's own tool does.
+    pub ignored_bytes: AtomicU64,
 }
 
 /// How to copy.
@@ -102,6 +104,8 @@ pub struct Summary {
     pub source_bytes: u64,
     /// Bytes written to the target.
     pub written_bytes: u64,
+    /// Bytes behind a compressed stream that were ignored, as the codec's own tool does.
+    pub ignored_bytes: u64,
     /// What was zeroed, by method; empty where everything was known to be zero.
     pub zeroed: Vec<Zeroed>,
     /// What became of the bytes beyond the disk.

@@ -1,7 +1,7 @@
 //! What one thread does to find out whether an image decodes: nothing is written.
 
 use super::engine::Lease;
-use super::view::{View, at_cluster, pieces};
+use super::view::{View, at_cluster, length, pieces};
 use super::work::{SpanBytes, Work, Worker};
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,8 +55,9 @@ impl Worker for Verifier {
         for piece in pieces(&span) {
             if piece.encoding != Encoding::Plain {
                 let (_, _, stream) = view.part(piece.host_range())?;
+                let needed = length(piece.guest_len)?.min(self.cluster.len());
                 self.decoder
-                    .decode(piece.encoding, stream, &mut self.cluster)
+                    .decode_part(piece.encoding, stream, &mut self.cluster, needed)
                     .map_err(|error| at_cluster(&error, &piece))?;
             }
         }

@@ -69,13 +69,14 @@ impl Writer {
         for piece in pieces(span) {
             match piece.encoding {
                 Encoding::Plain => joiner.plain(&piece, view, &mut direct)?,
-                Encoding::Deflate | Encoding::Zstd => {
+                Encoding::Deflate | Encoding::Zstd | Encoding::Grain => {
                     let input = view.contiguous(piece.host_range(), &mut self.scratch)?;
                     let output = joiner.room(piece.guest_offset, self.cluster_bytes)?;
+                    let needed = length(piece.guest_len)?.min(self.cluster_bytes);
                     self.decoder
-                        .decode(piece.encoding, input, output)
+                        .decode_part(piece.encoding, input, output, needed)
                         .map_err(|error| at_cluster(&error, &piece))?;
-                    joiner.filled(length(piece.guest_len)?.min(self.cluster_bytes));
+                    joiner.filled(needed);
                 }
             }
         }

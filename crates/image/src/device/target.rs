@@ -70,6 +70,8 @@ pub struct Target {
     pub(super) fast_zeroes: bool,
     /// Whether a file's bytes beyond the disk were left as they are.
     pub(super) has_old_tail: bool,
+    /// The largest disk that is permitted.
+    pub(super) limit: Option<u64>,
     pub(super) direct: AtomicBool,
     /// Index into [`ZeroMethod::ALL`] of the best method that was not refused yet.
     pub(super) zero_method: AtomicUsize,
@@ -126,6 +128,7 @@ impl Target {
             block_bytes,
             fast_zeroes,
             has_old_tail: false,
+            limit: None,
             direct: AtomicBool::new(false),
             zero_method: AtomicUsize::new(method.index()),
             zeros: OnceLock::new(),
@@ -192,6 +195,7 @@ impl Target {
             block_bytes,
             fast_zeroes: true,
             has_old_tail: false,
+            limit: None,
             direct: AtomicBool::new(false),
             zero_method: AtomicUsize::new(ZeroMethod::Hole.index()),
             zeros: OnceLock::new(),

@@ -36,8 +36,23 @@ impl Target {
         Ok(())
     }
 
+    /// Permits no disk of more bytes than this, whatever fits.
+    pub(crate) fn limit(&mut self, bytes: Option<u64>) {
+        self.limit = bytes;
+    }
+
     /// Fails unless a disk of `virtual_size` bytes fits.
     pub(crate) fn check_fits(&self, virtual_size: u64) -> Result<()> {
+        if let Some(limit) = self.limit.filter(|limit| virtual_size > *limit) {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "The image's disk has {virtual_size} bytes or more, and no more than {limit} are \
+                     permitted or free for {}",
+                    self.name.display()
+                ),
+            ));
+        }
         match self.capacity() {
             Some(capacity) if virtual_size > capacity => Err(Error::new(
                 ErrorKind::TooSmall,

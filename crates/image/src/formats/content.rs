@@ -5,10 +5,11 @@
 //! guest, or a tool on the hypervisor, could otherwise be made to trust what stands in there, and a
 //! disk begins with a boot sector, a file system or nothing, never with one of these.
 
+use std::fmt;
 use std::io;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::StreamCodec;
+use crate::format::{ImageType, StreamCodec};
 use crate::source::ReadAt;
 
 /// What the first bytes of a raw image are.
@@ -20,6 +21,16 @@ pub(crate) enum Recognised {
     Stream(StreamCodec),
     /// Something else, by its name.
     Other(&'static str),
+}
+
+impl fmt::Display for Recognised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk => f.write_str("a raw disk"),
+            Self::Stream(codec) => write!(f, "a {codec} stream"),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
 }
 
 /// As much of an image's beginning as [`sniff_head`] looks at.
@@ -36,9 +47,7 @@ pub(crate) fn sniff_raw(source: &dyn ReadAt) -> Result<Recognised> {
             "The image file is empty; fetch the image again",
         ));
     }
-    let mut head = vec![0; usize::try_from(len).unwrap_or(HEAD_BYTES).min(HEAD_BYTES)];
-    read(source, 0, &mut head)?;
-    let content = sniff_head(&head);
+    let content = sniff_head(&read_head(source)?);
     if let Recognised::Other(name) = content {
         return Err(other_format(name));
     }
@@ -50,6 +59,14 @@ pub(crate) fn sniff_raw(source: &dyn ReadAt) -> Result<Recognised> {
         }
     }
     Ok(content)
+}
+
+/// As much of an image's beginning as is looked at.
+pub(super) fn read_head(source: &dyn ReadAt) -> Result<Vec<u8>> {
+    let len = usize::try_from(source.len()).unwrap_or(HEAD_BYTES);
+    let mut head = vec![0; len.min(HEAD_BYTES)];
+    read(source, 0, &mut head)?;
+    Ok(head)
 }
 
 fn read(source: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> Result<()> {
@@ -65,13 +82,78 @@ fn read(source: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> Result<()> {
 
 /// The refusal of an image that is declared raw and is `name`.
 pub(crate) fn other_format(name: &str) -> Error {
+    let advice = match other_format_of(name) {
+        Some(other) => format!("declare it {other} (image_type)"),
+        None => "declare its real type, or convert it to raw".to_owned(),
+    };
     Error::new(
         ErrorKind::OtherFormat,
-        format!(
-            "The image is declared raw, but its content is {name}; declare its real type, or \
-             convert it to raw"
-        ),
+        format!("The image is declared raw, but its content is {name}; {advice}"),
     )
+}
+
+/// The type to declare, of what is recognised by this name.
+pub(super) fn other_format_of(name: &str) -> Option<ImageType> {
+    [
+        ("VHDX", ImageType::Vhdx),
+        ("VHD", ImageType::Vhd),
+        ("VMDK", ImageType::Vmdk),
+        ("VDI", ImageType::Vdi),
+        ("qcow2", ImageType::Qcow2),
+    ]
+    .into_iter()
+    .find_map(|(word, image_type)| name.contains(word).then_some(image_type))
+}
+
+/// The refusal of an image that is declared to be of a format, and is something else.
+pub(super) fn not_this_format(declared: ImageType, source: &dyn ReadAt) -> Error {
+    let found = match kinds(source) {
+        Ok(found) => found.into_iter().next().unwrap_or(Recognised::Disk),
+        Err(error) => return error,
+    };
+    let advice = match found {
+        Recognised::Disk => "nothing that is known; declare it raw if it is a disk".to_owned(),
+        Recognised::Stream(codec) => format!("a {codec} stream"),
+        Recognised::Other(name) => match other_format_of(name) {
+            Some(other) => format!("{name}; declare it {other} (image_type)"),
+            None => format!("{name}, which is not read"),
+        },
+    };
+    Error::new(
+        ErrorKind::NotThisFormat,
+        format!("The image is declared {declared}, but its content is {advice}"),
+    )
+}
+
+/// Everything that an image's two ends are known as, other than a disk.
+pub(super) fn kinds(source: &dyn ReadAt) -> Result<Vec<Recognised>> {
+    let len = source.len();
+    let head = read_head(source)?;
+    let mut found = Vec::new();
+    let mut add = |kind: Recognised| {
+        let is_same = |known: &Recognised| match (known, kind) {
+            (Recognised::Other(known), Recognised::Other(name)) => {
+                *known == name
+                    || other_format_of(name).is_some_and(|one| other_format_of(known) == Some(one))
+            }
+            (known, kind) => *known == kind,
+        };
+        if !found.iter().any(is_same) {
+            found.push(kind);
+        }
+    };
+    if let Recognised::Stream(codec) = sniff_head(&head) {
+        add(Recognised::Stream(codec));
+    }
+    others(&head).for_each(|name| add(Recognised::Other(name)));
+    if let Some(tail_offset) = len.checked_sub(TAIL_BYTES as u64) {
+        let mut tail = [0; TAIL_BYTES];
+        read(source, tail_offset, &mut tail)?;
+        if let Some(name) = sniff_tail(&tail) {
+            add(Recognised::Other(name));
+        }
+    }
+    Ok(found)
 }
 
 /// Streams that are decoded, by what they begin with.
@@ -128,6 +210,9 @@ const OTHERS: &[(usize, &[u8], &str)] = &[
 
 /// Recognises an image by its first [`HEAD_BYTES`] (all of it, if it has fewer).
 pub(crate) fn sniff_head(head: &[u8]) -> Recognised {
+    if head.is_empty() {
+        return Recognised::Disk;
+    }
     for &(magic, codec) in STREAMS {
         let is_skippable = magic[0] == 0x50;
         // An image of a few bytes is no disk, so the beginning of a magic number is enough then.
@@ -138,23 +223,46 @@ pub(crate) fn sniff_head(head: &[u8]) -> Recognised {
             return Recognised::Stream(codec);
         }
     }
-    for &(offset, magic, name) in OTHERS {
-        let has_magic = head
-            .get(offset..)
-            .and_then(|rest| rest.get(..magic.len()))
-            .is_some_and(|bytes| {
-                (bytes.iter().zip(magic)).all(|(byte, expected)| {
-                    byte == expected || (*expected == b'?' && magic[0] == 0x5d)
-                })
-            });
-        if has_magic {
-            return Recognised::Other(name);
-        }
-    }
-    if is_vmdk_descriptor(head) {
-        return Recognised::Other("a VMDK descriptor");
-    }
-    Recognised::Disk
+    others(head)
+        .next()
+        .map_or(Recognised::Disk, Recognised::Other)
+}
+
+/// What an image is by its first bytes, other than a stream.
+fn others(head: &[u8]) -> impl Iterator<Item = &'static str> {
+    let has_magic = |offset: usize, magic: &[u8]| {
+        let found = head.get(offset..).and_then(|rest| rest.get(..magic.len()));
+        found.is_some_and(|bytes| {
+            (bytes.iter().zip(magic))
+                .all(|(byte, expected)| byte == expected || (*expected == b'?' && magic[0] == 0x5d))
+        })
+    };
+    OTHERS
+        .iter()
+        .filter(move |(offset, magic, _)| has_magic(*offset, magic))
+        .map(|(_, _, name)| *name)
+        .chain(is_vmdk_descriptor(head).then_some("a VMDK descriptor"))
+        .chain(is_old_tar(head).then_some("a tar archive of the old format"))
+}
+
+/// A tar archive without the word `ustar`: its first header has its checksum.
+fn is_old_tar(head: &[u8]) -> bool {
+    const CHECKSUM: std::ops::Range<usize> = 148..156;
+    let Some(header) = head.first_chunk::<512>() else {
+        return false;
+    };
+    let has_name = header[0] != 0 && !header[257..].starts_with(b"ustar");
+    let digits = header[CHECKSUM].split(|byte| matches!(byte, 0 | b' '));
+    let digits = digits.filter(|part| !part.is_empty()).collect::<Vec<_>>();
+    let [digits] = digits[..] else {
+        return false;
+    };
+    let stored = std::str::from_utf8(digits).ok();
+    let stored = stored.and_then(|digits| u32::from_str_radix(digits, 8).ok());
+    // The field itself counts as blanks.
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    let found = sum(&header[..CHECKSUM.start]) + sum(&header[CHECKSUM.end..]) + 8 * u32::from(b' ');
+    has_name && stored == Some(found)
 }
 
 /// Recognises an image by its last [`TAIL_BYTES`].
@@ -169,7 +277,7 @@ pub(crate) fn sniff_tail(tail: &[u8; TAIL_BYTES]) -> Option<&'static str> {
 }
 
 /// A VMDK's text: the title, or comments and blank lines before a version, as QEMU probes for it.
-fn is_vmdk_descriptor(head: &[u8]) -> bool {
+pub(super) fn is_vmdk_descriptor(head: &[u8]) -> bool {
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     text.split(|byte| *byte == b'\n')
         .map(<[u8]>::trim_ascii)

@@ -15,7 +15,7 @@
 
 mod backing;
 mod bitmaps;
-mod bytes;
+
 mod claims;
 mod entry;
 mod extensions;
@@ -91,7 +91,7 @@ fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened> {
             cluster_size: bounds.cluster_size,
             compression: match header.encoding {
                 Encoding::Zstd => Compression::Zstd,
-                Encoding::Plain | Encoding::Deflate => Compression::Zlib,
+                Encoding::Plain | Encoding::Deflate | Encoding::Grain => Compression::Zlib,
             },
             extended_l2: header.geometry.extended_l2,
             dirty: header.dirty,

@@ -4,9 +4,13 @@
 //! decoded is looked at like a raw image's own bytes: a compressed qcow2 is refused, and so is a
 //! stream inside a stream. Nothing leaves a decoder before that is known.
 
+mod bzip2;
 mod codec;
 mod gzip;
 mod step;
+mod windows;
+mod xz;
+mod zstd;
 
 use std::fmt;
 
@@ -15,6 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::StreamCodec;
 use crate::limits::MAX_VIRTUAL_SIZE;
 use codec::Codec;
+use windows::Means;
+pub use windows::Windows;
 
 /// Where decoded bytes go; what it returns as an error ends the decoding.
 pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
@@ -47,14 +53,40 @@ pub struct StreamDecoder {
 }
 
 impl StreamDecoder {
-    /// A decoder for a stream that begins with the next byte pushed.
+    /// A decoder for a stream that begins with the next byte pushed, alone in the program.
     pub fn new(codec: StreamCodec) -> Result<Self> {
+        Self::within(codec, Windows::default(), || false)
+    }
+
+    /// A decoder that shares a budget with others: one that needs a large window waits for it, in
+    /// [`push`](Self::push), until `is_cancelled` says that it need not.
+    pub fn within(
+        codec: StreamCodec,
+        windows: Windows,
+        is_cancelled: impl Fn() -> bool + Send + 'static,
+    ) -> Result<Self> {
+        let means = Means {
+            windows,
+            is_cancelled: Box::new(is_cancelled),
+        };
         Ok(Self {
-            codec: Codec::new(codec)?,
+            codec: Codec::new(codec, means)?,
             name: codec,
             piece: vec![0; PIECE_BYTES],
             check: ContentCheck::default(),
         })
+    }
+
+    /// Lets anything pass, a disk or not.
+    pub(crate) fn of_anything(mut self) -> Self {
+        self.check.is_open = true;
+        self.check.takes_anything = true;
+        self
+    }
+
+    /// Bytes behind the stream that were ignored, as gzip and bzip2 do.
+    pub fn ignored_bytes(&self) -> u64 {
+        self.codec.ignored_bytes()
     }
 
     /// Consumes all of `input` and hands decoded pieces to `sink` in order.
@@ -104,6 +136,7 @@ struct ContentCheck {
     /// The disk's first bytes, until there are enough of them to know.
     head: Vec<u8>,
     is_open: bool,
+    takes_anything: bool,
     /// The last bytes that passed.
     tail: Vec<u8>,
 }
@@ -165,6 +198,9 @@ impl ContentCheck {
         }
         if !self.is_open {
             self.open(sink)?;
+        }
+        if self.takes_anything {
+            return Ok(self.total);
         }
         if let Some(name) = self.tail.first_chunk().and_then(sniff_tail) {
             return Err(other_format(name));

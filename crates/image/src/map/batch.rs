@@ -185,6 +185,33 @@ impl BatchBuilder {
             .map(|pair| pair[0].host_offset())
     }
 
+    /// A host offset that two extents have, or an extent and one of the `reserved` ranges, which are
+    /// sorted. Of a stream only the first sector counts, as its end is not known for certain.
+    pub(crate) fn overlap(&mut self, reserved: &[Range<u64>]) -> Option<u64> {
+        self.extents.sort_unstable();
+        let claimed = |extent: &Packed| {
+            let start = extent.host_offset();
+            let len = match extent.encoding() {
+                Encoding::Plain => extent.unpack(&self.bounds).host_len,
+                Encoding::Deflate | Encoding::Zstd | Encoding::Grain => SECTOR,
+            };
+            start..start + len
+        };
+        let mut previous_end = 0;
+        for extent in &self.extents {
+            let claimed = claimed(extent);
+            let next = reserved.partition_point(|range| range.end <= claimed.start);
+            let is_reserved = reserved
+                .get(next)
+                .is_some_and(|range| range.start < claimed.end);
+            if claimed.start < previous_end || is_reserved {
+                return Some(claimed.start);
+            }
+            previous_end = claimed.end;
+        }
+        None
+    }
+
     /// Forgets everything but where the batch has ended: the next one begins there.
     pub(crate) fn restart(&mut self) {
         self.start = self.next;

@@ -16,6 +16,8 @@ pub enum Encoding {
     Deflate,
     /// One qcow2 cluster as zstd frames (RFC 8878).
     Zstd,
+    /// One VMDK grain: a marker with the stream's length, and a zlib stream (RFC 1950).
+    Grain,
 }
 
 /// A run of host bytes that holds a run of guest bytes.
@@ -94,6 +96,7 @@ impl Packed {
             Encoding::Plain => 0,
             Encoding::Deflate => 1,
             Encoding::Zstd => 2,
+            Encoding::Grain => 3,
         };
         Self {
             host: (host_offset << 8) | (code << 6) | (sectors >> 17),
@@ -118,7 +121,7 @@ impl Packed {
             0 => Encoding::Plain,
             1 => Encoding::Deflate,
             2 => Encoding::Zstd,
-            _ => unreachable!("`new` packs three encodings"),
+            _ => Encoding::Grain,
         }
     }
 
@@ -127,7 +130,7 @@ impl Packed {
         let encoding = self.encoding();
         let (host_len, guest_len) = match encoding {
             Encoding::Plain => (self.sectors() * SECTOR, self.sectors() * SECTOR),
-            Encoding::Deflate | Encoding::Zstd => (
+            Encoding::Deflate | Encoding::Zstd | Encoding::Grain => (
                 self.sectors() * SECTOR - host_offset % SECTOR,
                 bounds.cluster_size,
             ),
@@ -135,7 +138,7 @@ impl Packed {
         let guest_len = guest_len.min(bounds.virtual_size - guest_offset);
         let host_len = match encoding {
             Encoding::Plain => host_len.min(guest_len),
-            Encoding::Deflate | Encoding::Zstd => host_len,
+            Encoding::Deflate | Encoding::Zstd | Encoding::Grain => host_len,
         };
         Extent {
             host_offset,

@@ -19,6 +19,7 @@ fn options() -> ConvertOptions {
     ConvertOptions {
         copy: CopyOptions::new(&Engine::new(), TailPolicy::Zero),
         verify_first: true,
+        max_bytes: None,
     }
 }
 
@@ -29,6 +30,7 @@ fn convert_raw(images: &Images, destination: &Path) -> Result<Summary, Error> {
         destination,
         &options(),
     )
+    .map(|converted| converted.summary)
 }
 
 /// What is in the directory, so that leftovers show.

@@ -59,6 +59,29 @@ fn images_of(images: &Images) -> Vec<(PathBuf, ImageType)> {
             images.scattered("scattered-4k", "cluster_size=4k", 20 << 10),
         ];
         made.extend(qcow2.map(|path| (path, ImageType::Qcow2)));
+        made.extend([
+            images.converted(
+                "vmdk",
+                "vmdk",
+                "subformat=monolithicSparse",
+                ImageType::Vmdk,
+            ),
+            images.converted(
+                "stream",
+                "vmdk",
+                "subformat=streamOptimized",
+                ImageType::Vmdk,
+            ),
+            images.converted("vhd", "vpc", "force_size=on", ImageType::Vhd),
+            images.converted(
+                "fixed",
+                "vpc",
+                "force_size=on,subformat=fixed",
+                ImageType::Vhd,
+            ),
+            images.converted("vhdx", "vhdx", "block_size=1M", ImageType::Vhdx),
+            images.converted("vdi", "vdi", "static=off", ImageType::Vdi),
+        ]);
     }
     made
 }
@@ -122,8 +145,8 @@ fn a_local_image_equals_what_qemu_img_makes_of_it() {
             .commit()
             .unwrap();
         let format = match declared {
-            ImageType::Qcow2 => "qcow2",
-            ImageType::Raw => "raw",
+            ImageType::Vhd => "vpc",
+            other => other.as_str(),
         };
         let what = image.display().to_string();
         let expected = images.oracle(&image, format);

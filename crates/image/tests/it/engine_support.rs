@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use lvp_image::format::ImageType;
+
 use crate::parser_support::{pipe, require, run, try_run};
 
 /// Whether loop devices and mounts can be had; see `parser_support::require`.
@@ -198,6 +200,20 @@ impl Images {
         args.extend([text(&from), text(&to)]);
         run("qemu-img", &args);
         to
+    }
+
+    /// The disk as an image of another format, by QEMU's name.
+    pub(crate) fn converted(
+        &self,
+        name: &str,
+        format: &str,
+        options: &str,
+        declared: ImageType,
+    ) -> (PathBuf, ImageType) {
+        let (from, to) = (self.path("disk.raw"), self.path(name));
+        let args = ["convert", "-f", "raw", "-O", format, "-o", options];
+        run("qemu-img", &[&args[..], &[text(&from), text(&to)]].concat());
+        (to, declared)
     }
 
     /// A qcow2 image with the disk's bytes written in no order, in pieces, some of them compressed.

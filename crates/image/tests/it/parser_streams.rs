@@ -8,6 +8,7 @@
 use lvp_image::ErrorKind;
 use lvp_image::format::{Format, ImageType, StreamCodec};
 use lvp_image::plan::Planner;
+use lvp_image::stream::StreamDecoder;
 
 use crate::hostile::PACKERS;
 use crate::parser_support::{Disk, Lab, pipe, read, require, run, verdict};
@@ -180,13 +181,76 @@ fn streams_of_the_tools_themselves_are_decoded() {
 }
 
 #[test]
+fn streams_with_the_largest_windows_that_the_tools_make_by_themselves_are_decoded() {
+    let raw = disk(700_000);
+    if require("zstd", &["zstd"]) {
+        // As a pipe's length is not known, the frame says its window and no size.
+        for args in [&["-c", "--ultra", "-22"][..], &["-c", "--long=27"]] {
+            accept(&format!("zstd {args:?}"), &pipe("zstd", args, &raw), &raw);
+        }
+    }
+    if require("xz", &["xz"]) {
+        for args in [&["-c", "-9"][..], &["-c", "--lzma2=dict=128MiB"]] {
+            accept(&format!("xz {args:?}"), &pipe("xz", args, &raw), &raw);
+        }
+        let small = pipe("xz", &["-c", "-1"], &raw);
+        let large = pipe("xz", &["-c", "-9"], &raw);
+        let both = [small, large].concat();
+        accept("xz, the second larger", &both, &[&raw[..], &raw].concat());
+    }
+}
+
+#[test]
+fn what_follows_a_stream_is_ignored_or_refused_as_by_its_own_tool() {
+    let raw = disk(50_000);
+    let ignored = |stream: &[u8], codec| {
+        let mut decoder = StreamDecoder::new(codec).unwrap();
+        let mut sink = |_: &[u8]| Ok(());
+        for byte in stream.chunks(1) {
+            decoder.push(byte, &mut sink).unwrap();
+        }
+        let ignored = decoder.ignored_bytes();
+        decoder.finish(&mut sink).unwrap();
+        ignored
+    };
+    let garbage: [&[u8]; 5] = [b"FWx0 metadata", b"x", b"\0\0\0x", b"\x1f", b"\x1fx"];
+    for (index, codec) in [(0, StreamCodec::Gzip), (3, StreamCodec::Bzip2)] {
+        let stream = PACKERS[index].1(&raw);
+        assert_eq!(ignored(&stream, codec), 0);
+        for garbage in garbage {
+            let with = [&stream[..], garbage].concat();
+            accept(&format!("{codec} and {garbage:?}"), &with, &raw);
+            // Zeros behind gzip are padding.
+            let zeros = garbage.iter().take_while(|byte| **byte == 0).count();
+            let is_gzip = codec == StreamCodec::Gzip;
+            let expected = garbage.len() - if is_gzip { zeros } else { 0 };
+            assert_eq!(
+                ignored(&with, codec),
+                expected as u64,
+                "{codec} and {garbage:?}"
+            );
+        }
+        let begun = [&stream[..], &stream[..9]].concat();
+        assert_eq!(
+            verdict(&begun, ImageType::Raw),
+            Some(ErrorKind::Truncated),
+            "{codec}"
+        );
+    }
+    for index in [1, 2] {
+        let with = [&PACKERS[index].1(&raw)[..], b"FWx0 metadata"].concat();
+        assert_eq!(verdict(&with, ImageType::Raw), Some(ErrorKind::BadStream));
+    }
+}
+
+#[test]
 fn a_stream_that_needs_too_much_memory_is_refused() {
     if require("zstd", &["zstd"]) {
-        let stream = pipe("zstd", &["-c", "--long=26"], &vec![7; 1000]);
+        let stream = pipe("zstd", &["-c", "--long=28"], &vec![7; 1000]);
         assert_eq!(verdict(&stream, ImageType::Raw), Some(ErrorKind::TooLarge));
     }
     if require("xz", &["xz"]) {
-        let stream = pipe("xz", &["-c", "-9"], &vec![7; 1000]);
+        let stream = pipe("xz", &["-c", "--lzma2=dict=192MiB"], &vec![7; 1000]);
         assert_eq!(verdict(&stream, ImageType::Raw), Some(ErrorKind::TooLarge));
     }
 }

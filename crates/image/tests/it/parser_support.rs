@@ -35,10 +35,7 @@ pub(crate) fn read_within<S: ReadAt>(
     }
     let info = planner.info().clone();
     let virtual_size = info.virtual_size.unwrap();
-    let cluster_size = match &info.format {
-        Format::Qcow2(features) => features.cluster_size,
-        _ => 0,
-    };
+    let cluster_size = info.cluster_size.unwrap_or(0);
     let one_pass = planner.is_one_pass();
     let mut disk = Disk::new(virtual_size);
     let mut decoder = Decoder::new();
@@ -79,7 +76,8 @@ pub(crate) fn read_within<S: ReadAt>(
                     .read_exact_at(&mut input, extent.host_offset)
                     .unwrap();
                 let mut output = vec![0xaa; cluster_size as usize];
-                decoder.decode(extent.encoding, &input, &mut output)?;
+                let needed = extent.guest_len as usize;
+                decoder.decode_part(extent.encoding, &input, &mut output, needed)?;
                 disk.write(extent.guest_offset, &output[..extent.guest_len as usize]);
             }
         }

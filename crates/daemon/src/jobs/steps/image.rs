@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use lvp_api::{ImageType, Sha256Digest, Stage};
+use lvp_api::{ImageType, Stage};
 use lvp_image::copy::PlannedImage;
 use lvp_image::plan::{ImageInfo, Planner};
 use lvp_image::source::FileSource;
 use tokio_util::sync::CancellationToken;
 
-use super::Steps;
+use super::{Steps, checksums};
 use crate::cache::{Follower, Lead, Lookup, Pin, Published};
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::jobs::{SAMPLE_INTERVAL, spans, waiting};
-use crate::source::{ObjectMeta, PlanCheck, SourceErrorKind};
+use crate::source::{Checksums, ObjectMeta, PlanCheck, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
 use crate::transfer::{self, Aims, Outlet, Streamed};
@@ -24,6 +24,10 @@ const MAP_TOO_LARGE: &str =
 /// See [`MAP_TOO_LARGE`].
 const NO_RANGES: &str =
     "The server does not serve ranges: downloaded first, then written from the cache";
+
+/// See [`MAP_TOO_LARGE`].
+const PACKED: &str = "The image is in an archive or a stream that cannot be read in one pass: downloaded \
+    first, then unpacked and written from the cache";
 
 /// How an object is to be read.
 pub(super) enum Plan {
@@ -46,30 +50,21 @@ pub(super) struct OnePass {
 }
 
 impl Steps<'_> {
-    /// What the object is now, and which digest it must have.
-    pub(super) async fn resolve(&self) -> Result<(ObjectMeta, Option<Sha256Digest>), JobError> {
+    /// What the object is now, and which digests it must have.
+    pub(super) async fn resolve(&self) -> Result<(ObjectMeta, Checksums), JobError> {
         let url = &self.location;
         let object = self.until_stopped(self.source.resolve(url)).await??;
-        let sidecar = self.until_stopped(self.source.sidecar(url)).await??;
-        if sidecar.is_none() && self.services.settings.require_checksum {
-            return Err(JobError::new(
-                JobErrorKind::ChecksumMissing,
-                format!(
-                    "{url} has no {url}.sha256 object, and cache.require_checksum is on: upload one \
-                     with the output of sha256sum"
-                ),
-            ));
-        }
-        Ok((object, sidecar))
+        Ok((object, self.announced().await?))
     }
 
     /// What the cache has of the object.
     pub(super) async fn look_up(
         &self,
         object: &ObjectMeta,
-        sidecar: Option<Sha256Digest>,
+        checksums: &Checksums,
     ) -> Result<Lookup, JobError> {
         let cache = &self.services.cache;
+        let sidecar = checksums.sha256.as_ref().map(|announced| announced.digest);
         let found = cache.lookup(object, self.image.image_type, sidecar).await?;
         let is_hit = matches!(found, Lookup::Hit(_));
         self.count_lookup(is_hit);
@@ -148,6 +143,12 @@ impl Steps<'_> {
                     why: NO_RANGES,
                 })
             }
+            Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
+                Ok(Plan::CacheFirst {
+                    info: None,
+                    why: PACKED,
+                })
+            }
             Err(error) => Err(error),
         }
     }
@@ -158,11 +159,12 @@ impl Steps<'_> {
         &self,
         mut lead: Lead,
         aims: Aims<O>,
-        sidecar: Option<Sha256Digest>,
+        checksums: &Checksums,
     ) -> Result<(Pin, O::Written), JobError> {
         let span = spans::download(&self.span, self.image.url.to_string(), &lead);
         let before = self.live.meter.retries();
-        let received = self.receive(&mut lead, aims, sidecar);
+        let aims = aims.with_sha512(checksums.sha512.is_some());
+        let received = self.receive(&mut lead, aims, checksums);
         let received = spans::traced(span.clone(), received).await;
         spans::repeated(&span, self.live.meter.retries() - before);
         let Streamed {
@@ -181,7 +183,7 @@ impl Steps<'_> {
         &self,
         lead: &mut Lead,
         aims: Aims<O>,
-        sidecar: Option<Sha256Digest>,
+        checksums: &Checksums,
     ) -> Result<Streamed<O::Written>, JobError> {
         let fresh_bytes = lead.object().size - lead.durable_bytes();
         let (meter, stop) = (&self.live.meter, &self.live.stop);
@@ -196,15 +198,9 @@ impl Steps<'_> {
         };
         let digest = streamed.digest;
         self.live.update(|job| job.image_digest = Some(digest));
-        if let Some(expected) = sidecar.filter(|expected| *expected != digest) {
+        if let Err(error) = checksums::compare(checksums, &digest, streamed.sha512.as_ref()) {
             lead.discard().await?;
-            return Err(JobError::new(
-                JobErrorKind::DigestMismatch,
-                format!(
-                    "The image's SHA-256 is {digest}, its .sha256 object says {expected}: nothing was \
-                     kept; upload the image or its .sha256 object again"
-                ),
-            ));
+            return Err(error);
         }
         self.measured(TimedStage::Download, fresh_bytes, streamed.download)
             .await;
@@ -243,15 +239,22 @@ impl Steps<'_> {
     ) -> Result<Planner<FileSource>, JobError> {
         let pin = Arc::clone(pin);
         let declared = format_of(self.image.image_type);
-        blocking(move || -> Result<_, JobError> {
-            let source = pin
-                .file()
+        let source = move || -> Result<_, JobError> {
+            pin.file()
                 .try_clone()
                 .and_then(FileSource::new)
-                .map_err(|error| cached(&pin, "cannot be opened").because(error))?;
-            Ok(Planner::open(source, declared)?)
-        })
-        .await?
+                .map_err(|error| cached(&pin, "cannot be opened").because(error))
+        };
+        let again = source.clone();
+        let planned =
+            blocking(move || -> Result<_, JobError> { Ok(Planner::open(source()?, declared)?) });
+        match planned.await? {
+            Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
+                let source = blocking(again).await??;
+                self.unpack(source, declared).await
+            }
+            planned => planned,
+        }
     }
 
     /// Fails unless the cached image still has its digest.
@@ -265,7 +268,10 @@ impl Steps<'_> {
     }
 
     /// Waits for something unless the job is told to stop first.
-    async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Result<T, JobError> {
+    pub(super) async fn until_stopped<T>(
+        &self,
+        future: impl Future<Output = T>,
+    ) -> Result<T, JobError> {
         tokio::select! {
             biased;
             reason = self.live.stop.stopped() => Err(JobError::stopped(reason)),
@@ -275,9 +281,15 @@ impl Steps<'_> {
 }
 
 pub(in crate::jobs) fn format_of(declared: ImageType) -> lvp_image::format::ImageType {
+    use lvp_image::format::ImageType as Format;
     match declared {
-        ImageType::Qcow2 => lvp_image::format::ImageType::Qcow2,
-        ImageType::Raw => lvp_image::format::ImageType::Raw,
+        ImageType::Qcow2 => Format::Qcow2,
+        ImageType::Raw => Format::Raw,
+        ImageType::Vmdk => Format::Vmdk,
+        ImageType::Vhd => Format::Vhd,
+        ImageType::Vhdx => Format::Vhdx,
+        ImageType::Vdi => Format::Vdi,
+        ImageType::Auto => Format::Auto,
     }
 }
 

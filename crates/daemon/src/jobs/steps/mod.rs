@@ -9,20 +9,22 @@
 //! ```
 //!
 //! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] are that picture; what each step is made of is
-//! beside them: `image` (object, cache, plan, download), `volume` (making, opening, copying, finishing),
+//! beside them: `image` (object, cache, plan, download), `checksums` (what its bytes must be), `unpack`, `volume` (making, opening, copying, finishing),
 //! `measure` (what is counted, and what is expected), and [`spans`](super::spans).
 //!
 //! The order within `volume ... finish` is the promise of this program: the volume says
 //! `populating` before its first byte changes; its head stays cleared until the digest has been
 //! compared and everything else is on the disk; then the head, then `ready`.
 
+mod checksums;
 mod image;
 mod measure;
+mod unpack;
 mod volume;
 
 use std::sync::Arc;
 
-use lvp_api::{Sha256Digest, Stage};
+use lvp_api::Stage;
 use tracing::Span;
 
 use self::image::{OnePass, Plan};
@@ -33,7 +35,7 @@ use crate::cache::{Lead, Lookup, Pin};
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::job::work::{ImageRequest, VolumeRequest};
-use crate::source::{ImageUrl, Source, SourceErrorKind};
+use crate::source::{Checksums, ImageUrl, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::Crashed;
 use crate::transfer::Aims;
@@ -106,13 +108,16 @@ impl Steps<'_> {
         self.expect_rates().await?;
         let mut restarts = 0;
         loop {
-            let (object, sidecar) = self.resolve().await?;
-            match self.look_up(&object, sidecar).await? {
-                Lookup::Hit(pin) => return self.write_cached(pin).await,
+            let (object, checksums) = self.resolve().await?;
+            match self.look_up(&object, &checksums).await? {
+                Lookup::Hit(pin) => {
+                    self.expect_sha512(&pin, &checksums).await?;
+                    return self.write_cached(pin).await;
+                }
                 Lookup::Follow(follower) => self.follow(follower).await?,
                 Lookup::Lead(lead) => {
                     let can_go_on = lead.can_be_joined();
-                    let Err(error) = self.fetch(*lead, sidecar).await else {
+                    let Err(error) = self.fetch(*lead, &checksums).await else {
                         return Ok(());
                     };
                     let why = match error.kind() {
@@ -129,7 +134,7 @@ impl Steps<'_> {
     }
 
     /// Fetches the object for everybody who wants it; with a volume, writes that in the same pass.
-    async fn fetch(&self, lead: Lead, sidecar: Option<Sha256Digest>) -> Result<(), JobError> {
+    async fn fetch(&self, lead: Lead, checksums: &Checksums) -> Result<(), JobError> {
         self.begin_download(&lead);
         let OnePass { info, image, check } = match self.plan_remote(lead.object()).await? {
             Plan::OnePass(plan) => *plan,
@@ -137,12 +142,12 @@ impl Steps<'_> {
                 // The whole object to the cache, then as on a hit.
                 self.live.note(why);
                 self.expect_disk_after(info.as_ref(), lead.object().size);
-                let (pin, ()) = self.download(lead, Aims::cache(None), sidecar).await?;
+                let (pin, ()) = self.download(lead, Aims::cache(None), checksums).await?;
                 return self.write_cached(pin).await;
             }
         };
         let Some(request) = self.volume else {
-            self.download(lead, Aims::cache(Some(check)), sidecar)
+            self.download(lead, Aims::cache(Some(check)), checksums)
                 .await?;
             return Ok(());
         };
@@ -151,7 +156,7 @@ impl Steps<'_> {
         let populated = async {
             let copier = self.start_copy(&volume, image).await?;
             let aims = Aims::volume(copier, check);
-            let (pin, written) = self.download(lead, aims, sidecar).await?;
+            let (pin, written) = self.download(lead, aims, checksums).await?;
             // Overlapped by the download, so no measure of what converting alone takes.
             let metrics = &self.services.metrics;
             metrics.stage_completed(TimedStage::Convert, written.took);

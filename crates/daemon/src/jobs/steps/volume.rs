@@ -183,6 +183,7 @@ impl Steps<'_> {
                 zeroed.bytes, zeroed.method
             ));
         }
+        self.note_ignored(summary.ignored_bytes);
         let kept = summary.tail.bytes - summary.tail.zero_bytes;
         if kept > 0 {
             self.live.note(format!(

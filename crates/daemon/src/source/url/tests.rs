@@ -141,7 +141,7 @@ fn the_query_of_an_allowed_host_is_sent_and_never_shown() {
     check_accepted(url, "https://mirror.example.org/a.img", url);
     let parsed = policy(ENDPOINT).parse(url).expect("the host is allowed");
     assert!(!format!("{parsed:?}").contains("c0ffee"));
-    assert!(parsed.sidecar().is_none());
+    assert!(parsed.sibling(Sibling::Suffix(".sha256")).is_none());
 
     for bad in [
         "https://other.example.org/a.img?X-Amz-Signature=c0ffee",
@@ -255,8 +255,13 @@ fn sidecars_and_base_names_follow_the_key() {
     let check = |text: &str, sidecar: &str, base_name: &str| {
         let url = policy.parse(text).expect("it is an image URL");
         assert_eq!(url.base_name(), base_name);
-        let found = url.sidecar().expect("it has no query");
-        assert_eq!(found.to_string(), sidecar);
+        let found = url.sibling(Sibling::Suffix(".sha256"));
+        assert_eq!(found.expect("it has no query").to_string(), sidecar);
+        let sums = url
+            .sibling(Sibling::Beside("SUMS"))
+            .expect("it has no query");
+        let directory = sidecar.rfind('/').expect("it has a path");
+        assert_eq!(sums.to_string(), format!("{}/SUMS", &sidecar[..directory]));
     };
     check("s3://b/d/a%20b", "s3://b/d/a%20b.sha256", "a b");
     let mirror = "https://mirror.example.org/d/";

@@ -170,6 +170,11 @@ pub const CATALOGUE: &[Entry] = &[
         &["dependency"],
         "Probes of dependencies that crashed; all is what makes the probes",
     ),
+    counter(
+        "images_verified_total",
+        &["verified"],
+        "Jobs by what their image is verified against: request, sidecar, sums, none",
+    ),
     gauge("queue_length", &[], "Accepted jobs that wait for a slot"),
     histogram(
         "queue_wait_seconds",

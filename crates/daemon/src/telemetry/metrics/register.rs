@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use lvp_api::{ImageType, JobState};
+use lvp_api::{ImageType, JobState, Verified};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
@@ -76,6 +76,7 @@ impl Metrics {
             cache_misses: to.add("cache_misses_total", Counter::default()),
             cache_hit_ratio: to.add("cache_hit_ratio", Number::default()),
             images_downloaded: to.add("images_downloaded_total", Counter::default()),
+            images_verified: to.add("images_verified_total", Family::default()),
             download_size: to.add(
                 "image_download_size_bytes",
                 Family::new_with_constructor(|| Histogram::new(SIZE_BUCKETS)),
@@ -142,9 +143,13 @@ impl Metrics {
             begin(&self.jobs, &labels);
             begin(&self.job_duration, &labels);
         }
-        for image_type in [ImageType::Qcow2, ImageType::Raw] {
+        for image_type in ImageType::ALL {
             let labels = [("image_type", image_type.as_str().into())];
             begin(&self.download_size, &labels);
+        }
+        for verified in Verified::ALL {
+            let labels = [("verified", verified.as_str().into())];
+            begin(&self.images_verified, &labels);
         }
         for kind in JobErrorKind::all() {
             if let Some(operation) = kind.operation() {

@@ -1,7 +1,7 @@
 //! Whether an image has a backing file, by the rules under which QEMU takes a name for none.
 
-use super::bytes::{be32, be64, read};
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::{be32, be64, read};
 use crate::source::ReadAt;
 
 /// Longest name of a backing file (`docs/interop/qcow2`, `backing_file_size`).

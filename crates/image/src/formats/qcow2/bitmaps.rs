@@ -2,12 +2,12 @@
 //!
 //! Their tables and clusters are counted like any others, so two bitmaps may have some in common.
 
-use super::bytes::{Cursor, be16, be32, be64};
 use super::claims::Claims;
 use super::extensions::Bitmaps;
 use super::geometry::inside;
 use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::{Cursor, be16, be32, be64};
 use crate::limits::MAX_BITMAP_TABLE_BYTES;
 use crate::source::ReadAt;
 

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::bytes::{be32, be64, read};
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::{be32, be64, read};
 use crate::limits::{MAX_BITMAP_DIRECTORY_BYTES, MAX_BITMAPS};
 use crate::source::ReadAt;
 

@@ -1,8 +1,8 @@
 //! What version 3 added to the header, and the features that are refused by name.
 
-use super::bytes::{be32, be64, read};
 use super::extensions::Extensions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::{be32, be64, read};
 use crate::map::extent::Encoding;
 use crate::source::ReadAt;
 

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use super::backing::BackingName;
-use super::bytes::{be32, be64, read};
 use super::claims::Claims;
 use super::extensions::{Bitmaps, Extensions};
 use super::features::{
@@ -12,6 +11,9 @@ use super::features::{
 };
 use super::geometry::{Geometry, inside};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::ImageType;
+use crate::formats::bytes::{be32, be64, read};
+use crate::formats::content::not_this_format;
 use crate::limits::{MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, MAX_SNAPSHOTS, MAX_VIRTUAL_SIZE};
 use crate::map::extent::{Encoding, SECTOR};
 use crate::source::ReadAt;
@@ -47,10 +49,7 @@ impl Header {
         let mut fixed = [0; V2_LENGTH];
         read(source, "the header", 0, &mut fixed)?;
         if fixed[..4] != MAGIC {
-            return Err(Error::new(
-                ErrorKind::NotThisFormat,
-                "The image is declared qcow2, but does not begin with a qcow2 header",
-            ));
+            return Err(not_this_format(ImageType::Qcow2, source));
         }
         let version = be32(&fixed, 4);
         if version < 2 {

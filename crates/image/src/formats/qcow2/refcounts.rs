@@ -3,11 +3,11 @@
 //! Reading needs no refcounts. But their tables have to be sound for the image to be, and they are
 //! the one witness of a file that was cut where only snapshots had data.
 
-use super::bytes::{be64, read};
 use super::claims::Claims;
 use super::geometry::inside;
 use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::{be64, read};
 use crate::limits::{MAX_REFCOUNT_BYTES_BEYOND_END, TABLE_READ_GAP_BYTES};
 use crate::source::ReadAt;
 

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use super::bytes::{Cursor, be16, be32, be64};
 use super::claims::Claims;
 use super::geometry::inside;
 use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::{Cursor, be16, be32, be64};
 use crate::limits::{MAX_L1_BYTES, MAX_SNAPSHOT_EXTRA_BYTES, MAX_SNAPSHOT_TABLE_BYTES};
 use crate::source::ReadAt;
 

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::bytes::{be64, read};
 use super::claims::Claims;
 use super::entry::{Cluster, Impossible, decode, l2_table_offset};
 use super::geometry::inside;
 use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::{be64, read};
 use crate::limits::{MAX_L2_BYTES, MAX_TABLE_GAP_BYTES, TABLE_READ_GAP_BYTES, TABLE_WINDOW_BYTES};
 use crate::map::batch::BatchBuilder;
 use crate::map::extent::{Bounds, SECTOR};

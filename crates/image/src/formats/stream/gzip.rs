@@ -1,4 +1,7 @@
 //! gzip (RFC 1952) around raw deflate: members one after the other, then nothing or zeros.
+//!
+//! What else comes behind the last member is ignored, as by gzip itself: firmware images have their
+//! metadata there.
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
@@ -11,6 +14,9 @@ const HAS_EXTRA: u8 = 1 << 2;
 const HAS_NAME: u8 = 1 << 3;
 const HAS_COMMENT: u8 = 1 << 4;
 const RESERVED_FLAGS: u8 = 0xe0;
+
+/// How a member begins.
+const MAGIC: [u8; 2] = *b"\x1f\x8b";
 
 const FIXED_HEADER_LEN: usize = 10;
 const TRAILER_LEN: usize = 8;
@@ -30,6 +36,8 @@ enum State {
     Trailer,
     /// Zeros after the last member, as tapes and block devices leave them.
     Padding,
+    /// Anything else after it.
+    Ignored,
 }
 
 pub(super) struct Gunzip {
@@ -41,6 +49,7 @@ pub(super) struct Gunzip {
     inflate: Decompress,
     crc: Crc,
     members: u64,
+    ignored: u64,
 }
 
 impl Gunzip {
@@ -52,14 +61,24 @@ impl Gunzip {
             inflate: Decompress::new(false),
             crc: Crc::new(),
             members: 0,
+            ignored: 0,
         }
     }
 
     /// Whether the input may end here.
     pub(super) fn is_whole(&self) -> bool {
         self.members > 0
-            && (self.state == State::Padding
-                || (self.state == State::Header && self.partial.is_empty()))
+            && (matches!(self.state, State::Padding | State::Ignored)
+                || (self.state == State::Header && self.partial.len() < MAGIC.len()))
+    }
+
+    /// Bytes behind the last member that are none.
+    pub(super) fn ignored_bytes(&self) -> u64 {
+        match self.state {
+            // No magic number fits what is left of the file.
+            State::Header if self.members > 0 => self.partial.len() as u64,
+            _ => self.ignored,
+        }
     }
 
     pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step> {
@@ -105,6 +124,12 @@ impl Gunzip {
                     return Ok(());
                 }
                 self.partial.push(byte);
+                let seen = self.partial.len().min(MAGIC.len());
+                if self.members > 0 && self.partial[..seen] != MAGIC[..seen] {
+                    self.state = State::Ignored;
+                    self.ignored = self.partial.len() as u64;
+                    return Ok(());
+                }
                 if self.partial.len() == FIXED_HEADER_LEN {
                     self.header()?;
                 }
@@ -129,9 +154,11 @@ impl Gunzip {
             }
             State::Padding => {
                 if byte != 0 {
-                    return Err(damaged("has something else after its gzip stream"));
+                    self.state = State::Ignored;
+                    self.ignored = 1;
                 }
             }
+            State::Ignored => self.ignored += 1,
             State::Body => {}
         }
         Ok(())

@@ -1,20 +1,32 @@
-//! Big-endian fields, and reads of the source with the right error for a file that is too short.
+//! Fields of either byte order, and reads of the source with the right error for a file that is too short.
 
 use std::io;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ReadAt;
 
-pub(super) fn be16(bytes: &[u8], at: usize) -> u16 {
+pub(in crate::formats) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes(field(bytes, at))
 }
 
-pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
+pub(in crate::formats) fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(field(bytes, at))
 }
 
-pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
+pub(in crate::formats) fn be64(bytes: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(field(bytes, at))
+}
+
+pub(in crate::formats) fn le16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(field(bytes, at))
+}
+
+pub(in crate::formats) fn le32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(field(bytes, at))
+}
+
+pub(in crate::formats) fn le64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(field(bytes, at))
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -24,7 +36,12 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 /// Reads exactly `buf.len()` bytes of `what`.
-pub(super) fn read<S: ReadAt>(source: &S, what: &str, offset: u64, buf: &mut [u8]) -> Result<()> {
+pub(in crate::formats) fn read<S: ReadAt>(
+    source: &S,
+    what: &str,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<()> {
     source.read_exact_at(buf, offset).map_err(|error| {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             Error::new(
@@ -45,8 +62,31 @@ pub(super) fn read<S: ReadAt>(source: &S, what: &str, offset: u64, buf: &mut [u8
     })
 }
 
+/// Reads a table of `len` bytes, which was compared with a limit.
+pub(in crate::formats) fn read_table(
+    source: &dyn ReadAt,
+    what: &str,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<u8>> {
+    // Before there is memory for it.
+    let end = offset.checked_add(len as u64);
+    if end.is_none_or(|end| end > source.len()) {
+        return Err(Error::new(
+            ErrorKind::Truncated,
+            format!(
+                "The image file ends inside {what}, which has {len} bytes at {offset:#x}; fetch the \
+                 image again"
+            ),
+        ));
+    }
+    let mut table = vec![0; len];
+    read(&source, what, offset, &mut table)?;
+    Ok(table)
+}
+
 /// Reads a table of variable-size records front to back through a small window.
-pub(super) struct Cursor<'a, S> {
+pub(in crate::formats) struct Cursor<'a, S> {
     source: &'a S,
     what: &'static str,
     /// Offset in the source of `window`'s first byte.
@@ -61,7 +101,12 @@ const CURSOR_WINDOW_BYTES: usize = 128 << 10;
 
 impl<'a, S: ReadAt> Cursor<'a, S> {
     /// A cursor over `what`, from `offset` to no further than `end`.
-    pub(super) fn new(source: &'a S, what: &'static str, offset: u64, end: u64) -> Self {
+    pub(in crate::formats) fn new(
+        source: &'a S,
+        what: &'static str,
+        offset: u64,
+        end: u64,
+    ) -> Self {
         Self {
             source,
             what,
@@ -73,12 +118,12 @@ impl<'a, S: ReadAt> Cursor<'a, S> {
     }
 
     /// Offset in the source of the next byte.
-    pub(super) fn position(&self) -> u64 {
+    pub(in crate::formats) fn position(&self) -> u64 {
         self.position
     }
 
     /// Skips `len` bytes; they have to be inside the file.
-    pub(super) fn skip(&mut self, len: u64) -> Result<()> {
+    pub(in crate::formats) fn skip(&mut self, len: u64) -> Result<()> {
         if len > self.end.saturating_sub(self.position) {
             return Err(self.ended());
         }
@@ -87,7 +132,7 @@ impl<'a, S: ReadAt> Cursor<'a, S> {
     }
 
     /// The next `len` bytes.
-    pub(super) fn take(&mut self, len: usize) -> Result<&[u8]> {
+    pub(in crate::formats) fn take(&mut self, len: usize) -> Result<&[u8]> {
         let available = self.end.saturating_sub(self.position);
         if len as u64 > available {
             return Err(self.ended());

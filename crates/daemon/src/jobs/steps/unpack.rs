@@ -1,0 +1,49 @@
+//! Images inside streams and archives: unpacked beside the cached file, and copied from there.
+
+use lvp_image::format::ImageType;
+use lvp_image::plan::Planner;
+use lvp_image::source::{FileSource, ReadAt as _};
+use lvp_image::unpack::{self, UnpackOptions};
+
+use super::Steps;
+use crate::job::error::JobError;
+use crate::threads::blocking;
+
+impl Steps<'_> {
+    /// Unpacks an image of the cache to a file beside it, which is gone when it has been copied.
+    pub(super) async fn unpack(
+        &self,
+        source: FileSource,
+        declared: ImageType,
+    ) -> Result<Planner<FileSource>, JobError> {
+        let services = self.services;
+        let (file, max_bytes) = services.cache.scratch(source.len()).await?;
+        let options = UnpackOptions {
+            engine: services.engine.clone(),
+            max_bytes,
+            cancel: self.live.stop.flag(),
+        };
+        let unpacking = move || unpack::open(source, declared, || Ok(file), &options);
+        let (planner, unpacked) = blocking(unpacking).await??;
+        if let Some(unpacked) = unpacked {
+            let name = unpacked.name.map(|name| format!("{name:?} "));
+            self.live.note(format!(
+                "Unpacked {}from {} to {} bytes in the cache, and copied from there",
+                name.unwrap_or_default(),
+                unpacked.package,
+                unpacked.bytes
+            ));
+            self.note_ignored(unpacked.ignored_bytes);
+        }
+        Ok(planner)
+    }
+
+    /// Says that there was something behind the image's compressed stream.
+    pub(super) fn note_ignored(&self, bytes: u64) {
+        if bytes > 0 {
+            self.live.note(format!(
+                "{bytes} bytes behind the compressed stream were ignored, as its own tool does"
+            ));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What streams with large windows may take of memory, all of a program's together.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::MAX_WINDOWS_BYTES;
+
+/// How often a wait looks whether it is still wanted.
+const CANCEL_CHECK: Duration = Duration::from_millis(50);
+
+/// A budget for windows. Whoever finds it used up waits until another stream has ended.
+///
+/// Clones are the same budget.
+#[derive(Clone, Default)]
+pub struct Windows {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    used: Mutex<u64>,
+    freed: Condvar,
+}
+
+impl Windows {
+    /// Takes a share, when there is one. `None` when `is_cancelled` says so before that.
+    fn take(&self, bytes: u64, is_cancelled: &dyn Fn() -> bool) -> Option<Share> {
+        let shared = &self.shared;
+        let mut used = shared.used.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is greater than all there is gets all.
+        let bytes = bytes.min(MAX_WINDOWS_BYTES);
+        while *used + bytes > MAX_WINDOWS_BYTES {
+            if is_cancelled() {
+                return None;
+            }
+            let waited = shared.freed.wait_timeout(used, CANCEL_CHECK);
+            used = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *used += bytes;
+        Some(Share {
+            shared: Arc::clone(shared),
+            bytes,
+        })
+    }
+}
+
+impl Means {
+    /// A share of the budget, once there is one.
+    pub(super) fn take(&self, bytes: u64) -> Result<Share> {
+        let share = self.windows.take(bytes, &self.is_cancelled);
+        share.ok_or_else(|| Error::new(ErrorKind::Cancelled, "The copy was cancelled"))
+    }
+}
+
+impl fmt::Debug for Windows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Windows").finish_non_exhaustive()
+    }
+}
+
+/// What a codec may ask for while it decodes.
+pub(super) struct Means {
+    pub(super) windows: Windows,
+    /// Whether whoever wants the bytes still does.
+    pub(super) is_cancelled: Box<dyn Fn() -> bool + Send>,
+}
+
+/// A stream's part of the budget, until it is dropped.
+pub(super) struct Share {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut used = self
+            .shared
+            .used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *used -= self.bytes;
+        self.shared.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn who_finds_the_budget_used_up_waits_for_a_share_or_until_nobody_wants_it() {
+        let windows = Windows::default();
+        let first = windows.take(MAX_WINDOWS_BYTES - 1, &|| true).unwrap();
+        assert!(windows.take(2, &|| true).is_none(), "cancelled");
+        let small = windows.take(1, &|| true);
+        assert!(small.is_some(), "there is room for one byte");
+        let waits = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let is_cancelled = || {
+                    waits.store(true, Ordering::Relaxed);
+                    false
+                };
+                windows
+                    .take(u64::MAX, &is_cancelled)
+                    .map(|share| share.bytes)
+            });
+            while !waits.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            drop((first, small));
+            assert_eq!(other.join().unwrap(), Some(MAX_WINDOWS_BYTES));
+        });
+    }
+}

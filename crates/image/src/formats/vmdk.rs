@@ -1,0 +1,219 @@
+//! VMware's format, by its specification ("Virtual Disk Format 5.0"): the sparse extents that hold a
+//! whole disk in one file.
+//!
+//! ```text
+//! header ─┬─> descriptor (text): what kind of disk, which files it is in, its parent
+//!         └─> grain directory ──> grain tables ──> grains: as they are, or compressed
+//! ```
+//!
+//! A stream-optimized image has its directory at the end, named by a copy of the header in a footer,
+//! and its grains compressed, each behind a marker with its length. What is in several files, in files
+//! of other names (flat extents) or has a parent is refused.
+
+mod descriptor;
+mod header;
+
+use std::ops::Range;
+
+use super::blocks::{self, Blocks, inside};
+use super::bytes::{le32, read, read_table};
+use super::reader::{ImageFormat, Opened};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Format, Layout};
+use crate::map::batch::BatchBuilder;
+use crate::map::extent::{Bounds, Encoding, SECTOR};
+use crate::source::ReadAt;
+use header::Header;
+
+/// VMDK images in one file: monolithicSparse and streamOptimized.
+pub(super) struct Vmdk;
+
+/// A grain table's entry of a grain that reads as zero, where the header says that there are any.
+const ZERO_GRAIN: u32 = 1;
+
+/// The marker before a compressed grain: its place on the disk and its length.
+const MARKER_BYTES: u64 = 12;
+
+/// Grain tables that stand in the file one after the other are read together, up to this many bytes.
+const TABLES_READ_BYTES: u64 = 1 << 20;
+
+impl ImageFormat for Vmdk {
+    fn open(&self, source: &dyn ReadAt, batch_bytes: usize) -> Result<Opened> {
+        let header = Header::read(source)?;
+        let directory_bytes = header.directory_bytes()?;
+        let directory = read_table(
+            source,
+            "the grain directory",
+            header.directory_offset,
+            directory_bytes,
+        )?;
+        let table_bytes = header.table_bytes();
+        let mut reserved = header.reserved.clone();
+        reserved.push(header.directory_offset..header.directory_offset + directory_bytes as u64);
+        for index in 0..directory_bytes / 4 {
+            let offset = u64::from(le32(&directory, index * 4)) * SECTOR;
+            if offset != 0 {
+                let what = format_args!("Grain table {index}");
+                reserved.push(inside(&what, offset, table_bytes, source.len())?);
+            }
+        }
+        reserved.sort_unstable_by_key(|range| range.start);
+        if let Some(pair) = reserved.windows(2).find(|pair| pair[0].end > pair[1].start) {
+            return Err(Error::new(
+                ErrorKind::Overlap,
+                format!(
+                    "What stands at {:#x} of the image begins inside what stands at {:#x}",
+                    pair[1].start, pair[0].start
+                ),
+            ));
+        }
+        let format = Format::Vmdk(Layout {
+            subformat: header.subformat,
+            block_size: Some(header.grain_size),
+        });
+        let cluster_size = header.is_compressed.then_some(header.grain_size);
+        let image = Image {
+            bounds: Bounds {
+                file_size: source.len(),
+                virtual_size: header.virtual_size,
+                cluster_size: header.grain_size,
+            },
+            header,
+            directory,
+            reserved,
+        };
+        blocks::open(image, format, cluster_size, source, batch_bytes)
+    }
+}
+
+#[derive(Debug)]
+struct Image {
+    bounds: Bounds,
+    header: Header,
+    /// The entries as they stand in the file.
+    directory: Vec<u8>,
+    reserved: Vec<Range<u64>>,
+}
+
+impl Blocks for Image {
+    fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    fn reserved(&self) -> &[Range<u64>] {
+        &self.reserved
+    }
+
+    fn fill(&self, source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool> {
+        let coverage = self.header.table_coverage();
+        let mut tables = Tables::default();
+        while batch.next_guest_offset() < self.bounds.virtual_size {
+            let guest_offset = batch.next_guest_offset();
+            let index = guest_offset / coverage;
+            if self.table_offset(index) == 0 {
+                if batch.is_full(1) {
+                    return Ok(true);
+                }
+                batch.zero((index + 1) * coverage - guest_offset);
+                continue;
+            }
+            let table = tables.get(self, source, index)?;
+            if self.table(table, index * coverage, batch)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Image {
+    /// Where a grain table stands; 0 when it is not there.
+    fn table_offset(&self, index: u64) -> u64 {
+        let at = usize::try_from(index * 4).unwrap_or(usize::MAX);
+        match self.directory.get(at..) {
+            Some([_, _, _, _, ..]) => u64::from(le32(&self.directory, at)) * SECTOR,
+            _ => 0,
+        }
+    }
+
+    /// Adds the grains of a table that begins at `start`, from where the batch ends; true when that is
+    /// full.
+    fn table(&self, table: &[u8], start: u64, batch: &mut BatchBuilder) -> Result<bool> {
+        let grain_size = self.header.grain_size;
+        let done = (batch.next_guest_offset() - start) / grain_size;
+        let (entries, _) = table.as_chunks::<4>();
+        let first = usize::try_from(done)
+            .unwrap_or(usize::MAX)
+            .min(entries.len());
+        let entries = entries.get(first..).unwrap_or_default();
+        for (index, entry) in entries.iter().enumerate() {
+            let guest_offset = batch.next_guest_offset();
+            if guest_offset >= self.bounds.virtual_size {
+                break;
+            }
+            if batch.is_full(2) {
+                return Ok(true);
+            }
+            let entry = u32::from_le_bytes(*entry);
+            if entry == 0 || (entry == ZERO_GRAIN && self.header.has_zero_grains) {
+                batch.zero(grain_size);
+                continue;
+            }
+            let host_offset = u64::from(entry) * SECTOR;
+            let what = format_args!("The grain for guest offset {guest_offset:#x}");
+            let seen = grain_size.min(self.bounds.virtual_size - guest_offset);
+            if self.header.is_compressed {
+                inside(&what, host_offset, MARKER_BYTES + 1, self.bounds.file_size)?;
+                let next = entries.get(index + 1).copied().map(u32::from_le_bytes);
+                let sectors = self.stream_sectors(entry, next);
+                batch.compressed(host_offset, sectors, Encoding::Grain, grain_size);
+            } else {
+                inside(&what, host_offset, seen, self.bounds.file_size)?;
+                batch.plain(host_offset, grain_size);
+            }
+        }
+        Ok(false)
+    }
+
+    /// How many sectors a compressed grain takes at most: to the next grain, if that is behind it, or as
+    /// much as a grain that does not compress may take.
+    fn stream_sectors(&self, entry: u32, next: Option<u32>) -> u64 {
+        // What QEMU reads of one.
+        let most = (2 * self.header.grain_size) / SECTOR;
+        let to_next = next
+            .and_then(|next| next.checked_sub(entry))
+            .filter(|sectors| *sectors > 0);
+        to_next.map_or(most, |sectors| most.min(sectors.into()))
+    }
+}
+
+/// Grain tables that were read together.
+#[derive(Default)]
+struct Tables {
+    first: u64,
+    count: u64,
+    bytes: Vec<u8>,
+}
+
+impl Tables {
+    /// A table, which there has to be.
+    fn get(&mut self, image: &Image, source: &dyn ReadAt, index: u64) -> Result<&[u8]> {
+        let table_bytes = image.header.table_bytes();
+        if !(self.first..self.first + self.count).contains(&index) {
+            let offset = image.table_offset(index);
+            let most = (TABLES_READ_BYTES / table_bytes).max(1);
+            // Those that follow in the file as they do on the disk.
+            let count = (1..most)
+                .take_while(|more| image.table_offset(index + more) == offset + more * table_bytes)
+                .count() as u64
+                + 1;
+            let len = usize::try_from(count * table_bytes).unwrap_or(usize::MAX);
+            self.bytes.resize(len, 0);
+            read(&source, "grain tables", offset, &mut self.bytes)?;
+            (self.first, self.count) = (index, count);
+        }
+        let at = |index: u64| usize::try_from(index * table_bytes).unwrap_or(usize::MAX);
+        let range = at(index - self.first)..at(index - self.first + 1);
+        Ok(self.bytes.get(range).unwrap_or_default())
+    }
+}

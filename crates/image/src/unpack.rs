@@ -1,0 +1,161 @@
+//! Takes an image out of what it is packed in, into a file that can be read at random.
+//!
+//! ```text
+//! stream ──> decoder ──┬──────────> file
+//! archive ─────────────┴──> tar ──> file: the one image in it
+//! ```
+//!
+//! The file is the caller's, who says how large it may become. Runs of zeros are left out of it.
+
+mod tar;
+mod writer;
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::copy::{Engine, feed_file};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::ImageType;
+use crate::formats::packed::{self, Package};
+use crate::formats::stream::StreamDecoder;
+use crate::plan::Planner;
+use crate::source::FileSource;
+use tar::Archive;
+use writer::Writer;
+
+/// How to unpack.
+#[derive(Debug, Clone)]
+pub struct UnpackOptions {
+    /// Whose budget for large windows counts.
+    pub engine: Engine,
+    /// How large the unpacked image may be.
+    pub max_bytes: u64,
+    /// Set by the owner to stop.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// What the image was in: `gzip`, `tar`, `tar.xz`.
+    pub package: String,
+    /// Its name in the archive.
+    pub name: Option<String>,
+    /// Its length.
+    pub bytes: u64,
+    /// Bytes behind the stream that were ignored, as the codec's own tool does.
+    pub ignored_bytes: u64,
+}
+
+/// Opens an image, packed or not. `scratch` gives the file to unpack to, and is asked only when there is
+/// need of it.
+pub fn open(
+    source: FileSource,
+    declared: ImageType,
+    scratch: impl FnOnce() -> Result<File>,
+    options: &UnpackOptions,
+) -> Result<(Planner<FileSource>, Option<Unpacked>)> {
+    if let Err(error) = packed::check(&source, declared) {
+        if error.kind() != ErrorKind::Packed {
+            return Err(error);
+        }
+        let (file, unpacked) = unpack(&source, scratch()?, options)?;
+        let planner = Planner::open(file, declared).map_err(|error| match error.kind() {
+            ErrorKind::Packed => Error::new(
+                ErrorKind::OtherFormat,
+                format!(
+                    "What was in the {} is packed itself; unpack it before it is uploaded",
+                    unpacked.package
+                ),
+            ),
+            _ => error,
+        })?;
+        return Ok((planner, Some(unpacked)));
+    }
+    Ok((Planner::open(source, declared)?, None))
+}
+
+/// Takes the image out of its package.
+fn unpack(
+    source: &FileSource,
+    into: File,
+    options: &UnpackOptions,
+) -> Result<(FileSource, Unpacked)> {
+    let writer = Writer::new(into, options.max_bytes);
+    let (codec, is_archive) = match packed::look(source)? {
+        Some(Package::Stream(codec, content)) => (Some(codec), packed::is_archive(content)),
+        Some(Package::Archive) => (None, true),
+        None => {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "An image that is not packed was to be unpacked, which is a bug in this program",
+            ));
+        }
+    };
+    let mut sink = match is_archive {
+        true => Sink::Archive(Box::new(Archive::new(writer))),
+        false => Sink::Image(writer),
+    };
+    let mut ignored_bytes = 0;
+    let cancel = &options.cancel;
+    let check = || match cancel.load(Ordering::Relaxed) {
+        true => Err(Error::new(ErrorKind::Cancelled, "The copy was cancelled")),
+        false => Ok(()),
+    };
+    match codec {
+        None => feed_file(source, |chunk| {
+            check()?;
+            sink.take(&chunk)
+        })?,
+        Some(codec) => {
+            let is_cancelled = Arc::clone(cancel);
+            let is_cancelled = move || is_cancelled.load(Ordering::Relaxed);
+            let decoder = StreamDecoder::within(codec, options.engine.windows(), is_cancelled)?;
+            let mut decoder = decoder.of_anything();
+            let mut take = |piece: &[u8]| {
+                check()?;
+                sink.take(piece)
+            };
+            feed_file(source, |chunk| decoder.push(&chunk, &mut take))?;
+            ignored_bytes = decoder.ignored_bytes();
+            decoder.finish(&mut take)?;
+        }
+    }
+    let (writer, name) = match sink {
+        Sink::Image(writer) => (writer, None),
+        Sink::Archive(archive) => {
+            let (writer, name) = archive.finish()?;
+            (writer, Some(name))
+        }
+    };
+    let bytes = writer.len();
+    let package = match (is_archive, codec) {
+        (false, Some(codec)) => codec.to_string(),
+        (true, Some(codec)) => format!("tar.{codec}"),
+        (_, None) => "tar".to_owned(),
+    };
+    Ok((
+        writer.finish()?,
+        Unpacked {
+            package,
+            name,
+            bytes,
+            ignored_bytes,
+        },
+    ))
+}
+
+enum Sink {
+    Image(Writer),
+    Archive(Box<Archive>),
+}
+
+impl Sink {
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Image(writer) => writer.append(bytes),
+            Self::Archive(archive) => archive.take(bytes),
+        }
+    }
+}
