@@ -2,7 +2,7 @@
 import { html, useState } from './preact.js';
 import { call } from './api.js';
 import { bytes, short } from './format.js';
-import { Chip, Confirm, Empty, Field, Problem, Time, useNow, useRead } from './parts.js';
+import { Chip, Confirm, Empty, Problem, Time, TypeOptions, useNow, useRead } from './parts.js';
 
 export function Cache({ say }) {
   const now = useNow(10000);
@@ -35,7 +35,7 @@ export function Cache({ say }) {
     <${Problem} error=${failed ?? problem} retry=${failed ? undefined : reload} />
     <form class="filters" onSubmit=${fetchIt}><input required aria-label="Image to fetch" placeholder="s3://images/debian-12.qcow2" value=${url}
         onInput=${(event) => setUrl(event.target.value)} spellcheck="false" />
-      <select aria-label="Format" value=${type} onChange=${(event) => setType(event.target.value)}><option>qcow2</option><option>raw</option></select>
+      <select aria-label="Format" value=${type} onChange=${(event) => setType(event.target.value)}><${TypeOptions} /></select>
       <button type="submit">Fetch into the cache</button></form>
     ${!data ? html`<p class="empty" aria-busy="true">Reading the cache…</p>` : !images.length ? html`<${Empty}>The cache is empty: the first job of an image fills it.</${Empty}>`
       : html`<div class="table-box" tabindex="0" role="region" aria-label="Cached images"><table><thead><tr><th>Image</th><th>Size</th><th>Last used</th><th>Digest</th><th><span class="hidden">Actions</span></th></tr></thead>

@@ -68,6 +68,10 @@ export function Progress({ job }) {
   </div>`;
 }
 
+export const TYPES = { qcow2: 'qcow2', raw: 'raw (also compressed)', auto: 'auto: by content', vmdk: 'VMDK', vhd: 'VHD', vhdx: 'VHDX', vdi: 'VDI' };
+
+export const TypeOptions = () => Object.entries(TYPES).map(([value, label]) => html`<option value=${value}>${label}</option>`);
+
 export const Problem = ({ error, retry }) => error && html`<div class="problem" role="alert">
   <strong>${error.status === 403 ? 'Not permitted' : error.status === 0 ? 'No answer' : 'Not done'}</strong>
   <p>${error.message}</p>

@@ -2,7 +2,7 @@
 import { html, useEffect, useRef, useState } from './preact.js';
 import { Failure, address, call, headers } from './api.js';
 import { bytes, exact, seconds } from './format.js';
-import { Bar, Chip, Field, Problem, useRead } from './parts.js';
+import { Bar, Chip, Field, Problem, TypeOptions, useRead } from './parts.js';
 
 const GIB = 2 ** 30;
 
@@ -55,8 +55,7 @@ export function Provision({ say }) {
         <input required list="images" value=${form.image_url} onInput=${set('image_url')} placeholder="s3://images/debian-12.qcow2" spellcheck="false" /></${Field}>
       <datalist id="images">${(cached.data?.images ?? []).map((image) => html`<option value=${image.image_url}>${bytes(image.size)}</option>`)}</datalist>
       <${Bucket} url=${form.image_url} choose=${(url) => { setForm((old) => ({ ...old, image_url: url })); setPlan(null); }} />
-      <${Field} label="Format"><select value=${form.image_type} onChange=${set('image_type')}>
-        <option value="qcow2">qcow2</option><option value="raw">raw (also compressed)</option></select></${Field}>
+      <${Field} label="Format"><select value=${form.image_type} onChange=${set('image_type')}><${TypeOptions} /></select></${Field}>
       <${Field} label="Volume" hint="Its name, by LVM's rules. One that is there already is rewritten, if it is this program's.">
         <input required value=${form.volume_name} onInput=${set('volume_name')} pattern="[A-Za-z0-9+_.\\-]+" maxlength="127" spellcheck="false" /></${Field}>
       <div class="pair"><${Field} label="Size"><input required type="number" min="0.001" step="any" value=${form.size} onInput=${set('size')} /></${Field}>
