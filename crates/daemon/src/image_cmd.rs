@@ -3,6 +3,8 @@
 //! Exit codes: 0 done; 1 reading or writing failed, or the destination is not usable; 2 the image
 //! is refused; 64 the command line is wrong.
 
+mod overlap;
+
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::num::NonZeroU64;
@@ -134,6 +136,15 @@ fn run_convert(args: &ConvertArgs) -> u8 {
         verify_first: !args.one_pass,
     };
     let declared = args.image_type.into();
+    if overlap::is_same(&args.source, &args.destination) {
+        let said = format!(
+            "{} and {} are the same file or device, or one lies on the other: the image would be written over itself, \
+             so name another destination",
+            args.source.display(),
+            args.destination.display()
+        );
+        return complain(&said, EXIT_FAILED);
+    }
     match convert(&args.source, declared, &args.destination, &options) {
         Ok(summary) => complain(&describe(&summary), EXIT_DONE),
         Err(error) => report(&error),

@@ -204,6 +204,11 @@ impl Cache {
             .collect())
     }
 
+    /// How many images are published.
+    pub async fn count(&self) -> Result<u64, CacheError> {
+        Ok(self.0.store.count_images().await?)
+    }
+
     /// Deletes one image; false when there is none.
     pub async fn delete(&self, digest: Sha256Digest) -> Result<bool, CacheError> {
         let _turn = self.0.room.lock().await;

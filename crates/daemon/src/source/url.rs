@@ -28,6 +28,7 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::error::{Result, SourceError, SourceErrorKind};
+use crate::config::endpoints;
 use percent::{decode, decode_path, encode};
 pub use requested::RequestedUrl;
 pub use shown::redact;
@@ -289,24 +290,14 @@ impl FromStr for AllowedHost {
     type Err = SourceError;
 
     fn from_str(entry: &str) -> Result<Self> {
-        let error = || {
+        let read = endpoints::allowed_host(entry);
+        let (host, port) = read.map_err(|why| {
             SourceError::new(
                 SourceErrorKind::Settings,
-                format!("{entry:?} in minio.allowed_hosts is neither a host nor host:port"),
+                format!("{entry:?} in minio.allowed_hosts cannot be used: {why}"),
             )
-        };
-        if entry.is_empty() || entry.contains(['/', '@', '?', '#', '\\', '*']) {
-            return Err(error());
-        }
-        // A scheme's default port vanishes from a parsed URL, but no port is the default of both.
-        let parse = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{entry}/")).map_err(|cause| error().with_source(cause))
-        };
-        let (http, https) = (parse("http")?, parse("https")?);
-        Ok(Self {
-            host: http.host_str().ok_or_else(error)?.to_owned(),
-            port: http.port().or(https.port()),
-        })
+        })?;
+        Ok(Self { host, port })
     }
 }
 
@@ -328,31 +319,12 @@ fn bad_url(text: &str, why: &str) -> SourceError {
 }
 
 fn parse_endpoint(text: &str) -> Result<Url> {
-    let error = |why: &str| {
+    endpoints::s3(text).map_err(|why| {
         SourceError::new(
             SourceErrorKind::Settings,
-            format!(
-                "minio.endpoint {:?} cannot be used: {why}; write it as https://HOST:PORT",
-                redact(text)
-            ),
+            format!("minio.endpoint {:?} {why}", redact(text)),
         )
-    };
-    let absolute = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("https://{text}")
-    };
-    let url = Url::parse(&absolute).map_err(|cause| error("it is not a URL").with_source(cause))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(error("only http and https are supported"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(error("it carries credentials"));
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(error("it has more than a host and a port"));
-    }
-    Ok(url)
+    })
 }
 
 fn object(bucket: &str, key: &str) -> Result<ImageUrl, String> {
