@@ -4,11 +4,13 @@
 //! origin; [`Config::from_settings`] turns the texts into values. An unknown key, a value of
 //! the wrong form and a combination that cannot work are each an error that names the key.
 
+mod check;
 pub mod endpoints;
 mod file;
 mod given;
 pub mod keys;
 mod load;
+mod logging;
 mod paths;
 pub mod reference;
 mod setting;
@@ -26,6 +28,7 @@ use std::time::Duration;
 use url::Url;
 
 pub use load::{ConfigError, Settings};
+pub use logging::Logging;
 pub use paths::check_with_cache;
 pub use setting::{Origin, Setting};
 pub use traces::Tracing;
@@ -35,7 +38,7 @@ pub use words::{
     TraceSampler,
 };
 
-use crate::secret::{Secret, SecretUrl};
+use crate::secret::Secret;
 
 /// Where the configuration is read from unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/libvirt-volume-provisioner/config.yaml";
@@ -243,25 +246,6 @@ pub struct Ui {
     pub enabled: bool,
 }
 
-/// Section `logging`.
-#[derive(Debug, Clone)]
-pub struct Logging {
-    /// Least important level.
-    pub level: String,
-    /// JSON or text.
-    pub format: LogFormat,
-    /// Stream that lines are written to.
-    pub output: LogOutput,
-    /// File that lines are written to as well.
-    pub file: Option<PathBuf>,
-    /// Which lines are written.
-    pub sampling: LogSampling,
-    /// Loki that lines are pushed to.
-    pub loki_url: Option<SecretUrl>,
-    /// Where lines are posted.
-    pub webhook_url: Option<SecretUrl>,
-}
-
 impl Config {
     /// Turns resolved settings into values and checks what only the whole can tell.
     pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
@@ -333,65 +317,10 @@ impl Config {
                 enabled: settings.boolean("ui.enabled")?,
             },
             tracing: Tracing::new(settings)?,
-            logging: logging(settings)?,
+            logging: logging::logging(settings)?,
         };
         config.check()?;
         Ok(config)
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let invalid = |key, reason: &str| {
-            Err(ConfigError::Invalid {
-                key,
-                reason: reason.to_owned(),
-            })
-        };
-        if !self.libvirt.enabled && self.cache.dir.is_none() {
-            return invalid("cache.dir", "is needed when libvirt.enabled is false");
-        }
-        if self.minio.access_key.is_some() != self.minio.secret_key.is_some() {
-            return invalid(
-                "minio.secret_key",
-                "and minio.access_key are only of use together",
-            );
-        }
-        if self.minio.endpoint.is_none() && self.minio.allowed_hosts.is_empty() {
-            return invalid(
-                "minio.endpoint",
-                "is not set: give the URL of the S3 server",
-            );
-        }
-        if !self.webhooks.urls.is_empty() && self.webhooks.secret.is_none() {
-            return invalid(
-                "webhooks.secret",
-                "is needed with webhooks.urls: receivers know by it that an event is from here",
-            );
-        }
-        let group = &self.lvm.volume_group;
-        let is_lvm_s = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
-        if !group.chars().all(is_lvm_s)
-            || group.starts_with('-')
-            || matches!(group.as_str(), "." | "..")
-        {
-            return invalid(
-                "lvm.volume_group",
-                "is no name of a volume group: LVM takes a-z A-Z 0-9 + _ . - and no '-' at the beginning; write the name \
-                 without /dev/",
-            );
-        }
-        if let Some(endpoint) = &self.minio.endpoint {
-            endpoints::s3(endpoint).map_err(|reason| ConfigError::Invalid {
-                key: "minio.endpoint",
-                reason,
-            })?;
-        }
-        for entry in &self.minio.allowed_hosts {
-            endpoints::allowed_host(entry).map_err(|why| ConfigError::Invalid {
-                key: "minio.allowed_hosts",
-                reason: format!("has {entry:?}, which cannot be used: {why}"),
-            })?;
-        }
-        paths::check(self)
     }
 }
 
@@ -407,41 +336,6 @@ fn backend(settings: &Settings) -> Result<Backend, ConfigError> {
             }),
         },
     }
-}
-
-/// `logging.file` may name a stream, as in the Go program, and `logging.output` a file, as in older ones.
-fn logging(settings: &Settings) -> Result<Logging, ConfigError> {
-    let of_output = settings.text("logging.output")?;
-    let of_file = settings.optional_text("logging.file");
-    let stream = |text: &String| text.parse::<LogOutput>().ok();
-    let twice = |what: &str| ConfigError::Invalid {
-        key: "logging.file",
-        reason: format!("and logging.output name two {what}s: set one of them"),
-    };
-    let is_output_set = settings.origin("logging.output") != Some(&Origin::Default);
-    let (output, file) = match (stream(&of_output), of_file) {
-        (Some(output), None) => (output, None),
-        (None, None) => (LogOutput::Stderr, Some(of_output)),
-        (output, Some(of_file)) => match (output, stream(&of_file)) {
-            (Some(output), None) => (output, Some(of_file)),
-            (Some(output), Some(other)) if is_output_set && output != other => {
-                return Err(twice("stream"));
-            }
-            (Some(_), Some(other)) => (other, None),
-            (None, Some(output)) => (output, Some(of_output)),
-            (None, None) if of_file == of_output => (LogOutput::Stderr, Some(of_file)),
-            (None, None) => return Err(twice("file")),
-        },
-    };
-    Ok(Logging {
-        level: settings.text("logging.level")?,
-        format: settings.named("logging.format")?,
-        output,
-        file: file.map(PathBuf::from),
-        sampling: settings.sampling("logging.sampling_rate")?,
-        loki_url: settings.secret_url("logging.loki_url")?,
-        webhook_url: settings.secret_url("logging.webhook_url")?,
-    })
 }
 
 fn tls(settings: &Settings) -> Result<Option<Tls>, ConfigError> {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] are that picture; what each step is made of is
-//! beside them: `image` (object, cache, plan, download), `checksums` (what its bytes must be), `unpack`, `volume` (making, opening, copying, finishing),
-//! `measure` (what is counted, and what is expected), and [`spans`](super::spans).
+//! beside them: `image` (object, cache, plan, download), `checksums` (what its bytes must be), `unpack`,
+//! `volume` (making, opening, copying, finishing), `measure` (what is counted, and what is expected), and [`spans`].
 //!
 //! The order within `volume ... finish` is the promise of this program: the volume says
 //! `populating` before its first byte changes; its head stays cleared until the digest has been

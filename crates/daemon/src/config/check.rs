@@ -1,0 +1,61 @@
+//! Combinations of keys that cannot work.
+
+use super::{Config, ConfigError, endpoints, paths};
+
+impl Config {
+    /// Each error names the key to change.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |key, reason: &str| {
+            Err(ConfigError::Invalid {
+                key,
+                reason: reason.to_owned(),
+            })
+        };
+        if !self.libvirt.enabled && self.cache.dir.is_none() {
+            return invalid("cache.dir", "is needed when libvirt.enabled is false");
+        }
+        if self.minio.access_key.is_some() != self.minio.secret_key.is_some() {
+            return invalid(
+                "minio.secret_key",
+                "and minio.access_key are only of use together",
+            );
+        }
+        if self.minio.endpoint.is_none() && self.minio.allowed_hosts.is_empty() {
+            return invalid(
+                "minio.endpoint",
+                "is not set: give the URL of the S3 server",
+            );
+        }
+        if !self.webhooks.urls.is_empty() && self.webhooks.secret.is_none() {
+            return invalid(
+                "webhooks.secret",
+                "is needed with webhooks.urls: receivers know by it that an event is from here",
+            );
+        }
+        let group = &self.lvm.volume_group;
+        let is_lvm_s = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
+        if !group.chars().all(is_lvm_s)
+            || group.starts_with('-')
+            || matches!(group.as_str(), "." | "..")
+        {
+            return invalid(
+                "lvm.volume_group",
+                "is no name of a volume group: LVM takes a-z A-Z 0-9 + _ . - and no '-' at the beginning; write the name \
+                 without /dev/",
+            );
+        }
+        if let Some(endpoint) = &self.minio.endpoint {
+            endpoints::s3(endpoint).map_err(|reason| ConfigError::Invalid {
+                key: "minio.endpoint",
+                reason,
+            })?;
+        }
+        for entry in &self.minio.allowed_hosts {
+            endpoints::allowed_host(entry).map_err(|why| ConfigError::Invalid {
+                key: "minio.allowed_hosts",
+                reason: format!("has {entry:?}, which cannot be used: {why}"),
+            })?;
+        }
+        paths::check(self)
+    }
+}
