@@ -8,7 +8,6 @@ use crate::job::ImageType;
 
 /// Body of `POST /api/v1/cache/fetch`: fills the cache without a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct CacheFetchRequest {
     /// `s3://bucket/key`, or the object's URL at the configured endpoint.
     pub image_url: String,
@@ -73,6 +72,9 @@ pub struct StoredImages {
     /// What to send as `after` for the next page, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// What of the request was left out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Answer to `GET /api/v1/cache/images`.
@@ -80,8 +82,11 @@ pub struct StoredImages {
 pub struct CachedImages {
     /// The images, newest first.
     pub images: Vec<CachedImage>,
-    /// How many `images` holds.
-    pub count: usize,
+    /// How many images there are in all, as the Go program counts them.
+    pub count: u64,
+    /// The same.
+    #[serde(default)]
+    pub total: u64,
     /// How many were skipped.
     pub offset: u32,
     /// How many were asked for at most.
@@ -89,6 +94,9 @@ pub struct CachedImages {
     /// The next part's `offset`, when the list ends before `limit` because of its size in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_offset: Option<u32>,
+    /// What of the request was left out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Answer to `DELETE /api/v1/cache/images/{key}`.

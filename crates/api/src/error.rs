@@ -81,7 +81,7 @@ impl ErrorCode {
     pub const fn phrase(self) -> &'static str {
         match self {
             Self::BadRequest => "invalid request",
-            Self::Unauthorized => "unauthorized",
+            Self::Unauthorized => "authentication required",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not found",
             Self::MethodNotAllowed => "method not allowed",
@@ -101,7 +101,7 @@ impl ErrorCode {
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// A short phrase, the same for every error of one status.
+    /// A short phrase, the same for every error of one status and route.
     pub error: String,
     /// What was wrong and what to do.
     pub message: String,

@@ -103,8 +103,10 @@ pub struct WebhookEvent {
 }
 
 /// Body of `POST /api/v1/jobs`: put this image on this volume.
+///
+/// Fields that are not known are left out and told in the answer's `warnings`; a name that is nearly a known one is
+/// refused. `null` is as good as no field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ProvisionRequest {
     /// `s3://bucket/key`, or the object's URL at the configured endpoint.
     pub image_url: String,
@@ -139,6 +141,9 @@ pub struct JobAccepted {
     /// The job to ask about.
     #[schema(value_type = Uuid)]
     pub job_id: JobId,
+    /// What of the request was left out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Answer to a cancellation.
@@ -321,6 +326,9 @@ pub struct JobList {
     /// The next part's `offset`, when the list ends before `limit` because of its size in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_offset: Option<u32>,
+    /// What of the request was left out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Name of a server-sent event on `GET /api/v1/events`.

@@ -144,6 +144,15 @@ pub struct UploadedContent {
     pub pool_name: String,
     /// How many bytes were written.
     pub size_bytes: u64,
+    /// The storage volume, by the Go program's name for it.
+    #[serde(default)]
+    pub volume: String,
+    /// Its pool, likewise.
+    #[serde(default)]
+    pub pool: String,
+    /// How many bytes were written, likewise.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 #[cfg(test)]

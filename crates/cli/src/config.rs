@@ -240,7 +240,9 @@ fn token(layers: &[Layer; 3]) -> Result<Option<Secret>, Failure> {
 
 fn read_token(path: &Path) -> Result<String, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
-    text.lines()
+    // Editors of other systems begin a file with a byte order mark.
+    text.trim_start_matches('\u{feff}')
+        .lines()
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with('#'))
         .map(str::to_owned)

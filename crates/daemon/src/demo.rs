@@ -191,7 +191,7 @@ impl Client {
             .json(&request)
             .send();
         let answer = answer.await?.error_for_status()?;
-        let JobAccepted { job_id } = answer.json().await?;
+        let JobAccepted { job_id, .. } = answer.json().await?;
         let job = job_id.to_string();
         let followed = tokio::time::timeout(JOB_DEADLINE, self.follow(&job));
         let status = followed.await.context("The job did not end in time")??;

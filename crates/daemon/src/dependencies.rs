@@ -1,14 +1,22 @@
 //! Whether what the daemon depends on is there: probed, not assumed.
+//!
+//! Every dependency is known from the start, as one that is down until a probe has found it well, and none ever goes missing. A
+//! probe that crashes is a dependency that is down, and is made again like any other; what makes the probes is begun again when
+//! it crashes itself. Both are counted.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use lvp_api::DependencyState;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::jobs::Services;
+use crate::telemetry::metrics::Metrics;
 
 /// How often every dependency is probed.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(15);
@@ -16,21 +24,45 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 /// A probe that takes longer counts as failed: a dependency that answers so slowly serves no job.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the last probes found.
+/// What is said of a dependency before its first probe.
+const NOT_PROBED: &str = "It has not been probed yet: ask again in a moment";
+
+/// What is said of all of them while the probes do not run.
+const PROBES_CRASHED: &str = "The probes crashed and are begun again: see the daemon's log";
+
+/// What the last probes found; nothing of those that were not made yet.
 #[derive(Debug, Default)]
-pub struct Dependencies(Mutex<BTreeMap<&'static str, DependencyState>>);
+pub struct Dependencies(Mutex<BTreeMap<&'static str, Option<DependencyState>>>);
 
 impl Dependencies {
+    /// All that these services depend on, as down.
+    pub fn of(services: &Services) -> Self {
+        let mut names = vec!["minio", "storage", "cache", services.volumes.backend()];
+        names.extend(services.hypervisor.as_ref().map(|_| "libvirt"));
+        for name in &names {
+            services.metrics.dependency_probed(name, false);
+        }
+        Self(Mutex::new(
+            names.into_iter().map(|name| (name, None)).collect(),
+        ))
+    }
+
     /// The dependencies by name.
     pub fn states(&self) -> BTreeMap<String, DependencyState> {
         self.lock()
             .iter()
-            .map(|(name, state)| ((*name).to_owned(), state.clone()))
+            .map(|(name, state)| {
+                (
+                    (*name).to_owned(),
+                    state.clone().unwrap_or_else(|| down(NOT_PROBED)),
+                )
+            })
             .collect()
     }
 
     /// Probes everything now.
     pub async fn probe(&self, services: &Services) {
+        let metrics = &*services.metrics;
         let source = async { services.source.probe().await.map_err(|error| chain(&error)) };
         let store = async { services.store.probe().await.map_err(|error| chain(&error)) };
         let cache = async { services.cache.probe().await.map_err(|error| chain(&error)) };
@@ -45,19 +77,19 @@ impl Dependencies {
             match &services.hypervisor {
                 Some(hypervisor) => {
                     let probe = async { hypervisor.probe().await.map_err(|error| chain(&error)) };
-                    Some(bounded(probe).await)
+                    Some(bounded("libvirt", metrics, probe).await)
                 }
                 None => None,
             }
         };
+        let backend = services.volumes.backend();
         let (source, store, cache, volumes, hypervisor) = tokio::join!(
-            bounded(source),
-            bounded(store),
-            bounded(cache),
-            bounded(volumes),
+            bounded("minio", metrics, source),
+            bounded("storage", metrics, store),
+            bounded("cache", metrics, cache),
+            bounded(backend, metrics, volumes),
             hypervisor
         );
-        let (metrics, backend) = (&services.metrics, services.volumes.backend());
         if let Ok(capacity) = &volumes {
             metrics.volumes_measured(backend, *capacity);
         }
@@ -92,7 +124,25 @@ impl Dependencies {
                 return;
             }
             // A dependency that does not answer does not hold up the stop.
-            stop.run_until_cancelled(self.probe(services)).await;
+            let probing = AssertUnwindSafe(self.probe(services)).catch_unwind();
+            if let Some(Err(panic)) = stop.run_until_cancelled(probing).await {
+                self.crashed(&services.metrics, &panic);
+            }
+        }
+    }
+
+    /// What makes the probes crashed: until the next round nothing is known to be well.
+    fn crashed(&self, metrics: &Metrics, panic: &Box<dyn Any + Send>) {
+        let names: Vec<_> = self.lock().keys().copied().collect();
+        metrics.probe_crashed("all");
+        tracing::error!(
+            component = "health",
+            panic = said(panic),
+            "The probes crashed, and are begun again"
+        );
+        for name in names {
+            metrics.dependency_probed(name, false);
+            self.set(name, Err(PROBES_CRASHED.to_owned()));
         }
     }
 
@@ -101,7 +151,7 @@ impl Dependencies {
             up: found.is_ok(),
             error: found.err(),
         };
-        let before = self.lock().insert(name, state.clone());
+        let before = self.lock().insert(name, Some(state.clone())).flatten();
         let was_up = before.is_none_or(|before| before.up);
         match state.error {
             Some(error) if was_up => {
@@ -123,14 +173,81 @@ impl Dependencies {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, DependencyState>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<DependencyState>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn bounded<T>(probe: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+fn down(error: &str) -> DependencyState {
+    DependencyState {
+        up: false,
+        error: Some(error.to_owned()),
+    }
+}
+
+/// A probe that ends, and whose crash is an answer.
+async fn bounded<T>(
+    name: &'static str,
+    metrics: &Metrics,
+    probe: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let probe = AssertUnwindSafe(probe).catch_unwind();
     match tokio::time::timeout(PROBE_TIMEOUT, probe).await {
-        Ok(found) => found,
+        Ok(Ok(found)) => found,
+        Ok(Err(panic)) => {
+            metrics.probe_crashed(name);
+            Err(format!(
+                "The probe crashed ({}): see the daemon's log, and report it",
+                said(&panic)
+            ))
+        }
         Err(_) => Err(format!("No answer within {} s", PROBE_TIMEOUT.as_secs())),
+    }
+}
+
+/// What a panic says of itself.
+fn said(panic: &Box<dyn Any + Send>) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seeded() -> Dependencies {
+        Dependencies(Mutex::new(BTreeMap::from([("minio", None), ("lvm", None)])))
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_crashes_is_a_dependency_that_is_down_and_is_counted() {
+        let metrics = Metrics::new(2, None);
+        let probe = async { panic!("no header can hold this") };
+        let found: Result<(), String> = bounded("minio", &metrics, probe).await;
+        let error = found.unwrap_err();
+        assert!(error.contains("no header can hold this"), "{error}");
+        assert_eq!(metrics.probe_crashes("minio"), 1);
+        let again = bounded("minio", &metrics, async { Ok(7) }).await;
+        assert_eq!(again, Ok(7));
+    }
+
+    #[test]
+    fn a_dependency_is_never_absent_before_its_first_probe_and_while_the_probes_are_down() {
+        let dependencies = seeded();
+        let states = dependencies.states();
+        assert_eq!(states.len(), 2);
+        assert!(states.values().all(|state| !state.up), "{states:?}");
+
+        dependencies.set("minio", Ok(()));
+        dependencies.set("lvm", Ok(()));
+        assert!(dependencies.states().values().all(|state| state.up));
+
+        let metrics = Metrics::new(2, None);
+        let panic: Box<dyn Any + Send> = Box::new("gone");
+        dependencies.crashed(&metrics, &panic);
+        let states = dependencies.states();
+        assert!(states.values().all(|state| !state.up), "{states:?}");
+        assert_eq!(metrics.probe_crashes("all"), 1);
     }
 }

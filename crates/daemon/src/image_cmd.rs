@@ -3,6 +3,8 @@
 //! Exit codes: 0 done; 1 reading or writing failed, or the destination is not usable; 2 the image
 //! is refused; 64 the command line is wrong.
 
+mod overlap;
+
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::num::NonZeroU64;
@@ -149,6 +151,15 @@ fn run_convert(args: &ConvertArgs) -> u8 {
         max_bytes: args.max_size.map(NonZeroU64::get),
     };
     let declared = args.image_type.into();
+    if overlap::is_same(&args.source, &args.destination) {
+        let said = format!(
+            "{} and {} are the same file or device, or one lies on the other: the image would be written over itself, \
+             so name another destination",
+            args.source.display(),
+            args.destination.display()
+        );
+        return complain(&said, EXIT_FAILED);
+    }
     match convert(&args.source, declared, &args.destination, &options) {
         Ok(converted) => complain(&describe(&converted), EXIT_DONE),
         Err(error) => report(&error),

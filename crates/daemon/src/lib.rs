@@ -21,6 +21,7 @@ pub mod job;
 pub mod jobs;
 pub mod libvirt;
 pub mod lock;
+pub mod migrate;
 pub mod net;
 pub mod secret;
 pub mod serve;

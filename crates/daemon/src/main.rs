@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Settings};
+use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Origin, Settings};
 use provisioner::db_cmd::{self, AdoptArgs, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::doctor::{self, DoctorArgs};
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
+use provisioner::migrate::{self, MigrateArgs};
 use provisioner::serve::{Daemon, Ended, Inherited};
 use provisioner::supervisor;
 use provisioner::telemetry::Exports;
@@ -102,6 +103,10 @@ enum ConfigCommand {
     Check(ServeArgs),
     /// Print every key with its value and where that comes from; secrets are hidden
     Show(ServeArgs),
+    /// Make a configuration from the Go program's, and say what means something else here
+    ///
+    /// The exit code is 1 when the new one cannot be used yet; the notes on standard error say why.
+    Migrate(MigrateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -164,6 +169,13 @@ fn main() -> ExitCode {
         Command::Config {
             command: ConfigCommand::Show(args),
         } => show(&args),
+        Command::Config {
+            command: ConfigCommand::Migrate(args),
+        } => match migrate::run(&args) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => complain(&error, EXIT_USAGE),
+        },
     }
 }
 
@@ -181,29 +193,52 @@ fn serve(args: &ServeArgs) -> ExitCode {
         Ok(listener) => listener,
         Err(error) => return complain(&error, EXIT_USAGE),
     };
-    let started = runtime().and_then(|runtime| {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, 1),
+    };
+    let looked = {
+        let _within = runtime.enter();
+        provisioner::serve::look(&config)
+    };
+    if let Err(error) = looked
+        && !may_heal(&error)
+    {
+        return complain(&error, EXIT_USAGE);
+    }
+    let started = (|| {
         let within = runtime.enter();
         let traces = Traces::new(&config.tracing)?;
         let sinks = Sinks::start(&config.logging)?;
         drop(within);
-        let log_file = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
-        Ok((runtime, traces, sinks, log_file))
-    });
-    let (runtime, traces, sinks, log_file) = match started {
+        let log = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
+        Ok((traces, sinks, log))
+    })();
+    let (traces, sinks, log) = match started {
         Ok(started) => started,
         Err(error) => return complain(&error, 1),
     };
     for warning in &settings.warnings {
         tracing::warn!(component = "config", "{warning}");
     }
+    let sampling = config.logging.sampling;
+    let is_set = settings.iter().any(|(key, setting)| {
+        key.path == "logging.sampling_rate" && setting.origin != Origin::Default
+    });
+    if is_set {
+        tracing::info!(
+            component = "config",
+            "logging.sampling_rate is understood so: {sampling}"
+        );
+    }
     let exports = Exports {
-        lines: sinks.counts(),
+        lines: sinks.counts().into_iter().chain(log.counts()).collect(),
         spans: Arc::clone(traces.counts()),
     };
     let ended = runtime.block_on(async {
         let inherited = Inherited {
             listener,
-            log_file,
+            log_file: log.file.clone(),
             exports,
         };
         let daemon = Daemon::start(config, inherited).await?;
@@ -227,6 +262,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
         // It cannot be told to stop; were it to panic, that would be in the log.
         tokio::join!(sinks.close(), traces).1.ok();
     });
+    log.close();
     // Blocking threads that hang in a device must not keep the process.
     runtime.shutdown_background();
     status
@@ -303,19 +339,50 @@ fn demo(args: DemoArgs) -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the answer is the command's output")]
 fn check(args: &ServeArgs) -> ExitCode {
-    match args.settings().and_then(|settings| {
-        let config = Config::from_settings(&settings);
-        config.map(|_| settings)
-    }) {
-        Ok(settings) => {
-            for warning in settings.warnings {
-                println!("warning: {warning}");
-            }
-            println!("The configuration can be used");
-            ExitCode::SUCCESS
-        }
-        Err(error) => complain(&error.into(), EXIT_USAGE),
+    let loaded = args.settings().and_then(|settings| {
+        let config = Config::from_settings(&settings)?;
+        Ok((settings, config))
+    });
+    let (settings, config) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => return complain(&error.into(), EXIT_USAGE),
+    };
+    for warning in settings.warnings {
+        println!("warning: {warning}");
     }
+    // What the keys name is looked at as well: the start would end over it.
+    let looked = runtime().and_then(|runtime| {
+        let _within = runtime.enter();
+        provisioner::serve::look(&config)
+    });
+    match looked {
+        Ok(()) => {}
+        Err(error) if is_forbidden(&error) => {
+            println!("warning: {error:#}: whether it can be used, only the daemon's user can tell");
+        }
+        Err(error) => return complain(&error, EXIT_USAGE),
+    }
+    println!("The configuration can be used");
+    ExitCode::SUCCESS
+}
+
+/// Whether the same files may be usable later without anybody changing what is in them: one may be missing, or its file system.
+/// A token that could be guessed, or a key of another certificate, does not become right by trying again.
+fn may_heal(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput};
+    error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause
+            .is_some_and(|cause| !matches!(cause.kind(), FileTooLarge | InvalidData | InvalidInput))
+    })
+}
+
+/// Whether this user may not read something, which the daemon's may.
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the answer is the command's output")]
@@ -324,7 +391,7 @@ fn show(args: &ServeArgs) -> ExitCode {
         Ok(settings) => {
             for (key, setting) in settings.iter() {
                 let shown = match key.kind {
-                    provisioner::config::keys::Kind::Secret if !setting.text.is_empty() => "<set>",
+                    kind if kind.is_secret() && !setting.text.is_empty() => "<set>",
                     _ => &setting.text,
                 };
                 let formerly = match &key.former {

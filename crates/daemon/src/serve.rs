@@ -26,8 +26,9 @@ use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor;
 use crate::telemetry::Exports;
-use crate::telemetry::logfile::LogFile;
+use crate::telemetry::logfile::{self, LogFile};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 use crate::volume::{self, InUse, NoLibvirt, Volumes};
 
 /// A daemon that listens and has not begun to serve.
@@ -76,17 +77,18 @@ impl Daemon {
         let listener = match inherited.listener {
             Some(listener) => adopt(listener, &access)?,
             None => {
-                let address = address(&config, &access)?;
+                let address = address(&config, &access);
                 TcpListener::bind(address).await.with_context(|| {
                     format!("Cannot listen on {address} (server.host, server.port)")
                 })?
             }
         };
+        let dependencies = Arc::new(Dependencies::of(&services));
         let app = App {
             services,
             jobs,
             access,
-            dependencies: Arc::new(Dependencies::default()),
+            dependencies,
             started,
             serve_metrics: config.metrics.enabled,
             serve_page: config.ui.enabled,
@@ -317,6 +319,21 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
     })
 }
 
+/// Whether the files that the configuration names can be used: the start would end over them.
+pub fn look(config: &Config) -> anyhow::Result<()> {
+    Access::load(&config.server)?;
+    Source::new(&source::SourceSettings::from(&config.minio))?;
+    Traces::new(&config.tracing)?;
+    Webhooks::new(&config.webhooks)?;
+    if let Some(file) = &config.logging.file {
+        logfile::look(file)?;
+    }
+    if config.libvirt.enabled && !cfg!(feature = "libvirt") {
+        libvirt::connect(&config.libvirt.uri)?;
+    }
+    Ok(())
+}
+
 /// The configured back end.
 pub fn volumes(
     config: &Config,
@@ -368,30 +385,24 @@ fn warn_of_tokens_in_clear(host: IpAddr, access: &Access) {
 }
 
 /// Where to listen. Without any credential to ask for, that is this host alone.
-fn address(config: &Config, access: &Access) -> anyhow::Result<SocketAddr> {
-    let host = &config.server.host;
-    let asked: IpAddr = match host.as_str() {
-        "localhost" => Ipv4Addr::LOCALHOST.into(),
-        host => host
-            .parse()
-            .with_context(|| format!("server.host must be an IP address, not {host:?}"))?,
-    };
+fn address(config: &Config, access: &Access) -> SocketAddr {
+    let asked = config.server.host;
     let address = SocketAddr::new(asked, config.server.port);
     if asked.is_loopback() {
-        return Ok(address);
+        return address;
     }
     if access.asks_for_credentials() {
         warn_of_tokens_in_clear(asked, access);
-        return Ok(address);
+        return address;
     }
     tracing::warn!(
         component = "access",
-        host,
+        host = %asked,
         "Neither tokens nor a client CA are configured: listening on loopback only"
     );
     let loopback: IpAddr = match asked {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
-    Ok(SocketAddr::new(loopback, config.server.port))
+    SocketAddr::new(loopback, config.server.port)
 }

@@ -349,7 +349,7 @@ impl Daemon {
     pub async fn submit(&self, route: &str, body: Value) -> anyhow::Result<String> {
         let answer = self.call("POST", route, Some(body)).await?;
         ensure!(answer.status == 202, "POST {route}: {answer:?}");
-        let JobAccepted { job_id } = serde_json::from_value(answer.body)?;
+        let JobAccepted { job_id, .. } = serde_json::from_value(answer.body)?;
         Ok(job_id.to_string())
     }
 

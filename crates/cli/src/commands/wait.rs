@@ -27,6 +27,9 @@ pub(super) async fn accepted(
     accepted: &JobAccepted,
     args: &WaitArgs,
 ) -> Result<Exit, Failure> {
+    for warning in &accepted.warnings {
+        say(&format!("warning: {}", output::clean(warning)));
+    }
     if args.wait {
         say(&format!("Job {}", accepted.job_id));
         return until_end(context, accepted.job_id, &args.reconnect, Entry::Wait).await;

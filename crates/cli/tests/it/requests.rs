@@ -50,6 +50,17 @@ async fn provision_prints_the_job_s_id_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_the_daemon_left_out_of_a_request_is_told_on_standard_error() {
+    let warning = "colour: is not known, and was left out";
+    let answer = post(async move || Json(json!({"job_id": JOB, "warnings": [warning]})));
+    let fake = Fake::start(Router::new().route("/api/v1/jobs", answer)).await;
+    let outcome = fake.lvpctl(&PROVISION).run().await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(outcome.stdout, format!("{JOB}\n"));
+    assert_eq!(outcome.stderr, format!("warning: {warning}\n"));
+}
+
+#[tokio::test]
 async fn the_request_says_what_the_command_line_said() {
     let fake = Fake::start(accepting()).await;
     let more = [
@@ -160,7 +171,7 @@ async fn a_lost_answer_is_asked_for_again_under_the_same_key() {
 async fn a_refusal_is_one_clear_line_and_an_exit_code_of_its_own() {
     for (status, phrase, code) in [
         (400, "invalid request", 1),
-        (401, "unauthorized", 6),
+        (401, "authentication required", 6),
         (403, "forbidden", 6),
         (404, "not found", 4),
         (409, "conflict", 5),

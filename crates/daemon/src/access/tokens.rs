@@ -144,6 +144,8 @@ impl Tokens {
 
     fn parse(text: &str) -> Result<Self, (usize, Wrong)> {
         let mut tokens = Vec::new();
+        // Editors of other systems begin a file with a byte order mark.
+        let text = text.trim_start_matches('\u{feff}');
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
             let line = line.trim();

@@ -60,7 +60,7 @@ impl Cache {
 
     /// Free bytes in the cache's file system.
     pub async fn free_bytes(&self) -> Result<u64, CacheError> {
-        self.0.disk.run(|files| files.free_bytes()).await
+        self.0.disk.run(Files::free_bytes).await
     }
 
     /// Evicts the longest unused images until `needed` more bytes fit under all limits. What would
@@ -243,7 +243,7 @@ impl Cache {
     }
 
     async fn names(&self) -> Result<Vec<String>, CacheError> {
-        self.0.disk.run(|files| files.names()).await
+        self.0.disk.run(Files::names).await
     }
 }
 

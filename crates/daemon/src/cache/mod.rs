@@ -23,6 +23,7 @@
 //! The index is in the database; files without a row and rows without a file are swept by
 //! [`Cache::reconcile`].
 
+mod error;
 mod evict;
 mod files;
 mod flight;
@@ -32,7 +33,6 @@ mod publish;
 mod settings;
 mod verify;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -43,17 +43,16 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::clock;
-use crate::files::is_full;
 use crate::source::ObjectMeta;
-use crate::store::{ImageRow, Store, StoreError};
+use crate::store::{ImageRow, Store};
 
+pub use error::CacheError;
 pub use evict::{Swept, Usage};
 pub use flight::{FlightState, Follower};
 pub use pin::Pin;
 pub use publish::{Lead, Published};
 pub use verify::hash_file;
 
-use crate::lock::LockError;
 use files::{Disk, Files};
 use flight::Flights;
 use pin::{Closed, Pins};
@@ -76,85 +75,6 @@ pub struct CacheSettings {
     pub max_size_bytes: Option<u64>,
     /// Free space to leave in the file system.
     pub min_free_bytes: u64,
-}
-
-/// What went wrong in the cache.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CacheError {
-    /// A file operation failed.
-    #[error("Cannot {action} {}", path.display())]
-    File {
-        /// What was to be done.
-        action: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The directory is not there, or not the cache.
-    #[error(
-        "The cache directory {} {why}: bring it back, or restart the daemon to begin with what is there",
-        dir.display()
-    )]
-    Lost {
-        /// The directory.
-        dir: PathBuf,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// Another process has the cache, or its lock cannot be had.
-    #[error(transparent)]
-    Locked(#[from] LockError),
-    /// The image does not fit.
-    #[error(
-        "The cache in {} has {available} bytes to give (after eviction, keeping cache.min_free_bytes \
-         and what running jobs have reserved), the image needs {needed}: free space there or raise the limits",
-        dir.display()
-    )]
-    NoRoom {
-        /// The cache's directory.
-        dir: PathBuf,
-        /// What it can give.
-        available: u64,
-        /// What is needed.
-        needed: u64,
-    },
-    /// The image is being used.
-    #[error("Image {0} is in use by a job: wait for it, then delete the image again")]
-    InUse(Sha256Digest),
-    /// The index does not answer.
-    #[error("The cache's index does not answer")]
-    Index(#[from] StoreError),
-}
-
-impl CacheError {
-    fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::File {
-            action,
-            path: path.to_owned(),
-            source,
-        }
-    }
-
-    /// Whether the disk was full.
-    pub fn is_full(&self) -> bool {
-        match self {
-            Self::NoRoom { .. } => true,
-            Self::File { source, .. } => is_full(source),
-            Self::Index(error) => error.is_full(),
-            Self::InUse(_) | Self::Lost { .. } | Self::Locked(_) => false,
-        }
-    }
-
-    /// Whether it may pass without a restart and without any change to what was asked for.
-    pub fn may_heal(&self) -> bool {
-        match self {
-            Self::Lost { .. } | Self::Locked(_) => true,
-            Self::Index(error) => error.may_heal(),
-            _ => false,
-        }
-    }
 }
 
 /// The image cache. Cheap to clone.
@@ -219,7 +139,7 @@ impl Cache {
 
     /// Whether the directory is there, is still the cache, and can be written to.
     pub async fn probe(&self) -> Result<(), CacheError> {
-        self.0.disk.run(|files| files.check()).await
+        self.0.disk.run(Files::check).await
     }
 
     /// What a job of this object would find now. Begins nothing.
@@ -284,6 +204,11 @@ impl Cache {
             .collect())
     }
 
+    /// How many images are published.
+    pub async fn count(&self) -> Result<u64, CacheError> {
+        Ok(self.0.store.count_images().await?)
+    }
+
     /// Deletes one image; false when there is none.
     pub async fn delete(&self, digest: Sha256Digest) -> Result<bool, CacheError> {
         let _turn = self.0.room.lock().await;
@@ -297,7 +222,7 @@ impl Cache {
 
     /// Removes an image that nobody has pinned: first the row, then the file. The caller has the turn.
     async fn remove(&self, digest: Sha256Digest) -> Result<(), CacheError> {
-        self.0.disk.run(|files| files.find()).await?;
+        self.0.disk.run(Files::find).await?;
         // Nobody can pin it from here on, and nothing has changed yet.
         let Some(closed) = self.0.pins.close(digest) else {
             return Err(CacheError::InUse(digest));
@@ -337,7 +262,7 @@ impl Cache {
         object: &ObjectMeta,
         sidecar: Option<Sha256Digest>,
     ) -> Result<Option<Pin>, CacheError> {
-        self.0.disk.run(|files| files.find()).await?;
+        self.0.disk.run(Files::find).await?;
         let Some(digest) = self.known_digest(object, sidecar).await? else {
             return Ok(None);
         };

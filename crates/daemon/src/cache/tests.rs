@@ -115,7 +115,7 @@ impl Bench {
 
     /// Names of the files in the cache, its lock left out.
     async fn files(&self) -> Vec<String> {
-        let names = self.cache.0.disk.run(|files| files.names()).await;
+        let names = self.cache.0.disk.run(Files::names).await;
         let mut names = names.expect("it is there");
         names.retain(|name| name != ".lvp-lock");
         names.sort();

@@ -3,27 +3,28 @@
 use std::collections::BTreeMap;
 
 use super::keys::Key;
-use super::load::{ConfigError, Origin, Setting};
+use super::load::ConfigError;
+use super::setting::{Origin, Setting};
+use super::{theirs, tidy};
 
 /// By the environment.
 pub(super) fn in_environment(
     key: &'static Key,
-    environment: impl Fn(&str) -> Option<String>,
+    environment: &impl Fn(&str) -> Option<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Option<Setting>, ConfigError> {
-    let get = |name: &'static str| {
-        let text = environment(name).filter(|text| !text.is_empty())?;
+    let mut get = |name: &'static str| {
+        let text = environment(name).filter(|text| !tidy::trimmed(text).is_empty())?;
         Some(Setting {
-            text,
+            text: theirs::value(key.path, name, &text, environment, warnings)?,
             origin: Origin::Environment(name),
         })
     };
     let former = key.former.as_ref().and_then(|former| get(former.env));
-    one_of(
-        key,
-        "environment",
-        key.env.iter().copied().find_map(get),
-        former,
-    )
+    let is_place = matches!(key.path, "server.host" | "server.port");
+    let older = is_place.then_some(theirs::LISTEN_ADDR);
+    let now = key.env.iter().copied().chain(older).find_map(get);
+    one_of(key, "environment", now, former)
 }
 
 /// By the file, from what is left of it.
@@ -121,8 +122,7 @@ mod tests {
     /// Two values that the key takes and that are not its default.
     fn values(key: &Key) -> [&'static str; 2] {
         match key.kind {
-            // The Go program's form is another text for the same.
-            Kind::Bool => ["true", "1"],
+            Kind::Bool => ["true", "false"],
             Kind::Size => ["7G", "8G"],
             Kind::OneOf(words) => [words[1], words[2]],
             _ => panic!("{}", key.path),

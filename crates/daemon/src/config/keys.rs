@@ -3,6 +3,9 @@
 //! This table is the one source for loading, for `config show` and for `docs/config.md`. A key
 //! that is not here is refused.
 
+use std::time::Duration;
+
+use super::words::{Compression, OtlpProtocol, TraceSampler};
 use super::{BackendKind, LogFormat, LogOutput, StaleData, TraceExporter};
 
 /// What a key's value must look like.
@@ -10,10 +13,14 @@ use super::{BackendKind, LogFormat, LogOutput, StaleData, TraceExporter};
 pub enum Kind {
     /// Any text.
     Text,
+    /// Letters, digits and signs of ASCII without blanks, as they are part of a header.
+    Word,
     /// A path of the local file system.
     Path,
     /// A text that is never shown.
     Secret,
+    /// Texts that are never shown, with commas between, or a YAML list.
+    Secrets,
     /// A whole number within bounds, both included.
     Integer {
         /// Least value.
@@ -23,10 +30,15 @@ pub enum Kind {
     },
     /// A fraction from 0 to 1.
     Fraction,
+    /// A fraction from 0 to 1, or every how many lines one is written.
+    Sampling,
     /// `true` or `false`.
     Bool,
     /// A duration such as `168h`, `30m`, `5s`, `100ms`.
-    Duration,
+    Duration {
+        /// Least value.
+        min: Duration,
+    },
     /// A size in bytes, a number or one with a unit: `1073741824`, `10G`.
     Size,
     /// Whole milliseconds, several with commas between or as a YAML list.
@@ -35,6 +47,27 @@ pub enum Kind {
     List,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// Some of these words, with commas between or as a YAML list.
+    Words(&'static [&'static str]),
+    /// An IP address of this host.
+    Address,
+    /// One of these words, or the path of a file.
+    Stream(&'static [&'static str]),
+}
+
+impl Kind {
+    /// Whether a YAML list will do.
+    pub fn takes_several(self) -> bool {
+        matches!(
+            self,
+            Self::Secrets | Self::MillisecondList | Self::List | Self::Words(_)
+        )
+    }
+
+    /// Whether values of it must not be shown.
+    pub fn is_secret(self) -> bool {
+        matches!(self, Self::Secret | Self::Secrets)
+    }
 }
 
 /// One key.
@@ -52,6 +85,8 @@ pub struct Key {
     pub help: &'static str,
     /// What it was called before, which is still taken.
     pub former: Option<Former>,
+    /// Words of the Go program and of OpenTelemetry that mean one of ours.
+    pub also: &'static [(&'static str, &'static str)],
 }
 
 /// A key's former names.
@@ -92,7 +127,13 @@ const fn key(
         default,
         help,
         former: None,
+        also: &[],
     }
+}
+
+/// A key that takes other words for its own.
+const fn also(key: Key, also: &'static [(&'static str, &'static str)]) -> Key {
+    Key { also, ..key }
 }
 
 /// A key that was in another section.
@@ -105,13 +146,20 @@ const fn moved(key: Key, path: &'static str, env: &'static str) -> Key {
 
 const MILLISECONDS: Kind = Kind::MillisecondList;
 const RETRIES: Kind = Kind::Integer { min: 0, max: 20 };
+const DURATION: Kind = Kind::Duration {
+    min: Duration::ZERO,
+};
+/// Of something that is done again and again, or waited for.
+const INTERVAL: Kind = Kind::Duration {
+    min: Duration::from_millis(1),
+};
 
 /// All keys, by section.
 pub const KEYS: &[Key] = &[
     key(
         "server.host",
         &["HOST"],
-        Kind::Text,
+        Kind::Address,
         "0.0.0.0",
         "Address to listen on; without tokens and a client CA only loopback is listened on",
     ),
@@ -124,21 +172,21 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "server.db_path",
-        &["DB_PATH"],
+        &["DB_PATH", "DATABASE_PATH"],
         Kind::Path,
         "/var/lib/libvirt-volume-provisioner/jobs.db",
         "SQLite database with the jobs and the cache's index",
     ),
     key(
         "server.tls_cert",
-        &["TLS_CERT_FILE"],
+        &["TLS_CERT_FILE", "SERVER_CERT"],
         Kind::Path,
         "",
         "PEM file with the server's certificate and its chain; without one the daemon speaks plain HTTP",
     ),
     key(
         "server.tls_key",
-        &["TLS_KEY_FILE"],
+        &["TLS_KEY_FILE", "SERVER_KEY"],
         Kind::Path,
         "",
         "PEM file with the key of the server's certificate",
@@ -181,7 +229,7 @@ pub const KEYS: &[Key] = &[
     key(
         "server.shutdown_grace",
         &["SHUTDOWN_GRACE"],
-        Kind::Duration,
+        DURATION,
         "30s",
         "How long SIGTERM waits for running jobs before it leaves them to be resumed",
     ),
@@ -195,7 +243,7 @@ pub const KEYS: &[Key] = &[
     key(
         "minio.access_key",
         &["MINIO_ACCESS_KEY", "MINIO_ACCESS_KEY_ID"],
-        Kind::Text,
+        Kind::Word,
         "",
         "S3 access key; without one, requests are not signed",
     ),
@@ -209,7 +257,7 @@ pub const KEYS: &[Key] = &[
     key(
         "minio.region",
         &["MINIO_REGION"],
-        Kind::Text,
+        Kind::Word,
         "us-east-1",
         "S3 region to sign for",
     ),
@@ -244,7 +292,7 @@ pub const KEYS: &[Key] = &[
     key(
         "minio.idle_timeout",
         &["MINIO_IDLE_TIMEOUT"],
-        Kind::Duration,
+        INTERVAL,
         "30s",
         "Longest silence of the server before a request is given up and repeated",
     ),
@@ -278,7 +326,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "libvirt.max_concurrent",
-        &["MAX_CONCURRENT"],
+        &["MAX_CONCURRENT", "MAX_CONCURRENT_JOBS"],
         Kind::Integer { min: 1, max: 64 },
         "2",
         "How many jobs run at once",
@@ -293,7 +341,7 @@ pub const KEYS: &[Key] = &[
     key(
         "lvm.volume_group",
         &["LVM_VOLUME_GROUP"],
-        Kind::Text,
+        Kind::Word,
         "vg0",
         "Volume group for the volumes",
     ),
@@ -369,14 +417,14 @@ pub const KEYS: &[Key] = &[
     key(
         "cache.max_age",
         &["CACHE_MAX_AGE"],
-        Kind::Duration,
+        DURATION,
         "168h",
         "An image that no job used for so long is evicted",
     ),
     key(
         "cache.eviction_interval",
         &["CACHE_EVICTION_INTERVAL"],
-        Kind::Duration,
+        INTERVAL,
         "1h",
         "How often eviction and reconciliation run",
     ),
@@ -384,7 +432,7 @@ pub const KEYS: &[Key] = &[
         "cache.max_size_bytes",
         &["CACHE_MAX_SIZE_BYTES"],
         Kind::Size,
-        "0",
+        "8G",
         "Largest sum of cached images and unfinished downloads; 0 is no limit",
     ),
     key(
@@ -414,14 +462,14 @@ pub const KEYS: &[Key] = &[
     key(
         "jobs.retention",
         &["JOBS_RETENTION"],
-        Kind::Duration,
+        DURATION,
         "720h",
         "How long ended jobs stay readable",
     ),
     key(
         "webhooks.urls",
         &["WEBHOOK_URLS"],
-        Kind::Secret,
+        Kind::Secrets,
         "",
         "URLs that are told of every job's end, several with commas between or a YAML list",
     ),
@@ -435,7 +483,7 @@ pub const KEYS: &[Key] = &[
     key(
         "webhooks.max_age",
         &["WEBHOOK_MAX_AGE"],
-        Kind::Duration,
+        DURATION,
         "24h",
         "An event that no receiver took for so long is given up",
     ),
@@ -461,7 +509,39 @@ pub const KEYS: &[Key] = &[
         ],
         Kind::Text,
         "",
-        "URL of the OTLP collector (gRPC), such as https://otel.example.com:4317; none sends no traces",
+        "URL of the OTLP collector, such as https://otel.example.com:4317; none sends no traces. Without a scheme, https is \
+         meant, or http with OTEL_EXPORTER_OTLP_INSECURE=true",
+    ),
+    key(
+        "tracing.protocol",
+        &[
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+        ],
+        Kind::OneOf(OtlpProtocol::NAMES),
+        "grpc",
+        "How the collector is spoken to; by http/protobuf, /v1/traces is added to the endpoint, unless that is \
+         OTEL_EXPORTER_OTLP_TRACES_ENDPOINT's",
+    ),
+    key(
+        "tracing.compression",
+        &[
+            "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+            "OTEL_EXPORTER_OTLP_COMPRESSION",
+        ],
+        Kind::OneOf(Compression::NAMES),
+        "none",
+        "How what the collector is sent is compressed",
+    ),
+    key(
+        "tracing.timeout",
+        &[
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+            "OTEL_EXPORTER_OTLP_TIMEOUT",
+        ],
+        INTERVAL,
+        "10s",
+        "Longest time that the collector may take for a batch; the variables count milliseconds",
     ),
     key(
         "tracing.ca_cert",
@@ -478,28 +558,62 @@ pub const KEYS: &[Key] = &[
         &["OTEL_SERVICE_NAME"],
         Kind::Text,
         "libvirt-volume-provisioner",
-        "service.name of the traces",
+        "service.name of the traces; OTEL_RESOURCE_ATTRIBUTES with a service.name beats the file's and the default",
+    ),
+    key(
+        "tracing.resource_attributes",
+        &["OTEL_RESOURCE_ATTRIBUTES"],
+        Kind::Text,
+        "",
+        "What is said of this service in every trace: NAME=VALUE with commas between",
+    ),
+    key(
+        "tracing.sampler",
+        &["OTEL_TRACES_SAMPLER"],
+        Kind::OneOf(TraceSampler::NAMES),
+        "parentbased_traceidratio",
+        "How traces are chosen; those whose names begin with parentbased_ follow a client's decision",
     ),
     key(
         "tracing.sampling_rate",
-        &["TRACING_SAMPLING_RATE"],
+        &["TRACING_SAMPLING_RATE", "OTEL_TRACES_SAMPLER_ARG"],
         Kind::Fraction,
         "1.0",
-        "Share of traces that are kept, of those that begin here; a client's decision is followed",
+        "Share of traces that are kept, where the sampler goes by one; OTEL_TRACES_SAMPLER_ARG counts with OTEL_TRACES_SAMPLER",
     ),
     key(
-        "tracing.exporters",
-        &["OTEL_TRACES_EXPORTER"],
-        Kind::OneOf(TraceExporter::NAMES),
-        "otlp",
-        "Where traces go: to the collector, or nowhere whatever tracing.endpoint says",
+        "tracing.polling_sampling_rate",
+        &["TRACING_POLLING_SAMPLING_RATE"],
+        Kind::Fraction,
+        "0.01",
+        "Share kept of the traces of requests that only ask how a job is; a client's decision is followed",
+    ),
+    also(
+        key(
+            "tracing.exporters",
+            &["OTEL_TRACES_EXPORTER", "TRACING_EXPORTERS"],
+            Kind::Words(TraceExporter::NAMES),
+            "otlp",
+            "Where traces go: to the collector, to standard output as JSON lines, nowhere",
+        ),
+        &[("console", "stdout"), ("jaeger", ""), ("zipkin", "")],
     ),
     key(
-        "logging.level",
-        &["LOG_LEVEL"],
-        Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),
-        "info",
-        "Least important lines that are written",
+        "tracing.disabled",
+        &["OTEL_SDK_DISABLED"],
+        Kind::Bool,
+        "false",
+        "Whether no traces are sent, whatever the other keys say",
+    ),
+    also(
+        key(
+            "logging.level",
+            &["LOG_LEVEL"],
+            Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),
+            "info",
+            "Least important lines that are written",
+        ),
+        &[("warning", "warn"), ("fatal", "error"), ("panic", "error")],
     ),
     key(
         "logging.format",
@@ -511,28 +625,29 @@ pub const KEYS: &[Key] = &[
     key(
         "logging.output",
         &["LOG_OUTPUT"],
-        Kind::OneOf(LogOutput::NAMES),
+        Kind::Stream(LogOutput::NAMES),
         "stderr",
-        "Stream that lines are written to",
+        "Stream that lines are written to; the path of a file means logging.file",
     ),
     key(
         "logging.file",
         &["LOG_FILE"],
-        Kind::Path,
+        Kind::Stream(LogOutput::NAMES),
         "",
-        "File that lines are written to as well; opened anew on SIGHUP",
+        "File that lines are written to as well, opened anew on SIGHUP; stdout and stderr mean logging.output",
     ),
     key(
         "logging.sampling_rate",
         &["LOG_SAMPLING_RATE"],
-        Kind::Fraction,
+        Kind::Sampling,
         "1.0",
-        "Share of the traces (requests and their jobs) whose lines are written; warnings, errors, audit \
-         lines and lines outside any trace always are",
+        "Between 0 and 1, the share of the traces (requests and their jobs) whose lines are written, and lines outside any \
+         trace; a whole number N from 2 on writes every N-th line; 0 and 1 write all. Warnings, errors and audit lines \
+         always are written",
     ),
     key(
         "logging.loki_url",
-        &["LOG_LOKI_URL"],
+        &["LOG_LOKI_URL", "LOKI_URL"],
         Kind::Secret,
         "",
         "URL of a Loki that lines are pushed to as well, with credentials if it asks for some; without \
@@ -547,5 +662,22 @@ pub const KEYS: &[Key] = &[
     ),
 ];
 
-/// Keys of the Go program that no longer mean anything: accepted with a warning.
-pub const IGNORED: &[(&str, &str)] = &[("minio.bucket", "the bucket is part of every image URL")];
+/// Keys that the Go program's documentation has and that mean nothing here: accepted with a warning.
+pub const IGNORED: &[(&str, &str)] = &[
+    ("minio.bucket", "the bucket is part of every image URL"),
+    (
+        "minio.use_ssl",
+        "minio.endpoint says by http:// or https:// whether TLS is spoken",
+    ),
+    (
+        "server.request_timeout",
+        "requests are answered at once, and jobs have libvirt.job_timeout_minutes",
+    ),
+];
+
+/// Variables of the Go program's documentation that mean nothing here, likewise.
+pub const IGNORED_VARIABLES: &[(&str, &str)] = &[
+    ("MINIO_BUCKET", IGNORED[0].1),
+    ("MINIO_USE_SSL", IGNORED[1].1),
+    ("REQUEST_TIMEOUT", IGNORED[2].1),
+];

@@ -1,68 +1,25 @@
 //! Resolving every key to a text and the place it came from.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use lvp_api::names::UnknownName;
-use serde_json::Value;
+use url::Url;
 
-use super::keys::{IGNORED, KEYS, Key, Kind};
-use super::{given, value};
+use super::file::Strangers;
+use super::keys::{IGNORED_VARIABLES, KEYS, Key};
+use super::setting::{Origin, Setting, normal};
+use super::value::LogSampling;
+use super::{endpoints, file, given, theirs, value};
 use crate::files;
 use crate::secret::SecretUrl;
 
-/// How alike an unknown key and a known one must be for a hint, 0 to 1.
-const HINT_SIMILARITY: f64 = 0.6;
-
 /// Largest configuration file: hundreds of times what all keys need.
 const FILE_MAX_BYTES: u64 = 1 << 20; // 1 MiB
-
-/// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody set it.
-    Default,
-    /// The configuration file, by this path.
-    File(&'static str),
-    /// This environment variable.
-    Environment(&'static str),
-    /// A command-line flag, by this path.
-    Flag(&'static str),
-}
-
-impl Origin {
-    /// The name by which it was set.
-    pub fn name(&self) -> Option<&'static str> {
-        match self {
-            Self::Default => None,
-            Self::File(name) | Self::Environment(name) | Self::Flag(name) => Some(name),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File(_) => f.write_str("file"),
-            Self::Environment(name) => write!(f, "environment {name}"),
-            Self::Flag(_) => f.write_str("flag"),
-        }
-    }
-}
-
-/// One key's value as text.
-#[derive(Debug, Clone)]
-pub struct Setting {
-    /// The value; empty when there is none.
-    pub text: String,
-    /// Who set it.
-    pub origin: Origin,
-}
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +79,8 @@ pub enum ConfigError {
 #[derive(Debug)]
 pub struct Settings {
     values: BTreeMap<&'static str, Setting>,
+    /// What a collector's address without a scheme means.
+    pub(super) collector_scheme: &'static str,
     /// Things an operator should hear of at start.
     pub warnings: Vec<String>,
 }
@@ -132,6 +91,23 @@ impl Settings {
     pub fn load(
         path: &Path,
         explicit: bool,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        Self::resolve(path, explicit, Strangers::Refused, environment)
+    }
+
+    /// The same of the Go program's file, which may have keys that are not known here: they are left out, with warnings.
+    pub fn load_foreign(
+        path: &Path,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        Self::resolve(path, true, Strangers::LeftOut, environment)
+    }
+
+    fn resolve(
+        path: &Path,
+        explicit: bool,
+        strangers: Strangers,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let text = match files::read_text_or_null(path, FILE_MAX_BYTES) {
@@ -148,20 +124,41 @@ impl Settings {
             }
         };
         let mut warnings = Vec::new();
-        let mut from_file = flatten(path, &text, &mut warnings)?;
+        let mut from_file = file::read(path, &text, strangers, &mut warnings)?;
         let mut values = BTreeMap::new();
         for key in KEYS {
             let in_file = given::in_file(key, &mut from_file)?;
-            let setting = given::in_environment(key, &environment)?
-                .or(in_file)
-                .unwrap_or_else(|| Setting {
-                    text: key.default.to_owned(),
-                    origin: Origin::Default,
-                });
-            check(key, &setting)?;
+            let default = || Setting {
+                text: key.default.to_owned(),
+                origin: Origin::Default,
+            };
+            let below = normal(key, in_file.unwrap_or_else(default), &mut warnings)?;
+            let setting = match given::in_environment(key, &environment, &mut warnings)? {
+                None => below,
+                Some(above) => {
+                    let name = above.origin.name().unwrap_or_default();
+                    match normal(key, above, &mut warnings) {
+                        Err(error) if theirs::is_lenient(name) => {
+                            warnings.push(format!("{name} is left out: {error}"));
+                            below
+                        }
+                        above => above?,
+                    }
+                }
+            };
             values.insert(key.path, setting);
         }
-        Ok(Self { values, warnings })
+        for (name, why) in IGNORED_VARIABLES {
+            if environment(name).is_some_and(|text| !text.is_empty()) {
+                warnings.push(format!("{name} is ignored: {why}"));
+            }
+        }
+        theirs::unsupported(&environment, &mut warnings);
+        Ok(Self {
+            values,
+            collector_scheme: theirs::collector_scheme(&environment),
+            warnings,
+        })
     }
 
     /// Sets a key as a flag does, above everything else.
@@ -169,9 +166,9 @@ impl Settings {
         let key = KEYS
             .iter()
             .find(|key| key.is_called(path))
-            .ok_or_else(|| unknown(path))?;
+            .ok_or_else(|| file::unknown(path))?;
         let setting = given::by_flag(key, path, text, self.values.get(key.path))?;
-        check(key, &setting)?;
+        let setting = normal(key, setting, &mut self.warnings)?;
         self.values.insert(key.path, setting);
         Ok(())
     }
@@ -209,15 +206,32 @@ impl Settings {
             .map(str::to_owned)
     }
 
-    pub(super) fn secret_url(&self, key: &'static str) -> Result<Option<SecretUrl>, ConfigError> {
-        let parse = |text: String| {
-            SecretUrl::parse(&text).ok_or_else(|| ConfigError::Invalid {
+    /// Who set a key.
+    pub(super) fn origin(&self, path: &'static str) -> Option<&Origin> {
+        self.values.get(path).map(|setting| &setting.origin)
+    }
+
+    /// URLs that something is posted to. What was given may hold secrets.
+    pub(super) fn receivers(&self, key: &'static str) -> Result<Vec<Url>, ConfigError> {
+        let urls = self.list(key);
+        let read = |text: &String| {
+            endpoints::receiver(text).map_err(|why| ConfigError::Invalid {
                 key,
-                // What was given may hold a secret.
-                reason: "must be a URL such as https://logs.example.com/path".to_owned(),
+                reason: format!("must be URLs such as https://ci.example.com/hooks/volumes: {why}"),
             })
         };
-        self.optional_text(key).map(parse).transpose()
+        urls.iter().map(read).collect()
+    }
+
+    pub(super) fn secret_url(&self, key: &'static str) -> Result<Option<SecretUrl>, ConfigError> {
+        let read = |text: String| {
+            let url = endpoints::receiver(&text).map_err(|why| ConfigError::Invalid {
+                key,
+                reason: format!("must be a URL such as https://logs.example.com/path: {why}"),
+            })?;
+            Ok(SecretUrl::new(url))
+        };
+        self.optional_text(key).map(read).transpose()
     }
 
     pub(super) fn path(&self, key: &'static str) -> Result<PathBuf, ConfigError> {
@@ -239,6 +253,14 @@ impl Settings {
 
     pub(super) fn fraction(&self, key: &'static str) -> Result<f64, ConfigError> {
         self.parsed(key, value::fraction)
+    }
+
+    pub(super) fn sampling(&self, key: &'static str) -> Result<LogSampling, ConfigError> {
+        self.parsed(key, value::sampling)
+    }
+
+    pub(super) fn address(&self, key: &'static str) -> Result<IpAddr, ConfigError> {
+        self.parsed(key, endpoints::address)
     }
 
     pub(super) fn boolean(&self, key: &'static str) -> Result<bool, ConfigError> {
@@ -283,120 +305,5 @@ impl Settings {
             .chain(std::iter::repeat(last))
             .take(attempts)
             .collect())
-    }
-}
-
-fn check(key: &'static Key, setting: &Setting) -> Result<(), ConfigError> {
-    if setting.text.is_empty() {
-        return Ok(());
-    }
-    value::check(key.kind, &setting.text).map_err(|reason| {
-        let reason = match (key.kind, &setting.origin) {
-            (Kind::Secret, _) | (_, Origin::Default) => reason,
-            (_, origin @ (Origin::File(name) | Origin::Flag(name))) if *name != key.path => {
-                format!("{reason} (from the {origin}, by its former name {name})")
-            }
-            (_, origin) => format!("{reason} (from the {origin})"),
-        };
-        ConfigError::Invalid {
-            key: key.path,
-            reason,
-        }
-    })
-}
-
-/// The file's sections and keys as `section.key`, each value as text.
-fn flatten(
-    path: &Path,
-    text: &str,
-    warnings: &mut Vec<String>,
-) -> Result<BTreeMap<String, String>, ConfigError> {
-    let syntax = |reason: String| ConfigError::Syntax {
-        path: path.to_owned(),
-        reason,
-    };
-    let document: Option<BTreeMap<String, Option<BTreeMap<String, Value>>>> =
-        if text.trim().is_empty() {
-            None
-        } else {
-            // The parser would refuse the file when more than 96 lines of comments follow each other, as they do in one
-            // whose keys are all commented out.
-            let options = serde_saphyr::options! { emit_comments: false };
-            serde_saphyr::from_str_with_options(text, options)
-                .map_err(|error| syntax(error.to_string()))?
-        };
-    let mut flat = BTreeMap::new();
-    for (section, keys) in document.unwrap_or_default() {
-        if !KEYS
-            .iter()
-            .any(|key| key.path.split('.').next() == Some(section.as_str()))
-        {
-            return Err(unknown(&section));
-        }
-        for (name, value) in keys.unwrap_or_default() {
-            let full = format!("{section}.{name}");
-            if let Some((_, why)) = IGNORED.iter().find(|(ignored, _)| *ignored == full) {
-                warnings.push(format!("{full} is ignored: {why}"));
-                continue;
-            }
-            if !KEYS.iter().any(|key| key.is_called(&full)) {
-                return Err(unknown(&full));
-            }
-            let text = scalar(&value).ok_or_else(|| {
-                syntax(format!(
-                    "{full} must be a single value or a list of single values"
-                ))
-            })?;
-            flat.insert(full, text);
-        }
-    }
-    Ok(flat)
-}
-
-fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => Some(String::new()),
-        Value::Bool(value) => Some(value.to_string()),
-        Value::Number(value) => Some(value.to_string()),
-        Value::String(value) => Some(value.clone()),
-        Value::Array(values) => {
-            let texts: Option<Vec<_>> = values
-                .iter()
-                .map(|value| {
-                    if value.is_array() {
-                        None
-                    } else {
-                        scalar(value)
-                    }
-                })
-                .collect();
-            Some(texts?.join(","))
-        }
-        Value::Object(_) => None,
-    }
-}
-
-fn unknown(written: &str) -> ConfigError {
-    let sections = KEYS.iter().filter_map(|key| key.path.split('.').next());
-    let paths = KEYS.iter().map(|key| key.path);
-    let candidates: Vec<&'static str> = if written.contains('.') {
-        paths.collect()
-    } else {
-        sections.collect()
-    };
-    let hint = candidates
-        .into_iter()
-        .map(|known| {
-            (
-                strsim::normalized_damerau_levenshtein(known, written),
-                known,
-            )
-        })
-        .filter(|(similarity, _)| *similarity >= HINT_SIMILARITY)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known);
-    ConfigError::UnknownKey {
-        key: written.to_owned(),
-        hint,
     }
 }

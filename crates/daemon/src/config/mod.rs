@@ -4,23 +4,36 @@
 //! origin; [`Config::from_settings`] turns the texts into values. An unknown key, a value of
 //! the wrong form and a combination that cannot work are each an error that names the key.
 
+pub mod endpoints;
+mod file;
 mod given;
 pub mod keys;
 mod load;
 mod paths;
 pub mod reference;
+mod setting;
+mod theirs;
+mod tidy;
+mod traces;
 mod value;
 mod words;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
-pub use load::{ConfigError, Origin, Setting, Settings};
+pub use load::{ConfigError, Settings};
 pub use paths::check_with_cache;
-pub use words::{BackendKind, LogFormat, LogOutput, StaleData, TraceExporter};
+pub use setting::{Origin, Setting};
+pub use traces::Tracing;
+pub use value::LogSampling;
+pub use words::{
+    BackendKind, Compression, LogFormat, LogOutput, OtlpProtocol, StaleData, TraceExporter,
+    TraceSampler,
+};
 
 use crate::secret::{Secret, SecretUrl};
 
@@ -60,7 +73,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct Server {
     /// Address to listen on.
-    pub host: String,
+    pub host: IpAddr,
     /// Port to listen on.
     pub port: u16,
     /// The database.
@@ -230,19 +243,6 @@ pub struct Ui {
     pub enabled: bool,
 }
 
-/// Section `tracing`.
-#[derive(Debug, Clone)]
-pub struct Tracing {
-    /// URL of the collector; `None` sends nothing.
-    pub endpoint: Option<String>,
-    /// CA of the collector.
-    pub ca_cert: Option<PathBuf>,
-    /// Name of the service in traces.
-    pub service_name: String,
-    /// Share of traces that are kept.
-    pub sampling_rate: f64,
-}
-
 /// Section `logging`.
 #[derive(Debug, Clone)]
 pub struct Logging {
@@ -254,8 +254,8 @@ pub struct Logging {
     pub output: LogOutput,
     /// File that lines are written to as well.
     pub file: Option<PathBuf>,
-    /// Share of traces whose lines are written.
-    pub sampling_rate: f64,
+    /// Which lines are written.
+    pub sampling: LogSampling,
     /// Loki that lines are pushed to.
     pub loki_url: Option<SecretUrl>,
     /// Where lines are posted.
@@ -267,7 +267,7 @@ impl Config {
     pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
         let config = Self {
             server: Server {
-                host: settings.text("server.host")?,
+                host: settings.address("server.host")?,
                 port: settings.integer("server.port")?,
                 db_path: settings.path("server.db_path")?,
                 tls: tls(settings)?,
@@ -322,7 +322,7 @@ impl Config {
                 retention: settings.duration("jobs.retention")?,
             },
             webhooks: Webhooks {
-                urls: webhook_urls(settings)?,
+                urls: settings.receivers("webhooks.urls")?,
                 secret: settings.optional_text("webhooks.secret").map(Secret::new),
                 max_age: settings.duration("webhooks.max_age")?,
             },
@@ -332,24 +332,8 @@ impl Config {
             ui: Ui {
                 enabled: settings.boolean("ui.enabled")?,
             },
-            tracing: Tracing {
-                endpoint: match settings.named("tracing.exporters")? {
-                    TraceExporter::Otlp => settings.optional_text("tracing.endpoint"),
-                    TraceExporter::None => None,
-                },
-                ca_cert: settings.optional_path("tracing.ca_cert"),
-                service_name: settings.text("tracing.service_name")?,
-                sampling_rate: settings.fraction("tracing.sampling_rate")?,
-            },
-            logging: Logging {
-                level: settings.text("logging.level")?,
-                format: settings.named("logging.format")?,
-                output: settings.named("logging.output")?,
-                file: settings.optional_path("logging.file"),
-                sampling_rate: settings.fraction("logging.sampling_rate")?,
-                loki_url: settings.secret_url("logging.loki_url")?,
-                webhook_url: settings.secret_url("logging.webhook_url")?,
-            },
+            tracing: Tracing::new(settings)?,
+            logging: logging(settings)?,
         };
         config.check()?;
         Ok(config)
@@ -383,8 +367,29 @@ impl Config {
                 "is needed with webhooks.urls: receivers know by it that an event is from here",
             );
         }
-        if self.cache.eviction_interval.is_zero() {
-            return invalid("cache.eviction_interval", "must be longer than zero");
+        let group = &self.lvm.volume_group;
+        let is_lvm_s = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
+        if !group.chars().all(is_lvm_s)
+            || group.starts_with('-')
+            || matches!(group.as_str(), "." | "..")
+        {
+            return invalid(
+                "lvm.volume_group",
+                "is no name of a volume group: LVM takes a-z A-Z 0-9 + _ . - and no '-' at the beginning; write the name \
+                 without /dev/",
+            );
+        }
+        if let Some(endpoint) = &self.minio.endpoint {
+            endpoints::s3(endpoint).map_err(|reason| ConfigError::Invalid {
+                key: "minio.endpoint",
+                reason,
+            })?;
+        }
+        for entry in &self.minio.allowed_hosts {
+            endpoints::allowed_host(entry).map_err(|why| ConfigError::Invalid {
+                key: "minio.allowed_hosts",
+                reason: format!("has {entry:?}, which cannot be used: {why}"),
+            })?;
         }
         paths::check(self)
     }
@@ -404,21 +409,39 @@ fn backend(settings: &Settings) -> Result<Backend, ConfigError> {
     }
 }
 
-fn webhook_urls(settings: &Settings) -> Result<Vec<Url>, ConfigError> {
-    let parse = |text: &String| {
-        Url::parse(text)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+/// `logging.file` may name a stream, as in the Go program, and `logging.output` a file, as in older ones.
+fn logging(settings: &Settings) -> Result<Logging, ConfigError> {
+    let of_output = settings.text("logging.output")?;
+    let of_file = settings.optional_text("logging.file");
+    let stream = |text: &String| text.parse::<LogOutput>().ok();
+    let twice = |what: &str| ConfigError::Invalid {
+        key: "logging.file",
+        reason: format!("and logging.output name two {what}s: set one of them"),
     };
-    let urls = settings.list("webhooks.urls");
-    urls.iter()
-        .map(parse)
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| ConfigError::Invalid {
-            key: "webhooks.urls",
-            // What was given may hold a secret.
-            reason: "must be URLs such as https://ci.example.com/hooks/volumes".to_owned(),
-        })
+    let is_output_set = settings.origin("logging.output") != Some(&Origin::Default);
+    let (output, file) = match (stream(&of_output), of_file) {
+        (Some(output), None) => (output, None),
+        (None, None) => (LogOutput::Stderr, Some(of_output)),
+        (output, Some(of_file)) => match (output, stream(&of_file)) {
+            (Some(output), None) => (output, Some(of_file)),
+            (Some(output), Some(other)) if is_output_set && output != other => {
+                return Err(twice("stream"));
+            }
+            (Some(_), Some(other)) => (other, None),
+            (None, Some(output)) => (output, Some(of_output)),
+            (None, None) if of_file == of_output => (LogOutput::Stderr, Some(of_file)),
+            (None, None) => return Err(twice("file")),
+        },
+    };
+    Ok(Logging {
+        level: settings.text("logging.level")?,
+        format: settings.named("logging.format")?,
+        output,
+        file: file.map(PathBuf::from),
+        sampling: settings.sampling("logging.sampling_rate")?,
+        loki_url: settings.secret_url("logging.loki_url")?,
+        webhook_url: settings.secret_url("logging.webhook_url")?,
+    })
 }
 
 fn tls(settings: &Settings) -> Result<Option<Tls>, ConfigError> {

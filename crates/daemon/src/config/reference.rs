@@ -1,6 +1,6 @@
 //! The configuration's reference and its example file, made from the table of keys.
 
-use super::keys::{IGNORED, KEYS, Key, Kind};
+use super::keys::{IGNORED, IGNORED_VARIABLES, KEYS, Key, Kind};
 
 /// `docs/config.md`.
 pub fn markdown() -> String {
@@ -10,7 +10,9 @@ pub fn markdown() -> String {
          A YAML file, `/etc/libvirt-volume-provisioner/config.yaml` or the one that `--config` names. An absent\n\
          file means the defaults; an unknown key is an error that names the nearest known one. Every key is\n\
          also an environment variable. `--set SECTION.KEY=VALUE` beats the environment, the environment beats\n\
-         the file; an empty variable counts as unset. A key's former name is taken as well, and both\n\
+         the file; an empty variable and a key without a value (null) count as unset. Words such as levels, `true` and `false` are taken in any case; blanks,\n\
+         line ends and byte order marks around a value are not part of it. What OpenTelemetry's variables say and nobody here understands\n\
+         is warned of and left out, as its specification wants. `LISTEN_ADDR` (the Go program's) sets host, port or both. A key's former name is taken as well, and both\n\
          in one place only with the same value. `libvirt-volume-provisioner config check` says whether a\n\
          configuration can be used, `config show` prints every key with its value and its origin.\n",
     );
@@ -38,6 +40,9 @@ pub fn markdown() -> String {
     text.push_str("\n## Accepted and ignored\n\n");
     for (key, why) in IGNORED {
         text.push_str(&format!("- `{key}`: {why}\n"));
+    }
+    for (name, why) in IGNORED_VARIABLES {
+        text.push_str(&format!("- `{name}` in the environment: {why}\n"));
     }
     text
 }
@@ -85,19 +90,26 @@ fn help(key: &Key) -> String {
 fn form(kind: Kind) -> String {
     match kind {
         Kind::Text => "text".to_owned(),
+        Kind::Word => "one word".to_owned(),
+        Kind::Address => "IP address".to_owned(),
         Kind::Path => "path".to_owned(),
         Kind::Secret => "text, never shown".to_owned(),
+        Kind::Secrets => "texts, several, never shown".to_owned(),
         Kind::Integer { min, max } => format!("{min} to {max}"),
         Kind::Fraction => "0 to 1".to_owned(),
+        Kind::Sampling => "0 to 1, or a whole number".to_owned(),
         Kind::Bool => "`true`, `false`".to_owned(),
-        Kind::Duration => "duration (`168h`, `30m`, `5s`, `100ms`)".to_owned(),
+        Kind::Duration { .. } => "duration (`168h`, `30m`, `5s`, `100ms`)".to_owned(),
         Kind::Size => "bytes, or `10G`".to_owned(),
         Kind::MillisecondList => "milliseconds, several".to_owned(),
         Kind::List => "words, several".to_owned(),
-        Kind::OneOf(words) => words
-            .iter()
-            .map(|word| format!("`{word}`"))
-            .collect::<Vec<_>>()
-            .join(", "),
+        Kind::OneOf(known) => words(known),
+        Kind::Words(known) => format!("{}; several", words(known)),
+        Kind::Stream(known) => format!("{}, or a path", words(known)),
     }
+}
+
+fn words(known: &[&str]) -> String {
+    let known: Vec<_> = known.iter().map(|word| format!("`{word}`")).collect();
+    known.join(", ")
 }

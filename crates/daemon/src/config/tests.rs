@@ -217,17 +217,22 @@ fn the_docs_example_sets_nothing_and_names_every_key_with_its_default() {
 /// A value of the key's form that is not `now`.
 fn another(key: &keys::Key, now: &str) -> String {
     match key.kind {
-        Kind::Text | Kind::Secret => "http://other:1".to_owned(),
+        Kind::Text if key.path == "tracing.resource_attributes" => "a=b".to_owned(),
+        Kind::Text | Kind::Secret | Kind::Secrets => "http://other:1".to_owned(),
+        Kind::Word => "other".to_owned(),
+        Kind::Address => "127.0.0.3".to_owned(),
+        Kind::Stream(_) => "/other.log".to_owned(),
+        Kind::Sampling => "0.25".to_owned(),
         Kind::Path => "/other".to_owned(),
         Kind::Integer { min, .. } if now != min.to_string() => min.to_string(),
         Kind::Integer { max, .. } => max.to_string(),
         Kind::Fraction => "0.25".to_owned(),
         Kind::Bool => (now != "true").to_string(),
-        Kind::Duration => "7m".to_owned(),
+        Kind::Duration { .. } => "7m".to_owned(),
         Kind::Size => "7G".to_owned(),
         Kind::MillisecondList => "7,8".to_owned(),
         Kind::List => "seven,eight".to_owned(),
-        Kind::OneOf(words) => {
+        Kind::OneOf(words) | Kind::Words(words) => {
             let other = words.iter().find(|word| **word != now);
             (*other.expect("a choice has two words")).to_owned()
         }
@@ -238,8 +243,8 @@ fn another(key: &keys::Key, now: &str) -> String {
 fn every_documented_variable_changes_what_the_daemon_runs_with() {
     // Everything that is optional is set, so that each key alone can be changed.
     let base = [
-        ("TLS_CERT_FILE", "/cert"),
-        ("TLS_KEY_FILE", "/key"),
+        ("SERVER_CERT", "/cert"),
+        ("SERVER_KEY", "/key"),
         ("CLIENT_CA_CERT", "/ca"),
         ("API_TOKENS_FILE", "/tokens"),
         ("MINIO_ENDPOINT", "http://s3"),
@@ -249,6 +254,8 @@ fn every_documented_variable_changes_what_the_daemon_runs_with() {
         ("VOLUME_DIR", "/volumes"),
         ("CACHE_DIR", "/cache"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel"),
+        // Without it, nobody asks for its argument.
+        ("OTEL_TRACES_SAMPLER", "traceidratio"),
         ("WEBHOOK_URLS", "http://receiver"),
         ("WEBHOOK_SECRET", "0123456789abcdef"),
     ];

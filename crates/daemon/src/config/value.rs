@@ -1,30 +1,139 @@
 //! The forms of values.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use lvp_api::names::UnknownName;
 use lvp_api::units::{self, ByteSize};
 
-use super::keys::Kind;
+use super::keys::{Key, Kind};
+use super::{endpoints, tidy};
 
-/// Whether `text` has the form of `kind`; the error says what is expected.
-pub(super) fn check(kind: Kind, text: &str) -> Result<(), String> {
-    match kind {
-        Kind::Text | Kind::Path | Kind::Secret | Kind::List => Ok(()),
+/// Longest duration: far beyond what anybody waits for, and short of what clocks can count.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Longest wait between two attempts.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Largest size: half of what a signed 64-bit number counts, so that sums of sizes cannot overflow.
+const SIZE_MAX: u64 = 1 << 62; // 4 EiB
+
+/// How log lines are thinned out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum LogSampling {
+    /// Not at all.
+    All,
+    /// Those of a share of the traces.
+    Share(f64),
+    /// One in so many.
+    OneIn(u64),
+}
+
+impl fmt::Display for LogSampling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("every line is written"),
+            Self::Share(share) => write!(
+                f,
+                "the lines of a share of {share} of the traces are written, and all warnings, errors and audit lines"
+            ),
+            Self::OneIn(count) => write!(
+                f,
+                "one line in {count} is written, and all warnings, errors and audit lines"
+            ),
+        }
+    }
+}
+
+/// `text` in the words of this program, if it has the form of the key's kind; the error says what is expected.
+pub(super) fn normal(key: &Key, text: &str) -> Result<String, String> {
+    tidy::check(key.kind, text)?;
+    match key.kind {
+        Kind::Text if key.path == "tracing.resource_attributes" => {
+            attributes(text).map(|_| text.to_owned())
+        }
+        Kind::Text | Kind::Word | Kind::Path | Kind::Secret | Kind::Secrets | Kind::List => {
+            Ok(text.to_owned())
+        }
         Kind::Integer { min, max } => match text.parse::<u64>() {
-            Ok(number) if (min..=max).contains(&number) => Ok(()),
+            Ok(number) if (min..=max).contains(&number) => Ok(text.to_owned()),
             _ => Err(format!(
                 "must be a whole number from {min} to {max}, not {text:?}"
             )),
         },
-        Kind::Fraction => fraction(text).map(|_| ()),
-        Kind::Bool => boolean(text).map(|_| ()),
-        Kind::Duration => duration(text).map(|_| ()),
-        Kind::Size => size(text).map(|_| ()),
-        Kind::MillisecondList => milliseconds(text).map(|_| ()),
-        Kind::OneOf(words) if words.contains(&text) => Ok(()),
-        Kind::OneOf(words) => Err(format!("must be one of {}, not {text:?}", words.join(", "))),
+        Kind::Fraction => fraction(text).map(|_| text.to_owned()),
+        Kind::Sampling => sampling(text).map(|_| text.to_owned()),
+        Kind::Bool => boolean(text).map(|value| value.to_string()),
+        Kind::Duration { min } => match duration(text)? {
+            value if value < min => Err(format!("must be longer than zero, not {text:?}")),
+            value if value > DURATION_MAX => Err(format!(
+                "is longer than 100 years ({text:?}): write a shorter one"
+            )),
+            _ => Ok(text.to_owned()),
+        },
+        Kind::Size => size(text).map(|_| text.to_owned()),
+        Kind::MillisecondList => match milliseconds(text)?.iter().max() {
+            Some(longest) if *longest > WAIT_MAX => {
+                Err(format!("has a wait of more than a day: {text:?}"))
+            }
+            _ => Ok(text.to_owned()),
+        },
+        Kind::OneOf(words) => word(key, words, text).map(str::to_owned),
+        Kind::Words(known) => {
+            let found = words(text);
+            let found = found.iter().map(|each| word(key, known, each));
+            let found: Vec<_> = found.collect::<Result<_, _>>()?;
+            let kept: Vec<_> = found.into_iter().filter(|word| !word.is_empty()).collect();
+            Ok(match kept.is_empty() {
+                true => "none".to_owned(),
+                false => kept.join(","),
+            })
+        }
+        Kind::Address => endpoints::address(text).map(|_| text.to_owned()),
+        Kind::Stream(_) if text.contains('/') => Ok(match text {
+            "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => "stdout".to_owned(),
+            "/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2" => "stderr".to_owned(),
+            path => path.to_owned(),
+        }),
+        Kind::Stream(words) => match word(key, words, text) {
+            Ok(word) => Ok(word.to_owned()),
+            // A file in the working directory.
+            Err(_) if key.path == "logging.file" => Ok(text.to_owned()),
+            Err(reason) => Err(format!("{reason}, nor the path of a file")),
+        },
+    }
+}
+
+/// One of the words, or one that means it, in any case.
+fn word(key: &Key, words: &'static [&'static str], text: &str) -> Result<&'static str, String> {
+    let is_it = |word: &str| word.eq_ignore_ascii_case(text);
+    if let Some(word) = words.iter().find(|word| is_it(word)) {
+        return Ok(word);
+    }
+    let other = key.also.iter().find(|(other, _)| is_it(other));
+    other
+        .map(|(_, ours)| *ours)
+        .ok_or_else(|| format!("must be one of {}, not {text:?}", words.join(", ")))
+}
+
+/// 0 to 1, or every how many lines one is written.
+pub(super) fn sampling(text: &str) -> Result<LogSampling, String> {
+    let wrong = || {
+        format!(
+            "must be a number from 0 to 1, or a whole number N to write every N-th line, not {text:?}"
+        )
+    };
+    if let Ok(count) = text.parse::<u64>() {
+        return Ok(match count {
+            0 | 1 => LogSampling::All,
+            count => LogSampling::OneIn(count),
+        });
+    }
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(LogSampling::Share(share)),
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(LogSampling::All),
+        _ => Err(wrong()),
     }
 }
 
@@ -36,20 +145,22 @@ pub(super) fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
-/// `true` or `false`, or the Go program's `1` and `0`.
+/// `true` or `false` in any case, or what Go and YAML 1.1 take for them.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
-    match text {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
         _ => Err(format!("must be true or false, not {text:?}")),
     }
 }
 
 /// A size in bytes.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    text.parse::<ByteSize>()
-        .map(|size| size.0)
-        .map_err(|error| format!("is wrong: {error}"))
+    match text.parse::<ByteSize>() {
+        Ok(size) if size.0 <= SIZE_MAX => Ok(size.0),
+        Ok(_) => Err(format!("is beyond 4 EiB, the largest size: {text:?}")),
+        Err(error) => Err(format!("is wrong: {error}")),
+    }
 }
 
 /// Milliseconds with commas between.
@@ -80,4 +191,37 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 pub(super) fn named<T: FromStr<Err = UnknownName>>(text: &str) -> Result<T, String> {
     text.parse::<T>()
         .map_err(|error| format!("is wrong: {error}"))
+}
+
+/// `NAME=VALUE` with commas between, values percent-encoded as in W3C Baggage.
+pub(super) fn attributes(text: &str) -> Result<Vec<(String, String)>, String> {
+    let wrong = |part: &str| format!("must be NAME=VALUE with commas between, not {part:?}");
+    words(text)
+        .iter()
+        .map(|part| {
+            let (name, value) = part.split_once('=').ok_or_else(|| wrong(part))?;
+            let (name, value) = (name.trim(), value.trim());
+            if name.is_empty() {
+                return Err(wrong(part));
+            }
+            let value = decoded(value).ok_or_else(|| wrong(part))?;
+            Ok((name.to_owned(), value))
+        })
+        .collect()
+}
+
+/// Percent-decodes; none when that yields no text.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let high = char::from(rest.next()?).to_digit(16)?;
+        let low = char::from(rest.next()?).to_digit(16)?;
+        bytes.push(u8::try_from(high << 4 | low).ok()?);
+    }
+    String::from_utf8(bytes).ok()
 }

@@ -53,16 +53,68 @@ named!(LogFormat, "form of a log line", { Json => "json", Text => "text" });
 pub enum TraceExporter {
     /// To the collector.
     Otlp,
+    /// To standard output.
+    Stdout,
     /// Nowhere.
     None,
 }
 
-named!(TraceExporter, "exporter of traces", { Otlp => "otlp", None => "none" });
+named!(TraceExporter, "exporter of traces", { Otlp => "otlp", Stdout => "stdout", None => "none" });
+
+/// How the collector is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// gRPC.
+    Grpc,
+    /// Protocol buffers posted over HTTP.
+    HttpProtobuf,
+}
+
+named!(OtlpProtocol, "protocol of OTLP", { Grpc => "grpc", HttpProtobuf => "http/protobuf" });
+
+/// How what the collector is sent is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// By gzip.
+    Gzip,
+}
+
+named!(Compression, "compression", { None => "none", Gzip => "gzip" });
+
+/// How traces are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceSampler {
+    /// All of them.
+    AlwaysOn,
+    /// None.
+    AlwaysOff,
+    /// A share.
+    Ratio,
+    /// All, unless the client says otherwise.
+    ParentOn,
+    /// None, unless the client says otherwise.
+    ParentOff,
+    /// A share, unless the client says otherwise.
+    ParentRatio,
+}
+
+named!(TraceSampler, "sampler of traces", {
+    AlwaysOn => "always_on",
+    AlwaysOff => "always_off",
+    Ratio => "traceidratio",
+    ParentOn => "parentbased_always_on",
+    ParentOff => "parentbased_always_off",
+    ParentRatio => "parentbased_traceidratio",
+});
 
 #[cfg(test)]
 mod tests {
     use std::fmt::{Debug, Display};
     use std::str::FromStr;
+
+    use lvp_api::names::UnknownName;
 
     use super::super::Settings;
     use super::super::keys::{KEYS, Kind};
@@ -70,15 +122,14 @@ mod tests {
     use super::*;
 
     /// Every word of the key is read back, and no other is taken.
-    fn check<T, E>(path: &'static str, all: &[T])
+    fn check<T>(path: &'static str, all: &[T])
     where
-        T: Copy + Debug + Display + PartialEq + FromStr<Err = E>,
-        E: Debug,
+        T: Copy + Debug + Display + PartialEq + FromStr<Err = UnknownName>,
     {
         let key = KEYS.iter().find(|key| key.path == path).unwrap();
         let words: Vec<_> = all.iter().map(ToString::to_string).collect();
         assert!(
-            matches!(key.kind, Kind::OneOf(known) if known == words),
+            matches!(key.kind, Kind::OneOf(known) | Kind::Words(known) | Kind::Stream(known) if known == words),
             "{path}"
         );
         assert!(key.default.parse::<T>().is_ok(), "{path}");
@@ -87,7 +138,11 @@ mod tests {
             assert_eq!(&one.to_string().parse::<T>().unwrap(), one);
             settings.set(path, &one.to_string()).unwrap();
         }
-        for unknown in ["other", &words[0].to_uppercase(), &format!("{} ", words[0])] {
+        // Operators write them in any case.
+        let shouted = words[0].to_uppercase();
+        settings.set(path, &shouted).unwrap();
+        assert_eq!(settings.named::<T>(path).unwrap(), all[0]);
+        for unknown in ["other", &format!("{}x", words[0])] {
             assert!(unknown.parse::<T>().is_err(), "{path} {unknown:?}");
             let refused = settings.set(path, unknown);
             assert!(
@@ -104,5 +159,8 @@ mod tests {
         check("logging.format", &LogFormat::ALL);
         check("logging.output", &LogOutput::ALL);
         check("tracing.exporters", &TraceExporter::ALL);
+        check("tracing.protocol", &OtlpProtocol::ALL);
+        check("tracing.compression", &Compression::ALL);
+        check("tracing.sampler", &TraceSampler::ALL);
     }
 }

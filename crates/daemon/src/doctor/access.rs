@@ -1,6 +1,5 @@
 //! Who may connect: loopback, tokens, certificates.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
@@ -43,11 +42,7 @@ fn who(server: &config::Server) -> Finding {
         .tls
         .as_ref()
         .is_some_and(|tls| tls.client_ca.is_some());
-    let loopback = server.host == "localhost"
-        || server
-            .host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback());
+    let loopback = server.host.is_loopback();
     match (server.api_tokens_file.is_some(), has_ca) {
         (false, false) if loopback => Finding::ok(
             CHECK,

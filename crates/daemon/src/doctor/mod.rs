@@ -25,7 +25,6 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
-use crate::config::keys::Kind;
 use crate::config::{Backend, Config, ConfigError, Origin, Settings};
 use crate::error::chain;
 
@@ -280,6 +279,7 @@ async fn examine(
         }
     };
     let mut findings = configuration(file, &settings);
+    findings.extend(former_program());
     findings.extend(host::check(&config));
     match &config.volumes.backend {
         Backend::Lvm => findings.extend(lvm::check(&config).await),
@@ -300,14 +300,40 @@ async fn examine(
     Report::new(findings)
 }
 
+/// Files that the Go program of the same name leaves behind.
+const OF_GO_PROGRAM: [&str; 4] = [
+    "/etc/sudoers.d/libvirt-volume-provisioner",
+    "/etc/systemd/system/libvirt-volume-provisioner.service",
+    "/etc/apparmor.d/usr.sbin.libvirt-volume-provisioner",
+    "/var/lib/libvirt-volume-provisioner/provisioner.db",
+];
+
+/// What the Go program left on this host.
+fn former_program() -> Option<Finding> {
+    let left = OF_GO_PROGRAM.iter().filter(|path| Path::new(path).exists());
+    let left: Vec<_> = left.copied().collect();
+    (!left.is_empty()).then(|| {
+        Finding::warn(
+            "config",
+            format!("The Go program has left {}", left.join(", ")),
+            "See docs/upgrade.md: 'config migrate' takes its configuration along, 'db adopt-go-volumes' its volumes; then \
+             remove the files",
+        )
+    })
+}
+
 fn configuration(file: &Path, settings: &Settings) -> Vec<Finding> {
     let mut findings: Vec<_> = settings
         .warnings
         .iter()
-        .map(|warning| Finding::warn("config", warning, "Take the key out of the file"))
+        .map(|warning| {
+            let remedy =
+                "Set it as docs/config.md says, or take it out of the file or the environment";
+            Finding::warn("config", warning, remedy)
+        })
         .collect();
     let has_secrets = settings.iter().any(|(key, setting)| {
-        key.kind == Kind::Secret
+        key.kind.is_secret()
             && matches!(setting.origin, Origin::File(_))
             && !setting.text.is_empty()
     });

@@ -2,47 +2,38 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::{Request, StatusCode};
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode, Uri};
 use lvp_api::{CachedImages, DeletedImage, ErrorCode, JobAccepted, Sha256Digest};
-use serde::Deserialize;
 
 use super::error::ApiError;
+use super::fields::Fields;
+use super::request::Part;
 use super::{Answer, App, list, request};
 use crate::access::audit::Subject;
 use crate::source::url::redact;
 
-/// Listed images unless `limit` says otherwise.
-const LIST_LIMIT: u32 = 100;
-/// Listed images at most.
-const LIST_LIMIT_MAX: u32 = 1000;
-
-/// What a listing is asked for.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    limit: Option<u32>,
-    offset: Option<u32>,
-}
+/// What a listing may be asked for.
+const LISTING: &[&str] = &["limit", "offset"];
 
 /// `GET /api/v1/cache/images`
-pub(super) async fn list(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<CachedImages>, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let limit = query.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT_MAX);
-    let offset = query.offset.unwrap_or(0);
+pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<CachedImages>, ApiError> {
+    let fields = Fields::of_query(&uri, LISTING)?;
+    let Part { limit, offset } = Part::of(&fields)?;
     let _place = app.shared.lists.place().await?;
     // A thousand rows of URLs of 4 KiB are read at most.
-    let images = app.services.cache.list(limit, offset).await?;
+    let cache = &app.services.cache;
+    let images = cache.list(limit, offset).await?;
+    let total = cache.count().await?;
     let part = list::part(images, offset, false)?;
     Ok(Json(CachedImages {
-        count: part.items.len(),
+        count: total,
+        total,
         images: part.items,
         offset,
         limit,
         next_offset: part.next_offset,
+        warnings: fields.warnings(),
     }))
 }
 
@@ -53,15 +44,16 @@ pub(super) async fn fetch(
 ) -> Result<Answer<JobAccepted>, ApiError> {
     let headers = request.headers().clone();
     let subject = Subject::of(request.extensions());
-    let body: lvp_api::CacheFetchRequest = request::json(request).await?;
-    let correlation_id = body.correlation_id.clone();
-    subject.is(format!("image {}", redact(&body.image_url)));
-    let new = request::cache_fetch(body, &headers, &app.services.source)
-        .map_err(|error| error.correlated(correlation_id.clone()))?;
+    let fields = request::cache_fetch_fields(request).await?;
+    if let Ok(Some(url)) = fields.text("image_url") {
+        subject.is(format!("image {}", redact(&url)));
+    }
+    let new = request::cache_fetch(&fields, &headers, &app.services.source)?;
     let submitted = app.jobs.submit(new).await;
-    let job_id = submitted.map_err(|error| ApiError::from(error).correlated(correlation_id))?;
+    let job_id = submitted.map_err(|error| request::correlated(error.into(), &fields))?;
     subject.made_job(job_id);
-    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
+    let warnings = fields.warnings();
+    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id, warnings })))
 }
 
 /// `DELETE /api/v1/cache/images/{key}`

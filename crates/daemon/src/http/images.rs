@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
+use axum::http::Uri;
 use lvp_api::{StoredImage, StoredImages};
-use serde::Deserialize;
 
 use super::App;
 use super::error::ApiError;
+use super::fields::Fields;
 use crate::source::ListedObject;
 
 /// What holds another object's digest or signature, and is no image.
@@ -25,21 +25,13 @@ const BESIDE: [&str; 9] = [
     ".gpg",
 ];
 
-/// What is wanted.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    prefix: Option<String>,
-    after: Option<String>,
-}
+/// What a listing may be asked for.
+const LISTING: &[&str] = &["prefix", "after"];
 
 /// `GET /api/v1/images`
-pub(super) async fn list(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<StoredImages>, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let prefix = query.prefix.unwrap_or_default();
+pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<StoredImages>, ApiError> {
+    let fields = Fields::of_query(&uri, LISTING)?;
+    let prefix = fields.text("prefix")?.unwrap_or_default();
     let rest = prefix.strip_prefix("s3://").unwrap_or_default();
     let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
     let named = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -49,7 +41,9 @@ pub(super) async fn list(
         )));
     }
     let source = &app.services.source;
-    let listing = source.list(bucket, key, query.after.as_deref()).await?;
+    let listing = source
+        .list(bucket, key, fields.text("after")?.as_deref())
+        .await?;
     let keys: HashSet<_> = listing
         .objects
         .iter()
@@ -100,5 +94,6 @@ pub(super) async fn list(
         images: images.collect(),
         next: listing.next,
         prefix,
+        warnings: fields.warnings(),
     }))
 }

@@ -2,12 +2,13 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::{Request, StatusCode};
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode, Uri};
 use lvp_api::{CancelledJob, ErrorCode, JobAccepted, JobId, JobList, JobState, JobStatus};
-use serde::Deserialize;
 
 use super::error::ApiError;
+use super::fields::Fields;
+use super::request::Part;
 use super::{Answer, App, list, request};
 use crate::access::audit::Subject;
 use crate::clock;
@@ -17,24 +18,15 @@ use crate::jobs::retry::RetryError;
 use crate::store::JobFilter;
 use crate::telemetry::traces;
 
-/// Listed jobs unless `limit` says otherwise.
-const LIST_LIMIT: u32 = 100;
-/// Listed jobs at most.
-const LIST_LIMIT_MAX: u32 = 1000;
+/// What a listing may be asked for.
+const LISTING: &[&str] = &[
+    "status", "volume", "image", "q", "since", "until", "limit", "offset",
+];
 
-/// What a listing is asked for.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    status: Option<String>,
-    volume: Option<String>,
-    image: Option<String>,
-    q: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
-    limit: Option<u32>,
-    offset: Option<u32>,
-}
+/// What the Go program's clients know these errors by.
+const NOT_FOUND: &str = "job not found";
+const NOT_CANCELLED: &str = "failed to cancel job";
+const NOT_STARTED: &str = "failed to start provisioning";
 
 /// `POST /api/v1/jobs`
 pub(super) async fn create(
@@ -43,34 +35,37 @@ pub(super) async fn create(
 ) -> Result<Answer<JobAccepted>, ApiError> {
     let headers = request.headers().clone();
     let subject = Subject::of(request.extensions());
-    let body: lvp_api::ProvisionRequest = request::json(request).await?;
-    let correlation_id = body.correlation_id.clone();
-    subject.is(format!("volume {}", body.volume_name));
-    let new = request::provision(body, &headers, &app.services.source)?;
-    let submitted = app.jobs.submit(new).await;
-    let job_id = submitted.map_err(|error| ApiError::from(error).correlated(correlation_id))?;
+    let fields = request::provision_fields(request).await?;
+    if let Ok(Some(name)) = fields.text("volume_name") {
+        subject.is(format!("volume {name}"));
+    }
+    let new = request::provision(&fields, &headers, &app.services.source)?;
+    let job_id = app.jobs.submit(new).await.map_err(|error| {
+        let error = request::correlated(error.into(), &fields);
+        match error.code() {
+            ErrorCode::Internal => error.phrased(NOT_STARTED),
+            _ => error,
+        }
+    })?;
     subject.made_job(job_id);
-    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
+    let warnings = fields.warnings();
+    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id, warnings })))
 }
 
 /// `GET /api/v1/jobs`
-pub(super) async fn list(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<JobList>, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let limit = query.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT_MAX);
-    let offset = query.offset.unwrap_or(0);
+pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<JobList>, ApiError> {
+    let fields = Fields::of_query(&uri, LISTING)?;
+    let Part { limit, offset } = Part::of(&fields)?;
     let _place = app.shared.lists.place().await?;
     let (jobs, total) = app
         .jobs
         .list(JobFilter {
-            states: states(query.status.as_deref())?,
-            volume: query.volume,
-            image: query.image,
-            text: query.q,
-            since: moment("since", query.since)?,
-            until: moment("until", query.until)?,
+            states: states(fields.text("status")?.as_deref())?,
+            volume: fields.text("volume")?,
+            image: fields.text("image")?,
+            text: fields.text("q")?,
+            since: moment("since", fields.text("since")?)?,
+            until: moment("until", fields.text("until")?)?,
             limit,
             offset,
             max_bytes: list::LIST_MAX_BYTES,
@@ -88,6 +83,7 @@ pub(super) async fn list(
         offset,
         limit,
         next_offset: part.next_offset,
+        warnings: fields.warnings(),
     }))
 }
 
@@ -133,7 +129,12 @@ pub(super) async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<CancelledJob>, ApiError> {
-    let job_id = job_id(&id)?;
+    let cancelled = cancelled(&app, &id).await;
+    cancelled.map_err(|error| error.phrased(NOT_CANCELLED))
+}
+
+async fn cancelled(app: &App, id: &str) -> Result<Json<CancelledJob>, ApiError> {
+    let job_id = job_id(id)?;
     match app.jobs.cancel(job_id).await? {
         Cancellation::Cancelled => Ok(Json(CancelledJob {
             status: "cancelled".to_owned(),
@@ -142,7 +143,7 @@ pub(super) async fn cancel(
         Cancellation::Ended(state) => Err(ApiError::bad_request(format!(
             "Job {job_id} has already ended: it is {state}"
         ))),
-        Cancellation::Unknown => Err(unknown(&id)),
+        Cancellation::Unknown => Err(unknown(id)),
         Cancellation::Slow => Err(ApiError::new(
             ErrorCode::Unavailable,
             format!("Job {job_id} was told to stop and has not ended yet: ask for its status"),
@@ -168,7 +169,8 @@ pub(super) async fn retry(
         RetryError::Store(error) => error.into(),
     })?;
     subject.made_job(job_id);
-    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id })))
+    let warnings = Vec::new();
+    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id, warnings })))
 }
 
 pub(super) fn job_id(text: &str) -> Result<JobId, ApiError> {
@@ -182,4 +184,5 @@ pub(super) fn unknown(id: &str) -> ApiError {
         ErrorCode::NotFound,
         format!("There is no job {id}: GET /api/v1/jobs lists them"),
     )
+    .phrased(NOT_FOUND)
 }

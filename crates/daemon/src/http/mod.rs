@@ -6,6 +6,7 @@ mod cache;
 mod calls;
 pub mod error;
 mod events;
+mod fields;
 mod gather;
 mod guard;
 mod health;
@@ -17,6 +18,7 @@ mod openapi;
 mod page;
 mod plan;
 mod request;
+mod request_id;
 mod streams;
 mod traces;
 mod upload;
@@ -89,6 +91,8 @@ pub struct Shared {
 
 /// All routes of both generations, and the API's own description.
 pub fn router(app: App) -> Router {
+    let metrics = &app.services.metrics;
+    metrics.requests_begin(openapi::answers());
     let mut router = Router::new();
     for call in CALLS {
         if call.routes.contains(&routes::METRICS) && !app.serve_metrics {
@@ -112,8 +116,9 @@ pub fn router(app: App) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(traces::trace))
-        // Outermost, so that a request that crashed is counted too.
+        // Outside of these, so that a request that crashed is counted, and has its id, too.
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
+        .layer(middleware::from_fn(request_id::identify))
         .with_state(app)
 }
 

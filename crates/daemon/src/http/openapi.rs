@@ -55,6 +55,21 @@ pub(super) async fn docs() -> Html<String> {
     ))
 }
 
+/// Every answer that is foreseen: method, route and status.
+pub(super) fn answers() -> impl Iterator<Item = (&'static str, &'static str, u16)> {
+    // Whatever is asked for, a credential may be missing, and the daemon may be at fault.
+    const ANYWHERE: [u16; 3] = [401, 403, 500];
+    CALLS.iter().flat_map(|call| {
+        let statuses = std::iter::once(call.success.0)
+            .chain(call.errors.iter().copied())
+            .chain(ANYWHERE);
+        let method = method_name(&call.method);
+        let of_route =
+            move |route: &'static str| statuses.clone().map(move |status| (method, route, status));
+        call.routes.iter().copied().flat_map(of_route)
+    })
+}
+
 fn method_name(method: &HttpMethod) -> &'static str {
     match method {
         HttpMethod::Post => "POST",

@@ -4,8 +4,8 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::Request;
+use lvp_api::ErrorCode;
 use lvp_api::plan::Plan;
-use lvp_api::{ErrorCode, ProvisionRequest};
 use tokio::sync::Semaphore;
 
 use super::error::ApiError;
@@ -32,12 +32,12 @@ pub(super) async fn plan(
     request: Request<Body>,
 ) -> Result<Json<Plan>, ApiError> {
     let headers = request.headers().clone();
-    let body: ProvisionRequest = request::json(request).await?;
-    let new = request::provision(body, &headers, &app.services.source)?;
+    let fields = request::provision_fields(request).await?;
+    let new = request::provision(&fields, &headers, &app.services.source)?;
     let closed = |_| ApiError::new(ErrorCode::Internal, "The daemon is ending");
     let _place = app.shared.plans.0.acquire().await.map_err(closed)?;
     let planned = jobs::plan::plan(&app.services, &new).await;
-    Ok(Json(planned.map_err(|error| {
-        ApiError::new(error.kind().code(), chain(&error))
-    })?))
+    let mut plan = planned.map_err(|error| ApiError::new(error.kind().code(), chain(&error)))?;
+    plan.warnings.extend(fields.warnings());
+    Ok(Json(plan))
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lvp_api::job::CORRELATION_ID_MAX;
 use lvp_api::units::GIB;
-use lvp_api::{CacheFetchRequest, ErrorCode, ImageType, ProvisionRequest, VolumeName};
-use serde::de::DeserializeOwned;
+use lvp_api::{Checksum, ErrorCode, ImageType, VolumeName};
 
 use super::error::ApiError;
+use super::fields::Fields;
 use crate::job::record::{JobSpec, NewJob};
 use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::url::RequestedUrl;
@@ -30,9 +31,34 @@ const IDEMPOTENCY_KEY_MAX: usize = 255;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Reads a JSON body. The content type is not looked at: the Go program did not either, and
+/// What a request for a volume may say.
+const PROVISION: &[&str] = &[
+    "image_url",
+    "volume_name",
+    "volume_size_gb",
+    "volume_size_bytes",
+    "image_type",
+    "checksum",
+    "correlation_id",
+    "adopt",
+];
+
+/// What a request for the cache may say.
+const CACHE_FETCH: &[&str] = &["image_url", "image_type", "checksum", "correlation_id"];
+
+/// The fields of a request for a volume.
+pub(super) async fn provision_fields(request: Request<Body>) -> Result<Fields, ApiError> {
+    Fields::of_json(&body(request).await?, PROVISION)
+}
+
+/// The fields of a request for the cache.
+pub(super) async fn cache_fetch_fields(request: Request<Body>) -> Result<Fields, ApiError> {
+    Fields::of_json(&body(request).await?, CACHE_FETCH)
+}
+
+/// Reads a body. The content type is not looked at: the Go program did not either, and
 /// `curl -d` sends another.
-pub(super) async fn json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiError> {
+async fn body(request: Request<Body>) -> Result<Bytes, ApiError> {
     let body = Limited::new(request.into_body(), BODY_MAX_BYTES).collect();
     let body = tokio::time::timeout(BODY_TIMEOUT, body)
         .await
@@ -57,56 +83,85 @@ pub(super) async fn json<T: DeserializeOwned>(request: Request<Body>) -> Result<
             "The body is empty: send a JSON object",
         ));
     }
-    serde_json::from_slice(&bytes).map_err(|error| {
-        ApiError::bad_request(format!("The body is not the expected JSON: {error}"))
-    })
+    Ok(bytes)
+}
+
+/// What a part of a list is asked for.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) limit: u32,
+    pub(super) offset: u32,
+}
+
+impl Part {
+    /// Listed entries unless `limit` says otherwise.
+    const LIMIT: u32 = 100;
+    /// Listed entries at most.
+    const LIMIT_MAX: u32 = 1000;
+
+    pub(super) fn of(fields: &Fields) -> Result<Self, ApiError> {
+        let limit = fields.whole_text("limit")?.unwrap_or(Self::LIMIT);
+        Ok(Self {
+            limit: limit.min(Self::LIMIT_MAX),
+            offset: fields.whole_text("offset")?.unwrap_or(0),
+        })
+    }
 }
 
 /// Turns a provision request into a job, checking field by field.
 pub(super) fn provision(
-    request: ProvisionRequest,
+    fields: &Fields,
     headers: &HeaderMap,
     source: &Source,
 ) -> Result<NewJob, ApiError> {
-    let correlation_id = request.correlation_id.clone();
-    checked_provision(request, headers, source).map_err(|error| error.correlated(correlation_id))
+    checked_provision(fields, headers, source).map_err(|error| correlated(error, fields))
+}
+
+/// Adds a request's correlation id to its error, where it can be read.
+pub(super) fn correlated(error: ApiError, fields: &Fields) -> ApiError {
+    error.correlated(fields.text("correlation_id").ok().flatten())
 }
 
 fn checked_provision(
-    request: ProvisionRequest,
+    fields: &Fields,
     headers: &HeaderMap,
     source: &Source,
 ) -> Result<NewJob, ApiError> {
-    let name: VolumeName = request
-        .volume_name
+    let url = image_url(fields)?;
+    let name = fields.text("volume_name")?.ok_or_else(|| {
+        ApiError::bad_request("volume_name is missing: send the name of the volume")
+    })?;
+    let name: VolumeName = name
         .parse()
         .map_err(|error| ApiError::bad_request(format!("volume_name: {error}")))?;
-    let size_bytes = volume_size(request.volume_size_gb, request.volume_size_bytes)?;
-    let (mut image, location) = image(&request.image_url, request.image_type, source)?;
-    image.checksum = request.checksum;
+    let gib = fields.whole("volume_size_gb")?;
+    let size_bytes = volume_size(gib, fields.whole("volume_size_bytes")?)?;
+    let (mut image, location) = image(&url, image_type(fields)?, source)?;
+    image.checksum = checksum(fields)?;
     let volume = VolumeRequest {
         name,
         size_bytes,
-        adopt: request.adopt,
+        adopt: fields.truth("adopt")?.unwrap_or(false),
     };
-    let spec = spec(
-        Work::Provision { image, volume },
-        request.correlation_id,
-        headers,
-    )?;
+    let work = Work::Provision { image, volume };
+    let spec = spec(work, fields.text("correlation_id")?, headers)?;
     Ok(NewJob { spec, location })
 }
 
 /// Turns a cache request into a job.
 pub(super) fn cache_fetch(
-    request: CacheFetchRequest,
+    fields: &Fields,
     headers: &HeaderMap,
     source: &Source,
 ) -> Result<NewJob, ApiError> {
-    let (mut image, location) = image(&request.image_url, request.image_type, source)?;
-    image.checksum = request.checksum;
-    let spec = spec(Work::Fetch { image }, request.correlation_id, headers)?;
-    Ok(NewJob { spec, location })
+    let checked = || {
+        let (mut image, location) = image(&image_url(fields)?, image_type(fields)?, source)?;
+        image.checksum = checksum(fields)?;
+        let work = Work::Fetch { image };
+        let spec = spec(work, fields.text("correlation_id")?, headers)?;
+        Ok(NewJob { spec, location })
+    };
+    checked().map_err(|error| correlated(error, fields))
 }
 
 /// The image as it is kept, and where it is: the only look at a request's URL.
@@ -115,7 +170,10 @@ fn image(
     image_type: ImageType,
     source: &Source,
 ) -> Result<(ImageRequest, ImageUrl), ApiError> {
-    let location = source.parse_url(url)?;
+    let location = source.parse_url(url).map_err(|error| {
+        let error = ApiError::from(error);
+        ApiError::new(error.code(), format!("image_url: {}", error.message()))
+    })?;
     let url = RequestedUrl::new(url);
     let image = ImageRequest {
         url,
@@ -132,6 +190,34 @@ fn spec(work: Work, correlation: Option<String>, headers: &HeaderMap) -> Result<
         idempotency_key: idempotency_key(headers)?,
         traceparent: traces::current_traceparent(),
     })
+}
+
+fn image_url(fields: &Fields) -> Result<String, ApiError> {
+    fields.text("image_url")?.ok_or_else(|| {
+        ApiError::bad_request("image_url is missing: send s3://BUCKET/KEY, or the object's URL")
+    })
+}
+
+/// The image's format; an empty one is as good as none, as in Go.
+fn image_type(fields: &Fields) -> Result<ImageType, ApiError> {
+    match fields.text("image_type")?.as_deref() {
+        None | Some("") => Ok(ImageType::default()),
+        Some(name) => name
+            .to_ascii_lowercase()
+            .parse()
+            .map_err(|error| ApiError::bad_request(format!("image_type: {error}"))),
+    }
+}
+
+/// What the image must be; an empty text is as good as none.
+fn checksum(fields: &Fields) -> Result<Option<Checksum>, ApiError> {
+    match fields.text("checksum")?.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|error| ApiError::bad_request(format!("checksum: {error}"))),
+    }
 }
 
 fn volume_size(gib: Option<u64>, bytes: Option<u64>) -> Result<u64, ApiError> {

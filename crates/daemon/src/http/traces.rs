@@ -6,6 +6,7 @@ use axum::response::Response;
 use lvp_api::routes;
 use tracing::Instrument as _;
 
+use super::request_id::RequestId;
 use crate::telemetry::traces;
 
 /// Continues the client's trace, or begins one.
@@ -20,8 +21,10 @@ pub(super) async fn trace(request: Request, next: Next) -> Response {
         Some(route) => format!("{method} {route}"),
         None => method.clone(),
     };
+    let id = request.extensions().get::<RequestId>();
     let span = tracing::error_span!(
-        target: traces::TARGET, "request", otel.name = name, otel.kind = "server"
+        target: traces::TARGET, "request", otel.name = name, otel.kind = "server",
+        request_id = id.map(|id| id.0.as_str())
     );
     let traceparent = request.headers().get("traceparent");
     traces::continue_from(&span, traceparent.and_then(|value| value.to_str().ok()));

@@ -95,6 +95,9 @@ pub(super) async fn put(
         .map_err(|_| ApiError::new(ErrorCode::Internal, "The upload crashed: see the log"))??;
     Ok(Json(UploadedContent {
         status: "uploaded".to_owned(),
+        volume: volume.clone(),
+        pool: pool.clone(),
+        bytes: size_bytes,
         volume_name: volume,
         pool_name: pool,
         size_bytes,

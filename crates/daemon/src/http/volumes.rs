@@ -12,13 +12,14 @@ use lvp_api::{ErrorCode, VolumeInfo, VolumeList, VolumeName};
 use super::error::ApiError;
 use super::{App, gather};
 use crate::access::audit::Subject;
+use crate::volume::Volume;
 
 /// `GET /api/v1/volumes`
 pub(super) async fn list(State(app): State<App>) -> Result<Response, ApiError> {
     let services = Arc::clone(&app.services);
     let list = move || async move {
         let volumes = services.volumes.list().await?;
-        let volumes: Vec<_> = volumes.into_iter().map(|volume| volume.info()).collect();
+        let volumes: Vec<_> = volumes.into_iter().map(Volume::info).collect();
         let list = VolumeList {
             count: volumes.len(),
             volumes,

@@ -14,6 +14,8 @@ pub struct ApiError {
     code: ErrorCode,
     message: String,
     correlation_id: Option<String>,
+    /// In place of the code's own.
+    phrase: Option<&'static str>,
     is_busy: bool,
 }
 
@@ -24,6 +26,7 @@ impl ApiError {
             code,
             message: message.into(),
             correlation_id: None,
+            phrase: None,
             is_busy: false,
         }
     }
@@ -46,6 +49,18 @@ impl ApiError {
         self.code
     }
 
+    /// What was wrong and what to do.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Gives the answer's `error` the word that clients of this route know.
+    #[must_use]
+    pub fn phrased(mut self, phrase: &'static str) -> Self {
+        self.phrase = Some(phrase);
+        self
+    }
+
     /// Adds the request's correlation id.
     #[must_use]
     pub fn correlated(mut self, id: Option<String>) -> Self {
@@ -61,7 +76,11 @@ impl IntoResponse for ApiError {
         if status.is_server_error() && !self.is_busy {
             tracing::error!(component = "http", error = self.message, "Request failed");
         }
-        let body = ErrorBody::new(self.code, self.message).with_correlation_id(self.correlation_id);
+        let mut body =
+            ErrorBody::new(self.code, self.message).with_correlation_id(self.correlation_id);
+        if let Some(phrase) = self.phrase {
+            phrase.clone_into(&mut body.error);
+        }
         let mut response = (status, Json(body)).into_response();
         if self.is_busy || self.code == ErrorCode::TooManyRequests {
             let value = HeaderValue::from_static(RETRY_AFTER_SECS);

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri, header};
@@ -15,11 +15,11 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
+use super::SourceSettings;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::mover::Mover;
 use super::retry::Failure;
 use super::url::{UrlPolicy, without_query};
-use super::{Counters, SourceSettings};
 use crate::{files, web};
 
 /// Redirects that are followed, each to an allowed host.
@@ -45,6 +45,17 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&without_query(&self.url))
     }
+}
+
+/// What a source has done since it was made.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests that were sent.
+    pub requests: AtomicU64,
+    /// Requests that were sent again after a passing fault.
+    pub retries: AtomicU64,
+    /// Body bytes that arrived.
+    pub received_bytes: AtomicU64,
 }
 
 /// Sends requests that are signed where they have to be, each exactly once.

@@ -42,11 +42,11 @@ mod reader;
 mod record;
 mod refusal;
 mod retry;
+mod settings;
 mod sums;
 pub mod url;
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -57,12 +57,10 @@ use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
-use crate::secret::Secret;
-use crate::web;
 pub use checksums::Checksums;
 pub use error::{Result, SourceError, SourceErrorKind};
 use fetch::{byte_range, total_size};
+pub use http::Counters;
 use http::{Client, Location, header_text, no_answer};
 use limit::ReadLimit;
 pub use listing::{ListedObject, Listing};
@@ -73,52 +71,11 @@ pub use reader::RemoteReader;
 pub use record::PlanCheck;
 use refusal::{Refusal, refusal};
 use retry::{Budget, Failure};
+pub use settings::{RangeOptions, SourceSettings};
 pub use url::{ImageUrl, UrlPolicy};
 
 /// A health probe that takes longer counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What the configuration says about object storage.
-#[derive(Debug, Clone)]
-pub struct SourceSettings {
-    /// `http(s)://HOST:PORT`; `None` when only `allowed_hosts` are used.
-    pub endpoint: Option<String>,
-    /// `None` for anonymous requests.
-    pub access_key: Option<String>,
-    /// The key that signs.
-    pub secret_key: Option<Secret>,
-    /// Region that is signed for.
-    pub region: String,
-    /// PEM file of further certificate authorities, beside the system's.
-    pub ca_cert: Option<PathBuf>,
-    /// Hosts (`host` or `host:port`) besides the endpoint that image URLs may name.
-    pub allowed_hosts: Vec<String>,
-    /// Waits before the repeats of one request or range, as many as there are repeats.
-    pub retry_backoff: Vec<Duration>,
-    /// Time for a connection to come up.
-    pub connect_timeout: Duration,
-    /// Longest silence of a server.
-    pub idle_timeout: Duration,
-    /// All reads together stay within this rate.
-    pub max_read_bytes_per_sec: Option<u64>,
-}
-
-impl From<&config::Minio> for SourceSettings {
-    fn from(minio: &config::Minio) -> Self {
-        Self {
-            endpoint: minio.endpoint.clone(),
-            access_key: minio.access_key.clone(),
-            secret_key: minio.secret_key.clone(),
-            region: minio.region.clone(),
-            ca_cert: minio.ca_cert.clone(),
-            allowed_hosts: minio.allowed_hosts.clone(),
-            retry_backoff: minio.retry_backoff.clone(),
-            connect_timeout: web::CONNECT_TIMEOUT,
-            idle_timeout: minio.idle_timeout,
-            max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
-        }
-    }
-}
 
 /// What object storage said of itself.
 #[derive(Debug)]
@@ -129,35 +86,6 @@ pub struct Look {
     pub certificate: Option<Vec<u8>>,
     /// Why it does not serve us.
     pub refused: Option<SourceError>,
-}
-
-/// How [`Source::read_ranges`] cuts and overlaps its requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RangeOptions {
-    /// Bytes per request.
-    pub range_bytes: u64,
-    /// Requests at once.
-    pub in_flight: usize,
-}
-
-impl Default for RangeOptions {
-    fn default() -> Self {
-        Self {
-            range_bytes: 4 << 20,
-            in_flight: 4,
-        }
-    }
-}
-
-/// What a source has done since it was made.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Requests that were sent.
-    pub requests: AtomicU64,
-    /// Requests that were sent again after a passing fault.
-    pub retries: AtomicU64,
-    /// Body bytes that arrived.
-    pub received_bytes: AtomicU64,
 }
 
 /// Reads images; cheap to clone.

@@ -15,8 +15,10 @@
 //! written `%25`. What could be read in two ways is refused: `.` and `..` segments (written or
 //! encoded), control characters, backslashes, credentials, fragments.
 
+mod percent;
 mod query;
 mod requested;
+mod shown;
 
 use std::fmt;
 use std::str::FromStr;
@@ -26,7 +28,11 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::error::{Result, SourceError, SourceErrorKind};
+use crate::config::endpoints;
+use percent::{decode, decode_path, encode};
 pub use requested::RequestedUrl;
+pub use shown::redact;
+pub(crate) use shown::without_query;
 
 /// Longest accepted URL: pre-signed URLs with a session token reach 2 KiB.
 const MAX_URL_BYTES: usize = 4096;
@@ -34,9 +40,6 @@ const MAX_URL_BYTES: usize = 4096;
 const MAX_KEY_BYTES: usize = 1024;
 /// S3's oldest limit on a bucket's name; today's rule (63) is left to the server.
 const MAX_BUCKET_BYTES: usize = 255;
-/// How much of a refused URL an error shows.
-const SHOWN_CHARS: usize = 200;
-
 /// An accepted image URL.
 ///
 /// `Display` is safe to log: it shows neither query nor credentials. Two spellings of one object
@@ -303,24 +306,14 @@ impl FromStr for AllowedHost {
     type Err = SourceError;
 
     fn from_str(entry: &str) -> Result<Self> {
-        let error = || {
+        let read = endpoints::allowed_host(entry);
+        let (host, port) = read.map_err(|why| {
             SourceError::new(
                 SourceErrorKind::Settings,
-                format!("{entry:?} in minio.allowed_hosts is neither a host nor host:port"),
+                format!("{entry:?} in minio.allowed_hosts cannot be used: {why}"),
             )
-        };
-        if entry.is_empty() || entry.contains(['/', '@', '?', '#', '\\', '*']) {
-            return Err(error());
-        }
-        // A scheme's default port vanishes from a parsed URL, but no port is the default of both.
-        let parse = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{entry}/")).map_err(|cause| error().with_source(cause))
-        };
-        let (http, https) = (parse("http")?, parse("https")?);
-        Ok(Self {
-            host: http.host_str().ok_or_else(error)?.to_owned(),
-            port: http.port().or(https.port()),
-        })
+        })?;
+        Ok(Self { host, port })
     }
 }
 
@@ -334,34 +327,6 @@ fn digest(parts: &[&str]) -> String {
     Sha256Digest::new(hasher.finalize().into()).to_string()
 }
 
-/// A URL's text as logs and errors may show it: no query, no credentials, one line, bounded.
-pub fn redact(text: &str) -> String {
-    let text = text.split(['?', '#']).next().unwrap_or_default();
-    let shown = match text.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = match rest.find('/') {
-                Some(at) => rest.split_at(at),
-                None => (rest, ""),
-            };
-            let host = authority.rsplit('@').next().unwrap_or_default();
-            format!("{scheme}://{host}{path}")
-        }
-        None => text.rsplit('@').next().unwrap_or_default().to_owned(),
-    };
-    shown
-        .chars()
-        .take(SHOWN_CHARS)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
-}
-
-/// A request URL as logs and errors may show it.
-pub(crate) fn without_query(url: &Url) -> String {
-    let mut shown = url.clone();
-    shown.set_query(None);
-    shown.into()
-}
-
 fn bad_url(text: &str, why: &str) -> SourceError {
     SourceError::new(
         SourceErrorKind::BadUrl,
@@ -370,31 +335,12 @@ fn bad_url(text: &str, why: &str) -> SourceError {
 }
 
 fn parse_endpoint(text: &str) -> Result<Url> {
-    let error = |why: &str| {
+    endpoints::s3(text).map_err(|why| {
         SourceError::new(
             SourceErrorKind::Settings,
-            format!(
-                "minio.endpoint {:?} cannot be used: {why}; write it as https://HOST:PORT",
-                redact(text)
-            ),
+            format!("minio.endpoint {:?} {why}", redact(text)),
         )
-    };
-    let absolute = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("https://{text}")
-    };
-    let url = Url::parse(&absolute).map_err(|cause| error("it is not a URL").with_source(cause))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(error("only http and https are supported"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(error("it carries credentials"));
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(error("it has more than a host and a port"));
-    }
-    Ok(url)
+    })
 }
 
 fn object(bucket: &str, key: &str) -> Result<ImageUrl, String> {
@@ -423,59 +369,6 @@ fn object(bucket: &str, key: &str) -> Result<ImageUrl, String> {
         return Err("its key is longer than 1024 bytes".to_owned());
     }
     Ok(ImageUrl(Location::Object { bucket, key }))
-}
-
-/// Decodes a path and refuses what a server or a URL library might resolve to something else.
-fn decode_path(path: &str) -> Result<String, String> {
-    let decoded = decode(path)?;
-    if decoded
-        .split('/')
-        .any(|segment| matches!(segment, "." | ".."))
-    {
-        return Err("its path has a '.' or '..' segment".to_owned());
-    }
-    Ok(decoded)
-}
-
-/// Percent-decodes once; what does not decode to printable UTF-8 is refused.
-fn decode(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        let value = digit()
-            .zip(digit())
-            .and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
-        let Some(value) = value else {
-            return Err("a % in it is not followed by two hex digits; write it as %25".to_owned());
-        };
-        bytes.push(value);
-    }
-    let decoded = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-    if decoded.chars().any(char::is_control) {
-        return Err("it holds control characters".to_owned());
-    }
-    if decoded.contains('\\') {
-        return Err("it holds a backslash, which servers read in different ways".to_owned());
-    }
-    Ok(decoded)
-}
-
-/// Encodes a key as SigV4 wants it in a canonical URI: everything but the unreserved characters
-/// of RFC 3986 and the slash.
-fn encode(key: &str) -> String {
-    key.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-        encoded
-    })
 }
 
 #[cfg(test)]

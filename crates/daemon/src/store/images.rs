@@ -150,6 +150,16 @@ impl Store {
         .await
     }
 
+    /// How many images there are.
+    pub async fn count_images(&self) -> Result<u64, StoreError> {
+        self.read("list_images", |connection| {
+            let count: i64 =
+                connection.query_row("SELECT count(*) FROM images", [], |row| row.get(0))?;
+            Ok(u64::try_from(count).unwrap_or(0))
+        })
+        .await
+    }
+
     /// All images, the longest unused first.
     pub async fn images_by_use(&self) -> Result<Vec<ImageRow>, StoreError> {
         self.read("list_images", |connection| {

@@ -244,7 +244,7 @@ impl Store {
 
     /// The unfinished job that has this volume, if one has.
     pub async fn holder(&self, volume: VolumeName) -> Result<Option<JobId>, StoreError> {
-        self.read("holder", move |connection| {
+        self.read("volume_holder", move |connection| {
             connection
                 .query_row(
                     "SELECT id FROM jobs WHERE volume_name = ?1 AND state IN ('pending', 'running')",

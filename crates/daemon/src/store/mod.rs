@@ -45,6 +45,52 @@ use seal::Seal;
 /// Requests that may wait for one of the two threads.
 const QUEUE: usize = 256;
 
+/// Every operation, by the name that it is counted under.
+pub const OPERATIONS: [&str; 30] = [
+    "create_job",
+    "update_job",
+    "end_job",
+    "get_job",
+    "list_jobs",
+    "unfinished_jobs",
+    "completed_volumes",
+    "job_before",
+    "volume_holder",
+    "forget_jobs",
+    "publish_image",
+    "refresh_image",
+    "get_image",
+    "get_object",
+    "kept_objects",
+    "list_images",
+    "touch_image",
+    "forget_image",
+    "save_partial",
+    "get_partial",
+    "forget_partials",
+    "forget_partial",
+    "save_measurement",
+    "stage_rate",
+    "waiting_events",
+    "forget_event",
+    "forget_receivers",
+    "use_place",
+    "forget_place",
+    "probe",
+];
+
+/// Every word of [`StoreError::error_type`].
+pub const ERROR_TYPES: [&str; 8] = [
+    "disk_full",
+    "busy",
+    "corrupt",
+    "constraint",
+    "io",
+    "lost",
+    "unavailable",
+    "other",
+];
+
 /// Told of every operation and how it ended; the metrics listen.
 pub trait Observer: Send + Sync {
     /// One operation ended.

@@ -1,14 +1,30 @@
 //! The log's file, beside standard error: opened anew when it was moved away.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
 
+use super::behind::Destination;
 use crate::files::append;
+
+/// Whether lines could be appended to the file; makes none.
+pub fn look(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        return LogFile::open(path).map(drop);
+    }
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    if directory.is_some_and(|directory| !directory.is_dir()) {
+        let missing = io::Error::new(io::ErrorKind::NotFound, "There is no such directory");
+        return Err(missing).with_context(|| cannot_open(path));
+    }
+    Ok(())
+}
 
 /// A file that lines are appended to. Clones write to the same file.
 #[derive(Debug, Clone)]
@@ -20,8 +36,7 @@ pub struct LogFile {
 impl LogFile {
     /// Opens the file for appending, making it when absent.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let file = append(path)
-            .with_context(|| format!("Cannot open the log {} (logging.file)", path.display()))?;
+        let file = append(path).with_context(|| cannot_open(path))?;
         Ok(Self {
             path: path.to_owned(),
             file: Arc::new(Mutex::new(file)),
@@ -41,24 +56,12 @@ impl LogFile {
     }
 }
 
-impl<'a> MakeWriter<'a> for LogFile {
-    type Writer = Line<'a>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        Line(self.lock())
+impl Destination for LogFile {
+    fn write(&mut self, _: Level, line: &[u8]) -> io::Result<()> {
+        self.lock().write_all(line)
     }
 }
 
-/// The file while one line is written, so that lines do not mix.
-#[derive(Debug)]
-pub struct Line<'a>(MutexGuard<'a, File>);
-
-impl Write for Line<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
+fn cannot_open(path: &Path) -> String {
+    format!("Cannot open the log {} (logging.file)", path.display())
 }

@@ -5,6 +5,7 @@
 //! `TIMESTAMP [LEVEL] component: message (key=value, ...)`. See [`super::line`] for how they are written.
 
 use std::fmt;
+use std::sync::Arc;
 
 use opentelemetry_sdk::trace::SdkTracer;
 use serde_json::{Map, Value};
@@ -20,6 +21,7 @@ use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::behind::Behind;
 use super::line::Line;
 use super::logfile::LogFile;
 use super::sampling::Sampled;
@@ -28,21 +30,54 @@ use super::stream::Stream;
 use super::traces;
 use crate::clock;
 use crate::config::{LogFormat, Logging};
+use crate::delivery::outbox::Counts;
+
+/// Where lines go on this host, for metrics.
+pub const NAMES: [&str; 2] = ["stream", "file"];
 
 /// What a line is attributed to when the code does not say.
 const DEFAULT_COMPONENT: &str = "daemon";
 
-/// Installs the log, what makes spans, and a panic hook that writes to the log. Call once. Returns the
-/// log's file, if there is one.
+/// The log once it is installed.
+#[derive(Debug)]
+pub struct Log {
+    /// Its file, if there is one.
+    pub file: Option<LogFile>,
+    ways: Vec<(&'static str, Behind)>,
+}
+
+impl Log {
+    /// What became of lines, by where they go.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, Arc<Counts>)> {
+        self.ways
+            .iter()
+            .map(|(name, way)| (*name, Arc::clone(way.counts())))
+    }
+
+    /// Waits for the last lines, for a moment at most.
+    pub fn close(&self) {
+        for (_, way) in &self.ways {
+            way.close();
+        }
+    }
+}
+
+/// Installs the log, what makes spans, and a panic hook that writes to the log. Call once.
 pub fn init(
     logging: &Logging,
     tracer: SdkTracer,
     sinks: Option<SinkWriter>,
-) -> anyhow::Result<Option<LogFile>> {
+) -> anyhow::Result<Log> {
     let file = logging.file.as_deref().map(LogFile::open).transpose()?;
-    let stream = Stream::new(logging.output);
+    let [to_stream, to_file] = NAMES;
+    let stream = Behind::start(to_stream, Stream::new(logging.output))?;
+    let mut ways = vec![(to_stream, stream.clone())];
     let writer = match file.clone() {
-        Some(file) => BoxMakeWriter::new(stream.and(file)),
+        Some(file) => {
+            let file = Behind::start(to_file, file)?;
+            ways.push((to_file, file.clone()));
+            BoxMakeWriter::new(stream.and(file))
+        }
         None => BoxMakeWriter::new(stream),
     };
     // Sinks take JSON; where that is the form here, the same line goes everywhere.
@@ -66,7 +101,8 @@ pub fn init(
         .with(lines)
         .with(sinks)
         .try_init()?;
-    std::panic::set_hook(Box::new(|panic| {
+    let last = ways.clone();
+    std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string);
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(
@@ -75,8 +111,12 @@ pub fn init(
             panic = message,
             "A part of the daemon crashed"
         );
+        // The end of this thread is the end of the process.
+        if std::thread::current().name() == Some("main") {
+            last.iter().for_each(|(_, way)| way.close());
+        }
     }));
-    Ok(file)
+    Ok(Log { file, ways })
 }
 
 /// Which lines are written.
@@ -86,7 +126,7 @@ fn filter<S: Subscriber + for<'a> LookupSpan<'a>>(logging: &Logging) -> impl Fil
     let directives = ours
         .map(|name| format!("{name}={}", logging.level))
         .join(",");
-    EnvFilter::new(format!("warn,{directives}")).and(Sampled::new(logging.sampling_rate))
+    EnvFilter::new(format!("warn,{directives}")).and(Sampled::new(logging.sampling))
 }
 
 /// Keeps each span's fields, so that the lines within it carry them.

@@ -95,6 +95,7 @@ pub struct Metrics {
     stage_throughput: Family<Labels<1>, Number>,
     health_status: Gauge,
     dependencies_up: Family<Labels<1>, Gauge>,
+    probe_crashes: Family<Labels<1>, Counter>,
     queue_length: Gauge,
     queue_wait: Histogram,
     job_stalled: Number,
@@ -160,6 +161,18 @@ impl Metrics {
                 ("status", status.to_string().into()),
             ])
             .inc();
+    }
+
+    /// Makes the series of the answers that are foreseen, so that the first of each is an increase.
+    pub fn requests_begin(&self, answers: impl Iterator<Item = (&'static str, &'static str, u16)>) {
+        for (method, endpoint, status) in answers {
+            let method = ("method", method.into());
+            let endpoint = ("endpoint", endpoint.into());
+            let status = ("status", status.to_string().into());
+            let request = [method.clone(), endpoint.clone()];
+            drop(self.request_duration.get_or_create(&request));
+            drop(self.requests.get_or_create(&[method, endpoint, status]));
+        }
     }
 
     /// A job begins to wait for a slot.
@@ -281,6 +294,20 @@ impl Metrics {
         self.dependencies_up
             .get_or_create(&[("dependency", name.into())])
             .set(up.into());
+    }
+
+    /// A probe crashed, or what makes all of them.
+    pub fn probe_crashed(&self, name: &'static str) {
+        self.probe_crashes
+            .get_or_create(&[("dependency", name.into())])
+            .inc();
+    }
+
+    /// How often that happened.
+    #[cfg(test)]
+    pub(crate) fn probe_crashes(&self, name: &'static str) -> u64 {
+        let labels = [("dependency", name.into())];
+        self.probe_crashes.get_or_create(&labels).get()
     }
 
     /// What the volumes' probe found.

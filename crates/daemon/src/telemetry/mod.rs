@@ -1,5 +1,6 @@
 //! What the daemon says of itself.
 
+mod behind;
 mod line;
 pub mod logfile;
 pub mod logs;

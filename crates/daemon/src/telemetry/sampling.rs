@@ -1,5 +1,7 @@
 //! Which lines are written: all of a trace or none.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -8,27 +10,34 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::traces;
 use crate::access::audit;
+use crate::config::LogSampling;
 
-/// Keeps the lines of a share of the traces, and whatever must not be lost: warnings and errors,
-/// audit lines, and lines outside any trace, which are few.
+/// Keeps the lines of a share of the traces, or one line in so many, and whatever must not be lost: warnings and
+/// errors, audit lines, and beside a share the lines outside any trace, which are few.
 ///
 /// A trace is chosen by its id, as OpenTelemetry's samplers choose: with `tracing.sampling_rate` at
 /// the same value, the same traces have lines and spans.
 pub(super) struct Sampled {
     /// Ids below this are kept; none when all are.
     below: Option<u64>,
+    /// One line in so many is kept; none when all are.
+    one_in: Option<u64>,
+    /// Lines that were counted for that.
+    lines: AtomicU64,
 }
 
 impl Sampled {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        clippy::cast_sign_loss,
-        reason = "a share from 0 to 1 of 63 bits"
-    )]
-    pub(super) fn new(rate: f64) -> Self {
-        let below = (rate < 1.0).then(|| (rate.max(0.0) * (1_u64 << 63) as f64) as u64);
-        Self { below }
+    pub(super) fn new(sampling: LogSampling) -> Self {
+        let (share, one_in) = match sampling {
+            LogSampling::All => (None, None),
+            LogSampling::Share(share) => (Some(share), None),
+            LogSampling::OneIn(count) => (None, Some(count)),
+        };
+        Self {
+            below: share.map(below),
+            one_in,
+            lines: AtomicU64::new(0),
+        }
     }
 
     fn keeps(&self, trace_id: [u8; 16]) -> bool {
@@ -36,6 +45,16 @@ impl Sampled {
         let random = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1;
         self.below.is_none_or(|below| random < below)
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a share from 0 to 1 of 63 bits"
+)]
+fn below(share: f64) -> u64 {
+    (share.clamp(0.0, 1.0) * (1_u64 << 63) as f64) as u64
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for Sampled {
@@ -53,10 +72,16 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for Sampled {
 
     fn event_enabled(&self, event: &Event<'_>, context: &Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        if self.below.is_none() || *metadata.level() <= Level::WARN {
+        if *metadata.level() <= Level::WARN || metadata.target() == audit::TARGET {
             return true;
         }
-        if metadata.target() == audit::TARGET {
+        if let Some(count) = self.one_in {
+            return self
+                .lines
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(count);
+        }
+        if self.below.is_none() {
             return true;
         }
         let span = context.event_span(event);
@@ -76,7 +101,10 @@ mod tests {
     #[test]
     fn the_same_traces_are_kept_as_by_the_sampler_of_spans() {
         for rate in [0.0, 0.25, 0.9, 1.0] {
-            let (lines, spans) = (Sampled::new(rate), Sampler::TraceIdRatioBased(rate));
+            let (lines, spans) = (
+                Sampled::new(LogSampling::Share(rate)),
+                Sampler::TraceIdRatioBased(rate),
+            );
             let mut kept = 0;
             for _ in 0..2000 {
                 let id: [u8; 16] = random();

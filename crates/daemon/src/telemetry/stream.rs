@@ -4,13 +4,13 @@
 //! (sd-daemon(3)), which is what `journalctl -p err` looks at. Nobody else is sent these marks: systemd says
 //! in `JOURNAL_STREAM` which file the journal reads.
 
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::fstat;
-use tracing::{Level, Metadata};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
 
+use super::behind::Destination;
 use crate::config::LogOutput;
 
 /// Where lines go.
@@ -48,51 +48,21 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-impl<'a> MakeWriter<'a> for Stream {
-    type Writer = Line;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        Line {
-            output: self.output,
-            priority: None,
+impl Destination for Stream {
+    fn write(&mut self, level: Level, line: &[u8]) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(line.len() + 3);
+        if self.is_journal {
+            write!(bytes, "<{}>", priority(level))?;
         }
-    }
-
-    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
-        Line {
-            output: self.output,
-            priority: self.is_journal.then(|| priority(*metadata.level())),
-        }
-    }
-}
-
-/// Takes one line, which the log writes as a whole.
-#[derive(Debug)]
-pub(super) struct Line {
-    output: LogOutput,
-    priority: Option<u8>,
-}
-
-impl Write for Line {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut line = Vec::with_capacity(bytes.len() + 3);
-        if let Some(priority) = self.priority {
-            write!(line, "<{priority}>")?;
-        }
-        line.extend_from_slice(bytes);
+        bytes.extend_from_slice(line);
         match self.output {
-            LogOutput::Stderr => io::stderr().write_all(&line)?,
+            LogOutput::Stderr => io::stderr().write_all(&bytes),
             LogOutput::Stdout => {
                 let mut stdout = io::stdout().lock();
-                stdout.write_all(&line)?;
-                stdout.flush()?;
+                stdout.write_all(&bytes)?;
+                stdout.flush()
             }
         }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -18,36 +18,32 @@
 //! a bounded queue; while the collector is down or slow, spans are dropped, counted, and nobody waits
 //! ([`export`]).
 
+mod console;
 mod export;
+mod otlp;
+mod sampler;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use opentelemetry::trace::{
     SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
     TracerProvider as _,
 };
-use opentelemetry::{Context, Value};
-use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithTonicConfig as _};
+use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SdkTracer, SdkTracerProvider};
 use tracing::span::Id;
 use tracing::{Metadata, Span, Subscriber};
 use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt as _, get_otel_context};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::Tracing;
-use crate::files;
 pub use export::SpanCounts;
 
 /// Target of the spans that are exported. They are made at the highest level, so that whatever
 /// `logging.level` is, the lines within them carry their fields.
 pub const TARGET: &str = "provisioner::trace";
-
-/// Longest time that one batch may take.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest time that the end of the daemon waits for the last spans.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -62,44 +58,25 @@ pub struct Traces {
 impl Traces {
     /// Connects to nothing yet. Must be called within a runtime, which carries the export.
     pub fn new(config: &Tracing) -> anyhow::Result<Self> {
+        let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+        let said = config.resource.iter();
+        let said = said.map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
         let resource = Resource::builder()
+            .with_attributes(std::iter::once(version).chain(said))
             .with_service_name(config.service_name.clone())
-            .with_attribute(opentelemetry::KeyValue::new(
-                "service.version",
-                env!("CARGO_PKG_VERSION"),
-            ))
             .build();
-        // A client that samples its request gets the whole trace, whatever the rate here is.
-        let sampler =
-            Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sampling_rate)));
         let counts = Arc::default();
         let mut provider = SdkTracerProvider::builder()
             .with_resource(resource)
-            .with_sampler(sampler);
+            .with_sampler(sampler::Apart::new(config));
         if let Some(endpoint) = &config.endpoint {
-            let mut exporter = SpanExporter::builder()
-                .with_tonic()
-                .with_endpoint(endpoint)
-                .with_timeout(EXPORT_TIMEOUT);
-            if endpoint.starts_with("https://") {
-                let mut tls = ClientTlsConfig::new().with_native_roots();
-                if let Some(path) = &config.ca_cert {
-                    let pem = files::read(path, files::PEM_MAX_BYTES).with_context(|| {
-                        format!(
-                            "Cannot read the collector's CA {} (tracing.ca_cert)",
-                            path.display()
-                        )
-                    })?;
-                    tls = tls.ca_certificate(Certificate::from_pem(pem));
-                }
-                exporter = exporter.with_tls_config(tls);
-            }
-            // Without the endpoint itself, which may hold credentials.
-            let exporter = exporter.build().context(
-                "tracing.endpoint cannot be used: it must be a URL such as https://otel.example.com:4317",
-            )?;
+            let exporter = otlp::exporter(config, endpoint)?;
             provider =
                 provider.with_span_processor(export::processor(exporter, Arc::clone(&counts)));
+        }
+        if config.to_stdout {
+            let spans = BatchSpanProcessor::builder(console::Console).build();
+            provider = provider.with_span_processor(spans);
         }
         Ok(Self {
             provider: provider.build(),

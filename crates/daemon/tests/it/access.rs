@@ -118,7 +118,10 @@ async fn tokens_open_what_their_role_allows_and_nothing_else_does() {
                 "{credential:?} {route}: {answer:?}"
             );
             if expected == 401 {
-                assert_eq!(answer.body["error"], "unauthorized", "{answer:?}");
+                assert_eq!(
+                    answer.body["error"], "authentication required",
+                    "{answer:?}"
+                );
                 assert_eq!(answer.body["code"], 401, "{answer:?}");
                 assert_eq!(answer.body["message"], answer.body["details"]);
                 assert!(answer.headers["www-authenticate"].starts_with("Bearer"));

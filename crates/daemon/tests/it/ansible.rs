@@ -17,10 +17,21 @@ fn deploy() -> PathBuf {
 
 /// Runs a playbook on this host alone; `home` is Ansible's.
 fn play(home: &Path, playbook: &Path, variables: &serde_json::Value) -> Output {
+    play_on(home, "localhost", playbook, variables, &[])
+}
+
+/// Runs a playbook on hosts that are all this one: a line of the inventory each.
+fn play_on(
+    home: &Path,
+    hosts: &str,
+    playbook: &Path,
+    variables: &serde_json::Value,
+    options: &[&str],
+) -> Output {
     let inventory = home.join("inventory.ini");
-    let host = "[hypervisors]\nlocalhost ansible_connection=local \
-        ansible_python_interpreter=/usr/bin/python3\n";
-    std::fs::write(&inventory, host).expect("there is room");
+    let all = "[hypervisors:vars]\nansible_connection=local\nansible_python_interpreter=/usr/bin/python3\n";
+    let text = format!("[hypervisors]\n{hosts}\n{all}");
+    std::fs::write(&inventory, text).expect("there is room");
     let programs = Path::new(BINARY).parent().expect("a directory");
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
     command("ansible-playbook")
@@ -28,6 +39,7 @@ fn play(home: &Path, playbook: &Path, variables: &serde_json::Value) -> Output {
         .arg(inventory)
         .arg(playbook)
         .args(["-e", &variables.to_string()])
+        .args(options)
         .env_clear()
         .env("HOME", home)
         .env("LC_ALL", "C.UTF-8")
@@ -143,4 +155,128 @@ async fn the_role_writes_a_configuration_that_the_daemon_takes_and_no_other() {
     let kept = std::fs::read_to_string(directory.join("config.yaml")).expect("it is there");
     assert_eq!(kept, written);
     assert!(!text.contains(lvp_testkit::s3::SECRET_KEY), "{text}");
+}
+
+/// What a run says of each host at its end: changed tasks.
+fn changes(output: &Output) -> Vec<String> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let recap = text.split("PLAY RECAP").nth(1).unwrap_or_default();
+    let counts = recap
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("changed="));
+    counts.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hypervisors_are_looked_at_provisioned_and_then_left_alone() {
+    if !require("ansible") {
+        return;
+    }
+    let worlds = [World::new().await, World::new().await];
+    let builder = image(4 * MIB, 8, 1);
+    let daemons = worlds.each_ref().map(|world| {
+        world.put("a.qcow2", &builder.build());
+        world.start()
+    });
+    let home = worlds[0].home.path();
+    let hosts: Vec<_> = daemons
+        .iter()
+        .enumerate()
+        .map(|(index, daemon)| format!("kvm{index} lvp_endpoint={}", daemon.url()))
+        .collect();
+    let run = |options: &[&str]| {
+        let variables = serde_json::json!({
+            "lvp_image": "s3://images/a.qcow2", "lvp_volume": "100", "lvp_size_gb": "1",
+        });
+        let playbook = deploy().join("provision.yml");
+        let output = play_on(home, &hosts.join("\n"), &playbook, &variables, options);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        changes(&output)
+    };
+    assert_eq!(run(&["--check"]), ["1", "1"]);
+    for daemon in &daemons {
+        let jobs: JobList = daemon.get("/api/v1/jobs").await.expect("a list");
+        assert_eq!(jobs.total, 0);
+    }
+    assert_eq!(run(&[]), ["1", "1"]);
+    for world in &worlds {
+        assert!(holds(&world.home.volume("100"), &builder.disk()));
+    }
+    assert_eq!(run(&[]), ["0", "0"]);
+    assert_eq!(run(&["--check"]), ["0", "0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_yaml_made_a_number_of_is_refused_with_what_to_do() {
+    if !require("ansible") {
+        return;
+    }
+    let world = World::new().await;
+    let daemon = world.start();
+    let home = world.home.path();
+    for (name, value, said) in [
+        ("lvp_volume", serde_json::json!(100), "quote them"),
+        ("lvp_size_gb", serde_json::json!(1.5), "whole number of GiB"),
+        ("lvp_size_gb", serde_json::json!("50G"), "not 50G"),
+    ] {
+        let mut variables = serde_json::json!({
+            "lvp_endpoint": daemon.url(), "lvp_image": "s3://images/a.qcow2", "lvp_volume": "vm", "lvp_size_gb": 1,
+        });
+        variables[name] = value;
+        let output = play(home, &deploy().join("provision.yml"), &variables);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(said), "{name}: {text}");
+    }
+    let playbook = home.join("role.yml");
+    let text = "- hosts: hypervisors\n  gather_facts: false\n  roles: [lvp]\n";
+    std::fs::write(&playbook, text).expect("there is room");
+    for config in [
+        serde_json::json!({"minio": {"access_key": 42_798}}),
+        serde_json::json!({"lvm": {"volume_group": 7}}),
+    ] {
+        let variables = serde_json::json!({
+            "lvp_start": false, "lvp_doctor": false, "lvp_config_dir": home.join("etc"), "lvp_config": config,
+        });
+        let output = play(home, &playbook, &variables);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("quote it"), "{text}");
+        assert!(!home.join("etc").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_role_can_be_checked_on_a_host_that_has_nothing_yet() {
+    if !require("ansible") {
+        return;
+    }
+    let world = World::new().await;
+    let home = world.home.path();
+    let playbook = home.join("role.yml");
+    let text = "- hosts: hypervisors\n  gather_facts: false\n  roles: [lvp]\n";
+    std::fs::write(&playbook, text).expect("there is room");
+    let variables = serde_json::json!({
+        "lvp_config_dir": home.join("etc"),
+        "lvp_service": "lvp-no-such-service",
+        "lvp_tokens": [format!("ansible:{FULL}")],
+        "lvp_config": {"minio": {"endpoint": world.s3.endpoint(), "access_key": "00123456", "secret_key": "1e10"}},
+    });
+    let output = play_on(
+        home,
+        "localhost",
+        &playbook,
+        &variables,
+        &["--check", "--diff"],
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert_eq!(changes(&output), ["1"], "{text}");
+    assert!(!home.join("etc").exists());
+    assert!(!text.contains(FULL) && !text.contains("1e10"), "{text}");
 }

@@ -31,6 +31,12 @@ async fn every_described_route_is_there_and_has_its_method() {
     assert!(paths.len() >= 16, "{}", paths.len());
     for (path, item) in paths {
         for method in item.as_object().expect("methods").keys() {
+            // An endless stream: its beginning says enough.
+            if path == lvp_api::routes::ALL_EVENTS {
+                let answer = reqwest::get(format!("{}{path}", daemon.url())).await;
+                assert_eq!(answer.expect("an answer").status(), 200);
+                continue;
+            }
             let route = path.replace("{id}", "x").replace("{key}", "x");
             let url = format!("{}{route}", daemon.url());
             let method = method.to_uppercase().parse().expect("a method");

@@ -29,7 +29,7 @@ async fn a_dependency_that_dies_is_seen_at_once_by_the_job_that_failed_on_it_and
     let url = world.put("a.qcow2", &image(32 * MIB, 10, 14).build());
     let daemon = world.start();
     for name in ["minio", "dir", "storage"] {
-        assert_eq!(up(&daemon, name).await, 1.0, "{name}");
+        becomes(&daemon, name, 1.0).await;
     }
     let size = metric(&daemon, r#"volumes_size_bytes{backend="dir"}"#).await;
     assert!(size > Some(0.0), "{size:?}");
@@ -67,7 +67,7 @@ async fn a_store_that_does_not_know_the_credentials_is_down() {
     let world = World::new().await.with("MINIO_SECRET_KEY", "not-the-key");
     let daemon = world.start();
     for (name, expected) in [("minio", 0.0), ("storage", 1.0), ("dir", 1.0)] {
-        assert_eq!(up(&daemon, name).await, expected, "{name}");
+        becomes(&daemon, name, expected).await;
     }
     let ready = daemon
         .call("GET", "/readyz", None)

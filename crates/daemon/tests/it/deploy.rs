@@ -265,7 +265,7 @@ fn the_compose_file_configures_the_daemon_and_prometheus() {
         Some(environment.get(name)?.as_str()?.to_owned())
     });
     let config = Config::from_settings(&settings.expect("it resolves")).expect("it is usable");
-    assert_eq!(config.server.host, "0.0.0.0");
+    assert_eq!(config.server.host.to_string(), "0.0.0.0");
     assert!(config.server.api_tokens_file.is_some());
     // Every file of ours that a service mounts is there.
     for service in compose["services"].as_object().expect("services").values() {

@@ -30,7 +30,7 @@ fn assert_out_of_space(status: &JobStatus, what: &str) {
 
 /// A job for `vm` must work now.
 async fn works_again(world: &World, daemon: &Daemon, url: &str, disk: &[u8]) {
-    completed(&daemon, url, "vm", 64 * MIB).await;
+    completed(daemon, url, "vm", 64 * MIB).await;
     assert!(holds(&world.home.volume("vm"), disk), "the disk is wrong");
 }
 

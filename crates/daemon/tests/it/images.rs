@@ -64,7 +64,7 @@ async fn a_folder_of_a_bucket_is_listed_with_what_is_known_of_each_image() {
             .s3
             .objects()
             .put("images", key, bytes)
-            .expect("written")
+            .expect("written");
     });
     world
         .s3

@@ -64,6 +64,10 @@ async fn play(scenario: &str, url: &str, mut act: impl AsyncFnMut(&str)) -> bool
                 act(what).await;
                 writeln!(answers, "done").expect("it listens");
             }
+            #[expect(
+                clippy::print_stderr,
+                reason = "a failed test shows what the browser did"
+            )]
             None => eprintln!("{line}"),
         }
     }

@@ -231,7 +231,7 @@ async fn sampling_leaves_out_whole_traces_and_never_a_warning_an_error_or_an_aud
     let url = format!("http://{}/hook", webhook.authority());
     let world = World::new()
         .await
-        .with("LOG_SAMPLING_RATE", "0")
+        .with("LOG_SAMPLING_RATE", "0.000000001")
         .with("LOG_FORMAT", "text")
         .with("LOG_WEBHOOK_URL", &url);
     let daemon = world.start();

@@ -170,6 +170,11 @@ pub const CATALOGUE: &[Entry] = &[
         &["verified"],
         "Jobs by what their image is verified against: request, sidecar, sums, none",
     ),
+    counter(
+        "probe_crashes_total",
+        &["dependency"],
+        "Probes of dependencies that crashed; all is what makes the probes",
+    ),
     gauge("queue_length", &[], "Accepted jobs that wait for a slot"),
     histogram(
         "queue_wait_seconds",
@@ -245,12 +250,12 @@ pub const CATALOGUE: &[Entry] = &[
     counter(
         "log_lines_sent_total",
         &["sink"],
-        "Log lines that a sink has taken: loki, webhook",
+        "Log lines that were taken: by the sinks loki and webhook, by the stream and the file of this host",
     ),
     counter(
         "log_lines_dropped_total",
         &["sink", "reason"],
-        "Log lines that a sink did not get: the oldest of a full queue, and what it refused",
+        "Log lines that a sink, the stream or the file did not get: of a full queue, and what was refused",
     ),
     counter(
         "trace_spans_sent_total",

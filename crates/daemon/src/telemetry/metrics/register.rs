@@ -12,7 +12,8 @@ use prometheus_client::registry::{Metric, Registry};
 use super::catalogue::CATALOGUE;
 use super::{Delivery, Labels, Metrics, Number, ProcessMetrics, TimedStage, float};
 use crate::job::kind::JobErrorKind;
-use crate::telemetry::sinks;
+use crate::store;
+use crate::telemetry::{logs, sinks};
 
 /// Prometheus' default buckets, in seconds.
 const REQUEST_BUCKETS: [f64; 11] = [
@@ -90,6 +91,7 @@ impl Metrics {
             stage_throughput: to.add("stage_throughput_bytes_per_second", Family::default()),
             health_status: to.add("health_status", Gauge::default()),
             dependencies_up: to.add("dependencies_up", Family::default()),
+            probe_crashes: to.add("probe_crashes_total", Family::default()),
             queue_length: to.add("queue_length", Gauge::default()),
             queue_wait: to.add("queue_wait_seconds", Histogram::new(JOB_BUCKETS)),
             job_stalled: to.add("job_stalled_seconds", Number::default()),
@@ -158,12 +160,28 @@ impl Metrics {
                 begin(&self.image_errors, &labels);
             }
         }
+        for operation in store::OPERATIONS {
+            for result in ["success", "error"] {
+                let labels = [("operation", operation.into()), ("result", result.into())];
+                begin(&self.storage_operations, &labels);
+            }
+            for error_type in store::ERROR_TYPES {
+                let labels = [
+                    ("operation", operation.into()),
+                    ("error_type", error_type.into()),
+                ];
+                begin(&self.storage_errors, &labels);
+            }
+        }
+        for name in ["minio", "storage", "cache", "lvm", "dir", "libvirt", "all"] {
+            begin(&self.probe_crashes, &[("dependency", name.into())]);
+        }
         for stage in [TimedStage::Download, TimedStage::Convert] {
             let labels = [("stage", stage.as_str().into())];
             begin(&self.stage_duration, &labels);
             begin(&self.stage_throughput, &labels);
         }
-        for sink in sinks::NAMES {
+        for sink in sinks::NAMES.into_iter().chain(logs::NAMES) {
             begin(&self.log_lines_sent, &[("sink", sink.into())]);
             for reason in ["queue_full", "refused"] {
                 begin(
@@ -190,4 +208,36 @@ fn begin<const N: usize, M, C: MetricConstructor<M>>(
     labels: &Labels<N>,
 ) {
     drop(family.get_or_create(labels));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_of_the_database_has_its_series_from_the_start() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+        let mut found = BTreeSet::from(["probe".to_owned()]);
+        for entry in fs::read_dir(sources).expect("the sources are here") {
+            let path = entry.expect("an entry").path();
+            if !path.is_file() || path.ends_with("tests.rs") {
+                continue;
+            }
+            let text = fs::read_to_string(path).expect("it is text");
+            for call in ["self.read(\"", "self.write(\""] {
+                let after = text.split(call).skip(1);
+                found.extend(
+                    after
+                        .filter_map(|rest| rest.split('"').next())
+                        .map(str::to_owned),
+                );
+            }
+        }
+        let known: BTreeSet<_> = store::OPERATIONS.map(str::to_owned).into();
+        assert_eq!(known, found);
+    }
 }

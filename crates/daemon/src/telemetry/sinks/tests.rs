@@ -6,17 +6,21 @@ use lvp_testkit::inbox::{Inbox, Manner, Post};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{LogFormat, LogOutput};
+use crate::config::{LogFormat, LogOutput, LogSampling};
 use crate::secret::SecretUrl;
 
 fn logging(loki: Option<&Inbox>, webhook: Option<&Inbox>) -> Logging {
-    let url = |inbox: &Inbox| SecretUrl::parse(&format!("http://{}", inbox.authority()));
+    let url = |inbox: &Inbox| {
+        Url::parse(&format!("http://{}", inbox.authority()))
+            .ok()
+            .map(SecretUrl::new)
+    };
     Logging {
         level: "info".to_owned(),
         format: LogFormat::Json,
         output: LogOutput::Stderr,
         file: None,
-        sampling_rate: 1.0,
+        sampling: LogSampling::All,
         loki_url: loki.and_then(url),
         webhook_url: webhook.and_then(url),
     }

@@ -258,7 +258,7 @@ pub(super) fn may_pass(error: &CmdError) -> bool {
     )
 }
 
-fn report_args<'a>(fields: &'a str, selection: &'a str) -> Vec<&'a str> {
+pub(super) fn report_args<'a>(fields: &'a str, selection: &'a str) -> Vec<&'a str> {
     vec![
         "--reportformat",
         "json",

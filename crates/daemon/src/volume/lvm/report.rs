@@ -17,8 +17,11 @@ pub const VG_FIELDS: &str =
     "vg_name,vg_uuid,vg_size,vg_free,vg_extent_size,vg_permissions,vg_exported,vg_missing_pv_count";
 
 /// Settings of `lvm.conf` that would change the form of a report, set back to what is parsed here.
-pub const CONFIG: &str =
-    r#"report{binary_values_as_numeric=0 compact_output=0 list_item_separator=","}"#;
+pub const CONFIG: &str = concat!(
+    r#"log{report_command_log=0} global{units="b" suffix=0} report{output_format="json" compact_output=0 "#,
+    r#"compact_output_cols="" aligned=1 buffered=1 headings=1 separator=" " list_item_separator="," "#,
+    r#"prefixes=0 quoted=1 columns_as_rows=0 binary_values_as_numeric=0 mark_hidden_devices=1}"#,
+);
 
 /// A logical volume.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -154,6 +157,11 @@ fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use lvp_testkit::loopdev::LoopDevice;
+    use lvp_testkit::require::{command, require};
+
     use super::*;
 
     // Captured from LVM 2.03.16, shortened to a few volumes.
@@ -224,6 +232,73 @@ mod tests {
         assert_eq!(groups.len(), 1);
         assert_eq!(groups[0].vg_free, 1_069_547_520);
         assert_eq!(groups[0].vg_extent_size, 4 << 20);
+    }
+
+    /// What hosts may have set, each of which has a say in the form of reports.
+    const SETTINGS: [&str; 18] = [
+        "",
+        "report { prefixes=1 }",
+        "report { prefixes=1 quoted=0 }",
+        "report { quoted=0 }",
+        "report { columns_as_rows=1 }",
+        "report { headings=0 }",
+        "report { compact_output=1 }",
+        "report { compact_output_cols=\"vg_exported,vg_permissions\" }",
+        "report { binary_values_as_numeric=1 }",
+        "report { output_format=\"json_std\" }",
+        "report { output_format=\"basic\" }",
+        "report { aligned=0 buffered=0 }",
+        "report { separator=\"|\" list_item_separator=\";\" }",
+        "report { mark_hidden_devices=0 two_word_unknown_device=1 }",
+        "report { time_format=\"%s\" }",
+        "log { report_command_log=1 }",
+        "global { units=\"h\" }",
+        "global { units=\"s\" suffix=1 }",
+    ];
+
+    /// Reports need no device-mapper: a group on a loop device will do.
+    #[test]
+    fn no_setting_of_the_host_changes_what_is_read_from_a_real_report() {
+        if !require("loop") || !Path::new("/usr/sbin/vgs").exists() {
+            return;
+        }
+        let device = LoopDevice::new(64 << 20).expect("a loop device");
+        let home = tempfile::tempdir().expect("there is room");
+        let group = format!("lvp-report-{}", std::process::id());
+        let run = |tool: &str, setting: &str, args: &[&str]| {
+            let devices = format!(
+                "devices {{ use_devicesfile=0 filter=[\"a|^{}$|\",\"r|.*|\"] }}\nbackup {{ backup=0 archive=0 }}\n{setting}\n",
+                device.path().display()
+            );
+            std::fs::write(home.path().join("lvm.conf"), devices).expect("it is written");
+            let output = command(format!("/usr/sbin/{tool}"))
+                .args(args)
+                .env("LVM_SYSTEM_DIR", home.path())
+                .env("LC_ALL", "C")
+                .output()
+                .expect("it starts");
+            assert!(output.status.success(), "{tool} {setting}: {output:?}");
+            output.stdout
+        };
+        run(
+            "vgcreate",
+            "",
+            &[&group, &device.path().display().to_string()],
+        );
+        let selection = format!("vg_name=\"{group}\"");
+        let args = super::super::commands::report_args(VG_FIELDS, &selection);
+        for setting in SETTINGS {
+            let report = run("vgs", setting, &args);
+            let shown = String::from_utf8_lossy(&report).into_owned();
+            let groups =
+                parse_vgs(&report).unwrap_or_else(|error| panic!("{setting}: {error}: {shown}"));
+            assert_eq!(groups.len(), 1, "{setting}: {shown}");
+            assert_eq!(groups[0].vg_name, group, "{setting}: {shown}");
+            assert_eq!(groups[0].vg_free, 60 << 20, "{setting}: {shown}");
+            assert_eq!(groups[0].vg_exported, "", "{setting}: {shown}");
+            assert_eq!(groups[0].vg_permissions, "writeable", "{setting}: {shown}");
+        }
+        run("vgremove", "", &["--force", &group]);
     }
 
     #[test]

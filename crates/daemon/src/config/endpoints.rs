@@ -1,0 +1,271 @@
+//! Addresses of others, and the one to listen on: read here once, so that `config check` refuses what nothing can use.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use url::{Host, Url};
+
+/// What a URL of a service must not have, beside a host and a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beyond {
+    /// Nothing else.
+    Nothing,
+    /// A path, a query and credentials may be part of it.
+    Anything,
+}
+
+/// The S3 server's URL. Without a scheme, `https://` is meant.
+pub fn s3(text: &str) -> Result<Url, String> {
+    service(text, Beyond::Nothing)
+        .map_err(|why| format!("cannot be used: {why}; write it as https://HOST:PORT"))
+}
+
+/// The collector's URL. Without a scheme, this one is meant.
+pub(super) fn collector(text: &str, scheme: &str) -> Result<Url, String> {
+    let absolute = match text.contains("://") {
+        true => text.to_owned(),
+        false => format!("{scheme}://{text}"),
+    };
+    let url = service(&absolute, Beyond::Anything)
+        .and_then(|url| match url.query().or(url.fragment()) {
+            Some(_) => Err("it has a query or a fragment"),
+            None => Ok(url),
+        })
+        .and_then(|url| match has_credentials(&url) {
+            true => Err(
+                "it carries credentials, which collectors are sent by OTEL_EXPORTER_OTLP_HEADERS",
+            ),
+            false => Ok(url),
+        });
+    url.map_err(|why| {
+        format!("cannot be used: {why}; it must be a URL such as https://otel.example.com:4317")
+    })
+}
+
+/// A URL that something is posted to, which may hold secrets: what is said does not show it.
+pub(super) fn receiver(text: &str) -> Result<Url, &'static str> {
+    match text.contains("://") {
+        true => service(text, Beyond::Anything),
+        false => Err("it has no http:// or https://"),
+    }
+}
+
+/// `host`, or `host:port`, of `minio.allowed_hosts`.
+pub fn allowed_host(entry: &str) -> Result<(String, Option<u16>), &'static str> {
+    if entry.contains('*') {
+        return Err("wild cards are not taken: name each host");
+    }
+    if entry.is_empty() || entry.contains(['/', '@', '?', '#', '\\']) {
+        return Err("it is neither a host nor host:port");
+    }
+    // A scheme's default port vanishes from a parsed URL, but no port is the default of both.
+    let parse = |scheme: &str| {
+        Url::parse(&format!("{scheme}://{entry}/")).map_err(|_| match entry.matches(':').count() {
+            0 | 1 => "it is neither a host nor host:port",
+            _ => "an IPv6 address stands in brackets, such as [::1]:9000",
+        })
+    };
+    let (http, https) = (parse("http")?, parse("https")?);
+    let host = http.host_str().ok_or("it names no host")?;
+    Ok((host.to_owned(), http.port().or(https.port())))
+}
+
+/// The address to listen on.
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    match bare {
+        "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+        bare => bare.parse().map_err(|_| {
+            format!(
+                "must be an IP address of this host, such as 0.0.0.0, 127.0.0.1 or ::, not {text:?}"
+            )
+        }),
+    }
+}
+
+fn service(text: &str, beyond: Beyond) -> Result<Url, &'static str> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("https", text));
+    if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
+        return Err("only http and https are supported");
+    }
+    if rest.chars().any(char::is_whitespace) {
+        return Err("it has blanks in it");
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.is_empty() {
+        return Err("it names no host");
+    }
+    if rest.contains('\\') {
+        return Err("it has a backslash in it");
+    }
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if !host.contains('[') && host.matches(':').count() > 1 {
+        return Err("an IPv6 address stands in brackets, such as http://[::1]:9000");
+    }
+    if host.contains('*') {
+        return Err("its host has a wild card");
+    }
+    let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|_| "it is not a URL")?;
+    match url.host() {
+        Some(Host::Domain("")) | None => return Err("it names no host"),
+        Some(_) => {}
+    }
+    if url.port() == Some(0) {
+        return Err("nothing listens on port 0");
+    }
+    if beyond == Beyond::Nothing {
+        if has_credentials(&url) {
+            return Err("it carries credentials");
+        }
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            return Err("it has more than a host and a port");
+        }
+    }
+    Ok(url)
+}
+
+fn has_credentials(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_named_by_scheme_host_and_port() {
+        for (text, expected) in [
+            ("minio.example.com", "https://minio.example.com/"),
+            ("minio:9000", "https://minio:9000/"),
+            ("HTTP://minio:9000/", "http://minio:9000/"),
+            ("http://[::1]:9000", "http://[::1]:9000/"),
+            ("[::1]:9000", "https://[::1]:9000/"),
+            ("http://127.0.0.1:9000", "http://127.0.0.1:9000/"),
+        ] {
+            assert_eq!(
+                s3(text).map(String::from),
+                Ok(expected.to_owned()),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "http://",
+            "http:///",
+            "https://:9000",
+            "ftp://x",
+            "s3://images",
+            "file:///etc",
+            "http://a:b@h",
+            "http://a@h",
+            "::1:9000",
+            "http://::1:9000",
+            "http://[::1",
+            "http://h/minio",
+            "http://h?x=1",
+            "http://h#x",
+            "http://h:0",
+            "http://h:70000",
+            "http://h:port",
+            "http://*.example.com",
+            "http://a b",
+            "http:\\\\h",
+            "http://h\\x",
+        ] {
+            assert!(s3(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_collector_without_a_scheme_is_spoken_to_as_asked() {
+        let url = |text, scheme| collector(text, scheme).map(String::from);
+        assert_eq!(
+            url("otel:4317", "https"),
+            Ok("https://otel:4317/".to_owned())
+        );
+        assert_eq!(url("otel:4317", "http"), Ok("http://otel:4317/".to_owned()));
+        assert_eq!(
+            url("[::1]:4317", "http"),
+            Ok("http://[::1]:4317/".to_owned())
+        );
+        assert_eq!(
+            url("http://otel/v1/traces", "https"),
+            Ok("http://otel/v1/traces".to_owned())
+        );
+        for text in [
+            "grpc://otel:4317",
+            "http://a:b@otel:4317",
+            "::1:4317",
+            "http://otel?x=1",
+            "http://",
+        ] {
+            assert!(collector(text, "https").is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn receivers_need_a_scheme_and_keep_their_secrets() {
+        assert!(receiver("https://user:pass@logs.example.com/push?token=1").is_ok());
+        for text in [
+            "logs.example.com",
+            "ftp://x/y",
+            "http://",
+            "http://::1:3100",
+            "https:// x",
+        ] {
+            assert!(receiver(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_named_one_by_one() {
+        let read = |entry| allowed_host(entry).ok();
+        assert_eq!(
+            read("a.example.com"),
+            Some(("a.example.com".to_owned(), None))
+        );
+        assert_eq!(read("A:443"), Some(("a".to_owned(), Some(443))));
+        assert_eq!(read("[::1]:9000"), Some(("[::1]".to_owned(), Some(9000))));
+        for entry in [
+            "",
+            "*.example.org",
+            "*",
+            "http://a",
+            "a/b",
+            "::1:9000",
+            "a:b",
+            "u@h",
+            "a b",
+        ] {
+            assert_eq!(read(entry), None, "{entry}");
+        }
+    }
+
+    #[test]
+    fn addresses_to_listen_on_are_numbers_with_or_without_brackets() {
+        for (text, expected) in [
+            ("[::1]", "::1"),
+            ("::", "::"),
+            ("localhost", "127.0.0.1"),
+            ("0.0.0.0", "0.0.0.0"),
+        ] {
+            assert_eq!(
+                address(text).map(|ip| ip.to_string()),
+                Ok(expected.to_owned())
+            );
+        }
+        for text in [
+            "",
+            "kvm1.example.com",
+            "[::1]:8080",
+            "127.0.0.1:8080",
+            "*",
+            "10.0.0",
+            "[127.0.0.1",
+        ] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What a source needs to know, and how it cuts what it reads.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config;
+use crate::secret::Secret;
+use crate::web;
+
+/// What the configuration says about object storage.
+#[derive(Debug, Clone)]
+pub struct SourceSettings {
+    /// `http(s)://HOST:PORT`; `None` when only `allowed_hosts` are used.
+    pub endpoint: Option<String>,
+    /// `None` for anonymous requests.
+    pub access_key: Option<String>,
+    /// The key that signs.
+    pub secret_key: Option<Secret>,
+    /// Region that is signed for.
+    pub region: String,
+    /// PEM file of further certificate authorities, beside the system's.
+    pub ca_cert: Option<PathBuf>,
+    /// Hosts (`host` or `host:port`) besides the endpoint that image URLs may name.
+    pub allowed_hosts: Vec<String>,
+    /// Waits before the repeats of one request or range, as many as there are repeats.
+    pub retry_backoff: Vec<Duration>,
+    /// Time for a connection to come up.
+    pub connect_timeout: Duration,
+    /// Longest silence of a server.
+    pub idle_timeout: Duration,
+    /// All reads together stay within this rate.
+    pub max_read_bytes_per_sec: Option<u64>,
+}
+
+impl From<&config::Minio> for SourceSettings {
+    fn from(minio: &config::Minio) -> Self {
+        Self {
+            endpoint: minio.endpoint.clone(),
+            access_key: minio.access_key.clone(),
+            secret_key: minio.secret_key.clone(),
+            region: minio.region.clone(),
+            ca_cert: minio.ca_cert.clone(),
+            allowed_hosts: minio.allowed_hosts.clone(),
+            retry_backoff: minio.retry_backoff.clone(),
+            connect_timeout: web::CONNECT_TIMEOUT,
+            idle_timeout: minio.idle_timeout,
+            max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
+        }
+    }
+}
+
+/// How [`Source::read_ranges`](super::Source::read_ranges) cuts and overlaps its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RangeOptions {
+    /// Bytes per request.
+    pub range_bytes: u64,
+    /// Requests at once.
+    pub in_flight: usize,
+}
+
+impl Default for RangeOptions {
+    fn default() -> Self {
+        Self {
+            range_bytes: 4 << 20,
+            in_flight: 4,
+        }
+    }
+}

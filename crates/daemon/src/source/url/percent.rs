@@ -1,0 +1,54 @@
+//! Percent-encoding: decoded exactly once, and encoded as signatures want it.
+
+/// Decodes a path and refuses what a server or a URL library might resolve to something else.
+pub(super) fn decode_path(path: &str) -> Result<String, String> {
+    let decoded = decode(path)?;
+    if decoded
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
+    {
+        return Err("its path has a '.' or '..' segment".to_owned());
+    }
+    Ok(decoded)
+}
+
+/// Percent-decodes once; what does not decode to printable UTF-8 is refused.
+pub(super) fn decode(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        let value = digit()
+            .zip(digit())
+            .and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+        let Some(value) = value else {
+            return Err("a % in it is not followed by two hex digits; write it as %25".to_owned());
+        };
+        bytes.push(value);
+    }
+    let decoded = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    if decoded.chars().any(char::is_control) {
+        return Err("it holds control characters".to_owned());
+    }
+    if decoded.contains('\\') {
+        return Err("it holds a backslash, which servers read in different ways".to_owned());
+    }
+    Ok(decoded)
+}
+
+/// Encodes a key as SigV4 wants it in a canonical URI: everything but the unreserved characters
+/// of RFC 3986 and the slash.
+pub(super) fn encode(key: &str) -> String {
+    key.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+        encoded
+    })
+}
