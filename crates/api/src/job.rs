@@ -286,6 +286,12 @@ pub struct JobStatus {
     pub image_path: Option<String>,
     /// The requested image, without credentials.
     pub image_url: String,
+    /// Its declared format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_type: Option<ImageType>,
+    /// The size of the volume that was asked for, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_size_bytes: Option<u64>,
     /// The volume that is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_name: Option<String>,

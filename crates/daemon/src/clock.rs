@@ -31,7 +31,9 @@ pub fn now_text() -> String {
 
 /// A time that others wrote, by RFC 3339.
 pub fn parsed(text: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(text, &Rfc3339).ok()
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    // In UTC the last hours of the year 9999 are those of another.
+    time.checked_to_offset(time::UtcOffset::UTC)
 }
 
 /// How far the clock may be from its last reading and the time since: corrections are smaller.
@@ -83,6 +85,16 @@ mod tests {
         }
         detector.clock += time::Duration::seconds(20);
         assert!(!detector.has_jumped(), "a correction is no jump");
+    }
+
+    #[test]
+    fn a_time_that_is_none_in_utc_is_no_time() {
+        let written = |text: &str| super::parsed(text).map(super::text);
+        let found = written("2026-01-27T11:30:00+01:00");
+        assert_eq!(found.as_deref(), Some("2026-01-27T10:30:00.000Z"));
+        for none in ["9999-12-31T23:59:59-23:59", "yesterday", ""] {
+            assert_eq!(written(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -25,7 +25,13 @@ export const headers = (more) => {
   return found ? { ...more, authorization: `Bearer ${found}` } : { ...more };
 };
 
+// What a header can hold: anything else never leaves the browser.
+export const fitsHeader = (text) => /^[\x20-\x7e]*$/.test(text);
+
 async function request(method, path, { body, more, signal } = {}) {
+  if (!fitsHeader(token.get() ?? '')) {
+    throw new Failure(401, 'The token has characters that no token of the daemon has: copy it again');
+  }
   try {
     return await fetch(address(path), {
       method,

@@ -2,7 +2,7 @@
 import { html, useEffect, useState } from './preact.js';
 import { address } from './api.js';
 import { bytes, exact, percent, rate, seconds } from './format.js';
-import { Bar, Chip, Copy, Plot, Problem, Time, useNow, useStore } from './parts.js';
+import { Bar, Chip, Copy, Plot, Problem, Time, ahead, useNow, useStore } from './parts.js';
 import { ended } from './store.js';
 
 const STAGES = ['initializing', 'downloading', 'converting', 'finalizing'];
@@ -14,8 +14,10 @@ export function Job({ id, act }) {
   const job = store.job(id);
   useEffect(() => {
     setProblem(null);
-    if (!store.job(id)) store.fetch(id).catch(setProblem);
+    store.watched = id;
+    return () => { store.watched = null; };
   }, [id]);
+  useEffect(() => { if (!job) store.fetch(id).catch(setProblem); }, [id, !job]);
   if (!job) return problem ? html`<${Problem} error=${problem} />` : html`<p class="empty" aria-busy="true">Reading the job…</p>`;
 
   const { progress } = job;
@@ -39,7 +41,7 @@ export function Job({ id, act }) {
         ${['failed', 'cancelled'].includes(job.status) && html`<button type="button" class="primary" onClick=${() => act('retry', job)}>Retry</button>`}</div></div>
     ${job.error && html`<div class="problem" role="alert"><strong>${job.error_type} (${job.error_code})</strong><p>${job.error}</p>
       ${job.remedy && html`<p class="remedy"><b>What to do:</b> ${job.remedy}</p>`}</div>`}
-    ${job.status === 'pending' && html`<p>Waits for a free place: ${store.position(job)} ahead, since <${Time} value=${job.created_at} now=${now} />.</p>`}
+    ${job.status === 'pending' && html`<p>Waits for a free place: ${ahead(store.position(job))}, since <${Time} value=${job.created_at} now=${now} />.</p>`}
     ${progress && html`<section aria-label="Progress"><${Bar} value=${progress.overall_percent} state=${job.status} label="Whole job" />
       <p class="big">${percent(progress.overall_percent)} ${job.status === 'running' && html`<span class="dim">${seconds(progress.overall_eta_sec)} left</span>`}</p>
       ${!ended(job) && html`<ol class="stages">${STAGES.map((stage) => {
@@ -55,16 +57,24 @@ export function Job({ id, act }) {
 }
 
 const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
-const yaml = (text) => JSON.stringify(String(text));
+// No template: whoever made the job must not have a word in the playbook of who copies it.
+const unsafe = (value) => (typeof value === 'string' ? `!unsafe ${JSON.stringify(value)}` : String(value));
 
-// The same request for those who write it down. The volume's size is not in a job's status.
+// The same request for those who write it down.
 function Requests({ job }) {
   const volume = job.volume_name;
-  const body = volume ? { image_url: job.image_url, volume_name: volume, volume_size_gb: 10 } : { image_url: job.image_url };
+  const body = { image_url: job.image_url, image_type: job.image_type };
+  if (volume) Object.assign(body, { volume_name: volume, volume_size_bytes: job.volume_size_bytes });
+  if (job.correlation_id) body.correlation_id = job.correlation_id;
   const path = volume ? '/api/v1/jobs' : '/api/v1/cache/fetch';
   const curl = `curl --fail-with-body -H "Authorization: Bearer $TOKEN" \\\n  -d ${quoted(JSON.stringify(body))} \\\n  ${quoted(address(path))}`;
-  const lvpctl = volume ? `lvpctl provision --size 10G ${quoted(job.image_url)} ${quoted(volume)}` : `lvpctl cache fetch ${quoted(job.image_url)}`;
-  const ansible = `- ansible.builtin.uri:\n    url: ${yaml(address(path))}\n    method: POST\n    headers: { Authorization: "Bearer {{ token }}" }\n    body_format: json\n    body: ${JSON.stringify(body)}\n    status_code: 202`;
-  return html`<details><summary>The request, to copy${volume ? ' (put in the size that you need)' : ''}</summary>
+  const options = [['--size', volume && job.volume_size_bytes], ['--image-type', job.image_type], ['--correlation-id', job.correlation_id]]
+    .filter(([, value]) => value).map(([name, value]) => ` ${name} ${quoted(value)}`).join('');
+  const lvpctl = volume ? `lvpctl provision${options} ${quoted(job.image_url)} ${quoted(volume)}` : `lvpctl cache fetch${options} ${quoted(job.image_url)}`;
+  const fields = Object.entries(body).filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `\n      ${name}: ${unsafe(value)}`).join('');
+  const ansible = `- ansible.builtin.uri:\n    url: ${unsafe(address(path))}\n    method: POST\n    headers: { Authorization: "Bearer {{ token }}" }\n    body_format: json\n    body:${fields}\n    status_code: 202`;
+  return html`<details><summary>The request, to copy</summary>
+    <p class="dim">As it is kept: without its idempotency key, a signature in its URL, and whether it was to adopt a volume.</p>
     <${Copy} label="curl" text=${curl} /><${Copy} label="lvpctl" text=${lvpctl} /><${Copy} label="Ansible" text=${ansible} /></details>`;
 }

@@ -35,6 +35,8 @@ export function Jobs({ act }) {
     if (!next.delete(id)) next.add(id);
     return next;
   });
+  // What is chosen is what is seen to be chosen.
+  useEffect(() => choose(new Set()), [store.filter]);
   const picked = [...chosen].map((id) => store.job(id)).filter(Boolean);
   const stoppable = picked.filter((job) => !ended(job));
   const retriable = picked.filter((job) => ['failed', 'cancelled'].includes(job.status));
@@ -64,7 +66,7 @@ export function Jobs({ act }) {
       ${!store.jobs.length && (store.loading
         ? html`<p class="empty" aria-busy="true">Reading the jobs…</p>`
         : Object.keys(store.filter).length
-          ? html`<${Empty}>No job is like that. <button type="button" class="link" onClick=${() => store.setFilter({})}>Show all</button></${Empty}>`
+          ? html`<${Empty}>No job is like that. <button type="button" class="link" onClick=${() => { store.period = ''; store.setFilter({}); }}>Show all</button></${Empty}>`
           : html`<${Empty}>No jobs yet. <a href="#/provision">Provision the first volume</a>, or let your orchestrator do it.</${Empty}>`)}
     </div></section>`;
 }
@@ -87,8 +89,8 @@ function Row({ job, index, now, act, chosen, toggle }) {
 
 function Filters({ store }) {
   const [text, setText] = useState(store.filter.q ?? '');
-  const [period, setPeriod] = useState('');
   const timer = useRef(null);
+  useEffect(() => setText(store.filter.q ?? ''), [store.filter.q]);
   const set = (change) => store.setFilter({ ...store.filter, ...change });
   const typed = (event) => {
     const { value } = event.target;
@@ -97,7 +99,7 @@ function Filters({ store }) {
     timer.current = setTimeout(() => set({ q: value.trim() }), 250);
   };
   const since = (value) => {
-    setPeriod(value);
+    store.period = value;
     set({ since: value ? new Date(Date.now() - PERIODS[value]).toISOString() : '' });
   };
   return html`<form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
@@ -105,7 +107,7 @@ function Filters({ store }) {
     <select aria-label="State" value=${store.filter.status ?? ''} onChange=${(event) => set({ status: event.target.value })}>
       <option value="">any state</option><option value="pending,running">not ended</option>
       ${STATES.map((state) => html`<option value=${state}>${state}</option>`)}</select>
-    <select aria-label="Accepted within" value=${period} onChange=${(event) => since(event.target.value)}>
+    <select aria-label="Accepted within" value=${store.period ?? ''} onChange=${(event) => since(event.target.value)}>
       <option value="">any time</option><option value="hour">last hour</option><option value="day">last 24 hours</option>
       <option value="week">last 7 days</option></select></form>`;
 }

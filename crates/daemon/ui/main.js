@@ -10,7 +10,7 @@ import { Provision } from './provision.js';
 import { store } from './store.js';
 import { Volumes } from './volumes.js';
 
-const VIEWS = { jobs: 'Jobs', provision: 'Provision', cache: 'Cache', volumes: 'Volumes', host: 'Host' };
+const VIEWS = { __proto__: null,  jobs: 'Jobs', provision: 'Provision', cache: 'Cache', volumes: 'Volumes', host: 'Host' };
 const THEMES = { '': 'Theme: system', light: 'Theme: light', dark: 'Theme: dark' };
 
 function useRoute() {
@@ -93,6 +93,7 @@ function App() {
   if (!entered) return html`<${SignIn} onDone=${() => { news.link = 'connecting'; enter(true); }} />`;
   const leave = () => { token.clear(); enter(false); };
   const page = {
+    __proto__: null,
     jobs: () => (id ? html`<${Job} id=${id} act=${act} />` : html`<${Jobs} act=${act} />`),
     provision: () => html`<${Provision} say=${say} />`, cache: () => html`<${Cache} say=${say} />`,
     volumes: () => html`<${Volumes} />`, host: () => html`<${Host} />`,
@@ -100,9 +101,9 @@ function App() {
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById('main').focus(); }}>To the content</a>
     <header><strong class="brand">Volume provisioner</strong>
       <nav aria-label="Views">${Object.entries(VIEWS).map(([name, label]) => html`<a href=${`#/${name}`} aria-current=${(view || 'jobs') === name ? 'page' : undefined}>${label}</a>`)}</nav>
-      <span class="spacer"></span><span class=${`link-state ${news.link}`} role="status">${{ live: 'live', connecting: 'connecting…', offline: 'offline' }[news.link]}</span>
+      <span class="spacer"></span><span class=${`link-state ${news.link}`} role="status">${{ live: 'live', connecting: 'connecting…', paused: 'paused', offline: 'offline' }[news.link]}</span>
       <${Theme} />${token.get() && html`<button type="button" onClick=${leave}>Sign out</button>`}</header>
-    ${news.link === 'offline' && html`<div class="banner" role="alert">The daemon does not answer; this page goes on by itself when it is back. What is shown may be old.</div>`}
+    ${news.link === 'offline' && html`<div class="banner" role="alert">${news.problem?.status ? `${news.problem.message}. ` : 'The daemon does not answer; '}This page goes on by itself when that is over. What is shown may be old.</div>`}
     <main id="main" tabindex="-1">${page ? page() : html`<p class="empty">There is no such view. <a href="#/jobs">To the jobs</a></p>`}</main>
     <div class="toasts" role="status" aria-live="polite">${toasts.map((toast) => html`<div key=${toast.key} class=${`toast ${toast.kind}`}>${toast.text}</div>`)}</div>`;
 }

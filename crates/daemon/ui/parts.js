@@ -52,11 +52,15 @@ export function Bar({ value, label, state }) {
     <div class="bar-fill" style=${{ width: `${width}%` }}></div></div>`;
 }
 
+export function ahead({ count, least }) {
+  if (least) return `at least ${count} ahead in the queue`;
+  return count ? `${count} ahead in the queue` : 'next in the queue';
+}
+
 export function Progress({ job }) {
   const { progress } = job;
   if (job.status === 'pending') {
-    const before = store.position(job);
-    return html`<span class="dim">${before ? `${before} ahead in the queue` : 'next in the queue'}</span>`;
+    return html`<span class="dim">${ahead(store.position(job))}</span>`;
   }
   if (!progress) return html`<span class="dim">–</span>`;
   const speed = store.rates.get(job.job_id);
@@ -86,14 +90,21 @@ export function Field({ label, hint, children }) {
 
 export function Copy({ text, label }) {
   const [done, set] = useState(false);
+  const shown = useRef(null);
   const copy = async () => {
-    try { await navigator.clipboard.writeText(text); } catch { return; }
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      // Over plain HTTP there is no clipboard but this older way.
+      getSelection().selectAllChildren(shown.current);
+      if (!document.execCommand('copy')) return;
+    }
     set(true);
     setTimeout(() => set(false), 1500);
   };
   return html`<div class="code"><div class="code-head"><span>${label}</span>
     <button type="button" onClick=${copy} aria-label=${`Copy for ${label}`}>${done ? 'Copied' : 'Copy'}</button></div>
-    <pre tabindex="0">${text}</pre></div>`;
+    <pre tabindex="0" ref=${shown}>${text}</pre></div>`;
 }
 
 // Asks before something that cannot be undone.

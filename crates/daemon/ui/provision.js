@@ -1,6 +1,6 @@
 // Asking for a volume, and writing a small file to one of libvirt's.
 import { html, useEffect, useRef, useState } from './preact.js';
-import { Failure, address, call, headers } from './api.js';
+import { Failure, address, call, fitsHeader, headers } from './api.js';
 import { bytes, exact, seconds } from './format.js';
 import { Bar, Chip, Field, Problem, TypeOptions, useRead } from './parts.js';
 
@@ -12,10 +12,13 @@ export function Provision({ say }) {
   const [problem, setProblem] = useState(null);
   const [busy, setBusy] = useState(false);
   const [plan, setPlan] = useState(null);
+  const [planning, setPlanning] = useState(false);
+  const request = useRef(0); // which the plan is of
   const set = (name) => ({ target }) => {
     const value = target.type === 'checkbox' ? target.checked : target.value;
     setForm((old) => ({ ...old, [name]: value }));
-    setPlan(null); // it was of another request
+    setPlan(null);
+    request.current += 1;
   };
   const asked = () => {
     const factor = { MiB: 2 ** 20, GiB: GIB, TiB: 2 ** 40 }[form.unit];
@@ -29,11 +32,17 @@ export function Provision({ say }) {
   };
   const look = async (event) => {
     if (!event.target.form.reportValidity()) return;
-    setBusy(true);
+    const mine = ++request.current;
+    setPlanning(true);
     setProblem(null);
     setPlan(null);
-    try { setPlan(await call('POST', '/api/v1/plan', asked())); } catch (error) { setProblem(error); }
-    setBusy(false);
+    try {
+      const found = await call('POST', '/api/v1/plan', asked());
+      if (mine === request.current) setPlan(found);
+    } catch (error) {
+      if (mine === request.current) setProblem(error);
+    }
+    setPlanning(false);
   };
   const send = async (event) => {
     event.preventDefault();
@@ -54,7 +63,7 @@ export function Provision({ say }) {
       <${Field} label="Image" hint="s3://bucket/key, or the object's URL. Images in the cache are offered; s3://bucket/ lists the bucket below.">
         <input required list="images" value=${form.image_url} onInput=${set('image_url')} placeholder="s3://images/debian-12.qcow2" spellcheck="false" /></${Field}>
       <datalist id="images">${(cached.data?.images ?? []).map((image) => html`<option value=${image.image_url}>${bytes(image.size)}</option>`)}</datalist>
-      <${Bucket} url=${form.image_url} choose=${(url) => { setForm((old) => ({ ...old, image_url: url })); setPlan(null); }} />
+      <${Bucket} url=${form.image_url} choose=${(url) => { setForm((old) => ({ ...old, image_url: url })); setPlan(null); request.current += 1; }} />
       <${Field} label="Format"><select value=${form.image_type} onChange=${set('image_type')}><${TypeOptions} /></select></${Field}>
       <${Field} label="Volume" hint="Its name, by LVM's rules. One that is there already is rewritten, if it is this program's.">
         <input required value=${form.volume_name} onInput=${set('volume_name')} pattern="[A-Za-z0-9+_.\\-]+" maxlength="127" spellcheck="false" /></${Field}>
@@ -65,8 +74,8 @@ export function Provision({ say }) {
       <label class="check"><input type="checkbox" checked=${form.adopt} onChange=${set('adopt')} />
         <span>The volume may be one that this program did not make. <b>Its content is lost.</b></span></label>
       ${plan && html`<${Plan} plan=${plan} />`}
-      <div class="actions"><button type="submit" class="primary" disabled=${busy}>${busy ? 'Asking…' : 'Provision'}</button>
-        <button type="button" disabled=${busy} onClick=${look}>What would happen?</button></div></form>
+      <div class="actions"><button type="submit" class="primary" disabled=${busy}>${busy ? 'Sending…' : 'Provision'}</button>
+        <button type="button" disabled=${planning} onClick=${look}>${planning ? 'Looking…' : 'What would happen?'}</button></div></form>
     <${Upload} say=${say} /></section>`;
 }
 
@@ -104,7 +113,7 @@ function Bucket({ url, choose }) {
     ${found.next && html`<button type="button" onClick=${() => read(found.next)}>More</button>`}</div>`;
 }
 
-const CACHE = { hit: 'in the cache: nothing is fetched', miss: 'not in the cache', fetching: 'another job is fetching it' };
+const CACHE = { __proto__: null, hit: 'in the cache: nothing is fetched', miss: 'not in the cache', fetching: 'another job is fetching it' };
 
 function Plan({ plan }) {
   const old = plan.overwrites;
@@ -126,6 +135,10 @@ function Plan({ plan }) {
 function sent(file, pool, volume, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
+    if (![pool, volume].every(fitsHeader)) {
+      reject(new Failure(400, 'The names of pool and volume go by a header, which takes ASCII alone'));
+      return;
+    }
     request.open('PUT', address('/api/v1/volumes/upload-content'));
     for (const [name, value] of Object.entries(headers({ 'x-volume-name': volume, 'x-pool-name': pool }))) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => onProgress(event.loaded / Math.max(1, event.total));

@@ -156,6 +156,11 @@ impl Cache {
         })
     }
 
+    /// What stays free in the file system.
+    pub fn min_free_bytes(&self) -> u64 {
+        self.0.settings.min_free_bytes
+    }
+
     /// The largest sum of all images, if there is a limit.
     pub fn max_size_bytes(&self) -> Option<u64> {
         self.0.settings.max_size_bytes

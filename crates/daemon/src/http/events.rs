@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::extract::{Path, State};
@@ -20,10 +20,11 @@ use super::App;
 use super::error::ApiError;
 use super::jobs::{job_id, unknown};
 use super::streams::Stream as Place;
-use crate::access::Principal;
+use crate::access::{Access, Principal};
 use crate::job::record::Job;
 use crate::jobs::Jobs;
 use crate::jobs::feed::{Change, Cursor};
+use crate::net::Peer;
 
 /// Silence on an event stream after which a comment is sent, so that proxies keep it open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -35,15 +36,19 @@ const GATHER: Duration = Duration::from_millis(100);
 pub(super) async fn of_job(
     State(app): State<App>,
     caller: Option<Extension<Principal>>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
+    let mut credential = Credential::new(&app, headers, peer);
     let job_id = job_id(&id)?;
     let stream = match app.jobs.watch(job_id) {
         Some(watch) => {
             // The terminal state is the last event; the stream ends with it.
             let mut ended = false;
             let until_end = move |job: &Job| {
-                let go_on = !ended;
+                let good = credential.as_mut().is_none_or(Credential::is_good);
+                let go_on = !ended && good;
                 ended = job.state.is_terminal();
                 std::future::ready(go_on)
             };
@@ -69,12 +74,16 @@ pub(super) async fn of_job(
 pub(super) async fn of_all(
     State(app): State<App>,
     caller: Option<Extension<Principal>>,
+    peer: Option<Extension<Peer>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let place = place(&app, caller)?;
     let last = headers.get("last-event-id");
     let cursor = last.and_then(|id| id.to_str().ok()?.parse().ok());
-    Ok(answer(Follower::new(app.jobs, cursor, place).stream()))
+    let credential = Credential::new(&app, headers, peer);
+    Ok(answer(
+        Follower::new(app.jobs, cursor, credential, place).stream(),
+    ))
 }
 
 /// One more stream of the caller's.
@@ -104,6 +113,38 @@ fn event(job: &Job) -> Result<Event, Infallible> {
     Ok(event.json_data(job.status()).unwrap_or_default())
 }
 
+/// How long a stream goes on before its credential is looked at again.
+const TRUST: Duration = Duration::from_secs(5);
+
+/// By what a stream was asked for: it ends when that is good no more.
+struct Credential {
+    access: Arc<Access>,
+    headers: HeaderMap,
+    peer: Peer,
+    looked_at: Instant,
+}
+
+impl Credential {
+    fn new(app: &App, headers: HeaderMap, peer: Option<Extension<Peer>>) -> Option<Self> {
+        let Extension(peer) = peer?;
+        Some(Self {
+            access: Arc::clone(&app.access),
+            headers,
+            peer,
+            looked_at: Instant::now(),
+        })
+    }
+
+    /// Whether it still lets its bearer read. By the files as they are now, at most [`TRUST`] ago.
+    fn is_good(&mut self) -> bool {
+        if self.looked_at.elapsed() < TRUST {
+            return true;
+        }
+        self.looked_at = Instant::now();
+        self.access.identify(&self.headers, &self.peer).is_ok()
+    }
+}
+
 /// One who follows all jobs.
 struct Follower {
     jobs: Jobs,
@@ -112,11 +153,18 @@ struct Follower {
     cursor: Option<Cursor>,
     /// What it is given next.
     ready: VecDeque<(Cursor, Arc<Change>)>,
+    /// None where nobody is asked for one.
+    credential: Option<Credential>,
     _place: Place,
 }
 
 impl Follower {
-    fn new(jobs: Jobs, cursor: Option<Cursor>, place: Place) -> Self {
+    fn new(
+        jobs: Jobs,
+        cursor: Option<Cursor>,
+        credential: Option<Credential>,
+        place: Place,
+    ) -> Self {
         let mut news = jobs.feed().news();
         // What it missed before it came is asked for like news.
         news.mark_changed();
@@ -125,6 +173,7 @@ impl Follower {
             news,
             cursor,
             ready: VecDeque::new(),
+            credential,
             _place: place,
         }
     }
@@ -139,6 +188,13 @@ impl Follower {
     /// The next event; none when the daemon ends.
     async fn next(&mut self) -> Option<Event> {
         loop {
+            if self
+                .credential
+                .as_mut()
+                .is_some_and(|credential| !credential.is_good())
+            {
+                return None;
+            }
             if let Some((cursor, change)) = self.ready.pop_front() {
                 self.cursor = Some(cursor);
                 return Some(feed_event(FeedEvent::Job, cursor, &change.json()));

@@ -158,12 +158,15 @@ pub(super) async fn retry(
     request: Request<Body>,
 ) -> Result<Answer<JobAccepted>, ApiError> {
     let subject = Subject::of(request.extensions());
-    let retried = app.jobs.retry(job_id(&id)?, traces::current_traceparent());
+    let key = request::idempotency_key(request.headers())?;
+    let traceparent = traces::current_traceparent();
+    let retried = app.jobs.retry(job_id(&id)?, key, traceparent);
     let job_id = retried.await.map_err(|error| match error {
         RetryError::Unknown => unknown(&id),
         RetryError::NotFailed(..) | RetryError::QueryNotKept(_) => {
             ApiError::bad_request(error.to_string())
         }
+        RetryError::Overtaken { .. } => ApiError::new(ErrorCode::Conflict, error.to_string()),
         RetryError::Source(error) => error.into(),
         RetryError::Submit(error) => error.into(),
         RetryError::Store(error) => error.into(),

@@ -123,9 +123,10 @@ pub fn router(app: App) -> Router {
 }
 
 /// Carries a request that changes something to its end: a client that hangs up after sending it
-/// would otherwise take its handler along, wherever that is.
+/// would otherwise take its handler along, wherever that is. A plan changes nothing: nobody needs one that has
+/// lost its reader.
 async fn detached(request: Request, next: Next) -> Response {
-    if request.method().is_safe() {
+    if request.method().is_safe() || request.uri().path() == routes::PLAN {
         return next.run(request).await;
     }
     let handled = tokio::spawn(next.run(request).in_current_span());

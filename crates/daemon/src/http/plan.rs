@@ -1,5 +1,7 @@
 //! What a request would do.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -13,8 +15,15 @@ use super::{App, request};
 use crate::error::chain;
 use crate::jobs;
 
-/// Plans that are made at once; further callers wait in order. Each reads an image's metadata.
-const MAKERS: usize = 2;
+/// Plans that are made at once. Each reads an image's metadata.
+const MAKERS: usize = 8;
+
+/// How long a further caller waits for a place: until those that are made now have ended, however that is.
+const WAIT: Duration = Duration::from_secs(15);
+
+/// How long a plan may take: who asks for one looks at it, and a store that is silent for so long is what the plan
+/// would say.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Places for those who make plans.
 #[derive(Debug)]
@@ -35,8 +44,23 @@ pub(super) async fn plan(
     let fields = request::provision_fields(request).await?;
     let new = request::provision(&fields, &headers, &app.services.source)?;
     let closed = |_| ApiError::new(ErrorCode::Internal, "The daemon is ending");
-    let _place = app.shared.plans.0.acquire().await.map_err(closed)?;
-    let planned = jobs::plan::plan(&app.services, &new).await;
+    let place = tokio::time::timeout(WAIT, app.shared.plans.0.acquire()).await;
+    let busy = |_| {
+        let message =
+            format!("{MAKERS} plans are being made, and none has ended in time: try again");
+        ApiError::new(ErrorCode::Unavailable, message)
+    };
+    let _place = place.map_err(busy)?.map_err(closed)?;
+    let planned = tokio::time::timeout(LIMIT, jobs::plan::plan(&app.services, &new)).await;
+    let late = |_| {
+        let message = format!(
+            "There is no plan after {} s, which a job would wait for longer: the object store, the volumes or the \
+             database do not answer; GET /readyz says which",
+            LIMIT.as_secs()
+        );
+        ApiError::new(ErrorCode::Unavailable, message)
+    };
+    let planned = planned.map_err(late)?;
     let mut plan = planned.map_err(|error| ApiError::new(error.kind().code(), chain(&error)))?;
     plan.warnings.extend(fields.warnings());
     Ok(Json(plan))

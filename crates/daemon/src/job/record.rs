@@ -123,6 +123,8 @@ impl Job {
             cache_hit: self.cache_hit,
             image_path: self.image_path.clone(),
             image_url: work.image().url.to_string(),
+            image_type: Some(work.image().image_type),
+            volume_size_bytes: work.volume().map(|volume| volume.size_bytes),
             volume_name: work.volume().map(|volume| volume.name.to_string()),
             volume_path: self.volume_path.clone(),
             image_digest: self.image_digest.map(|digest| digest.to_string()),

@@ -1,6 +1,7 @@
 //! What a job would do, without doing any of it: nothing is reserved, marked or fetched but what has to be
 //! read of the image to know it.
 
+use lvp_api::VolumeName;
 use lvp_api::plan::{CacheState, Plan};
 use lvp_image::format::Format;
 use lvp_image::plan::{ImageInfo, Planner};
@@ -18,7 +19,7 @@ use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::ObjectMeta;
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
-use crate::volume::{self, Unmarked, Volume};
+use crate::volume::{self, Unmarked};
 
 /// Looks at the image, the cache and the volume of a request.
 pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
@@ -44,11 +45,15 @@ pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
     if let Err(error) = looked {
         plan.problems.push(chain(&error));
     }
-    if let Work::Provision { volume, .. } = work {
-        look_at_volume(services, volume, &mut plan).await?;
+    if let Work::Provision { volume, .. } = work
+        && let Err(error) = look_at_volume(services, volume, &mut plan).await
+    {
+        plan.problems.push(chain(&error));
     }
-    plan.expected_seconds = expected_seconds(services, &plan).await?;
     plan.fits = plan.problems.is_empty();
+    if plan.fits {
+        plan.expected_seconds = expected_seconds(services, &plan).await?;
+    }
     Ok(plan)
 }
 
@@ -147,7 +152,16 @@ async fn check_cache_room(
         ));
     }
     let free = services.cache.free_bytes().await?;
-    if object.size > free {
+    let usable = free.saturating_sub(services.cache.min_free_bytes());
+    let evictable = services.cache.usage().await?.size_bytes;
+    if object.size > usable.saturating_add(evictable) {
+        plan.problems.push(format!(
+            "The image has {} bytes, and the cache's file system {free} free, of which {} stay so \
+             (cache.min_free_bytes); cached images that could be evicted have {evictable}",
+            object.size,
+            services.cache.min_free_bytes()
+        ));
+    } else if object.size > usable {
         plan.warnings.push(format!(
             "The cache's file system has {free} bytes free, the image {}: older images would be evicted",
             object.size
@@ -165,6 +179,7 @@ async fn look_at_volume(
     plan.volume_name = request.name.to_string();
     plan.volume_bytes = request.size_bytes;
     let needed = plan.virtual_bytes.unwrap_or(0);
+    check_holder(services, &request.name, plan).await?;
     let Some(existing) = volumes.lookup(&request.name).await? else {
         if request.size_bytes < needed {
             plan.problems.push(format!(
@@ -196,7 +211,6 @@ async fn look_at_volume(
     if let Err(error) = volume::fits(existing.size_bytes, request.size_bytes, needed) {
         plan.problems.push(chain(&error));
     }
-    check_holder(services, &existing, plan).await?;
     plan.warnings.push(format!(
         "{} exists: its content would be lost",
         existing.name
@@ -208,23 +222,29 @@ async fn look_at_volume(
 /// A volume that another job is writing takes no further one.
 async fn check_holder(
     services: &Services,
-    volume: &Volume,
+    name: &VolumeName,
     plan: &mut Plan,
 ) -> Result<(), JobError> {
-    if let Some(holder) = services.store.holder(volume.name.clone()).await? {
+    if let Some(holder) = services.store.holder(name.clone()).await? {
         plan.problems.push(format!(
-            "Volume {} is being written by job {holder}: wait for it or cancel it",
-            volume.name
+            "Volume {name} is being written by job {holder}: wait for it or cancel it"
         ));
     }
     Ok(())
 }
 
-/// Fetching and writing overlap, so that the slower of them counts.
+/// What was measured of less says how long a request takes, and nothing of a rate.
+const MEASURED_MIN_BYTES: u64 = 64 << 20; // 64 MiB
+
+/// Fetching and writing overlap, so that the slower of them counts. None where the rates or the sizes are not known.
 async fn expected_seconds(services: &Services, plan: &Plan) -> Result<Option<f64>, JobError> {
     let store = &services.store;
-    let fetch = store.stage_rate(TimedStage::Download.as_str()).await?;
-    let write = store.stage_rate(TimedStage::Convert.as_str()).await?;
+    let fetch = store
+        .rate_of(TimedStage::Download.as_str(), MEASURED_MIN_BYTES)
+        .await?;
+    let write = store
+        .rate_of(TimedStage::Convert.as_str(), MEASURED_MIN_BYTES)
+        .await?;
     #[expect(
         clippy::cast_precision_loss,
         reason = "an estimate, of sizes far below 2^53"
@@ -236,7 +256,7 @@ async fn expected_seconds(services: &Services, plan: &Plan) -> Result<Option<f64
     let fetched = seconds(plan.bytes_to_fetch, fetch);
     // In one pass writing has no measure of its own, and is no slower.
     let written = match plan.bytes_to_fetch {
-        0 => seconds(plan.bytes_to_write.unwrap_or(0), write),
+        0 => plan.bytes_to_write.and_then(|bytes| seconds(bytes, write)),
         _ => Some(0.0),
     };
     Ok(fetched

@@ -1,6 +1,6 @@
 //! Asking again for what an ended job was to do.
 
-use lvp_api::{JobId, JobState};
+use lvp_api::{JobId, JobState, VolumeName};
 
 use super::{Jobs, SubmitError};
 use crate::job::record::{JobSpec, NewJob};
@@ -23,6 +23,19 @@ pub enum RetryError {
          job's end: send the whole request again"
     )]
     QueryNotKept(JobId),
+    /// Its volume is another job's by now.
+    #[error(
+        "Volume {volume} was written by the later job {later}: retrying job {job} would overwrite it; send \
+         a new request if that is meant"
+    )]
+    Overtaken {
+        /// The job that was to be retried.
+        job: JobId,
+        /// Its volume.
+        volume: VolumeName,
+        /// The job whose image the volume has.
+        later: JobId,
+    },
     /// Its URL is not one that the configuration of now takes.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -35,15 +48,30 @@ pub enum RetryError {
 }
 
 impl Jobs {
-    /// Makes a new job of what a failed or cancelled one was asked to do.
-    pub async fn retry(&self, id: JobId, traceparent: Option<String>) -> Result<JobId, RetryError> {
+    /// Makes a new job of what a failed or cancelled one was asked to do. A repeat with the same key is the
+    /// same job.
+    pub async fn retry(
+        &self,
+        id: JobId,
+        idempotency_key: Option<String>,
+        traceparent: Option<String>,
+    ) -> Result<JobId, RetryError> {
         let job = self.get(id).await?.ok_or(RetryError::Unknown)?;
         if !matches!(job.state, JobState::Failed | JobState::Cancelled) {
             return Err(RetryError::NotFailed(id, job.state));
         }
+        let later = self.services().store.completed_after(id).await?;
+        if let (Some(later), Some(volume)) = (later, job.spec.work.volume()) {
+            let volume = volume.name.clone();
+            return Err(RetryError::Overtaken {
+                job: id,
+                volume,
+                later,
+            });
+        }
         let spec = JobSpec {
             // A repeat of the old request still means the old job.
-            idempotency_key: None,
+            idempotency_key,
             traceparent,
             ..job.spec
         };

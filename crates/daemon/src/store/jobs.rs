@@ -242,6 +242,22 @@ impl Store {
         .await
     }
 
+    /// A later job that has completed on the same volume.
+    pub async fn completed_after(&self, id: JobId) -> Result<Option<JobId>, StoreError> {
+        self.read("completed_after", move |connection| {
+            connection
+                .query_row(
+                    "SELECT later.id FROM jobs AS later JOIN jobs AS this \
+                     ON later.volume_name = this.volume_name AND later.seq > this.seq \
+                     WHERE this.id = ?1 AND later.state = 'completed' ORDER BY later.seq DESC LIMIT 1",
+                    [id.to_string()],
+                    |row| parsed(row, "id"),
+                )
+                .optional()
+        })
+        .await
+    }
+
     /// The unfinished job that has this volume, if one has.
     pub async fn holder(&self, volume: VolumeName) -> Result<Option<JobId>, StoreError> {
         self.read("volume_holder", move |connection| {

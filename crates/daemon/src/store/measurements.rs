@@ -32,10 +32,20 @@ impl Store {
 
     /// Bytes per second of a stage over its last measurements; none before the first.
     pub async fn stage_rate(&self, stage: &'static str) -> Result<Option<f64>, StoreError> {
+        self.rate_of(stage, 0).await
+    }
+
+    /// The same of measurements of so many bytes or more.
+    pub async fn rate_of(
+        &self,
+        stage: &'static str,
+        least_bytes: u64,
+    ) -> Result<Option<f64>, StoreError> {
         self.read("stage_rate", move |connection| {
             let (bytes, seconds): (Option<f64>, Option<f64>) = connection.query_row(
-                "SELECT total(bytes), total(seconds) FROM measurements WHERE stage = ?1",
-                [stage],
+                "SELECT total(bytes), total(seconds) FROM measurements \
+                 WHERE stage = ?1 AND bytes >= ?2",
+                rusqlite::params![stage, least_bytes.cast_signed()],
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )?;
             Ok(bytes.zip(seconds).and_then(|(bytes, seconds)| {

@@ -46,7 +46,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 30] = [
+pub const OPERATIONS: [&str; 31] = [
     "create_job",
     "update_job",
     "end_job",
@@ -56,6 +56,7 @@ pub const OPERATIONS: [&str; 30] = [
     "completed_volumes",
     "job_before",
     "volume_holder",
+    "completed_after",
     "forget_jobs",
     "publish_image",
     "refresh_image",

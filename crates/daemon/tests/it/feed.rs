@@ -8,6 +8,8 @@ use lvp_testkit::fault::{Fault, Rule};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
+use crate::access::{FULL, READ};
+use crate::certificates::with_tokens;
 use crate::support::{MIB, World, address, image};
 
 /// Who follows all jobs.
@@ -204,6 +206,7 @@ async fn jobs_are_listed_by_state_volume_image_text_and_time() {
         ("status=", "status: "),
         ("since=yesterday", "since: a time such as"),
         ("until=2026-01-27T10:30:00+01:00", "%2B"),
+        ("until=9999-12-31T23:59:59-23:59", "until: a time such as"),
         ("volumes=web-1", "volumes"),
     ] {
         let answer = daemon
@@ -259,6 +262,68 @@ async fn a_failed_job_is_tried_again_as_a_new_one_that_asks_for_the_same() {
     );
     // The old one is still what it was.
     assert_eq!(daemon.status(&old).await.expect("a status"), failed);
+}
+
+#[tokio::test]
+async fn a_retry_is_repeated_by_its_key_and_overwrites_no_later_jobs_volume() {
+    let (world, url) = world().await;
+    let daemon = world.start();
+    let failed = ended(&daemon, "s3://images/late.qcow2", "vm-1").await;
+    let cancelled = ended(&daemon, "s3://images/late.qcow2", "vm-2").await;
+    let retry = async |job: &JobStatus, key: &str| {
+        let route = format!("{}/api/v1/jobs/{}/retry", daemon.url(), job.job_id);
+        let request = Client::new().post(route).header("idempotency-key", key);
+        let answer = request.send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.expect("JSON"))
+    };
+    let (status, first) = retry(&cancelled, "a").await;
+    assert_eq!(status, 202, "{first}");
+    let id = first["job_id"].as_str().expect("an id");
+    daemon.ended(id).await.expect("it ends");
+    let (status, again) = retry(&cancelled, "a").await;
+    assert_eq!((status, &again["job_id"]), (202, &first["job_id"]));
+    assert_eq!(retry(&cancelled, " ").await.0, 400, "an empty key");
+    // The volume has another image by now.
+    let later = ended(&daemon, &url, "vm-1").await;
+    assert_eq!(later.status, JobState::Completed);
+    let (status, refused) = retry(&failed, "b").await;
+    assert_eq!(status, 409, "{refused}");
+    let message = refused["message"].as_str().expect("a message");
+    assert!(message.contains(&later.job_id.to_string()), "{message}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_is_no_longer_known() {
+    let (world, url) = world().await;
+    let tokens = |names: &str| format!("ci:provision:{FULL}\n{names}");
+    let world = with_tokens(world, &tokens(&format!("grafana:read:{READ}\n")));
+    let daemon = world.start().with_token(FULL);
+    let request = Client::new().get(format!("{}/api/v1/events", daemon.url()));
+    let answer = request.bearer_auth(READ).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let mut follower = Follower {
+        answer,
+        rest: String::new(),
+    };
+    assert_eq!(follower.next().await.expect("a first event").1, "reset");
+    let file = world.home.path().join("tokens");
+    std::fs::write(file, tokens("")).expect("it is written");
+    wait_for("the token to be unknown", async || {
+        let request = Client::new().get(format!("{}/api/v1/jobs", daemon.url()));
+        let answer = request.bearer_auth(READ).send().await.ok()?;
+        (answer.status() == 401).then_some(())
+    })
+    .await;
+    // Looked at again with a change, once the last look is old.
+    let mut volume = 0;
+    wait_for("the stream to end", async || {
+        volume += 1;
+        ended(&daemon, &url, &format!("vm-{}", volume % 2)).await;
+        let next = tokio::time::timeout(Duration::from_millis(500), follower.answer.chunk()).await;
+        matches!(next, Ok(Ok(None) | Err(_))).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

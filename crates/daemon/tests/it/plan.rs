@@ -148,3 +148,35 @@ async fn a_plan_for_what_is_being_done_says_so() {
         "{plan:?}"
     );
 }
+
+#[tokio::test]
+async fn a_store_that_is_silent_holds_up_no_other_plan_and_none_for_long() {
+    let (world, proxy) = World::with_faults().await;
+    let url = world.put("a.qcow2", &image(8 * MIB, 20, 3).build());
+    let silent = world.put("silent.qcow2", &image(8 * MIB, 20, 3).build());
+    proxy.inject(
+        Rule::new(Fault::StallAt(0))
+            .when(|request| request.target.ends_with("silent.qcow2") && request.method == "GET"),
+    );
+    let daemon = world.start();
+    // Those who do not wait for theirs take places, and not for long.
+    let client = reqwest::Client::builder().timeout(std::time::Duration::from_millis(300));
+    let client = client.build().expect("a client");
+    for _ in 0..8 {
+        let plan = client.post(format!("{}/api/v1/plan", daemon.url()));
+        let plan = plan.json(&request(&silent, "vm-1", 8 * MIB)).send().await;
+        assert!(plan.is_err(), "{plan:?}");
+    }
+    assert!(planned(&daemon, request(&url, "vm-1", 8 * MIB)).await.fits);
+    let answer = daemon
+        .call(
+            "POST",
+            "/api/v1/plan",
+            Some(request(&silent, "vm-1", 8 * MIB)),
+        )
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let message = answer.body["message"].as_str().expect("a message");
+    assert!(message.contains("no plan after"), "{message}");
+}

@@ -119,7 +119,7 @@ def journey(browser):
     page.get_by_role("button", name="Provision", exact=True).click()
     # Live, without a reload.
     expect(page.get_by_role("heading", name="web-1")).to_contain_text("completed")
-    expect(page.get_by_text("ticket-7")).to_be_visible()
+    expect(page.get_by_text("ticket-7", exact=True)).to_be_visible()
     visit.judge("job")
 
     def provision(image, volume):
