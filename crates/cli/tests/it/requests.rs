@@ -250,7 +250,7 @@ async fn what_is_wrong_on_the_command_line_sends_nothing() {
             "--size",
             "1G",
             "--image-type",
-            "vmdk",
+            "qed",
         ],
         &["jobs", "--status", "done"],
         &["status", "no-uuid"],
