@@ -156,6 +156,13 @@ async fn ten_thousand_jobs_scroll() {
 }
 
 #[tokio::test]
+async fn changes_below_what_was_read_cost_no_list_each() {
+    let world = world().await;
+    let daemon = world.start();
+    play("changes", daemon.url(), no_act).await;
+}
+
+#[tokio::test]
 async fn the_page_fits_narrow_and_wide_windows_in_both_themes() {
     let world = world().await;
     let url = world.put("debian.qcow2", &small());

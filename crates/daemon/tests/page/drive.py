@@ -329,6 +329,44 @@ def many(browser):
     visit.leave()
 
 
+def changes(browser):
+    """Changes of jobs below what was read cost no list each, and the list can be read on beside them."""
+    visit = Visit(browser, quiet=True)
+    page = visit.page
+    jobs = [job(number, status="pending") for number in range(1500, 0, -1)]
+    served(visit, jobs)
+    lists = []
+    page.on("request", lambda request: lists.append(request.url) if "/api/v1/jobs?" in request.url else None)
+    # Each stream tells of twenty jobs at the end of the list, and ends.
+    told = [0]
+
+    def stream(route):
+        first = "" if told[0] else "event: reset\nid: run-0\ndata: {}\n\n"
+        events = []
+        for number in range(told[0] % 100 + 1, told[0] % 100 + 21):
+            changed = job(number, status="pending", correlation_id=str(told[0]), updated_at="2026-11-29T23:00:00.000Z")
+            events.append(f"event: job\nid: run-{told[0] + number}\ndata: {json.dumps(changed)}\n\n")
+        told[0] += 20
+        route.fulfill(content_type="text/event-stream", body=first + "".join(events))
+    page.route("**/api/v1/events", stream)
+    # All that it asks is answered here, so that it needs no token.
+    page.goto(ROOT)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("1,500")
+    deadline = time.monotonic() + DEADLINE_MS / 1000
+    while told[0] < 200:
+        assert time.monotonic() < deadline, "the stream is not asked for again"
+        page.wait_for_timeout(100)
+    before = len(lists)
+    page.wait_for_timeout(4000)
+    assert len(lists) - before <= 4, lists[before:]
+    expect(page.get_by_role("heading", level=1)).to_contain_text("1,500")
+    table = page.get_by_role("table", name="Jobs")
+    while row(page, "s3://images/1.qcow2").count() == 0:
+        assert time.monotonic() < deadline, "the last job does not come into view"
+        table.evaluate("element => { element.scrollTop += element.clientHeight * 10; }")
+    visit.leave()
+
+
 def narrow(browser):
     """At 360 and 2560 px nothing is wider than the window, in both of the system's themes."""
     for width in (360, 2560):
