@@ -10,20 +10,11 @@ use lvp_api::{StoredImage, StoredImages};
 use super::App;
 use super::error::ApiError;
 use super::fields::Fields;
-use crate::source::ListedObject;
+use crate::error::chain;
+use crate::source::{ListedObject, is_checksum_file, own_checksum_files};
 
-/// What holds another object's digest or signature, and is no image.
-const BESIDE: [&str; 9] = [
-    ".sha256",
-    ".sha256sum",
-    ".sha512",
-    ".sha512sum",
-    ".md5",
-    ".minisig",
-    ".asc",
-    ".sig",
-    ".gpg",
-];
+/// What holds another object's signature or weaker sum, and is no image.
+const BESIDE: [&str; 5] = [".md5", ".minisig", ".asc", ".sig", ".gpg"];
 
 /// What a listing may be asked for.
 const LISTING: &[&str] = &["prefix", "after"];
@@ -34,13 +25,13 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<Stored
     let prefix = fields.text("prefix")?.unwrap_or_default();
     let rest = prefix.strip_prefix("s3://").unwrap_or_default();
     let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-    let named = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if bucket.is_empty() || bucket.starts_with('.') || !bucket.chars().all(named) {
-        return Err(ApiError::bad_request(format!(
-            "prefix: s3://BUCKET/ and the beginning of a key, not the text {prefix:?}"
-        )));
-    }
     let source = &app.services.source;
+    source.check_bucket(bucket).map_err(|error| {
+        ApiError::bad_request(format!(
+            "prefix: must be s3://BUCKET/ and the beginning of a key, not the text {prefix:?}: {}",
+            chain(&error)
+        ))
+    })?;
     let listing = source
         .list(bucket, key, fields.text("after")?.as_deref())
         .await?;
@@ -51,11 +42,10 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<Stored
         .collect();
     let is_beside = |object: &ListedObject| {
         let name = object.key.to_ascii_lowercase();
-        BESIDE.iter().any(|end| name.ends_with(end))
+        is_checksum_file(&object.key) || BESIDE.iter().any(|end| name.ends_with(end))
     };
     let has_digest = |object: &ListedObject| {
-        let mut ends = BESIDE[..4].iter();
-        ends.any(|end| keys.contains(format!("{}{end}", object.key).as_str()))
+        own_checksum_files(&object.key).any(|file| keys.contains(file.as_str()))
     };
     let images = listing.objects.iter().filter(|object| !is_beside(object));
     let images: Vec<_> = images

@@ -28,6 +28,23 @@ const FILES: [(Sibling, Algorithm); 7] = [
     (Sibling::Beside("CHECKSUM"), Algorithm::Either),
 ];
 
+/// Whether a key is one of a checksum file.
+pub fn is_checksum_file(key: &str) -> bool {
+    let name = key.rsplit('/').next().unwrap_or_default();
+    FILES.iter().any(|(sibling, _)| match sibling {
+        Sibling::Suffix(suffix) => name.ends_with(suffix),
+        Sibling::Beside(beside) => name == *beside,
+    })
+}
+
+/// The keys that a checksum file of this object's own may have.
+pub fn own_checksum_files(key: &str) -> impl Iterator<Item = String> {
+    FILES.iter().filter_map(move |(sibling, _)| match sibling {
+        Sibling::Suffix(suffix) => Some(format!("{key}{suffix}")),
+        Sibling::Beside(_) => None,
+    })
+}
+
 /// A digest that somebody announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced<D> {
@@ -177,7 +194,12 @@ impl Source {
         };
         let mut budget = self.budget();
         let text = loop {
-            match self.inner.read_small(file, max_bytes).await {
+            let location = self.inner.locate(file)?;
+            let too_long = || {
+                let found = format!("it is larger than {} KiB", max_bytes >> 10);
+                invalid(file, &found)
+            };
+            match self.inner.read_small(location, max_bytes, too_long).await {
                 Ok(text) => break text,
                 Err(failure) => match budget.pause(failure).await {
                     Err(error) if error.kind() == SourceErrorKind::NotFound => {
@@ -200,7 +222,7 @@ fn is_out_of_sight(error: &SourceError) -> bool {
     )
 }
 
-pub(super) fn invalid(file: &ImageUrl, found: &str) -> SourceError {
+fn invalid(file: &ImageUrl, found: &str) -> SourceError {
     SourceError::new(
         SourceErrorKind::SidecarInvalid,
         format!("The checksum file {file} holds no digest of the image: {found}"),

@@ -1,11 +1,9 @@
 //! What a bucket holds: one page of ListObjectsV2 (Amazon S3 API Reference), folder by folder.
 
-use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 
 use super::error::{Result, SourceError, SourceErrorKind};
-use super::http::{Location, no_answer};
-use super::refusal::refusal;
+use super::http::Location;
 use super::retry::Failure;
 use super::url::ImageUrl;
 use super::{Inner, Source};
@@ -78,6 +76,11 @@ impl Source {
         }
     }
 
+    /// Fails for what cannot name a bucket, by the rule of image URLs.
+    pub fn check_bucket(&self, name: &str) -> Result<()> {
+        self.inner.policy.object(name, "KEY").map(drop)
+    }
+
     /// Which object of the endpoint this is, for comparison with what is known of objects.
     pub fn identity(&self, url: &ImageUrl) -> String {
         url.identity(&self.inner.policy)
@@ -91,22 +94,10 @@ impl Inner {
         prefix: &str,
         after: Option<&str>,
     ) -> Result<Listing, Failure> {
-        let mut location = self.bucket(bucket, prefix, after)?;
-        let mut response = self
-            .client
-            .follow(&self.policy, Method::GET, &mut location, &HeaderMap::new())
-            .await?;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(&location, response).await);
-        }
-        let mut body = Vec::new();
-        let chunk = |error| no_answer(&location, error);
-        while let Some(bytes) = response.chunk().await.map_err(chunk)? {
-            body.extend_from_slice(&bytes);
-            if body.len() > MAX_ANSWER_BYTES {
-                return Err(no_listing(&location, "it is larger than 4 MiB").into());
-            }
-        }
+        let location = self.bucket(bucket, prefix, after)?;
+        let too_long = || no_listing(&location, "it is larger than 4 MiB");
+        let read = self.read_small(location.clone(), MAX_ANSWER_BYTES, too_long);
+        let body = read.await?;
         let text = std::str::from_utf8(&body)
             .map_err(|error| no_listing(&location, "it is no UTF-8").with_source(error))?;
         let answer: Answer = quick_xml::de::from_str(text)

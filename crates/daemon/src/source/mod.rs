@@ -57,7 +57,7 @@ use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-pub use checksums::Checksums;
+pub use checksums::{Checksums, is_checksum_file, own_checksum_files};
 pub use error::{Result, SourceError, SourceErrorKind};
 use fetch::{byte_range, total_size};
 pub use http::Counters;
@@ -298,9 +298,13 @@ impl Inner {
         }
     }
 
-    /// Reads a whole small object.
-    async fn read_small(&self, url: &ImageUrl, max_bytes: usize) -> Result<Vec<u8>, Failure> {
-        let mut location = self.locate(url)?;
+    /// Reads a whole small answer; `too_long` is the error of one that has more than `max_bytes`.
+    async fn read_small(
+        &self,
+        mut location: Location,
+        max_bytes: usize,
+        too_long: impl FnOnce() -> SourceError,
+    ) -> Result<Vec<u8>, Failure> {
         let mut response = self
             .client
             .follow(&self.policy, Method::GET, &mut location, &HeaderMap::new())
@@ -316,8 +320,7 @@ impl Inner {
         {
             body.extend_from_slice(&chunk);
             if body.len() > max_bytes {
-                let found = format!("it is larger than {} KiB", max_bytes >> 10);
-                return Err(checksums::invalid(url, &found).into());
+                return Err(too_long().into());
             }
         }
         Ok(body)

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::access::{FULL, READ};
 use crate::certificates::with_tokens;
-use crate::support::{MIB, World, address, image};
+use crate::support::{self, MIB, World, address, image};
 
 /// Who follows all jobs.
 struct Follower {
@@ -85,9 +85,7 @@ async fn world() -> (World, String) {
 }
 
 async fn ended(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
-    let job = daemon.provision(url, volume, 8 * MIB).await;
-    let status = daemon.ended(&job.expect("it is accepted")).await;
-    status.expect("it ends")
+    support::ended(daemon, url, volume, 8 * MIB).await
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! Images in object storage, as clients choose from them.
 
-use lvp_api::{JobState, StoredImages};
+use lvp_api::StoredImages;
 use lvp_testkit::daemon::Daemon;
 use lvp_testkit::fault::{Fault, Rule};
 use lvp_testkit::rclone::Rclone;
 use lvp_testkit::require::require;
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, completed, image};
 
 async fn listed(daemon: &Daemon, query: &str) -> StoredImages {
     let answer = daemon
@@ -34,12 +34,7 @@ async fn lists(world: &World) {
     assert!(found.images[0].size > 0 && found.images[0].last_modified.contains('T'));
     // What was listed can be asked for as it is, and is known afterwards.
     let url = &found.images[0].image_url;
-    let job = daemon
-        .provision(url, "vm-1", 8 * MIB)
-        .await
-        .expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    completed(&daemon, url, "vm-1", 8 * MIB).await;
     let found = listed(&daemon, "prefix=s3://images/debian/1").await;
     assert_eq!(
         found.images.iter().map(shown).collect::<Vec<_>>(),
@@ -53,6 +48,7 @@ fn fill(put: impl Fn(&str, &[u8])) {
     put("debian/12.qcow2", &image(8 * MIB, 20, 3).build());
     put("debian/a b%.img", b"raw");
     put("debian/old/11.qcow2", b"old");
+    put("debian/SHA256SUMS", b"of others");
     put("other.qcow2", b"other");
 }
 

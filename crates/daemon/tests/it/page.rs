@@ -5,14 +5,13 @@ use std::path::Path;
 use std::process::Stdio;
 
 use lvp_api::JobState;
-use lvp_testkit::daemon::Daemon;
 use lvp_testkit::require::{command, find_program, require};
 use reqwest::Client;
 use serde_json::json;
 
 use crate::access::{FULL, READ};
 use crate::certificates::with_tokens;
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, completed, ended, image};
 
 /// A world whose daemon asks for tokens.
 async fn world() -> World {
@@ -113,7 +112,7 @@ async fn a_page_outlives_its_daemon_and_goes_on_when_it_is_back() {
         }
         "start the daemon, and a job of back-1" => {
             let daemon = world.start().with_token(FULL);
-            completed(&daemon, &url, "back-1").await;
+            completed(&daemon, &url, "back-1", 8 * MIB).await;
             running = Some(daemon);
         }
         other => panic!("the browser asks to {other}"),
@@ -121,22 +120,13 @@ async fn a_page_outlives_its_daemon_and_goes_on_when_it_is_back() {
     .await;
 }
 
-async fn completed(daemon: &Daemon, url: &str, volume: &str) {
-    let job = daemon.provision(url, volume, 8 * MIB).await;
-    let status = daemon.ended(&job.expect("it is accepted")).await;
-    let status = status.expect("it ends");
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
-}
-
 #[tokio::test]
 async fn a_reader_sees_everything_and_is_told_what_it_may_not() {
     let world = world().await;
     let url = world.put("debian.qcow2", &small());
     let daemon = world.start().with_token(FULL);
-    completed(&daemon, &url, "web-1").await;
-    let missing = daemon.provision("s3://images/none.qcow2", "web-2", 8 * MIB);
-    let missing = missing.await.expect("it is accepted");
-    let status = daemon.ended(&missing).await.expect("it ends");
+    completed(&daemon, &url, "web-1", 8 * MIB).await;
+    let status = ended(&daemon, "s3://images/none.qcow2", "web-2", 8 * MIB).await;
     assert_eq!(status.status, JobState::Failed, "{status:?}");
     play("reader", daemon.url(), no_act).await;
 }
@@ -171,9 +161,17 @@ async fn the_page_fits_narrow_and_wide_windows_in_both_themes() {
         &daemon,
         &url,
         "a-volume-with-a-name-that-is-rather-long-for-a-telephone",
+        8 * MIB,
     )
     .await;
     play("narrow", daemon.url(), no_act).await;
+}
+
+#[tokio::test]
+async fn below_a_proxys_path_nothing_is_asked_for_outside_of_it() {
+    let world = world().await;
+    let daemon = world.start();
+    play("prefix", daemon.url(), no_act).await;
 }
 
 #[tokio::test]
@@ -181,7 +179,7 @@ async fn keys_alone_reach_everything_and_show_where_they_are() {
     let world = world().await;
     let url = world.put("debian.qcow2", &small());
     let daemon = world.start().with_token(FULL);
-    completed(&daemon, &url, "web-1").await;
+    completed(&daemon, &url, "web-1", 8 * MIB).await;
     play("keyboard", daemon.url(), no_act).await;
 }
 

@@ -1,12 +1,11 @@
 //! What a request would do: said, and not done.
 
-use lvp_api::JobState;
 use lvp_api::plan::{CacheState, Plan};
 use lvp_testkit::daemon::Daemon;
 use lvp_testkit::fault::{Fault, Rule};
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, completed, image};
 
 async fn planned(daemon: &Daemon, body: Value) -> Plan {
     let answer = daemon.call("POST", "/api/v1/plan", Some(body)).await;
@@ -17,14 +16,6 @@ async fn planned(daemon: &Daemon, body: Value) -> Plan {
 
 fn request(url: &str, volume: &str, bytes: u64) -> Value {
     json!({"image_url": url, "volume_name": volume, "volume_size_bytes": bytes})
-}
-
-async fn completed(daemon: &Daemon, url: &str, volume: &str) -> String {
-    let job = daemon.provision(url, volume, 8 * MIB).await;
-    let job = job.expect("it is accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
-    job
 }
 
 #[tokio::test]
@@ -52,7 +43,8 @@ async fn a_plan_says_what_a_job_then_does_and_changes_nothing() {
     assert_eq!(jobs.expect("an answer").body["total"], json!(0));
     assert!(world.home.volume_files().is_empty() && world.home.cache_files().is_empty());
 
-    let job = completed(&daemon, &url, "vm-1").await;
+    let job = completed(&daemon, &url, "vm-1", 8 * MIB).await;
+    let job = job.job_id.to_string();
     let plan = planned(&daemon, request(&url, "vm-1", 8 * MIB)).await;
     assert!(plan.fits, "{plan:?}");
     assert_eq!(
