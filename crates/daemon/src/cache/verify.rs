@@ -9,7 +9,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use lvp_api::Sha256Digest;
-use sha2::{Digest as _, Sha256};
+use sha2::digest::Output;
+use sha2::{Digest, Sha256};
 
 use super::files::Found;
 use super::{Cache, CacheError, ImageRow, file_name};
@@ -20,12 +21,17 @@ const BLOCK_BYTES: usize = 1 << 20; // 1 MiB
 
 /// SHA-256 of a whole file. Blocks.
 pub fn hash_file(file: &File) -> io::Result<Sha256Digest> {
-    let mut hasher = Sha256::new();
+    Ok(Sha256Digest::new(hashed::<Sha256>(file)?.into()))
+}
+
+/// A whole file's digest of whatever kind. Blocks.
+pub fn hashed<D: Digest>(file: &File) -> io::Result<Output<D>> {
+    let mut hasher = D::new();
     let mut block = vec![0; BLOCK_BYTES];
     let mut offset = 0;
     loop {
         match file.read_at(&mut block, offset) {
-            Ok(0) => return Ok(Sha256Digest::new(hasher.finalize().into())),
+            Ok(0) => return Ok(hasher.finalize()),
             Ok(read) => {
                 hasher.update(&block[..read]);
                 offset += read as u64;

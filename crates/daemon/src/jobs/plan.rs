@@ -12,6 +12,7 @@ use super::Services;
 use super::steps::{cached, format_of};
 use crate::cache::Peek;
 use crate::error::chain;
+use crate::job::admission::Refusal;
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::job::record::NewJob;
@@ -19,7 +20,7 @@ use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::ObjectMeta;
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
-use crate::volume::{self, Unmarked};
+use crate::volume;
 
 /// Looks at the image, the cache and the volume of a request.
 pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
@@ -201,10 +202,7 @@ async fn look_at_volume(
         }
         return Ok(());
     };
-    let unmarked = match services.settings.adopt_untagged || request.adopt {
-        true => Unmarked::Adopt,
-        false => Unmarked::Refuse,
-    };
+    let unmarked = services.settings.unmarked(request);
     if let Err(error) = volumes.check_writable(&existing, unmarked).await {
         plan.problems.push(chain(&error));
     }
@@ -226,9 +224,9 @@ async fn check_holder(
     plan: &mut Plan,
 ) -> Result<(), JobError> {
     if let Some(holder) = services.store.holder(name.clone()).await? {
-        plan.problems.push(format!(
-            "Volume {name} is being written by job {holder}: wait for it or cancel it"
-        ));
+        let volume = name.clone();
+        plan.problems
+            .push(Refusal::VolumeBusy { volume, holder }.to_string());
     }
     Ok(())
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use lvp_image::copy::TailPolicy;
 
 use crate::config::{Config, StaleData};
+use crate::job::work::VolumeRequest;
+use crate::volume::Unmarked;
 
 /// What jobs need to know of the configuration.
 #[derive(Debug, Clone)]
@@ -26,6 +28,16 @@ pub struct JobSettings {
     pub adopt_untagged: bool,
     /// Limit of one job's writes.
     pub max_write_bytes_per_sec: Option<NonZeroU64>,
+}
+
+impl JobSettings {
+    /// What becomes of a volume that nobody marked, for this request.
+    pub fn unmarked(&self, request: &VolumeRequest) -> Unmarked {
+        match self.adopt_untagged || request.adopt {
+            true => Unmarked::Adopt,
+            false => Unmarked::Refuse,
+        }
+    }
 }
 
 impl From<&Config> for JobSettings {

@@ -1,23 +1,17 @@
 //! What an image's bytes must be: who says so, and whether they are.
 
 use std::fmt::Display;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
 
 use lvp_api::{Sha256Digest, Sha512Digest};
-use sha2::{Digest as _, Sha512};
+use sha2::Sha512;
 
 use super::Steps;
 use super::image::cached;
-use crate::cache::Pin;
+use crate::cache::{self, Pin};
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::source::Checksums;
 use crate::threads::blocking;
-
-/// How much of a cached image is hashed at a time.
-const STEP_BYTES: usize = 1 << 20; // 1 MiB
 
 impl Steps<'_> {
     /// What the request and the checksum files beside the object say.
@@ -59,8 +53,8 @@ impl Steps<'_> {
         };
         let failed = |error| cached(pin, "cannot be read").because(error);
         let file = pin.file().try_clone().map_err(failed)?;
-        let digest = self.until_stopped(blocking(move || sha512_of(&file)));
-        let digest = digest.await??.map_err(failed)?;
+        let digest = self.until_stopped(blocking(move || cache::hashed::<Sha512>(&file)));
+        let digest = Sha512Digest::new(digest.await??.map_err(failed)?.into());
         match digest == expected.digest {
             true => Ok(()),
             false => Err(mismatch("SHA-512", &digest, &expected.digest, &expected.by)),
@@ -96,19 +90,4 @@ fn mismatch(algorithm: &str, found: &dyn Display, expected: &dyn Display, by: &s
              image again, or correct the checksum"
         ),
     )
-}
-
-fn sha512_of(file: &File) -> io::Result<Sha512Digest> {
-    let mut hasher = Sha512::new();
-    let mut buffer = vec![0; STEP_BYTES];
-    let mut offset = 0;
-    loop {
-        match file.read_at(&mut buffer, offset)? {
-            0 => return Ok(Sha512Digest::new(hasher.finalize().into())),
-            length => {
-                hasher.update(&buffer[..length]);
-                offset += length as u64;
-            }
-        }
-    }
 }

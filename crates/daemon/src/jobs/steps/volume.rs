@@ -17,7 +17,7 @@ use crate::jobs::spans;
 use crate::jobs::standing::{self, Standing};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
-use crate::volume::{self, OpenVolume, Unmarked, Volume, VolumeError};
+use crate::volume::{self, OpenVolume, Volume, VolumeError};
 
 impl Steps<'_> {
     /// Finds or makes the volume, which says `populating` then. Every size is checked here, before a byte is
@@ -51,10 +51,7 @@ impl Steps<'_> {
         needed: u64,
     ) -> Result<Volume, JobError> {
         let volumes = &self.services.volumes;
-        let unmarked = match self.services.settings.adopt_untagged || request.adopt {
-            true => Unmarked::Adopt,
-            false => Unmarked::Refuse,
-        };
+        let unmarked = self.services.settings.unmarked(request);
         if let Err(small) = volume::fits(existing.size_bytes, request.size_bytes, needed) {
             // What may not be written at all is not called too small.
             volumes.check_writable(&existing, unmarked).await?;
