@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lvp_api::units::{ByteSize, MIB};
-use lvp_api::{Checksum, ImageType, JobId, JobState, Sha256Digest, VolumeName};
+use lvp_api::units::{ByteSize, GIB, MIB};
+use lvp_api::{Checksum, ImageType, JobId, JobState, ProvisionRequest, Sha256Digest, VolumeName};
 
 use crate::config::Layer;
 use crate::exit::EXIT_CODES;
@@ -277,27 +277,8 @@ pub(crate) struct CertInitArgs {
 /// refused, unless --adopt is given. Prints the job's id.
 #[derive(Debug, Args)]
 pub(crate) struct ProvisionArgs {
-    /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
-    pub(crate) image_url: String,
-
-    /// Name of the volume
-    pub(crate) volume: VolumeName,
-
-    /// Size of the volume, such as 50G or 1.5T; units are powers of 1024
-    #[arg(long, value_parser = parse_volume_size)]
-    pub(crate) size: ByteSize,
-
-    /// Format of the image
-    #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
-    pub(crate) image_type: ImageType,
-
-    /// What the image must be: sha256:HEX or sha512:HEX
-    #[arg(long, value_name = "DIGEST")]
-    pub(crate) checksum: Option<Checksum>,
-
-    /// Overwrite the volume also if it says nothing of this program
-    #[arg(long)]
-    pub(crate) adopt: bool,
+    #[command(flatten)]
+    pub(crate) what: WhatArgs,
 
     /// Text that comes back on the job, in logs and in traces
     #[arg(long, value_name = "TEXT")]
@@ -317,6 +298,13 @@ pub(crate) struct ProvisionArgs {
 /// reserved. The exit code is 5 when something is in the way.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) what: WhatArgs,
+}
+
+// No documentation comment: it would stand in for that of the commands.
+#[derive(Debug, Args)]
+pub(crate) struct WhatArgs {
     /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
     pub(crate) image_url: String,
 
@@ -338,6 +326,25 @@ pub(crate) struct PlanArgs {
     /// Overwrite the volume also if it says nothing of this program
     #[arg(long)]
     pub(crate) adopt: bool,
+}
+
+impl WhatArgs {
+    /// What the API is asked.
+    pub(crate) fn request(self) -> ProvisionRequest {
+        let ByteSize(size_bytes) = self.size;
+        let is_whole = size_bytes.is_multiple_of(GIB);
+        ProvisionRequest {
+            image_url: self.image_url,
+            volume_name: self.volume.into(),
+            // Whole GiB are said in the older field, which daemons of every generation know.
+            volume_size_gb: is_whole.then_some(size_bytes / GIB),
+            volume_size_bytes: (!is_whole).then_some(size_bytes),
+            image_type: self.image_type,
+            checksum: self.checksum,
+            correlation_id: None,
+            adopt: self.adopt,
+        }
+    }
 }
 
 /// Whether and how to wait for the job that a command makes.

@@ -1,6 +1,6 @@
 //! A job's progress on standard error: a bar on a terminal, lines in a pipe.
 
-use std::io::IsTerminal as _;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -26,8 +26,7 @@ pub(crate) struct Lines {
 impl Reporter {
     /// A bar if standard error is a terminal that can draw one.
     pub(crate) fn new() -> Self {
-        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        if !std::io::stderr().is_terminal() || is_dumb {
+        if !can_draw(&std::io::stderr()) {
             return Self::Lines(Lines::default());
         }
         let bar = ProgressBar::with_draw_target(Some(BAR_STEPS), ProgressDrawTarget::stderr());
@@ -75,6 +74,12 @@ impl Reporter {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Whether this is a terminal that can draw a line anew.
+pub(crate) fn can_draw(stream: &impl IsTerminal) -> bool {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    stream.is_terminal() && !is_dumb
 }
 
 /// Steps of the bar: tenths of a percent.

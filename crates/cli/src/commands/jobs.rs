@@ -1,6 +1,5 @@
 //! Jobs: make, list, show, follow, cancel.
 
-use lvp_api::units::{ByteSize, GIB};
 use lvp_api::{JobId, JobState, JobStatus, ProvisionRequest, Verified};
 
 use super::{Context, say_if_more, wait};
@@ -11,18 +10,9 @@ use crate::output::{self, Format, say};
 use crate::progress;
 
 pub(super) async fn provision(context: &Context, args: ProvisionArgs) -> Result<Exit, Failure> {
-    let ByteSize(size_bytes) = args.size;
-    let is_whole = size_bytes.is_multiple_of(GIB);
     let request = ProvisionRequest {
-        image_url: args.image_url,
-        volume_name: args.volume.into(),
-        // Whole GiB are said in the older field, which daemons of every generation know.
-        volume_size_gb: is_whole.then_some(size_bytes / GIB),
-        volume_size_bytes: (!is_whole).then_some(size_bytes),
-        image_type: args.image_type,
-        checksum: args.checksum,
         correlation_id: args.correlation_id,
-        adopt: args.adopt,
+        ..args.what.request()
     };
     let key = args
         .idempotency_key

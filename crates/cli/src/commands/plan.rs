@@ -1,6 +1,5 @@
 //! What provisioning would do.
 
-use lvp_api::ProvisionRequest;
 use lvp_api::plan::{CacheState, Plan};
 use lvp_api::units::ByteSize;
 
@@ -10,18 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{self, Format};
 
 pub(super) async fn show(context: &Context, args: PlanArgs) -> Result<Exit, Failure> {
-    let ByteSize(size_bytes) = args.size;
-    let request = ProvisionRequest {
-        image_url: args.image_url,
-        volume_name: args.volume.into(),
-        volume_size_gb: None,
-        volume_size_bytes: Some(size_bytes),
-        image_type: args.image_type,
-        checksum: args.checksum,
-        correlation_id: None,
-        adopt: args.adopt,
-    };
-    let plan = context.client.plan(&request).await?;
+    let plan = context.client.plan(&args.what.request()).await?;
     match context.format {
         Format::Json => output::print_json(&plan)?,
         Format::Name => output::print_line(&plan.volume_name)?,

@@ -1,7 +1,6 @@
 //! All jobs, live.
 
 use std::collections::HashMap;
-use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -107,8 +106,7 @@ enum View {
 
 impl View {
     fn new(format: Format) -> Self {
-        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        if format == Format::Table && std::io::stdout().is_terminal() && !is_dumb {
+        if format == Format::Table && progress::can_draw(&std::io::stdout()) {
             let target = ProgressDrawTarget::stdout();
             return Self::Terminal {
                 all: MultiProgress::with_draw_target(target),

@@ -385,7 +385,7 @@ async fn a_plan_is_shown_and_its_exit_code_says_whether_something_is_in_the_way(
         }
         assert_eq!(outcome.stdout.contains("It is full"), !fits, "{outcome:?}");
         let body: Value = serde_json::from_slice(&fake.seen()[0].body).expect("it is JSON");
-        assert_eq!(body["volume_size_bytes"], json!(1_u64 << 31));
+        assert_eq!(body["volume_size_gb"], json!(2));
     }
 }
 
