@@ -167,6 +167,8 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use lvp_api::{ImageType, JobState, Stage, Verified};
+
     use super::*;
 
     #[test]
@@ -187,6 +189,29 @@ mod tests {
                     ASSETS.iter().any(|asset| asset.name == name),
                     "{} names {link}",
                     asset.name
+                );
+            }
+        }
+    }
+
+    /// The page is no Rust, and the compiler names no list of it.
+    #[test]
+    fn the_page_knows_every_format_state_and_stage() {
+        let text = |name: &str| {
+            let asset = ASSETS.iter().find(|asset| asset.name == name);
+            std::str::from_utf8(asset.expect("it is served").bytes).expect("text")
+        };
+        for (file, words) in [
+            ("parts.js", ImageType::NAMES),
+            ("jobs.js", JobState::NAMES),
+            ("job.js", Stage::NAMES),
+            ("job.js", Verified::NAMES),
+        ] {
+            for word in words {
+                let quoted = [format!("'{word}'"), format!("{word}:")];
+                assert!(
+                    quoted.iter().any(|word| text(file).contains(word)),
+                    "{file} has no {word}"
                 );
             }
         }

@@ -381,6 +381,28 @@ def narrow(browser):
             visit.leave()
 
 
+def prefix(browser):
+    """Below a path, as behind a proxy: everything the page asks for lies below it too."""
+    visit = Visit(browser)
+    page = visit.page
+    asked = []
+
+    def forward(route):
+        asked.append(route.request.url)
+        route.continue_(url=route.request.url.replace("/hv-7/", "/", 1))
+    page.route("**/hv-7/**", forward)
+    strays = []
+    page.on("request", lambda request: strays.append(request.url)
+            if request.url.startswith(ROOT) and "/hv-7/" not in request.url else None)
+    visit.sign_in(WORLD["full"], "hv-7/")
+    expect(page.get_by_text("live", exact=True)).to_be_visible()
+    for view in ("Provision", "Cache", "Volumes", "Host", "Jobs"):
+        visit.go(view)
+    assert not strays, strays
+    assert any(url.endswith("/hv-7/api/v1/events") for url in asked), asked
+    visit.leave()
+
+
 def keyboard(browser):
     """Everything is reached, and seen to be reached, by keys alone."""
     visit = Visit(browser)
