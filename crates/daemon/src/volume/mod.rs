@@ -36,11 +36,13 @@ use async_trait::async_trait;
 use lvp_api::{JobId, Sha256Digest, VolumeInfo, VolumeName};
 
 mod backend;
+pub mod clones;
 pub mod dir;
 mod error;
 pub mod lvm;
 
 pub use backend::{Place, at, open, place};
+pub use clones::Clones;
 pub use error::{VolumeError, VolumeErrorKind};
 
 /// An existing volume is reused when it has at least this share of the requested size.
@@ -244,6 +246,12 @@ pub trait Volumes: Send + Sync + Debug {
     /// Rolls back [`Volumes::create`]: removes the volume only when it says itself that it is
     /// populating and that this job created it. What [`Volumes::open`] returned must be closed.
     async fn remove_created(&self, name: &VolumeName, job: JobId) -> Result<Removed, VolumeError>;
+
+    /// What this back end has to offer for volumes that share their content; else why it has nothing, in words
+    /// for an operator.
+    async fn clones(&self) -> Result<&dyn Clones, String> {
+        Err(format!("The back end {} has no clones", self.backend()))
+    }
 }
 
 /// Tells whether a running virtual machine uses a volume.
