@@ -25,4 +25,4 @@ pub use job::{
     CancelledJob, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList, JobState,
     JobStatus, Progress, ProvisionRequest, Stage, Verified, WebhookEvent,
 };
-pub use volume::{UploadedContent, VolumeInfo, VolumeList, VolumeName};
+pub use volume::{UploadedContent, VolumeInfo, VolumeKind, VolumeList, VolumeName};

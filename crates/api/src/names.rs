@@ -91,7 +91,10 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::UnknownName;
-    use crate::{FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Stage, Verified};
+    use crate::{
+        FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Stage, Verified,
+        VolumeKind,
+    };
 
     fn check<T>(all: &[T], what: &str)
     where
@@ -137,6 +140,7 @@ mod tests {
         check(&JobEvent::ALL, "event of a job");
         check(&FeedEvent::ALL, "event of all jobs");
         check(&HealthStatus::ALL, "health");
+        check(&VolumeKind::ALL, "kind of volume");
     }
 
     #[test]
@@ -147,6 +151,7 @@ mod tests {
         check_json(&JobKind::ALL);
         check_json(&Stage::ALL);
         check_json(&HealthStatus::ALL);
+        check_json(&VolumeKind::ALL);
     }
 
     #[test]

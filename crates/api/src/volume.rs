@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::named;
+
 /// Longest name of a volume. LVM refuses longer ones (`NAME_LEN` 128 with its final NUL, lvm2's
 /// `lib/metadata/metadata-exported.h`).
 pub const VOLUME_NAME_MAX: usize = 127;
@@ -122,7 +124,31 @@ pub struct VolumeInfo {
     /// The job that wrote it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_id: Option<String>,
+    /// What it is made of; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<VolumeKind>,
 }
+
+/// What a volume is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeKind {
+    /// A file with bytes of its own.
+    File,
+    /// A logical volume with extents of its own.
+    Linear,
+    /// A thin logical volume that shares nothing.
+    Thin,
+    /// One that shares the bytes of its image, `image_digest`, with other volumes of it.
+    Clone,
+}
+
+named!(VolumeKind, "kind of volume", {
+    File => "file",
+    Linear => "linear",
+    Thin => "thin",
+    Clone => "clone",
+});
 
 /// Answer to `GET /api/v1/volumes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

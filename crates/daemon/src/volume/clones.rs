@@ -21,6 +21,7 @@
 //! Who may clone, and when a golden volume has to go, is not decided here (`jobs`).
 
 use std::fmt::Debug;
+use std::fs::File;
 
 use async_trait::async_trait;
 use lvp_api::{ImageType, JobId, Sha256Digest, VolumeName};
@@ -30,6 +31,15 @@ use super::{Removed, Volume, VolumeError};
 /// What golden volumes' names begin with. No request may use such a name.
 pub const GOLDEN_PREFIX: &str = "lvp-golden-";
 
+/// What the names of clones begin with that wait to replace a volume. No request may use such a name.
+pub const WAITING_PREFIX: &str = "lvp-new-";
+
+/// Whether a name is kept for volumes that no request asks for by name.
+pub fn is_reserved(name: &VolumeName) -> bool {
+    let name = name.as_str();
+    name.starts_with(GOLDEN_PREFIX) || name.starts_with(WAITING_PREFIX)
+}
+
 /// What a golden volume holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GoldenKey {
@@ -37,6 +47,39 @@ pub struct GoldenKey {
     pub digest: Sha256Digest,
     /// The format it was read as. The same bytes are another disk in another format.
     pub image_type: ImageType,
+}
+
+impl GoldenKey {
+    /// The golden volume's name: `lvp-golden-DIGEST-TYPE`.
+    pub fn volume_name(&self) -> VolumeName {
+        let name = format!("{GOLDEN_PREFIX}{}-{}", self.digest, self.image_type);
+        name.parse()
+            .expect("a digest and a word are characters that every volume's name may have")
+    }
+
+    /// What a golden volume of this name holds; None for another name.
+    pub fn of_name(name: &VolumeName) -> Option<Self> {
+        let rest = name.as_str().strip_prefix(GOLDEN_PREFIX)?;
+        let (digest, image_type) = rest.split_once('-')?;
+        let key = Self {
+            digest: digest.parse().ok()?,
+            image_type: image_type.parse().ok()?,
+        };
+        // A digest in capital letters is read, and names another volume.
+        (key.volume_name() == *name).then_some(key)
+    }
+}
+
+/// The name of the clone with which a job replaces a volume: `lvp-new-JOB`.
+pub fn waiting_name(job: JobId) -> VolumeName {
+    let name = format!("{WAITING_PREFIX}{job}");
+    name.parse()
+        .expect("a UUID is characters that every volume's name may have")
+}
+
+/// The job whose clone has this name; None for another name.
+pub fn waiting_job(name: &VolumeName) -> Option<JobId> {
+    name.as_str().strip_prefix(WAITING_PREFIX)?.parse().ok()
 }
 
 /// What was written to a golden volume.
@@ -63,17 +106,18 @@ pub struct Golden {
     pub flaw: Option<String>,
 }
 
-/// A back end whose volumes can share content.
+/// A back end whose volumes can share content. Neither its golden volumes nor the clones that wait to replace
+/// a volume are in `Volumes::list`; by their own names `Volumes` knows them.
 #[async_trait]
 pub trait Clones: Send + Sync + Debug {
-    /// All golden volumes of the place, those with a flaw too.
+    /// All golden volumes of the place, those with a flaw and unfinished ones too.
     async fn golden(&self) -> Result<Vec<Golden>, VolumeError>;
 
     /// The one for an image, with a flaw or without.
     async fn find_golden(&self, key: &GoldenKey) -> Result<Option<Golden>, VolumeError>;
 
-    /// Makes the volume that is to be golden: populating, created by `job`, to be opened, written and, when that
-    /// fails, removed as every volume is. Idempotent, as `Volumes::create` is.
+    /// Makes the volume that is to be golden, under [`GoldenKey::volume_name`]: populating, created by `job`, to
+    /// be opened, written and, when that fails, removed as every volume is. Idempotent, as `Volumes::create` is.
     async fn make_golden(
         &self,
         key: &GoldenKey,
@@ -82,7 +126,8 @@ pub trait Clones: Send + Sync + Debug {
     ) -> Result<Volume, VolumeError>;
 
     /// Says durably that the volume holds the image: ready, read-only, inactive, with `content` recorded. Its
-    /// bytes must be durable, and what `Volumes::open` returned closed. Idempotent.
+    /// bytes must be durable, and what `Volumes::open` returned closed. What is behind the content may be cut
+    /// off. Idempotent.
     async fn seal(
         &self,
         volume: &Volume,
@@ -91,9 +136,13 @@ pub trait Clones: Send + Sync + Debug {
         content: &Content,
     ) -> Result<Golden, VolumeError>;
 
+    /// Opens a golden volume to read its bytes, sealed or not yet. A sealed one may be read by several at once,
+    /// and while it is cloned.
+    async fn read_golden(&self, golden: &Volume) -> Result<File, VolumeError>;
+
     /// Makes a volume with the golden one's content and zeros behind it: populating, created by `job`. Where
-    /// there is a volume of that name, the clone waits under a name of its own for [`Clones::replace`].
-    /// Idempotent for the same job.
+    /// there is a volume of that name, the clone has [`waiting_name`] and waits for [`Clones::replace`].
+    /// What the same job has left of an earlier attempt is made anew.
     async fn clone_golden(
         &self,
         golden: &Golden,
@@ -102,11 +151,15 @@ pub trait Clones: Send + Sync + Debug {
         job: JobId,
     ) -> Result<Volume, VolumeError>;
 
-    /// Whether a volume can be replaced by a clone, rather than be written in place: it is of the same kind.
+    /// Whether a volume can be replaced by a clone, rather than be written in place: it is of the same kind, and
+    /// this program's by its own word.
     fn is_replaceable(&self, volume: &Volume) -> bool;
 
-    /// Gives a ready clone the name of the volume that it was made for, and removes the old one, which must be
-    /// free of users as `Volumes::mark_populating` has it. Idempotent.
+    /// Whether nobody uses a volume that is to be replaced: what `Volumes::mark_populating` asks, without the mark.
+    async fn check_unused(&self, volume: &Volume) -> Result<(), VolumeError>;
+
+    /// Gives a clone that `Volumes::mark_ready` was told of the name of the volume that it was made for, and
+    /// removes the old one, which must be free of users. Idempotent.
     async fn replace(
         &self,
         old: &Volume,
@@ -114,6 +167,41 @@ pub trait Clones: Send + Sync + Debug {
         job: JobId,
     ) -> Result<Volume, VolumeError>;
 
+    /// The jobs of which there is something under [`waiting_name`].
+    async fn waiting(&self) -> Result<Vec<JobId>, VolumeError>;
+
+    /// Removes what a job has under [`waiting_name`], whatever it says of itself, unless somebody has it open.
+    async fn remove_waiting(&self, job: JobId) -> Result<Removed, VolumeError>;
+
     /// Removes a golden volume, sound or not. Its clones stay as they are.
     async fn remove_golden(&self, golden: &Golden) -> Result<Removed, VolumeError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_volumes_and_waiting_clones_are_known_by_their_names_and_nobody_else_is() {
+        let key = GoldenKey {
+            digest: Sha256Digest::new([0xab; 32]),
+            image_type: ImageType::Qcow2,
+        };
+        let name = key.volume_name();
+        assert_eq!(GoldenKey::of_name(&name), Some(key));
+        let job = JobId::random();
+        let waiting = waiting_name(job);
+        assert_eq!(waiting_job(&waiting), Some(job));
+        for (name, is_golden) in [(&name, true), (&waiting, false)] {
+            assert!(is_reserved(name));
+            assert_eq!(GoldenKey::of_name(name).is_some(), is_golden);
+            assert_eq!(waiting_job(name).is_some(), !is_golden);
+        }
+        let capitals = format!("{GOLDEN_PREFIX}{}-qcow2", "AB".repeat(32));
+        for other in ["vm", "lvp-golden-1-qcow2", "lvp-new-1", &capitals] {
+            let other: VolumeName = other.parse().expect("a name");
+            assert_eq!(GoldenKey::of_name(&other), None, "{other}");
+            assert_eq!(waiting_job(&other), None, "{other}");
+        }
+    }
 }

@@ -33,7 +33,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use lvp_api::{JobId, Sha256Digest, VolumeInfo, VolumeName};
+use lvp_api::{JobId, Sha256Digest, VolumeInfo, VolumeKind, VolumeName};
 
 mod backend;
 pub mod clones;
@@ -42,7 +42,7 @@ mod error;
 pub mod lvm;
 
 pub use backend::{Place, at, open, place};
-pub use clones::Clones;
+pub use clones::{Clones, Content};
 pub use error::{VolumeError, VolumeErrorKind};
 
 /// An existing volume is reused when it has at least this share of the requested size.
@@ -84,6 +84,10 @@ pub struct Volume {
     pub state: VolumeState,
     /// The last job that ended without writing it since it is ready.
     pub last_ended: Option<JobId>,
+    /// What it is made of, where that is known.
+    pub kind: Option<VolumeKind>,
+    /// What its bytes were when it became ready, where that was recorded.
+    pub content: Option<Content>,
     /// What the back end needs to know it again.
     pub(crate) identity: Identity,
 }
@@ -97,6 +101,8 @@ impl Volume {
             size_bytes,
             state,
             last_ended: None,
+            kind: None,
+            content: None,
             identity: Identity::Name,
         }
     }
@@ -116,6 +122,7 @@ impl Volume {
             state: state.to_owned(),
             image_digest: image_digest.map(|digest| digest.to_string()),
             job_id: job_id.map(|job| job.to_string()),
+            kind: self.kind,
         }
     }
 }

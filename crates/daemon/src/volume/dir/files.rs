@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lvp_api::{JobId, Sha256Digest, VolumeName};
+use lvp_api::{JobId, Sha256Digest, VolumeKind, VolumeName};
 use rustix::fs::{Access, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
@@ -337,7 +337,9 @@ impl Files {
             state: record
                 .as_ref()
                 .map_or(VolumeState::Untagged, Record::volume_state),
-            last_ended: record.and_then(|record| record.ended),
+            last_ended: record.as_ref().and_then(|record| record.ended),
+            kind: Some(VolumeKind::File),
+            content: None,
             identity: Identity::File(identity),
         })
     }

@@ -282,6 +282,8 @@ pub(super) fn found(name: &VolumeName, row: LvRow) -> Found {
         size_bytes: row.lv_size,
         state: tags.state,
         last_ended: tags.last_ended,
+        kind: None,
+        content: None,
         identity: Identity::Lvm {
             uuid: row.lv_uuid.clone(),
         },
