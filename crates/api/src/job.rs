@@ -91,6 +91,42 @@ named!(Verified, "verification", {
     None => "none",
 });
 
+/// Whether a volume shares the bytes of its image with other volumes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Cloning {
+    /// Where it can be done; else the image is written.
+    #[default]
+    Auto,
+    /// It is not: the volume gets bytes of its own.
+    Never,
+    /// It is, or the job fails.
+    Require,
+}
+
+named!(Cloning, "way to clone", { Auto => "auto", Never => "never", Require => "require" });
+
+impl Cloning {
+    /// Whether it is what nobody has to say.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How a volume's bytes came there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// They are shared with a golden volume of the image.
+    Clone,
+    /// They were written from the image in the cache.
+    Copy,
+    /// They were written in the pass that fetched the image.
+    Stream,
+}
+
+named!(Method, "way of making a volume", { Clone => "clone", Copy => "copy", Stream => "stream" });
+
 /// What webhooks' receivers are sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WebhookEvent {
@@ -133,6 +169,10 @@ pub struct ProvisionRequest {
     /// content is lost. Without this such a volume is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt: bool,
+    /// Whether the volume is to share the image's bytes with other volumes of it: `auto` where that can be done,
+    /// `never`, or `require`, by which the job fails where it cannot.
+    #[serde(default, skip_serializing_if = "Cloning::is_usual")]
+    pub clone: Cloning,
 }
 
 /// Answer to a request that made a job.
@@ -196,9 +236,11 @@ pub enum JobKind {
     Provision,
     /// Image to cache.
     Cache,
+    /// Image to a golden volume.
+    Golden,
 }
 
-named!(JobKind, "kind of job", { Provision => "provision", Cache => "cache" });
+named!(JobKind, "kind of job", { Provision => "provision", Cache => "cache", Golden => "golden" });
 
 /// What a running job is busy with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -256,7 +298,7 @@ pub struct JobStatus {
     /// The job.
     #[schema(value_type = Uuid)]
     pub job_id: JobId,
-    /// `provision` or `cache`.
+    /// `provision`, `cache` or `golden`.
     pub kind: JobKind,
     /// The job's state.
     pub status: JobState,
@@ -304,6 +346,12 @@ pub struct JobStatus {
     /// What the image's bytes were verified against; absent until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
+    /// Whether the volume was to be cloned, as the request says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone: Option<Cloning>,
+    /// How the volume's bytes came there; absent until that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
     /// What an operator may want to know of how it was done: why it did not run in one pass, how
     /// stale bytes were cleared, that a volume was left not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -22,7 +22,7 @@ pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
-    CancelledJob, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList, JobState,
-    JobStatus, Progress, ProvisionRequest, Stage, Verified, WebhookEvent,
+    CancelledJob, Cloning, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList,
+    JobState, JobStatus, Method, Progress, ProvisionRequest, Stage, Verified, WebhookEvent,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeKind, VolumeList, VolumeName};

@@ -92,7 +92,7 @@ mod tests {
 
     use super::UnknownName;
     use crate::{
-        FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Stage, Verified,
+        Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method, Stage, Verified,
         VolumeKind,
     };
 
@@ -141,6 +141,8 @@ mod tests {
         check(&FeedEvent::ALL, "event of all jobs");
         check(&HealthStatus::ALL, "health");
         check(&VolumeKind::ALL, "kind of volume");
+        check(&Cloning::ALL, "way to clone");
+        check(&Method::ALL, "way of making a volume");
     }
 
     #[test]
@@ -152,6 +154,8 @@ mod tests {
         check_json(&Stage::ALL);
         check_json(&HealthStatus::ALL);
         check_json(&VolumeKind::ALL);
+        check_json(&Cloning::ALL);
+        check_json(&Method::ALL);
     }
 
     #[test]

@@ -111,6 +111,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             name: "bench".parse()?,
             size_bytes,
             adopt: true,
+            clone: lvp_api::Cloning::Never,
         },
     };
     let new = NewJob {

@@ -17,6 +17,7 @@ use crate::clock::JumpDetector;
 use crate::config::{Config, check_with_cache};
 use crate::delivery::webhooks::Webhooks;
 use crate::dependencies::Dependencies;
+use crate::golden::Shelf;
 use crate::http::{App, router};
 use crate::jobs::former;
 use crate::jobs::{JobSettings, Jobs, Services};
@@ -226,18 +227,21 @@ async fn run_janitor(app: App, config: Config, stop: CancellationToken) {
     let interval = config.cache.eviction_interval;
     report_former_places(&app, &config, &stop).await;
     reconcile_volumes(&app, &stop).await;
+    reconcile_golden(&app, &stop, true).await;
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     let mut clock = JumpDetector::new();
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        if clock.has_jumped() {
+        let may_age = !clock.has_jumped();
+        if may_age {
+            forget_what_is_old(&app).await;
+        } else {
             tracing::warn!(
                 component = "daemon",
                 "The clock jumped: nothing is taken for old until the next round"
             );
-        } else {
-            forget_what_is_old(&app).await;
         }
         reconcile_volumes(&app, &stop).await;
+        reconcile_golden(&app, &stop, may_age).await;
     }
 }
 
@@ -289,6 +293,29 @@ async fn reconcile_volumes(app: &App, stop: &CancellationToken) {
     }
 }
 
+/// Golden volumes against what is known of them, and clones that nobody waits for.
+async fn reconcile_golden(app: &App, stop: &CancellationToken, may_age: bool) {
+    let services = &app.services;
+    match stop
+        .run_until_cancelled(services.golden.reconcile(may_age))
+        .await
+    {
+        Some(Ok(swept)) if swept > 0 => {
+            tracing::info!(component = "golden", swept, "Golden volumes reconciled");
+        }
+        Some(Ok(_)) | None => {}
+        Some(Err(error)) => {
+            let error = crate::error::chain(&error);
+            tracing::error!(
+                component = "golden",
+                error,
+                "Golden volumes cannot be reconciled"
+            );
+        }
+    }
+    services.measure_golden().await;
+}
+
 async fn services(config: &Config) -> anyhow::Result<Services> {
     let hypervisor = match config.libvirt.enabled {
         true => Some(libvirt::connect(&config.libvirt.uri)?),
@@ -305,10 +332,12 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
     let cache = CacheSettings::new(cache_dir, &config.cache);
     let cache = Cache::open(cache, store.clone())?;
     let volumes = volumes(config, hypervisor.clone())?;
+    let golden = Shelf::new((&config.golden).into(), Arc::clone(&volumes), store.clone());
     Ok(Services {
         source,
         cache,
         volumes,
+        golden,
         engine: Engine::new(),
         webhooks: Webhooks::new(&config.webhooks)?,
         hypervisor,

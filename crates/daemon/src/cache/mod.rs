@@ -26,7 +26,6 @@
 mod error;
 mod evict;
 mod files;
-mod flight;
 mod home;
 mod pin;
 mod publish;
@@ -43,19 +42,18 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::clock;
+use crate::job::flight::{Flights, Follower};
 use crate::source::ObjectMeta;
 use crate::store::{ImageRow, Store};
 
 pub use error::CacheError;
 pub use evict::{Swept, Usage};
-pub use flight::{FlightState, Follower};
 pub use pin::Pin;
 pub use publish::{Lead, Published};
 pub use verify::{hash_file, hashed};
 
 use files::{Disk, Files};
-use flight::Flights;
-use pin::{Closed, Pins};
+use crate::seats::{Closed, Seats};
 
 /// Ending of a published image's file name.
 const PUBLISHED: &str = ".img";
@@ -86,7 +84,7 @@ struct Inner {
     settings: CacheSettings,
     disk: Disk,
     store: Store,
-    pins: Arc<Pins>,
+    pins: Arc<Seats<Sha256Digest>>,
     flights: Flights,
     /// Bytes that running downloads will still write.
     reserved_bytes: Arc<AtomicU64>,
@@ -237,8 +235,8 @@ impl Cache {
     }
 
     /// Removes the file of an image that nobody has, and lets go of its name afterwards.
-    async fn remove_closed(&self, closed: Closed) -> Result<(), CacheError> {
-        let name = file_name(&closed.digest());
+    async fn remove_closed(&self, closed: Closed<Sha256Digest>) -> Result<(), CacheError> {
+        let name = file_name(closed.of());
         let removed = move |files: &Files| {
             let removed = files.remove(&name);
             drop(closed);
@@ -291,7 +289,7 @@ impl Cache {
     /// The digest that this version of the object had when it was read. None when it was not, when
     /// nothing that the server says shows that it is the same version, and when it is not the digest
     /// that it should have: then only its bytes can tell.
-    async fn known_digest(
+    pub async fn known_digest(
         &self,
         object: &ObjectMeta,
         sidecar: Option<Sha256Digest>,

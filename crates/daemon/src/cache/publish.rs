@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lvp_api::{ImageType, Sha256Digest};
 
-use super::flight::FlightGuard;
-use super::pin::Seat;
 use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin};
 use crate::clock;
+use crate::job::flight::FlightGuard;
 use crate::job::meter::Meter;
+use crate::seats::Seat;
 use crate::source::ObjectMeta;
 use crate::store::{ImageRow, ObjectRow, PartialRow};
 
@@ -252,7 +252,7 @@ pub struct Published {
     lead: Lead,
     row: ImageRow,
     object: Option<ObjectRow>,
-    seat: Seat,
+    seat: Seat<Sha256Digest>,
     file: File,
 }
 

@@ -450,6 +450,27 @@ pub const KEYS: &[Key] = &[
         "Refuse images that have no .sha256 object",
     ),
     key(
+        "golden.max_count",
+        &["GOLDEN_MAX_COUNT"],
+        Kind::Integer { min: 1, max: 1000 },
+        "20",
+        "Most golden volumes, from which others are cloned; the longest unused goes first",
+    ),
+    key(
+        "golden.max_bytes",
+        &["GOLDEN_MAX_BYTES"],
+        Kind::Size,
+        "0",
+        "Largest sum of what golden volumes take; 0 is no limit, as they give way when there is no room",
+    ),
+    key(
+        "golden.max_age",
+        &["GOLDEN_MAX_AGE"],
+        DURATION,
+        "720h",
+        "A golden volume that nothing was cloned from for so long is removed",
+    ),
+    key(
         "jobs.queue_limit",
         &["JOBS_QUEUE_LIMIT"],
         Kind::Integer {

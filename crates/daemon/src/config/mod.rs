@@ -58,6 +58,8 @@ pub struct Config {
     pub volumes: Volumes,
     /// Cached images.
     pub cache: Cache,
+    /// Golden volumes.
+    pub golden: Golden,
     /// Queue and history.
     pub jobs: Jobs,
     /// Who is told of jobs' ends.
@@ -202,6 +204,17 @@ pub struct Cache {
     pub require_checksum: bool,
 }
 
+/// Section `golden`.
+#[derive(Debug, Clone)]
+pub struct Golden {
+    /// Most golden volumes.
+    pub max_count: usize,
+    /// Largest sum of what they take.
+    pub max_bytes: Option<u64>,
+    /// Remove what nothing was cloned from for so long.
+    pub max_age: Duration,
+}
+
 /// Section `jobs`.
 #[derive(Debug, Clone)]
 pub struct Jobs {
@@ -300,6 +313,11 @@ impl Config {
                 max_size_bytes: settings.limit("cache.max_size_bytes")?,
                 min_free_bytes: settings.size("cache.min_free_bytes")?,
                 require_checksum: settings.boolean("cache.require_checksum")?,
+            },
+            golden: Golden {
+                max_count: settings.integer("golden.max_count")?,
+                max_bytes: settings.limit("golden.max_bytes")?,
+                max_age: settings.duration("golden.max_age")?,
             },
             jobs: Jobs {
                 queue_limit: settings.integer("jobs.queue_limit")?,

@@ -11,6 +11,7 @@ use super::fields::Fields;
 use super::request::Part;
 use super::{Answer, App, list, request};
 use crate::access::audit::Subject;
+use crate::job::work::{ImageRequest, Work};
 use crate::source::url::redact;
 
 /// What a listing may be asked for.
@@ -42,13 +43,22 @@ pub(super) async fn fetch(
     State(app): State<App>,
     request: Request<Body>,
 ) -> Result<Answer<JobAccepted>, ApiError> {
+    new_job(&app, request, |image| Work::Fetch { image }).await
+}
+
+/// Makes a job of a request that names an image and no volume.
+pub(super) async fn new_job(
+    app: &App,
+    request: Request<Body>,
+    work: fn(ImageRequest) -> Work,
+) -> Result<Answer<JobAccepted>, ApiError> {
     let headers = request.headers().clone();
     let subject = Subject::of(request.extensions());
     let fields = request::cache_fetch_fields(request).await?;
     if let Ok(Some(url)) = fields.text("image_url") {
         subject.is(format!("image {}", redact(&url)));
     }
-    let new = request::cache_fetch(&fields, &headers, &app.services.source)?;
+    let new = request::of_image(&fields, &headers, &app.services.source, work)?;
     let submitted = app.jobs.submit(new).await;
     let job_id = submitted.map_err(|error| request::correlated(error.into(), &fields))?;
     subject.made_job(job_id);

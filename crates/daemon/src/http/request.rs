@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lvp_api::job::CORRELATION_ID_MAX;
 use lvp_api::units::GIB;
-use lvp_api::{Checksum, ErrorCode, ImageType, VolumeName};
+use lvp_api::{Checksum, Cloning, ErrorCode, ImageType, VolumeName};
 
 use super::error::ApiError;
 use super::fields::Fields;
@@ -17,6 +17,7 @@ use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::url::RequestedUrl;
 use crate::source::{ImageUrl, Source};
 use crate::telemetry::traces;
+use crate::volume::clones::{GOLDEN_PREFIX, WAITING_PREFIX, is_reserved};
 
 /// Largest body of a request.
 pub(super) const BODY_MAX_BYTES: usize = 1 << 20; // 1 MiB
@@ -41,6 +42,7 @@ const PROVISION: &[&str] = &[
     "checksum",
     "correlation_id",
     "adopt",
+    "clone",
 ];
 
 /// What a request for the cache may say.
@@ -131,9 +133,7 @@ fn checked_provision(
     let name = fields.text("volume_name")?.ok_or_else(|| {
         ApiError::bad_request("volume_name is missing: send the name of the volume")
     })?;
-    let name: VolumeName = name
-        .parse()
-        .map_err(|error| ApiError::bad_request(format!("volume_name: {error}")))?;
+    let name = volume_name("volume_name", &name)?;
     let gib = fields.whole("volume_size_gb")?;
     let size_bytes = volume_size(gib, fields.whole("volume_size_bytes")?)?;
     let (mut image, location) = image(&url, image_type(fields)?, source)?;
@@ -142,23 +142,24 @@ fn checked_provision(
         name,
         size_bytes,
         adopt: fields.truth("adopt")?.unwrap_or(false),
+        clone: cloning(fields)?,
     };
     let work = Work::Provision { image, volume };
     let spec = spec(work, fields.text("correlation_id")?, headers)?;
     Ok(NewJob { spec, location })
 }
 
-/// Turns a cache request into a job.
-pub(super) fn cache_fetch(
+/// Turns a request for the cache, or for a golden volume, into a job.
+pub(super) fn of_image(
     fields: &Fields,
     headers: &HeaderMap,
     source: &Source,
+    work: fn(ImageRequest) -> Work,
 ) -> Result<NewJob, ApiError> {
     let checked = || {
         let (mut image, location) = image(&image_url(fields)?, image_type(fields)?, source)?;
         image.checksum = checksum(fields)?;
-        let work = Work::Fetch { image };
-        let spec = spec(work, fields.text("correlation_id")?, headers)?;
+        let spec = spec(work(image), fields.text("correlation_id")?, headers)?;
         Ok(NewJob { spec, location })
     };
     checked().map_err(|error| correlated(error, fields))
@@ -196,6 +197,30 @@ fn image_url(fields: &Fields) -> Result<String, ApiError> {
     fields.text("image_url")?.ok_or_else(|| {
         ApiError::bad_request("image_url is missing: send s3://BUCKET/KEY, or the object's URL")
     })
+}
+
+/// A volume's name, if it is one that a request may have.
+pub(super) fn volume_name(field: &str, name: &str) -> Result<VolumeName, ApiError> {
+    let name: VolumeName = name
+        .parse()
+        .map_err(|error| ApiError::bad_request(format!("{field}: {error}")))?;
+    match is_reserved(&name) {
+        true => Err(ApiError::bad_request(format!(
+            "{field}: names that begin with {GOLDEN_PREFIX} or {WAITING_PREFIX} are kept for golden volumes \
+             and their clones: choose another"
+        ))),
+        false => Ok(name),
+    }
+}
+
+/// Whether the volume is to be cloned; an empty text is as good as none.
+fn cloning(fields: &Fields) -> Result<Cloning, ApiError> {
+    match fields.text("clone")?.as_deref() {
+        None | Some("") => Ok(Cloning::default()),
+        Some(name) => name
+            .parse()
+            .map_err(|error| ApiError::bad_request(format!("clone: {error}"))),
+    }
 }
 
 /// The image's format; an empty one is as good as none, as in Go.

@@ -7,10 +7,10 @@ use axum::extract::{Extension, Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use lvp_api::{ErrorCode, VolumeInfo, VolumeList, VolumeName};
+use lvp_api::{ErrorCode, VolumeInfo, VolumeList};
 
 use super::error::ApiError;
-use super::{App, gather};
+use super::{App, gather, request};
 use crate::access::audit::Subject;
 use crate::volume::Volume;
 
@@ -50,9 +50,7 @@ pub(super) async fn adopt(
     subject: Option<Extension<Subject>>,
     Path(name): Path<String>,
 ) -> Result<Json<VolumeInfo>, ApiError> {
-    let name: VolumeName = name
-        .parse()
-        .map_err(|error| ApiError::bad_request(format!("name: {error}")))?;
+    let name = request::volume_name("name", &name)?;
     if let Some(Extension(subject)) = subject {
         subject.is(format!("volume {name}"));
     }

@@ -73,7 +73,7 @@ pub fn decide(around: &Surroundings, job: &Job, queue_limit: usize) -> Decision 
 
 #[cfg(test)]
 mod tests {
-    use lvp_api::ImageType;
+    use lvp_api::{Cloning, ImageType};
     use proptest::prelude::*;
 
     use super::*;
@@ -95,6 +95,7 @@ mod tests {
                         name: format!("vm{number}").parse().expect("a valid name"),
                         size_bytes: 1 << 30,
                         adopt: false,
+                        clone: Cloning::Auto,
                     },
                 },
             },

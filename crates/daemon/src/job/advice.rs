@@ -153,6 +153,12 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
         "Run `doctor`: `lvm.volume_group`, `lvm.kernel`, `volumes.dir`",
     ),
     (
+        "clone_unavailable",
+        "The request demands a clone (`clone: require`), or a golden volume, and here there is none to be had",
+        "Send `clone: auto`; or put `volumes.dir` on XFS, btrfs or bcachefs, or volumes into a thin pool \
+         (volumes.md)",
+    ),
+    (
         "device_busy",
         "Somebody took the volume's device after the checks",
         "See `lsof DEVICE` and `virsh domblklist`; send the request again",

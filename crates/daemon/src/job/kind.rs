@@ -53,11 +53,13 @@ pub enum JobErrorKind {
     VolumeNoSpace,
     /// LVM did not answer in time.
     VolumeTimeout,
+    /// The volume had to be cloned, and cannot be.
+    CloneUnavailable,
 }
 
 impl JobErrorKind {
     /// Those that are not another part's.
-    const OWN: [Self; 21] = [
+    const OWN: [Self; 22] = [
         Self::UrlUnreadable,
         Self::ChecksumMissing,
         Self::DigestMismatch,
@@ -79,6 +81,7 @@ impl JobErrorKind {
         Self::VolumeTooSmall,
         Self::VolumeNoSpace,
         Self::VolumeTimeout,
+        Self::CloneUnavailable,
     ];
 
     /// All kinds that there can be.
@@ -111,6 +114,7 @@ impl JobErrorKind {
             Self::VolumeTooSmall => "volume_too_small",
             Self::VolumeNoSpace => "volume_no_space",
             Self::VolumeTimeout => "volume_timeout",
+            Self::CloneUnavailable => "clone_unavailable",
         }
     }
 
@@ -135,9 +139,10 @@ impl JobErrorKind {
             Self::Image(Image::TooSmall) => ErrorCode::Unprocessable,
             Self::Image(Image::DeviceBusy | Image::BadTarget) => ErrorCode::Conflict,
             Self::Image(kind) if kind.is_refusal() => ErrorCode::Unprocessable,
-            Self::ChecksumMissing | Self::DigestMismatch | Self::ImageTooLarge => {
-                ErrorCode::Unprocessable
-            }
+            Self::ChecksumMissing
+            | Self::DigestMismatch
+            | Self::ImageTooLarge
+            | Self::CloneUnavailable => ErrorCode::Unprocessable,
             Self::Image(_)
             | Self::UrlUnreadable
             | Self::Incomplete
@@ -180,7 +185,8 @@ impl JobErrorKind {
             | Self::VolumeRefused
             | Self::VolumeTooSmall
             | Self::VolumeNoSpace
-            | Self::VolumeTimeout => Some("convert"),
+            | Self::VolumeTimeout
+            | Self::CloneUnavailable => Some("convert"),
             Self::Stopped(_)
             | Self::Attempts
             | Self::Internal

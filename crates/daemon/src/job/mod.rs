@@ -59,6 +59,7 @@
 pub mod admission;
 pub mod advice;
 pub mod error;
+pub mod flight;
 pub mod kind;
 pub mod meter;
 pub mod record;

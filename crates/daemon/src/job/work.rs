@@ -3,7 +3,7 @@
 //! A further kind (an image that is written to a volume of its own, a clone of a volume) is a further variant:
 //! the compiler then names every place that has to know it.
 
-use lvp_api::{Checksum, ImageType, JobKind, VolumeName};
+use lvp_api::{Checksum, Cloning, ImageType, JobKind, VolumeName};
 
 use crate::source::url::RequestedUrl;
 
@@ -19,6 +19,11 @@ pub enum Work {
     },
     /// An image into the cache.
     Fetch {
+        /// The image.
+        image: ImageRequest,
+    },
+    /// An image into a golden volume, from which others will be cloned.
+    Golden {
         /// The image.
         image: ImageRequest,
     },
@@ -44,6 +49,8 @@ pub struct VolumeRequest {
     pub size_bytes: u64,
     /// It may be one that nobody has marked as this program's.
     pub adopt: bool,
+    /// Whether it is cloned where that can be done.
+    pub clone: Cloning,
 }
 
 impl Work {
@@ -52,20 +59,21 @@ impl Work {
         match self {
             Self::Provision { .. } => JobKind::Provision,
             Self::Fetch { .. } => JobKind::Cache,
+            Self::Golden { .. } => JobKind::Golden,
         }
     }
 
     /// The image that is read.
     pub fn image(&self) -> &ImageRequest {
         match self {
-            Self::Provision { image, .. } | Self::Fetch { image } => image,
+            Self::Provision { image, .. } | Self::Fetch { image } | Self::Golden { image } => image,
         }
     }
 
     /// The same, to change it.
     pub fn image_mut(&mut self) -> &mut ImageRequest {
         match self {
-            Self::Provision { image, .. } | Self::Fetch { image } => image,
+            Self::Provision { image, .. } | Self::Fetch { image } | Self::Golden { image } => image,
         }
     }
 
@@ -73,14 +81,15 @@ impl Work {
     pub fn volume(&self) -> Option<&VolumeRequest> {
         match self {
             Self::Provision { volume, .. } => Some(volume),
-            Self::Fetch { .. } => None,
+            Self::Fetch { .. } | Self::Golden { .. } => None,
         }
     }
 
     /// Whether a repeat of a request asks for the same, with whatever signature on the image's URL.
     pub fn is_same(&self, other: &Self) -> bool {
         let (mine, others) = (self.image(), other.image());
-        mine.url.identity() == others.url.identity()
+        self.kind() == other.kind()
+            && mine.url.identity() == others.url.identity()
             && mine.image_type == others.image_type
             && mine.checksum == others.checksum
             && self.volume() == other.volume()
@@ -106,6 +115,7 @@ mod tests {
                 name: "vm".parse().expect("a name"),
                 size_bytes: 1 << 30,
                 adopt,
+                clone: Cloning::Auto,
             },
         }
     }
@@ -122,5 +132,14 @@ mod tests {
         };
         assert!(!first.is_same(&fetch));
         assert!(fetch.is_same(&fetch.clone()));
+        let golden = Work::Golden {
+            image: image(&signed("1")),
+        };
+        assert!(!golden.is_same(&fetch));
+        let mut required = first.clone();
+        if let Work::Provision { volume, .. } = &mut required {
+            volume.clone = Cloning::Require;
+        }
+        assert!(!required.is_same(&first));
     }
 }

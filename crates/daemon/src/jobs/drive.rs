@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lvp_api::{ErrorCode, JobState};
+use lvp_api::{ErrorCode, JobState, Method};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tracing::{Instrument as _, Span};
 
@@ -184,6 +184,9 @@ impl Jobs {
         job.finished_at = Some(now);
         self.save_end(&job).await;
         self.0.services.metrics.job_ended(job.state, ran);
+        if let (JobState::Completed, Some(method)) = (job.state, job.method) {
+            self.0.services.metrics.volume_made(method);
+        }
         spans::ended(&Span::current(), &job, live);
         self.log_end(&job);
         live.end(job);
@@ -234,6 +237,7 @@ impl Jobs {
             None => tracing::info!(
                 component = "provisioner", job_id = %job.id, correlation_id,
                 cache_hit = job.cache_hit, volume_path = job.volume_path,
+                method = job.method.map(Method::as_str),
                 "Job {}", job.state
             ),
         }

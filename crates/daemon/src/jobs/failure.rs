@@ -1,6 +1,7 @@
 //! What failures of the parts that jobs work with are to the job.
 
 use crate::cache::CacheError;
+use crate::golden::GoldenError;
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::store::StoreError;
@@ -50,6 +51,19 @@ impl From<CacheError> for JobError {
         Self::new(kind, "The image cannot be cached")
             .because(error)
             .that_may_heal(may_heal)
+    }
+}
+
+impl From<GoldenError> for JobError {
+    fn from(error: GoldenError) -> Self {
+        match error {
+            GoldenError::Volume(error) => error.into(),
+            GoldenError::Store(error) => error.into(),
+            GoldenError::Unavailable(_) => {
+                Self::new(JobErrorKind::CloneUnavailable, error.to_string())
+            }
+            GoldenError::InUse(_) => Self::new(JobErrorKind::VolumeRefused, error.to_string()),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::JobSettings;
 use crate::cache::Cache;
 use crate::delivery::webhooks::Webhooks;
 use crate::error::chain;
+use crate::golden::Shelf;
 use crate::libvirt::Hypervisor;
 use crate::source::Source;
 use crate::store::Store;
@@ -24,6 +25,8 @@ pub struct Services {
     pub cache: Cache,
     /// Where they are put.
     pub volumes: Arc<dyn Volumes>,
+    /// What they are cloned from.
+    pub golden: Shelf,
     /// What all copies share.
     pub engine: Engine,
     /// libvirt, where it is used.
@@ -41,6 +44,17 @@ pub struct Services {
 }
 
 impl Services {
+    /// Brings the gauges of golden volumes up to date.
+    pub async fn measure_golden(&self) {
+        match self.golden.usage().await {
+            Ok(usage) => self.metrics.golden_measured(usage),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(component = "golden", error, "Golden volumes cannot be measured");
+            }
+        }
+    }
+
     /// Brings the cache's gauges up to date.
     pub async fn measure_cache(&self) {
         match (self.cache.usage().await, self.cache.free_bytes().await) {

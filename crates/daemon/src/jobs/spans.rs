@@ -19,6 +19,7 @@ pub(super) fn job(live: &Live) -> Span {
     let name = match work {
         Work::Provision { .. } => "runJob",
         Work::Fetch { .. } => "runCacheJob",
+        Work::Golden { .. } => "runGoldenJob",
     };
     let span = tracing::error_span!(
         target: traces::TARGET, "job", otel.name = name, job_id = %live.id,
@@ -85,6 +86,16 @@ pub(super) fn populate_volume(job: &Span, volume: &Volume) -> Span {
     );
     named(&span, &volume.name);
     attribute(&span, "volume.size", Some(number(volume.size_bytes)));
+    span
+}
+
+/// A volume is cloned.
+pub(super) fn clone_volume(job: &Span, name: &VolumeName, size_bytes: u64) -> Span {
+    let span = tracing::error_span!(
+        target: traces::TARGET, parent: job, "volume", otel.name = "CloneVolume"
+    );
+    named(&span, name);
+    attribute(&span, "volume.size", Some(number(size_bytes)));
     span
 }
 

@@ -139,6 +139,10 @@ impl Jobs {
         name: &lvp_api::VolumeName,
     ) -> Result<Left, VolumeError> {
         let volumes = &self.services().volumes;
+        if let Ok(clones) = volumes.clones().await {
+            // One that was to replace the volume has not, or is the volume by now.
+            clones.remove_waiting(live.id).await?;
+        }
         let removed = volumes.remove_created(name, live.id).await?;
         let gone = removed == Removed::Removed;
         traces::attribute(&Span::current(), "volume.removed", Some(gone));

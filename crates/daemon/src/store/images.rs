@@ -3,6 +3,7 @@
 use lvp_api::{ImageType, Sha256Digest};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
+use super::golden::forget_objects;
 use super::jobs::json;
 use super::rows::{image_type, parsed};
 use super::{Store, StoreError};
@@ -108,7 +109,8 @@ impl Store {
         self.read("kept_objects", move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT identity FROM objects WHERE identity IN (SELECT value FROM json_each(?1))",
+                    "SELECT identity FROM objects JOIN images USING (digest) \
+                     WHERE identity IN (SELECT value FROM json_each(?1))",
                 )?
                 .query_map([json(&identities)?], |row| row.get(0))?
                 .collect()
@@ -183,11 +185,12 @@ impl Store {
         .await
     }
 
-    /// Forgets an image; its objects go with it. Returns whether there was one.
+    /// Forgets an image; its objects go with it, unless it has a golden volume. Returns whether there was one.
     pub async fn forget_image(&self, digest: Sha256Digest) -> Result<bool, StoreError> {
         self.write("forget_image", move |transaction| {
             let rows = transaction
                 .execute("DELETE FROM images WHERE digest = ?1", [digest.to_string()])?;
+            forget_objects(transaction, &digest)?;
             Ok(rows != 0)
         })
         .await

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lvp_api::{JobId, JobState, Verified, VolumeName};
+use lvp_api::{Cloning, JobId, JobState, Method, Verified, VolumeName};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::NewEvent;
@@ -95,8 +95,8 @@ impl Store {
                 transaction.execute(
                     "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
                      volume_size_bytes, correlation_id, idempotency_key, traceparent, created_at, \
-                     updated_at, adopt, image_identity, image_url_sealed, checksum) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15)",
+                     updated_at, adopt, image_identity, image_url_sealed, checksum, clone) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15, ?16)",
                     params![
                         job.id.to_string(),
                         work.kind().as_str(),
@@ -113,6 +113,7 @@ impl Store {
                         url.identity(),
                         sealed,
                         image.checksum.map(|checksum| checksum.to_string()),
+                        volume.map_or(Cloning::default(), |volume| volume.clone).as_str(),
                     ],
                 )?;
             }
@@ -330,7 +331,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
          finished_at = ?15, \
          image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
          image_url_sealed = iif(?16 OR image_url_sealed IS NULL, image_url_sealed, x''), \
-         verified = ?17 WHERE id = ?1",
+         verified = ?17, method = ?18 WHERE id = ?1",
         params![
             job.id.to_string(),
             job.state.as_str(),
@@ -350,6 +351,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             // What signs a URL is kept no longer than it is needed.
             !job.state.is_terminal(),
             job.verified.map(Verified::as_str),
+            job.method.map(Method::as_str),
         ],
     )?;
     Ok(())

@@ -12,6 +12,7 @@ mod backup;
 mod error;
 mod events;
 mod files;
+mod golden;
 mod images;
 mod jobs;
 mod measurements;
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use backup::{Health, backup, backup_name, check, prune as prune_backups};
 pub use error::StoreError;
 pub use events::{EVENTS_MAX, NewEvent, WaitingEvent};
+pub use golden::GoldenRow;
 pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
 pub use offline::{cancel_unfinished, volumes_of_go_program};
@@ -46,7 +48,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 31] = [
+pub const OPERATIONS: [&str; 36] = [
     "create_job",
     "update_job",
     "end_job",
@@ -70,6 +72,11 @@ pub const OPERATIONS: [&str; 31] = [
     "get_partial",
     "forget_partials",
     "forget_partial",
+    "save_golden",
+    "golden_cloned",
+    "get_golden",
+    "list_golden",
+    "forget_golden",
     "save_measurement",
     "stage_rate",
     "waiting_events",

@@ -33,7 +33,7 @@ where
     text.parse().map_err(|error| unreadable(column, error))
 }
 
-fn parsed_if_any<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
+pub(super) fn parsed_if_any<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
 where
     T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {
@@ -94,9 +94,11 @@ fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
                 name: parsed(row, "volume_name")?,
                 size_bytes: row.get::<_, i64>("volume_size_bytes")?.cast_unsigned(),
                 adopt: row.get("adopt")?,
+                clone: parsed(row, "clone")?,
             },
         },
         JobKind::Cache => Work::Fetch { image },
+        JobKind::Golden => Work::Golden { image },
     })
 }
 
@@ -125,6 +127,7 @@ pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         volume_path: row.get("volume_path")?,
         image_digest: parsed_if_any(row, "image_digest")?,
         verified: parsed_if_any(row, "verified")?,
+        method: parsed_if_any(row, "method")?,
         notes: from_json(row, "notes")?.unwrap_or_default(),
         progress: from_json(row, "progress")?,
         attempts: row.get("attempts")?,

@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lvp_api::{ImageType, JobId, JobState, Verified};
+use lvp_api::{ImageType, JobId, JobState, Method, Verified};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -33,6 +33,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::delivery::{self, Delivery};
+use crate::golden;
 use crate::job::kind::JobErrorKind;
 use crate::job::meter::Moved;
 use crate::store::Observer;
@@ -116,6 +117,12 @@ pub struct Metrics {
     spans_sent: Counter,
     spans_dropped: Family<Labels<1>, Counter>,
     webhook_deliveries: Family<Labels<1>, Counter>,
+    golden_volumes: Number,
+    golden_flawed: Number,
+    golden_bytes: Number,
+    golden_dropped: Counter,
+    clones: Counter,
+    job_methods: Family<Labels<1>, Counter>,
     tokio_tasks: Number,
     process: ProcessMetrics,
     moving: Mutex<Moving>,
@@ -240,6 +247,25 @@ impl Metrics {
             let duration = self.job_duration.get_or_create(&labels);
             duration.observe(ran.as_secs_f64());
         }
+    }
+
+    /// A completed job made its volume so.
+    pub fn volume_made(&self, method: Method) {
+        self.job_methods
+            .get_or_create(&[("method", method.as_str().into())])
+            .inc();
+    }
+
+    /// A volume was cloned from a golden one.
+    pub fn volume_cloned(&self) {
+        self.clones.inc();
+    }
+
+    /// What golden volumes there are.
+    pub fn golden_measured(&self, usage: golden::Usage) {
+        self.golden_volumes.set(float(usage.volumes));
+        self.golden_flawed.set(float(usage.flawed));
+        self.golden_bytes.set(float(usage.bytes));
     }
 
     /// A job failed with this error; counted when it was over the image.

@@ -42,7 +42,7 @@ mod error;
 pub mod lvm;
 
 pub use backend::{Place, at, open, place};
-pub use clones::{Clones, Content};
+pub use clones::{Clones, Content, Golden, GoldenKey};
 pub use error::{VolumeError, VolumeErrorKind};
 
 /// An existing volume is reused when it has at least this share of the requested size.

@@ -131,6 +131,7 @@ impl Bench {
                 name: "vm".parse().expect("a name"),
                 size_bytes: 32 * MIB,
                 adopt: false,
+                clone: lvp_api::Cloning::Auto,
             },
         };
         let new = NewJob {

@@ -7,6 +7,7 @@ use lvp_image::plan::ImageInfo;
 use super::Steps;
 use crate::job::error::JobError;
 use crate::job::meter::Rates;
+use crate::job::work::Work;
 use crate::telemetry::metrics::TimedStage;
 
 impl Steps<'_> {
@@ -36,11 +37,16 @@ impl Steps<'_> {
 
     /// A guest's disk of this size is to be written.
     pub(super) fn expect_disk(&self, info: &ImageInfo) {
-        if self.volume.is_some() {
+        if self.writes_disk() {
             let size = info.virtual_size.unwrap_or(0);
             let holes = size.saturating_sub(info.allocated_bytes);
             self.live.meter.expect_disk(size, holes);
         }
+    }
+
+    /// Whether a guest's disk is written, the requested volume or a golden one.
+    fn writes_disk(&self) -> bool {
+        self.volume.is_some() || matches!(self.live.spec().work, Work::Golden { .. })
     }
 
     /// A guest's disk is to be written after the download. While its size is not known, that of its image has

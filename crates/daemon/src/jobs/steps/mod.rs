@@ -17,6 +17,7 @@
 //! compared and everything else is on the disk; then the head, then `ready`.
 
 mod checksums;
+mod clone;
 mod image;
 mod measure;
 mod unpack;
@@ -24,9 +25,10 @@ mod volume;
 
 use std::sync::Arc;
 
-use lvp_api::Stage;
+use lvp_api::{Method, Stage};
 use tracing::Span;
 
+use self::clone::{Ended, Making, Turn};
 use self::image::{OnePass, Plan};
 pub(super) use self::image::{cached, format_of};
 use super::live::Live;
@@ -63,6 +65,14 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
         span: Span::current(),
     };
     steps.run().await
+}
+
+/// What an image is for.
+enum Way {
+    /// The volume is written.
+    Write,
+    /// A golden volume is, which the job may have the lead in making; the volume is its clone.
+    Clone(Option<Making>),
 }
 
 struct Steps<'a> {
@@ -107,34 +117,58 @@ impl Steps<'_> {
     async fn attempt(&self) -> Result<(), JobError> {
         self.expect_rates().await?;
         let mut restarts = 0;
+        let mut is_to_clone = self.is_to_clone().await?;
         loop {
             let (object, checksums) = self.resolve().await?;
-            match self.look_up(&object, &checksums).await? {
+            let mut way = Way::Write;
+            if is_to_clone {
+                match self.from_golden(&object, &checksums).await? {
+                    Turn::Done => return Ok(()),
+                    Turn::Wait(follower) => {
+                        self.follow(follower).await?;
+                        continue;
+                    }
+                    Turn::Image(making) => way = Way::Clone(making),
+                }
+            }
+            let ended = match self.look_up(&object, &checksums).await? {
                 Lookup::Hit(pin) => {
                     self.expect_sha512(&pin, &checksums).await?;
-                    return self.write_cached(pin).await;
+                    self.use_cached(pin, &checksums, way).await
                 }
-                Lookup::Follow(follower) => self.follow(follower).await?,
+                Lookup::Follow(follower) => {
+                    self.follow(follower).await?;
+                    continue;
+                }
                 Lookup::Lead(lead) => {
                     let can_go_on = lead.can_be_joined();
-                    let Err(error) = self.fetch(*lead, &checksums).await else {
-                        return Ok(());
+                    let ended = self.fetch(*lead, &checksums, way).await;
+                    let why = match ended.as_ref().err().map(JobError::kind) {
+                        _ if restarts == MAX_RESTARTS => None,
+                        Some(JobErrorKind::Source(SourceErrorKind::ObjectChanged)) => Some(CHANGED),
+                        Some(JobErrorKind::Source(SourceErrorKind::Unavailable)) if !can_go_on => {
+                            Some(CUT_OFF)
+                        }
+                        _ => None,
                     };
-                    let why = match error.kind() {
-                        _ if restarts == MAX_RESTARTS => return Err(error),
-                        JobErrorKind::Source(SourceErrorKind::ObjectChanged) => CHANGED,
-                        JobErrorKind::Source(SourceErrorKind::Unavailable) if !can_go_on => CUT_OFF,
-                        _ => return Err(error),
-                    };
-                    restarts += 1;
-                    self.live.note(why);
+                    if let Some(why) = why {
+                        restarts += 1;
+                        self.live.note(why);
+                        continue;
+                    }
+                    ended
                 }
+            };
+            match ended? {
+                Ended::Done => return Ok(()),
+                // The image is in the cache by now, or what there is of it.
+                Ended::WithoutClone => is_to_clone = false,
             }
         }
     }
 
     /// Fetches the object for everybody who wants it; with a volume, writes that in the same pass.
-    async fn fetch(&self, lead: Lead, checksums: &Checksums) -> Result<(), JobError> {
+    async fn fetch(&self, lead: Lead, checksums: &Checksums, way: Way) -> Result<Ended, JobError> {
         self.begin_download(&lead);
         let OnePass { info, image, check } = match self.plan_remote(lead.object()).await? {
             Plan::OnePass(plan) => *plan,
@@ -143,9 +177,41 @@ impl Steps<'_> {
                 self.live.note(why);
                 self.expect_disk_after(info.as_ref(), lead.object().size);
                 let (pin, ()) = self.download(lead, Aims::cache(None), checksums).await?;
-                return self.write_cached(pin).await;
+                return self.use_cached(pin, checksums, way).await;
             }
         };
+        if let Way::Clone(making) = way {
+            let plan = (info, image, check);
+            return self.fetch_golden(lead, plan, checksums, making).await;
+        }
+        self.fetch_and_write(lead, OnePass { info, image, check }, checksums)
+            .await?;
+        Ok(Ended::Done)
+    }
+
+    /// Goes on from a published image.
+    async fn use_cached(
+        &self,
+        pin: Pin,
+        checksums: &Checksums,
+        way: Way,
+    ) -> Result<Ended, JobError> {
+        match way {
+            Way::Clone(making) => self.clone_cached(pin, checksums, making).await,
+            Way::Write => {
+                self.write_cached(pin).await?;
+                Ok(Ended::Done)
+            }
+        }
+    }
+
+    /// The one pass of a job that does not clone.
+    async fn fetch_and_write(
+        &self,
+        lead: Lead,
+        OnePass { info, image, check }: OnePass,
+        checksums: &Checksums,
+    ) -> Result<(), JobError> {
         let Some(request) = self.volume else {
             self.download(lead, Aims::cache(Some(check)), checksums)
                 .await?;
@@ -160,7 +226,9 @@ impl Steps<'_> {
             // Overlapped by the download, so no measure of what converting alone takes.
             let metrics = &self.services.metrics;
             metrics.stage_completed(TimedStage::Convert, written.took);
-            self.finish(&volume, written.body, pin.digest()).await
+            self.finish(&volume, written.body, pin.digest()).await?;
+            self.made_by(Method::Stream);
+            Ok(())
         };
         spans::traced(spans::populate_volume(&self.span, &volume), populated).await
     }
@@ -182,9 +250,18 @@ impl Steps<'_> {
             let body = self.copy_cached(&volume, planner).await?;
             // What was read is what the digest is of, the image's map included.
             self.expect_unchanged(&pin).await?;
-            self.finish(&volume, body, pin.digest()).await
+            self.finish(&volume, body, pin.digest()).await?;
+            self.made_by(Method::Copy);
+            Ok(())
         };
         spans::traced(spans::populate_volume(&self.span, &volume), populated).await
+    }
+}
+
+impl Steps<'_> {
+    /// Says how the volume's bytes came there.
+    fn made_by(&self, method: Method) {
+        self.live.update(|job| job.method = Some(method));
     }
 }
 

@@ -17,6 +17,7 @@ use crate::jobs::spans;
 use crate::jobs::standing::{self, Standing};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
+use crate::volume::clones::is_reserved;
 use crate::volume::{self, OpenVolume, Volume, VolumeError};
 
 impl Steps<'_> {
@@ -71,24 +72,16 @@ impl Steps<'_> {
         let VolumeRequest {
             name, size_bytes, ..
         } = request;
-        if *size_bytes < needed {
-            return Err(JobError::new(
-                JobErrorKind::ImageTooLarge,
-                format!(
-                    "The image's disk has {needed} bytes, the requested volume {size_bytes}: ask for at \
-                     least volume_size_gb {}",
-                    needed.div_ceil(lvp_api::units::GIB)
-                ),
-            ));
-        }
+        check_size(request, needed)?;
         let volumes = &self.services.volumes;
-        let created = async { Ok(volumes.create(name, *size_bytes, self.live.id).await?) };
+        let create = async || volumes.create(name, *size_bytes, self.live.id).await;
+        let created = async { Ok(self.services.golden.with_room(create).await?) };
         let span = spans::create_volume(&self.span, name, *size_bytes);
         spans::traced(span, created).await
     }
 
     /// For a job from the database: whether its volume is still its to write.
-    async fn check_standing(&self, found: Option<&Volume>) -> Result<(), JobError> {
+    pub(super) async fn check_standing(&self, found: Option<&Volume>) -> Result<(), JobError> {
         let job = self.live.id;
         let predecessor = self.services.store.job_before(job).await?;
         match (standing::of(found, job, predecessor), found) {
@@ -135,7 +128,8 @@ impl Steps<'_> {
     async fn open(&self, volume: &Volume) -> Result<Target, JobError> {
         let opened = self.services.volumes.open(volume).await;
         // One that is refused is untouched; a failure may have come after the first change.
-        if !opened.as_ref().is_err_and(VolumeError::is_refusal) {
+        let is_refused = opened.as_ref().is_err_and(VolumeError::is_refusal);
+        if !is_refused && !is_reserved(&volume.name) {
             self.live.writes_volume();
         }
         let opened = opened?;
@@ -173,7 +167,7 @@ impl Steps<'_> {
         Ok(volumes.mark_ready(volume, self.live.id, &digest).await?)
     }
 
-    fn note_summary(&self, summary: &Summary) {
+    pub(super) fn note_summary(&self, summary: &Summary) {
         for zeroed in &summary.zeroed {
             self.live.note(format!(
                 "Zeroed {} bytes by {}",
@@ -188,6 +182,22 @@ impl Steps<'_> {
             ));
         }
     }
+}
+
+/// Fails if a new volume would be too small for a disk of this size.
+pub(super) fn check_size(request: &VolumeRequest, needed: u64) -> Result<(), JobError> {
+    let size_bytes = request.size_bytes;
+    if size_bytes >= needed {
+        return Ok(());
+    }
+    Err(JobError::new(
+        JobErrorKind::ImageTooLarge,
+        format!(
+            "The image's disk has {needed} bytes, the requested volume {size_bytes}: ask for at least \
+             volume_size_gb {}",
+            needed.div_ceil(lvp_api::units::GIB)
+        ),
+    ))
 }
 
 fn target(opened: OpenVolume) -> lvp_image::Result<Target> {

@@ -272,6 +272,36 @@ pub const CATALOGUE: &[Entry] = &[
         &["result"],
         "Events for webhooks: delivered; failed attempts, each followed by another; dropped unsent",
     ),
+    gauge(
+        "golden_volumes",
+        &[],
+        "Golden volumes that others can be cloned from",
+    ),
+    gauge(
+        "golden_volumes_flawed",
+        &[],
+        "Golden volumes that are not used: writable, of another size, changed, or without a record",
+    ),
+    gauge(
+        "golden_bytes",
+        &[],
+        "Bytes that golden volumes take, with what clones share of them",
+    ),
+    counter(
+        "golden_dropped_total",
+        &[],
+        "Golden volumes that were dropped for age, room or the limits, or because nobody finished them",
+    ),
+    counter(
+        "clones_total",
+        &[],
+        "Volumes that were cloned from golden ones",
+    ),
+    counter(
+        "volumes_made_total",
+        &["method"],
+        "Volumes that completed jobs made, by how: clone, copy (from the cache), stream (as they were fetched)",
+    ),
     gauge("tokio_tasks", &[], "Asynchronous tasks that live now"),
     gauge("build_info", &["version"], "1, with the build as labels"),
     counter(

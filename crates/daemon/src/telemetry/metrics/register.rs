@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use lvp_api::{ImageType, JobState, Verified};
+use lvp_api::{ImageType, JobState, Method, Verified};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
@@ -112,6 +112,12 @@ impl Metrics {
             log_lines_dropped: to.add("log_lines_dropped_total", Family::default()),
             spans_sent: to.add("trace_spans_sent_total", Counter::default()),
             spans_dropped: to.add("trace_spans_dropped_total", Family::default()),
+            golden_volumes: to.add("golden_volumes", Number::default()),
+            golden_flawed: to.add("golden_volumes_flawed", Number::default()),
+            golden_bytes: to.add("golden_bytes", Number::default()),
+            golden_dropped: to.add("golden_dropped_total", Counter::default()),
+            clones: to.add("clones_total", Counter::default()),
+            job_methods: to.add("volumes_made_total", Family::default()),
             tokio_tasks: to.add("tokio_tasks", Number::default()),
             process: ProcessMetrics {
                 cpu_seconds: to.add("process_cpu_seconds_total", Counter::default()),
@@ -146,6 +152,9 @@ impl Metrics {
         for image_type in ImageType::ALL {
             let labels = [("image_type", image_type.as_str().into())];
             begin(&self.download_size, &labels);
+        }
+        for method in Method::ALL {
+            begin(&self.job_methods, &[("method", method.as_str().into())]);
         }
         for verified in Verified::ALL {
             let labels = [("verified", verified.as_str().into())];

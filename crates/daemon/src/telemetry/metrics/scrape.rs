@@ -22,6 +22,8 @@ pub struct Counted<'a> {
     pub source: &'a source::Counters,
     /// Images that the cache has evicted.
     pub evicted_images: u64,
+    /// Golden volumes that were dropped.
+    pub golden_dropped: u64,
     /// Asynchronous tasks alive.
     pub tokio_tasks: usize,
     /// Certificates, and who was turned away.
@@ -50,6 +52,7 @@ impl Metrics {
         set(&self.source_requests, load(&source.requests));
         set(&self.source_retries, load(&source.retries));
         set(&self.cache_evictions, counted.evicted_images);
+        set(&self.golden_dropped, counted.golden_dropped);
         self.tokio_tasks.set(float(counted.tokio_tasks as u64));
         let active = usize::try_from(self.active_jobs.get()).unwrap_or(0);
         self.health_status

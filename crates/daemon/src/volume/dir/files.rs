@@ -1,6 +1,6 @@
 //! The blocking work of the file back end, one function for each of the trait's.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,17 @@ use rustix::fs::{Access, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::super::{
-    Capacity, Identity, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
+    Capacity, Content, Identity, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
     VolumeState, how_to_adopt, round_up,
 };
 use super::claim::lock_against_qemu;
 use super::identity::{self, FileIdentity};
-use super::place::{RECORDS, publish, remove_if_there, sync_directory};
-use super::record::{self, Record, RecordState};
+use super::place::{is_apart, publish, remove_if_there, sync_directory};
+use super::record::{self, ContentRecord, Record, RecordState};
+use super::shared::Sharing;
 
 /// Disks are made of sectors, and QEMU rounds a raw file's size to them.
-const SECTOR_BYTES: u64 = 512;
+pub(super) const SECTOR_BYTES: u64 = 512;
 
 /// The directory.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub(super) struct Files {
     pub(super) directory: PathBuf,
     /// Held from the look at a file that nobody marked to its record.
     marking: Arc<Mutex<()>>,
+    /// Whether files here can share extents, once that was tried.
+    pub(super) sharing: Arc<Mutex<Option<Sharing>>>,
 }
 
 impl Files {
@@ -35,6 +38,7 @@ impl Files {
         Self {
             directory,
             marking: Arc::default(),
+            sharing: Arc::default(),
         }
     }
 
@@ -85,6 +89,10 @@ impl Files {
             let Some(name) = name.and_then(|name| name.parse().ok()) else {
                 continue;
             };
+            // Whatever this is: what we call so is kept apart.
+            if is_apart(&name) {
+                continue;
+            }
             match entry.metadata() {
                 Ok(metadata) if metadata.is_file() => volumes.push(self.volume(&name, &metadata)?),
                 // A directory or a link is no volume; a file that was just removed is none either.
@@ -124,6 +132,21 @@ impl Files {
         if size_bytes > free_bytes {
             return Err(no_space(size_bytes));
         }
+        self.make(name, job, None, |file, staged| {
+            file.set_len(size_bytes)
+                .map_err(|error| VolumeError::io("Sizing", staged, error))
+        })
+    }
+
+    /// Makes a file, which has its name once it is filled and recorded.
+    pub(super) fn make(
+        &self,
+        name: &VolumeName,
+        job: JobId,
+        content: Option<&Content>,
+        fill: impl FnOnce(&File, &Path) -> Result<(), VolumeError>,
+    ) -> Result<Volume, VolumeError> {
+        let path = self.path(name)?;
         let staged = self.staged(name)?;
         remove_if_there(&staged)?;
         let file = OpenOptions::new()
@@ -133,14 +156,18 @@ impl Files {
             .mode(0o600)
             .open(&staged)
             .map_err(|error| VolumeError::io("Creating", &staged, error))?;
+        if let Err(error) = fill(&file, &staged) {
+            remove_if_there(&staged)?;
+            return Err(error);
+        }
         let metadata = file
-            .set_len(size_bytes)
-            .and_then(|()| file.sync_all())
+            .sync_all()
             .and_then(|()| file.metadata())
-            .map_err(|error| VolumeError::io("Sizing", &staged, error))?;
+            .map_err(|error| VolumeError::io("Syncing", &staged, error))?;
         let state = RecordState::Populating { created: true };
         let identity = FileIdentity::of(&metadata);
-        let record = Record::new(identity, identity::mark(&file), Some(job), state);
+        let mut record = Record::new(identity, identity::mark(&file), Some(job), state);
+        record.content = content.map(ContentRecord::from);
         self.write_record(name, &record)?;
         if let Err(error) = publish(&staged, &path) {
             // Whose file it is now is not known: nothing is said of it.
@@ -151,7 +178,7 @@ impl Files {
                 _ => VolumeError::io("Creating", &path, error),
             });
         }
-        sync_directory(&self.directory)?;
+        sync_directory(&self.home(name))?;
         self.volume(name, &metadata)
     }
 
@@ -204,9 +231,14 @@ impl Files {
         }
         let state = RecordState::Populating { created: false };
         // The word of the record that holds until this one is in its place, if it has one.
-        let word = self.record(volume)?.and_then(|record| record.word);
+        let known = self.record(volume)?;
+        let word = known.as_ref().and_then(|record| record.word.clone());
         let word = word.or_else(|| identity::mark(&file));
-        let record = Record::new(identity_of(&current)?, word, Some(job), state);
+        let mut record = Record::new(identity_of(&current)?, word, Some(job), state);
+        // True until the first byte changes, and again if none does.
+        if let Some(known) = known {
+            (record.content, record.modified_ns) = (known.content, known.modified_ns);
+        }
         self.write_record(&volume.name, &record)?;
         drop(file);
         self.reread(volume)
@@ -229,7 +261,7 @@ impl Files {
             }
             None => {
                 remove_if_there(&self.record_path(&before.name, "json"))?;
-                sync_directory(&self.directory.join(RECORDS))
+                sync_directory(&self.records(&before.name))
             }
         }
     }
@@ -246,12 +278,19 @@ impl Files {
             digest,
         };
         match current.state {
-            // Perhaps it was killed before this was durable.
-            state if state == done => sync_directory(&self.directory.join(RECORDS)),
+            // Perhaps it was killed before this was durable, or while it took another's place.
+            state if state == done => {
+                let record = self.record(&current)?.ok_or_else(|| gone(&volume.path))?;
+                match self.record_path(&volume.name, "next").exists() {
+                    true => self.write_record(&volume.name, &record),
+                    false => sync_directory(&self.records(&volume.name)),
+                }
+            }
             VolumeState::Populating { job: by, .. } if by == job => {
                 let record = self.record(&current)?;
                 let record = record.and_then(|record| record.saying(done));
-                let record = record.ok_or_else(|| gone(&volume.path))?;
+                let mut record = record.ok_or_else(|| gone(&volume.path))?;
+                record.modified_ns = modified_ns(&volume.path)?;
                 self.write_record(&volume.name, &record)
             }
             _ => Err(VolumeError::not_populating(&current)),
@@ -270,6 +309,12 @@ impl Files {
         // size by a kill in between, and be too small for every later job. QEMU's locks are held
         // off meanwhile, which `open_unused` only looked at.
         let path = &volume.path;
+        if let Some(mut record) = self.record(&current)?
+            && record.content.is_some()
+        {
+            (record.content, record.modified_ns) = (None, None);
+            self.write_record(&volume.name, &record)?;
+        }
         let locked = lock_against_qemu(&file, path)?;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let emptied = match rustix::fs::fallocate(&file, flags, 0, volume.size_bytes) {
@@ -311,7 +356,7 @@ impl Files {
         }
         let file = self.open_unused(&volume)?;
         remove_if_there(&volume.path)?;
-        sync_directory(&self.directory)?;
+        sync_directory(&self.home(name))?;
         // Last: without its file a record means nothing, without its record the file would stay.
         remove_if_there(&self.record_path(name, "json"))?;
         drop(file);
@@ -319,14 +364,14 @@ impl Files {
     }
 
     /// The volume as it is now, if it is still the same file.
-    fn reread(&self, volume: &Volume) -> Result<Volume, VolumeError> {
+    pub(super) fn reread(&self, volume: &Volume) -> Result<Volume, VolumeError> {
         match self.lookup(&volume.name)? {
             Some(current) if current.identity == volume.identity => Ok(current),
             _ => Err(gone(&volume.path)),
         }
     }
 
-    fn volume(&self, name: &VolumeName, metadata: &fs::Metadata) -> Result<Volume, VolumeError> {
+    pub(super) fn volume(&self, name: &VolumeName, metadata: &fs::Metadata) -> Result<Volume, VolumeError> {
         let identity = FileIdentity::of(metadata);
         let path = self.path(name)?;
         let record = self.record_of(name, identity, &path);
@@ -338,8 +383,11 @@ impl Files {
                 .as_ref()
                 .map_or(VolumeState::Untagged, Record::volume_state),
             last_ended: record.as_ref().and_then(|record| record.ended),
-            kind: Some(VolumeKind::File),
-            content: None,
+            kind: Some(match record.as_ref().is_some_and(Record::is_of_clone) {
+                true => VolumeKind::Clone,
+                false => VolumeKind::File,
+            }),
+            content: record.as_ref().and_then(Record::known_content),
             identity: Identity::File(identity),
         })
     }
@@ -351,6 +399,13 @@ pub(super) fn identity_of(volume: &Volume) -> Result<FileIdentity, VolumeError> 
         // Another back end's volume is no file.
         Identity::Lvm { .. } | Identity::Name => Err(gone(&volume.path)),
     }
+}
+
+/// When a file was last modified. None where its clock says nothing that fits.
+fn modified_ns(path: &Path) -> Result<Option<i64>, VolumeError> {
+    let metadata = fs::symlink_metadata(path);
+    let metadata = metadata.map_err(|error| VolumeError::io("Examining", path, error))?;
+    Ok(identity::modified_ns(&metadata))
 }
 
 pub(super) fn not_a_file(path: &Path) -> VolumeError {

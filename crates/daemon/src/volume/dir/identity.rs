@@ -78,6 +78,12 @@ fn read_word(path: &Path) -> Option<String> {
     String::from_utf8(word.get(..length)?.to_vec()).ok()
 }
 
+/// When a file was last modified, in nanoseconds since 1970.
+pub(super) fn modified_ns(metadata: &Metadata) -> Option<i64> {
+    let seconds = metadata.mtime().checked_mul(1_000_000_000)?;
+    seconds.checked_add(metadata.mtime_nsec())
+}
+
 fn nanoseconds(time: SystemTime) -> Option<u64> {
     let since = time.duration_since(UNIX_EPOCH).ok()?;
     u64::try_from(since.as_nanos()).ok()

@@ -8,14 +8,17 @@
 //! no volume of ours is ever visible without its record. An untagged file is somebody's disk as much
 //! as an untagged logical volume is: it is taken over by the same rules.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use lvp_api::{JobId, Sha256Digest, VolumeName};
 
+use super::clones::GoldenKey;
 use super::{
-    Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, Volumes,
+    Capacity, Clones, Content, Golden, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError,
+    VolumeErrorKind, VolumeState, Volumes,
 };
 use crate::config::BackendKind;
 use crate::threads::blocking;
@@ -25,6 +28,7 @@ mod files;
 mod identity;
 mod place;
 mod record;
+mod shared;
 mod users;
 
 use files::Files;
@@ -148,6 +152,106 @@ impl Volumes for Dir {
     async fn remove_created(&self, name: &VolumeName, job: JobId) -> Result<Removed, VolumeError> {
         let name = name.clone();
         self.blocking(move |files| files.remove_created(&name, job))
+            .await
+    }
+
+    async fn clones(&self) -> Result<&dyn Clones, String> {
+        let files = self.files.clone();
+        let can = blocking(move || files.check_sharing()).await;
+        match can {
+            Ok(Ok(())) => Ok(self),
+            Ok(Err(why)) => Err(why),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl Clones for Dir {
+    async fn golden(&self) -> Result<Vec<Golden>, VolumeError> {
+        self.blocking(Files::golden).await
+    }
+
+    async fn find_golden(&self, key: &GoldenKey) -> Result<Option<Golden>, VolumeError> {
+        let key = *key;
+        self.blocking(move |files| files.find_golden(&key)).await
+    }
+
+    async fn make_golden(
+        &self,
+        key: &GoldenKey,
+        size_bytes: u64,
+        job: JobId,
+    ) -> Result<Volume, VolumeError> {
+        self.create(&key.volume_name(), size_bytes, job).await
+    }
+
+    async fn seal(
+        &self,
+        volume: &Volume,
+        key: &GoldenKey,
+        job: JobId,
+        content: &Content,
+    ) -> Result<Golden, VolumeError> {
+        let (volume, key, content) = (volume.clone(), *key, *content);
+        self.blocking(move |files| files.seal(&volume, &key, job, &content))
+            .await
+    }
+
+    async fn read_golden(&self, golden: &Volume) -> Result<File, VolumeError> {
+        let golden = golden.clone();
+        self.blocking(move |files| files.read_only(&golden)).await
+    }
+
+    async fn clone_golden(
+        &self,
+        golden: &Golden,
+        name: &VolumeName,
+        size_bytes: u64,
+        job: JobId,
+    ) -> Result<Volume, VolumeError> {
+        let (golden, name) = (golden.clone(), name.clone());
+        self.blocking(move |files| files.clone_golden(&golden, &name, size_bytes, job))
+            .await
+    }
+
+    fn is_replaceable(&self, volume: &Volume) -> bool {
+        matches!(
+            volume.state,
+            VolumeState::Ready { .. } | VolumeState::Populating { .. }
+        )
+    }
+
+    async fn check_unused(&self, volume: &Volume) -> Result<(), VolumeError> {
+        self.check_no_domain_uses(volume).await?;
+        let volume = volume.clone();
+        self.blocking(move |files| files.check_unused(&volume))
+            .await
+    }
+
+    async fn replace(
+        &self,
+        old: &Volume,
+        clone: &Volume,
+        job: JobId,
+    ) -> Result<Volume, VolumeError> {
+        self.check_no_domain_uses(old).await?;
+        let (old, clone) = (old.clone(), clone.clone());
+        self.blocking(move |files| files.replace(&old, &clone, job))
+            .await
+    }
+
+    async fn waiting(&self) -> Result<Vec<JobId>, VolumeError> {
+        self.blocking(Files::waiting).await
+    }
+
+    async fn remove_waiting(&self, job: JobId) -> Result<Removed, VolumeError> {
+        self.blocking(move |files| files.remove_waiting(job)).await
+    }
+
+    async fn remove_golden(&self, golden: &Golden) -> Result<Removed, VolumeError> {
+        let golden = golden.clone();
+        self.blocking(move |files| files.remove_golden(&golden))
             .await
     }
 }

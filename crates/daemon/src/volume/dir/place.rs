@@ -8,6 +8,7 @@ use lvp_api::VolumeName;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
+use super::super::clones::{GoldenKey, waiting_job};
 use super::super::{Volume, VolumeError, VolumeErrorKind};
 use super::files::{Files, identity_of};
 use super::identity::{self, FileIdentity};
@@ -15,6 +16,9 @@ use super::record::{self, Record};
 
 /// The directory inside the volumes' that has their records.
 pub(super) const RECORDS: &str = ".lvp";
+
+/// The directory inside that one with golden files and clones that wait, and with their records.
+pub(super) const SHARED: &str = "golden";
 
 impl Files {
     /// The record that is about this very file.
@@ -28,8 +32,11 @@ impl Files {
         file: FileIdentity,
         path: &Path,
     ) -> Option<Record> {
-        let (record, written) = record::read(&self.record_path(name, "json"))?;
-        identity::is_about(&record, written, file, path).then_some(record)
+        // While a file takes another one's place there is a record of each.
+        ["json", "next"].into_iter().find_map(|suffix| {
+            let (record, written) = record::read(&self.record_path(name, suffix))?;
+            identity::is_about(&record, written, file, path).then_some(record)
+        })
     }
 
     pub(super) fn write_record(
@@ -37,37 +44,63 @@ impl Files {
         name: &VolumeName,
         record: &Record,
     ) -> Result<(), VolumeError> {
-        self.make_records_directory()?;
+        self.write_record_as("json", name, record)?;
+        // Whatever waited to become this record is outdated.
+        remove_if_there(&self.record_path(name, "next"))
+    }
+
+    /// Writes the record with this suffix.
+    pub(super) fn write_record_as(
+        &self,
+        suffix: &str,
+        name: &VolumeName,
+        record: &Record,
+    ) -> Result<(), VolumeError> {
+        self.make_records_directory(name)?;
         let (path, staged) = (
-            self.record_path(name, "json"),
+            self.record_path(name, suffix),
             self.record_path(name, "tmp"),
         );
         record::write(record, &path, &staged)
             .map_err(|error| VolumeError::io("Writing", &path, error))?;
-        sync_directory(&self.directory.join(RECORDS))
+        sync_directory(&self.records(name))
     }
 
-    fn make_records_directory(&self) -> Result<(), VolumeError> {
-        let directory = self.directory.join(RECORDS);
-        match fs::create_dir(&directory) {
-            Ok(()) => sync_directory(&self.directory),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(VolumeError::io("Creating", &directory, error)),
+    fn make_records_directory(&self, name: &VolumeName) -> Result<(), VolumeError> {
+        make_directory(&self.directory.join(RECORDS), &self.directory)?;
+        match is_apart(name) {
+            true => make_directory(&self.records(name), &self.directory.join(RECORDS)),
+            false => Ok(()),
         }
     }
 
     /// Where a new volume's file is until it is recorded.
     pub(super) fn staged(&self, name: &VolumeName) -> Result<PathBuf, VolumeError> {
-        self.make_records_directory()?;
+        self.make_records_directory(name)?;
         Ok(self.record_path(name, "new"))
     }
 
-    /// `NAME.json`, `NAME.tmp` and `NAME.new` cannot be another volume's: each has one suffix more
+    /// `NAME.json`, `NAME.next`, `NAME.tmp` and `NAME.new` cannot be another volume's: each has one suffix more
     /// than its volume's name, whatever that name ends in.
     pub(super) fn record_path(&self, name: &VolumeName, suffix: &str) -> PathBuf {
-        self.directory
-            .join(RECORDS)
-            .join(format!("{name}.{suffix}"))
+        self.records(name).join(format!("{name}.{suffix}"))
+    }
+
+    /// The directory of a volume's records.
+    pub(super) fn records(&self, name: &VolumeName) -> PathBuf {
+        let records = self.directory.join(RECORDS);
+        match is_apart(name) {
+            true => records.join(SHARED),
+            false => records,
+        }
+    }
+
+    /// The directory of a volume's file.
+    pub(super) fn home(&self, name: &VolumeName) -> PathBuf {
+        match is_apart(name) {
+            true => self.records(name),
+            false => self.directory.clone(),
+        }
     }
 
     pub(super) fn path(&self, name: &VolumeName) -> Result<PathBuf, VolumeError> {
@@ -78,7 +111,20 @@ impl Files {
             );
             return Err(VolumeError::new(VolumeErrorKind::NotOurs, message));
         }
-        Ok(self.directory.join(name.as_str()))
+        Ok(self.home(name).join(name.as_str()))
+    }
+}
+
+/// Whether a volume's file lies apart from those that were asked for by name.
+pub(super) fn is_apart(name: &VolumeName) -> bool {
+    GoldenKey::of_name(name).is_some() || waiting_job(name).is_some()
+}
+
+fn make_directory(directory: &Path, above: &Path) -> Result<(), VolumeError> {
+    match fs::create_dir(directory) {
+        Ok(()) => sync_directory(above),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(VolumeError::io("Creating", directory, error)),
     }
 }
 

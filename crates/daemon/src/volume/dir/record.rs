@@ -8,13 +8,13 @@ use std::time::SystemTime;
 use lvp_api::{JobId, Sha256Digest};
 use serde::{Deserialize, Serialize};
 
-use super::super::VolumeState;
+use super::super::{Content, VolumeState};
 use super::identity::FileIdentity;
 
 /// Version of the form below; a record of another one is not understood.
 const VERSION: u32 = 1;
 
-/// A record has about 350 bytes. What is longer is not ours and not read.
+/// A record has about 500 bytes. What is longer is not ours and not read.
 const LIMIT_BYTES: u64 = 4096;
 
 /// The record of one volume.
@@ -34,8 +34,41 @@ pub(super) struct Record {
     /// The job that ended last on a ready volume without writing it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ended: Option<JobId>,
+    /// What the file's bytes were when it became ready: of golden files and of their clones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) content: Option<ContentRecord>,
+    /// When the file was last modified before it became ready, in nanoseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) modified_ns: Option<i64>,
     #[serde(flatten)]
     pub(super) state: RecordState,
+}
+
+/// What a file's bytes were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ContentRecord {
+    /// The size of the image's disk.
+    pub(super) size_bytes: u64,
+    /// SHA-256 of the disk's bytes.
+    pub(super) sha256: Sha256Digest,
+}
+
+impl From<&Content> for ContentRecord {
+    fn from(content: &Content) -> Self {
+        Self {
+            size_bytes: content.size_bytes,
+            sha256: content.digest,
+        }
+    }
+}
+
+impl From<&ContentRecord> for Content {
+    fn from(record: &ContentRecord) -> Self {
+        Self {
+            size_bytes: record.size_bytes,
+            digest: record.sha256,
+        }
+    }
 }
 
 /// The state that a record holds.
@@ -70,6 +103,8 @@ impl Record {
             word,
             job,
             ended: None,
+            content: None,
+            modified_ns: None,
             state,
         }
     }
@@ -89,6 +124,18 @@ impl Record {
                 digest: *image,
             },
         }
+    }
+
+    /// Whether the file shares extents with a golden one.
+    pub(super) fn is_of_clone(&self) -> bool {
+        self.content.is_some()
+    }
+
+    /// What the file's bytes were when it became ready, if it is.
+    pub(super) fn known_content(&self) -> Option<Content> {
+        let is_ready = matches!(self.state, RecordState::Ready { .. });
+        let content = self.content.as_ref().filter(|_| is_ready);
+        content.map(Content::from)
     }
 
     /// The record of the same file in another state; none for a file that nobody recorded.

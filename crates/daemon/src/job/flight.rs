@@ -1,4 +1,4 @@
-//! One fetch per object: the first asker leads, the others follow.
+//! One effort for all who want the same: the first asker leads, the others follow.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::job::meter::Meter;
+use super::meter::Meter;
 
 /// What a follower sees of the flight.
 #[derive(Debug, Clone, Default)]
@@ -19,11 +19,11 @@ type Table = Arc<Mutex<HashMap<String, watch::Receiver<FlightState>>>>;
 
 /// All flights.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Table);
+pub struct Flights(Table);
 
 /// The leader's seat: the flight ends when this is dropped, whatever became of it.
 #[derive(Debug)]
-pub(super) struct FlightGuard {
+pub struct FlightGuard {
     table: Table,
     key: String,
     state: watch::Sender<FlightState>,
@@ -35,7 +35,7 @@ pub struct Follower(watch::Receiver<FlightState>);
 
 impl Flights {
     /// Takes the lead, or a seat behind whoever has it.
-    pub(super) fn enter(&self, key: &str) -> Result<FlightGuard, Follower> {
+    pub fn enter(&self, key: &str) -> Result<FlightGuard, Follower> {
         match lock(&self.0).entry(key.to_owned()) {
             Entry::Occupied(flight) => Err(Follower(flight.get().clone())),
             Entry::Vacant(seat) => {
@@ -50,15 +50,15 @@ impl Flights {
         }
     }
 
-    /// Whether somebody is fetching the object with this key.
-    pub(super) fn contains(&self, key: &str) -> bool {
+    /// Whether somebody leads under this key.
+    pub fn contains(&self, key: &str) -> bool {
         lock(&self.0).contains_key(key)
     }
 }
 
 impl FlightGuard {
     /// Shows followers how far the flight is.
-    pub(super) fn show(&self, meter: Arc<Meter>) {
+    pub fn show(&self, meter: Arc<Meter>) {
         self.state.send_replace(FlightState { meter: Some(meter) });
     }
 }

@@ -1,0 +1,278 @@
+//! Golden volumes: one for each image, from which further volumes of it are cloned.
+//!
+//! ```text
+//!         find
+//!           |---- sound -------------------------------> Held: stays while it is cloned
+//!           |---- absent, or with a flaw
+//!         enter
+//!           |---- a job is making it ---> Follow: wait, then look again
+//!           '---- nobody is ------------> make, write, seal --> Held
+//! ```
+//!
+//! What there is, the back end says, and it decides ([`Golden::flaw`]); the database keeps beside it what only the
+//! daemon knows: where the image came from, how many clones were made, and when the last.
+//!
+//! - Invariant: one flight per golden volume. The second job waits for the first one's.
+//! - Invariant: what is held is not removed, nor what is being made.
+//! - Invariant: no request is refused for want of room as long as there is a golden volume that nobody holds.
+
+pub mod content;
+mod room;
+mod settings;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use lvp_api::{JobId, Sha256Digest, Sha512Digest};
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::clock;
+use crate::job::flight::{FlightGuard, Flights, Follower};
+use crate::seats::{Seat, Seats};
+use crate::store::{GoldenRow, Store, StoreError};
+use crate::volume::{Clones, Content, Golden, GoldenKey, Volume, VolumeError, Volumes};
+
+pub use room::Usage;
+pub use settings::GoldenSettings;
+
+/// What goes wrong with golden volumes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GoldenError {
+    /// The back end has none.
+    #[error("Volumes cannot be cloned here: {0}")]
+    Unavailable(String),
+    /// A job is making it or cloning it.
+    #[error("Golden volume {0} is in use by a job: wait for it, then delete it again")]
+    InUse(Sha256Digest),
+    /// The back end failed.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The database failed.
+    #[error("What is known of golden volumes cannot be read or written")]
+    Store(#[from] StoreError),
+}
+
+/// All golden volumes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shelf(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: GoldenSettings,
+    volumes: Arc<dyn Volumes>,
+    store: Store,
+    seats: Arc<Seats<GoldenKey>>,
+    flights: Flights,
+    /// Removals take turns.
+    turn: AsyncMutex<()>,
+    dropped: AtomicU64,
+}
+
+/// A sound golden volume that stays while this lives.
+#[derive(Debug)]
+pub struct Held {
+    golden: Golden,
+    _seat: Seat<GoldenKey>,
+}
+
+impl Held {
+    /// The volume.
+    pub fn golden(&self) -> &Golden {
+        &self.golden
+    }
+}
+
+/// A golden volume, and what is known of it.
+#[derive(Debug)]
+pub struct Entry {
+    /// What the back end says.
+    pub golden: Golden,
+    /// What the database has.
+    pub row: Option<GoldenRow>,
+    /// Whether a job is making or cloning it.
+    pub in_use: bool,
+}
+
+/// Where the image of a new golden volume came from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Without credentials.
+    pub image_url: String,
+    /// SHA-512 of its bytes, if that was compared.
+    pub sha512: Option<Sha512Digest>,
+}
+
+impl Shelf {
+    /// The golden volumes of this back end.
+    pub fn new(settings: GoldenSettings, volumes: Arc<dyn Volumes>, store: Store) -> Self {
+        Self(Arc::new(Inner {
+            settings,
+            volumes,
+            store,
+            seats: Arc::default(),
+            flights: Flights::default(),
+            turn: AsyncMutex::default(),
+            dropped: AtomicU64::default(),
+        }))
+    }
+
+    /// What the back end offers.
+    async fn clones(&self) -> Result<&dyn Clones, GoldenError> {
+        self.0
+            .volumes
+            .clones()
+            .await
+            .map_err(GoldenError::Unavailable)
+    }
+
+    /// The image's golden volume, if there is a sound one.
+    pub async fn find(&self, key: &GoldenKey) -> Result<Option<Held>, GoldenError> {
+        let clones = self.clones().await?;
+        // The seat comes before the look, so that no removal comes between.
+        let Some(seat) = self.0.seats.take(*key) else {
+            return Ok(None);
+        };
+        let Some(golden) = clones.find_golden(key).await? else {
+            return Ok(None);
+        };
+        if let Some(flaw) = &golden.flaw {
+            let name = &golden.volume.name;
+            if !self.0.flights.contains(name.as_str()) {
+                tracing::warn!(
+                    component = "golden", volume = %name, flaw,
+                    "A golden volume is not used; it will be made anew"
+                );
+            }
+            return Ok(None);
+        }
+        Ok(Some(Held {
+            golden,
+            _seat: seat,
+        }))
+    }
+
+    /// Takes the lead in making an image's golden volume, or a seat behind whoever has it.
+    pub fn enter(&self, key: &GoldenKey) -> Result<FlightGuard, Follower> {
+        self.0.flights.enter(key.volume_name().as_str())
+    }
+
+    /// Makes the volume that is to be golden, in place of one with a flaw. The caller leads.
+    pub async fn make(
+        &self,
+        key: &GoldenKey,
+        size_bytes: u64,
+        job: JobId,
+    ) -> Result<Volume, GoldenError> {
+        let clones = self.clones().await?;
+        {
+            let _turn = self.0.turn.lock().await;
+            if let Some(flawed) = clones.find_golden(key).await? {
+                clones.remove_golden(&flawed).await?;
+                self.0.store.forget_golden(*key).await?;
+            }
+        }
+        let make = async || clones.make_golden(key, size_bytes, job).await;
+        self.with_room(make).await
+    }
+
+    /// Says that the volume holds its image, and holds it. The caller leads still.
+    pub async fn seal(
+        &self,
+        volume: &Volume,
+        key: &GoldenKey,
+        job: JobId,
+        content: &Content,
+        origin: Origin,
+    ) -> Result<Held, GoldenError> {
+        let clones = self.clones().await?;
+        // Nobody removes what is being made, so the seat is free.
+        let seat = self.0.seats.take(*key);
+        let seat = seat.ok_or(GoldenError::InUse(key.digest))?;
+        let golden = clones.seal(volume, key, job, content).await?;
+        let now = clock::now_text();
+        let row = GoldenRow {
+            key: *key,
+            image_url: origin.image_url,
+            sha512: origin.sha512,
+            clones: 0,
+            made_at: now.clone(),
+            last_used_at: now,
+        };
+        self.0.store.save_golden(row).await?;
+        tracing::info!(
+            component = "golden", volume = %golden.volume.name, job_id = %job,
+            size_bytes = content.size_bytes, "Made a golden volume"
+        );
+        self.keep_bounds().await?;
+        Ok(Held {
+            golden,
+            _seat: seat,
+        })
+    }
+
+    /// Removes what its maker could not finish. The caller leads still.
+    pub async fn give_up(&self, volume: &Volume, job: JobId) {
+        let removed = self.0.volumes.remove_created(&volume.name, job).await;
+        if let Err(error) = removed {
+            // The next interval tries again.
+            tracing::warn!(
+                component = "golden", volume = %volume.name, job_id = %job,
+                error = crate::error::chain(&error),
+                "An unfinished golden volume cannot be removed"
+            );
+        }
+    }
+
+    /// The SHA-512 of an image that has a golden volume, where it is known.
+    pub async fn sha512(&self, key: &GoldenKey) -> Result<Option<Sha512Digest>, GoldenError> {
+        let row = self.0.store.golden(*key).await?;
+        Ok(row.and_then(|row| row.sha512))
+    }
+
+    /// Notes the SHA-512 that an image was found to have.
+    pub async fn learned_sha512(
+        &self,
+        key: &GoldenKey,
+        sha512: Sha512Digest,
+    ) -> Result<(), GoldenError> {
+        if let Some(row) = self.0.store.golden(*key).await? {
+            let row = GoldenRow {
+                sha512: Some(sha512),
+                ..row
+            };
+            self.0.store.save_golden(row).await?;
+        }
+        Ok(())
+    }
+
+    /// Counts a clone.
+    pub async fn cloned(&self, held: &Held) -> Result<(), GoldenError> {
+        let now = clock::now_text();
+        Ok(self.0.store.golden_cloned(held.golden.key, now).await?)
+    }
+
+    /// All golden volumes, the longest unused first; those of which nothing is known before them.
+    pub async fn list(&self) -> Result<Vec<Entry>, GoldenError> {
+        let found = self.clones().await?.golden().await?;
+        let rows = self.0.store.golden_by_use().await?;
+        let mut entries: Vec<_> = found
+            .into_iter()
+            .map(|golden| {
+                let row = rows.iter().position(|row| row.key == golden.key);
+                let entry = Entry {
+                    in_use: self.is_in_use(&golden.key),
+                    row: row.map(|index| rows[index].clone()),
+                    golden,
+                };
+                (row, entry)
+            })
+            .collect();
+        entries.sort_by_key(|(row, _)| *row);
+        Ok(entries.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    fn is_in_use(&self, key: &GoldenKey) -> bool {
+        self.0.seats.has(key) || self.0.flights.contains(key.volume_name().as_str())
+    }
+}

@@ -1,0 +1,472 @@
+//! Volumes by cloning: the image's golden volume is found or made, and cloned.
+//!
+//! ```text
+//! resolve -> golden volume? --sound-----------------------------------------------------> clone
+//!    ^          |-- lead --> (plan, one pass or from the cache) onto it -> seal -> held --> clone
+//!    '-- wait --'-- follow
+//! ```
+//!
+//! Which digest the object has, its identity and version decide, as for the cache: a golden volume is used for an
+//! object only when its bytes are known to be those. Where a clone cannot be had, a job that need not have one
+//! goes on without, and says why.
+
+use std::sync::Arc;
+
+use lvp_api::{Cloning, Method, Stage};
+use lvp_image::copy::{Body, PlannedImage};
+use lvp_image::plan::ImageInfo;
+
+use super::Steps;
+use crate::cache::{Lead, Pin};
+use crate::error::chain;
+use crate::golden::{Held, Origin, content};
+use crate::job::error::JobError;
+use crate::job::flight::{FlightGuard, Follower};
+use crate::job::kind::JobErrorKind;
+use crate::job::work::{VolumeRequest, Work};
+use crate::jobs::spans;
+use crate::source::{Checksums, ObjectMeta, PlanCheck, SourceErrorKind};
+use crate::telemetry::metrics::TimedStage;
+use crate::threads::blocking;
+use crate::transfer::Aims;
+use crate::volume::{self, Content, GoldenKey, Volume, VolumeState};
+
+/// The lead in making a golden volume.
+pub(super) struct Making {
+    key: GoldenKey,
+    flight: FlightGuard,
+    /// It is there already, and it is to be shown that it holds this object.
+    held: Option<Held>,
+}
+
+/// What is next of a job that clones.
+pub(super) enum Turn {
+    /// Cloned.
+    Done,
+    /// Another job is making the golden volume.
+    Wait(Follower),
+    /// The image itself is needed, for the golden volume where its digest is known beforehand.
+    Image(Option<Making>),
+}
+
+/// How a job ended that was to clone.
+pub(super) enum Ended {
+    /// As it should.
+    Done,
+    /// There is no clone to be had: the volume is to be written.
+    WithoutClone,
+}
+
+impl Steps<'_> {
+    /// Whether this job clones. What is in the way of one that need not is in a note.
+    pub(super) async fn is_to_clone(&self) -> Result<bool, JobError> {
+        let why_not = match self.volume {
+            Some(request) if request.clone == Cloning::Never => return Ok(false),
+            Some(request) => self.why_not_clone(request).await?,
+            None if matches!(self.live.spec().work, Work::Golden { .. }) => {
+                self.services.volumes.clones().await.err()
+            }
+            None => return Ok(false),
+        };
+        match why_not {
+            None => Ok(true),
+            Some(why) if self.must_clone() => Err(JobError::new(
+                JobErrorKind::CloneUnavailable,
+                format!("The volume cannot be cloned: {why}"),
+            )),
+            Some(why) => {
+                self.live.note(format!("Not cloned: {why}"));
+                Ok(false)
+            }
+        }
+    }
+
+    fn must_clone(&self) -> bool {
+        self.volume
+            .is_none_or(|request| request.clone == Cloning::Require)
+    }
+
+    /// Why a volume cannot be a clone, whatever its image is. What no job may write is refused here already, before
+    /// anything is fetched for it.
+    async fn why_not_clone(&self, request: &VolumeRequest) -> Result<Option<String>, JobError> {
+        let volumes = &self.services.volumes;
+        let clones = match volumes.clones().await {
+            Ok(clones) => clones,
+            Err(why) => return Ok(Some(why)),
+        };
+        let found = volumes.lookup(&request.name).await?;
+        if self.live.is_taken_up() {
+            self.check_standing(found.as_ref()).await?;
+        }
+        let Some(existing) = found.filter(|found| !self.is_unfinished_here(found)) else {
+            return Ok(None);
+        };
+        let unmarked = self.services.settings.unmarked(request);
+        volumes.check_writable(&existing, unmarked).await?;
+        if !clones.is_replaceable(&existing) {
+            let name = &existing.name;
+            return Ok(Some(format!(
+                "volume {name} is there and is no volume of this program that a clone can replace, so it is \
+                 written in place"
+            )));
+        }
+        volume::fits(existing.size_bytes, request.size_bytes, 0)?;
+        clones.check_unused(&existing).await?;
+        Ok(None)
+    }
+
+    /// Whether a volume is what this job has made and not finished.
+    fn is_unfinished_here(&self, volume: &Volume) -> bool {
+        let (job, created) = (self.live.id, true);
+        volume.state == VolumeState::Populating { job, created }
+    }
+
+    /// Clones the object's golden volume if that is known to be the object's, or takes the lead in making it.
+    pub(super) async fn from_golden(
+        &self,
+        object: &ObjectMeta,
+        checksums: &Checksums,
+    ) -> Result<Turn, JobError> {
+        let announced = checksums.sha256.as_ref().map(|announced| announced.digest);
+        let cache = &self.services.cache;
+        let known = cache.known_digest(object, announced).await?;
+        let Some(digest) = known.or(announced) else {
+            return Ok(Turn::Image(None));
+        };
+        let key = GoldenKey {
+            digest,
+            image_type: self.image.image_type,
+        };
+        let shelf = &self.services.golden;
+        if known.is_some()
+            && let Some(held) = shelf.find(&key).await?
+            && self.has_sha512(&key, checksums).await?
+        {
+            return self.clone_known(&held).await;
+        }
+        let flight = match shelf.enter(&key) {
+            Ok(flight) => flight,
+            Err(follower) => return Ok(Turn::Wait(follower)),
+        };
+        // Another job may have made it between the look and the entry.
+        let held = shelf.find(&key).await?;
+        if let Some(held) = &held
+            && known.is_some()
+            && self.has_sha512(&key, checksums).await?
+        {
+            drop(flight);
+            return self.clone_known(held).await;
+        }
+        Ok(Turn::Image(Some(Making { key, flight, held })))
+    }
+
+    async fn clone_known(&self, held: &Held) -> Result<Turn, JobError> {
+        Ok(match self.clone_from(held).await? {
+            Ended::Done => Turn::Done,
+            Ended::WithoutClone => Turn::Image(None),
+        })
+    }
+
+    /// Whether an image is known to have the SHA-512 that it must have. It is known by its SHA-256 alone until it
+    /// was compared once.
+    async fn has_sha512(&self, key: &GoldenKey, checksums: &Checksums) -> Result<bool, JobError> {
+        let Some(expected) = &checksums.sha512 else {
+            return Ok(true);
+        };
+        let known = self.services.golden.sha512(key).await?;
+        Ok(known == Some(expected.digest))
+    }
+
+    /// Fetches the object onto its golden volume in one pass, or into the cache, and clones.
+    pub(super) async fn fetch_golden(
+        &self,
+        lead: Lead,
+        (info, image, check): (ImageInfo, PlannedImage, PlanCheck),
+        checksums: &Checksums,
+        making: Option<Making>,
+    ) -> Result<Ended, JobError> {
+        let image_url = lead.object().url.to_string();
+        let volume = match &making {
+            Some(making) if making.held.is_none() => self.make_golden(making, &info).await?,
+            // Its digest shows at its end only, or the golden volume is there and waits for that.
+            _ => None,
+        };
+        let (Some(making), Some(volume)) = (&making, &volume) else {
+            let (pin, ()) = self
+                .download(lead, Aims::cache(Some(check)), checksums)
+                .await?;
+            return self.clone_cached(pin, checksums, making).await;
+        };
+        let populated = async {
+            let copier = self.start_copy(volume, image).await?;
+            let aims = Aims::volume(copier, check);
+            let (pin, written) = self.download(lead, aims, checksums).await?;
+            let metrics = &self.services.metrics;
+            metrics.stage_completed(TimedStage::Convert, written.took);
+            let origin = origin(image_url, checksums);
+            self.seal(making, volume, written.body, &pin, origin).await
+        };
+        let populated = spans::traced(spans::populate_volume(&self.span, volume), populated).await;
+        self.clone_made(making, volume, populated).await
+    }
+
+    /// Clones the golden volume of an image that is in the cache, which is made from there if it is not there.
+    pub(super) async fn clone_cached(
+        &self,
+        pin: Pin,
+        checksums: &Checksums,
+        making: Option<Making>,
+    ) -> Result<Ended, JobError> {
+        self.show_image(&pin);
+        let key = GoldenKey {
+            digest: pin.digest(),
+            image_type: self.image.image_type,
+        };
+        let shelf = &self.services.golden;
+        let making = match making.filter(|making| making.key == key) {
+            Some(making) => making,
+            None => loop {
+                if let Some(held) = shelf.find(&key).await? {
+                    return self.clone_from(&held).await;
+                }
+                match shelf.enter(&key) {
+                    Ok(flight) => {
+                        let held = shelf.find(&key).await?;
+                        break Making { key, flight, held };
+                    }
+                    Err(follower) => self.follow(follower).await?,
+                }
+            },
+        };
+        if let Some(held) = &making.held {
+            if let Some(sha512) = &checksums.sha512 {
+                shelf.learned_sha512(&key, sha512.digest).await?;
+            }
+            drop(making.flight);
+            return self.clone_from(held).await;
+        }
+        making.flight.show(Arc::clone(&self.live.meter));
+        let pin = Arc::new(pin);
+        let planner = self.plan_cached(&pin).await?;
+        let info = planner.info().clone();
+        self.expect_disk(&info);
+        self.live.meter.enter(Stage::Converting);
+        let Some(volume) = self.make_golden(&making, &info).await? else {
+            return Ok(Ended::WithoutClone);
+        };
+        let populated = async {
+            let body = self.copy_cached(&volume, planner).await?;
+            self.expect_unchanged(&pin).await?;
+            let origin = origin(self.image.url.to_string(), checksums);
+            self.seal(&making, &volume, body, &pin, origin).await
+        };
+        let span = spans::populate_volume(&self.span, &volume);
+        let populated = spans::traced(span, populated).await;
+        self.clone_made(&making, &volume, populated).await
+    }
+
+    /// Makes the volume that is to be golden. None when there is no room for it, or no telling how large it will be,
+    /// and the job can do without.
+    async fn make_golden(
+        &self,
+        making: &Making,
+        info: &ImageInfo,
+    ) -> Result<Option<Volume>, JobError> {
+        self.expect_disk(info);
+        if let Some(request) = self.volume {
+            let needed = info.virtual_size.unwrap_or(0);
+            self.expect_fit(request, needed).await?;
+        }
+        let size_bytes = info
+            .virtual_size
+            .or(self.volume.map(|request| request.size_bytes));
+        let Some(size_bytes) = size_bytes else {
+            return Err(JobError::new(
+                JobErrorKind::CloneUnavailable,
+                "The image is a compressed stream, which says at its end how large its disk is: provision a \
+                 volume of it, and its golden volume is made on the way",
+            ));
+        };
+        making.flight.show(Arc::clone(&self.live.meter));
+        let shelf = &self.services.golden;
+        match shelf.make(&making.key, size_bytes, self.live.id).await {
+            Ok(volume) => Ok(Some(volume)),
+            Err(error) => self.do_without(error.into()).map(|_| None),
+        }
+    }
+
+    /// Fails if the requested volume is too small for a disk of this size.
+    async fn expect_fit(&self, request: &VolumeRequest, needed: u64) -> Result<(), JobError> {
+        let found = self.services.volumes.lookup(&request.name).await?;
+        match found.filter(|found| !self.is_unfinished_here(found)) {
+            Some(existing) => Ok(volume::fits(
+                existing.size_bytes,
+                request.size_bytes,
+                needed,
+            )?),
+            None => super::volume::check_size(request, needed),
+        }
+    }
+
+    /// The last steps of a golden volume, in the only right order: head, sync, close, digest of what the disk gives
+    /// back, the back end's word.
+    async fn seal(
+        &self,
+        making: &Making,
+        volume: &Volume,
+        body: Body,
+        pin: &Pin,
+        origin: Origin,
+    ) -> Result<Held, JobError> {
+        let key = &making.key;
+        if pin.digest() != key.digest {
+            return Err(JobError::new(
+                JobErrorKind::Source(SourceErrorKind::ObjectChanged),
+                "The object has other bytes than when it was read before",
+            ));
+        }
+        if let Some(reason) = self.live.stop.reason() {
+            return Err(JobError::stopped(reason));
+        }
+        self.live.meter.enter(Stage::Finalizing);
+        let summary = blocking(move || body.commit()).await??;
+        self.note_summary(&summary);
+        let size_bytes = summary.virtual_size;
+        let clones = self.services.volumes.clones().await;
+        let clones =
+            clones.map_err(|why| JobError::new(JobErrorKind::CloneUnavailable, why))?;
+        let file = clones.read_golden(volume).await?;
+        let stop = self.live.stop.flag();
+        let digest = blocking(move || content::digest(&file, size_bytes, &stop)).await?;
+        let digest = digest.map_err(|error| {
+            let what = "The golden volume cannot be read back";
+            JobError::new(JobErrorKind::Volume, what).because(error)
+        })?;
+        let Some(digest) = digest else {
+            let reason = self.live.stop.stopped().await;
+            return Err(JobError::stopped(reason));
+        };
+        let content = Content { size_bytes, digest };
+        let shelf = &self.services.golden;
+        let held = shelf.seal(volume, key, self.live.id, &content, origin);
+        let held = held.await?;
+        self.services.measure_golden().await;
+        Ok(held)
+    }
+
+    /// Clones what was just made, or removes what could not be.
+    async fn clone_made(
+        &self,
+        making: &Making,
+        volume: &Volume,
+        made: Result<Held, JobError>,
+    ) -> Result<Ended, JobError> {
+        debug_assert!(making.held.is_none());
+        match made {
+            Ok(held) => {
+                if self.volume.is_some() {
+                    self.live.note("Made the image's golden volume on the way");
+                }
+                self.clone_from(&held).await
+            }
+            Err(error) => {
+                self.services.golden.give_up(volume, self.live.id).await;
+                self.do_without(error)
+            }
+        }
+    }
+
+    /// Clones a golden volume to the one that was asked for; a job without one has nothing left to do.
+    async fn clone_from(&self, held: &Held) -> Result<Ended, JobError> {
+        let digest = held.golden().key.digest;
+        self.live.update(|job| job.image_digest = Some(digest));
+        let Some(request) = self.volume else {
+            return Ok(Ended::Done);
+        };
+        self.live.meter.enter(Stage::Finalizing);
+        let cloned = self.put_clone(held, request);
+        let span = spans::clone_volume(&self.span, &request.name, request.size_bytes);
+        let volume = match spans::traced(span, cloned).await {
+            Ok(volume) => volume,
+            Err(error) => return self.do_without(error),
+        };
+        self.services.golden.cloned(held).await?;
+        self.services.metrics.volume_cloned();
+        let path = volume.path.display().to_string();
+        self.live.update(|job| {
+            job.method = Some(Method::Clone);
+            job.volume_path = Some(path);
+        });
+        Ok(Ended::Done)
+    }
+
+    async fn put_clone(&self, held: &Held, request: &VolumeRequest) -> Result<Volume, JobError> {
+        let volumes = &self.services.volumes;
+        let clones = volumes.clones().await;
+        let clones =
+            clones.map_err(|why| JobError::new(JobErrorKind::CloneUnavailable, why))?;
+        let (golden, job) = (held.golden(), self.live.id);
+        let needed = golden.content.map_or(0, |content| content.size_bytes);
+        self.live.touch_volume();
+        let found = volumes.lookup(&request.name).await?;
+        if self.live.is_taken_up() {
+            self.check_standing(found.as_ref()).await?;
+        }
+        let old = found.filter(|found| !self.is_unfinished_here(found));
+        let size_bytes = match &old {
+            Some(existing) => {
+                let unmarked = self.services.settings.unmarked(request);
+                volumes.check_writable(existing, unmarked).await?;
+                volume::fits(existing.size_bytes, request.size_bytes, needed)?;
+                existing.size_bytes
+            }
+            None => {
+                super::volume::check_size(request, needed)?;
+                request.size_bytes
+            }
+        };
+        let make = async || {
+            clones
+                .clone_golden(golden, &request.name, size_bytes, job)
+                .await
+        };
+        let clone = self.services.golden.with_room(make).await?;
+        if let Some(reason) = self.live.stop.reason() {
+            return Err(JobError::stopped(reason));
+        }
+        let digest = golden.key.digest;
+        volumes.mark_ready(&clone, job, &digest).await?;
+        match &old {
+            Some(old) => Ok(clones.replace(old, &clone, job).await?),
+            None => Ok(clone),
+        }
+    }
+
+    /// What becomes of a job without a clone: it goes on, where it need not have one and the clone is to blame.
+    fn do_without(&self, error: JobError) -> Result<Ended, JobError> {
+        let is_of_clone = matches!(
+            error.kind(),
+            JobErrorKind::CloneUnavailable
+                | JobErrorKind::Volume
+                | JobErrorKind::VolumeNoSpace
+                | JobErrorKind::Image(lvp_image::ErrorKind::NoSpace)
+        );
+        if self.must_clone() || error.may_heal() || !is_of_clone {
+            return Err(error);
+        }
+        let why = chain(&error);
+        tracing::warn!(
+            component = "provisioner", job_id = %self.live.id, why,
+            "The volume is written, as it cannot be cloned"
+        );
+        self.live.note(format!("Not cloned: {why}"));
+        Ok(Ended::WithoutClone)
+    }
+}
+
+fn origin(image_url: String, checksums: &Checksums) -> Origin {
+    Origin {
+        image_url,
+        sha512: checksums.sha512.as_ref().map(|announced| announced.digest),
+    }
+}
