@@ -52,8 +52,8 @@ pub use pin::Pin;
 pub use publish::{Lead, Published};
 pub use verify::{hash_file, hashed};
 
-use files::{Disk, Files};
 use crate::seats::{Closed, Seats};
+use files::{Disk, Files};
 
 /// Ending of a published image's file name.
 const PUBLISHED: &str = ".img";
@@ -200,6 +200,7 @@ impl Cache {
                 size: row.stamp.size_bytes,
                 checksum: row.digest.to_string(),
                 in_use: pins.has(&row.digest),
+                golden: false,
                 mod_time: row.published_at,
                 last_used: row.last_used_at,
                 image_url: row.image_url,
