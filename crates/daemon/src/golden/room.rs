@@ -24,9 +24,9 @@ pub struct Usage {
 
 impl Shelf {
     /// Does `work` again for every golden volume that had to go because there was no room for it.
-    pub async fn with_room<T>(
+    pub async fn with_room<T, F: Future<Output = Result<T, VolumeError>>>(
         &self,
-        mut work: impl AsyncFnMut() -> Result<T, VolumeError>,
+        mut work: impl FnMut() -> F,
     ) -> Result<T, GoldenError> {
         loop {
             let error = match work().await {
