@@ -51,3 +51,37 @@ pub struct GoldenVolumes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
 }
+
+/// A part of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ByteRange {
+    /// Where it begins.
+    pub offset: u64,
+    /// How long it is.
+    pub length: u64,
+}
+
+/// Answer to `POST /api/v1/volumes/{name}/verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifiedVolume {
+    /// The volume.
+    #[schema(value_type = String)]
+    pub name: crate::VolumeName,
+    /// Whether it holds the image's disk, and zeros behind it.
+    pub matches: bool,
+    /// SHA-256 of the image.
+    pub image_digest: String,
+    /// Size of the image's disk in bytes.
+    pub disk_bytes: u64,
+    /// SHA-256 that the disk's bytes had when they were written.
+    pub expected_digest: String,
+    /// SHA-256 that they have now.
+    pub found_digest: String,
+    /// Where the volume differs: from the golden volume of its image, where that is there to compare with, and from
+    /// zeros behind the disk. The first 16 parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<ByteRange>,
+    /// Whether there are more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_more: bool,
+}

@@ -21,7 +21,7 @@ pub use cache::{
 };
 pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
-pub use golden::{GoldenVolume, GoldenVolumes};
+pub use golden::{ByteRange, GoldenVolume, GoldenVolumes, VerifiedVolume};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
     CancelledJob, Cloning, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList,

@@ -47,6 +47,9 @@ pub struct Plan {
     /// Whether the image is in the cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheState>,
+    /// How the volume's bytes would come there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<crate::Method>,
     /// Bytes that would come from the store.
     pub bytes_to_fetch: u64,
     /// Bytes of data that would be written to the volume, beside zeros; absent as `virtual_bytes` is.

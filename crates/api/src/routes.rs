@@ -40,6 +40,8 @@ pub const GOLDEN_ONE: &str = "/api/v1/golden/{key}";
 pub const VOLUMES: &str = "/api/v1/volumes";
 /// Hand a volume over to this program (POST).
 pub const VOLUME_ADOPT: &str = "/api/v1/volumes/{name}/adopt";
+/// Compare a volume with what was written to it (POST).
+pub const VOLUME_VERIFY: &str = "/api/v1/volumes/{name}/verify";
 /// Write a libvirt storage volume's content.
 pub const UPLOAD_V1: &str = "/api/v1/volumes/upload-content";
 /// The same, 0.3's name.

@@ -166,7 +166,7 @@ pub(crate) enum Command {
     /// List, make and remove golden volumes, from which others are cloned
     #[command(subcommand)]
     Golden(GoldenCommand),
-    /// List the volumes, or hand one over to the daemon
+    /// List the volumes, verify some, or hand some over to the daemon
     Volumes {
         #[command(subcommand)]
         command: Option<VolumesCommand>,
@@ -209,6 +209,16 @@ pub(crate) enum VolumesCommand {
     /// machine may have them open.
     Adopt {
         /// Names of the volumes
+        #[arg(required = true)]
+        volumes: Vec<VolumeName>,
+    },
+    /// Read volumes and compare them with what was written to them
+    ///
+    /// For clones, golden volumes, and volumes whose image has a golden volume.
+    /// A virtual machine that was started since has changed its disk. The exit
+    /// code is 1 when a volume differs.
+    Verify {
+        /// Names of the volumes; of golden ones lvp-golden-KEY-TYPE
         #[arg(required = true)]
         volumes: Vec<VolumeName>,
     },

@@ -10,8 +10,8 @@ use lvp_api::error::chain;
 use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, GoldenVolumes, Health,
-    JobAccepted, JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeInfo,
-    VolumeList, VolumeName, routes,
+    JobAccepted, JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest,
+    VerifiedVolume, VolumeInfo, VolumeList, VolumeName, routes,
 };
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url};
@@ -250,6 +250,19 @@ impl Client {
     pub(crate) async fn adopt(&self, name: &VolumeName) -> Result<VolumeInfo, Failure> {
         let path = routes::VOLUME_ADOPT.replace("{name}", name.as_str());
         self.send(self.request(Method::POST, &path)).await
+    }
+
+    /// Has a volume read and compared.
+    ///
+    /// Without an explicit `--timeout` only connecting is limited: how long that takes depends on its size.
+    pub(crate) async fn verify(&self, name: &VolumeName) -> Result<VerifiedVolume, Failure> {
+        let path = routes::VOLUME_VERIFY.replace("{name}", name.as_str());
+        let mut call = self.request(Method::POST, &path);
+        if self.has_explicit_timeout {
+            call = call.timeout(self.answer_timeout);
+        }
+        let response = call.send().await.map_err(|error| self.no_answer(&error))?;
+        self.answer(response).await
     }
 
     /// Streams `file` into a libvirt storage volume.

@@ -87,6 +87,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Volumes {
             command: Some(VolumesCommand::Adopt { volumes }),
         } => volumes::adopt(&context, &volumes).await,
+        Command::Volumes {
+            command: Some(VolumesCommand::Verify { volumes }),
+        } => volumes::verify(&context, &volumes).await,
         Command::Upload(args) => volumes::upload(&context, &args).await,
         Command::Health => health::health(&context).await,
         Command::Completion { .. } | Command::Man { .. } | Command::Token(_) | Command::Cert(_) => {

@@ -43,6 +43,7 @@ fn describe(plan: &Plan) -> String {
         ("Disk", plan.virtual_bytes.map(size)),
         ("Digest", digest.cloned()),
         ("Cache", cache),
+        ("Made by", plan.method.map(|method| method.to_string())),
         ("Writes", plan.bytes_to_write.map(size)),
         ("Volume", Some(plan.volume_name.clone())),
         ("Size", Some(size(plan.volume_bytes))),

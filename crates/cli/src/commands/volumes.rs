@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lvp_api::units::ByteSize;
-use lvp_api::{VolumeInfo, VolumeKind, VolumeName};
+use lvp_api::{VerifiedVolume, VolumeInfo, VolumeKind, VolumeName};
 
 use super::Context;
 use crate::args::UploadArgs;
@@ -44,6 +44,47 @@ pub(super) async fn adopt(context: &Context, names: &[VolumeName]) -> Result<Exi
         }
     }
     Ok(Exit::Success)
+}
+
+/// Verifies volumes one by one, also after one that differs.
+pub(super) async fn verify(context: &Context, names: &[VolumeName]) -> Result<Exit, Failure> {
+    let mut exit = Exit::Success;
+    for name in names {
+        let verified = context.client.verify(name).await?;
+        if !verified.matches {
+            exit = Exit::Failed;
+        }
+        match context.format {
+            Format::Json => output::print_json_line(&verified)?,
+            Format::Name if verified.matches => output::print_line(verified.name.as_str())?,
+            Format::Name => {}
+            Format::Table => output::print_line(&output::clean(&sentence(&verified)))?,
+        }
+    }
+    Ok(exit)
+}
+
+fn sentence(verified: &VerifiedVolume) -> String {
+    let VerifiedVolume {
+        name,
+        image_digest,
+        differences,
+        has_more,
+        ..
+    } = verified;
+    if verified.matches {
+        return format!("{name} holds image {image_digest}");
+    }
+    let parts = differences
+        .iter()
+        .map(|part| format!("{} bytes at {}", part.length, part.offset));
+    let parts: Vec<_> = parts.collect();
+    let told = match (parts.is_empty(), has_more) {
+        (true, _) => "its digest is another".to_owned(),
+        (false, true) => format!("{} and more", parts.join(", ")),
+        (false, false) => parts.join(", "),
+    };
+    format!("{name} does not hold image {image_digest} as it was written: {told}")
 }
 
 pub(super) async fn upload(context: &Context, args: &UploadArgs) -> Result<Exit, Failure> {

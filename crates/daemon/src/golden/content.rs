@@ -2,29 +2,162 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lvp_api::Sha256Digest;
+use lvp_api::{ByteRange, Sha256Digest};
 use sha2::{Digest as _, Sha256};
 
 /// Bytes read at a time.
 const BLOCK_BYTES: usize = 1 << 20; // 1 MiB
 
+/// What differs is told in pieces of this.
+const PIECE_BYTES: usize = 4096;
+
+/// So many parts that differ are told.
+const TOLD: usize = 16;
+
+/// Where two volumes differ.
+#[derive(Debug, Default)]
+pub struct Differences {
+    /// The first parts.
+    pub parts: Vec<ByteRange>,
+    /// Whether there are more.
+    pub has_more: bool,
+}
+
+impl Differences {
+    fn add(&mut self, offset: u64, length: u64) {
+        match self.parts.last_mut() {
+            Some(last) if last.offset + last.length == offset && !self.has_more => {
+                last.length += length;
+            }
+            _ if self.parts.len() < TOLD => self.parts.push(ByteRange { offset, length }),
+            _ => self.has_more = true,
+        }
+    }
+}
+
 /// SHA-256 of a disk's first bytes; None when it was told to stop. Blocks.
 pub fn digest(file: &File, size_bytes: u64, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
     let mut hasher = Sha256::new();
+    let ended = read(file, 0..size_bytes, stop, |_, block| {
+        hasher.update(block);
+        Ok(())
+    })?;
+    Ok(ended.map(|()| Sha256Digest::new(hasher.finalize().into())))
+}
+
+/// Adds where a file is not zero; None when it was told to stop. Blocks.
+pub fn compare_with_zeros(
+    file: &File,
+    range: Range<u64>,
+    stop: &AtomicBool,
+    differences: &mut Differences,
+) -> io::Result<Option<()>> {
+    read(file, range, stop, |offset, block| {
+        for (index, piece) in block.chunks(PIECE_BYTES).enumerate() {
+            if piece.iter().any(|byte| *byte != 0) {
+                let at = (index * PIECE_BYTES) as u64;
+                differences.add(offset + at, piece.len() as u64);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Adds where two files differ within their first bytes; None when it was told to stop. Blocks.
+pub fn compare(
+    file: &File,
+    other: &File,
+    size_bytes: u64,
+    stop: &AtomicBool,
+    differences: &mut Differences,
+) -> io::Result<Option<()>> {
+    let mut second = vec![0; BLOCK_BYTES];
+    read(file, 0..size_bytes, stop, |offset, block| {
+        let second = &mut second[..block.len()];
+        other.read_exact_at(second, offset)?;
+        let pieces = block.chunks(PIECE_BYTES).zip(second.chunks(PIECE_BYTES));
+        for (index, (piece, other)) in pieces.enumerate() {
+            if piece != other {
+                let at = (index * PIECE_BYTES) as u64;
+                differences.add(offset + at, piece.len() as u64);
+            }
+        }
+        Ok(())
+    })
+}
+
+fn read(
+    file: &File,
+    range: Range<u64>,
+    stop: &AtomicBool,
+    mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<Option<()>> {
     let mut block = vec![0; BLOCK_BYTES];
-    let mut offset = 0;
-    while offset < size_bytes {
+    let mut offset = range.start;
+    while offset < range.end {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let length =
-            usize::try_from(size_bytes - offset).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
+            usize::try_from(range.end - offset).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
         file.read_exact_at(&mut block[..length], offset)?;
-        hasher.update(&block[..length]);
+        each(offset, &block[..length])?;
         offset += length as u64;
     }
-    Ok(Some(Sha256Digest::new(hasher.finalize().into())))
+    Ok(Some(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().expect("there is room");
+        file.write_all(bytes).expect("it is written");
+        file
+    }
+
+    #[test]
+    fn differences_are_told_where_they_are_and_only_the_first_of_many() {
+        let stop = AtomicBool::new(false);
+        let size = 2 * BLOCK_BYTES as u64 + 100;
+        let plain = vec![7; 2 * BLOCK_BYTES + 100];
+        let mut changed = plain.clone();
+        // Over the edge of a block, and at the end.
+        changed[BLOCK_BYTES - 1] = 0;
+        changed[BLOCK_BYTES] = 0;
+        changed[2 * BLOCK_BYTES + 99] = 0;
+        let mut found = Differences::default();
+        let (first, second) = (file(&plain), file(&changed));
+        compare(&second, &first, size, &stop, &mut found).expect("they are read");
+        let part = |offset, length| ByteRange { offset, length };
+        let (block, piece) = (BLOCK_BYTES as u64, PIECE_BYTES as u64);
+        assert_eq!(
+            found.parts,
+            [part(block - piece, 2 * piece), part(2 * block, 100)]
+        );
+        assert!(!found.has_more);
+
+        let mut holes = vec![0; 64 * PIECE_BYTES];
+        for piece in holes.chunks_mut(2 * PIECE_BYTES) {
+            piece[0] = 1;
+        }
+        let mut found = Differences::default();
+        let size = holes.len() as u64;
+        compare_with_zeros(&file(&holes), 0..size, &stop, &mut found).expect("it is read");
+        assert_eq!((found.parts.len(), found.has_more), (TOLD, true));
+    }
+
+    #[test]
+    fn reading_ends_when_it_is_told_to() {
+        let stop = AtomicBool::new(true);
+        let read = digest(&file(&[1; 100]), 100, &stop).expect("nothing is read");
+        assert_eq!(read, None);
+    }
 }

@@ -19,6 +19,7 @@
 pub mod content;
 mod room;
 mod settings;
+mod verify;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -302,6 +302,14 @@ pub(super) const CALLS: &[Call] = &[
         &[400, 404, 409, 503],
     ),
     call(
+        POST,
+        |method| on(method, volumes::verify),
+        &[routes::VOLUME_VERIFY],
+        "Read a ready volume, or a golden one, and compare it with what was written to it; ends when the caller hangs up",
+        "VerifiedVolume",
+        &[400, 404, 409, 422, 429, 503],
+    ),
+    call(
         GET,
         |method| on(method, health::health),
         &[routes::HEALTH, routes::HEALTHZ, routes::LIVEZ],

@@ -37,6 +37,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use lvp_api::{ErrorCode, routes};
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
@@ -78,7 +79,7 @@ pub struct App {
 }
 
 /// What keeps handlers from costing more the more callers there are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     /// Who follows jobs.
     pub streams: Arc<Streams>,
@@ -88,6 +89,20 @@ pub struct Shared {
     lists: list::Makers,
     /// Plans in the making.
     plans: plan::Makers,
+    /// Volumes that are read to verify them: one at a time, as it takes a disk's whole speed.
+    verifications: Semaphore,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            streams: Arc::default(),
+            volumes: Gather::default(),
+            lists: list::Makers::default(),
+            plans: plan::Makers::default(),
+            verifications: Semaphore::new(1),
+        }
+    }
 }
 
 /// All routes of both generations, and the API's own description.
@@ -123,11 +138,16 @@ pub fn router(app: App) -> Router {
         .with_state(app)
 }
 
+/// How the path of a verification ends, and no other.
+const VERIFY: &str = "/verify";
+
 /// Carries a request that changes something to its end: a client that hangs up after sending it
-/// would otherwise take its handler along, wherever that is. A plan changes nothing: nobody needs one that has
-/// lost its reader.
+/// would otherwise take its handler along, wherever that is. A plan and a verification change nothing: nobody needs
+/// one that has lost its reader.
 async fn detached(request: Request, next: Next) -> Response {
-    if request.method().is_safe() || request.uri().path() == routes::PLAN {
+    let path = request.uri().path();
+    let changes_nothing = path == routes::PLAN || path.ends_with(VERIFY);
+    if request.method().is_safe() || changes_nothing {
         return next.run(request).await;
     }
     let handled = tokio::spawn(next.run(request).in_current_span());

@@ -7,7 +7,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use lvp_api::{ErrorCode, VolumeInfo, VolumeList};
+use lvp_api::{ErrorCode, VerifiedVolume, VolumeInfo, VolumeList, VolumeName};
 
 use super::error::ApiError;
 use super::{App, gather, request};
@@ -42,6 +42,24 @@ pub(super) async fn list(State(app): State<App>) -> Result<Response, ApiError> {
             )
         })??;
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+/// `POST /api/v1/volumes/{name}/verify`
+pub(super) async fn verify(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Json<VerifiedVolume>, ApiError> {
+    // A golden volume's name will do as well.
+    let name: VolumeName = name
+        .parse()
+        .map_err(|error| ApiError::bad_request(format!("name: {error}")))?;
+    let Ok(_place) = app.shared.verifications.try_acquire() else {
+        return Err(ApiError::new(
+            ErrorCode::TooManyRequests,
+            "Another volume is being verified, and one at a time is: try again later",
+        ));
+    };
+    Ok(Json(app.services.golden.verify(&name).await?))
 }
 
 /// `POST /api/v1/volumes/{name}/adopt`

@@ -1,26 +1,26 @@
 //! What a job would do, without doing any of it: nothing is reserved, marked or fetched but what has to be
 //! read of the image to know it.
 
-use lvp_api::VolumeName;
 use lvp_api::plan::{CacheState, Plan};
+use lvp_api::{Cloning, Method, VolumeName};
 use lvp_image::format::Format;
 use lvp_image::plan::{ImageInfo, Planner};
 use lvp_image::source::FileSource;
 use tokio_util::sync::CancellationToken;
 
 use super::Services;
-use super::steps::{cached, format_of};
+use super::steps::{cached, format_of, in_place};
 use crate::cache::Peek;
 use crate::error::chain;
 use crate::job::admission::Refusal;
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::job::record::NewJob;
-use crate::job::work::{ImageRequest, VolumeRequest, Work};
+use crate::job::work::{VolumeRequest, Work};
 use crate::source::ObjectMeta;
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
-use crate::volume;
+use crate::volume::{self, GoldenKey};
 
 /// Looks at the image, the cache and the volume of a request.
 pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
@@ -35,6 +35,7 @@ pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
         expected_digest: None,
         virtual_bytes: None,
         cache: None,
+        method: None,
         bytes_to_fetch: 0,
         bytes_to_write: None,
         volume_name: String::new(),
@@ -42,7 +43,10 @@ pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
         overwrites: None,
         expected_seconds: None,
     };
-    let looked = look_at_image(services, new, work.image(), &mut plan).await;
+    let looked = match look_at_clone(services, work, &mut plan).await {
+        Ok(can_clone) => look_at_image(services, new, can_clone, &mut plan).await,
+        Err(error) => Err(error),
+    };
     if let Err(error) = looked {
         plan.problems.push(chain(&error));
     }
@@ -58,12 +62,44 @@ pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
     Ok(plan)
 }
 
+/// Whether the volume would be a clone, whatever its image is.
+async fn look_at_clone(
+    services: &Services,
+    work: &Work,
+    plan: &mut Plan,
+) -> Result<bool, JobError> {
+    let Some(request) = work.volume() else {
+        return Ok(false);
+    };
+    if request.clone == Cloning::Never {
+        return Ok(false);
+    }
+    let why_not = match services.volumes.clones().await {
+        Err(why) => Some(why),
+        Ok(clones) => {
+            let found = services.volumes.lookup(&request.name).await?;
+            let found = found.filter(|found| !clones.is_replaceable(found));
+            found.as_ref().map(in_place)
+        }
+    };
+    match (&why_not, request.clone) {
+        (Some(why), Cloning::Require) => {
+            let problem = format!("The volume cannot be cloned: {why}");
+            plan.problems.push(problem);
+        }
+        (Some(why), _) => plan.warnings.push(format!("Not cloned: {why}")),
+        (None, _) => {}
+    }
+    Ok(why_not.is_none())
+}
+
 async fn look_at_image(
     services: &Services,
     new: &NewJob,
-    image: &ImageRequest,
+    can_clone: bool,
     plan: &mut Plan,
 ) -> Result<(), JobError> {
+    let image = new.spec.work.image();
     let source = &services.source;
     let object = source.resolve(&new.location).await?;
     plan.object_bytes = Some(object.size);
@@ -84,10 +120,25 @@ async fn look_at_image(
             plan.warnings.push(warning);
         }
     }
+    if can_clone {
+        plan.method = Some(Method::Clone);
+        let known = services.cache.known_digest(&object, sidecar).await?;
+        if let Some(digest) = known {
+            let image_type = image.image_type;
+            let held = services.golden.find(&GoldenKey { digest, image_type });
+            if let Some(held) = held.await? {
+                let content = held.golden().content;
+                plan.virtual_bytes = content.map(|content| content.size_bytes);
+                plan.bytes_to_write = Some(0);
+                return Ok(());
+            }
+        }
+    }
     let declared = format_of(image.image_type);
     let opened = match services.cache.peek(&object, sidecar).await? {
         Peek::Hit(pin) => {
             plan.cache = Some(CacheState::Hit);
+            plan.method.get_or_insert(Method::Copy);
             blocking(move || {
                 let file = pin.file().try_clone().and_then(FileSource::new);
                 let file = file.map_err(|error| cached(&pin, "cannot be opened").because(error))?;
@@ -97,6 +148,11 @@ async fn look_at_image(
         }
         found => {
             let is_fetched = matches!(found, Peek::Fetching);
+            let method = match is_fetched {
+                true => Method::Copy,
+                false => Method::Stream,
+            };
+            plan.method.get_or_insert(method);
             plan.cache = Some(match is_fetched {
                 true => CacheState::Fetching,
                 false => CacheState::Miss,
@@ -118,6 +174,9 @@ async fn look_at_image(
         // What is inside shows only once it has been fetched and unpacked.
         Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
             plan.warnings.push(chain(&error));
+            if plan.method == Some(Method::Stream) {
+                plan.method = Some(Method::Copy);
+            }
         }
         Err(error) => return Err(error),
     }

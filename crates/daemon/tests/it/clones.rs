@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::ops::Deref;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
-use lvp_api::{GoldenVolumes, JobState, JobStatus, Method};
+use lvp_api::{GoldenVolumes, JobState, JobStatus, Method, VerifiedVolume};
 use lvp_testkit::daemon::{Daemon, Home, wait_for};
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use lvp_testkit::loopfs::LoopFs;
@@ -437,7 +437,7 @@ async fn an_object_with_other_bytes_is_never_served_from_the_golden_volume_of_th
         return;
     }
     let world = Sharing::on("xfs").await;
-    let (first, second) = (image(DISK, 100, 10), image(DISK, 100, 11));
+    let (first, second) = (image(DISK, 100, 11), image(DISK, 100, 13));
     let url = world.put("a.qcow2", &first.build());
     let daemon = world.start();
     completed(&daemon, &url, "vm-1", DISK).await;
@@ -504,7 +504,7 @@ async fn golden_volumes_are_made_ahead_listed_removed_and_made_anew_when_they_ar
         return;
     }
     let world = Sharing::on("btrfs").await.with("GOLDEN_MAX_COUNT", "2");
-    let builders: Vec<_> = (0..3).map(|seed| image(DISK, 50, 20 + seed)).collect();
+    let builders: Vec<_> = (0..3).map(|seed| image(DISK, 50, 21 + 2 * seed)).collect();
     let urls: Vec<_> = (0..3)
         .map(|number| world.put(&format!("{number}.qcow2"), &builders[number].build()))
         .collect();
@@ -611,4 +611,64 @@ async fn a_golden_volume_gives_way_before_a_request_is_refused_for_want_of_room(
     let status = daemon.ended(&job).await.expect("it ends");
     assert_eq!(status.status, JobState::Completed, "{status:?}");
     assert_eq!(golden(&daemon).await.count, 0);
+}
+
+async fn verified(daemon: &Daemon, volume: &str) -> Result<VerifiedVolume, (u16, String)> {
+    let route = format!("/api/v1/volumes/{volume}/verify");
+    let answer = daemon.call("POST", &route, None).await;
+    let answer = answer.expect("it answers");
+    match answer.status {
+        200 => Ok(serde_json::from_value(answer.body).expect("a verification")),
+        status => Err((status, answer.body.to_string())),
+    }
+}
+
+#[tokio::test]
+async fn a_volume_is_compared_with_what_was_written_to_it() {
+    if !require("xfs") {
+        return;
+    }
+    let world = Sharing::on("xfs").await;
+    let builder = image(DISK, 100, 15);
+    let url = world.put("a.qcow2", &builder.build());
+    let daemon = world.start();
+    let written = asked(&daemon, &url, "vm-0", json!({ "clone": "never" })).await;
+    assert_eq!(written.status, JobState::Completed);
+    // Nobody has recorded what it is.
+    let (status, text) = verified(&daemon, "vm-0").await.expect_err("it is refused");
+    assert_eq!(status, 409, "{text}");
+    assert!(text.contains("golden make"), "{text}");
+    let status = completed(&daemon, &url, "vm-1", 2 * DISK).await;
+    let digest = status.image_digest.expect("it has one");
+    let golden_name = format!("lvp-golden-{digest}-qcow2");
+    for volume in ["vm-0", "vm-1", &golden_name] {
+        let found = verified(&daemon, volume).await.expect("it is read");
+        assert!(found.matches && found.differences.is_empty(), "{found:?}");
+        assert_eq!((&found.image_digest, found.disk_bytes), (&digest, DISK));
+        assert_eq!(found.expected_digest, found.found_digest);
+    }
+
+    // A guest's writes: within the image's disk, and behind it.
+    let file = fs::File::options().write(true);
+    let file = file.open(world.home.volume("vm-1")).expect("it opens");
+    file.write_all_at(&[1; 10], 5 * 4096 + 7).expect("written");
+    file.write_all_at(&[1; 10], DISK + 3 * 4096)
+        .expect("written");
+    file.sync_all().expect("synced");
+    let (status, text) = verified(&daemon, "vm-1").await.expect_err("it is open");
+    assert_eq!(status, 409, "{text}");
+    drop(file);
+    let found = verified(&daemon, "vm-1").await.expect("it is read");
+    assert!(!found.matches);
+    assert_ne!(found.expected_digest, found.found_digest);
+    let parts: Vec<_> = found
+        .differences
+        .iter()
+        .map(|part| (part.offset, part.length))
+        .collect();
+    assert_eq!(parts, [(5 * 4096, 4096), (DISK + 3 * 4096, 4096)]);
+    for (volume, expected) in [("absent", 404), ("..", 404), ("a%20b", 400)] {
+        let (status, text) = verified(&daemon, volume).await.expect_err("there is none");
+        assert_eq!(status, expected, "{volume}: {text}");
+    }
 }

@@ -104,11 +104,7 @@ impl Steps<'_> {
         let unmarked = self.services.settings.unmarked(request);
         volumes.check_writable(&existing, unmarked).await?;
         if !clones.is_replaceable(&existing) {
-            let name = &existing.name;
-            return Ok(Some(format!(
-                "volume {name} is there and is no volume of this program that a clone can replace, so it is \
-                 written in place"
-            )));
+            return Ok(Some(in_place(&existing)));
         }
         volume::fits(existing.size_bytes, request.size_bytes, 0)?;
         clones.check_unused(&existing).await?;
@@ -226,9 +222,6 @@ impl Steps<'_> {
         let making = match making.filter(|making| making.key == key) {
             Some(making) => making,
             None => loop {
-                if let Some(held) = shelf.find(&key).await? {
-                    return self.clone_from(&held).await;
-                }
                 match shelf.enter(&key) {
                     Ok(flight) => {
                         let held = shelf.find(&key).await?;
@@ -239,6 +232,7 @@ impl Steps<'_> {
             },
         };
         if let Some(held) = &making.held {
+            // The image has it, which was compared beside the SHA-256.
             if let Some(sha512) = &checksums.sha512 {
                 shelf.learned_sha512(&key, sha512.digest).await?;
             }
@@ -387,7 +381,11 @@ impl Steps<'_> {
         let span = spans::clone_volume(&self.span, &request.name, request.size_bytes);
         let volume = match spans::traced(span, cloned).await {
             Ok(volume) => volume,
-            Err(error) => return self.do_without(error),
+            Err(error) => {
+                let ended = self.do_without(error)?;
+                self.remove_waiting().await?;
+                return Ok(ended);
+            }
         };
         self.services.golden.cloned(held).await?;
         self.services.metrics.volume_cloned();
@@ -436,6 +434,14 @@ impl Steps<'_> {
         }
     }
 
+    /// Removes a clone that was to replace the volume, which is written in place now.
+    async fn remove_waiting(&self) -> Result<(), JobError> {
+        if let Ok(clones) = self.services.volumes.clones().await {
+            clones.remove_waiting(self.live.id).await?;
+        }
+        Ok(())
+    }
+
     /// What becomes of a job without a clone: it goes on, where it need not have one and the clone is to blame.
     fn do_without(&self, error: JobError) -> Result<Ended, JobError> {
         let is_of_clone = matches!(
@@ -456,6 +462,15 @@ impl Steps<'_> {
         self.live.note(format!("Not cloned: {why}"));
         Ok(Ended::WithoutClone)
     }
+}
+
+/// Why a volume that is there is no clone afterwards.
+pub(in crate::jobs) fn in_place(existing: &Volume) -> String {
+    let name = &existing.name;
+    format!(
+        "volume {name} is there and is no volume of this program that a clone can replace, so it is written \
+         in place"
+    )
 }
 
 fn origin(image_url: String, checksums: &Checksums) -> Origin {

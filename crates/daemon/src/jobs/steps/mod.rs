@@ -28,6 +28,7 @@ use std::sync::Arc;
 use lvp_api::{Method, Stage};
 use tracing::Span;
 
+pub(super) use self::clone::in_place;
 use self::clone::{Ended, Making, Turn};
 use self::image::{OnePass, Plan};
 pub(super) use self::image::{cached, format_of};

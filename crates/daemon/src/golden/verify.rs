@@ -1,0 +1,134 @@
+//! Whether a volume still holds what was written to it.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lvp_api::{VerifiedVolume, VolumeName};
+
+use super::content::{self, Differences};
+use super::{GoldenError, Held, Shelf};
+use crate::threads::blocking;
+use crate::volume::clones::is_reserved;
+use crate::volume::{Clones, Content, Volume, VolumeError, VolumeErrorKind, VolumeState};
+
+/// Stops the reading when nobody waits for it any more.
+struct Reading(Arc<AtomicBool>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl Shelf {
+    /// Reads a ready volume, or a golden one, and compares it with what its content was when it was made. Nobody may
+    /// use it meanwhile. Dropping the future ends the reading.
+    pub async fn verify(&self, name: &VolumeName) -> Result<VerifiedVolume, GoldenError> {
+        let clones = self.clones().await?;
+        let Some(volume) = self.0.volumes.lookup(name).await? else {
+            let message = format!("There is no volume {name}: check the name");
+            return Err(VolumeError::new(VolumeErrorKind::Absent, message).into());
+        };
+        let VolumeState::Ready { digest: image, .. } = volume.state else {
+            return Err(refused(format!(
+                "Volume {name} is not ready: there is nothing to compare it with"
+            )));
+        };
+        if !is_reserved(name) {
+            clones.check_unused(&volume).await?;
+        }
+        let held = self.of_image(clones, &volume).await?;
+        let recorded = volume
+            .content
+            .or_else(|| held.as_ref().and_then(|held| held.golden().content));
+        let Some(content) = recorded else {
+            return Err(refused(format!(
+                "Nothing was recorded of the content of volume {name}, and its image has no golden volume to \
+                 compare it with: make one with 'lvpctl golden make'"
+            )));
+        };
+        let file = clones.read_golden(&volume).await?;
+        let golden = match &held {
+            Some(held) => Some(clones.read_golden(&held.golden().volume).await?),
+            None => None,
+        };
+        let reading = Reading(Arc::default());
+        let (stop, size_bytes) = (Arc::clone(&reading.0), volume.size_bytes);
+        let compared = blocking(move || compare(&file, golden, size_bytes, &content, &stop));
+        let compared = compared.await.map_err(|error| {
+            VolumeError::internal("Comparing a volume crashed; see the log").caused_by(error)
+        })?;
+        drop(reading);
+        let (found, differences) = compared
+            .map_err(|error| VolumeError::io("Reading", &volume.path, error))?
+            .ok_or_else(|| VolumeError::internal("The reading was stopped"))?;
+        let now = self.0.volumes.lookup(name).await?;
+        if now.is_none_or(|now| now.state != volume.state || now.content != volume.content) {
+            return Err(refused(format!(
+                "Volume {name} was changed while it was read: try again"
+            )));
+        }
+        Ok(VerifiedVolume {
+            name: name.clone(),
+            matches: found == content.digest && differences.parts.is_empty(),
+            image_digest: image.to_string(),
+            disk_bytes: content.size_bytes,
+            expected_digest: content.digest.to_string(),
+            found_digest: found.to_string(),
+            differences: differences.parts,
+            has_more: differences.has_more,
+        })
+    }
+
+    /// The sound golden volume with the same content, if there is one, and only one where the volume does not say
+    /// what its content was.
+    async fn of_image(
+        &self,
+        clones: &dyn Clones,
+        volume: &Volume,
+    ) -> Result<Option<Held>, GoldenError> {
+        let VolumeState::Ready { digest, .. } = volume.state else {
+            return Ok(None);
+        };
+        let mut keys = Vec::new();
+        for golden in clones.golden().await? {
+            let is_same = volume.content.is_none() || golden.content == volume.content;
+            if golden.key.digest == digest && golden.volume.name != volume.name && is_same {
+                keys.push(golden.key);
+            }
+        }
+        match keys[..] {
+            [key] => self.find(&key).await,
+            _ => Ok(None),
+        }
+    }
+}
+
+type Compared = Option<(lvp_api::Sha256Digest, Differences)>;
+
+/// None when it was told to stop. Blocks.
+fn compare(
+    file: &File,
+    golden: Option<File>,
+    size_bytes: u64,
+    content: &Content,
+    stop: &AtomicBool,
+) -> std::io::Result<Compared> {
+    let disk_bytes = content.size_bytes;
+    let mut differences = Differences::default();
+    let Some(found) = content::digest(file, disk_bytes, stop)? else {
+        return Ok(None);
+    };
+    if let Some(golden) = golden.filter(|_| found != content.digest)
+        && content::compare(file, &golden, disk_bytes, stop, &mut differences)?.is_none()
+    {
+        return Ok(None);
+    }
+    let behind = content::compare_with_zeros(file, disk_bytes..size_bytes, stop, &mut differences)?;
+    Ok(behind.map(|()| (found, differences)))
+}
+
+fn refused(message: String) -> GoldenError {
+    VolumeError::new(VolumeErrorKind::NotOurs, message).into()
+}
