@@ -92,8 +92,8 @@ mod tests {
 
     use super::UnknownName;
     use crate::{
-        Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method, Stage, Verified,
-        VolumeKind,
+        Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method, Stage,
+        Verified, VolumeKind,
     };
 
     fn check<T>(all: &[T], what: &str)

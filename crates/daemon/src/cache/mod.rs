@@ -52,8 +52,8 @@ pub use pin::Pin;
 pub use publish::{Lead, Published};
 pub use verify::{hash_file, hashed};
 
-use files::{Disk, Files};
 use crate::seats::{Closed, Seats};
+use files::{Disk, Files};
 
 /// Ending of a published image's file name.
 const PUBLISHED: &str = ".img";

@@ -20,8 +20,8 @@ pub fn digest(file: &File, size_bytes: u64, stop: &AtomicBool) -> io::Result<Opt
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let length = usize::try_from(size_bytes - offset)
-            .map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
+        let length =
+            usize::try_from(size_bytes - offset).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
         file.read_exact_at(&mut block[..length], offset)?;
         hasher.update(&block[..length]);
         offset += length as u64;

@@ -33,7 +33,8 @@ impl Shelf {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            let is_full = matches!(error.kind(), VolumeErrorKind::NoSpace { .. }) || error.is_full();
+            let is_full =
+                matches!(error.kind(), VolumeErrorKind::NoSpace { .. }) || error.is_full();
             if !is_full || !self.drop_oldest("to make room").await? {
                 return Err(error.into());
             }
@@ -117,7 +118,10 @@ impl Shelf {
                 Ok(()) => {
                     count -= 1;
                     bytes -= bytes_of(entry);
-                    self.say_dropped(&entry.golden.key, "to keep to golden.max_count and golden.max_bytes");
+                    self.say_dropped(
+                        &entry.golden.key,
+                        "to keep to golden.max_count and golden.max_bytes",
+                    );
                 }
                 Err(GoldenError::InUse(_)) => {}
                 Err(error) => return Err(error),

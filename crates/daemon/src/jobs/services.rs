@@ -50,7 +50,11 @@ impl Services {
             Ok(usage) => self.metrics.golden_measured(usage),
             Err(error) => {
                 let error = chain(&error);
-                tracing::warn!(component = "golden", error, "Golden volumes cannot be measured");
+                tracing::warn!(
+                    component = "golden",
+                    error,
+                    "Golden volumes cannot be measured"
+                );
             }
         }
     }

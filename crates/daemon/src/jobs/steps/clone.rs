@@ -333,8 +333,7 @@ impl Steps<'_> {
         self.note_summary(&summary);
         let size_bytes = summary.virtual_size;
         let clones = self.services.volumes.clones().await;
-        let clones =
-            clones.map_err(|why| JobError::new(JobErrorKind::CloneUnavailable, why))?;
+        let clones = clones.map_err(|why| JobError::new(JobErrorKind::CloneUnavailable, why))?;
         let file = clones.read_golden(volume).await?;
         let stop = self.live.stop.flag();
         let digest = blocking(move || content::digest(&file, size_bytes, &stop)).await?;
@@ -403,8 +402,7 @@ impl Steps<'_> {
     async fn put_clone(&self, held: &Held, request: &VolumeRequest) -> Result<Volume, JobError> {
         let volumes = &self.services.volumes;
         let clones = volumes.clones().await;
-        let clones =
-            clones.map_err(|why| JobError::new(JobErrorKind::CloneUnavailable, why))?;
+        let clones = clones.map_err(|why| JobError::new(JobErrorKind::CloneUnavailable, why))?;
         let (golden, job) = (held.golden(), self.live.id);
         let needed = golden.content.map_or(0, |content| content.size_bytes);
         self.live.touch_volume();

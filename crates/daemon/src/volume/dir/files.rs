@@ -11,8 +11,8 @@ use rustix::fs::{Access, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::super::{
-    Capacity, Content, Identity, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
-    VolumeState, how_to_adopt, round_up,
+    Capacity, Content, Identity, OpenVolume, Removed, Unmarked, Volume, VolumeError,
+    VolumeErrorKind, VolumeState, how_to_adopt, round_up,
 };
 use super::claim::lock_against_qemu;
 use super::identity::{self, FileIdentity};
@@ -371,7 +371,11 @@ impl Files {
         }
     }
 
-    pub(super) fn volume(&self, name: &VolumeName, metadata: &fs::Metadata) -> Result<Volume, VolumeError> {
+    pub(super) fn volume(
+        &self,
+        name: &VolumeName,
+        metadata: &fs::Metadata,
+    ) -> Result<Volume, VolumeError> {
         let identity = FileIdentity::of(metadata);
         let path = self.path(name)?;
         let record = self.record_of(name, identity, &path);

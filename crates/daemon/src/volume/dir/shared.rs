@@ -76,7 +76,9 @@ impl Files {
     fn try_to_share(&self) -> Result<(), Errno> {
         let records = self.directory.join(RECORDS);
         match fs::create_dir(&records) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(errno(&error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(errno(&error));
+            }
             _ => {}
         }
         let unnamed = || {
@@ -240,7 +242,11 @@ impl Files {
         // What it shares is there already.
         let Some(own_bytes) = size_bytes.checked_sub(volume.size_bytes) else {
             let needed = volume.size_bytes;
-            return Err(VolumeError::too_small(size_bytes, needed, "the image's disk"));
+            return Err(VolumeError::too_small(
+                size_bytes,
+                needed,
+                "the image's disk",
+            ));
         };
         if own_bytes > free_bytes {
             return Err(no_space(own_bytes));
@@ -278,7 +284,8 @@ impl Files {
             }
             let held = self.open_unused(old)?;
             let waiting = self.reread(clone)?;
-            let is_ready = matches!(waiting.state, VolumeState::Ready { job: by, .. } if by == Some(job));
+            let is_ready =
+                matches!(waiting.state, VolumeState::Ready { job: by, .. } if by == Some(job));
             let record = self.record(&waiting)?.filter(|_| is_ready);
             let record = record.ok_or_else(|| VolumeError::not_populating(&waiting))?;
             self.write_record_as("next", name, &record)?;
@@ -376,7 +383,8 @@ fn flaw(
                 Some("has another size than its image".to_owned())
             } else if metadata.nlink() != 1 {
                 Some("has another name as well".to_owned())
-            } else if record.and_then(|record| record.modified_ns) != identity::modified_ns(metadata)
+            } else if record.and_then(|record| record.modified_ns)
+                != identity::modified_ns(metadata)
             {
                 Some("was written to since it was made".to_owned())
             } else {
