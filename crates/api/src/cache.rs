@@ -6,7 +6,8 @@ use utoipa::ToSchema;
 use crate::digest::Checksum;
 use crate::job::ImageType;
 
-/// Body of `POST /api/v1/cache/fetch`: fills the cache without a volume.
+/// Body of `POST /api/v1/cache/fetch`, which fills the cache without a volume, and of `POST /api/v1/golden`, which
+/// makes the image's golden volume ahead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CacheFetchRequest {
     /// `s3://bucket/key`, or the object's URL at the configured endpoint.
@@ -43,6 +44,9 @@ pub struct CachedImage {
     pub image_url: String,
     /// Whether a job is using it now, so that it can be neither deleted nor evicted.
     pub in_use: bool,
+    /// Whether it has a golden volume, from which others are cloned.
+    #[serde(default)]
+    pub golden: bool,
 }
 
 /// An image in object storage, as `GET /api/v1/images` lists it.

@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod digest;
 pub mod error;
+pub mod golden;
 pub mod health;
 pub mod job;
 pub mod names;
@@ -20,6 +21,7 @@ pub use cache::{
 };
 pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
+pub use golden::{GoldenVolume, GoldenVolumes};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
     CancelledJob, Cloning, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList,

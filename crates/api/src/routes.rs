@@ -32,6 +32,10 @@ pub const CACHE_IMAGES: &str = "/api/v1/cache/images";
 pub const CACHE_IMAGE: &str = "/api/v1/cache/images/{key}";
 /// Fill the cache.
 pub const CACHE_FETCH: &str = "/api/v1/cache/fetch";
+/// List (GET) and make (POST) golden volumes.
+pub const GOLDEN: &str = "/api/v1/golden";
+/// Remove an image's golden volumes.
+pub const GOLDEN_ONE: &str = "/api/v1/golden/{key}";
 /// List volumes.
 pub const VOLUMES: &str = "/api/v1/volumes";
 /// Hand a volume over to this program (POST).

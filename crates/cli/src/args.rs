@@ -6,7 +6,10 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lvp_api::units::{ByteSize, GIB, MIB};
-use lvp_api::{Checksum, ImageType, JobId, JobState, ProvisionRequest, Sha256Digest, VolumeName};
+use lvp_api::{
+    CacheFetchRequest, Checksum, Cloning, ImageType, JobId, JobState, ProvisionRequest,
+    Sha256Digest, VolumeName,
+};
 
 use crate::config::Layer;
 use crate::exit::EXIT_CODES;
@@ -160,6 +163,9 @@ pub(crate) enum Command {
     /// List, fill and clean the image cache
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// List, make and remove golden volumes, from which others are cloned
+    #[command(subcommand)]
+    Golden(GoldenCommand),
     /// List the volumes, or hand one over to the daemon
     Volumes {
         #[command(subcommand)]
@@ -326,6 +332,11 @@ pub(crate) struct WhatArgs {
     /// Overwrite the volume also if it says nothing of this program
     #[arg(long)]
     pub(crate) adopt: bool,
+
+    /// Share the image's bytes with other volumes of it where that can be done
+    /// (auto), never, or fail where it cannot (require)
+    #[arg(long, value_name = "WHETHER", default_value = "auto", value_parser = cloning_parser())]
+    pub(crate) clone: Cloning,
 }
 
 impl WhatArgs {
@@ -343,6 +354,7 @@ impl WhatArgs {
             checksum: self.checksum,
             correlation_id: None,
             adopt: self.adopt,
+            clone: self.clone,
         }
     }
 }
@@ -418,17 +430,11 @@ pub(crate) enum CacheCommand {
     },
     /// Fetch an image into the cache, without a volume
     Fetch {
-        /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
-        image_url: String,
-        /// Format of the image
-        #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
-        image_type: ImageType,
-        /// What the image must be: sha256:HEX or sha512:HEX
-        #[arg(long, value_name = "DIGEST")]
-        checksum: Option<Checksum>,
-        /// Text that comes back on the job, in logs and in traces
-        #[arg(long, value_name = "TEXT")]
-        correlation_id: Option<String>,
+        #[command(flatten)]
+        what: ImageArgs,
+        /// Make the image's golden volume as well, from which volumes are cloned
+        #[arg(long)]
+        golden: bool,
         #[command(flatten)]
         wait: WaitArgs,
     },
@@ -441,6 +447,61 @@ pub(crate) enum CacheCommand {
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<Sha256Digest>,
     },
+}
+
+/// What to do with golden volumes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GoldenCommand {
+    /// List the golden volumes, the last used first
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Make an image's golden volume ahead
+    ///
+    /// The first job of an image does so as well, where volumes can be cloned.
+    Make {
+        #[command(flatten)]
+        what: ImageArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Remove images' golden volumes
+    ///
+    /// What was cloned from them stays as it is. One that a job is making or
+    /// cloning is not removed.
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// The images' keys, as "golden ls" shows them
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<Sha256Digest>,
+    },
+}
+
+// No documentation comment: it would stand in for that of the commands.
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
+    pub(crate) image_url: String,
+    /// Format of the image
+    #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
+    pub(crate) image_type: ImageType,
+    /// What the image must be: sha256:HEX or sha512:HEX
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) checksum: Option<Checksum>,
+    /// Text that comes back on the job, in logs and in traces
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) correlation_id: Option<String>,
+}
+
+impl ImageArgs {
+    /// What the API is asked.
+    pub(crate) fn request(self) -> CacheFetchRequest {
+        CacheFetchRequest {
+            image_url: self.image_url,
+            image_type: self.image_type,
+            checksum: self.checksum,
+            correlation_id: self.correlation_id,
+        }
+    }
 }
 
 /// Write a file into an existing libvirt storage volume
@@ -474,6 +535,11 @@ fn parse_volume_size(text: &str) -> Result<ByteSize, String> {
 fn image_type_parser() -> impl TypedValueParser<Value = ImageType> {
     PossibleValuesParser::new(ImageType::ALL.map(ImageType::as_str))
         .try_map(|name| ImageType::from_str(&name))
+}
+
+fn cloning_parser() -> impl TypedValueParser<Value = Cloning> {
+    PossibleValuesParser::new(Cloning::ALL.map(Cloning::as_str))
+        .try_map(|name| Cloning::from_str(&name))
 }
 
 fn job_state_parser() -> impl TypedValueParser<Value = JobState> {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use lvp_api::error::chain;
 use lvp_api::plan::Plan;
 use lvp_api::{
-    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
-    JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeInfo, VolumeList,
-    VolumeName, routes,
+    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, GoldenVolumes, Health,
+    JobAccepted, JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest, VolumeInfo,
+    VolumeList, VolumeName, routes,
 };
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url};
@@ -223,6 +223,23 @@ impl Client {
 
     pub(crate) async fn delete_cached(&self, key: &Sha256Digest) -> Result<DeletedImage, Failure> {
         let path = routes::CACHE_IMAGE.replace("{key}", &key.to_string());
+        self.send(self.request(Method::DELETE, &path)).await
+    }
+
+    pub(crate) async fn golden(&self) -> Result<GoldenVolumes, Failure> {
+        self.get(routes::GOLDEN, &[]).await
+    }
+
+    pub(crate) async fn make_golden(
+        &self,
+        request: &CacheFetchRequest,
+    ) -> Result<JobAccepted, Failure> {
+        let call = self.request(Method::POST, routes::GOLDEN);
+        self.send(call.json(request)).await
+    }
+
+    pub(crate) async fn delete_golden(&self, key: &Sha256Digest) -> Result<DeletedImage, Failure> {
+        let path = routes::GOLDEN_ONE.replace("{key}", &key.to_string());
         self.send(self.request(Method::DELETE, &path)).await
     }
 

@@ -29,6 +29,7 @@ export function Job({ id, act }) {
     ['Image', job.image_url], ['Volume', job.volume_path ?? job.volume_name], ['Digest', job.image_digest && `sha256:${job.image_digest}`],
     ['Verified by', { none: 'nothing: no checksum was found', request: 'the checksum of the request', sidecar: 'its checksum file', sums: "its directory's checksum file" }[job.verified] ?? job.verified],
     ['Cache', job.cache_hit === undefined ? undefined : job.cache_hit ? 'hit: no byte was fetched' : 'miss: fetched from the store'],
+    ['Made by', { clone: "cloning the image's golden volume", copy: 'copying the image from the cache', stream: 'writing the image as it was fetched' }[job.method] ?? job.method],
     ['Cached as', job.image_path], ['Correlation id', job.correlation_id], ['Attempts', job.attempts > 1 ? job.attempts : undefined],
     ['Accepted', exact(job.created_at)], ['Begun', progress?.job_start_time && exact(progress.job_start_time)],
     [ended(job) ? 'Ended' : 'Last change', exact(job.updated_at)],
@@ -36,7 +37,7 @@ export function Job({ id, act }) {
   ];
   return html`<article class="job" aria-labelledby="job-title">
     <p><a href="#/jobs">← All jobs</a></p>
-    <div class="head"><h1 id="job-title">${job.volume_name ?? 'To the cache'} <${Chip} kind=${job.status} /></h1>
+    <div class="head"><h1 id="job-title">${job.volume_name ?? (job.kind === 'golden' ? 'To a golden volume' : 'To the cache')} <${Chip} kind=${job.status} /></h1>
       <div class="actions">${!ended(job) && html`<button type="button" onClick=${() => act('cancel', job)}>Cancel</button>`}
         ${['failed', 'cancelled'].includes(job.status) && html`<button type="button" class="primary" onClick=${() => act('retry', job)}>Retry</button>`}</div></div>
     ${job.error && html`<div class="problem" role="alert"><strong>${job.error_type} (${job.error_code})</strong><p>${job.error}</p>
@@ -65,12 +66,13 @@ function Requests({ job }) {
   const volume = job.volume_name;
   const body = { image_url: job.image_url, image_type: job.image_type };
   if (volume) Object.assign(body, { volume_name: volume, volume_size_bytes: job.volume_size_bytes });
+  if (volume && job.clone && job.clone !== 'auto') body.clone = job.clone;
   if (job.correlation_id) body.correlation_id = job.correlation_id;
-  const path = volume ? '/api/v1/jobs' : '/api/v1/cache/fetch';
+  const path = volume ? '/api/v1/jobs' : job.kind === 'golden' ? '/api/v1/golden' : '/api/v1/cache/fetch';
   const curl = `curl --fail-with-body -H "Authorization: Bearer $TOKEN" \\\n  -d ${quoted(JSON.stringify(body))} \\\n  ${quoted(address(path))}`;
-  const options = [['--size', volume && job.volume_size_bytes], ['--image-type', job.image_type], ['--correlation-id', job.correlation_id]]
+  const options = [['--size', volume && job.volume_size_bytes], ['--image-type', job.image_type], ['--clone', body.clone], ['--correlation-id', job.correlation_id]]
     .filter(([, value]) => value).map(([name, value]) => ` ${name} ${quoted(value)}`).join('');
-  const lvpctl = volume ? `lvpctl provision${options} ${quoted(job.image_url)} ${quoted(volume)}` : `lvpctl cache fetch${options} ${quoted(job.image_url)}`;
+  const lvpctl = volume ? `lvpctl provision${options} ${quoted(job.image_url)} ${quoted(volume)}` : `lvpctl ${job.kind === 'golden' ? 'golden make' : 'cache fetch'}${options} ${quoted(job.image_url)}`;
   const fields = Object.entries(body).filter(([, value]) => value !== undefined)
     .map(([name, value]) => `\n      ${name}: ${unsafe(value)}`).join('');
   const ansible = `- ansible.builtin.uri:\n    url: ${unsafe(address(path))}\n    method: POST\n    headers: { Authorization: "Bearer {{ token }}" }\n    body_format: json\n    body:${fields}\n    status_code: 202`;

@@ -13,8 +13,8 @@ export function Volumes() {
     <${Problem} error=${problem} retry=${reload} />
     <div class="filters"><input type="search" aria-label="Search the volumes" placeholder="Name…" value=${text} onInput=${(event) => setText(event.target.value)} /></div>
     ${!data ? html`<p class="empty" aria-busy="true">Reading the volumes…</p>` : !volumes.length ? html`<${Empty}>${all.length ? 'No volume is called so.' : 'There are no volumes yet.'}</${Empty}>`
-      : html`<div class="table-box" tabindex="0" role="region" aria-label="Volumes"><table><thead><tr><th>Name</th><th>State</th><th>Size</th><th>Image</th><th>Job</th></tr></thead>
-        <tbody>${volumes.map((volume) => html`<tr key=${volume.name}><td class="break" title=${volume.path}>${volume.name}</td><td><${Chip} kind=${volume.state} /></td>
+      : html`<div class="table-box" tabindex="0" role="region" aria-label="Volumes"><table><thead><tr><th>Name</th><th>Kind</th><th>State</th><th>Size</th><th>Image</th><th>Job</th></tr></thead>
+        <tbody>${volumes.map((volume) => html`<tr key=${volume.name}><td class="break" title=${volume.path}>${volume.name}</td><td>${volume.kind}</td><td><${Chip} kind=${volume.state} /></td>
           <td>${bytes(volume.size_bytes)}</td><td>${volume.image_digest && html`<code title=${volume.image_digest}>${short(volume.image_digest)}</code>`}</td>
           <td>${volume.job_id && html`<a href=${`#/jobs/${volume.job_id}`}>${short(volume.job_id)}</a>`}</td></tr>`)}</tbody></table></div>`}</section>`;
 }

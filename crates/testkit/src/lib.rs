@@ -6,6 +6,7 @@ pub mod fault;
 pub mod inbox;
 pub mod log_writes;
 pub mod loopdev;
+pub mod loopfs;
 pub mod lvm;
 pub mod module_order;
 pub mod port;

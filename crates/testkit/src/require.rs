@@ -74,6 +74,18 @@ const COMPONENTS: &[Component] = &[
         install: "apt install mount, and run as root with CAP_SYS_ADMIN",
     },
     Component {
+        name: "xfs",
+        programs: &["mkfs.xfs", "mount", "umount"],
+        also: crate::loopfs::check_xfs,
+        install: "apt install xfsprogs mount, and run as root with loop devices and XFS in the kernel",
+    },
+    Component {
+        name: "btrfs",
+        programs: &["mkfs.btrfs", "mount", "umount"],
+        also: crate::loopfs::check_btrfs,
+        install: "apt install btrfs-progs mount, and run as root with loop devices and btrfs in the kernel",
+    },
+    Component {
         name: "ansible",
         programs: &["ansible-playbook"],
         also: root,

@@ -21,7 +21,7 @@ pub(super) async fn list(context: &Context, page: Page) -> Result<Exit, Failure>
         Format::Table if list.images.is_empty() => say("No cached images"),
         Format::Table => {
             let rows: Vec<_> = list.images.iter().map(row).collect();
-            let header = ["KEY", "SIZE", "IN USE", "LAST USED", "IMAGE"];
+            let header = ["KEY", "SIZE", "IN USE", "GOLDEN", "LAST USED", "IMAGE"];
             output::print(&output::table(header, &rows))?;
         }
     }
@@ -55,11 +55,13 @@ pub(super) async fn remove(context: &Context, keys: &[Sha256Digest]) -> Result<E
     Ok(Exit::Success)
 }
 
-fn row(image: &CachedImage) -> [String; 5] {
+fn row(image: &CachedImage) -> [String; 6] {
+    let word = |is: bool| if is { "yes" } else { "no" }.to_owned();
     [
         image.key.clone(),
         ByteSize(image.size).to_string(),
-        if image.in_use { "yes" } else { "no" }.to_owned(),
+        word(image.in_use),
+        word(image.golden),
         image.last_used.clone(),
         image.image_url.clone(),
     ]

@@ -1,6 +1,6 @@
 //! Jobs: make, list, show, follow, cancel.
 
-use lvp_api::{JobId, JobState, JobStatus, ProvisionRequest, Verified};
+use lvp_api::{JobId, JobState, JobStatus, Method, ProvisionRequest, Verified};
 
 use super::{Context, say_if_more, wait};
 use crate::args::{JobsArgs, ProvisionArgs, ReconnectArgs, WaitArgs};
@@ -120,6 +120,14 @@ fn verified(verified: Verified) -> String {
     }
 }
 
+fn made_by(method: Method) -> &'static str {
+    match method {
+        Method::Clone => "cloning the image's golden volume",
+        Method::Copy => "copying the image from the cache",
+        Method::Stream => "writing the image as it was fetched",
+    }
+}
+
 fn describe(job: &JobStatus) -> String {
     // Of a job that did not complete it matters how far it came.
     let is_completed = job.status == JobState::Completed;
@@ -143,6 +151,10 @@ fn describe(job: &JobStatus) -> String {
         ("Verified by", job.verified.map(verified)),
         ("Cache", cache.map(str::to_owned)),
         ("Cached at", job.image_path.clone()),
+        (
+            "Made by",
+            job.method.map(|method| made_by(method).to_owned()),
+        ),
         ("Volume", job.volume_name.clone()),
         ("Path", job.volume_path.clone()),
         ("Correlation id", job.correlation_id.clone()),

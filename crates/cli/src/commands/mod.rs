@@ -5,7 +5,9 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 
-use crate::args::{CacheCommand, CertCommand, Cli, Command, TokenCommand, VolumesCommand};
+use crate::args::{
+    CacheCommand, CertCommand, Cli, Command, GoldenCommand, TokenCommand, VolumesCommand,
+};
 use crate::client::{Client, Page};
 use crate::config;
 use crate::exit::{Exit, Failure};
@@ -13,6 +15,7 @@ use crate::output::{self, Format, say};
 
 mod cache;
 mod cert;
+mod golden;
 mod health;
 mod jobs;
 mod plan;
@@ -67,22 +70,19 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Cache(CacheCommand::Ls { limit, offset }) => {
             cache::list(&context, Page { limit, offset }).await
         }
-        Command::Cache(CacheCommand::Fetch {
-            image_url,
-            image_type,
-            checksum,
-            correlation_id,
-            wait,
-        }) => {
-            let request = lvp_api::CacheFetchRequest {
-                image_url,
-                image_type,
-                checksum,
-                correlation_id,
-            };
-            cache::fetch(&context, &request, &wait).await
+        Command::Cache(CacheCommand::Fetch { what, golden, wait }) => {
+            let request = what.request();
+            match golden {
+                true => golden::make(&context, &request, &wait).await,
+                false => cache::fetch(&context, &request, &wait).await,
+            }
         }
         Command::Cache(CacheCommand::Rm { keys }) => cache::remove(&context, &keys).await,
+        Command::Golden(GoldenCommand::Ls) => golden::list(&context).await,
+        Command::Golden(GoldenCommand::Make { what, wait }) => {
+            golden::make(&context, &what.request(), &wait).await
+        }
+        Command::Golden(GoldenCommand::Rm { keys }) => golden::remove(&context, &keys).await,
         Command::Volumes { command: None } => volumes::list(&context).await,
         Command::Volumes {
             command: Some(VolumesCommand::Adopt { volumes }),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lvp_api::units::ByteSize;
-use lvp_api::{VolumeInfo, VolumeName};
+use lvp_api::{VolumeInfo, VolumeKind, VolumeName};
 
 use super::Context;
 use crate::args::UploadArgs;
@@ -23,7 +23,7 @@ pub(super) async fn list(context: &Context) -> Result<Exit, Failure> {
         Format::Table if list.volumes.is_empty() => say("No volumes"),
         Format::Table => {
             let rows: Vec<_> = list.volumes.iter().map(row).collect();
-            let header = ["NAME", "SIZE", "STATE", "IMAGE", "PATH"];
+            let header = ["NAME", "SIZE", "KIND", "STATE", "IMAGE", "PATH"];
             output::print(&output::table(header, &rows))?;
         }
     }
@@ -83,13 +83,14 @@ async fn open(path: &Path) -> Result<(tokio::fs::File, u64), Failure> {
     Ok((file, metadata.len()))
 }
 
-fn row(volume: &VolumeInfo) -> [String; 5] {
+fn row(volume: &VolumeInfo) -> [String; 6] {
     // Twelve digits tell images apart for a person; -o json has them all.
     let digest = volume.image_digest.as_deref();
     let image = digest.map_or("-".to_owned(), |digest| digest.chars().take(12).collect());
     [
         volume.name.to_string(),
         ByteSize(volume.size_bytes).to_string(),
+        volume.kind.map_or("-", VolumeKind::as_str).to_owned(),
         volume.state.clone(),
         image,
         volume.path.clone(),

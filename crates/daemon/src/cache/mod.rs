@@ -200,6 +200,7 @@ impl Cache {
                 size: row.stamp.size_bytes,
                 checksum: row.digest.to_string(),
                 in_use: pins.has(&row.digest),
+                golden: false,
                 mod_time: row.published_at,
                 last_used: row.last_used_at,
                 image_url: row.image_url,

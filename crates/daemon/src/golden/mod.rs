@@ -20,6 +20,7 @@ pub mod content;
 mod room;
 mod settings;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -270,6 +271,12 @@ impl Shelf {
             .collect();
         entries.sort_by_key(|(row, _)| *row);
         Ok(entries.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    /// The images that had golden volumes at the last look, by their digests.
+    pub async fn digests(&self) -> Result<HashSet<String>, GoldenError> {
+        let rows = self.0.store.golden_by_use().await?;
+        Ok(rows.iter().map(|row| row.key.digest.to_string()).collect())
     }
 
     fn is_in_use(&self, key: &GoldenKey) -> bool {

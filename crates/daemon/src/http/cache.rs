@@ -24,7 +24,11 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<Cached
     let _place = app.shared.lists.place().await?;
     // A thousand rows of URLs of 4 KiB are read at most.
     let cache = &app.services.cache;
-    let images = cache.list(limit, offset).await?;
+    let mut images = cache.list(limit, offset).await?;
+    let golden = app.services.golden.digests().await?;
+    for image in &mut images {
+        image.golden = golden.contains(&image.key);
+    }
     let total = cache.count().await?;
     let part = list::part(images, offset, false)?;
     Ok(Json(CachedImages {
@@ -71,15 +75,7 @@ pub(super) async fn delete(
     State(app): State<App>,
     Path(key): Path<String>,
 ) -> Result<Json<DeletedImage>, ApiError> {
-    let digest: Option<Sha256Digest> = key
-        .parse()
-        .ok()
-        .filter(|digest: &Sha256Digest| digest.to_string() == key);
-    let Some(digest) = digest else {
-        return Err(ApiError::bad_request(
-            "The key must be 64 lowercase hex digits: GET /api/v1/cache/images lists the keys",
-        ));
-    };
+    let digest = key_of(&key, "GET /api/v1/cache/images")?;
     let services = &app.services;
     if services.cache.delete(digest).await? {
         services.measure_cache().await;
@@ -92,4 +88,15 @@ pub(super) async fn delete(
             format!("Image {key} is not in the cache: GET /api/v1/cache/images lists them");
         Err(ApiError::new(ErrorCode::NotFound, message))
     }
+}
+
+/// The digest that an image's key is.
+pub(super) fn key_of(key: &str, listed_by: &str) -> Result<Sha256Digest, ApiError> {
+    let digest: Option<Sha256Digest> = key.parse().ok();
+    let digest = digest.filter(|digest| digest.to_string() == key);
+    digest.ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "The key must be 64 lowercase hex digits: {listed_by} lists the keys"
+        ))
+    })
 }

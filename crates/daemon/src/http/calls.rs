@@ -6,7 +6,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use lvp_api::routes;
 use utoipa::openapi::path::HttpMethod;
 
-use super::{App, cache, events, health, images, jobs, metrics, plan, upload, volumes};
+use super::{App, cache, events, golden, health, images, jobs, metrics, plan, upload, volumes};
 
 /// A handler, for the method that it is asked for.
 type Handler = fn(MethodFilter) -> MethodRouter<App>;
@@ -250,6 +250,29 @@ pub(super) const CALLS: &[Call] = &[
         "Delete a cached image",
         "DeletedImage",
         &[400, 404, 409, 503],
+    ),
+    call(
+        GET,
+        |method| on(method, golden::list),
+        &[routes::GOLDEN],
+        "List golden volumes, from which volumes of the same image are cloned",
+        "GoldenVolumes",
+        &[503],
+    ),
+    new_job(
+        |method| on(method, golden::make),
+        &[routes::GOLDEN],
+        "Make an image's golden volume ahead",
+        "CacheFetchRequest",
+        &[400, 413, 429, 503],
+    ),
+    call(
+        DELETE,
+        |method| on(method, golden::delete),
+        &[routes::GOLDEN_ONE],
+        "Remove an image's golden volumes; what was cloned from them stays as it is",
+        "DeletedImage",
+        &[400, 404, 409, 422, 503],
     ),
     Call {
         headers: UPLOAD_HEADERS,

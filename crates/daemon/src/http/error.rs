@@ -5,6 +5,7 @@ use lvp_api::ErrorCode;
 
 use crate::cache::CacheError;
 use crate::error::chain;
+use crate::golden::GoldenError;
 use crate::job::admission::Refusal;
 use crate::job::kind::JobErrorKind;
 use crate::jobs::SubmitError;
@@ -45,6 +46,18 @@ impl From<SourceError> for ApiError {
 impl From<CacheError> for ApiError {
     fn from(error: CacheError) -> Self {
         Self::new(JobErrorKind::from(&error).code(), chain(&error))
+    }
+}
+
+impl From<GoldenError> for ApiError {
+    fn from(error: GoldenError) -> Self {
+        let code = match &error {
+            GoldenError::Unavailable(_) => JobErrorKind::CloneUnavailable.code(),
+            GoldenError::InUse(_) => ErrorCode::Conflict,
+            GoldenError::Volume(error) => JobErrorKind::from(error).code(),
+            GoldenError::Store(error) => JobErrorKind::from(error).code(),
+        };
+        Self::new(code, chain(&error))
     }
 }
 

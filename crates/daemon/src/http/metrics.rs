@@ -23,6 +23,7 @@ pub(super) async fn serve(
     let counted = Counted {
         source: services.source.counters(),
         evicted_images: services.cache.evicted_images(),
+        golden_dropped: services.golden.dropped(),
         tokio_tasks: tokio::runtime::Handle::current()
             .metrics()
             .num_alive_tasks(),

@@ -8,6 +8,7 @@ pub mod error;
 mod events;
 mod fields;
 mod gather;
+mod golden;
 mod guard;
 mod health;
 mod images;

@@ -6,9 +6,9 @@ use axum::Json;
 use axum::response::Html;
 use lvp_api::plan::Plan;
 use lvp_api::{
-    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, Health, JobAccepted,
-    JobList, JobStatus, ProvisionRequest, Readiness, StoredImages, UploadedContent, VolumeList,
-    routes,
+    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, GoldenVolumes, Health,
+    JobAccepted, JobList, JobStatus, ProvisionRequest, Readiness, StoredImages, UploadedContent,
+    VolumeList, routes,
 };
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -190,6 +190,7 @@ fn components() -> utoipa::openapi::Components {
     add::<StoredImages>(&mut schemas);
     add::<CachedImages>(&mut schemas);
     add::<DeletedImage>(&mut schemas);
+    add::<GoldenVolumes>(&mut schemas);
     add::<VolumeList>(&mut schemas);
     add::<UploadedContent>(&mut schemas);
     add::<Health>(&mut schemas);

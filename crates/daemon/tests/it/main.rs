@@ -9,6 +9,7 @@ mod block;
 mod cache;
 mod certificates;
 mod checksums;
+mod clones;
 mod collector;
 mod crash;
 mod database;

@@ -8,8 +8,10 @@
 
 mod contract;
 mod directory;
+mod sharing;
 
 use directory::Directory;
+use lvp_testkit::require::require;
 
 /// A test for each promise, with a directory of its own.
 macro_rules! on_directories {
@@ -24,3 +26,21 @@ macro_rules! on_directories {
 }
 
 contract::each!(on_directories);
+
+/// A test for each promise of those whose files share extents, on a file system of each kind.
+macro_rules! on_file_systems {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                for kind in ["xfs", "btrfs"] {
+                    if require(kind) {
+                        contract::$module::$name(&Directory::on(kind)).await;
+                    }
+                }
+            }
+        )*
+    };
+}
+
+contract::each_of_clones!(on_file_systems);

@@ -1,0 +1,53 @@
+//! Golden volumes: an image that is unpacked once, for volumes to be cloned from.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::job::ImageType;
+
+/// One golden volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GoldenVolume {
+    /// SHA-256 of the image, by which `DELETE /api/v1/golden/{key}` knows it.
+    pub key: String,
+    /// The format that the image was read as.
+    pub image_type: ImageType,
+    /// Where the image came from; empty where that is not known.
+    pub image_url: String,
+    /// Path of the file or device.
+    pub path: String,
+    /// Size of the image's disk in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Bytes that it takes, with what clones share of them; absent where the back end cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_bytes: Option<u64>,
+    /// SHA-256 of the disk's bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_digest: Option<String>,
+    /// How many volumes were cloned from it.
+    pub clones: u64,
+    /// When it was made, or first seen, RFC 3339; absent until it is finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_at: Option<String>,
+    /// When a volume was last cloned from it, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<String>,
+    /// Whether a job is making or cloning it now.
+    pub in_use: bool,
+    /// Why nothing is cloned from it; it is made anew by the next job of its image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flaw: Option<String>,
+}
+
+/// Answer to `GET /api/v1/golden`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GoldenVolumes {
+    /// The golden volumes, the last used first.
+    pub volumes: Vec<GoldenVolume>,
+    /// How many there are.
+    pub count: usize,
+    /// Why volumes are not cloned on this host, when they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+}
