@@ -173,7 +173,7 @@ impl Shelf {
                 self.0.store.forget_golden(*key).await?;
             }
         }
-        let make = async || clones.make_golden(key, size_bytes, job).await;
+        let make = || clones.make_golden(key, size_bytes, job);
         self.with_room(make).await
     }
 

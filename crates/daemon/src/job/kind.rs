@@ -223,7 +223,7 @@ impl From<&VolumeError> for JobErrorKind {
             }
             Kind::TooSmall { .. } => Self::VolumeTooSmall,
             Kind::NoSpace { .. } => Self::VolumeNoSpace,
-            Kind::PoolGuarded => Self::VolumePool,
+            Kind::PoolFull | Kind::PoolUnsound => Self::VolumePool,
             Kind::Io if error.is_full() => Self::VolumeNoSpace,
             Kind::Timeout => Self::VolumeTimeout,
             Kind::NotFound | Kind::DependencyDown | Kind::Io => Self::Volume,

@@ -39,8 +39,10 @@ pub enum VolumeErrorKind {
         /// What is needed.
         want_bytes: u64,
     },
-    /// The pool that volumes share is too full for this, or not sound.
-    PoolGuarded,
+    /// The pool that volumes share is too full for this, or would be.
+    PoolFull,
+    /// The pool that volumes share is not sound.
+    PoolUnsound,
     /// What the name leads to is not what the back end says it is.
     WrongDevice,
     /// The back end is not there: no volume group, no directory, a tool that is not installed.

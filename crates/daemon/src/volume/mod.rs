@@ -257,7 +257,7 @@ pub trait Volumes: Send + Sync + Debug {
     async fn remove_created(&self, name: &VolumeName, job: JobId) -> Result<Removed, VolumeError>;
 
     /// Keeps room for what a job is going to take, until the reservation is dropped; refused as
-    /// [`VolumeErrorKind::PoolGuarded`]. Places that share no room among their volumes keep none.
+    /// [`VolumeErrorKind::PoolFull`] or [`VolumeErrorKind::PoolUnsound`]. Places that share no room among their volumes keep none.
     async fn reserve(&self, _volume: &VolumeName, _need: Need) -> Result<Reservation, VolumeError> {
         Ok(Reservation::default())
     }

@@ -423,11 +423,7 @@ impl Steps<'_> {
                 request.size_bytes
             }
         };
-        let make = async || {
-            clones
-                .clone_golden(golden, &request.name, size_bytes, job)
-                .await
-        };
+        let make = || clones.clone_golden(golden, &request.name, size_bytes, job);
         let clone = self.services.golden.with_room(make).await?;
         if let Some(reason) = self.live.stop.reason() {
             return Err(JobError::stopped(reason));

@@ -9,8 +9,9 @@ use lvp_image::source::FileSource;
 use tokio_util::sync::CancellationToken;
 
 use super::{Steps, checksums};
-use crate::cache::{Follower, Lead, Lookup, Pin, Published};
+use crate::cache::{Lead, Lookup, Pin, Published};
 use crate::job::error::JobError;
+use crate::job::flight::Follower;
 use crate::job::kind::JobErrorKind;
 use crate::jobs::{SAMPLE_INTERVAL, spans, waiting};
 use crate::source::{Checksums, ObjectMeta, PlanCheck, SourceErrorKind};

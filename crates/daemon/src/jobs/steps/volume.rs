@@ -74,7 +74,7 @@ impl Steps<'_> {
         } = request;
         check_size(request, needed)?;
         let volumes = &self.services.volumes;
-        let create = async || volumes.create(name, *size_bytes, self.live.id).await;
+        let create = || volumes.create(name, *size_bytes, self.live.id);
         let created = async { Ok(self.services.golden.with_room(create).await?) };
         let span = spans::create_volume(&self.span, name, *size_bytes);
         spans::traced(span, created).await

@@ -274,8 +274,11 @@ impl Clones for Lvm {
             let message = format!("{path} was changed by somebody else while it was made golden");
             VolumeError::new(VolumeErrorKind::NotFound, message)
         };
-        let is_mine = now.volume.state == VolumeState::Populating { job, created: true };
-        if is_mine {
+        let is_sealed = matches!(now.volume.state, VolumeState::Ready { .. });
+        if !is_sealed {
+            if now.volume.state != (VolumeState::Populating { job, created: true }) {
+                return Err(VolumeError::not_populating(&now.volume));
+            }
             if now.tags.golden != Some(*key) || now.row.lv_size < content.size_bytes {
                 return Err(changed(&now));
             }

@@ -218,7 +218,7 @@ impl Level<'_> {
         let [size, reserved, need] =
             [self.size_bytes, self.reserved_bytes, self.need_bytes].map(ByteSize);
         Some(VolumeError::new(
-            VolumeErrorKind::PoolGuarded,
+            VolumeErrorKind::PoolFull,
             format!(
                 "The thin pool {pool} has {used_percent:.2} % of its {what} ({size}) taken, running jobs are going to \
                  take {reserved} and this one up to {need} ({} bytes): that would pass {max_percent} % ({key}); \
@@ -314,7 +314,7 @@ impl Lvm {
             let limit = share(look.row.lv_size, percent, 100);
             if promised > limit {
                 return Err(VolumeError::new(
-                    VolumeErrorKind::PoolGuarded,
+                    VolumeErrorKind::PoolFull,
                     format!(
                         "The volumes of the thin pool {group}/{} would have {} in all, which is more than {percent} % \
                          of the pool's {} (lvm.pool_overcommit_percent_max): remove volumes, or extend the pool",
@@ -335,9 +335,8 @@ impl Lvm {
         account: &Account,
         (data_bytes, metadata_bytes): (u64, u64),
     ) -> Result<(), VolumeError> {
-        let guarded = |text| Err(VolumeError::new(VolumeErrorKind::PoolGuarded, text));
         if let Some(flaw) = look.flaw(self.group_name()) {
-            return guarded(flaw);
+            return Err(VolumeError::new(VolumeErrorKind::PoolUnsound, flaw));
         }
         let (held_data, held_metadata) = account.outstanding();
         let target = format!("{}/{}", self.group_name(), pool.name);
