@@ -420,7 +420,9 @@ pub(super) fn found(name: &VolumeName, row: LvRow) -> Found {
         state: tags.state,
         last_ended: tags.last_ended,
         kind: kind(&row, &tags),
-        content: tags.content.map(|sealed| sealed.content),
+        content: tags
+            .content
+            .filter(|_| matches!(tags.state, VolumeState::Ready { .. })),
         identity: Identity::Lvm {
             uuid: row.lv_uuid.clone(),
         },

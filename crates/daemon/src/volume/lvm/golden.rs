@@ -116,8 +116,8 @@ impl Lvm {
         let Found { volume, row, tags } = found(&name, row);
         Some(Golden {
             key,
-            content: tags.content.map(|sealed| sealed.content),
-            own_bytes: tags.content.map(|sealed| sealed.mapped_bytes),
+            content: tags.content,
+            own_bytes: tags.sealed.map(|sealed| sealed.mapped_bytes),
             flaw: self.flaw(&row, &tags, &key),
             volume,
         })
@@ -140,7 +140,7 @@ impl Lvm {
                 "{path} is being written by job {job}, or was left unfinished"
             ));
         }
-        let Some(sealed) = &tags.content else {
+        let (Some(content), Some(sealed)) = (&tags.content, &tags.sealed) else {
             return Some(format!("The tags of {path} do not say what it holds"));
         };
         let is_ready =
@@ -151,7 +151,7 @@ impl Lvm {
         if row.lv_permissions != "read-only" {
             return Some(format!("{path} can be written"));
         }
-        if row.lv_size != sealed.volume_bytes || row.lv_size < sealed.content.size_bytes {
+        if row.lv_size != sealed.volume_bytes || row.lv_size < content.size_bytes {
             let (has, had) = (row.lv_size, sealed.volume_bytes);
             return Some(format!(
                 "{path} has {has} bytes and had {had} when it was written"
@@ -291,13 +291,16 @@ impl Clones for Lvm {
                 self.change("lvchange", &["-a", "n"], &now).await?;
             }
             let sealed = Sealed {
-                content: *content,
                 volume_bytes: now.row.lv_size,
                 mapped_bytes,
             };
             let wanted = [
                 tags::ready(job, &key.digest),
-                vec![tags::golden(key), tags::content(&sealed)],
+                vec![
+                    tags::golden(key),
+                    tags::content(content),
+                    tags::sealed(&sealed),
+                ],
             ];
             let more = ["--permission", "r", "--setactivationskip", "y"];
             now = self.set_tags_and(&now, &wanted.concat(), &more).await?;
@@ -360,6 +363,7 @@ impl Clones for Lvm {
         };
         let mut tags = tags::populating(job, true);
         tags.push(tags::clone_of(&golden.key.digest));
+        tags.extend(golden.content.as_ref().map(tags::content));
         let target = match is_taken {
             false => name,
             true => {
@@ -393,7 +397,10 @@ impl Clones for Lvm {
     fn is_replaceable(&self, volume: &Volume) -> bool {
         self.settings.pool.is_some()
             && matches!(volume.kind, Some(VolumeKind::Thin | VolumeKind::Clone))
-            && volume.state != VolumeState::Untagged
+            && matches!(
+                volume.state,
+                VolumeState::Ready { .. } | VolumeState::Populating { .. }
+            )
     }
 
     async fn replace(

@@ -9,12 +9,13 @@
 //! | `lvp.image=HEX` | ready | SHA-256 of the image's bytes |
 //! | `lvp.ended=UUID` | ready | the job that ended last without writing it, if any since |
 //! | `lvp.golden=1:TYPE:HEX` | golden | the image that it is to hold: layout of these tags, format, SHA-256 |
-//! | `lvp.content=BYTES:HEX:LV:MAPPED` | golden, ready | size and SHA-256 of the image's disk, size of the volume, what it took of the pool |
+//! | `lvp.content=BYTES:HEX` | golden, clones | size and SHA-256 of the image's disk |
+//! | `lvp.sealed=BYTES:BYTES` | golden | size of the volume, and what it took of the pool |
 //! | `lvp.clone=HEX` | clones | the image that the volume was cloned with |
 //! | `lvp.for=NAME` | clones | the name that the clone gets; it waits for it under another |
 //! | `lvp.aside=NAME` | what a clone replaces | the name that the volume had |
 //!
-//! The last five are of the command that makes the volume, and stay until another job takes it over.
+//! The last six are of the command that makes the volume, and stay until another job takes it over.
 //!
 //! `lvp` alone, by `lvpctl volumes adopt` or by hand, hands a volume over: ours to write.
 
@@ -37,6 +38,9 @@ const GOLDEN: &str = "lvp.golden=1:";
 
 /// What the tag of a golden volume's content begins with.
 const CONTENT: &str = "lvp.content=";
+
+/// What the tag of a golden volume's own measures begins with.
+const SEALED: &str = "lvp.sealed=";
 
 /// What a clone's tag begins with.
 const CLONE: &str = "lvp.clone=";
@@ -84,8 +88,10 @@ pub(super) struct Tags {
     pub(super) last_ended: Option<JobId>,
     /// The image that it is to hold for clones.
     pub(super) golden: Option<GoldenKey>,
-    /// What it holds for them.
-    pub(super) content: Option<Sealed>,
+    /// What it holds for them, or was cloned with.
+    pub(super) content: Option<Content>,
+    /// How it was when it was sealed.
+    pub(super) sealed: Option<Sealed>,
     /// The image that it was cloned with.
     pub(super) clone_of: Option<Sha256Digest>,
     /// The name that it is to get.
@@ -107,13 +113,20 @@ impl Tags {
             state: parse_state(&ours).unwrap_or(VolumeState::Untagged),
             last_ended: value(&ours, ENDED).flatten(),
             golden: value::<GoldenTag>(&ours, GOLDEN).flatten().map(|tag| tag.0),
-            content: value(&ours, CONTENT).flatten(),
+            content: value::<ContentTag>(&ours, CONTENT)
+                .flatten()
+                .map(|tag| tag.0),
+            sealed: value(&ours, SEALED).flatten(),
             clone_of: value(&ours, CLONE).flatten(),
             waits_for: value(&ours, FOR).flatten(),
             aside: value(&ours, ASIDE).flatten(),
             of_making: ours
                 .iter()
-                .filter(|tag| [GOLDEN, CLONE, FOR].iter().any(|of| tag.starts_with(of)))
+                .filter(|tag| {
+                    [GOLDEN, CLONE, CONTENT, FOR]
+                        .iter()
+                        .any(|of| tag.starts_with(of))
+                })
                 .cloned()
                 .collect(),
             others,
@@ -146,6 +159,7 @@ pub(super) fn left(before: &Volume, ended: JobId) -> Vec<String> {
             tags.push(format!("{ENDED}{ended}"));
             // A ready volume that was not written is the clone that it was.
             tags.extend((before.kind == Some(VolumeKind::Clone)).then(|| clone_of(&digest)));
+            tags.extend(before.content.as_ref().map(content));
             tags
         }
     }
@@ -179,15 +193,14 @@ pub(super) fn golden(key: &GoldenKey) -> String {
     format!("{GOLDEN}{}:{}", key.image_type.as_str(), key.digest)
 }
 
-/// The tag of what a golden volume holds.
-pub(super) fn content(sealed: &Sealed) -> String {
-    let Sealed {
-        content,
-        volume_bytes,
-        mapped_bytes,
-    } = sealed;
-    let Content { size_bytes, digest } = content;
-    format!("{CONTENT}{size_bytes}:{digest}:{volume_bytes}:{mapped_bytes}")
+/// The tag of what a golden volume and its clones hold.
+pub(super) fn content(content: &Content) -> String {
+    format!("{CONTENT}{}:{}", content.size_bytes, content.digest)
+}
+
+/// The tag of how a golden volume was when it was sealed.
+pub(super) fn sealed(sealed: &Sealed) -> String {
+    format!("{SEALED}{}:{}", sealed.volume_bytes, sealed.mapped_bytes)
 }
 
 /// The tag of a clone.
@@ -220,11 +233,25 @@ impl FromStr for GoldenTag {
     }
 }
 
-/// What was written to a golden volume, and how the volume was then.
+/// `BYTES:HEX`.
+struct ContentTag(Content);
+
+impl FromStr for ContentTag {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (size_bytes, digest) = text.split_once(':').ok_or(())?;
+        Ok(Self(Content {
+            size_bytes: size_bytes.parse().map_err(drop)?,
+            digest: digest.parse().map_err(drop)?,
+        }))
+    }
+}
+
+/// How a golden volume was when it was sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sealed {
-    pub(super) content: Content,
-    /// The size of the volume.
+    /// Its size.
     pub(super) volume_bytes: u64,
     /// What it took of the pool.
     pub(super) mapped_bytes: u64,
@@ -234,18 +261,10 @@ impl FromStr for Sealed {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let parts: Vec<_> = text.split(':').collect();
-        let [size_bytes, digest, volume_bytes, mapped_bytes] = parts[..] else {
-            return Err(());
-        };
-        let number = |text: &str| text.parse().map_err(drop);
+        let (volume_bytes, mapped_bytes) = text.split_once(':').ok_or(())?;
         Ok(Self {
-            content: Content {
-                size_bytes: number(size_bytes)?,
-                digest: digest.parse().map_err(drop)?,
-            },
-            volume_bytes: number(volume_bytes)?,
-            mapped_bytes: number(mapped_bytes)?,
+            volume_bytes: volume_bytes.parse().map_err(drop)?,
+            mapped_bytes: mapped_bytes.parse().map_err(drop)?,
         })
     }
 }

@@ -91,7 +91,8 @@ pub(crate) async fn a_golden_volume_is_used_only_once_it_is_sealed_and_is_in_no_
     let unfinished = clones.find_golden(&key).await.unwrap().unwrap();
     assert!(unfinished.flaw.is_some(), "{unfinished:?}");
     assert_eq!(unfinished.content, None);
-    let cloned = clones.clone_golden(&unfinished, &name("suite-early"), SIZE, job);
+    let early = name("suite-early");
+    let cloned = clones.clone_golden(&unfinished, &early, SIZE, job);
     cloned.await.unwrap_err();
     assert!(
         volumes

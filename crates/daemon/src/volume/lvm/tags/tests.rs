@@ -64,39 +64,44 @@ fn what_golden_volumes_and_clones_say_is_read_back_and_garble_says_nothing() {
         let key = GoldenKey { digest, image_type };
         assert_eq!(Tags::parse(&[golden(&key)]).golden, Some(key));
     }
-    let held = Sealed {
-        content: Content {
-            size_bytes: u64::MAX,
-            digest,
-        },
+    let held = Content {
+        size_bytes: u64::MAX,
+        digest,
+    };
+    let measures = Sealed {
         volume_bytes: 7,
         mapped_bytes: 0,
     };
     let all = [
         content(&held),
+        sealed(&measures),
         clone_of(&digest),
         waits_for(&name),
         aside(&name),
     ];
     let parsed = Tags::parse(&all);
-    assert_eq!(parsed.content, Some(held));
+    assert_eq!(
+        (parsed.content, parsed.sealed),
+        (Some(held), Some(measures))
+    );
     assert_eq!(parsed.clone_of, Some(digest));
     assert_eq!(
         (parsed.waits_for, parsed.aside),
         (Some(name.clone()), Some(name))
     );
-    assert_eq!(parsed.of_making, all[1..3]);
+    let of_making = [&all[0], &all[2], &all[3]].map(String::clone);
+    assert_eq!(parsed.of_making, of_making);
     let other_layout = format!("lvp.golden=2:raw:{digest}");
     for tags in [
         vec![other_layout],
         vec![format!("lvp.golden=1:floppy:{digest}")],
         vec!["lvp.golden=1:raw:77".to_owned()],
-        vec![format!("lvp.content=x:{digest}:1:1")],
-        vec![format!("lvp.content=1:{digest}")],
-        vec![format!("lvp.content=1:{digest}:1:1:1")],
+        vec![format!("lvp.content=x:{digest}")],
+        vec![format!("lvp.content=1:{digest}:1")],
+        vec!["lvp.content=1".to_owned()],
         vec![
-            format!("lvp.content=1:{digest}:1:1"),
-            format!("lvp.content=2:{digest}:1:1"),
+            format!("lvp.content=1:{digest}"),
+            format!("lvp.content=2:{digest}"),
         ],
     ] {
         let parsed = Tags::parse(&tags);
