@@ -79,10 +79,19 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
     drop(file);
     let url = format!("s3://{object}");
     let location = source.parse_url(&url)?;
+    let volumes: Arc<dyn provisioner::volume::Volumes> =
+        Arc::new(OneDevice::new(device, size_bytes));
+    let golden = provisioner::golden::GoldenSettings {
+        max_count: 1,
+        max_bytes: None,
+        max_age: Duration::from_secs(3600),
+    };
+    let golden = provisioner::golden::Shelf::new(golden, Arc::clone(&volumes), store.clone());
     let services = Services {
         source,
         cache: Cache::open(cache, store.clone())?,
-        volumes: Arc::new(OneDevice::new(device, size_bytes)),
+        volumes,
+        golden,
         engine: Engine::new(),
         hypervisor: None,
         store,

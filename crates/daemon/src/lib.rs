@@ -24,7 +24,7 @@ pub mod libvirt;
 pub mod lock;
 pub mod migrate;
 pub mod net;
-mod seats;
+pub mod seats;
 pub mod secret;
 pub mod serve;
 pub mod source;

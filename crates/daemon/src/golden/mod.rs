@@ -173,8 +173,8 @@ impl Shelf {
                 self.0.store.forget_golden(*key).await?;
             }
         }
-        let make = || clones.make_golden(key, size_bytes, job);
-        self.with_room(make).await
+        self.with_room(|| clones.make_golden(key, size_bytes, job))
+            .await
     }
 
     /// Says that the volume holds its image, and holds it. The caller leads still.

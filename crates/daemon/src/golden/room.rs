@@ -1,6 +1,5 @@
 //! Bounds, removal, and what is swept.
 
-use futures::future::BoxFuture;
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
@@ -25,19 +24,17 @@ pub struct Usage {
 
 impl Shelf {
     /// Does `work` again for every golden volume that had to go because there was no room for it.
-    pub async fn with_room<'a, T>(
+    pub async fn with_room<T, F: Future<Output = Result<T, VolumeError>>>(
         &self,
-        mut work: impl FnMut() -> BoxFuture<'a, Result<T, VolumeError>> + Send,
+        mut work: impl FnMut() -> F,
     ) -> Result<T, GoldenError> {
         loop {
             let error = match work().await {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            let is_full = matches!(
-                error.kind(),
-                VolumeErrorKind::NoSpace { .. } | VolumeErrorKind::PoolFull
-            ) || error.is_full();
+            let is_full =
+                matches!(error.kind(), VolumeErrorKind::NoSpace { .. }) || error.is_full();
             if !is_full || !self.drop_oldest("to make room").await? {
                 return Err(error.into());
             }

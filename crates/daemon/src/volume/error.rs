@@ -109,11 +109,11 @@ impl VolumeError {
         Self::new(VolumeErrorKind::Internal, message)
     }
 
-    /// Whether a file system was full.
+    /// Whether a place was full.
     pub fn is_full(&self) -> bool {
         let full = is_full;
         match self.kind {
-            VolumeErrorKind::NoSpace { .. } => true,
+            VolumeErrorKind::NoSpace { .. } | VolumeErrorKind::PoolFull => true,
             _ => self
                 .source
                 .as_ref()

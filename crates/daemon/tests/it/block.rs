@@ -77,10 +77,19 @@ impl Bench {
             max_size_bytes: None,
             min_free_bytes: 0,
         };
+        let volumes: Arc<dyn provisioner::volume::Volumes> =
+            Arc::new(OneDevice::new(device.path().to_owned(), device_bytes));
+        let golden = provisioner::golden::GoldenSettings {
+            max_count: 1,
+            max_bytes: None,
+            max_age: Duration::from_secs(3600),
+        };
+        let golden = provisioner::golden::Shelf::new(golden, Arc::clone(&volumes), store.clone());
         let services = Arc::new(Services {
             source: Source::new(&settings).expect("the settings are good"),
             cache: Cache::open(cache, store.clone()).expect("it opens"),
-            volumes: Arc::new(OneDevice::new(device.path().to_owned(), device_bytes)),
+            volumes,
+            golden,
             engine: Engine::new(),
             hypervisor: None,
             store,

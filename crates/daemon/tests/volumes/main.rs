@@ -6,6 +6,8 @@
     reason = "in helpers too, a step that fails is a test that fails"
 )]
 
+#[path = "contract/clones.rs"]
+mod clones;
 mod contract;
 mod directory;
 mod sharing;
@@ -35,7 +37,7 @@ macro_rules! on_file_systems {
             async fn $name() {
                 for kind in ["xfs", "btrfs"] {
                     if require(kind) {
-                        contract::$module::$name(&Directory::on(kind)).await;
+                        $module::$name(&Directory::on(kind)).await;
                     }
                 }
             }
@@ -43,4 +45,4 @@ macro_rules! on_file_systems {
     };
 }
 
-contract::each_of_clones!(on_file_systems);
+clones::each_of_clones!(on_file_systems);

@@ -14,10 +14,12 @@ use provisioner::volume::{Clones as _, Content, NoLibvirt, Volume, VolumeState, 
 use super::contract::{MIB, SIZE, digest, look, name};
 use super::directory::Directory;
 
-const KEY: GoldenKey = GoldenKey {
-    digest: lvp_api::Sha256Digest::new([1; 32]),
-    image_type: ImageType::Raw,
-};
+fn key() -> GoldenKey {
+    GoldenKey {
+        digest: digest(1),
+        image_type: ImageType::Raw,
+    }
+}
 
 fn content() -> Content {
     Content {
@@ -33,17 +35,17 @@ fn dir(directory: &Directory) -> Dir {
 /// A sealed golden file of a MiB of sevens; its path.
 async fn golden(volumes: &Dir) -> PathBuf {
     let job = JobId::random();
-    let made = volumes.make_golden(&KEY, MIB, job).await.unwrap();
+    let made = volumes.make_golden(&key(), MIB, job).await.unwrap();
     let open = volumes.open(&made).await.unwrap();
     open.file.write_all_at(&vec![7; 1 << 20], 0).unwrap();
     open.file.sync_all().unwrap();
     drop(open);
-    volumes.seal(&made, &KEY, job, &content()).await.unwrap();
+    volumes.seal(&made, &key(), job, &content()).await.unwrap();
     made.path
 }
 
 async fn flaw(volumes: &Dir) -> Option<String> {
-    volumes.find_golden(&KEY).await.unwrap().unwrap().flaw
+    volumes.find_golden(&key()).await.unwrap().unwrap().flaw
 }
 
 #[tokio::test]
@@ -73,9 +75,10 @@ async fn a_golden_file_that_anybody_changed_is_not_used() {
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o444);
     assert_eq!(flaw(&volumes).await, None);
     // Cloning it changes nothing of it.
-    let sealed = volumes.find_golden(&KEY).await.unwrap().unwrap();
+    let sealed = volumes.find_golden(&key()).await.unwrap().unwrap();
     for vm in ["a", "b"] {
-        let clone = volumes.clone_golden(&sealed, &name(vm), SIZE, JobId::random());
+        let vm = name(vm);
+        let clone = volumes.clone_golden(&sealed, &vm, SIZE, JobId::random());
         clone.await.unwrap();
     }
     assert_eq!(flaw(&volumes).await, None);
@@ -102,9 +105,10 @@ async fn a_golden_file_that_anybody_changed_is_not_used() {
         "has another size than its image"
     );
     drop(file);
-    let refused = volumes.clone_golden(&sealed, &name("c"), SIZE, JobId::random());
+    let third = name("c");
+    let refused = volumes.clone_golden(&sealed, &third, SIZE, JobId::random());
     refused.await.unwrap_err();
-    assert!(volumes.lookup(&name("c")).await.unwrap().is_none());
+    assert!(volumes.lookup(&third).await.unwrap().is_none());
     // A copy in its place is another file.
     fs::copy(&path, &second).unwrap();
     fs::rename(&second, &path).unwrap();
@@ -119,12 +123,12 @@ async fn an_image_whose_size_was_not_known_before_is_cut_to_it_when_it_is_sealed
     let directory = Directory::on("btrfs");
     let volumes = dir(&directory);
     let job = JobId::random();
-    let made = volumes.make_golden(&KEY, SIZE, job).await.unwrap();
+    let made = volumes.make_golden(&key(), SIZE, job).await.unwrap();
     let odd = Content {
         size_bytes: MIB + 1,
         ..content()
     };
-    let sealed = volumes.seal(&made, &KEY, job, &odd).await.unwrap();
+    let sealed = volumes.seal(&made, &key(), job, &odd).await.unwrap();
     assert_eq!((sealed.flaw, sealed.volume.size_bytes), (None, MIB + 512));
     assert_eq!(sealed.content, Some(odd));
 }
@@ -132,7 +136,7 @@ async fn an_image_whose_size_was_not_known_before_is_cut_to_it_when_it_is_sealed
 /// The volume and its replacement, ready; each of another job.
 async fn about_to_be_replaced(volumes: &Dir, vm: &str) -> (Volume, Volume, JobId) {
     let vm = name(vm);
-    let sealed = volumes.find_golden(&KEY).await.unwrap().unwrap();
+    let sealed = volumes.find_golden(&key()).await.unwrap().unwrap();
     let (first, second) = (JobId::random(), JobId::random());
     let old = volumes.clone_golden(&sealed, &vm, SIZE, first).await;
     let old = old.unwrap();

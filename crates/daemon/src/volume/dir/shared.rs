@@ -22,8 +22,7 @@ use rustix::io::Errno;
 
 use super::super::clones::{GoldenKey, waiting_job, waiting_name};
 use super::super::{
-    Capacity, Content, Golden, Identity, Removed, Volume, VolumeError, VolumeErrorKind,
-    VolumeState, round_up,
+    Capacity, Content, Golden, Identity, Removed, Volume, VolumeError, VolumeState, round_up,
 };
 use super::files::{Files, SECTOR_BYTES, gone, identity_of};
 use super::identity::{self, FileIdentity};

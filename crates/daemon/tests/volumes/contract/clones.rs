@@ -1,4 +1,5 @@
-//! What every back end promises whose volumes share their content. It is run where they can.
+//! What every back end promises whose volumes share their content: a suite as `contract` is, for a binary's module
+//! `clones` beside that one, where its place can.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -9,7 +10,25 @@ use provisioner::volume::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{MIB, Place, SIZE, digest, kind, look, make, name, populating, volumes};
+use crate::contract::{MIB, Place, SIZE, digest, kind, look, make, name, populating, volumes};
+
+/// Runs a macro with the path of every promise of those whose volumes share their content.
+macro_rules! each_of_clones {
+    ($run:ident) => {
+        $run! {
+            clones::a_golden_volume_is_used_only_once_it_is_sealed_and_is_in_no_list,
+            clones::what_a_job_left_of_a_golden_volume_is_removed_as_of_any_other,
+            clones::a_clone_has_the_golden_volume_s_bytes_and_zeros_behind_them,
+            clones::an_unfinished_clone_is_made_anew_by_its_job_and_removed_by_no_other,
+            clones::a_volume_is_replaced_by_a_clone_at_once_and_as_a_whole,
+            clones::a_clone_that_waits_is_removed_and_the_volume_stays,
+            clones::only_this_program_s_volumes_are_replaced,
+            clones::a_volume_that_is_written_in_place_is_no_clone_any_more,
+        }
+    };
+}
+
+pub(crate) use each_of_clones;
 
 /// What the golden volume's image is: a disk of this size with a block at its start and one at its end.
 const DISK: u64 = 4 * MIB;
@@ -21,7 +40,7 @@ fn key(byte: u8) -> GoldenKey {
     }
 }
 
-fn disk(byte: u8) -> Vec<u8> {
+fn image_of(byte: u8) -> Vec<u8> {
     let mut disk = vec![0; usize::try_from(DISK).unwrap()];
     disk[..4096].fill(byte);
     let end = disk.len() - 4096;
@@ -32,13 +51,13 @@ fn disk(byte: u8) -> Vec<u8> {
 fn content(byte: u8) -> Content {
     Content {
         size_bytes: DISK,
-        digest: Sha256Digest::new(Sha256::digest(disk(byte)).into()),
+        digest: Sha256Digest::new(Sha256::digest(image_of(byte)).into()),
     }
 }
 
 async fn write(volumes: &dyn Volumes, volume: &Volume, byte: u8) {
     let open = volumes.open(volume).await.unwrap();
-    open.file.write_all_at(&disk(byte), 0).unwrap();
+    open.file.write_all_at(&image_of(byte), 0).unwrap();
     open.file.sync_all().unwrap();
 }
 
@@ -61,7 +80,7 @@ async fn holds(volumes: &dyn Volumes, volume: &Volume, byte: u8) {
     let mut bytes = vec![1; usize::try_from(volume.size_bytes).unwrap()];
     file.read_exact_at(&mut bytes, 0).unwrap();
     let (disk, rest) = bytes.split_at(usize::try_from(DISK).unwrap());
-    assert!(disk == super::clones::disk(byte), "the image's disk");
+    assert!(disk == image_of(byte), "the image's disk");
     assert!(rest.iter().all(|byte| *byte == 0), "zeros behind it");
 }
 
@@ -94,13 +113,7 @@ pub(crate) async fn a_golden_volume_is_used_only_once_it_is_sealed_and_is_in_no_
     let early = name("suite-early");
     let cloned = clones.clone_golden(&unfinished, &early, SIZE, job);
     cloned.await.unwrap_err();
-    assert!(
-        volumes
-            .lookup(&name("suite-early"))
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(volumes.lookup(&early).await.unwrap().is_none());
 
     write(volumes, &made, 1).await;
     // Another job's word counts for nothing.

@@ -16,7 +16,6 @@ use provisioner::volume::{
     InUse, NoLibvirt, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes,
 };
 
-pub(crate) mod clones;
 pub(crate) mod life;
 pub(crate) mod refusals;
 pub(crate) mod rollback;
@@ -80,24 +79,6 @@ macro_rules! each {
 }
 
 pub(crate) use each;
-
-/// Runs a macro with the path of every promise of those whose volumes share their content.
-macro_rules! each_of_clones {
-    ($run:ident) => {
-        $run! {
-            clones::a_golden_volume_is_used_only_once_it_is_sealed_and_is_in_no_list,
-            clones::what_a_job_left_of_a_golden_volume_is_removed_as_of_any_other,
-            clones::a_clone_has_the_golden_volume_s_bytes_and_zeros_behind_them,
-            clones::an_unfinished_clone_is_made_anew_by_its_job_and_removed_by_no_other,
-            clones::a_volume_is_replaced_by_a_clone_at_once_and_as_a_whole,
-            clones::a_clone_that_waits_is_removed_and_the_volume_stays,
-            clones::only_this_program_s_volumes_are_replaced,
-            clones::a_volume_that_is_written_in_place_is_no_clone_any_more,
-        }
-    };
-}
-
-pub(crate) use each_of_clones;
 
 /// The back end on a place, for a host without domains.
 pub(crate) fn volumes(place: &dyn Place) -> Box<dyn Volumes> {
