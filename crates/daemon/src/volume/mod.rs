@@ -262,6 +262,11 @@ pub trait Volumes: Send + Sync + Debug {
         Ok(Reservation::default())
     }
 
+    /// Whether [`Volumes::reserve`] gives anything at all, by the last look.
+    fn has_room(&self) -> Result<(), VolumeError> {
+        Ok(())
+    }
+
     /// The pool that volumes share, as the last look found it.
     fn pool(&self) -> Option<PoolUsage> {
         None

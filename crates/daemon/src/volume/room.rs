@@ -5,8 +5,13 @@ use std::fmt;
 /// What a job is going to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// The room for so many bytes, which is the most that a copy writes.
-    Bytes(u64),
+    /// The room for a disk's data.
+    Disk {
+        /// What is written, in pieces of 64 KiB and more.
+        bytes: u64,
+        /// The size of the volume: more cannot be written, however it is spread.
+        size_bytes: u64,
+    },
     /// The room for a clone.
     Clone,
 }

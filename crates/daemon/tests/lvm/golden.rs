@@ -64,12 +64,7 @@ pub(crate) async fn what_was_changed_since_it_was_sealed_is_not_golden() {
     let vm = super::fixture::name("flawed");
     let flaw = async || {
         let found = lvm.find_golden(&key(11)).await.unwrap().unwrap();
-        let cloned = lvm.clone_golden(
-            &sealed,
-            &vm,
-            EXTENT,
-            JobId::random(),
-        );
+        let cloned = lvm.clone_golden(&sealed, &vm, EXTENT, JobId::random());
         let refused = cloned.await;
         assert_eq!(refused.is_err(), found.flaw.is_some(), "{found:?}");
         if let Ok(clone) = refused {

@@ -13,6 +13,13 @@ use super::fixture::*;
 /// A pool of its own, in which percents are easy to count.
 const POOL_MIB: u64 = 100;
 
+fn disk(bytes: u64) -> Need {
+    Need::Disk {
+        bytes,
+        size_bytes: 1 << 40,
+    }
+}
+
 fn with_overcommit(percent: u64) -> Lvm {
     let mut settings = thin_settings();
     settings.pool.as_mut().unwrap().overcommit_percent_max = Some(percent);
@@ -35,10 +42,10 @@ pub(crate) async fn what_jobs_reserved_is_not_promised_twice() {
     make_pool(POOL_MIB, "");
     let lvm = thin_backend();
     let full = VolumeErrorKind::PoolFull;
-    let first = lvm.reserve(&name("guard-a"), Need::Bytes(50 * MIB)).await;
+    let first = lvm.reserve(&name("guard-a"), disk(50 * MIB)).await;
     let first = first.unwrap();
     // 80 % are 80 MiB.
-    let error = lvm.reserve(&name("guard-b"), Need::Bytes(31 * MIB)).await;
+    let error = lvm.reserve(&name("guard-b"), disk(31 * MIB)).await;
     let error = error.unwrap_err();
     assert_eq!(error.kind(), full);
     for part in [
@@ -50,7 +57,7 @@ pub(crate) async fn what_jobs_reserved_is_not_promised_twice() {
     ] {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
-    let second = lvm.reserve(&name("guard-b"), Need::Bytes(30 * MIB)).await;
+    let second = lvm.reserve(&name("guard-b"), disk(30 * MIB)).await;
     let second = second.unwrap();
     assert_eq!(lvm.pool().unwrap().reserved_bytes, 80 * MIB);
     assert_eq!(lvm.probe().await.unwrap().free_bytes, 0);
@@ -62,7 +69,7 @@ pub(crate) async fn what_jobs_reserved_is_not_promised_twice() {
     drop((first, second));
     assert_eq!(lvm.pool().unwrap().reserved_bytes, 0);
     // Nor forgotten when its reservation is given back.
-    let error = lvm.reserve(&name("guard-b"), Need::Bytes(31 * MIB)).await;
+    let error = lvm.reserve(&name("guard-b"), disk(31 * MIB)).await;
     assert_eq!(kind(error), full);
     drop(lvm.reserve(&name("guard-b"), Need::Clone).await.unwrap());
     let usage = lvm.pool().unwrap();
@@ -70,11 +77,7 @@ pub(crate) async fn what_jobs_reserved_is_not_promised_twice() {
     assert_eq!(usage.virtual_bytes, 52 * MIB);
     assert_eq!(usage.flaw, None);
     lvm.remove_created(&name("guard-a"), job).await.unwrap();
-    drop(
-        lvm.reserve(&name("guard-b"), Need::Bytes(80 * MIB))
-            .await
-            .unwrap(),
-    );
+    drop(lvm.reserve(&name("guard-b"), disk(80 * MIB)).await.unwrap());
 
     // More may be promised than there is, unless that is bounded; never to one volume alone.
     let bounded = with_overcommit(150);
@@ -104,7 +107,7 @@ pub(crate) async fn a_pool_that_is_not_sound_gives_no_room_and_says_why() {
     let refused = async |because: &str| {
         for error in [
             lvm()
-                .reserve(&name("unsound"), Need::Bytes(MIB))
+                .reserve(&name("unsound"), disk(MIB))
                 .await
                 .unwrap_err(),
             lvm()
@@ -129,12 +132,7 @@ pub(crate) async fn a_pool_that_is_not_sound_gives_no_room_and_says_why() {
 
     // One that is not active is activated, to see how full it is.
     tool("lvchange --activate n vg0/pool0");
-    drop(
-        lvm()
-            .reserve(&name("unsound"), Need::Bytes(MIB))
-            .await
-            .unwrap(),
-    );
+    drop(lvm().reserve(&name("unsound"), disk(MIB)).await.unwrap());
 
     // Metadata that are read-only after an error.
     tool("dmsetup suspend vg0-pool0-tpool");
@@ -176,10 +174,7 @@ pub(crate) async fn a_pool_that_fills_up_fails_the_writer_and_recovers() {
         make_pool(32, &format!("--errorwhenfull {when_full}"));
         assert_eq!(field("pool0", "lv_when_full"), policy);
         let (lvm, job) = (thin_backend(), JobId::random());
-        let room = lvm
-            .reserve(&name("late"), Need::Bytes(16 * MIB))
-            .await
-            .unwrap();
+        let room = lvm.reserve(&name("late"), disk(16 * MIB)).await.unwrap();
         let late = lvm.create(&name("late"), 28 * MIB, job).await.unwrap();
         // Guests are not asked.
         tool("lvcreate --yes --thinpool pool0 --name guest --virtualsize 28M vg0");
@@ -213,11 +208,7 @@ pub(crate) async fn a_pool_that_fills_up_fails_the_writer_and_recovers() {
         assert_eq!(removed, Removed::Removed);
         drop(guest);
         tool("lvremove --yes vg0/guest");
-        drop(
-            lvm.reserve(&name("next"), Need::Bytes(16 * MIB))
-                .await
-                .unwrap(),
-        );
+        drop(lvm.reserve(&name("next"), disk(16 * MIB)).await.unwrap());
         let status = tool("dmsetup status vg0-pool0-tpool");
         assert!(status.contains(" rw "), "{policy}: {status}");
     }

@@ -271,6 +271,13 @@ impl Volumes for Lvm {
         }
     }
 
+    fn has_room(&self) -> Result<(), VolumeError> {
+        match &self.settings.pool {
+            Some(pool) => self.admits_by_last_look(pool),
+            None => Ok(()),
+        }
+    }
+
     fn pool(&self) -> Option<PoolUsage> {
         self.pool_usage(self.settings.pool.as_ref()?)
     }

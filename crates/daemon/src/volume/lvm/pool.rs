@@ -34,6 +34,9 @@ const CLONE_METADATA_BYTES: u64 = 32 << 10; // 32 KiB
 /// nodes above.
 const CHUNK_METADATA_BYTES: u64 = 40;
 
+/// What images are written in, at least: a cluster of qcow2 as it is made by default.
+const PIECE_BYTES: u64 = 64 << 10; // 64 KiB
+
 /// A pool as LVM reported it.
 #[derive(Debug, Clone)]
 pub(super) struct Look {
@@ -382,15 +385,18 @@ impl Lvm {
         let chunk = look.row.chunk_size.max(1);
         let (data_bytes, metadata_bytes) = match need {
             Need::Clone => (0, CLONE_METADATA_BYTES),
-            Need::Bytes(bytes) => {
+            Need::Disk { bytes, size_bytes } => {
+                // A piece takes whole chunks; where discards are switched off, the copier writes zeros as well.
+                let spread = bytes.saturating_mul(chunk.div_ceil(PIECE_BYTES));
+                let bytes = match look.row.discards.as_str() {
+                    "ignore" => size_bytes,
+                    _ => spread.min(size_bytes),
+                };
                 // No more than the pool has: what does not fit is refused in any case.
-                let chunks = bytes
-                    .min(look.row.lv_size.saturating_add(chunk))
-                    .div_ceil(chunk);
-                (
-                    chunks.saturating_mul(chunk).max(bytes),
-                    chunks.saturating_mul(CHUNK_METADATA_BYTES),
-                )
+                let most = look.row.lv_size.saturating_add(chunk);
+                let chunks = bytes.min(most).div_ceil(chunk);
+                let metadata_bytes = chunks.saturating_mul(CHUNK_METADATA_BYTES);
+                (chunks.saturating_mul(chunk), metadata_bytes)
             }
         };
         let mut account = self.account();
@@ -410,6 +416,15 @@ impl Lvm {
         Ok(Reservation::released_by(move || {
             release(&account, number);
         }))
+    }
+
+    /// Whether anything at all can be reserved, by the last look.
+    pub(super) fn admits_by_last_look(&self, pool: &PoolSettings) -> Result<(), VolumeError> {
+        let account = self.account();
+        match account.look.clone() {
+            Some(look) => self.judge(pool, &look, &account, (0, 0)),
+            None => Ok(()),
+        }
     }
 
     /// What new volumes may take of the pool.
