@@ -54,16 +54,19 @@ const STDERR_LIMIT: usize = 64 << 10; // 64 KiB
 const TERM_GRACE: Duration = Duration::from_secs(3);
 
 /// Debian's packages of the tools that the daemon uses.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("dmsetup", "dmsetup"),
     ("lvchange", "lvm2"),
     ("lvcreate", "lvm2"),
+    ("lvextend", "lvm2"),
     ("lvremove", "lvm2"),
+    ("lvrename", "lvm2"),
     ("lvm", "lvm2"),
     ("lvmconfig", "lvm2"),
     ("lvs", "lvm2"),
     ("pvs", "lvm2"),
     ("qemu-img", "qemu-utils"),
+    ("thin_check", "thin-provisioning-tools"),
     ("vgs", "lvm2"),
     ("virsh", "libvirt-clients"),
 ];

@@ -32,7 +32,11 @@ const PROBES_CRASHED: &str = "The probes crashed and are begun again: see the da
 
 /// What the last probes found; nothing of those that were not made yet.
 #[derive(Debug, Default)]
-pub struct Dependencies(Mutex<BTreeMap<&'static str, Option<DependencyState>>>);
+pub struct Dependencies {
+    states: Mutex<BTreeMap<&'static str, Option<DependencyState>>>,
+    /// Whether the pool is full enough to be warned of, and what is wrong with it.
+    pool: Mutex<Option<(bool, Option<String>)>>,
+}
 
 impl Dependencies {
     /// All that these services depend on, as down.
@@ -42,9 +46,11 @@ impl Dependencies {
         for name in &names {
             services.metrics.dependency_probed(name, false);
         }
-        Self(Mutex::new(
-            names.into_iter().map(|name| (name, None)).collect(),
-        ))
+        let states = names.into_iter().map(|name| (name, None)).collect();
+        Self {
+            states: Mutex::new(states),
+            pool: Mutex::default(),
+        }
     }
 
     /// The dependencies by name.
@@ -93,6 +99,7 @@ impl Dependencies {
         if let Ok(capacity) = &volumes {
             metrics.volumes_measured(backend, *capacity);
         }
+        self.look_at_pool(services);
         let always = [
             ("minio", source),
             ("storage", store),
@@ -105,6 +112,51 @@ impl Dependencies {
             self.set(name, found);
         }
         services.measure_cache().await;
+    }
+
+    /// What the probe of the volumes has seen of their pool; a mark that is passed is logged once.
+    fn look_at_pool(&self, services: &Services) {
+        let Some(pool) = services.volumes.pool() else {
+            return;
+        };
+        services.metrics.pool_measured(&pool);
+        let is_above = |used: Option<f64>, mark: f64| used.is_some_and(|used| used >= mark);
+        let full = is_above(pool.data_ratio, pool.warn_ratios.0)
+            || is_above(pool.metadata_ratio, pool.warn_ratios.1);
+        let state = (full, pool.flaw.clone());
+        let before = self
+            .pool
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(state.clone());
+        if before.as_ref() == Some(&state) {
+            return;
+        }
+        let percent = |ratio: Option<f64>| ratio.map(|ratio| format!("{:.2} %", ratio * 100.0));
+        let (data, metadata) = (percent(pool.data_ratio), percent(pool.metadata_ratio));
+        match &pool.flaw {
+            Some(flaw) => tracing::warn!(
+                component = "health",
+                pool = pool.name,
+                flaw,
+                "No job is given room in the thin pool"
+            ),
+            None if full => tracing::warn!(
+                component = "health",
+                pool = pool.name,
+                data,
+                metadata,
+                "The thin pool is filling up: extend it before jobs are refused, see docs/volumes.md"
+            ),
+            None if before.is_some() => tracing::info!(
+                component = "health",
+                pool = pool.name,
+                data,
+                metadata,
+                "The thin pool has room again"
+            ),
+            None => {}
+        }
     }
 
     /// Probes at every interval, and whenever a job failed for want of a dependency, until told to
@@ -174,7 +226,7 @@ impl Dependencies {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<DependencyState>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -217,7 +269,10 @@ mod tests {
     use super::*;
 
     fn seeded() -> Dependencies {
-        Dependencies(Mutex::new(BTreeMap::from([("minio", None), ("lvm", None)])))
+        Dependencies {
+            states: Mutex::new(BTreeMap::from([("minio", None), ("lvm", None)])),
+            pool: Mutex::default(),
+        }
     }
 
     #[tokio::test]

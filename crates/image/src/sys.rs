@@ -4,7 +4,7 @@
 //! failure means) is in the callers. What rustix has a safe form for is in [`files`], by that.
 #![expect(
     unsafe_code,
-    reason = "two ioctls, open file locks, leases, poll, mapped memory and io_submit have no safe form"
+    reason = "three ioctls, open file locks, leases, poll, mapped memory and io_submit have no safe form"
 )]
 
 mod aio;
@@ -17,7 +17,8 @@ mod tests;
 
 pub(crate) use aio::{AsyncWrites, Memory};
 pub(crate) use device::{
-    block_device_size, block_zero_out, try_lock_range, try_write_lease, wait_for_hangup,
+    block_device_size, block_discard, block_zero_out, try_lock_range, try_write_lease,
+    wait_for_hangup,
 };
 pub(crate) use files::{
     direct_io_alignment, drop_cached, link_unnamed, logical_block_size, lower_priority, punch_hole,

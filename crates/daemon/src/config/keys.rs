@@ -146,6 +146,7 @@ const fn moved(key: Key, path: &'static str, env: &'static str) -> Key {
 
 const MILLISECONDS: Kind = Kind::MillisecondList;
 const RETRIES: Kind = Kind::Integer { min: 0, max: 20 };
+const PERCENT: Kind = Kind::Integer { min: 1, max: 100 };
 const DURATION: Kind = Kind::Duration {
     min: Duration::ZERO,
 };
@@ -344,6 +345,51 @@ pub const KEYS: &[Key] = &[
         Kind::Word,
         "vg0",
         "Volume group for the volumes",
+    ),
+    key(
+        "lvm.thin_pool",
+        &["LVM_THIN_POOL"],
+        Kind::Word,
+        "",
+        "Thin pool in the volume group that new volumes are made in; without one they are linear",
+    ),
+    key(
+        "lvm.pool_data_percent_max",
+        &["LVM_POOL_DATA_PERCENT_MAX"],
+        PERCENT,
+        "80",
+        "No job may fill the thin pool's data beyond this",
+    ),
+    key(
+        "lvm.pool_data_percent_warn",
+        &["LVM_POOL_DATA_PERCENT_WARN"],
+        PERCENT,
+        "70",
+        "From here on the log and the metrics warn of the thin pool's data",
+    ),
+    key(
+        "lvm.pool_metadata_percent_max",
+        &["LVM_POOL_METADATA_PERCENT_MAX"],
+        PERCENT,
+        "75",
+        "No job may fill the thin pool's metadata beyond this",
+    ),
+    key(
+        "lvm.pool_metadata_percent_warn",
+        &["LVM_POOL_METADATA_PERCENT_WARN"],
+        PERCENT,
+        "60",
+        "From here on the log and the metrics warn of the thin pool's metadata",
+    ),
+    key(
+        "lvm.pool_overcommit_percent_max",
+        &["LVM_POOL_OVERCOMMIT_PERCENT_MAX"],
+        Kind::Integer {
+            min: 0,
+            max: 1_000_000,
+        },
+        "0",
+        "Most that the sizes of all volumes in the thin pool may add up to, in percent of the pool's; 0 is no limit",
     ),
     key(
         "lvm.retry_attempts",

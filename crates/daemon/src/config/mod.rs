@@ -15,6 +15,7 @@ mod paths;
 pub mod reference;
 mod setting;
 mod theirs;
+mod thin;
 mod tidy;
 mod traces;
 mod value;
@@ -31,6 +32,7 @@ pub use load::{ConfigError, Settings};
 pub use logging::Logging;
 pub use paths::check_with_cache;
 pub use setting::{Origin, Setting};
+pub use thin::ThinPool;
 pub use traces::Tracing;
 pub use value::LogSampling;
 pub use words::{
@@ -151,6 +153,8 @@ pub struct Libvirt {
 pub struct Lvm {
     /// Volume group.
     pub volume_group: String,
+    /// Thin pool of new volumes; linear without.
+    pub pool: Option<ThinPool>,
     /// Waits before repeats, as many as there are repeats.
     pub retry_backoff: Vec<Duration>,
 }
@@ -298,6 +302,7 @@ impl Config {
             },
             lvm: Lvm {
                 volume_group: settings.text("lvm.volume_group")?,
+                pool: thin::pool(settings)?,
                 retry_backoff: settings.backoff("lvm.retry_attempts", "lvm.retry_backoff_ms")?,
             },
             volumes: Volumes {

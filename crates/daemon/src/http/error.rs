@@ -27,6 +27,10 @@ impl From<StoreError> for ApiError {
 impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         let code = match &error {
+            SubmitError::Refused(Refusal::NoRoom(_)) => {
+                // Room comes back when volumes go: with the time to try again.
+                return Self::busy(ErrorCode::Unavailable, chain(&error));
+            }
             SubmitError::Refused(Refusal::QueueFull(_)) => ErrorCode::TooManyRequests,
             SubmitError::Refused(_) => ErrorCode::Conflict,
             SubmitError::Stopping => ErrorCode::Unavailable,

@@ -48,10 +48,18 @@ pub enum Refusal {
     /// Too many jobs wait.
     #[error("{0} jobs are waiting, which is the limit (jobs.queue_limit): try again later")]
     QueueFull(usize),
+    /// The pool that volumes share gives no room.
+    #[error("{0}")]
+    NoRoom(String),
 }
 
-/// Decides about one request.
-pub fn decide(around: &Surroundings, job: &Job, queue_limit: usize) -> Decision {
+/// Decides about one request; `no_room` says why its volume has none.
+pub fn decide(
+    around: &Surroundings,
+    job: &Job,
+    queue_limit: usize,
+    no_room: Option<String>,
+) -> Decision {
     if let Some(first) = &around.same_key {
         return if first.spec.work.is_same(&job.spec.work) {
             Decision::AlreadyDone(first.id)
@@ -67,6 +75,9 @@ pub fn decide(around: &Surroundings, job: &Job, queue_limit: usize) -> Decision 
     }
     if around.pending >= queue_limit {
         return Decision::Refused(Refusal::QueueFull(queue_limit));
+    }
+    if let Some(why) = no_room {
+        return Decision::Refused(Refusal::NoRoom(why));
     }
     Decision::Accept
 }
@@ -115,7 +126,7 @@ mod tests {
             pending: 9,
         };
         assert_eq!(
-            decide(&around, &job(1, Some(1)), 1),
+            decide(&around, &job(1, Some(1)), 1, Some("full".to_owned())),
             Decision::AlreadyDone(first.id)
         );
     }
@@ -127,20 +138,21 @@ mod tests {
             same_key: Some(first.clone()),
             ..Default::default()
         };
-        let decision = decide(&around, &job(2, Some(1)), 9);
+        let decision = decide(&around, &job(2, Some(1)), 9, None);
         assert_eq!(decision, Decision::Refused(Refusal::KeyReused(first.id)));
     }
 
     proptest! {
         #[test]
         fn nothing_is_accepted_beyond_the_limit_or_onto_a_held_volume(
-            held: bool, volume: Option<u8>, pending in 0_usize..6, limit in 1_usize..6,
+            held: bool, full: bool, volume: Option<u8>, pending in 0_usize..6, limit in 1_usize..6,
         ) {
             let holder = held.then(JobId::random);
             let around = Surroundings { same_key: None, volume_holder: holder, pending };
-            let accepted = decide(&around, &job(1, volume), limit) == Decision::Accept;
+            let no_room = full.then(|| "full".to_owned());
+            let accepted = decide(&around, &job(1, volume), limit, no_room) == Decision::Accept;
             let free = !(held && volume.is_some());
-            prop_assert_eq!(accepted, free && pending < limit);
+            prop_assert_eq!(accepted, free && pending < limit && !full);
         }
     }
 }

@@ -143,6 +143,12 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
         "Remove volumes, or extend it (`vgextend`)",
     ),
     (
+        "volume_pool",
+        "The thin pool would become fuller than `lvm.pool_data_percent_max` or `lvm.pool_metadata_percent_max`, or it \
+         is not sound",
+        "The message says which: remove volumes, extend the pool (`lvextend`), or mend it; see docs/volumes.md",
+    ),
+    (
         "volume_timeout",
         "An LVM command or a device did not answer in time",
         "Look for a hanging disk (`dmesg`) and for LVM commands that wait for a lock",

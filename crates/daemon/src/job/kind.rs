@@ -51,6 +51,8 @@ pub enum JobErrorKind {
     VolumeTooSmall,
     /// There is no room for the volume.
     VolumeNoSpace,
+    /// The pool that volumes share is too full for it, or not sound.
+    VolumePool,
     /// LVM did not answer in time.
     VolumeTimeout,
     /// The volume had to be cloned, and cannot be.
@@ -59,7 +61,7 @@ pub enum JobErrorKind {
 
 impl JobErrorKind {
     /// Those that are not another part's.
-    const OWN: [Self; 22] = [
+    const OWN: [Self; 23] = [
         Self::UrlUnreadable,
         Self::ChecksumMissing,
         Self::DigestMismatch,
@@ -80,6 +82,7 @@ impl JobErrorKind {
         Self::VolumeRefused,
         Self::VolumeTooSmall,
         Self::VolumeNoSpace,
+        Self::VolumePool,
         Self::VolumeTimeout,
         Self::CloneUnavailable,
     ];
@@ -113,6 +116,7 @@ impl JobErrorKind {
             Self::VolumeRefused => "volume_refused",
             Self::VolumeTooSmall => "volume_too_small",
             Self::VolumeNoSpace => "volume_no_space",
+            Self::VolumePool => "volume_pool",
             Self::VolumeTimeout => "volume_timeout",
             Self::CloneUnavailable => "clone_unavailable",
         }
@@ -150,6 +154,7 @@ impl JobErrorKind {
             | Self::Storage
             | Self::Cache
             | Self::Volume
+            | Self::VolumePool
             | Self::VolumeTimeout => ErrorCode::Unavailable,
             Self::Attempts | Self::Internal => ErrorCode::Internal,
             Self::StorageFull | Self::CacheFull | Self::VolumeNoSpace => {
@@ -185,6 +190,7 @@ impl JobErrorKind {
             | Self::VolumeRefused
             | Self::VolumeTooSmall
             | Self::VolumeNoSpace
+            | Self::VolumePool
             | Self::VolumeTimeout
             | Self::CloneUnavailable => Some("convert"),
             Self::Stopped(_)
@@ -217,6 +223,7 @@ impl From<&VolumeError> for JobErrorKind {
             }
             Kind::TooSmall { .. } => Self::VolumeTooSmall,
             Kind::NoSpace { .. } => Self::VolumeNoSpace,
+            Kind::PoolFull | Kind::PoolUnsound => Self::VolumePool,
             Kind::Io if error.is_full() => Self::VolumeNoSpace,
             Kind::Timeout => Self::VolumeTimeout,
             Kind::NotFound | Kind::DependencyDown | Kind::Io => Self::Volume,

@@ -37,11 +37,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use lvp_api::{JobId, JobState};
+use lvp_api::{JobId, JobState, VolumeKind};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
+use crate::error::chain;
 use crate::job::admission::{self, Decision, Refusal};
 use crate::job::error::JobError;
 use crate::job::record::{Job, NewJob};
@@ -145,8 +146,9 @@ impl Jobs {
             let job = Job::new(JobId::random(), spec, clock::now_text());
             let queue_limit = jobs.services().settings.queue_limit;
             let store = &jobs.services().store;
+            let no_room = jobs.has_no_room(&job).await;
             let decision = store.admit(job.clone(), move |around, job| {
-                let decision = admission::decide(around, job, queue_limit);
+                let decision = admission::decide(around, job, queue_limit, no_room);
                 (decision == Decision::Accept, decision)
             });
             match decision.await? {
@@ -160,6 +162,23 @@ impl Jobs {
             }
         });
         admitted.await.unwrap_or(Err(SubmitError::Internal))
+    }
+
+    /// Why a job's volume has no room in the pool that volumes share, by the last look: told to who asks, rather
+    /// than to a job that would fail by it. A volume with room of its own needs none.
+    async fn has_no_room(&self, job: &Job) -> Option<String> {
+        let volumes = &self.services().volumes;
+        let error = volumes.has_room().err()?;
+        let has_its_own = match job.spec.work.volume() {
+            // What cannot be looked at shows in the job.
+            Some(request) => match volumes.lookup(&request.name).await {
+                Ok(found) => found.is_some_and(|found| found.kind == Some(VolumeKind::Linear)),
+                Err(_) => true,
+            },
+            // Golden volumes are dropped for others, and made again.
+            None => true,
+        };
+        (!has_its_own).then(|| chain(&error))
     }
 
     /// One job, as it is now.

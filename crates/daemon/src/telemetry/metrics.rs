@@ -37,7 +37,7 @@ use crate::golden;
 use crate::job::kind::JobErrorKind;
 use crate::job::meter::Moved;
 use crate::store::Observer;
-use crate::volume::Capacity;
+use crate::volume::{Capacity, PoolUsage};
 pub use exposition::Format;
 pub use scrape::Counted;
 use window::{HitRatio, Throughput};
@@ -109,6 +109,12 @@ pub struct Metrics {
     source_retries: Counter,
     volumes_size: Family<Labels<1>, Number>,
     volumes_free: Family<Labels<1>, Number>,
+    pool_size: Family<Labels<2>, Number>,
+    pool_used: Family<Labels<2>, Number>,
+    pool_limit: Family<Labels<3>, Number>,
+    pool_reserved: Family<Labels<1>, Number>,
+    pool_virtual: Family<Labels<1>, Number>,
+    pool_sound: Family<Labels<1>, Gauge>,
     certificate_expiry: Family<Labels<1>, Number>,
     access_failures: Family<Labels<1>, Counter>,
     callers_refused: Family<Labels<1>, Counter>,
@@ -345,6 +351,47 @@ impl Metrics {
         ] {
             family.get_or_create(&labels).set(float(bytes));
         }
+    }
+
+    /// What the look at the pool found. What could not be told is no number.
+    pub fn pool_measured(&self, pool: &PoolUsage) {
+        let name = || Cow::from(pool.name.clone());
+        let of = |resource: &'static str| [("pool", name()), ("resource", resource.into())];
+        let both = [
+            (
+                "data",
+                pool.size_bytes,
+                pool.data_ratio,
+                pool.warn_ratios.0,
+                pool.max_ratios.0,
+            ),
+            (
+                "metadata",
+                pool.metadata_size_bytes,
+                pool.metadata_ratio,
+                pool.warn_ratios.1,
+                pool.max_ratios.1,
+            ),
+        ];
+        for (resource, bytes, used, warn, max) in both {
+            self.pool_size
+                .get_or_create(&of(resource))
+                .set(float(bytes));
+            let used = used.unwrap_or(f64::NAN);
+            self.pool_used.get_or_create(&of(resource)).set(used);
+            for (level, ratio) in [("warn", warn), ("max", max)] {
+                let [pool, resource] = of(resource);
+                let labels = [pool, resource, ("level", level.into())];
+                self.pool_limit.get_or_create(&labels).set(ratio);
+            }
+        }
+        let labels = [("pool", name())];
+        let reserved = float(pool.reserved_bytes);
+        self.pool_reserved.get_or_create(&labels).set(reserved);
+        let promised = float(pool.virtual_bytes);
+        self.pool_virtual.get_or_create(&labels).set(promised);
+        let sound = i64::from(pool.flaw.is_none());
+        self.pool_sound.get_or_create(&labels).set(sound);
     }
 
     /// What the cache holds.

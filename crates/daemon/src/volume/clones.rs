@@ -34,10 +34,15 @@ pub const GOLDEN_PREFIX: &str = "lvp-golden-";
 /// What the names of clones begin with that wait to replace a volume. No request may use such a name.
 pub const WAITING_PREFIX: &str = "lvp-new-";
 
+/// What the names of volumes begin with that a clone has replaced and that are going. No request may use such a name.
+pub const ASIDE_PREFIX: &str = "lvp-old-";
+
 /// Whether a name is kept for volumes that no request asks for by name.
 pub fn is_reserved(name: &VolumeName) -> bool {
-    let name = name.as_str();
-    name.starts_with(GOLDEN_PREFIX) || name.starts_with(WAITING_PREFIX)
+    let prefixes = [GOLDEN_PREFIX, WAITING_PREFIX, ASIDE_PREFIX];
+    prefixes
+        .iter()
+        .any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// What a golden volume holds.

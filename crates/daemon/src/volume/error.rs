@@ -39,6 +39,10 @@ pub enum VolumeErrorKind {
         /// What is needed.
         want_bytes: u64,
     },
+    /// The pool that volumes share is too full for this, or would be.
+    PoolFull,
+    /// The pool that volumes share is not sound.
+    PoolUnsound,
     /// What the name leads to is not what the back end says it is.
     WrongDevice,
     /// The back end is not there: no volume group, no directory, a tool that is not installed.
@@ -105,11 +109,11 @@ impl VolumeError {
         Self::new(VolumeErrorKind::Internal, message)
     }
 
-    /// Whether a file system was full.
+    /// Whether a place was full.
     pub fn is_full(&self) -> bool {
         let full = is_full;
         match self.kind {
-            VolumeErrorKind::NoSpace { .. } => true,
+            VolumeErrorKind::NoSpace { .. } | VolumeErrorKind::PoolFull => true,
             _ => self
                 .source
                 .as_ref()

@@ -40,10 +40,12 @@ pub mod clones;
 pub mod dir;
 mod error;
 pub mod lvm;
+pub mod room;
 
 pub use backend::{Place, at, open, place};
 pub use clones::{Clones, Content, Golden, GoldenKey};
 pub use error::{VolumeError, VolumeErrorKind};
+pub use room::{Need, PoolUsage, Reservation};
 
 /// An existing volume is reused when it has at least this share of the requested size.
 const REUSE_PERCENT: u128 = 95;
@@ -253,6 +255,22 @@ pub trait Volumes: Send + Sync + Debug {
     /// Rolls back [`Volumes::create`]: removes the volume only when it says itself that it is
     /// populating and that this job created it. What [`Volumes::open`] returned must be closed.
     async fn remove_created(&self, name: &VolumeName, job: JobId) -> Result<Removed, VolumeError>;
+
+    /// Keeps room for what a job is going to take, until the reservation is dropped; refused as
+    /// [`VolumeErrorKind::PoolFull`] or [`VolumeErrorKind::PoolUnsound`]. Places that share no room among their volumes keep none.
+    async fn reserve(&self, _volume: &VolumeName, _need: Need) -> Result<Reservation, VolumeError> {
+        Ok(Reservation::default())
+    }
+
+    /// Whether [`Volumes::reserve`] gives anything at all, by the last look.
+    fn has_room(&self) -> Result<(), VolumeError> {
+        Ok(())
+    }
+
+    /// The pool that volumes share, as the last look found it.
+    fn pool(&self) -> Option<PoolUsage> {
+        None
+    }
 
     /// What this back end has to offer for volumes that share their content; else why it has nothing, in words
     /// for an operator.

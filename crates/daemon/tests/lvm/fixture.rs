@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lvp_testkit::require::command;
-use provisioner::volume::lvm::{Lvm, LvmSettings};
+use provisioner::volume::lvm::{Lvm, LvmSettings, PoolSettings, Watermarks};
 use provisioner::volume::{InUse, NoLibvirt};
 
 pub(crate) use super::contract::{MIB, digest, kind, look, name, populating};
@@ -15,9 +15,42 @@ pub(crate) const EXTENT: u64 = 4 * MIB;
 pub(crate) fn settings() -> LvmSettings {
     LvmSettings {
         volume_group: "vg0".to_owned(),
+        pool: None,
         retry_backoff: vec![Duration::from_millis(50), Duration::from_millis(400)],
         command_timeout: Duration::from_secs(60),
     }
+}
+
+/// New volumes in the thin pool `pool0`, which has no overcommitment to mind.
+pub(crate) fn thin_settings() -> LvmSettings {
+    let pool = PoolSettings {
+        name: name("pool0"),
+        data: Watermarks { warn: 70, max: 80 },
+        metadata: Watermarks { warn: 60, max: 75 },
+        overcommit_percent_max: None,
+    };
+    LvmSettings {
+        pool: Some(pool),
+        ..settings()
+    }
+}
+
+pub(crate) fn thin_backend() -> Lvm {
+    backend_with(thin_settings())
+}
+
+/// Makes the pool again, in a group that has nothing else.
+pub(crate) fn make_pool(mib: u64, more: &str) {
+    // Snapshots and thin volumes go with what they are of.
+    tool("lvremove --quiet --yes --force vg0");
+    tool(&format!(
+        "lvcreate --yes --type thin-pool --size {mib}M --poolmetadatasize 4M --chunksize 64k --name pool0 {more} vg0"
+    ));
+}
+
+/// One field that LVM reports of a volume.
+pub(crate) fn field(volume: &str, field: &str) -> String {
+    tool(&format!("lvs --noheadings --options {field} vg0/{volume}"))
 }
 
 pub(crate) fn backend() -> Lvm {

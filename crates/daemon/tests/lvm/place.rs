@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lvp_testkit::lvm;
-use provisioner::volume::lvm::LvmSettings;
+use provisioner::volume::lvm::{Lvm, LvmSettings};
 use provisioner::volume::{InUse, Volumes};
 
 use super::contract::{Place, SIZE};
-use super::fixture::{backend_asking, backend_with, settings, tags_and_commits, tool};
+use super::fixture::{
+    backend_asking, backend_with, settings, tags_and_commits, thin_settings, tool,
+};
 
 /// `vg0`.
 pub(crate) struct Group;
@@ -43,6 +45,48 @@ impl Place for Group {
     }
 
     fn make_alias(&self, volume: &str, other: &str) {
+        tool(&format!(
+            "lvcreate --yes --snapshot --name {volume} --size 4M vg0/{other}"
+        ));
+    }
+
+    fn marks(&self, volume: &str) -> String {
+        tags_and_commits(volume)
+    }
+}
+
+/// `vg0` with the thin pool `pool0`, in which new volumes are made, also those made by hand.
+pub(crate) struct Pool;
+
+impl Place for Pool {
+    fn asking(&self, in_use: Arc<dyn InUse>) -> Box<dyn Volumes> {
+        Box::new(Lvm::new(thin_settings(), in_use).unwrap())
+    }
+
+    fn missing(&self) -> (Box<dyn Volumes>, String) {
+        let mut settings = thin_settings();
+        let missing = settings.pool.iter_mut().next().unwrap();
+        missing.name = "pool9".parse().unwrap();
+        (Box::new(backend_with(settings)), "pool9".to_owned())
+    }
+
+    fn path(&self, volume: &str) -> PathBuf {
+        lvm::device(volume)
+    }
+
+    fn make(&self, volume: &str) {
+        tool(&format!(
+            "lvcreate --yes --thinpool pool0 --name {volume} --virtualsize {SIZE}b vg0"
+        ));
+    }
+
+    fn replace(&self, volume: &str) {
+        tool(&format!("lvremove --yes vg0/{volume}"));
+        self.make(volume);
+    }
+
+    fn make_alias(&self, volume: &str, other: &str) {
+        // A thin snapshot is a volume of its own; a thick one shares its origin's fate.
         tool(&format!(
             "lvcreate --yes --snapshot --name {volume} --size 4M vg0/{other}"
         ));

@@ -20,7 +20,9 @@ pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
     // An lvcreate takes 300 to 600 ms here; the instants cover all of it.
     for delay_ms in (0..6).map(|step| step * 100) {
         let (vm, job) = (name(&format!("killed-{delay_ms}")), JobId::random());
-        let killer = std::thread::spawn(move || kill_lvcreate(Duration::from_millis(delay_ms)));
+        let killer = std::thread::spawn(move || {
+            kill_when_it_runs("lvcreate", Duration::from_millis(delay_ms))
+        });
         let result = hasty.create(&vm, EXTENT, job).await;
         let killed = killer.join().unwrap();
         assert!(result.is_ok() || killed, "{result:?}");
@@ -51,12 +53,12 @@ async fn check_recovers(lvm: &Lvm, vm: &VolumeName, job: JobId, take_up: bool) {
     assert!(lvm.lookup(vm).await.unwrap().is_none());
 }
 
-/// Waits for an lvcreate to run, then a while, then kills it. False when it had ended by then.
-fn kill_lvcreate(delay: Duration) -> bool {
+/// Waits for a program to run, then a while, then kills it. False when it had ended by then.
+pub(crate) fn kill_when_it_runs(program: &str, delay: Duration) -> bool {
     let deadline = Instant::now() + Duration::from_secs(30);
     let pid = loop {
-        assert!(Instant::now() < deadline, "no lvcreate was started");
-        if let Some(pid) = pid_of("lvcreate") {
+        assert!(Instant::now() < deadline, "no {program} was started");
+        if let Some(pid) = pid_of(program) {
             break pid;
         }
         std::thread::sleep(Duration::from_millis(2));

@@ -10,6 +10,7 @@ use super::error::{check, offset};
 
 // include/uapi/linux/fs.h; the generic ioctl encoding of x86-64, aarch64, riscv64 and s390x.
 const BLKZEROOUT: libc::c_ulong = 0x127f;
+const BLKDISCARD: libc::c_ulong = 0x1277;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 
 // include/uapi/asm-generic/fcntl.h; the libc crate does not have it.
@@ -38,6 +39,15 @@ pub(crate) fn block_zero_out(file: &File, range: &Range<u64>) -> io::Result<()> 
     // SAFETY: BLKZEROOUT reads two u64 (start, length) from its argument, which points to a
     // live array of two; the descriptor is open for the borrow's life.
     check(unsafe { libc::ioctl(file.as_raw_fd(), BLKZEROOUT as _, argument.as_ptr()) })?;
+    Ok(())
+}
+
+/// Says that a range of a block device is not needed any more. What it reads as afterwards is up to the device.
+pub(crate) fn block_discard(file: &File, range: &Range<u64>) -> io::Result<()> {
+    let argument: [u64; 2] = [range.start, range.end - range.start];
+    // SAFETY: BLKDISCARD reads two u64 (start, length) from its argument, which points to a
+    // live array of two; the descriptor is open for the borrow's life.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKDISCARD as _, argument.as_ptr()) })?;
     Ok(())
 }
 

@@ -29,7 +29,7 @@ use crate::source::{Checksums, ObjectMeta, PlanCheck, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
 use crate::transfer::Aims;
-use crate::volume::{self, Content, GoldenKey, Volume, VolumeState};
+use crate::volume::{self, Content, GoldenKey, Need, Volume, VolumeState};
 
 /// The lead in making a golden volume.
 pub(super) struct Making {
@@ -283,9 +283,14 @@ impl Steps<'_> {
         };
         making.flight.show(Arc::clone(&self.live.meter));
         let shelf = &self.services.golden;
-        match shelf.make(&making.key, size_bytes, self.live.id).await {
+        let name = making.key.volume_name();
+        let made = async {
+            self.reserve_disk(&name, None, info, size_bytes).await?;
+            Ok(shelf.make(&making.key, size_bytes, self.live.id).await?)
+        };
+        match made.await {
             Ok(volume) => Ok(Some(volume)),
-            Err(error) => self.do_without(error.into()).map(|_| None),
+            Err(error) => self.do_without(error).map(|_| None),
         }
     }
 
@@ -421,6 +426,7 @@ impl Steps<'_> {
                 request.size_bytes
             }
         };
+        self.reserve(&request.name, Need::Clone).await?;
         let make = || clones.clone_golden(golden, &request.name, size_bytes, job);
         let clone = self.services.golden.with_room(make).await?;
         if let Some(reason) = self.live.stop.reason() {

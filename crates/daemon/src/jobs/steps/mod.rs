@@ -20,12 +20,13 @@ mod checksums;
 mod clone;
 mod image;
 mod measure;
+mod room;
 mod unpack;
 mod volume;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use lvp_api::{Method, Stage};
+use lvp_api::{Method, Stage, VolumeName};
 use tracing::Span;
 
 pub(super) use self::clone::in_place;
@@ -42,6 +43,7 @@ use crate::source::{Checksums, ImageUrl, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::Crashed;
 use crate::transfer::Aims;
+use crate::volume::Reservation;
 
 /// How often an object that changes while it is read, or whose download is cut off and cannot be gone on with, is
 /// started afresh before the job gives up.
@@ -63,6 +65,7 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
         image: work.image(),
         location: live.location(&services.source)?,
         volume: work.volume(),
+        room: Mutex::default(),
         span: Span::current(),
     };
     steps.run().await
@@ -86,6 +89,8 @@ struct Steps<'a> {
     location: ImageUrl,
     /// None when the image is only to be cached.
     volume: Option<&'a VolumeRequest>,
+    /// What is kept for the job in a pool, by volume.
+    room: Mutex<Vec<(VolumeName, Reservation)>>,
     /// The job's; those of its steps are below it.
     span: Span,
 }

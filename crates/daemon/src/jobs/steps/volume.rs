@@ -36,6 +36,9 @@ impl Steps<'_> {
         if self.live.is_taken_up() {
             self.check_standing(found.as_ref()).await?;
         }
+        let (name, size_bytes) = (&request.name, request.size_bytes);
+        self.reserve_disk(name, found.as_ref(), info, size_bytes)
+            .await?;
         let volume = match found {
             Some(existing) => self.take_over(existing, request, needed).await?,
             None => self.create(request, needed).await?,

@@ -233,6 +233,37 @@ pub const CATALOGUE: &[Entry] = &[
         "What new volumes may take of volumes_size_bytes",
     ),
     gauge(
+        "pool_size_bytes",
+        &["pool", "resource"],
+        "Size of the thin pool (lvm.thin_pool): data, metadata",
+    ),
+    gauge(
+        "pool_used_ratio",
+        &["pool", "resource"],
+        "Share of the thin pool's data and metadata that is taken, 0 to 1; NaN while the pool is not active",
+    ),
+    gauge(
+        "pool_limit_ratio",
+        &["pool", "resource", "level"],
+        "Shares of the thin pool's data and metadata that are warned of (warn), and that no job may pass (max)",
+    ),
+    gauge(
+        "pool_reserved_bytes",
+        &["pool"],
+        "What running jobs are going to write to the thin pool still",
+    ),
+    gauge(
+        "pool_virtual_bytes",
+        &["pool"],
+        "Sizes of all volumes in the thin pool; over pool_size_bytes of data it is the overcommitment",
+    ),
+    gauge(
+        "pool_sound",
+        &["pool"],
+        "1 while the thin pool can be used, 0 when it needs a check, is read-only, out of data, failed, not active or does \
+         not zero",
+    ),
+    gauge(
         "certificate_expiry_timestamp_seconds",
         &["certificate"],
         "When the first certificate of the server's chain, or of the CAs of clients, ends, in seconds since 1970",

@@ -5,12 +5,13 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lvp_api::{JobId, VolumeName};
+use lvp_api::{JobId, VolumeKind, VolumeName};
 
-use super::super::{Identity, Volume, VolumeError, VolumeErrorKind};
-use super::Lvm;
+use super::super::clones::WAITING_PREFIX;
+use super::super::{Identity, Volume, VolumeError, VolumeErrorKind, VolumeState, round_up};
 use super::report::{self, LvRow, VgRow};
 use super::tags::{self, Tags};
+use super::{Lvm, rules};
 use crate::backoff::Backoff;
 use crate::cmd::{self, CmdError, CmdErrorKind};
 use crate::threads::blocking;
@@ -18,6 +19,16 @@ use crate::threads::blocking;
 /// LVM's exit status for a command that it understood and could not carry out (`ECMD_FAILED` in
 /// lvm2's `tools/errors.h`).
 const COMMAND_FAILED: i32 = 5;
+
+/// What every command of ours that changes metadata says of LVM's archive. LVM keeps a copy of the metadata
+/// from before each change in `/etc/lvm/archive`, for 30 days at least: thousands of clones would leave
+/// thousands of files. What an operator changes is archived as ever, with the state before it; of the states
+/// between two of our own changes there is no copy. `/etc/lvm/backup` has one file for a group, which is kept up
+/// to date: it is what a group is restored from. (`--autobackup n` would switch off both: lvm2's `lvmcmdline.c`.)
+const NO_ARCHIVE: [&str; 2] = ["--config", "backup{archive=0}"];
+
+/// Those of LVM's programs that change metadata.
+const CHANGING: [&str; 5] = ["lvcreate", "lvchange", "lvextend", "lvrename", "lvremove"];
 
 /// What a child of this process takes at most, on a busy host, from fork to exec.
 const CHILD_PAUSE: Duration = Duration::from_millis(500);
@@ -29,9 +40,41 @@ pub(super) struct Found {
     pub(super) tags: Tags,
 }
 
+impl Found {
+    /// Whether it is a finished clone that waits for this name.
+    pub(super) fn is_getting(&self, name: &VolumeName) -> bool {
+        self.row.lv_name.starts_with(WAITING_PREFIX)
+            && self.tags.waits_for.as_ref() == Some(name)
+            && matches!(self.volume.state, VolumeState::Ready { .. })
+    }
+
+    /// What a repeat of the making of a volume returns.
+    pub(super) fn if_made_by(self, job: JobId, size_bytes: u64) -> Result<Volume, VolumeError> {
+        let same = VolumeState::Populating { job, created: true };
+        if self.volume.state == same && self.volume.size_bytes == size_bytes {
+            return Ok(self.volume);
+        }
+        let path = self.row.lv_path_or_dm();
+        let message = format!("The volume {path} exists already");
+        Err(VolumeError::new(VolumeErrorKind::AlreadyExists, message))
+    }
+}
+
+/// Where new volumes are made, and what they may take.
+struct Room {
+    place: String,
+    free_bytes: u64,
+    extent_bytes: u64,
+}
+
 impl Lvm {
     pub(super) fn group_name(&self) -> &str {
         &self.settings.volume_group
+    }
+
+    /// The pool of new volumes.
+    pub(super) fn pool_name(&self) -> Option<&str> {
+        Some(self.settings.pool.as_ref()?.name.as_str())
     }
 
     pub(super) fn pauses(&self) -> Pauses {
@@ -41,6 +84,8 @@ impl Lvm {
     }
 
     pub(super) async fn run(&self, tool: &str, args: &[&str]) -> Result<Vec<u8>, CmdError> {
+        let no_archive = CHANGING.contains(&tool).then_some(NO_ARCHIVE);
+        let args = no_archive.iter().flatten().chain(args);
         let output = cmd::run(tool, args, self.settings.command_timeout).await?;
         Ok(output.stdout)
     }
@@ -91,7 +136,27 @@ impl Lvm {
         }
     }
 
+    /// The volume of this name, or the clone that is getting it ([`super::swap`]).
     pub(super) async fn find(&self, name: &VolumeName) -> Result<Option<Found>, VolumeError> {
+        let by_name = format!("lv_name=\"{name}\"");
+        let selection = match self.settings.pool {
+            Some(_) => format!("{by_name} || lv_tags={{\"{}\"}}", tags::waits_for(name)),
+            None => by_name,
+        };
+        let mut rows = self.select(&selection).await?;
+        let exact = rows.iter().position(|row| row.lv_name == name.as_str());
+        if let Some(at) = exact {
+            return Ok(Some(found(name, rows.swap_remove(at))));
+        }
+        let clones = rows.into_iter().map(|row| found(name, row));
+        Ok(clones.into_iter().find(|clone| clone.is_getting(name)))
+    }
+
+    /// The volume of this name, by LVM's word alone.
+    pub(super) async fn find_exactly(
+        &self,
+        name: &VolumeName,
+    ) -> Result<Option<Found>, VolumeError> {
         let rows = self.select(&format!("lv_name=\"{name}\"")).await?;
         let row = rows.into_iter().find(|row| row.lv_name == name.as_str());
         Ok(row.map(|row| found(name, row)))
@@ -132,7 +197,7 @@ impl Lvm {
         on: &Found,
     ) -> Result<(), VolumeError> {
         let selection = format!("lv_uuid=\"{}\"", on.row.lv_uuid);
-        let target = format!("{}/{}", self.group_name(), on.volume.name);
+        let target = format!("{}/{}", self.group_name(), on.row.lv_name);
         let args = [args, &["-S", &selection, &target]].concat();
         let mut pauses = self.pauses();
         loop {
@@ -154,10 +219,20 @@ impl Lvm {
         on: &Found,
         wanted: &[String],
     ) -> Result<Found, VolumeError> {
+        self.set_tags_and(on, wanted, &[]).await
+    }
+
+    /// The same together with other changes.
+    pub(super) async fn set_tags_and(
+        &self,
+        on: &Found,
+        wanted: &[String],
+        more: &[&str],
+    ) -> Result<Found, VolumeError> {
         let (add, delete) = tags::difference(&on.row.lv_tags, wanted);
         let add = add.iter().flat_map(|tag| ["--addtag", tag.as_str()]);
         let delete = delete.iter().flat_map(|tag| ["--deltag", tag.as_str()]);
-        let args: Vec<_> = add.chain(delete).collect();
+        let args: Vec<_> = add.chain(delete).chain(more.iter().copied()).collect();
         if !args.is_empty() {
             self.change("lvchange", &args, on).await?;
         }
@@ -192,31 +267,93 @@ impl Lvm {
         }
     }
 
+    /// Makes a volume that says `populating` from its first instant, with these tags beside.
+    pub(super) async fn create_tagged(
+        &self,
+        name: &VolumeName,
+        size_bytes: u64,
+        job: JobId,
+        more: &[String],
+    ) -> Result<Volume, VolumeError> {
+        let tags = [&tags::populating(job, true), more].concat();
+        let mut pauses = self.pauses();
+        loop {
+            // In this order, also after a failure: it may have made the volume nevertheless.
+            let existing = self.find(name).await?;
+            let room = self.room().await?;
+            let no_space = |want| VolumeError::no_space(&room.place, room.free_bytes, want);
+            let size_bytes = round_up(size_bytes.max(1), room.extent_bytes)
+                .ok_or_else(|| no_space(size_bytes))?;
+            if let Some(existing) = existing {
+                return existing.if_made_by(job, size_bytes);
+            }
+            match &self.settings.pool {
+                Some(pool) => drop(self.check_pool(pool, size_bytes).await?),
+                None if size_bytes > room.free_bytes => return Err(no_space(size_bytes)),
+                None => {}
+            }
+            match self.create_once(name, size_bytes, &tags).await {
+                Ok(()) => return self.just_made(name).await.map(|made| made.volume),
+                Err(error) if may_pass(&error) && pauses.wait("lvcreate failed", &error).await => {}
+                Err(error) => {
+                    let doing = format!("Creating the volume {}/{name} failed", self.group_name());
+                    return Err(VolumeError::command(doing, error));
+                }
+            }
+        }
+    }
+
+    /// Where new volumes are made.
+    async fn room(&self) -> Result<Room, VolumeError> {
+        let group = self.group_name();
+        if let Some(pool) = &self.settings.pool {
+            let look = self.fresh_look(pool).await?;
+            return Ok(Room {
+                place: format!("The thin pool {group}/{}", pool.name),
+                free_bytes: self.free_bytes(pool, &look),
+                extent_bytes: look.extent_bytes,
+            });
+        }
+        let row = self.group().await?;
+        Ok(Room {
+            place: format!("The volume group {group}"),
+            free_bytes: row.vg_free,
+            extent_bytes: row.vg_extent_size,
+        })
+    }
+
+    pub(super) async fn just_made(&self, name: &VolumeName) -> Result<Found, VolumeError> {
+        self.find(name).await?.ok_or_else(|| {
+            let message = format!("The new volume {name} was removed by somebody else");
+            VolumeError::new(VolumeErrorKind::NotFound, message)
+        })
+    }
+
     /// One `lvcreate`.
     pub(super) async fn create_once(
         &self,
         name: &VolumeName,
-        extents: u64,
-        job: JobId,
+        size_bytes: u64,
+        tags: &[String],
     ) -> Result<(), CmdError> {
-        let extents = extents.to_string();
-        let tags = tags::populating(job, true);
-        let mut args = vec![
-            "--yes",
-            "--type",
-            "linear",
+        let size = format!("{size_bytes}b");
+        let how = match self.pool_name() {
+            // A volume of a pool that zeroes is all zeros: there is nothing to wipe.
+            Some(pool) => ["--type", "thin", "--thinpool", pool, "--virtualsize", &size],
             // What an earlier volume left here must not come alive: LVM zeroes the first 4 KiB and
             // wipes known signatures before udev sees the device. Else mdadm's and others' rules
             // would take an old RAID member for a present one, and hold the device.
-            "--zero",
-            "y",
-            "--wipesignatures",
-            "y",
-            "--extents",
-            &extents,
-            "--name",
-            name.as_str(),
-        ];
+            None => [
+                "--type=linear",
+                "--zero=y",
+                "--wipesignatures",
+                "y",
+                "--size",
+                &size,
+            ],
+        };
+        let mut args = vec!["--yes", "--name", name.as_str()];
+        args.extend(how);
         args.extend(tags.iter().flat_map(|tag| ["--addtag", tag.as_str()]));
         args.push(self.group_name());
         self.run("lvcreate", &args).await.map(|_| ())
@@ -282,8 +419,10 @@ pub(super) fn found(name: &VolumeName, row: LvRow) -> Found {
         size_bytes: row.lv_size,
         state: tags.state,
         last_ended: tags.last_ended,
-        kind: None,
-        content: None,
+        kind: kind(&row, &tags),
+        content: tags
+            .content
+            .filter(|_| matches!(tags.state, VolumeState::Ready { .. })),
         identity: Identity::Lvm {
             uuid: row.lv_uuid.clone(),
         },
@@ -291,7 +430,16 @@ pub(super) fn found(name: &VolumeName, row: LvRow) -> Found {
     Found { volume, row, tags }
 }
 
-fn bad_report(error: serde_json::Error) -> VolumeError {
+/// What a volume is made of; of what is never written here that is not said.
+fn kind(row: &LvRow, tags: &Tags) -> Option<VolumeKind> {
+    match rules::is_thin(row) {
+        true if tags.clone_of.is_some() => Some(VolumeKind::Clone),
+        true => Some(VolumeKind::Thin),
+        false => rules::is_plain(row).then_some(VolumeKind::Linear),
+    }
+}
+
+pub(super) fn bad_report(error: serde_json::Error) -> VolumeError {
     let message = "LVM's report cannot be understood: check its version (2.03 or newer is needed)";
     VolumeError::new(VolumeErrorKind::Internal, message).caused_by(error)
 }

@@ -101,6 +101,23 @@ pub(super) fn claim(row: &LvRow, purpose: Purpose) -> Result<File, Refused> {
     Ok(file)
 }
 
+/// Opens the device of an active volume to read it, beside others who do. Blocks.
+pub(super) fn open_to_read(row: &LvRow) -> Result<File, VolumeError> {
+    let path = Path::new(&row.lv_path);
+    let of = |refused| match refused {
+        Refused::Error(error) => error,
+        Refused::Busy(user) => VolumeError::in_use(path, &user),
+    };
+    wait_for_link(path).map_err(of)?;
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
+    let (metadata, file) = opened.map_err(|error| VolumeError::io("Opening", path, error))?;
+    let number = metadata.rdev();
+    match row.device() == Some((major(number), minor(number))) {
+        true => Ok(file),
+        false => Err(of(wrong(path, "it leads to another device"))),
+    }
+}
+
 /// Polls, as nothing tells when udev makes a link; each time a little later.
 fn wait_for_link(path: &Path) -> Result<(), Refused> {
     let deadline = Instant::now() + LINK_WAIT;

@@ -18,139 +18,61 @@
 //! of another image in it), and after `ready` (else a completed job's volume could say that it is
 //! not).
 //!
+//! **Thin pools.** With `lvm.thin_pool` new volumes are made in that pool, in one `lvcreate` with all tags as ever;
+//! those that are there already stay what they are. The pool is watched (`pool`), its volumes can be clones
+//! (`golden`) and be replaced by one (`swap`).
+//!
 //! **Locks.** LVM waits for a lock that another command holds (`wait_for_locks`); the time-out of
 //! the command ends that.
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lvp_api::{JobId, Sha256Digest, VolumeName};
 
+use super::clones::is_reserved;
+use super::room::{Need, PoolUsage, Reservation};
 use super::{
-    Capacity, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
-    VolumeState, Volumes, round_up,
+    Capacity, Clones, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
+    VolumeState, Volumes,
 };
-use crate::config::{self, BackendKind};
+use crate::config::BackendKind;
 
+mod claim;
 mod commands;
 mod device;
+mod golden;
+mod pool;
 pub mod report;
 mod rules;
+mod settings;
+mod swap;
 mod tags;
 
-use commands::{Found, found, may_pass};
-use device::{Purpose, Refused};
-use report::LvRow;
-
-/// How long one command may take: it waits for locks and for udev, not for data.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How the LVM back end works.
-#[derive(Debug, Clone)]
-pub struct LvmSettings {
-    /// The volume group that has the volumes.
-    pub volume_group: String,
-    /// The pauses before the repeats of a command that failed for a reason that may pass: as many
-    /// as there are repeats.
-    pub retry_backoff: Vec<Duration>,
-    /// How long one command may take.
-    pub command_timeout: Duration,
-}
-
-impl From<&config::Lvm> for LvmSettings {
-    fn from(lvm: &config::Lvm) -> Self {
-        Self {
-            volume_group: lvm.volume_group.clone(),
-            retry_backoff: lvm.retry_backoff.clone(),
-            command_timeout: COMMAND_TIMEOUT,
-        }
-    }
-}
-
-/// The configured volume group's name cannot be one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot be a volume group's name: 1 to 127 of a-z A-Z 0-9 + _ . -, no '-' in front")]
-pub struct BadVolumeGroup(String);
+use commands::{found, may_pass};
+use device::Purpose;
+use pool::Account;
+pub use settings::{BadVolumeGroup, LvmSettings, PoolSettings, Watermarks};
 
 /// Volumes in a volume group.
 #[derive(Debug)]
 pub struct Lvm {
     settings: LvmSettings,
     in_use: Arc<dyn InUse>,
+    account: Arc<Mutex<Account>>,
 }
 
 impl Lvm {
     /// Nothing is run yet: the volume group may be absent for now.
     pub fn new(settings: LvmSettings, in_use: Arc<dyn InUse>) -> Result<Self, BadVolumeGroup> {
-        let group = &settings.volume_group;
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
-        let good = (1..=127).contains(&group.len())
-            && group.chars().all(allowed)
-            && !group.starts_with('-')
-            && group != "."
-            && group != "..";
-        if !good {
-            return Err(BadVolumeGroup(group.clone()));
-        }
-        Ok(Self { settings, in_use })
-    }
-
-    async fn check_no_domain_uses(&self, row: &LvRow) -> Result<(), VolumeError> {
-        let mut paths = vec![
-            PathBuf::from(row.lv_path_or_dm()),
-            PathBuf::from(&row.lv_dm_path),
-        ];
-        if let Some((_, minor)) = row.device() {
-            paths.push(PathBuf::from(format!("/dev/dm-{minor}")));
-        }
-        match self.in_use.user_of(&paths).await? {
-            None => Ok(()),
-            Some(user) => Err(VolumeError::in_use(Path::new(row.lv_path_or_dm()), &user)),
-        }
-    }
-
-    /// Every check, then the device, claimed for this process. Waits by the back-off for those who
-    /// have it open for a moment only.
-    async fn claim(
-        &self,
-        volume: &Volume,
-        purpose: Purpose,
-        unmarked: Unmarked,
-    ) -> Result<(Found, File), VolumeError> {
-        let mut pauses = self.pauses();
-        loop {
-            let mut now = self.find_again(volume).await?;
-            if let Some(refusal) = rules::refusal(&now.row, &now.tags, unmarked) {
-                return Err(refusal);
-            }
-            self.check_no_domain_uses(&now.row).await?;
-            if now.row.lv_active.is_empty() {
-                self.change("lvchange", &["-a", "y"], &now).await?;
-                now = self.find_again(volume).await?;
-            }
-            if now.row.lv_permissions != "writeable" {
-                let path = &now.row.lv_path;
-                let message = format!("{path} is read-only: 'lvchange -p rw {path}' changes that");
-                return Err(VolumeError::new(VolumeErrorKind::NotOurs, message));
-            }
-            let row = now.row.clone();
-            let claimed = self
-                .blocking(move || Ok(device::claim(&row, purpose)))
-                .await?;
-            let busy = match claimed {
-                Ok(file) if self.open_count(&now.row).await? == 1 => return Ok((now, file)),
-                // Somebody opened it between LVM's report and the claim.
-                Ok(_) => "another process".to_owned(),
-                Err(Refused::Busy(user)) => user,
-                Err(Refused::Error(error)) => return Err(error),
-            };
-            if !pauses.wait("the volume is open", &busy).await {
-                return Err(VolumeError::in_use(&volume.path, &busy));
-            }
-        }
+        settings.check()?;
+        Ok(Self {
+            settings,
+            in_use,
+            account: Arc::default(),
+        })
     }
 }
 
@@ -161,6 +83,15 @@ impl Volumes for Lvm {
     }
 
     async fn probe(&self) -> Result<Capacity, VolumeError> {
+        if let Some(pool) = &self.settings.pool {
+            let look = self.look_at_pool(pool).await?;
+            return Ok(Capacity {
+                total_bytes: look.row.lv_size,
+                free_bytes: self.free_bytes(pool, &look),
+                unit_bytes: look.extent_bytes,
+                is_sparse: true,
+            });
+        }
         let group = self.group().await?;
         Ok(Capacity {
             total_bytes: group.vg_size,
@@ -176,9 +107,20 @@ impl Volumes for Lvm {
 
     async fn list(&self) -> Result<Vec<Volume>, VolumeError> {
         let rows = self.select("lv_role={\"public\"}").await?;
+        let taken: HashSet<String> = rows.iter().map(|row| row.lv_name.clone()).collect();
         let named = rows.into_iter().filter_map(|row| {
-            let name = row.lv_name.parse().ok()?;
-            Some(found(&name, row).volume)
+            let found = found(&row.lv_name.parse().ok()?, row);
+            if !is_reserved(&found.volume.name) {
+                return Some(found.volume);
+            }
+            // Golden volumes and clones in the making are no volumes yet, but for one that has its name as good as
+            // got it.
+            let gets = found.tags.waits_for.clone()?;
+            let is_free = found.is_getting(&gets) && !taken.contains(gets.as_str());
+            is_free.then_some(Volume {
+                name: gets,
+                ..found.volume
+            })
         });
         let mut volumes: Vec<_> = named.collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -191,48 +133,12 @@ impl Volumes for Lvm {
         size_bytes: u64,
         job: JobId,
     ) -> Result<Volume, VolumeError> {
-        let mut pauses = self.pauses();
-        loop {
-            // In this order, also after a failure: it may have made the volume nevertheless.
-            let existing = self.find(name).await?;
-            let group = self.group().await?;
-            let place = format!("The volume group {}", group.vg_name);
-            let no_space = |want| VolumeError::no_space(&place, group.vg_free, want);
-            let size_bytes = round_up(size_bytes.max(1), group.vg_extent_size)
-                .ok_or_else(|| no_space(size_bytes))?;
-            if let Some(existing) = existing {
-                let same = VolumeState::Populating { job, created: true };
-                if existing.volume.state == same && existing.volume.size_bytes == size_bytes {
-                    return Ok(existing.volume);
-                }
-                let path = existing.row.lv_path_or_dm();
-                let message = format!("The volume {path} exists already");
-                return Err(VolumeError::new(VolumeErrorKind::AlreadyExists, message));
-            }
-            if size_bytes > group.vg_free {
-                return Err(no_space(size_bytes));
-            }
-            let extents = size_bytes / group.vg_extent_size;
-            match self.create_once(name, extents, job).await {
-                Ok(()) => {
-                    let made = self.find(name).await?.map(|made| made.volume);
-                    return made.ok_or_else(|| {
-                        let message = format!("The new volume {name} was removed by somebody else");
-                        VolumeError::new(VolumeErrorKind::NotFound, message)
-                    });
-                }
-                Err(error) if may_pass(&error) && pauses.wait("lvcreate failed", &error).await => {}
-                Err(error) => {
-                    let doing = format!("Creating the volume {}/{name} failed", group.vg_name);
-                    return Err(VolumeError::command(doing, error));
-                }
-            }
-        }
+        self.create_tagged(name, size_bytes, job, &[]).await
     }
 
     async fn check_writable(&self, volume: &Volume, unmarked: Unmarked) -> Result<(), VolumeError> {
         let now = self.find_again(volume).await?;
-        match rules::refusal(&now.row, &now.tags, unmarked) {
+        match rules::refusal(&now.row, &now.tags, unmarked, self.pool_name()) {
             Some(refusal) => Err(refusal),
             None => Ok(()),
         }
@@ -242,7 +148,9 @@ impl Volumes for Lvm {
         let Some(now) = self.find(name).await? else {
             return Err(VolumeError::no_such_volume(name, self.group_name()));
         };
-        if let Some(refusal) = rules::refusal(&now.row, &now.tags, Unmarked::Adopt) {
+        if let Some(refusal) =
+            rules::refusal(&now.row, &now.tags, Unmarked::Adopt, self.pool_name())
+        {
             return Err(refusal);
         }
         if now.tags.ours {
@@ -259,8 +167,13 @@ impl Volumes for Lvm {
     ) -> Result<Volume, VolumeError> {
         // Held while the tags change, so that nobody else starts using it in between.
         let (now, claim) = self.claim(volume, Purpose::Check, unmarked).await?;
+        let mut kept = Vec::new();
         let created = match now.volume.state {
-            VolumeState::Populating { job: by, created } => by == job && created,
+            VolumeState::Populating { job: by, created } if by == job && created => {
+                kept.clone_from(&now.tags.of_making);
+                true
+            }
+            VolumeState::Populating { .. } => false,
             VolumeState::Ready { .. } | VolumeState::Adopted => false,
             VolumeState::Untagged => {
                 let path = volume.path.display();
@@ -268,7 +181,8 @@ impl Volumes for Lvm {
                 false
             }
         };
-        let now = self.set_tags(&now, &tags::populating(job, created)).await?;
+        let wanted = [tags::populating(job, created), kept].concat();
+        let now = self.set_tags(&now, &wanted).await?;
         drop(claim);
         Ok(now.volume)
     }
@@ -298,10 +212,16 @@ impl Volumes for Lvm {
         let now = match now.volume.state {
             state if state == done => now,
             VolumeState::Populating { job: by, .. } if by == job => {
-                self.set_tags(&now, &tags::ready(job, digest)).await?
+                let wanted = [tags::ready(job, digest), now.tags.of_making.clone()].concat();
+                self.set_tags(&now, &wanted).await?
             }
             _ => return Err(VolumeError::not_populating(&now.volume)),
         };
+        if now.row.lv_name != now.volume.name.as_str() {
+            // Killed between the two renames of a swap.
+            self.finish_swap(&now, job).await?;
+            return Ok(());
+        }
         if now.row.lv_active.is_empty() {
             // A restart of the host flushed it.
             return Ok(());
@@ -329,14 +249,37 @@ impl Volumes for Lvm {
                 Err(error) => Err(VolumeError::io("Flushing", &path, error)),
             })
             .await?;
+        let (file, known_zero) = self.emptied(&now, file).await?;
         Ok(OpenVolume {
             path: now.volume.path,
             file,
-            // The extents of a linear volume hold what their last owner wrote.
-            known_zero: false,
+            known_zero,
             size_bytes: now.volume.size_bytes,
             is_block_device: true,
         })
+    }
+
+    async fn clones(&self) -> Result<&dyn Clones, String> {
+        self.can_clone().await?;
+        Ok(self)
+    }
+
+    async fn reserve(&self, volume: &VolumeName, need: Need) -> Result<Reservation, VolumeError> {
+        match &self.settings.pool {
+            Some(pool) => self.reserve_in(pool, volume, need).await,
+            None => Ok(Reservation::default()),
+        }
+    }
+
+    fn has_room(&self) -> Result<(), VolumeError> {
+        match &self.settings.pool {
+            Some(pool) => self.admits_by_last_look(pool),
+            None => Ok(()),
+        }
+    }
+
+    fn pool(&self) -> Option<PoolUsage> {
+        self.pool_usage(self.settings.pool.as_ref()?)
     }
 
     async fn remove_created(&self, name: &VolumeName, job: JobId) -> Result<Removed, VolumeError> {

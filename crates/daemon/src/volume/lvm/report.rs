@@ -10,7 +10,13 @@ use serde::{Deserialize, Deserializer};
 
 /// The fields of [`LvRow`], as `lvs -o` takes them.
 pub const LV_FIELDS: &str = "lv_name,lv_uuid,vg_uuid,lv_size,lv_tags,lv_path,lv_dm_path,\
-    lv_kernel_major,lv_kernel_minor,lv_layout,lv_role,lv_active,lv_device_open,lv_permissions";
+    lv_kernel_major,lv_kernel_minor,lv_layout,lv_role,lv_active,lv_device_open,lv_permissions,\
+    lv_skip_activation,pool_lv,data_percent";
+
+/// The fields of [`PoolRow`], as `lvs -o` takes them.
+pub const POOL_FIELDS: &str = "lv_name,lv_uuid,lv_size,lv_layout,lv_active,lv_permissions,lv_health_status,\
+    lv_when_full,lv_check_needed,lv_metadata_size,zero,chunk_size,discards,data_percent,metadata_percent,pool_lv,\
+    vg_extent_size";
 
 /// The fields of [`VgRow`], as `vgs -o` takes them.
 pub const VG_FIELDS: &str =
@@ -24,7 +30,7 @@ pub const CONFIG: &str = concat!(
 );
 
 /// A logical volume.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct LvRow {
     /// Its name; in brackets when it is a part of another.
     pub lv_name: String,
@@ -58,8 +64,15 @@ pub struct LvRow {
     pub lv_active: String,
     /// `open` when anything has it open, `unknown` while it is not active, or empty.
     pub lv_device_open: String,
-    /// `writeable`, `read-only`, or `unknown` while it is not active.
+    /// `writeable`, `read-only`, or `unknown` while it is not active and could be written.
     pub lv_permissions: String,
+    /// `skip activation`, or empty.
+    pub lv_skip_activation: String,
+    /// The pool of a thin volume; empty for others.
+    pub pool_lv: String,
+    /// How much of it a thin volume has taken from its pool; none while it is not active.
+    #[serde(deserialize_with = "percent")]
+    pub data_percent: Option<f64>,
 }
 
 impl LvRow {
@@ -86,6 +99,52 @@ impl LvRow {
             [&*self.vg_uuid, &*self.lv_uuid].concat().replace('-', "")
         )
     }
+}
+
+/// A thin pool, or a volume in it: LVM reports both by the same fields.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct PoolRow {
+    /// Its name.
+    pub lv_name: String,
+    /// LVM's identifier of it.
+    pub lv_uuid: String,
+    /// A pool's data, or what a volume promises, in bytes.
+    #[serde(deserialize_with = "number")]
+    pub lv_size: u64,
+    /// `thin,pool` or `thin,sparse`.
+    #[serde(deserialize_with = "list")]
+    pub lv_layout: Vec<String>,
+    /// `active`, or empty.
+    pub lv_active: String,
+    /// `writeable`, `read-only`, `unknown`.
+    pub lv_permissions: String,
+    /// Empty for a sound pool; `out_of_data`, `metadata_read_only`, `failed`, ...
+    pub lv_health_status: String,
+    /// What a full pool does with writes: `queue` or `error`.
+    pub lv_when_full: String,
+    /// `check needed`, or empty.
+    pub lv_check_needed: String,
+    /// The size of a pool's metadata in bytes.
+    #[serde(deserialize_with = "optional")]
+    pub lv_metadata_size: Option<u64>,
+    /// `zero`, or empty.
+    pub zero: String,
+    /// The unit in which a pool gives room to volumes, in bytes.
+    #[serde(deserialize_with = "number")]
+    pub chunk_size: u64,
+    /// What becomes of discards: `ignore`, `nopassdown`, `passdown`.
+    pub discards: String,
+    /// How much of its data is taken; none while that is not known.
+    #[serde(deserialize_with = "percent")]
+    pub data_percent: Option<f64>,
+    /// The same of its metadata.
+    #[serde(deserialize_with = "percent")]
+    pub metadata_percent: Option<f64>,
+    /// The pool of a volume; empty for the pool itself.
+    pub pool_lv: String,
+    /// The unit of allocation of the group, in bytes.
+    #[serde(deserialize_with = "number")]
+    pub vg_extent_size: u64,
 }
 
 /// A volume group.
@@ -115,26 +174,34 @@ pub struct VgRow {
 
 /// Parses the answer of `lvs`.
 pub fn parse_lvs(json: &[u8]) -> serde_json::Result<Vec<LvRow>> {
-    let report: Report = serde_json::from_slice(json)?;
+    let report: Report<LvRow> = serde_json::from_slice(json)?;
+    Ok(report.report.into_iter().flat_map(|rows| rows.lv).collect())
+}
+
+/// Parses the answer of `lvs` about a pool.
+pub fn parse_pools(json: &[u8]) -> serde_json::Result<Vec<PoolRow>> {
+    let report: Report<PoolRow> = serde_json::from_slice(json)?;
     Ok(report.report.into_iter().flat_map(|rows| rows.lv).collect())
 }
 
 /// Parses the answer of `vgs`.
 pub fn parse_vgs(json: &[u8]) -> serde_json::Result<Vec<VgRow>> {
-    let report: Report = serde_json::from_slice(json)?;
+    let report: Report<LvRow> = serde_json::from_slice(json)?;
     Ok(report.report.into_iter().flat_map(|rows| rows.vg).collect())
 }
 
 /// The whole answer. `lvm.conf` may have a log added to it, which is not looked at.
 #[derive(Deserialize)]
-struct Report {
-    report: Vec<Rows>,
+#[serde(bound(deserialize = "Lv: Deserialize<'de>"))]
+struct Report<Lv> {
+    report: Vec<Rows<Lv>>,
 }
 
 #[derive(Deserialize)]
-struct Rows {
-    #[serde(default)]
-    lv: Vec<LvRow>,
+#[serde(bound(deserialize = "Lv: Deserialize<'de>"))]
+struct Rows<Lv> {
+    #[serde(default = "Vec::new")]
+    lv: Vec<Lv>,
     #[serde(default)]
     vg: Vec<VgRow>,
 }
@@ -149,6 +216,30 @@ where
     text.parse().map_err(error)
 }
 
+/// A number where there is one to report.
+fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let error = |error| serde::de::Error::custom(format!("{text:?} is not a number: {error}"));
+    text.parse().map(Some).map_err(error)
+}
+
+/// A percentage where there is one to report.
+fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(Some(percent)),
+        _ => Err(serde::de::Error::custom(format!(
+            "{text:?} is no percentage"
+        ))),
+    }
+}
+
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let items = text.split(',').filter(|item| !item.is_empty());
@@ -156,161 +247,4 @@ fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use lvp_testkit::loopdev::LoopDevice;
-    use lvp_testkit::require::{command, require};
-
-    use super::*;
-
-    // Captured from LVM 2.03.16, shortened to a few volumes.
-    const LVS: &str = r#"  {
-      "report": [
-          {
-              "lv": [
-                  {"lv_name":"a", "lv_uuid":"dGBsvz-mi7g-s2QV-ZA6P-U31D-44ku-chuYgQ", "vg_uuid":"tEAdv2-Su9K-pGfR-DP3J-0JVM-m6Vd-ydLBzj", "lv_size":"8388608", "lv_tags":"lvp,lvp.created=1111,lvp.job=1111,lvp.state=populating", "lv_path":"/dev/vg0/a", "lv_dm_path":"/dev/mapper/vg0-a", "lv_kernel_major":"254", "lv_kernel_minor":"0", "lv_layout":"linear", "lv_role":"public", "lv_active":"active", "lv_device_open":"open", "lv_permissions":"writeable"},
-                  {"lv_name":"[pool_tdata]", "lv_uuid":"2TyKUl-g0UV-0mep-NEjN-cyfO-j5zc-gSZ4uW", "vg_uuid":"tEAdv2-Su9K-pGfR-DP3J-0JVM-m6Vd-ydLBzj", "lv_size":"33554432", "lv_tags":"", "lv_path":"", "lv_dm_path":"/dev/mapper/vg0-pool_tdata", "lv_kernel_major":"254", "lv_kernel_minor":"5", "lv_layout":"linear", "lv_role":"private,thin,pool,data", "lv_active":"active", "lv_device_open":"open", "lv_permissions":"writeable"},
-                  {"lv_name":"tsnap", "lv_uuid":"xHAvUJ-umzC-MQgC-tdN6-A5nD-Jk30-DzkeCp", "vg_uuid":"tEAdv2-Su9K-pGfR-DP3J-0JVM-m6Vd-ydLBzj", "lv_size":"16777216", "lv_tags":"", "lv_path":"/dev/vg0/tsnap", "lv_dm_path":"/dev/mapper/vg0-tsnap", "lv_kernel_major":"-1", "lv_kernel_minor":"-1", "lv_layout":"thin,sparse", "lv_role":"public,snapshot,thinsnapshot", "lv_active":"", "lv_device_open":"unknown", "lv_permissions":"unknown"}
-              ]
-          }
-      ]
-  }
-"#;
-
-    const VGS: &str = r#"  {
-      "report": [
-          {
-              "vg": [
-                  {"vg_name":"vg0", "vg_uuid":"CWeK7h-MyMD-h0KY-DR8H-A93f-N2dL-C9hrN9", "vg_size":"1069547520", "vg_free":"1069547520", "vg_extent_size":"4194304", "vg_permissions":"writeable", "vg_exported":"", "vg_missing_pv_count":"0"}
-              ]
-          }
-      ]
-      ,
-      "log": [
-          {"log_seq_num":"1", "log_type":"status", "log_context":"processing", "log_object_type":"vg", "log_object_name":"vg0", "log_message":"success", "log_errno":"0", "log_ret_code":"1"}
-      ]
-  }
-"#;
-
-    const NOTHING: &str = r#"  {
-      "report": [
-          {
-              "lv": [
-              ]
-          }
-      ]
-  }
-"#;
-
-    #[test]
-    fn a_report_of_volumes_is_parsed() {
-        let volumes = parse_lvs(LVS.as_bytes()).unwrap();
-        assert_eq!(volumes.len(), 3);
-        let first = &volumes[0];
-        assert_eq!(first.lv_size, 8 << 20);
-        let tags = [
-            "lvp",
-            "lvp.created=1111",
-            "lvp.job=1111",
-            "lvp.state=populating",
-        ];
-        assert_eq!(first.lv_tags, tags);
-        assert_eq!(first.device(), Some((254, 0)));
-        // As `dmsetup info -c -o uuid` and /sys/dev/block/254:0/dm/uuid show it.
-        assert_eq!(
-            first.dm_uuid(),
-            "LVM-tEAdv2Su9KpGfRDP3J0JVMm6VdydLBzjdGBsvzmi7gs2QVZA6PU31D44kuchuYgQ"
-        );
-        assert_eq!(volumes[1].lv_role, ["private", "thin", "pool", "data"]);
-        assert_eq!(volumes[2].device(), None);
-    }
-
-    #[test]
-    fn a_report_of_a_volume_group_is_parsed_also_with_a_log_beside_it() {
-        let groups = parse_vgs(VGS.as_bytes()).unwrap();
-        assert_eq!(groups.len(), 1);
-        assert_eq!(groups[0].vg_free, 1_069_547_520);
-        assert_eq!(groups[0].vg_extent_size, 4 << 20);
-    }
-
-    /// What hosts may have set, each of which has a say in the form of reports.
-    const SETTINGS: [&str; 18] = [
-        "",
-        "report { prefixes=1 }",
-        "report { prefixes=1 quoted=0 }",
-        "report { quoted=0 }",
-        "report { columns_as_rows=1 }",
-        "report { headings=0 }",
-        "report { compact_output=1 }",
-        "report { compact_output_cols=\"vg_exported,vg_permissions\" }",
-        "report { binary_values_as_numeric=1 }",
-        "report { output_format=\"json_std\" }",
-        "report { output_format=\"basic\" }",
-        "report { aligned=0 buffered=0 }",
-        "report { separator=\"|\" list_item_separator=\";\" }",
-        "report { mark_hidden_devices=0 two_word_unknown_device=1 }",
-        "report { time_format=\"%s\" }",
-        "log { report_command_log=1 }",
-        "global { units=\"h\" }",
-        "global { units=\"s\" suffix=1 }",
-    ];
-
-    /// Reports need no device-mapper: a group on a loop device will do.
-    #[test]
-    fn no_setting_of_the_host_changes_what_is_read_from_a_real_report() {
-        if !require("loop") || !Path::new("/usr/sbin/vgs").exists() {
-            return;
-        }
-        let device = LoopDevice::new(64 << 20).expect("a loop device");
-        let home = tempfile::tempdir().expect("there is room");
-        let group = format!("lvp-report-{}", std::process::id());
-        let run = |tool: &str, setting: &str, args: &[&str]| {
-            let devices = format!(
-                "devices {{ use_devicesfile=0 filter=[\"a|^{}$|\",\"r|.*|\"] }}\nbackup {{ backup=0 archive=0 }}\n{setting}\n",
-                device.path().display()
-            );
-            std::fs::write(home.path().join("lvm.conf"), devices).expect("it is written");
-            let output = command(format!("/usr/sbin/{tool}"))
-                .args(args)
-                .env("LVM_SYSTEM_DIR", home.path())
-                .env("LC_ALL", "C")
-                .output()
-                .expect("it starts");
-            assert!(output.status.success(), "{tool} {setting}: {output:?}");
-            output.stdout
-        };
-        run(
-            "vgcreate",
-            "",
-            &[&group, &device.path().display().to_string()],
-        );
-        let selection = format!("vg_name=\"{group}\"");
-        let args = super::super::commands::report_args(VG_FIELDS, &selection);
-        for setting in SETTINGS {
-            let report = run("vgs", setting, &args);
-            let shown = String::from_utf8_lossy(&report).into_owned();
-            let groups =
-                parse_vgs(&report).unwrap_or_else(|error| panic!("{setting}: {error}: {shown}"));
-            assert_eq!(groups.len(), 1, "{setting}: {shown}");
-            assert_eq!(groups[0].vg_name, group, "{setting}: {shown}");
-            assert_eq!(groups[0].vg_free, 60 << 20, "{setting}: {shown}");
-            assert_eq!(groups[0].vg_exported, "", "{setting}: {shown}");
-            assert_eq!(groups[0].vg_permissions, "writeable", "{setting}: {shown}");
-        }
-        run("vgremove", "", &["--force", &group]);
-    }
-
-    #[test]
-    fn no_volumes_are_no_error() {
-        assert_eq!(parse_lvs(NOTHING.as_bytes()).unwrap(), []);
-    }
-
-    #[test]
-    fn a_report_that_is_cut_or_has_no_number_is_an_error() {
-        assert!(parse_lvs(&LVS.as_bytes()[..LVS.len() - 20]).is_err());
-        assert!(parse_lvs(b"").is_err());
-        assert!(parse_lvs(LVS.replace("\"8388608\"", "\"8.00m\"").as_bytes()).is_err());
-        assert!(parse_lvs(LVS.replace("\"lv_role\":\"public\", ", "").as_bytes()).is_err());
-    }
-}
+mod tests;

@@ -1,11 +1,13 @@
 //! Which logical volumes may be written at all, by what LVM says of them.
 
-use super::super::{Unmarked, VolumeError, VolumeErrorKind, how_to_adopt};
+use super::super::clones::is_reserved;
+use super::super::{Unmarked, VolumeError, VolumeErrorKind, VolumeState, how_to_adopt};
 use super::report::LvRow;
 use super::tags::Tags;
 
-/// Layouts that are a plain disk to whoever writes to it. Everything else is refused: a thin
-/// volume may fill its pool, a pool is no disk, and of what is unknown nothing is known.
+/// Layouts that are a plain disk to whoever writes to it. Everything else is refused: a pool is no
+/// disk, and of what is unknown nothing is known. A thin volume may fill its pool; those of the
+/// configured one are written, as that pool is watched.
 const PLAIN_LAYOUTS: [&str; 12] = [
     "linear",
     "striped",
@@ -21,17 +23,87 @@ const PLAIN_LAYOUTS: [&str; 12] = [
     "raid01",
 ];
 
+/// What a thin volume may be to others: its snapshots and its origin share what neither has written
+/// since, and see nothing of what it writes.
+const THIN_ROLES: [&str; 6] = [
+    "public",
+    "snapshot",
+    "thinsnapshot",
+    "origin",
+    "thinorigin",
+    "multithinorigin",
+];
+
 /// Says why a volume must not be written, if so. `unmarked`: what becomes of volumes that carry no
-/// tags at all.
-pub(super) fn refusal(row: &LvRow, tags: &Tags, unmarked: Unmarked) -> Option<VolumeError> {
-    let reason = part_of_another(row)
-        .or_else(|| of_another_layout(row))
+/// tags at all. `pool`: the one that may be written to.
+pub(super) fn refusal(
+    row: &LvRow,
+    tags: &Tags,
+    unmarked: Unmarked,
+    pool: Option<&str>,
+) -> Option<VolumeError> {
+    let reason = match is_thin(row) {
+        true => of_another_pool(row, pool),
+        false => part_of_another(row).or_else(|| of_another_layout(row)),
+    };
+    let reason = reason
+        .or_else(|| of_clones(row, tags))
         .or_else(|| of_somebody_else(row, tags, unmarked))?;
     let message = format!(
         "The volume {} is not written: {reason}",
         row.lv_path_or_dm()
     );
     Some(VolumeError::new(VolumeErrorKind::NotOurs, message))
+}
+
+/// Says why a volume with tags of ours must not be removed, if so.
+pub(super) fn foreign(row: &LvRow, tags: &Tags) -> Option<VolumeError> {
+    let tag = tags.of_another_tool()?;
+    let message = format!(
+        "The volume {} is not removed: its tag {tag:?} says that another tool manages it",
+        row.lv_path_or_dm()
+    );
+    Some(VolumeError::new(VolumeErrorKind::NotOurs, message))
+}
+
+/// Whether it is a thin volume.
+pub(super) fn is_thin(row: &LvRow) -> bool {
+    let has = |layout: &str| row.lv_layout.iter().any(|has| has == layout);
+    has("thin") && !has("pool")
+}
+
+/// Whether it has a disk's layout and is nothing to others.
+pub(super) fn is_plain(row: &LvRow) -> bool {
+    part_of_another(row).is_none() && of_another_layout(row).is_none()
+}
+
+fn of_another_pool(row: &LvRow, pool: Option<&str>) -> Option<String> {
+    let (role, of) = (row.lv_role.join(","), &row.pool_lv);
+    let is_known = |role: &String| THIN_ROLES.contains(&role.as_str());
+    if !row.lv_role.iter().all(is_known) || row.lv_role.is_empty() {
+        return Some(format!(
+            "other volumes depend on it or it on them ({role}); choose another name"
+        ));
+    }
+    match pool {
+        Some(pool) if pool == of => None,
+        Some(pool) => Some(format!(
+            "it is thin, in the pool {of}, and only {pool} is watched (lvm.thin_pool); choose another name"
+        )),
+        None => Some(format!(
+            "it is thin, in the pool {of}, which nobody watches: set lvm.thin_pool to {of}, or choose another name"
+        )),
+    }
+}
+
+/// Golden volumes and what waits for a name are the clones' own.
+fn of_clones(row: &LvRow, tags: &Tags) -> Option<String> {
+    let is_being_made = matches!(tags.state, VolumeState::Populating { created: true, .. })
+        && !tags.of_making.is_empty();
+    let is_reserved = row.lv_name.parse().is_ok_and(|name| is_reserved(&name));
+    (is_reserved && !is_being_made).then(|| {
+        "its name is one of those that golden volumes and clones have for themselves; choose another name".to_owned()
+    })
 }
 
 fn part_of_another(row: &LvRow) -> Option<String> {
@@ -105,12 +177,15 @@ mod tests {
             lv_active: "active".to_owned(),
             lv_device_open: String::new(),
             lv_permissions: "writeable".to_owned(),
+            lv_skip_activation: String::new(),
+            pool_lv: String::new(),
+            data_percent: None,
         }
     }
 
     fn reason(row: &LvRow, tags: &[&str], unmarked: Unmarked) -> Option<String> {
         let tags: Vec<_> = tags.iter().map(|tag| (*tag).to_owned()).collect();
-        refusal(row, &Tags::parse(&tags), unmarked).map(|error| {
+        refusal(row, &Tags::parse(&tags), unmarked, Some("pool0")).map(|error| {
             assert_eq!(error.kind(), VolumeErrorKind::NotOurs);
             error.to_string()
         })
@@ -142,8 +217,6 @@ mod tests {
             ("linear", "public,snapshot,thicksnapshot"),
             ("linear", "public,origin,thickorigin"),
             ("linear", "public,origin,multithickorigin"),
-            ("thin,sparse", "public,snapshot,thinsnapshot"),
-            ("thin,sparse", "public"),
             ("cache", "public"),
             ("vdo", "public"),
             ("", "public"),
@@ -154,6 +227,56 @@ mod tests {
                 reason(&row(layout, role), &ours, Unmarked::Adopt).is_some(),
                 "{layout} {role}"
             );
+        }
+    }
+
+    #[test]
+    fn thin_volumes_are_written_in_the_configured_pool_alone_and_whatever_snapshots_they_have() {
+        let thin = |role: &str, pool: &str| LvRow {
+            pool_lv: pool.to_owned(),
+            ..row("thin,sparse", role)
+        };
+        for role in [
+            "public",
+            "public,snapshot,thinsnapshot",
+            "public,origin,thinorigin",
+            "public,origin,multithinorigin,snapshot,thinsnapshot",
+        ] {
+            assert_eq!(
+                reason(&thin(role, "pool0"), &["lvp"], Unmarked::Refuse),
+                None,
+                "{role}"
+            );
+            let other = reason(&thin(role, "pool1"), &["lvp"], Unmarked::Refuse).unwrap();
+            assert!(other.contains("only pool0 is watched"), "{other}");
+            let tags = Tags::parse(&["lvp".to_owned()]);
+            assert!(refusal(&thin(role, "pool0"), &tags, Unmarked::Refuse, None).is_some());
+        }
+        for role in ["public,origin,externalorigin", "private,thin,pool,data", ""] {
+            assert!(
+                reason(&thin(role, "pool0"), &["lvp"], Unmarked::Adopt).is_some(),
+                "{role}"
+            );
+        }
+        // Unmarked ones are somebody's, as ever.
+        assert!(reason(&thin("public", "pool0"), &[], Unmarked::Refuse).is_some());
+    }
+
+    #[test]
+    fn what_is_called_like_a_golden_volume_or_a_clone_in_the_making_is_written_by_its_maker_alone()
+    {
+        for name in ["lvp-golden-77-raw", "lvp-new-1", "lvp-old-1"] {
+            let named = LvRow {
+                lv_name: name.to_owned(),
+                ..row("linear", "public")
+            };
+            for unmarked in [Unmarked::Refuse, Unmarked::Adopt] {
+                assert!(reason(&named, &["lvp"], unmarked).is_some(), "{name}");
+            }
+            let mut making = populating(JobId::random(), true);
+            making.push("lvp.for=vm-1".to_owned());
+            let making: Vec<_> = making.iter().map(String::as_str).collect();
+            assert_eq!(reason(&named, &making, Unmarked::Refuse), None, "{name}");
         }
     }
 

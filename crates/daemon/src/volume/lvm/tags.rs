@@ -8,13 +8,22 @@
 //! | `lvp.created=UUID` | populating | the job that created it and may remove it |
 //! | `lvp.image=HEX` | ready | SHA-256 of the image's bytes |
 //! | `lvp.ended=UUID` | ready | the job that ended last without writing it, if any since |
+//! | `lvp.golden=1:TYPE:HEX` | golden | the image that it is to hold: layout of these tags, format, SHA-256 |
+//! | `lvp.content=BYTES:HEX` | golden, clones | size and SHA-256 of the image's disk |
+//! | `lvp.sealed=BYTES:BYTES` | golden | size of the volume, and what it took of the pool |
+//! | `lvp.clone=HEX` | clones | the image that the volume was cloned with |
+//! | `lvp.for=NAME` | clones | the name that the clone gets; it waits for it under another |
+//! | `lvp.aside=NAME` | what a clone replaces | the name that the volume had |
+//!
+//! The last six are of the command that makes the volume, and stay until another job takes it over.
 //!
 //! `lvp` alone, by `lvpctl volumes adopt` or by hand, hands a volume over: ours to write.
 
 use std::str::FromStr;
 
-use lvp_api::{JobId, Sha256Digest, named};
+use lvp_api::{JobId, Sha256Digest, VolumeKind, VolumeName, named};
 
+use super::super::clones::{Content, GoldenKey};
 use super::super::{Volume, VolumeState};
 
 /// The tag of everything that is ours.
@@ -22,6 +31,25 @@ const MARK: &str = "lvp";
 
 /// What the tag of the job that ended last begins with.
 const ENDED: &str = "lvp.ended=";
+
+/// What the tag of a golden volume's image begins with, and the number of what these tags say: a program
+/// that means something else by them has another, and takes none of these volumes for golden.
+const GOLDEN: &str = "lvp.golden=1:";
+
+/// What the tag of a golden volume's content begins with.
+const CONTENT: &str = "lvp.content=";
+
+/// What the tag of a golden volume's own measures begins with.
+const SEALED: &str = "lvp.sealed=";
+
+/// What a clone's tag begins with.
+const CLONE: &str = "lvp.clone=";
+
+/// What the tag of a clone that waits for its name begins with.
+const FOR: &str = "lvp.for=";
+
+/// What the tag of a volume that was put aside begins with.
+const ASIDE: &str = "lvp.aside=";
 
 /// What the tag of the state begins with.
 const STATE: &str = "lvp.state=";
@@ -58,6 +86,20 @@ pub(super) struct Tags {
     pub(super) state: VolumeState,
     /// The job that ended last without writing it.
     pub(super) last_ended: Option<JobId>,
+    /// The image that it is to hold for clones.
+    pub(super) golden: Option<GoldenKey>,
+    /// What it holds for them, or was cloned with.
+    pub(super) content: Option<Content>,
+    /// How it was when it was sealed.
+    pub(super) sealed: Option<Sealed>,
+    /// The image that it was cloned with.
+    pub(super) clone_of: Option<Sha256Digest>,
+    /// The name that it is to get.
+    pub(super) waits_for: Option<VolumeName>,
+    /// The name that it had.
+    pub(super) aside: Option<VolumeName>,
+    /// Those of our tags that are as the volume was made.
+    pub(super) of_making: Vec<String>,
     /// The tags that are not ours.
     pub(super) others: Vec<String>,
 }
@@ -70,6 +112,23 @@ impl Tags {
             ours: ours.iter().any(|tag| tag == MARK),
             state: parse_state(&ours).unwrap_or(VolumeState::Untagged),
             last_ended: value(&ours, ENDED).flatten(),
+            golden: value::<GoldenTag>(&ours, GOLDEN).flatten().map(|tag| tag.0),
+            content: value::<ContentTag>(&ours, CONTENT)
+                .flatten()
+                .map(|tag| tag.0),
+            sealed: value(&ours, SEALED).flatten(),
+            clone_of: value(&ours, CLONE).flatten(),
+            waits_for: value(&ours, FOR).flatten(),
+            aside: value(&ours, ASIDE).flatten(),
+            of_making: ours
+                .iter()
+                .filter(|tag| {
+                    [GOLDEN, CLONE, CONTENT, FOR]
+                        .iter()
+                        .any(|of| tag.starts_with(of))
+                })
+                .cloned()
+                .collect(),
             others,
         }
     }
@@ -98,6 +157,9 @@ pub(super) fn left(before: &Volume, ended: JobId) -> Vec<String> {
             tags.extend(by);
             tags.push(format!("lvp.image={digest}"));
             tags.push(format!("{ENDED}{ended}"));
+            // A ready volume that was not written is the clone that it was.
+            tags.extend((before.kind == Some(VolumeKind::Clone)).then(|| clone_of(&digest)));
+            tags.extend(before.content.as_ref().map(content));
             tags
         }
     }
@@ -124,6 +186,87 @@ pub(super) fn ready(job: JobId, digest: &Sha256Digest) -> Vec<String> {
         format!("lvp.job={job}"),
         format!("lvp.image={digest}"),
     ]
+}
+
+/// The tag of a volume that is to be golden.
+pub(super) fn golden(key: &GoldenKey) -> String {
+    format!("{GOLDEN}{}:{}", key.image_type.as_str(), key.digest)
+}
+
+/// The tag of what a golden volume and its clones hold.
+pub(super) fn content(content: &Content) -> String {
+    format!("{CONTENT}{}:{}", content.size_bytes, content.digest)
+}
+
+/// The tag of how a golden volume was when it was sealed.
+pub(super) fn sealed(sealed: &Sealed) -> String {
+    format!("{SEALED}{}:{}", sealed.volume_bytes, sealed.mapped_bytes)
+}
+
+/// The tag of a clone.
+pub(super) fn clone_of(digest: &Sha256Digest) -> String {
+    format!("{CLONE}{digest}")
+}
+
+/// The tag of a clone that waits for its name.
+pub(super) fn waits_for(name: &VolumeName) -> String {
+    format!("{FOR}{name}")
+}
+
+/// The tag of a volume that a clone replaces.
+pub(super) fn aside(name: &VolumeName) -> String {
+    format!("{ASIDE}{name}")
+}
+
+/// `TYPE:HEX`.
+struct GoldenTag(GoldenKey);
+
+impl FromStr for GoldenTag {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (image_type, digest) = text.split_once(':').ok_or(())?;
+        Ok(Self(GoldenKey {
+            digest: digest.parse().map_err(drop)?,
+            image_type: image_type.parse().map_err(drop)?,
+        }))
+    }
+}
+
+/// `BYTES:HEX`.
+struct ContentTag(Content);
+
+impl FromStr for ContentTag {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (size_bytes, digest) = text.split_once(':').ok_or(())?;
+        Ok(Self(Content {
+            size_bytes: size_bytes.parse().map_err(drop)?,
+            digest: digest.parse().map_err(drop)?,
+        }))
+    }
+}
+
+/// How a golden volume was when it was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sealed {
+    /// Its size.
+    pub(super) volume_bytes: u64,
+    /// What it took of the pool.
+    pub(super) mapped_bytes: u64,
+}
+
+impl FromStr for Sealed {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (volume_bytes, mapped_bytes) = text.split_once(':').ok_or(())?;
+        Ok(Self {
+            volume_bytes: volume_bytes.parse().map_err(drop)?,
+            mapped_bytes: mapped_bytes.parse().map_err(drop)?,
+        })
+    }
 }
 
 /// What to add and what to delete so that our tags become `wanted`; others' stay.
@@ -171,103 +314,4 @@ fn value<T: FromStr>(tags: &[String], prefix: &str) -> Option<Option<T>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state(tags: &[String]) -> VolumeState {
-        Tags::parse(tags).state
-    }
-
-    #[test]
-    fn every_state_s_name_is_read_back_and_an_unknown_one_says_nothing() {
-        for known in State::ALL {
-            assert_eq!(known.to_string().parse(), Ok(known));
-            assert_eq!(value(&[known.tag()], STATE), Some(Some(known)));
-        }
-        for unknown in ["", "Ready", "polished"] {
-            assert!(unknown.parse::<State>().is_err(), "{unknown}");
-            let mut tags = ready(JobId::random(), &Sha256Digest::new([7; 32]));
-            tags.retain(|tag| !tag.starts_with(STATE));
-            tags.push(format!("{STATE}{unknown}"));
-            assert_eq!(state(&tags), VolumeState::Untagged, "{unknown}");
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let (job, digest) = (JobId::random(), Sha256Digest::new([7; 32]));
-        for created in [true, false] {
-            let written = populating(job, created);
-            assert_eq!(state(&written), VolumeState::Populating { job, created });
-        }
-        let ready = ready(job, &digest);
-        let job = Some(job);
-        assert_eq!(state(&ready), VolumeState::Ready { job, digest });
-    }
-
-    #[test]
-    fn what_a_job_leaves_says_the_same_as_before_and_which_job_ended() {
-        let (job, ended, digest) = (JobId::random(), JobId::random(), Sha256Digest::new([7; 32]));
-        let created = true;
-        for state in [
-            VolumeState::Untagged,
-            VolumeState::Adopted,
-            VolumeState::Populating { job, created },
-            VolumeState::Ready {
-                job: Some(job),
-                digest,
-            },
-            VolumeState::Ready { job: None, digest },
-        ] {
-            let name = "vm".parse().unwrap();
-            let left = left(&Volume::new(name, "/dev/vg0/vm".into(), 1, state), ended);
-            let parsed = Tags::parse(&left);
-            assert_eq!(parsed.state, state);
-            let is_ready = matches!(state, VolumeState::Ready { .. });
-            assert_eq!(parsed.last_ended, is_ready.then_some(ended), "{state:?}");
-        }
-    }
-
-    #[test]
-    fn a_change_touches_our_tags_only_and_never_both_adds_and_deletes_one() {
-        let (first, second) = (JobId::random(), JobId::random());
-        let mut have = populating(first, true);
-        have.push("backup".to_owned());
-        let wanted = populating(second, false);
-        let (add, delete) = difference(&have, &wanted);
-        assert_eq!(add, [format!("lvp.job={second}")]);
-        assert_eq!(
-            delete,
-            [format!("lvp.job={first}"), format!("lvp.created={first}")]
-        );
-        assert_eq!(difference(&wanted, &wanted), (vec![], vec![]));
-    }
-
-    #[test]
-    fn contradictory_or_garbled_tags_never_make_a_volume_ready_or_removable() {
-        let (job, digest) = (JobId::random(), Sha256Digest::new([7; 32]));
-        let with = |base: &[String], more: &str| [base, &[more.to_owned()]].concat();
-        let ready = ready(job, &digest);
-        for tags in [
-            with(&ready, "lvp.state=populating"),
-            with(&ready, &format!("lvp.image={}", Sha256Digest::new([8; 32]))),
-            with(&ready, &format!("lvp.created={job}")),
-            with(
-                &populating(job, true),
-                &format!("lvp.job={}", JobId::random()),
-            ),
-            vec!["lvp.state=ready".to_owned(), "lvp.image=77".to_owned()],
-            vec!["lvp".to_owned(), "lvp.ended=x".to_owned()],
-            vec!["lvp.state=populating".to_owned()],
-            vec![],
-        ] {
-            assert_eq!(state(&tags), VolumeState::Untagged, "{tags:?}");
-        }
-        let taken_over = with(
-            &populating(job, false),
-            &format!("lvp.created={}", JobId::random()),
-        );
-        let created = false;
-        assert_eq!(state(&taken_over), VolumeState::Populating { job, created });
-    }
-}
+mod tests;

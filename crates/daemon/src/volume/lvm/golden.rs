@@ -1,0 +1,506 @@
+//! Golden volumes and their clones: thin volumes of the pool, cloned by a thin snapshot.
+//!
+//! ```text
+//! make:   lvcreate -V            populating, says what it is to hold
+//!         ... written as every volume is ...
+//! seal:   lvchange -a n          nobody has it open any more
+//!         lvchange -p r -k y     read-only, not activated at boot, and all tags, in one commit
+//! clone:  lvcreate -s -k n -a n  populating, in the command that makes the snapshot
+//!         lvextend               to the size that was asked for
+//!         lvchange -a y
+//!         ... mark_ready ...
+//! ```
+//!
+//! A crash at any point leaves a volume that says `populating`, which is no golden one and which its job takes up
+//! or [`Volumes::remove_created`] removes; the commit that seals it is one. LVM writes a snapshot in two: first
+//! its metadata with the volume, its tags and a message for the pool, then, when the kernel has taken the
+//! message, the same without it. A crash between leaves the message, which the next command sends.
+//!
+//! A clone is extended while it is inactive: its size then is a number in the metadata, and its device is made
+//! once, as large as it has to be. Behind the image it has no blocks, and what has none reads as zeros; the first
+//! write to a block of a pool that zeroes fills up the rest of it. The golden volume's own end, behind the
+//! image's, is unwritten or was written as zeros: it was emptied before it was written ([`Lvm::emptied`]).
+//!
+//! [`Volumes::remove_created`]: super::super::Volumes::remove_created
+
+use std::fs::File;
+
+use async_trait::async_trait;
+use lvp_api::{JobId, VolumeKind, VolumeName};
+
+use super::super::clones::{Clones, Content, GOLDEN_PREFIX, Golden, GoldenKey, waiting_name};
+use super::super::{
+    Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes, round_up,
+};
+use super::commands::{Found, found, may_pass};
+use super::device::{self, Purpose};
+use super::report::LvRow;
+use super::settings::PoolSettings;
+use super::tags::{self, Sealed, Tags};
+use super::{Lvm, pool, rules};
+
+/// The longest name of a device-mapper device (`DM_NAME_LEN` in `linux/dm-ioctl.h`, less the end).
+const DEVICE_NAME_MAX: usize = 127;
+
+/// The longest name of a golden volume's image type.
+const TYPE_MAX: usize = 5;
+
+impl Lvm {
+    /// Whether there can be clones here at all.
+    pub(super) async fn can_clone(&self) -> Result<(), String> {
+        let Some(pool) = &self.settings.pool else {
+            return Err(format!(
+                "Volumes of {} are linear: set lvm.thin_pool for clones",
+                self.group_name()
+            ));
+        };
+        // A hyphen is doubled in the names of devices.
+        let hyphens = |name: &str| name.len() + name.matches('-').count();
+        let name = hyphens(GOLDEN_PREFIX) + TYPE_MAX + "--".len() + 64;
+        if hyphens(self.group_name()) + "-".len() + name > DEVICE_NAME_MAX {
+            return Err(format!(
+                "The name of the volume group {} is too long for those of golden volumes",
+                self.group_name()
+            ));
+        }
+        let look = self.fresh_look(pool).await;
+        let look = look.map_err(|error| crate::error::chain(&error))?;
+        look.flaw(self.group_name()).map_or(Ok(()), Err)
+    }
+
+    fn pool_settings(&self) -> Result<&PoolSettings, VolumeError> {
+        self.settings.pool.as_ref().ok_or_else(|| {
+            VolumeError::new(
+                VolumeErrorKind::NotOurs,
+                "There are no clones without a thin pool: set lvm.thin_pool",
+            )
+        })
+    }
+
+    /// The device of a thin volume, all of whose blocks were given back to the pool, and whether LVM agrees that
+    /// none is left, so that all of it reads as zeros. Others as they are: a linear volume's extents hold what
+    /// their last owner wrote.
+    pub(super) async fn emptied(
+        &self,
+        now: &Found,
+        device: File,
+    ) -> Result<(File, bool), VolumeError> {
+        if !rules::is_thin(&now.row) {
+            return Ok((device, false));
+        }
+        // The pool's zeroing counts only once a block is taken.
+        let Some(pool) = &self.settings.pool else {
+            return Ok((device, false));
+        };
+        let zeroes = self.fresh_look(pool).await?.row.zero == "zero";
+        if is_unwritten(&now.row) {
+            return Ok((device, zeroes));
+        }
+        let path = now.volume.path.clone();
+        let device = self
+            .blocking(move || {
+                // Where discards are switched off, the copier writes the zeros.
+                if let Err(error) = lvp_image::device::discard(&device) {
+                    tracing::debug!(path = %path.display(), %error, "the volume cannot be emptied");
+                }
+                Ok(device)
+            })
+            .await?;
+        let now = self.find_again(&now.volume).await?;
+        Ok((device, zeroes && is_unwritten(&now.row)))
+    }
+
+    fn golden_of(&self, row: LvRow) -> Option<Golden> {
+        let name: VolumeName = row.lv_name.parse().ok()?;
+        let key = GoldenKey::of_name(&name)?;
+        let Found { volume, row, tags } = found(&name, row);
+        Some(Golden {
+            key,
+            content: tags.content,
+            own_bytes: tags.sealed.map(|sealed| sealed.mapped_bytes),
+            flaw: self.flaw(&row, &tags, &key),
+            volume,
+        })
+    }
+
+    /// Why a volume with a golden name is none.
+    fn flaw(&self, row: &LvRow, tags: &Tags, key: &GoldenKey) -> Option<String> {
+        let pool = self.pool_name().unwrap_or_default();
+        let path = row.lv_path_or_dm();
+        if !rules::is_thin(row) || row.pool_lv != pool {
+            return Some(format!("{path} is not in the thin pool {pool}"));
+        }
+        if let Some(tag) = tags.of_another_tool() {
+            return Some(format!(
+                "The tag {tag:?} of {path} says that another tool manages it"
+            ));
+        }
+        if let VolumeState::Populating { job, .. } = tags.state {
+            return Some(format!(
+                "{path} is being written by job {job}, or was left unfinished"
+            ));
+        }
+        let (Some(content), Some(sealed)) = (&tags.content, &tags.sealed) else {
+            return Some(format!("The tags of {path} do not say what it holds"));
+        };
+        let is_ready =
+            matches!(tags.state, VolumeState::Ready { digest, .. } if digest == key.digest);
+        if !is_ready || tags.golden != Some(*key) {
+            return Some(format!("The tags of {path} do not agree with its name"));
+        }
+        if row.lv_permissions != "read-only" {
+            return Some(format!("{path} can be written"));
+        }
+        if row.lv_size != sealed.volume_bytes || row.lv_size < content.size_bytes {
+            let (has, had) = (row.lv_size, sealed.volume_bytes);
+            return Some(format!(
+                "{path} has {has} bytes and had {had} when it was written"
+            ));
+        }
+        None
+    }
+
+    /// One `lvcreate` of a snapshot.
+    async fn snapshot(
+        &self,
+        golden: &Golden,
+        name: &VolumeName,
+        tags: &[String],
+    ) -> Result<(), VolumeError> {
+        let origin = format!("{}/{}", self.group_name(), golden.volume.name);
+        let mut args = vec![
+            "--yes",
+            "--snapshot",
+            "--setactivationskip",
+            "n",
+            "--activate",
+            "n",
+            "--permission",
+            "rw",
+            "--name",
+            name.as_str(),
+        ];
+        args.extend(tags.iter().flat_map(|tag| ["--addtag", tag.as_str()]));
+        args.push(&origin);
+        let mut pauses = self.pauses();
+        loop {
+            match self.run("lvcreate", &args).await {
+                Ok(_) => return Ok(()),
+                Err(error) if may_pass(&error) => {
+                    // Perhaps it has made it nevertheless.
+                    if self.find(name).await?.is_some() {
+                        return Ok(());
+                    }
+                    if !pauses.wait("lvcreate failed", &error).await {
+                        return Err(failed_clone(&origin, error));
+                    }
+                }
+                Err(error) => return Err(failed_clone(&origin, error)),
+            }
+        }
+    }
+
+    /// One `lvextend`.
+    async fn extend(&self, name: &VolumeName, size_bytes: u64) -> Result<(), VolumeError> {
+        let size = format!("{size_bytes}b");
+        let target = format!("{}/{name}", self.group_name());
+        let mut pauses = self.pauses();
+        loop {
+            let Err(error) = self.run("lvextend", &["--size", &size, &target]).await else {
+                return Ok(());
+            };
+            // It takes no selection, and fails for a volume that has the size.
+            let now = self.just_made(name).await?;
+            if now.row.lv_size >= size_bytes {
+                return Ok(());
+            }
+            if !may_pass(&error) || !pauses.wait("lvextend failed", &error).await {
+                let doing = format!("Extending the clone {target} failed");
+                return Err(VolumeError::command(doing, error));
+            }
+        }
+    }
+
+    /// Activates a volume that was just made, and looks at it.
+    async fn activated(&self, name: &VolumeName) -> Result<Found, VolumeError> {
+        let target = format!("{}/{name}", self.group_name());
+        if let Err(error) = self.run("lvchange", &["-a", "y", &target]).await {
+            // Perhaps it was for the moment.
+            tracing::debug!(%error, "the clone {target} cannot be activated at once");
+        }
+        self.just_made(name).await
+    }
+}
+
+#[async_trait]
+impl Clones for Lvm {
+    async fn golden(&self) -> Result<Vec<Golden>, VolumeError> {
+        let rows = self
+            .select(&format!("lv_name=~\"^{GOLDEN_PREFIX}\""))
+            .await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| self.golden_of(row))
+            .collect())
+    }
+
+    async fn find_golden(&self, key: &GoldenKey) -> Result<Option<Golden>, VolumeError> {
+        let found = self.find(&key.volume_name()).await?;
+        Ok(found.and_then(|found| self.golden_of(found.row)))
+    }
+
+    async fn make_golden(
+        &self,
+        key: &GoldenKey,
+        size_bytes: u64,
+        job: JobId,
+    ) -> Result<Volume, VolumeError> {
+        self.pool_settings()?;
+        let tag = [tags::golden(key)];
+        self.create_tagged(&key.volume_name(), size_bytes, job, &tag)
+            .await
+    }
+
+    async fn seal(
+        &self,
+        volume: &Volume,
+        key: &GoldenKey,
+        job: JobId,
+        content: &Content,
+    ) -> Result<Golden, VolumeError> {
+        let mut now = self.find_again(volume).await?;
+        let changed = |now: &Found| {
+            let path = now.volume.path.display();
+            let message = format!("{path} was changed by somebody else while it was made golden");
+            VolumeError::new(VolumeErrorKind::NotFound, message)
+        };
+        let is_sealed = matches!(now.volume.state, VolumeState::Ready { .. });
+        if !is_sealed {
+            if now.volume.state != (VolumeState::Populating { job, created: true }) {
+                return Err(VolumeError::not_populating(&now.volume));
+            }
+            if now.tags.golden != Some(*key) || now.row.lv_size < content.size_bytes {
+                return Err(changed(&now));
+            }
+            // Known while it is active; of a repeat after a crash, only that it has no more than this.
+            let taken = now.row.data_percent;
+            let mapped_bytes = taken.map_or(now.row.lv_size, |taken| {
+                pool::part_of(now.row.lv_size, taken)
+            });
+            if !now.row.lv_active.is_empty() {
+                self.change("lvchange", &["-a", "n"], &now).await?;
+            }
+            let sealed = Sealed {
+                volume_bytes: now.row.lv_size,
+                mapped_bytes,
+            };
+            let wanted = [
+                tags::ready(job, &key.digest),
+                vec![
+                    tags::golden(key),
+                    tags::content(content),
+                    tags::sealed(&sealed),
+                ],
+            ];
+            let more = ["--permission", "r", "--setactivationskip", "y"];
+            now = self.set_tags_and(&now, &wanted.concat(), &more).await?;
+        }
+        let sealed = self.golden_of(now.row.clone());
+        match sealed {
+            Some(golden) if golden.flaw.is_none() && golden.content == Some(*content) => Ok(golden),
+            Some(golden) if golden.flaw.is_some() => {
+                Err(changed(&now).caused_by(golden.flaw.unwrap_or_default()))
+            }
+            _ => Err(changed(&now)),
+        }
+    }
+
+    async fn clone_golden(
+        &self,
+        golden: &Golden,
+        name: &VolumeName,
+        size_bytes: u64,
+        job: JobId,
+    ) -> Result<Volume, VolumeError> {
+        let pool = self.pool_settings()?;
+        let waiting = waiting_name(job);
+        // One look for all of it.
+        let selection = format!(
+            "lv_name=\"{name}\" || lv_name=\"{waiting}\" || lv_name=\"{}\"",
+            golden.volume.name
+        );
+        let rows = self.select(&selection).await?;
+        let row = |name: &VolumeName| rows.iter().find(|row| row.lv_name == name.as_str());
+        let origin = row(&golden.volume.name).cloned();
+        let origin = origin.and_then(|row| self.golden_of(row));
+        let gone = |why: String| VolumeError::new(VolumeErrorKind::NotFound, why);
+        match origin.filter(|now| now.volume.identity == golden.volume.identity) {
+            None => {
+                let name = &golden.volume.name;
+                return Err(gone(format!("The golden volume {name} is gone")));
+            }
+            Some(Golden {
+                flaw: Some(flaw), ..
+            }) => return Err(gone(flaw)),
+            Some(_) => {}
+        }
+        let mine = VolumeState::Populating { job, created: true };
+        let mut is_taken = false;
+        if let Some(existing) = row(name) {
+            is_taken = found(name, existing.clone()).volume.state != mine
+                || self.remove_created(name, job).await? == Removed::Kept;
+        }
+        if row(&waiting).is_some() {
+            self.settle(job).await?;
+        }
+        // Never smaller than the golden volume: LVM cuts in place.
+        let wanted = size_bytes.max(golden.volume.size_bytes);
+        let look = self.check_pool(pool, wanted).await?;
+        let Some(wanted) = round_up(wanted, look.extent_bytes) else {
+            return Err(VolumeError::internal(
+                "A size beyond 2^64 passed the pool's check",
+            ));
+        };
+        let mut tags = tags::populating(job, true);
+        tags.push(tags::clone_of(&golden.key.digest));
+        tags.extend(golden.content.as_ref().map(tags::content));
+        let target = match is_taken {
+            false => name,
+            true => {
+                tags.push(tags::waits_for(name));
+                &waiting
+            }
+        };
+        self.snapshot(golden, target, &tags).await?;
+        if wanted > golden.volume.size_bytes {
+            self.extend(target, wanted).await?;
+        }
+        let made = self.activated(target).await?;
+        if made.volume.state != mine || made.tags.clone_of != Some(golden.key.digest) {
+            return made.if_made_by(job, wanted);
+        }
+        if made.row.lv_size < wanted || made.row.lv_active.is_empty() {
+            let path = made.volume.path.display();
+            let message = format!(
+                "The clone {path} has {} bytes after it was extended to {wanted}, and is {}: repeat the request",
+                made.row.lv_size,
+                match made.row.lv_active.as_str() {
+                    "" => "not active",
+                    active => active,
+                }
+            );
+            return Err(VolumeError::new(VolumeErrorKind::Io, message));
+        }
+        Ok(made.volume)
+    }
+
+    fn is_replaceable(&self, volume: &Volume) -> bool {
+        self.settings.pool.is_some()
+            && matches!(volume.kind, Some(VolumeKind::Thin | VolumeKind::Clone))
+            && matches!(
+                volume.state,
+                VolumeState::Ready { .. } | VolumeState::Populating { .. }
+            )
+    }
+
+    async fn replace(
+        &self,
+        old: &Volume,
+        clone: &Volume,
+        job: JobId,
+    ) -> Result<Volume, VolumeError> {
+        self.swap(old, clone, job).await
+    }
+
+    async fn check_unused(&self, volume: &Volume) -> Result<(), VolumeError> {
+        let claimed = self.claim(volume, Purpose::Check, Unmarked::Adopt).await;
+        claimed.map(drop)
+    }
+
+    async fn waiting(&self) -> Result<Vec<JobId>, VolumeError> {
+        self.swapping().await
+    }
+
+    async fn remove_waiting(&self, job: JobId) -> Result<Removed, VolumeError> {
+        self.settle(job).await
+    }
+
+    async fn read_golden(&self, golden: &Volume) -> Result<File, VolumeError> {
+        let mut now = self.find_again(golden).await?;
+        if now.row.lv_active.is_empty() {
+            // Read-only it stays, by its table; at boot it is not activated.
+            let args = ["-a", "y", "--ignoreactivationskip"];
+            self.change("lvchange", &args, &now).await?;
+            now = self.find_again(golden).await?;
+        }
+        self.blocking(move || device::open_to_read(&now.row)).await
+    }
+
+    async fn remove_golden(&self, golden: &Golden) -> Result<Removed, VolumeError> {
+        let volume = &golden.volume;
+        if GoldenKey::of_name(&volume.name).is_none() {
+            return Err(VolumeError::internal(
+                "Only golden volumes are removed by this",
+            ));
+        }
+        self.remove_exactly(volume, "").await
+    }
+}
+
+impl Lvm {
+    /// Removes the volume with this UUID, if it is there and matches `condition` as well.
+    pub(super) async fn remove_exactly(
+        &self,
+        volume: &Volume,
+        condition: &str,
+    ) -> Result<Removed, VolumeError> {
+        let mut pauses = self.pauses();
+        let mut tried = false;
+        loop {
+            let now = match self.find_again(volume).await {
+                Ok(now) => now,
+                Err(error) if error.kind() == VolumeErrorKind::NotFound => {
+                    return Ok(match tried {
+                        true => Removed::Removed,
+                        false => Removed::Absent,
+                    });
+                }
+                Err(error) => return Err(error),
+            };
+            if tried {
+                return Ok(Removed::Kept);
+            }
+            if let Some(refusal) = rules::foreign(&now.row, &now.tags) {
+                return Err(refusal);
+            }
+            self.check_no_domain_uses(&now.row).await?;
+            let selection = format!("lv_uuid=\"{}\"{condition}", now.row.lv_uuid);
+            let target = format!("{}/{}", self.group_name(), now.row.lv_name);
+            match self
+                .run("lvremove", &["--yes", "-S", &selection, &target])
+                .await
+            {
+                Ok(_) => tried = true,
+                Err(error) if may_pass(&error) && pauses.wait("lvremove failed", &error).await => {}
+                Err(error) if now.row.lv_device_open == "open" => {
+                    let user = "another process";
+                    return Err(VolumeError::in_use(&now.volume.path, user).caused_by(error));
+                }
+                Err(error) => {
+                    let doing = format!("Removing the volume {target} failed");
+                    return Err(VolumeError::command(doing, error));
+                }
+            }
+        }
+    }
+}
+
+/// Whether an active thin volume has taken nothing of its pool.
+fn is_unwritten(row: &LvRow) -> bool {
+    // LVM rounds no part down to nothing (`dm_percent_to_round_float`).
+    row.data_percent.is_some_and(|percent| percent <= 0.0)
+}
+
+fn failed_clone(origin: &str, error: crate::cmd::CmdError) -> VolumeError {
+    VolumeError::command(format!("Cloning the golden volume {origin} failed"), error)
+}
