@@ -29,12 +29,13 @@ pub struct Differences {
 
 impl Differences {
     fn add(&mut self, offset: u64, length: u64) {
+        let is_full = self.parts.len() == TOLD;
         match self.parts.last_mut() {
             Some(last) if last.offset + last.length == offset && !self.has_more => {
                 last.length += length;
             }
-            _ if self.parts.len() < TOLD => self.parts.push(ByteRange { offset, length }),
-            _ => self.has_more = true,
+            _ if is_full => self.has_more = true,
+            _ => self.parts.push(ByteRange { offset, length }),
         }
     }
 }

@@ -125,8 +125,8 @@ async fn look_at_image(
         let known = services.cache.known_digest(&object, sidecar).await?;
         if let Some(digest) = known {
             let image_type = image.image_type;
-            let held = services.golden.find(&GoldenKey { digest, image_type });
-            if let Some(held) = held.await? {
+            let key = GoldenKey { digest, image_type };
+            if let Some(held) = services.golden.find(&key).await? {
                 let content = held.golden().content;
                 plan.virtual_bytes = content.map(|content| content.size_bytes);
                 plan.bytes_to_write = Some(0);

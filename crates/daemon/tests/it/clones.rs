@@ -649,8 +649,9 @@ async fn a_volume_is_compared_with_what_was_written_to_it() {
     }
 
     // A guest's writes: within the image's disk, and behind it.
-    let file = fs::File::options().write(true);
-    let file = file.open(world.home.volume("vm-1")).expect("it opens");
+    let guest = world.home.volume("vm-1");
+    let file = fs::File::options().write(true).open(guest);
+    let file = file.expect("it opens");
     file.write_all_at(&[1; 10], 5 * 4096 + 7).expect("written");
     file.write_all_at(&[1; 10], DISK + 3 * 4096)
         .expect("written");
