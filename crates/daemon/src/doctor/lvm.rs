@@ -1,4 +1,4 @@
-//! LVM: its tools, the volume group, its disks and thin pools.
+//! LVM: its tools, the volume group and its disks.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::devices::{self, PhysicalVolume};
-use super::{Finding, size};
+use super::{Finding, size, thin};
 use crate::cmd;
 use crate::config::Config;
 use crate::error::chain;
@@ -19,15 +19,18 @@ use crate::volume::{NoLibvirt, Volumes as _};
 /// The programs that the daemon starts for logical volumes.
 const TOOLS: [&str; 6] = ["lvs", "vgs", "lvcreate", "lvchange", "lvremove", "dmsetup"];
 
-/// How long one of them may take: nothing here waits for data.
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// Those that it starts beside them for a thin pool.
+const TOOLS_OF_POOLS: [&str; 2] = ["lvextend", "lvrename"];
 
-/// A thin pool with less room than this needs its operator.
-const POOL_FULL_PERCENT: f64 = 80.0;
+/// How long one of them may take: nothing here waits for data.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     let group = &config.lvm.volume_group;
-    let mut findings = vec![tools().await, kernel(Path::new("/dev/mapper/control"))];
+    let mut findings = vec![
+        tools(config.lvm.pool.is_some()).await,
+        kernel(Path::new("/dev/mapper/control")),
+    ];
     findings.push(volume_group(config).await);
     match physical_volumes().await {
         Ok(seen) => {
@@ -43,14 +46,16 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
             findings.push(Finding::fail("lvm.devices", error, remedy));
         }
     }
-    findings.extend(thin_pools(group).await);
+    findings.extend(thin::check(config).await);
     findings
 }
 
-async fn tools() -> Finding {
+async fn tools(has_pool: bool) -> Finding {
     const CHECK: &str = "lvm.tools";
+    let of_pools = TOOLS_OF_POOLS.into_iter().filter(|_| has_pool);
     let missing: Vec<_> = TOOLS
         .into_iter()
+        .chain(of_pools)
         .filter(|tool| cmd::find_tool(tool).is_none())
         .collect();
     if !missing.is_empty() {
@@ -92,9 +97,13 @@ async fn volume_group(config: &Config) -> Finding {
     match backend.probe().await {
         Ok(capacity) => {
             let (free, total) = (size(capacity.free_bytes), size(capacity.total_bytes));
-            let message = format!("{group}: {free} of {total} are free");
+            let place = match &config.lvm.pool {
+                Some(pool) => format!("{group}/{}", pool.name),
+                None => group.clone(),
+            };
+            let message = format!("{place}: {free} of {total} are free");
             if capacity.free_bytes < capacity.unit_bytes {
-                let remedy = "Remove volumes or add a disk with vgextend: only volumes that are \
+                let remedy = "Remove volumes, or add room (vgextend; lvextend for a thin pool): only volumes that are \
                     there already can be provisioned";
                 return Finding::warn(CHECK, message, remedy);
             }
@@ -193,75 +202,7 @@ async fn lvmconfig() -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-#[derive(Debug, Deserialize)]
-struct PoolReport {
-    report: Vec<PoolPart>,
-}
-
-#[derive(Debug, Deserialize)]
-struct PoolPart {
-    #[serde(default)]
-    lv: Vec<Pool>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Pool {
-    lv_name: String,
-    data_percent: String,
-    metadata_percent: String,
-}
-
-async fn thin_pools(group: &str) -> Vec<Finding> {
-    let mut args = reporting("lv_name,data_percent,metadata_percent");
-    let selection = format!("vg_name=\"{group}\" && lv_layout={{thin,pool}}");
-    args.extend(["--select", &selection].map(str::to_owned));
-    // That the group cannot be looked at is another check's finding.
-    let Ok(output) = cmd::run("lvs", args, TIMEOUT).await else {
-        return Vec::new();
-    };
-    match serde_json::from_slice::<PoolReport>(&output.stdout) {
-        Ok(report) => judge_pools(report.report.into_iter().flat_map(|part| part.lv)),
-        Err(error) => vec![Finding::warn(
-            "lvm.thin_pools",
-            format!("LVM's report on thin pools cannot be understood: {error}"),
-            "Check LVM's version: 2.03 or newer is needed",
-        )],
-    }
-}
-
-fn judge_pools(pools: impl Iterator<Item = Pool>) -> Vec<Finding> {
-    const CHECK: &str = "lvm.thin_pools";
-    let mut findings: Vec<_> = pools
-        .map(|pool| {
-            let Pool {
-                lv_name,
-                data_percent,
-                metadata_percent,
-            } = pool;
-            let message = format!(
-                "Thin pool {lv_name}: {data_percent} % of its data and {metadata_percent} % of its \
-                 metadata are taken; volumes are made beside it"
-            );
-            let fullest = [&data_percent, &metadata_percent]
-                .into_iter()
-                .filter_map(|percent| percent.parse::<f64>().ok())
-                .fold(0.0, f64::max);
-            if fullest >= POOL_FULL_PERCENT {
-                let remedy = "Extend it ('lvextend --size', '--poolmetadatasize'): a full thin pool \
-                    stops every guest on it";
-                Finding::warn(CHECK, message, remedy)
-            } else {
-                Finding::ok(CHECK, message)
-            }
-        })
-        .collect();
-    if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, "There are none"));
-    }
-    findings
-}
-
-fn reporting(fields: &str) -> Vec<String> {
+pub(super) fn reporting(fields: &str) -> Vec<String> {
     [
         "--reportformat",
         "json",
@@ -306,22 +247,5 @@ mod tests {
         }
         let found = kernel(Path::new("/nonexistent/control"));
         assert_eq!(found.status, Status::Fail, "{found:?}");
-    }
-
-    #[test]
-    fn thin_pools_are_judged_by_what_is_fuller() {
-        let json = r#"{"report":[{"lv":[
-            {"lv_name":"a","data_percent":"34.10","metadata_percent":"12.00"},
-            {"lv_name":"b","data_percent":"10.00","metadata_percent":"91.50"},
-            {"lv_name":"c","data_percent":"","metadata_percent":""}]}]}"#;
-        let report: PoolReport = serde_json::from_str(json).expect("LVM's form");
-        let pools = report.report.into_iter().flat_map(|part| part.lv);
-        let statuses: Vec<_> = judge_pools(pools)
-            .iter()
-            .map(|found| found.status)
-            .collect();
-        assert_eq!(statuses, [Status::Ok, Status::Warn, Status::Ok]);
-        let none = judge_pools(std::iter::empty());
-        assert_eq!(none[0].status, Status::Ok);
     }
 }

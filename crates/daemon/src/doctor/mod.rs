@@ -15,6 +15,7 @@ mod libvirt;
 mod lvm;
 mod s3;
 mod storage;
+mod thin;
 mod volumes;
 
 use std::fmt::Write as _;
@@ -61,7 +62,12 @@ pub const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "lvm.thin_pools",
-        "Thin pools in the group and how full they are; volumes are not made in them",
+        "Other thin pools in the group and how full they are; volumes are not made in them",
+    ),
+    (
+        "lvm.thin_pool",
+        "The pool of lvm.thin_pool: sound, how full, zeroing, discards, chunk size, spare metadata, monitored and extended by \
+         itself, room in the group, thin-provisioning-tools",
     ),
     (
         "volumes.dir",

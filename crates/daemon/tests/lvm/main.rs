@@ -16,6 +16,8 @@ use lvp_testkit::scenarios;
 use lvp_testkit::scenarios::Scenario;
 use lvp_testkit::uml::{self, Uml};
 
+#[path = "../volumes/contract/clones.rs"]
+mod clones;
 #[path = "../volumes/contract/mod.rs"]
 mod contract;
 mod fixture;
@@ -90,10 +92,17 @@ macro_rules! on_the_pool {
     };
 }
 
+/// The promises of those whose volumes share content.
+macro_rules! clones_on_the_pool {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        vec![$((stringify!($name), Box::pin($module::$name(&Pool)) as _)),*]
+    };
+}
+
 fn run_thin() {
     fixture::make_pool(512, "");
     let mut all: Vec<Scenario> = contract::each!(on_the_pool);
-    let of_clones: Vec<Scenario> = contract::each_of_clones!(on_the_pool);
+    let of_clones: Vec<Scenario> = clones::each_of_clones!(clones_on_the_pool);
     all.extend(of_clones);
     let of_lvm: Vec<Scenario> = scenarios![
         thin::a_new_volume_is_thin_in_one_step_and_an_old_one_stays_linear,
