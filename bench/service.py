@@ -88,11 +88,11 @@ class Daemon:
         """Asks for a volume; the job's id."""
         body = {"image_url": f"s3://images/{image}", "volume_name": volume,
                 "volume_size_gb": size_gb}
-        return self._call("/api/v1/jobs", body)["job_id"]
+        return self.call("/api/v1/jobs", body)["job_id"]
 
     def status(self, job):
         """A job's status object."""
-        return self._call(f"/api/v1/jobs/{job}")
+        return self.call(f"/api/v1/jobs/{job}")
 
     def finish(self, jobs, meanwhile=lambda: None):
         """Waits until the jobs have completed: asks for one at a time, and not so often that it costs
@@ -114,7 +114,7 @@ class Daemon:
 
     def forget(self):
         """Removes volumes and cached images."""
-        for image in self._call("/api/v1/cache/images")["images"]:
+        for image in self.call("/api/v1/cache/images")["images"]:
             request = urllib.request.Request(
                 f"{self.url}/api/v1/cache/images/{image['checksum']}", method="DELETE")
             urllib.request.urlopen(request).close()
@@ -129,7 +129,8 @@ class Daemon:
         self.process.wait()
         self.group.close()
 
-    def _call(self, path, body=None):
+    def call(self, path, body=None):
+        """A call of the API; its answer."""
         data = json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers)

@@ -167,7 +167,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use lvp_api::{ImageType, JobState, Stage, Verified};
+    use lvp_api::{ImageType, JobState, Method, Stage, Verified};
 
     use super::*;
 
@@ -206,6 +206,7 @@ mod tests {
             ("jobs.js", JobState::NAMES),
             ("job.js", Stage::NAMES),
             ("job.js", Verified::NAMES),
+            ("job.js", Method::NAMES),
         ] {
             for word in words {
                 let quoted = [format!("'{word}'"), format!("{word}:")];

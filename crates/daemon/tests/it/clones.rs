@@ -13,7 +13,7 @@ use lvp_testkit::require::require;
 use lvp_testkit::s3::S3;
 use serde_json::{Value, json};
 
-use crate::restore::{back_up, restore};
+use crate::restore::{back_up, check_recorded, forget_the_end, restore};
 use crate::support::{BINARY, MIB, World, address, completed, ended, holds, image, metric};
 
 const DISK: u64 = 32 * MIB;
@@ -398,6 +398,53 @@ async fn kill_the_maker(is_resumed: bool) {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_clone_that_a_kill_left_unfinished_is_made_anew_and_one_that_waited_is_swept() {
+    if !require("xfs") {
+        return;
+    }
+    let world = Sharing::on("xfs").await;
+    let builder = image(DISK, 100, 17);
+    let url = world.put("a.qcow2", &builder.build());
+    let daemon = world.start();
+    let job = daemon.provision(&url, "vm", DISK).await.expect("accepted");
+    let digest = daemon.ended(&job).await.expect("it ends").image_digest;
+    let digest = digest.expect("it has one");
+    daemon.kill().expect("it is killed");
+
+    // As if it had been killed before the clone said ready, with whatever in it.
+    let record = world.home.volume(".lvp").join("vm.json");
+    let text = fs::read_to_string(&record).expect("it has a record");
+    let mut json: Value = serde_json::from_str(&text).expect("JSON");
+    let fields = json.as_object_mut().expect("an object");
+    fields.remove("image").expect("it is ready");
+    fields.insert("state".to_owned(), "populating".into());
+    fields.insert("created".to_owned(), true.into());
+    fs::write(&record, json.to_string()).expect("it is written");
+    fs::write(world.home.volume("vm"), b"half").expect("it is written");
+    // And another one while it was to replace a volume; its job is unknown.
+    let waits = world
+        .golden_dir()
+        .join(format!("lvp-new-{}", lvp_api::JobId::random()));
+    fs::write(&waits, b"half").expect("it is written");
+    forget_the_end(&world, &job, 1);
+
+    let daemon = world.start();
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    assert_eq!(status.method, Some(Method::Clone), "{status:?}");
+    assert!(holds(&world.home.volume("vm"), &builder.disk()));
+    wait_for("the sweep", async || (!waits.exists()).then_some(())).await;
+
+    // One that had said so is only recorded.
+    daemon.kill().expect("it is killed");
+    forget_the_end(&world, &job, 1);
+    let daemon = world.start();
+    let status = daemon.ended(&job).await.expect("it ends");
+    check_recorded(&status, &digest);
+    assert!(holds(&world.home.volume("vm"), &builder.disk()));
 }
 
 #[tokio::test]
