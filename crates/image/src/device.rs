@@ -19,13 +19,13 @@ mod zero_method;
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 pub use target::{Content, FileSize, Target, is_sole_opener};
 pub use zero_method::ZeroMethod;
 
-/// Gives a block device's room back to what it is on: a thin volume's to its pool. It is never taken for zeroing
-/// by itself: who relies on what is read afterwards has to find out from below.
-pub fn discard(device: &File) -> io::Result<()> {
-    let size_bytes = crate::sys::block_device_size(device)?;
-    crate::sys::block_discard(device, &(0..size_bytes))
+/// Gives the room of a part of a block device back to what it is on: a thin volume's to its pool. It is never
+/// taken for zeroing by itself: who relies on what is read afterwards has to find out from below.
+pub fn discard(device: &File, range: &Range<u64>) -> io::Result<()> {
+    crate::sys::block_discard(device, range)
 }

@@ -224,7 +224,7 @@ fn settings(target: &str, pool: &ThinPool, row: &Row, rows: &[Row], host: &Host)
     if spare < number(&row.lv_metadata_size) {
         findings.push(warn(
             format!("The group has no spare metadata volume for {target}: a repair of the pool needs one"),
-            format!("Run 'lvconvert --poolmetadataspare y {target}'"),
+            format!("Run 'lvextend --poolmetadatasize +4M {target}', which makes one on the way"),
         ));
     }
     let chunk = number(&row.chunk_size);

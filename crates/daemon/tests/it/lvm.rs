@@ -9,6 +9,7 @@ mod provision;
 mod reconcile;
 mod restore;
 mod surroundings;
+mod thin;
 
 use std::time::Duration;
 
@@ -49,6 +50,23 @@ fn the_daemon_works_on_logical_volumes() {
             .timeout(Duration::from_secs(880))
             .pass("LVP_SCENARIO")
             .run_this_test("lvm::the_daemon_works_on_logical_volumes");
+    }
+}
+
+#[test]
+fn the_daemon_clones_in_a_thin_pool() {
+    if uml::is_inside() {
+        lvm::remove_group();
+        lvm::make_group(&lvm::slice(1, DISK_MIB));
+        scenarios::run(scenarios![
+            thin::an_image_is_unpacked_once_and_cloned_as_often_as_it_is_asked_for,
+            thin::a_pool_beyond_its_limit_refuses_requests_until_there_is_room,
+        ]);
+    } else if require("lvm") {
+        Uml::new()
+            .timeout(Duration::from_secs(880))
+            .pass("LVP_SCENARIO")
+            .run_this_test("lvm::the_daemon_clones_in_a_thin_pool");
     }
 }
 

@@ -57,7 +57,9 @@ pub(crate) async fn what_was_changed_since_it_was_sealed_is_not_golden() {
     let lvm = thin_backend();
     let sealed = golden(&lvm, 11).await;
     let name = sealed.volume.name.to_string();
-    assert_eq!(sealed.own_bytes, Some(65536));
+    // One chunk, in LVM's hundredths of a percent.
+    let own_bytes = sealed.own_bytes.unwrap();
+    assert!(own_bytes.abs_diff(65536) < 420, "{own_bytes}");
     assert_eq!(field(&name, "lv_permissions"), "read-only");
     assert_eq!(field(&name, "lv_skip_activation"), "skip activation");
     assert_eq!(field(&name, "lv_active"), "");
@@ -121,7 +123,7 @@ pub(crate) async fn what_was_changed_since_it_was_sealed_is_not_golden() {
 pub(crate) async fn a_clone_costs_no_byte_and_few_commands() {
     let lvm = thin_backend();
     let golden = golden(&lvm, 12).await;
-    drop(lvm.probe().await.unwrap());
+    lvm.probe().await.unwrap();
     let before = lvm.pool().unwrap();
     let spy = Spy::new();
     let (vm, job) = (name("cheap"), JobId::random());
@@ -133,7 +135,7 @@ pub(crate) async fn a_clone_costs_no_byte_and_few_commands() {
     assert_eq!(changes, changing);
     assert!(commands.len() <= changing.len() + 5, "{commands:?}");
     drop(spy);
-    drop(lvm.probe().await.unwrap());
+    lvm.probe().await.unwrap();
     let after = lvm.pool().unwrap();
     assert_eq!(after.data_ratio, before.data_ratio, "no byte");
     let blocks = |usage: &provisioner::volume::PoolUsage| usage.metadata_ratio.unwrap() * 1024.0;
@@ -226,56 +228,64 @@ pub(crate) async fn a_swap_that_was_cut_off_anywhere_has_one_volume_of_the_name(
     let goldens = [golden(&lvm, 15).await, golden(&lvm, 16).await];
     let of = [&goldens[0], &goldens[1]];
     let vm = name("swapped");
-    for done in 0..4 {
-        for goes_on in [true, false] {
-            let (old, clone, job) = waiting(&lvm, &vm, of).await;
-            let (aside, new) = (format!("lvp-old-{job}"), clone.name.to_string());
-            let steps = [
-                format!("lvchange --addtag lvp.aside={vm} vg0/{vm}"),
-                format!("lvrename vg0 {vm} {aside}"),
-                format!("lvrename vg0 {new} {vm}"),
-            ];
-            for step in &steps[..done] {
-                tool(step);
-            }
-            // Whoever looks sees the old one or the new one.
-            let seen = look(&lvm, &vm).await;
-            assert!(matches!(seen.state, VolumeState::Ready { digest, .. }
-                if digest == goldens[usize::from(done >= 2)].key.digest));
-            let listed = lvm.list().await.unwrap();
-            let named: Vec<_> = listed.iter().filter(|volume| volume.name == vm).collect();
-            assert_eq!(named.len(), 1, "{done}: {listed:?}");
-            assert_eq!(named[0].state, seen.state);
-            assert!(
-                listed
-                    .iter()
-                    .all(|volume| !volume.name.as_str().starts_with("lvp-"))
-            );
-            let waiting = lvm.waiting().await.unwrap();
-            assert_eq!(waiting, [job]);
-            if goes_on && done == 2 {
-                // What a job that is taken up does first.
-                lvm.mark_ready(&seen, job, &goldens[1].key.digest)
-                    .await
-                    .unwrap();
-            } else if goes_on {
-                let replaced = lvm.replace(&old, &clone, job).await.unwrap();
-                assert_eq!(replaced.name, vm);
-            } else {
-                lvm.remove_waiting(job).await.unwrap();
-            }
-            let is_new = goes_on || done >= 2;
-            assert_eq!(
-                first_byte("swapped"),
-                if is_new { 16 } else { 15 },
-                "{done} {goes_on}"
-            );
-            assert_eq!(lvm.waiting().await.unwrap(), []);
-            tool(&format!("lvremove --yes vg0/{vm}"));
+    // What a job does that goes on, after each step, and what is done for one that does not.
+    let cuts = [
+        (0, false),
+        (1, true),
+        (1, false),
+        (2, true),
+        (2, false),
+        (3, true),
+        (3, false),
+    ];
+    for (done, goes_on) in cuts {
+        let (old, clone, job) = waiting(&lvm, &vm, of).await;
+        let (aside, new) = (format!("lvp-old-{job}"), clone.name.to_string());
+        let steps = [
+            format!("lvchange --addtag lvp.aside={vm} vg0/{vm}"),
+            format!("lvrename vg0 {vm} {aside}"),
+            format!("lvrename vg0 {new} {vm}"),
+        ];
+        for step in &steps[..done] {
+            tool(step);
         }
+        // Whoever looks sees the old one or the new one.
+        let seen = look(&lvm, &vm).await;
+        assert!(matches!(seen.state, VolumeState::Ready { digest, .. }
+                if digest == goldens[usize::from(done >= 2)].key.digest));
+        let listed = lvm.list().await.unwrap();
+        let named: Vec<_> = listed.iter().filter(|volume| volume.name == vm).collect();
+        assert_eq!(named.len(), 1, "{done}: {listed:?}");
+        assert_eq!(named[0].state, seen.state);
+        assert!(
+            listed
+                .iter()
+                .all(|volume| !volume.name.as_str().starts_with("lvp-"))
+        );
+        let waiting = lvm.waiting().await.unwrap();
+        assert_eq!(waiting, [job]);
+        if goes_on && done == 2 {
+            // What a job that is taken up does first.
+            lvm.mark_ready(&seen, job, &goldens[1].key.digest)
+                .await
+                .unwrap();
+        } else if goes_on {
+            let replaced = lvm.replace(&old, &clone, job).await.unwrap();
+            assert_eq!(replaced.name, vm);
+        } else {
+            lvm.remove_waiting(job).await.unwrap();
+        }
+        let is_new = goes_on || done >= 2;
+        assert_eq!(
+            first_byte("swapped"),
+            if is_new { 16 } else { 15 },
+            "{done} {goes_on}"
+        );
+        assert_eq!(lvm.waiting().await.unwrap(), []);
+        tool(&format!("lvremove --yes vg0/{vm}"));
     }
     // Killed for real.
-    for delay in [0, 200, 500, 900] {
+    for delay in [0, 400] {
         let (old, clone, job) = waiting(&lvm, &vm, of).await;
         let hasty = backend_with(LvmSettings {
             retry_backoff: vec![],

@@ -42,6 +42,9 @@ use super::{Lvm, pool, rules};
 /// The longest name of a device-mapper device (`DM_NAME_LEN` in `linux/dm-ioctl.h`, less the end).
 const DEVICE_NAME_MAX: usize = 127;
 
+/// What is discarded at once.
+const DISCARD_BYTES: u64 = 16 << 30; // 16 GiB
+
 /// The longest name of a golden volume's image type.
 const TYPE_MAX: usize = 5;
 
@@ -96,16 +99,27 @@ impl Lvm {
         if is_unwritten(&now.row) {
             return Ok((device, zeroes));
         }
-        let path = now.volume.path.clone();
-        let device = self
-            .blocking(move || {
+        let mut device = device;
+        let size_bytes = now.row.lv_size;
+        let mut at = 0;
+        // Each of a piece, so that a large volume has the time that it needs and one that hangs has an end.
+        while at < size_bytes {
+            let end = size_bytes.min(at.saturating_add(DISCARD_BYTES));
+            let (back, discarded) = self
+                .blocking(move || {
+                    let discarded = lvp_image::device::discard(&device, &(at..end));
+                    Ok((device, discarded))
+                })
+                .await?;
+            device = back;
+            if let Err(error) = discarded {
                 // Where discards are switched off, the copier writes the zeros.
-                if let Err(error) = lvp_image::device::discard(&device) {
-                    tracing::debug!(path = %path.display(), %error, "the volume cannot be emptied");
-                }
-                Ok(device)
-            })
-            .await?;
+                let path = now.volume.path.display();
+                tracing::debug!(%path, %error, "the volume cannot be emptied");
+                break;
+            }
+            at = end;
+        }
         let now = self.find_again(&now.volume).await?;
         Ok((device, zeroes && is_unwritten(&now.row)))
     }

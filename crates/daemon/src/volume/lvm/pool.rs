@@ -304,7 +304,11 @@ impl Lvm {
         pool: &PoolSettings,
         new_bytes: u64,
     ) -> Result<Look, VolumeError> {
-        let look = self.fresh_look(pool).await?;
+        // What was made since the last look is promised as well.
+        let look = match pool.overcommit_percent_max {
+            Some(_) => self.look_at_pool(pool).await?,
+            None => self.fresh_look(pool).await?,
+        };
         self.judge(pool, &look, &self.account(), (0, 0))?;
         let group = self.group_name();
         if new_bytes > look.row.lv_size {

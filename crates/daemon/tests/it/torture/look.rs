@@ -1,11 +1,13 @@
 //! The look at everything: volumes, cache, database.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 
 use lvp_testkit::daemon::Home;
 use lvp_testkit::lvm;
+use lvp_testkit::require::command;
 use rusqlite::Connection;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -21,7 +23,12 @@ const BLOCK: usize = 4096;
 pub(super) enum Place {
     Directory,
     Lvm,
+    /// In the thin pool [`POOL`] of the group.
+    Thin,
 }
+
+/// The thin pool.
+pub(super) const POOL: &str = "pool0";
 
 /// A volume as somebody else finds it.
 struct Seen {
@@ -41,10 +48,16 @@ struct Seen {
 ///
 /// If anything is not so.
 pub(super) fn look(rig: &mut Rig) -> Vec<String> {
-    if rig.place == Place::Lvm {
+    if rig.place != Place::Directory {
         for volume in lvm::volumes() {
             let ours = (0..VOLUMES).any(|index| volume.name == format!("vm-{index}"));
-            assert!(ours, "{volume:?} is left in the volume group");
+            let of_clones = ["lvp-golden-", "lvp-new-", "lvp-old-"];
+            let of_clones = of_clones
+                .iter()
+                .any(|prefix| volume.name.starts_with(prefix));
+            let of_pool = volume.name.starts_with(POOL) || volume.name.ends_with("_pmspare");
+            let expected = ours || rig.place == Place::Thin && (of_clones || of_pool);
+            assert!(expected, "{volume:?} is left in the volume group");
         }
     }
     let mut ready = Vec::new();
@@ -112,6 +125,8 @@ fn is_not_bootable(rig: &Rig, name: &str, seen: &Seen) -> bool {
     let cleared = match rig.place {
         Place::Directory => END,
         Place::Lvm => BLOCK,
+        // A new one is all zeros, and what it is cloned with is whole.
+        Place::Thin => END,
     };
     let is_cleared = seen.bytes.iter().take(cleared).all(|byte| *byte == 0);
     let mut disks = rig.disks.values();
@@ -143,7 +158,7 @@ fn see(rig: &Rig, name: &str) -> Option<Seen> {
     for _ in 0..10 {
         let seen = match rig.place {
             Place::Directory => see_file(rig, name),
-            Place::Lvm => see_logical_volume(name),
+            Place::Lvm | Place::Thin => see_logical_volume(name),
         };
         match seen {
             Ok(seen) => return seen,
@@ -174,8 +189,15 @@ fn see_file(rig: &Rig, name: &str) -> io::Result<Option<Seen>> {
 }
 
 fn see_logical_volume(name: &str) -> io::Result<Option<Seen>> {
-    let mut volumes = lvm::volumes().into_iter();
-    let Some(volume) = volumes.find(|volume| volume.name == name) else {
+    let volumes = lvm::volumes();
+    let mut named = volumes.iter().filter(|volume| volume.name == name);
+    // Cut off between two renames, the name is that of the clone that gets it.
+    let mut getting = volumes.iter().filter(|volume| {
+        volume.name.starts_with("lvp-new-")
+            && volume.tag_value("lvp.for") == Some(name)
+            && volume.has_tag("lvp.state=ready")
+    });
+    let Some(volume) = named.next().or_else(|| getting.next()) else {
         return Ok(None);
     };
     assert!(volume.has_tag("lvp"), "{volume:?} is not marked as ours");
@@ -187,8 +209,14 @@ fn see_logical_volume(name: &str) -> io::Result<Option<Seen>> {
         ready.is_some() || volume.has_tag("lvp.state=populating"),
         "{volume:?} says neither"
     );
+    let device = lvm::device(&volume.name);
+    if volume.has_tag("lvp.state=populating") && !device.exists() {
+        // A clone is activated once it has its size; it may be gone by now.
+        let activate = ["-qq", "--activate", "y", &format!("vg0/{}", volume.name)];
+        command("lvchange").args(activate).status()?;
+    }
     let mut bytes = Vec::new();
-    fs::File::open(lvm::device(name))?.read_to_end(&mut bytes)?;
+    fs::File::open(device)?.read_to_end(&mut bytes)?;
     assert_eq!(bytes.len() as u64, volume.size_bytes);
     let is_new = volume.tag_value("lvp.created").is_some();
     Ok(Some(Seen {
@@ -251,14 +279,45 @@ impl Place {
     pub(super) fn path(self, home: &Home, name: &str) -> PathBuf {
         match self {
             Self::Directory => home.volume(name),
-            Self::Lvm => lvm::device(name),
+            Self::Lvm | Self::Thin => lvm::device(name),
         }
     }
 
-    /// Nothing goes on any more: every device is a volume's.
-    pub(super) fn check_leftovers(self) {
-        if self == Self::Lvm {
-            lvm::check();
+    /// Nothing goes on any more: every device is a volume's, and of golden volumes and clones nothing is half made.
+    pub(super) fn check_leftovers(self, disks: &BTreeMap<String, Vec<u8>>) {
+        if self == Self::Directory {
+            return;
         }
+        lvm::check();
+        if self == Self::Lvm {
+            return;
+        }
+        for volume in lvm::volumes() {
+            let name = &volume.name;
+            let is_left = ["lvp-new-", "lvp-old-"]
+                .iter()
+                .any(|of| name.starts_with(of));
+            assert!(!is_left, "{volume:?} is left over");
+            if name.starts_with("lvp-golden-") {
+                assert!(volume.has_tag("lvp.state=ready"), "{volume:?} is half made");
+                let image = volume.tag_value("lvp.image").expect("it names its image");
+                lvm::tool(&format!("lvchange -qq --activate y -K vg0/{name}"));
+                let bytes = fs::read(lvm::device(name)).expect("it is read");
+                let (disk, tail) = bytes.split_at(disks[image].len());
+                assert!(disk == disks[image], "{name} is wrong");
+                assert!(tail.iter().all(|byte| *byte == 0), "{name} has a tail");
+                lvm::tool(&format!("lvchange -qq --activate n vg0/{name}"));
+            }
+        }
+        let of_lvm = lvm::tool(&format!(
+            "lvs --noheadings --options transaction_id vg0/{POOL}"
+        ));
+        let status = lvm::tool(&format!("dmsetup status vg0-{POOL}-tpool"));
+        let of_kernel = status.split_whitespace().nth(3);
+        assert_eq!(
+            Some(&*of_lvm),
+            of_kernel,
+            "LVM and the kernel do not agree: {status}"
+        );
     }
 }

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use lvp_api::JobState;
 use lvp_testkit::daemon::{Daemon, Home};
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
+use lvp_testkit::lvm;
 use lvp_testkit::s3::S3;
 use rusqlite::Connection;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::look::{Place, look};
+use super::look::{POOL, Place, look};
 use crate::restore::{back_up, restore};
 use crate::support::{BINARY, MIB, World, address, image};
 
@@ -142,10 +143,13 @@ impl Rig {
         let mut world = World { s3, home }
             .with("CACHE_MAX_SIZE_BYTES", "40M")
             .with("LOG_LEVEL", "info");
-        if place == Place::Lvm {
+        if place != Place::Directory {
             world = world
                 .with("VOLUME_BACKEND", "lvm")
                 .with("LVM_VOLUME_GROUP", "vg0");
+        }
+        if place == Place::Thin {
+            world = world.with("LVM_THIN_POOL", POOL);
         }
         let mut disks = BTreeMap::new();
         let mut urls = Vec::new();
@@ -238,6 +242,10 @@ impl Rig {
                 continue;
             }
             let path = self.place.path(&self.world.home, name);
+            if self.place == Place::Thin && !path.exists() {
+                // Between two renames there is no device of the name.
+                continue;
+            }
             let file = File::options().read(true).write(true).open(&path);
             let file = file.expect("it opens");
             for place in [
@@ -333,7 +341,7 @@ impl Rig {
         }
         drop(daemon);
         look(self);
-        self.place.check_leftovers();
+        self.place.check_leftovers(&self.disks);
     }
 }
 
@@ -342,18 +350,30 @@ pub(super) fn hex(digest: &[u8]) -> String {
 }
 
 impl Place {
+    /// What the daemon finds there at first: extents that somebody else has written to, and the pool.
+    pub(super) fn prepare(self) {
+        if self != Self::Directory {
+            lvm::fill_with_marker(160);
+        }
+        if self == Self::Thin {
+            lvm::tool(&format!(
+                "lvcreate -qq --yes --type thin-pool --size 600M --poolmetadatasize 4M --chunksize 64k --name {POOL} vg0"
+            ));
+        }
+    }
+
     /// Of each image.
     pub(super) fn disk_bytes(self) -> u64 {
         match self {
             Self::Directory => 48 * MIB,
-            Self::Lvm => 24 * MIB,
+            Self::Lvm | Self::Thin => 24 * MIB,
         }
     }
 
     pub(super) fn volume_bytes(self) -> u64 {
         match self {
             Self::Directory => 64 * MIB,
-            Self::Lvm => 32 * MIB,
+            Self::Lvm | Self::Thin => 32 * MIB,
         }
     }
 }

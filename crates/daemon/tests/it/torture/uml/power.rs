@@ -13,8 +13,6 @@ use lvp_testkit::uml::{self, CUT, Uml};
 use super::super::look::{Place, look};
 use super::super::rig::{Random, Rig, number};
 
-const TEST: &str = "torture::uml::power::torture_power_cuts_leave_no_volume_half_true";
-
 /// How many cuts there are at least; more while `LVP_TORTURE_SECS` lasts.
 const DEFAULT_CUTS: u32 = 1;
 
@@ -26,15 +24,30 @@ const LONGEST_MS: u64 = 9000;
 
 #[test]
 fn torture_power_cuts_leave_no_volume_half_true() {
+    cut(
+        Place::Lvm,
+        "torture::uml::power::torture_power_cuts_leave_no_volume_half_true",
+    );
+}
+
+#[test]
+fn torture_power_cuts_leave_no_thin_volume_and_no_clone_half_true() {
+    cut(
+        Place::Thin,
+        "torture::uml::power::torture_power_cuts_leave_no_thin_volume_and_no_clone_half_true",
+    );
+}
+
+fn cut(place: Place, test: &str) {
     if uml::is_inside() {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        runtime.block_on(live_until_the_cut());
+        runtime.block_on(live_until_the_cut(place));
     } else if require("lvm") && require("mkfs.ext4") {
-        cut_again_and_again();
+        cut_again_and_again(test);
     }
 }
 
-fn cut_again_and_again() {
+fn cut_again_and_again(test: &str) {
     let mut random = Random::from_environment();
     let until = Instant::now() + Duration::from_secs(number("LVP_TORTURE_SECS", 0));
     let directory = tempfile::tempdir().expect("there is room");
@@ -65,23 +78,23 @@ fn cut_again_and_again() {
         let outcome = kernel(cuts)
             .env("LVP_TORTURE_SEED", &seed)
             .cut_after(&begun, delay)
-            .try_this_test(TEST);
+            .try_this_test(test);
         assert_eq!(outcome.status, CUT, "{}\n{}", outcome.output, outcome.log);
         fs::remove_file(&begun).expect("it had begun");
         cuts += 1;
     }
-    kernel(cuts).env("LVP_LAST", "1").run_this_test(TEST);
+    kernel(cuts).env("LVP_LAST", "1").run_this_test(test);
     println!("Power cuts: {cuts}");
 }
 
-async fn live_until_the_cut() {
+async fn live_until_the_cut(place: Place) {
     let shared = PathBuf::from(std::env::var_os("LVP_SHARED").expect("it is passed"));
     let round = number("LVP_ROUND", 0);
     lvm::tool("mount /dev/ubdc /run/mnt");
-    let mut rig = Rig::kept_in(Place::Lvm, Path::new("/run/mnt")).await;
+    let mut rig = Rig::kept_in(place, Path::new("/run/mnt")).await;
     let accepted = shared.join("accepted");
     if round == 0 {
-        lvm::fill_with_marker(160);
+        place.prepare();
         // The images are no part of what is tested.
         File::create(&accepted).expect("it is made");
         rustix::fs::sync();

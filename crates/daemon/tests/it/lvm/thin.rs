@@ -1,0 +1,179 @@
+//! The daemon on a thin pool.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
+
+use lvp_api::{JobState, Method, VolumeKind, VolumeList};
+use lvp_testkit::daemon::{Daemon, wait_for};
+use lvp_testkit::lvm::{self, device, tool};
+use serde_json::json;
+
+use super::{DISK_MIB, has_tag};
+use crate::support::{MIB, World, completed, image, metric};
+
+/// How often each is timed.
+const TIMES: usize = 5;
+
+async fn world(pool_mib: u64) -> World {
+    lvm::remove_group();
+    lvm::make_group(&lvm::slice(1, DISK_MIB));
+    lvm::fill_with_marker(100);
+    tool(&format!(
+        "lvcreate -qq --yes --type thin-pool --size {pool_mib}M --poolmetadatasize 4M --chunksize 64k --name pool0 vg0"
+    ));
+    World::new()
+        .await
+        .with("VOLUME_BACKEND", "lvm")
+        .with("LVM_VOLUME_GROUP", "vg0")
+        .with("LVM_THIN_POOL", "pool0")
+        .with("LVM_RETRY_BACKOFF_MS", "50,400")
+}
+
+async fn kind(daemon: &Daemon, name: &str) -> Option<VolumeKind> {
+    let listed: VolumeList = daemon.get("/api/v1/volumes").await.expect("a list");
+    let mut volumes = listed.volumes.into_iter();
+    volumes.find(|volume| volume.name == name)?.kind
+}
+
+fn holds(volume: &str, disk: &[u8]) -> bool {
+    let bytes = fs::read(device(volume)).expect("the volume is read");
+    let (start, rest) = bytes.split_at(disk.len());
+    start == disk && rest.iter().all(|byte| *byte == 0)
+}
+
+/// The first job makes the golden volume, the next ones read nothing; what is provisioned again is replaced.
+pub(crate) async fn an_image_is_unpacked_once_and_cloned_as_often_as_it_is_asked_for() {
+    let world = world(400).await;
+    tool("lvcreate -qq --yes -L 32M -n linear --addtag lvp vg0");
+    let (first, second) = (image(24 * MIB, 100, 1), image(24 * MIB, 80, 3));
+    let first_url = world.put("a.qcow2", &first.build());
+    let second_url = world.put("b.qcow2", &second.build());
+    let daemon = world.start();
+    for volume in ["vm-1", "vm-2"] {
+        let status = completed(&daemon, &first_url, volume, 30 * MIB).await;
+        assert_eq!(status.method, Some(Method::Clone), "{status:?}");
+        assert!(holds(volume, &first.disk()), "{volume} is wrong");
+        assert!(has_tag(volume, "lvp.state=ready"));
+        assert_eq!(kind(&daemon, volume).await, Some(VolumeKind::Clone));
+    }
+    let status = completed(&daemon, &second_url, "vm-1", 30 * MIB).await;
+    assert_eq!(status.method, Some(Method::Clone), "{status:?}");
+    assert!(holds("vm-1", &second.disk()), "vm-1 is not replaced");
+    assert!(holds("vm-2", &first.disk()), "vm-2 was changed");
+    let left: Vec<_> = lvm::volumes()
+        .into_iter()
+        .filter(|volume| volume.name.starts_with("lvp-new") || volume.name.starts_with("lvp-old"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    // One that was linear stays so.
+    let status = completed(&daemon, &first_url, "linear", 30 * MIB).await;
+    assert_ne!(status.method, Some(Method::Clone), "{status:?}");
+    assert_eq!(kind(&daemon, "linear").await, Some(VolumeKind::Linear));
+    assert!(holds("linear", &first.disk()), "linear is wrong");
+    // Names of golden volumes are no requests'.
+    let body =
+        json!({"image_url": first_url, "volume_name": "lvp-old-1", "volume_size_bytes": 1 << 25});
+    let refused = daemon.call("POST", "/api/v1/jobs", Some(body)).await;
+    assert_eq!(refused.expect("an answer").status, 400);
+    measure(&daemon, &first_url).await;
+}
+
+/// A clone by a job against the two commands that an operator would type, by turns.
+async fn measure(daemon: &Daemon, url: &str) {
+    let golden = lvm::volumes().into_iter();
+    let mut golden = golden.filter(|volume| volume.name.starts_with("lvp-golden-"));
+    let origin = golden.next().expect("it was made").name;
+    let (mut by_job, mut by_hand) = (Vec::new(), Vec::new());
+    for round in 0..TIMES {
+        let started = Instant::now();
+        completed(daemon, url, &format!("timed-{round}"), 40 * MIB).await;
+        by_job.push(started.elapsed());
+        let started = Instant::now();
+        tool(&format!(
+            "lvcreate -qq --yes -s -kn -n hand-{round} vg0/{origin}"
+        ));
+        tool(&format!("lvextend -qq -L 40M vg0/hand-{round}"));
+        by_hand.push(started.elapsed());
+    }
+    println!("by job {by_job:?}, by hand {by_hand:?}");
+    let (job, hand) = (median(by_job), median(by_hand));
+    println!("medians: POST to completed {job:?}, lvcreate -s and lvextend by hand {hand:?}");
+    for round in 0..TIMES {
+        tool(&format!(
+            "lvremove -qq --yes vg0/timed-{round} vg0/hand-{round}"
+        ));
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// Guests fill the pool; requests are refused with the numbers and the time to try again, until there is room.
+pub(crate) async fn a_pool_beyond_its_limit_refuses_requests_until_there_is_room() {
+    let world = world(100).await;
+    let picture = image(8 * MIB, 60, 5);
+    let url = world.put("a.qcow2", &picture.build());
+    let daemon = world.start();
+    tool("lvcreate -qq --yes --thinpool pool0 -V 90M -n guest vg0");
+    let guest = File::options()
+        .write(true)
+        .open(device("guest"))
+        .expect("it opens");
+    guest
+        .write_all_at(&vec![1; 82 << 20], 0)
+        .expect("it is written");
+    guest.sync_all().expect("it is written");
+    let used = "pool_used_ratio{pool=\"pool0\",resource=\"data\"}";
+    wait_for("the probe to see the pool", async || {
+        metric(&daemon, used).await.filter(|ratio| *ratio > 0.8)
+    })
+    .await;
+    assert_eq!(
+        metric(&daemon, "pool_sound{pool=\"pool0\"}").await,
+        Some(1.0)
+    );
+    let body = json!({"image_url": url, "volume_name": "vm-1", "volume_size_bytes": 16 * MIB});
+    let refused = daemon
+        .call("POST", "/api/v1/jobs", Some(body.clone()))
+        .await;
+    let refused = refused.expect("an answer");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    println!("refused: {}", refused.body);
+    let text = refused.body.to_string();
+    for part in [
+        "vg0/pool0",
+        "82.",
+        "80 % (lvm.pool_data_percent_max)",
+        "lvextend",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!device("vm-1").exists());
+    // The pool is extended.
+    tool("lvextend -qq -L +100M vg0/pool0");
+    wait_for("the probe to see the room", async || {
+        let answer = daemon
+            .call("POST", "/api/v1/jobs", Some(body.clone()))
+            .await;
+        (answer.expect("an answer").status == 202).then_some(())
+    })
+    .await;
+    wait_for("the volume", async || {
+        has_ended(&daemon).await.then_some(())
+    })
+    .await;
+    assert!(holds("vm-1", &picture.disk()), "vm-1 is wrong");
+}
+
+async fn has_ended(daemon: &Daemon) -> bool {
+    let listed: VolumeList = daemon.get("/api/v1/volumes").await.expect("a list");
+    let mut volumes = listed.volumes.iter();
+    let is_ready = volumes.any(|volume| volume.name == "vm-1" && volume.state == "ready");
+    let failed = daemon.call("GET", "/api/v1/jobs?status=failed", None).await;
+    let failed = failed.expect("an answer").body["total"].as_u64();
+    assert_eq!(failed, Some(0), "{:?}", JobState::Failed);
+    is_ready
+}
