@@ -1,13 +1,14 @@
 //! Converts a local image to a raw file or onto a block device: what `image convert` does.
 //!
-//! What a failure leaves behind decides the design:
+//! The design follows from what a failure leaves behind:
 //!
-//! - A **file** is made beside its final place and put there only when it is complete and on stable
-//!   storage. An image that is refused, however late, leaves a new file absent and an existing one
-//!   as it was. The half-made file has no name until then, so that not even a kill leaves it.
-//! - A **block device** has no other place. So everything that can be refused is found out before
-//!   the first byte is written: the tables when the image is opened, and compressed clusters by
-//!   decoding every one of them first, unless the caller gives that up for speed.
+//! - A **file** is created beside its final place and moved there only when it is complete and on
+//! stable storage. If an image is refused, however late, a new file does not appear and an existing
+//! one stays as it was. The incomplete file has no name until then, so that not even SIGKILL leaves
+//! it behind.
+//! - A **block device** has no other place. So every reason for a refusal is found before the first
+//! byte is written: the tables are checked when the image is opened, and every compressed cluster
+//! is decoded once first, unless the caller prefers speed.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -32,21 +33,21 @@ const MAX_LINKS: usize = 40;
 /// How to convert.
 #[derive(Debug, Clone)]
 pub struct ConvertOptions {
-    /// How to copy. The tail policy is for block devices.
+    /// How to copy. The tail policy applies to block devices only.
     pub copy: CopyOptions,
-    /// Whether a block device is written only after every compressed cluster was decoded once.
+    /// Whether every compressed cluster is decoded once before a block device is written.
     pub verify_first: bool,
-    /// How large the disk, and an image that has to be unpacked first, may be. By default a disk that a
-    /// stream decodes to, and an unpacked image, may take what is free where they are written.
+    /// Largest size of the disk, and of an image that has to be unpacked first. By default, a disk that
+    /// a stream decodes to and an unpacked image may take the free space where they are written.
     pub max_bytes: Option<u64>,
 }
 
-/// What was converted.
+/// The result of a conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
     /// What was done.
     pub summary: Summary,
-    /// How the image was unpacked, if it had to be.
+    /// How the image was unpacked, if that was necessary.
     pub unpacked: Option<Unpacked>,
 }
 
@@ -58,7 +59,7 @@ pub fn open_source(path: &Path) -> Result<FileSource> {
     };
     let file = OpenOptions::new()
         .read(true)
-        // Keeps a FIFO at this path from blocking before its type is known.
+        // Prevents a FIFO at this path from blocking before its type is known.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(failed)?;
@@ -77,8 +78,8 @@ pub fn open_source(path: &Path) -> Result<FileSource> {
 
 /// Converts the image at `source` to raw bytes at `destination`.
 ///
-/// The destination is a file, which gets exactly the size of the image's disk, or a block device
-/// of at least that size. Every byte that the image does not set reads as zero afterwards.
+/// The destination is a file, which gets exactly the size of the image's disk, or a block device of
+/// at least that size. Every byte that the image does not set reads as zero afterwards.
 pub fn convert(
     source: &Path,
     declared: ImageType,
@@ -95,7 +96,7 @@ pub fn convert(
         }
         None => false,
     };
-    // A device has no room beside it.
+    // Unlike a file, a device has no place beside it to write to first.
     let scratch = match is_device {
         true => std::env::temp_dir(),
         false => directory_of(&destination),
@@ -127,7 +128,7 @@ pub fn convert(
     Ok(Converted { summary, unpacked })
 }
 
-/// A file without a name, to read and write: for what is not needed any more when this program has ended.
+/// A readable and writable file without a name, for temporary data.
 pub fn new_unnamed(directory: &Path) -> io::Result<File> {
     let unnamed = OpenOptions::new()
         .read(true)
@@ -138,7 +139,7 @@ pub fn new_unnamed(directory: &Path) -> io::Result<File> {
     match unnamed {
         Err(error) if is_without_unnamed_files(&error) => {
             let temporary = Temporary::beside(&directory.join("unpacked"));
-            // It loses its name at once.
+            // The name is removed at once.
             OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -150,7 +151,7 @@ pub fn new_unnamed(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// What is free in a directory's file system; everything, where that is not known.
+/// Free space on a directory's file system, or the maximum if that is not known.
 pub fn free_bytes(directory: &Path) -> u64 {
     rustix::fs::statvfs(directory).map_or(u64::MAX, |free| free.f_bavail * free.f_frsize)
 }
@@ -176,7 +177,7 @@ fn to_device(
     if options.verify_first {
         let decoded = Copier::verify_file(&mut planner, &options.copy)?;
         target.check_fits(decoded)?;
-        // Its batches are used up.
+        // The planner's batches are used up.
         planner = Planner::open(planner.into_source(), declared)?;
     }
     Copier::copy_file(planner, target, options.copy.clone())?.commit()
@@ -188,7 +189,7 @@ fn to_file(
     existing: Option<&Metadata>,
     options: &ConvertOptions,
 ) -> Result<Summary> {
-    // Finds out whether the file may be written and is not a running machine's disk.
+    // Finds out whether the file may be written and is not the disk of a running machine.
     let _claim = existing
         .map(|_| Target::open_file(destination, FileSize::OfImage))
         .transpose()?;
@@ -198,7 +199,8 @@ fn to_file(
     }
     let file = staged.file.try_clone().map_err(|e| staged.error(e))?;
     let mut target = Target::from_file(file, destination, FileSize::OfImage)?;
-    // Of a stream nobody knows the disk's size beforehand; others take what they say, less the holes.
+    // A stream's disk size is unknown beforehand; other images take at most the size of their disk,
+    // less the holes.
     let is_stream = matches!(planner.info().format, Format::RawStream(_));
     let free = is_stream.then(|| free_bytes(&staged.directory));
     target.limit(options.max_bytes.or(free));
@@ -207,7 +209,7 @@ fn to_file(
     Ok(summary)
 }
 
-/// Fails when the destination is the image itself, under whatever name.
+/// Fails if the destination is the image itself, under any name.
 fn refuse_same(
     source: &FileSource,
     source_path: &Path,
@@ -215,7 +217,7 @@ fn refuse_same(
     destination: &Path,
 ) -> Result<()> {
     let image = source.file().metadata().map_err(|e| {
-        let context = format!("Asking {} for its properties failed", source_path.display());
+        let context = format!("Reading the properties of {} failed", source_path.display());
         Error::io(ErrorKind::Read, context, e)
     })?;
     let same_file = (image.dev(), image.ino()) == (found.dev(), found.ino());
@@ -232,7 +234,7 @@ fn refuse_same(
     Ok(())
 }
 
-/// Follows symbolic links, the last of which may lead to a file that does not exist yet.
+/// Follows symbolic links. The last one may point to a file that does not exist yet.
 fn resolve(path: &Path) -> Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -263,13 +265,13 @@ fn target_error(path: &Path, source: io::Error) -> Error {
     Error::io(ErrorKind::Write, context, source)
 }
 
-/// A file in the making, in the directory where it will have its name.
+/// A file that is being written, in the directory where it will get its name.
 #[derive(Debug)]
 struct Staged {
     file: File,
     directory: PathBuf,
     destination: PathBuf,
-    /// Its name until it is published; `None` while it has none. Removed on drop.
+    /// Its temporary name; `None` if it has none. Removed on drop.
     temporary: Option<Temporary>,
 }
 
@@ -279,7 +281,7 @@ impl Staged {
         if destination.file_name().is_none() || ends_with_slash {
             return Err(Error::new(
                 ErrorKind::BadTarget,
-                format!("{} does not name a file", destination.display()),
+                format!("{} is not the name of a file", destination.display()),
             ));
         }
         let directory = directory_of(destination);
@@ -290,7 +292,7 @@ impl Staged {
                 destination: destination.to_owned(),
                 temporary: None,
             }),
-            // The file system has no unnamed files (NFS, for one).
+            // The file system does not support unnamed files (for example NFS).
             Err(error) if is_without_unnamed_files(&error) => {
                 Self::create_named(destination, directory)
             }
@@ -313,7 +315,7 @@ impl Staged {
         })
     }
 
-    /// Takes over the owner and the permissions of the file that is to be replaced.
+    /// Copies the owner and the permissions of the file that is to be replaced.
     fn take_over(&self, existing: &Metadata) -> Result<()> {
         let mine = self.file.metadata().map_err(|e| self.error(e))?;
         if (mine.uid(), mine.gid()) != (existing.uid(), existing.gid()) {
@@ -321,13 +323,13 @@ impl Staged {
             std::os::unix::fs::fchown(&self.file, Some(owner), Some(group))
                 .map_err(|e| self.error(e))?;
         }
-        // After the owner, as a change of owner drops permission bits.
+        // After the owner, because changing the owner clears permission bits.
         self.file
             .set_permissions(existing.permissions())
             .map_err(|e| self.error(e))
     }
 
-    /// Gives the file its name. What had that name before is gone, in one step.
+    /// Gives the file its name, and atomically replaces a file that had it before.
     fn publish(mut self, replace: bool) -> Result<()> {
         if self.temporary.is_none() {
             if replace {
@@ -361,7 +363,8 @@ fn open_unnamed(directory: &Path) -> io::Result<File> {
         .open(directory)
 }
 
-/// open(2) on O_TMPFILE: EOPNOTSUPP by the file system; EISDIR by kernels that do not know it.
+/// Errors of open(2) with O_TMPFILE: EOPNOTSUPP from the file system, EISDIR from kernels that do
+/// not know it.
 fn is_without_unnamed_files(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -377,13 +380,13 @@ impl Temporary {
     fn beside(destination: &Path) -> Self {
         let mut name = std::ffi::OsString::from(".");
         name.push(destination.file_name().unwrap_or_default());
-        // Whoever takes the same name at the same time gets EEXIST.
+        // If another process takes the same name at the same time, one of the two gets EEXIST.
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         name.push(format!(".{}-{}.part", std::process::id(), now.as_nanos()));
         Self(destination.with_file_name(name))
     }
 
-    /// The name is no longer this value's to remove.
+    /// Keeps the name: it is not removed on drop any more.
     fn keep(mut self) {
         self.0 = PathBuf::new();
     }
@@ -392,7 +395,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.0.as_os_str().is_empty() {
-            // Nothing more can be done where this fails; the failure that led here is reported.
+            // If this fails, nothing more can be done; the failure that led here is reported.
             fs::remove_file(&self.0).ok();
         }
     }
@@ -403,7 +406,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_unnamed_files_a_temporary_name_is_used_and_never_left() {
+    fn without_unnamed_files_a_temporary_name_is_used_and_never_left_behind() {
         let directory = tempfile::tempdir().unwrap();
         let destination = directory.path().join("disk");
         let names = || fs::read_dir(directory.path()).unwrap().count();

@@ -1,4 +1,4 @@
-//! Images whose format nobody declared: their content has to say it, and say one thing.
+//! Images without a declared type: the content must identify exactly one format.
 
 use super::content::{Recognised, kinds, other_format_of};
 use super::qcow2::Qcow2;
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::ImageType;
 use crate::source::ReadAt;
 
-/// Whichever format the content is.
+/// The format that the content shows.
 pub(super) struct Auto;
 
 impl ImageFormat for Auto {

@@ -1,4 +1,4 @@
-//! Tar archives, of which one member is the image: the formats of v7, ustar, GNU and pax.
+//! Tar archives with one member that is the image, in the formats of v7, ustar, GNU and pax.
 
 use std::collections::VecDeque;
 
@@ -7,19 +7,19 @@ use crate::error::{Error, ErrorKind, Result};
 
 const BLOCK: usize = 512;
 
-/// How a member that is an image is named.
+/// The suffixes of members that are images.
 const IMAGE_NAMES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "vdi"];
 
 /// Longest name, and longest pax header.
 const MAX_TEXT_BYTES: u64 = 64 << 10; // 64 KiB
 
-/// Names that an error shows.
+/// How many names an error shows.
 const SHOWN_NAMES: usize = 8;
 
-/// Longest member: what a file can have.
+/// Longest member: the maximum size of a file.
 const MAX_MEMBER_BYTES: u64 = 1 << 56;
 
-/// Pieces of a member that was sparse.
+/// Maximum number of pieces of a sparse member.
 const MAX_PIECES: usize = 1 << 16;
 
 /// Reads an archive from its bytes, pushed in order.
@@ -27,7 +27,7 @@ pub(super) struct Archive {
     writer: Writer,
     state: State,
     block: Vec<u8>,
-    /// What a header before the member's own says of it.
+    /// What earlier headers say about the next member.
     next: Overrides,
     images: Vec<String>,
     others: Vec<String>,
@@ -41,7 +41,7 @@ struct Overrides {
 
 enum State {
     Header,
-    /// The blocks that go on with a sparse member's map.
+    /// The blocks that continue a sparse member's map.
     Map {
         map: Map,
         size: u64,
@@ -52,7 +52,7 @@ enum State {
     },
     /// Zeros up to the next block.
     Padding(u64),
-    /// Two blocks of zeros, or what is behind them.
+    /// Two blocks of zeros, or what follows them.
     End,
 }
 
@@ -63,7 +63,7 @@ enum What {
     Pax(Vec<u8>),
 }
 
-/// Where an image's bytes belong.
+/// Where the bytes of the image belong.
 #[derive(Debug, Default)]
 struct Map {
     pieces: VecDeque<(u64, u64)>,
@@ -126,7 +126,7 @@ impl Archive {
         Ok(())
     }
 
-    /// The archive has ended: the image's file, and its name in the archive.
+    /// Ends the archive. Returns the image's file, and its name in the archive.
     pub(super) fn finish(self) -> Result<(Writer, String)> {
         let is_whole = match self.state {
             State::End => true,
@@ -177,11 +177,11 @@ impl Archive {
             return Ok(State::End);
         }
         if octal(&block[148..156]) != Some(checksum(block)) {
-            return Err(damaged("a header does not have its checksum"));
+            return Err(damaged("a header has a wrong checksum"));
         }
         let kind = block[156];
         let own_size = number(&block[124..136]).filter(|size| *size <= MAX_MEMBER_BYTES);
-        let own_size = own_size.ok_or_else(|| damaged("a member's length is no number"))?;
+        let own_size = own_size.ok_or_else(|| damaged("a member's length is not a number"))?;
         match kind {
             b'L' | b'K' | b'x' if own_size > MAX_TEXT_BYTES => {
                 return Err(damaged("a member's name or header is too long"));
@@ -196,7 +196,7 @@ impl Archive {
         let size = size.unwrap_or(own_size);
         match kind {
             b'0' | 0 | b'7' | b'S' if !name.ends_with('/') => self.file(name, size, kind, block),
-            // Links, devices and directories have no content, whatever length they say.
+            // Links, devices and directories have no content, whatever their length field says.
             b'1'..=b'6' => Ok(State::Header),
             _ => Ok(body(size, What::Skipped)),
         }
@@ -217,7 +217,8 @@ impl Archive {
             list.push(name);
         }
         if kind == b'S' {
-            // GNU's sparse members: a map of 4 pieces in the header, and more in blocks behind it.
+            // GNU's sparse members: a map of 4 pieces in the header, and more in the blocks after
+            // it.
             let mut map = Map::default();
             map.add(&block[386..482])?;
             map.len = number(&block[483..495]).unwrap_or(u64::MAX);
@@ -245,14 +246,14 @@ impl Archive {
         }
     }
 
-    /// The body of a sparse member whose map is complete: the last one that was listed.
+    /// The body of a sparse member whose map is complete: the last member that was listed.
     fn sparse(&mut self, map: Map, size: u64) -> Result<State> {
         let packed: u64 = map.pieces.iter().map(|(_, len)| len).sum();
         let end = map.pieces.iter().map(|(offset, len)| offset + len).max();
         if packed != size || end.unwrap_or(0) > map.len {
             return Err(damaged("a sparse member's map does not fit its length"));
         }
-        // Another image, or none, is only counted.
+        // Another image, or a member that is none, is only counted.
         if self.images.len() != 1 || self.writer.len() > 0 {
             return Ok(body(size, What::Skipped));
         }
@@ -285,7 +286,7 @@ impl Archive {
 
     /// Records of a pax header: `LENGTH KEY=VALUE\n`.
     fn pax(&mut self, mut text: &[u8]) -> Result<()> {
-        let bad = || damaged("a pax header has a record that is none");
+        let bad = || damaged("a pax header has an invalid record");
         while !text.is_empty() {
             let space = text.iter().position(|byte| *byte == b' ').ok_or_else(bad)?;
             let len = std::str::from_utf8(&text[..space]).ok();
@@ -318,7 +319,7 @@ impl Archive {
 }
 
 impl Map {
-    /// Pieces of 12 digits of offset and 12 of length each; the first that is empty ends them.
+    /// Pieces with 12 digits of offset and 12 of length each; the first empty one ends the list.
     fn add(&mut self, entries: &[u8]) -> Result<()> {
         for entry in entries.chunks_exact(24) {
             if entry[0] == 0 {
@@ -328,10 +329,10 @@ impl Map {
             let (offset, len) = piece
                 .filter(|(offset, len)| offset.max(len) <= &MAX_MEMBER_BYTES)
                 .filter(|_| self.pieces.len() < MAX_PIECES)
-                .ok_or_else(|| damaged("a sparse member's map is none"))?;
+                .ok_or_else(|| damaged("a sparse member's map is invalid"))?;
             let end = self.pieces.back().map_or(0, |(offset, len)| offset + len);
             if offset < end {
-                return Err(damaged("a sparse member's map goes back"));
+                return Err(damaged("a sparse member's map is not in order"));
             }
             if len > 0 {
                 self.pieces.push_back((offset, len));
@@ -357,7 +358,7 @@ impl Map {
     }
 }
 
-/// A member's body; in whole blocks where its bytes themselves do not tell when it has ended.
+/// A member's body; in whole blocks if the bytes themselves do not show where it ends.
 fn body(size: u64, what: What) -> State {
     let left = match what {
         // The padding is skipped with it, or belongs to no piece.
@@ -385,7 +386,7 @@ fn name(block: &[u8]) -> String {
     }
 }
 
-/// Octal digits between blanks and zero bytes.
+/// Octal digits surrounded by spaces and zero bytes.
 fn octal(field: &[u8]) -> Option<u64> {
     let digits = field.trim_ascii_start();
     let end = digits.iter().position(|byte| matches!(byte, 0 | b' '));
@@ -396,7 +397,7 @@ fn octal(field: &[u8]) -> Option<u64> {
     }
 }
 
-/// Octal digits, or GNU's binary for what is too large for them.
+/// Octal digits, or GNU's binary form for numbers that are too large for them.
 fn number(field: &[u8]) -> Option<u64> {
     let (first, rest) = field.split_first()?;
     if *first != 0x80 {
@@ -406,7 +407,7 @@ fn number(field: &[u8]) -> Option<u64> {
     (high.iter().all(|byte| *byte == 0)).then_some(u64::from_be_bytes(*low))
 }
 
-/// The sum of a header's bytes, in which the sum itself counts as blanks.
+/// The sum of a header's bytes, where the checksum field itself counts as spaces.
 fn checksum(block: &[u8]) -> u64 {
     let bytes = block.iter().enumerate();
     bytes
@@ -420,6 +421,6 @@ fn checksum(block: &[u8]) -> u64 {
 fn damaged(what: &str) -> Error {
     Error::new(
         ErrorKind::BadStream,
-        format!("The tar archive is not sound: {what}; fetch the image again"),
+        format!("The tar archive is damaged: {what}; fetch the image again"),
     )
 }
