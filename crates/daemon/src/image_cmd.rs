@@ -26,9 +26,9 @@ use serde_json::{Value, json};
 
 /// Exit code when everything was done.
 pub const EXIT_DONE: u8 = 0;
-/// Exit code when reading or writing failed, or the destination cannot be used.
+/// Exit code if reading or writing failed, or the destination cannot be used.
 pub const EXIT_FAILED: u8 = 1;
-/// Exit code when the image is refused.
+/// Exit code if the image is refused.
 pub const EXIT_REFUSED: u8 = 2;
 /// Exit code of a wrong command line (EX_USAGE of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -47,7 +47,7 @@ pub enum ImageCommand {
 pub struct InspectArgs {
     /// The image
     file: PathBuf,
-    /// What the image is declared to be; found out from its content by default
+    /// The declared type of the image; by default it is detected from the content
     #[arg(long, value_name = "TYPE")]
     image_type: Option<DeclaredType>,
     /// Print JSON
@@ -58,21 +58,22 @@ pub struct InspectArgs {
 /// Arguments of `image convert`.
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// What the image is declared to be
+    /// The declared type of the image
     #[arg(long, value_name = "TYPE", default_value = "qcow2")]
     image_type: DeclaredType,
-    /// Leave what a block device holds beyond the end of the disk
+    /// Keep what a block device holds after the end of the disk
     #[arg(long)]
     keep_tail: bool,
-    /// Write to a block device without decoding every compressed cluster once before:
-    /// faster, but an image with a damaged cluster is found out half-way
+    /// Write to a block device without first decoding every compressed cluster: faster, but a
+    /// damaged cluster is then only found half-way
     #[arg(long)]
     one_pass: bool,
     /// Write at most this many bytes per second (suffixes K, M, G: powers of 1024)
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     limit_rate: Option<NonZeroU64>,
-    /// Refuse a disk, or an image that has to be unpacked first, of more bytes (suffixes K, M, G, T).
-    /// By default what is unpacked may take what is free in the target's file system
+    /// Refuse a disk, or an image that has to be unpacked first, with more bytes than this (suffixes
+    /// K, M, G, T). By default the limit for what is unpacked is the free space on the target's file
+    /// system
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     max_size: Option<NonZeroU64>,
     /// The image
@@ -107,7 +108,7 @@ impl From<DeclaredType> for ImageType {
     }
 }
 
-/// Does what the command line says and returns the exit code.
+/// Runs the command and returns the exit code.
 pub fn run(command: &ImageCommand) -> u8 {
     match command {
         ImageCommand::Inspect(args) => run_inspect(args),
@@ -128,10 +129,10 @@ fn run_inspect(args: &InspectArgs) -> u8 {
     };
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => code,
-        // The reader has what it wanted.
+        // The reader has what it wanted and closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
         Err(error) => complain(
-            &format_args!("Writing the result failed: {error}"),
+            &format_args!("Cannot write the result: {error}"),
             EXIT_FAILED,
         ),
     }
@@ -153,8 +154,8 @@ fn run_convert(args: &ConvertArgs) -> u8 {
     let declared = args.image_type.into();
     if overlap::is_same(&args.source, &args.destination) {
         let said = format!(
-            "{} and {} are the same file or device, or one lies on the other: the image would be written over itself, \
-             so name another destination",
+            "{} and {} are the same file or device, or one is stored on the other: the image would overwrite itself, \
+             so choose another destination",
             args.source.display(),
             args.destination.display()
         );
@@ -166,9 +167,10 @@ fn run_convert(args: &ConvertArgs) -> u8 {
     }
 }
 
-/// Opens the image as what it is declared, or else as what its first bytes say.
+/// Opens the image as the declared type, or else as the type that its first bytes show.
 ///
-/// One that has to be unpacked is, to a file that is gone afterwards, as a job does it.
+/// An image that has to be unpacked first is unpacked to a file that is removed afterwards, as a
+/// job does.
 fn inspect(
     path: &Path,
     declared: Option<ImageType>,
@@ -182,7 +184,7 @@ fn inspect(
     };
     let scratch = || {
         new_unnamed(&directory).map_err(|error| {
-            let context = format!("Making a file in {} failed", directory.display());
+            let context = format!("Cannot create a file in {}", directory.display());
             Error::io(ErrorKind::Write, context, error)
         })
     };
@@ -258,7 +260,7 @@ fn format_name(format: &Format) -> &'static str {
     }
 }
 
-/// What the image's data is compressed with; `None` when nothing of it is.
+/// How the image's data is compressed; `None` if none of it is.
 fn compression(info: &ImageInfo) -> Option<String> {
     match &info.format {
         Format::Qcow2(features) if info.compressed_clusters > 0 => {
@@ -303,7 +305,7 @@ fn describe(converted: &Converted) -> String {
     }
     let kept = summary.tail.bytes - summary.tail.zero_bytes;
     if kept > 0 {
-        text.push_str(&format!(", {kept} beyond the disk kept"));
+        text.push_str(&format!(", {kept} after the end of the disk kept"));
     }
     let mut ignored = summary.ignored_bytes;
     if let Some(unpacked) = unpacked {
@@ -312,7 +314,7 @@ fn describe(converted: &Converted) -> String {
     }
     if ignored > 0 {
         text.push_str(&format!(
-            ", {ignored} bytes behind the compressed stream ignored"
+            ", {ignored} bytes after the compressed stream ignored"
         ));
     }
     text
@@ -336,9 +338,9 @@ fn report(error: &Error) -> u8 {
     complain(&format_args!("{what}{}", chain(error)), code)
 }
 
-/// Says something on standard error, and returns the code to exit with.
+/// Prints an error to standard error, and returns the code to exit with.
 fn complain(text: &dyn Display, code: u8) -> u8 {
-    // Nobody is left to be told when standard error is closed.
+    // If standard error is closed, nobody can be told.
     writeln!(io::stderr(), "{text}").ok();
     code
 }

@@ -1,4 +1,4 @@
-//! The configuration's reference and its example file, made from the table of keys.
+//! Makes the reference of the configuration and the example file from the table of keys.
 
 use super::keys::{IGNORED, IGNORED_VARIABLES, KEYS, Key, Kind};
 
@@ -68,7 +68,7 @@ pub fn example() -> String {
             "" => "\"\"",
             default => default,
         };
-        // The sentence ends here, and some forms are sentences of their own.
+        // The text is put into a sentence, and some forms are sentences themselves.
         text.push_str(&format!(
             "  # {}.\n  # {}; environment: {}\n  #{name}: {default}\n",
             help(key),
@@ -79,7 +79,7 @@ pub fn example() -> String {
     text
 }
 
-/// What a key means, and how it was called before.
+/// The meaning of a key, with its former names.
 fn help(key: &Key) -> String {
     match &key.former {
         None => key.help.to_owned(),

@@ -19,10 +19,10 @@ use crate::volume::{NoLibvirt, Volumes as _};
 /// The programs that the daemon starts for logical volumes.
 const TOOLS: [&str; 6] = ["lvs", "vgs", "lvcreate", "lvchange", "lvremove", "dmsetup"];
 
-/// How long one of them may take: nothing here waits for data.
+/// Time limit of one of them: nothing here waits for data.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A thin pool with less room than this needs its operator.
+/// A thin pool with less free space than this is reported.
 const POOL_FULL_PERCENT: f64 = 80.0;
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
@@ -64,7 +64,8 @@ async fn tools() -> Finding {
     });
     Finding::ok(
         CHECK,
-        version.unwrap_or_else(|| "All are installed; their version cannot be told".to_owned()),
+        version
+            .unwrap_or_else(|| "All are installed; their version cannot be determined".to_owned()),
     )
 }
 
@@ -94,21 +95,21 @@ async fn volume_group(config: &Config) -> Finding {
             let (free, total) = (size(capacity.free_bytes), size(capacity.total_bytes));
             let message = format!("{group}: {free} of {total} are free");
             if capacity.free_bytes < capacity.unit_bytes {
-                let remedy = "Remove volumes or add a disk with vgextend: only volumes that are \
-                    there already can be provisioned";
+                let remedy = "Remove volumes or add a disk with vgextend: only volumes that \
+                    already exist can be provisioned";
                 return Finding::warn(CHECK, message, remedy);
             }
             Finding::ok(CHECK, message)
         }
         Err(error) => {
-            let remedy = "Make it with 'pvcreate /dev/DISK' and 'vgcreate', or set \
+            let remedy = "Create it with 'pvcreate /dev/DISK' and 'vgcreate', or set \
                 lvm.volume_group (LVM_VOLUME_GROUP) to the one to use";
             Finding::fail(CHECK, chain(&error), remedy)
         }
     }
 }
 
-/// A disk of the volume group: whether it may be written and zeroes fast.
+/// A disk of the volume group: whether it may be written and has WRITE ZEROES.
 fn disk(sysfs: &Path, path: &Path) -> Finding {
     const CHECK: &str = "lvm.disks";
     let shown = path.display();
@@ -116,23 +117,23 @@ fn disk(sysfs: &Path, path: &Path) -> Finding {
         Ok(found) if found.file_type().is_block_device() => found.rdev(),
         Ok(_) => {
             let remedy = "See 'pvs'";
-            return Finding::fail(CHECK, format!("{shown} is no block device"), remedy);
+            return Finding::fail(CHECK, format!("{shown} is not a block device"), remedy);
         }
         Err(error) => {
             let message = format!("{shown} cannot be examined: {error}");
             return Finding::fail(
                 CHECK,
                 message,
-                "See 'pvs'; in a container, give it the device",
+                "See 'pvs'; if this is a container, pass the device to it",
             );
         }
     };
-    // Not exclusively, and nothing is written: this asks for the permission alone.
+    // Not opened exclusively, and nothing is written: this only checks the permission.
     if let Err(error) = OpenOptions::new().read(true).write(true).open(path) {
         return Finding::fail(
             CHECK,
             format!("{shown} cannot be opened for writing: {error}"),
-            "Run as root; look whether the disk is write-protected ('blockdev --getro'), and at \
+            "Run as root; check whether the disk is write-protected ('blockdev --getro'), and at \
              DeviceAllow in the unit",
         );
     }
@@ -149,7 +150,10 @@ fn disk(sysfs: &Path, path: &Path) -> Finding {
             "Jobs on large volumes take longer; volumes.stale_data: edges or keep zeroes less, and leaves \
              older data behind the image",
         ),
-        Some(_) => Finding::ok(CHECK, format!("{shown} can be written and zeroes fast")),
+        Some(_) => Finding::ok(
+            CHECK,
+            format!("{shown} can be written and supports WRITE ZEROES"),
+        ),
     }
 }
 
@@ -169,7 +173,7 @@ async fn physical_volumes() -> Result<Vec<PhysicalVolume>, String> {
     let output = cmd::run("pvs", args, TIMEOUT).await;
     let output = output.map_err(|error| chain(&error))?;
     let report: PvReport = serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("LVM's report on disks cannot be understood: {error}"))?;
+        .map_err(|error| format!("LVM's report on disks cannot be parsed: {error}"))?;
     Ok(report.report.into_iter().flat_map(|part| part.pv).collect())
 }
 
@@ -183,7 +187,7 @@ async fn lvmconfig() -> Option<String> {
         "devices/scan_lvs",
     ];
     let mut text = String::new();
-    // One by one: a release that does not know one of them says nothing of the others.
+    // One at a time: a release that does not know one of them prints none of the others.
     for name in &args[2..] {
         let asked = cmd::run("lvmconfig", [args[0], args[1], name], TIMEOUT).await;
         if let Ok(output) = asked {
@@ -215,7 +219,7 @@ async fn thin_pools(group: &str) -> Vec<Finding> {
     let mut args = reporting("lv_name,data_percent,metadata_percent");
     let selection = format!("vg_name=\"{group}\" && lv_layout={{thin,pool}}");
     args.extend(["--select", &selection].map(str::to_owned));
-    // That the group cannot be looked at is another check's finding.
+    // If the group cannot be read, another check reports it.
     let Ok(output) = cmd::run("lvs", args, TIMEOUT).await else {
         return Vec::new();
     };
@@ -223,7 +227,7 @@ async fn thin_pools(group: &str) -> Vec<Finding> {
         Ok(report) => judge_pools(report.report.into_iter().flat_map(|part| part.lv)),
         Err(error) => vec![Finding::warn(
             "lvm.thin_pools",
-            format!("LVM's report on thin pools cannot be understood: {error}"),
+            format!("LVM's report on thin pools cannot be parsed: {error}"),
             "Check LVM's version: 2.03 or newer is needed",
         )],
     }
@@ -240,7 +244,7 @@ fn judge_pools(pools: impl Iterator<Item = Pool>) -> Vec<Finding> {
             } = pool;
             let message = format!(
                 "Thin pool {lv_name}: {data_percent} % of its data and {metadata_percent} % of its \
-                 metadata are taken; volumes are made beside it"
+                 metadata are used; volumes are not created in it"
             );
             let fullest = [&data_percent, &metadata_percent]
                 .into_iter()
@@ -283,14 +287,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_zeroes_fast_and_one_that_does_not_are_told_apart() {
+    fn a_disk_with_and_one_without_write_zeroes_are_distinguished() {
         if !require("loop") {
             return;
         }
         let device = LoopDevice::new(1 << 20).expect("a loop device");
         let real = disk(Path::new("/sys/dev/block"), device.path());
         assert_eq!(real.status, Status::Ok, "{real:?}");
-        // The same device with another disk's properties.
+        // The same device, with the properties of another disk.
         let sysfs = tempfile::tempdir().expect("there is room");
         let slow = disk(sysfs.path(), device.path());
         assert_eq!(slow.status, Status::Warn, "{slow:?}");
@@ -298,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_none_fails() {
+    fn what_is_not_a_disk_fails() {
         let sysfs = Path::new("/sys/dev/block");
         for path in ["/nonexistent/sda", "/dev/null"] {
             let found = disk(sysfs, Path::new(path));
@@ -309,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn thin_pools_are_judged_by_what_is_fuller() {
+    fn thin_pools_are_judged_by_data_or_metadata_whichever_is_fuller() {
         let json = r#"{"report":[{"lv":[
             {"lv_name":"a","data_percent":"34.10","metadata_percent":"12.00"},
             {"lv_name":"b","data_percent":"10.00","metadata_percent":"91.50"},

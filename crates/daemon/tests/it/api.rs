@@ -18,7 +18,10 @@ async fn the_docs_hold_the_served_description() {
         std::fs::write(&path, &text).expect("it is written");
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(committed, text, "docs/openapi.json is old: run ./dev docs");
+    assert_eq!(
+        committed, text,
+        "docs/openapi.json is out of date: run ./dev docs"
+    );
 }
 
 #[tokio::test]

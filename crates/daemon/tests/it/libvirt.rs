@@ -271,7 +271,7 @@ mod real {
             "{status:?}"
         );
         let error = status.error.as_deref().unwrap_or_default();
-        assert!(error.contains("cannot be told"), "{error}");
+        assert!(error.contains("Cannot find out"), "{error}");
     }
 
     #[tokio::test]

@@ -111,10 +111,10 @@ async fn the_file_has_the_lines_too_and_is_opened_anew_on_sighup() {
     fs::rename(&path, &moved).expect("it is moved away");
     daemon.signal("HUP").expect("it is told");
     wait_for("a new file", async || {
-        text(&path).contains("Log file opened anew").then_some(())
+        text(&path).contains("Log file reopened").then_some(())
     })
     .await;
-    assert!(!text(&moved).contains("Log file opened anew"));
+    assert!(!text(&moved).contains("Log file reopened"));
     daemon.signal("TERM").expect("it is told");
     assert!(daemon.wait().expect("it ends").success());
     assert!(text(&path).contains("Stopping"), "{}", text(&path));

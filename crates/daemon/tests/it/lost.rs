@@ -259,7 +259,7 @@ async fn a_cache_that_is_unmounted_is_not_written_to_and_forgets_nothing() {
     assert!(error.contains("unmounted"), "{error}");
     let job = daemon.provision(&url, "vm", 32 * MIB).await.expect("a job");
     waits(&daemon, &job).await;
-    daemon.until_said("The cache cannot be tidied").await;
+    daemon.until_said("Cannot clean up the cache").await;
     assert_eq!(fs::read_dir(at("cache")).expect("it is there").count(), 0);
     mount();
     let status = daemon.ended(&job).await.expect("it ends");

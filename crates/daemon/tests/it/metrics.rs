@@ -493,6 +493,6 @@ fn the_docs_hold_every_metric() {
     let committed = fs::read_to_string(&path).expect("the page is there");
     assert_eq!(
         committed, expected,
-        "docs/monitoring.md is old: run ./dev docs"
+        "docs/monitoring.md is out of date: run ./dev docs"
     );
 }

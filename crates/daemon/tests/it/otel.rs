@@ -125,7 +125,7 @@ async fn spans_on_standard_output_are_json_and_what_is_not_understood_is_told() 
         "{span}"
     );
     for told in [
-        "OTEL_TRACES_SAMPLER is left out",
+        "OTEL_TRACES_SAMPLER is ignored",
         "OTEL_PROPAGATORS is set and does nothing",
     ] {
         assert!(text().contains(told), "{told}: {}", text());

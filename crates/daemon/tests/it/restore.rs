@@ -493,7 +493,7 @@ async fn what_the_go_program_s_completed_jobs_made_is_handed_over_by_one_command
     assert_eq!(said, "gone: is gone\none: handed over\ntwo: handed over\n");
     assert_eq!(
         run(&[]),
-        "gone: is gone\none: is this program's already\ntwo: is this program's already\n"
+        "gone: is gone\none: already belongs to this program\ntwo: already belongs to this program\n"
     );
     drop(guest);
     let daemon = world.start();

@@ -131,7 +131,7 @@ async fn receivers_that_are_down_or_silent_delay_nothing_and_get_the_lines_when_
     run(&world, &daemon, "vm-1").await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "the job took {took:?}");
-    let trouble = "Receiver does not take what is sent to it";
+    let trouble = "Cannot deliver to a receiver; trying again";
     // One line, however often they are tried; and nothing of their URLs.
     let complaints = wait_for("both to be complained of", async || {
         let lines = daemon.log().into_iter();
@@ -156,8 +156,7 @@ async fn receivers_that_are_down_or_silent_delay_nothing_and_get_the_lines_when_
         wait_for(again, async || {
             let lines = daemon.log();
             let is_back = |line: &Value| {
-                line["receiver"] == again
-                    && line["message"] == "Receiver takes what is sent to it again"
+                line["receiver"] == again && line["message"] == "Delivery to a receiver works again"
             };
             lines.iter().any(is_back).then_some(())
         })
