@@ -51,7 +51,7 @@ mod tests {
     use crate::require::command;
 
     #[test]
-    fn threads_take_turns_also_while_children_are_started_without_end() {
+    fn threads_take_turns_even_while_children_are_being_started() {
         static INSIDE: AtomicU32 = AtomicU32::new(0);
         thread::scope(|scope| {
             for _ in 0..4 {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn another_process_waits_and_a_turn_is_free_again_when_its_holder_was_killed() {
+    fn another_process_waits_and_a_turn_is_free_once_its_holder_was_killed() {
         let held = Turn::wait_for("of-processes").unwrap();
         let path = path("of-processes").unwrap();
         let flock = |wait: &str, line: &str| {

@@ -84,7 +84,7 @@ pub(crate) fn audit(daemon: &Daemon) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn tokens_open_what_their_role_allows_and_nothing_else_does() {
+async fn tokens_allow_what_their_role_permits_and_nothing_else_does() {
     let world = with_tokens(World::new().await, &both_tokens());
     let daemon = world.start();
     let client = reqwest::Client::new();
@@ -226,7 +226,7 @@ pub(crate) fn fifo(directory: &Path, name: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn guessing_slows_wrong_tokens_down_and_never_a_right_one() {
+async fn guessing_delays_wrong_tokens_and_never_a_correct_one() {
     let world = with_tokens(World::new().await, &both_tokens());
     let daemon = world.start();
     let client = reqwest::Client::new();
@@ -272,7 +272,7 @@ async fn guessing_slows_wrong_tokens_down_and_never_a_right_one() {
 }
 
 #[tokio::test]
-async fn changed_tokens_count_without_a_restart_and_broken_ones_change_nothing() {
+async fn changed_tokens_take_effect_without_a_restart_and_invalid_files_change_nothing() {
     let world = with_tokens(World::new().await, &both_tokens());
     let daemon = world.start();
     let client = reqwest::Client::new();
@@ -340,7 +340,7 @@ async fn changed_tokens_count_without_a_restart_and_broken_ones_change_nothing()
 }
 
 #[tokio::test]
-async fn no_file_of_the_configuration_holds_up_the_daemon_when_it_is_a_fifo() {
+async fn a_fifo_in_place_of_a_configured_file_does_not_block_the_daemon() {
     let ours = authority("ours");
     for (variable, expected) in [
         ("TLS_CERT_FILE", "Cannot read certificates"),
@@ -374,7 +374,7 @@ async fn no_file_of_the_configuration_holds_up_the_daemon_when_it_is_a_fifo() {
 }
 
 #[tokio::test]
-async fn readiness_tells_everybody_the_states_and_only_those_who_may_read_the_reasons() {
+async fn readiness_shows_states_to_everybody_and_reasons_to_those_who_may_read() {
     let (world, proxy) = World::with_faults().await;
     let world = with_tokens(world, &both_tokens());
     proxy.go_down().await;
@@ -415,7 +415,7 @@ async fn readiness_tells_everybody_the_states_and_only_those_who_may_read_the_re
 }
 
 #[tokio::test]
-async fn every_change_leaves_a_line_with_who_from_where_what_and_the_result() {
+async fn every_change_is_audited_with_caller_address_subject_and_result() {
     let world = with_tokens(World::new().await, &both_tokens());
     let daemon = world.start();
     let client = reqwest::Client::new();
@@ -461,7 +461,8 @@ async fn every_change_leaves_a_line_with_who_from_where_what_and_the_result() {
 }
 
 #[tokio::test]
-async fn over_tls_a_good_certificate_or_a_token_opens_and_a_bad_certificate_ends_the_connection() {
+async fn over_tls_a_valid_certificate_or_a_token_is_accepted_and_an_invalid_certificate_ends_the_connection()
+ {
     let (ours, theirs) = (authority("ours"), authority("theirs"));
     let world = with_tls(
         with_tokens(World::new().await, &both_tokens()),
@@ -520,7 +521,7 @@ async fn over_tls_a_good_certificate_or_a_token_opens_and_a_bad_certificate_ends
 }
 
 #[tokio::test]
-async fn a_new_certificate_and_a_new_client_ca_count_without_a_restart() {
+async fn a_new_certificate_and_a_new_client_ca_take_effect_without_a_restart() {
     let (old, new) = (authority("old"), authority("new"));
     let world = with_tls(World::new().await, &old, &old);
     let daemon = world.start();
@@ -549,7 +550,7 @@ async fn a_new_certificate_and_a_new_client_ca_count_without_a_restart() {
 }
 
 #[tokio::test]
-async fn an_authority_without_a_server_certificate_is_refused_by_name() {
+async fn a_client_ca_without_a_server_certificate_is_refused_by_name() {
     let world = World::new().await.with("CLIENT_CA_CERT", "/etc/ca.pem");
     let error = world.home.start().expect_err("no TLS to show it on");
     let error = error.to_string();
@@ -560,7 +561,7 @@ async fn an_authority_without_a_server_certificate_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn ends_of_certificates_and_failed_attempts_are_among_the_metrics() {
+async fn certificate_expiry_and_failed_attempts_are_in_the_metrics() {
     let ours = authority("ours");
     let world = with_tls(
         with_tokens(World::new().await, &both_tokens()),

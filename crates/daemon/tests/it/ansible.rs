@@ -51,7 +51,7 @@ fn play_on(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_playbook_provisions_once_waits_and_tells_why_it_failed() {
+async fn the_playbook_provisions_once_waits_and_reports_why_it_failed() {
     if !require("ansible") {
         return;
     }
@@ -110,7 +110,7 @@ async fn the_playbook_provisions_once_waits_and_tells_why_it_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_role_writes_a_configuration_that_the_daemon_takes_and_no_other() {
+async fn the_role_writes_a_configuration_that_the_daemon_accepts_and_refuses_others() {
     if !require("ansible") {
         return;
     }
@@ -168,7 +168,7 @@ fn changes(output: &Output) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hypervisors_are_looked_at_provisioned_and_then_left_alone() {
+async fn two_hypervisors_are_checked_provisioned_and_then_left_unchanged() {
     if !require("ansible") {
         return;
     }
@@ -212,7 +212,7 @@ async fn two_hypervisors_are_looked_at_provisioned_and_then_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_yaml_made_a_number_of_is_refused_with_what_to_do() {
+async fn a_text_that_yaml_reads_as_a_number_is_refused_with_a_remedy() {
     if !require("ansible") {
         return;
     }
@@ -252,7 +252,7 @@ async fn what_yaml_made_a_number_of_is_refused_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_role_can_be_checked_on_a_host_that_has_nothing_yet() {
+async fn the_role_runs_in_check_mode_on_a_bare_host() {
     if !require("ansible") {
         return;
     }

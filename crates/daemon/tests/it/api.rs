@@ -25,7 +25,7 @@ async fn the_docs_hold_the_served_description() {
 }
 
 #[tokio::test]
-async fn every_described_route_is_there_and_has_its_method() {
+async fn every_described_route_exists_with_its_method() {
     let world = World::new().await;
     let daemon = world.start();
     let document: Value = daemon.get("/openapi.json").await.expect("it is served");

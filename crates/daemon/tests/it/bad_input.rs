@@ -110,7 +110,7 @@ async fn a_body_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
+async fn unknown_jobs_images_and_paths_are_not_found() {
     let world = World::new().await;
     let daemon = world.start();
     let id = "00000000-0000-4000-8000-000000000000";

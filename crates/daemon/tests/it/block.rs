@@ -190,7 +190,8 @@ async fn a_block_device_holds_the_image_and_zeros_and_nothing_of_what_it_held() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_reprovision_leaves_a_device_that_does_not_look_bootable_and_a_repeat_mends_it() {
+async fn a_failed_reprovision_leaves_a_device_that_does_not_look_bootable_and_a_repeat_repairs_it()
+{
     if !require("loop") {
         return;
     }
@@ -251,7 +252,7 @@ async fn a_job_that_runs_too_long_fails_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_job_lets_go_of_the_device() {
+async fn a_cancelled_job_releases_the_device() {
     if !require("loop") {
         return;
     }

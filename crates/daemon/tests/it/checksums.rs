@@ -41,7 +41,7 @@ async fn run(daemon: &Daemon, key: &str, checksum: Option<&str>) -> JobStatus {
 }
 
 #[tokio::test]
-async fn a_job_says_what_its_image_was_verified_against() {
+async fn a_job_reports_what_its_image_was_verified_against() {
     let world = World::new().await;
     let daemon = world.start();
     let builder = image(8 * MIB, 20, 5);
@@ -128,7 +128,7 @@ async fn a_job_says_what_its_image_was_verified_against() {
 }
 
 #[tokio::test]
-async fn a_wrong_digest_from_anywhere_keeps_an_image_off_its_volume() {
+async fn a_wrong_digest_from_any_source_keeps_an_image_off_its_volume() {
     let world = World::new().await;
     let daemon = world.start();
     let bytes = image(8 * MIB, 20, 6).build();

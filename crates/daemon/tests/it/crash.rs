@@ -22,7 +22,7 @@ async fn jobs_are_readable_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_running_is_taken_up_again_and_goes_on_where_the_disk_ends() {
+async fn a_job_that_was_running_is_resumed_after_its_durable_bytes() {
     let (world, proxy) = World::with_faults().await;
     let builder = image(256 * MIB, 1500, 1);
     let bytes = builder.build();

@@ -41,7 +41,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_backup_of_a_running_daemon_is_one_to_start_from_and_overwrites_nothing() {
+async fn a_backup_of_a_running_daemon_can_be_started_from_and_overwrites_nothing() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();
@@ -105,7 +105,7 @@ async fn backups_in_a_directory_are_named_by_time_and_the_newest_are_kept() {
 }
 
 #[tokio::test]
-async fn a_damaged_database_is_found_at_start_and_by_check_and_the_way_out_is_told() {
+async fn a_damaged_database_is_found_at_start_and_by_db_check_with_a_remedy() {
     // No database at all; and one with a damaged page in the middle.
     let garbage = |path: &Path| fs::write(path, vec![b'x'; 8192]).expect("it is written");
     let page = |path: &Path| {
@@ -164,7 +164,7 @@ async fn a_database_of_a_newer_release_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_there_is_not_made_by_a_look_at_it() {
+async fn db_commands_do_not_create_a_missing_database() {
     let world = World::new().await;
     let refused = db(&world, &["check"]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");

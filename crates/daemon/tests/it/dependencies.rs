@@ -24,7 +24,8 @@ pub(crate) async fn becomes(daemon: &Daemon, name: &str, expected: f64) -> Durat
 }
 
 #[tokio::test]
-async fn a_dependency_that_dies_is_seen_at_once_by_the_job_that_failed_on_it_and_seen_back() {
+async fn a_dependency_that_goes_down_is_noticed_at_once_by_a_failing_job_and_its_return_is_noticed()
+{
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 10, 14).build());
     let daemon = world.start();
@@ -48,7 +49,7 @@ async fn a_dependency_that_dies_is_seen_at_once_by_the_job_that_failed_on_it_and
 }
 
 #[tokio::test]
-async fn a_dependency_that_dies_and_comes_back_is_seen_within_an_interval_without_any_job() {
+async fn a_dependency_that_goes_down_and_returns_is_noticed_within_an_interval_without_any_job() {
     const INTERVAL_AND_A_BIT: Duration = Duration::from_secs(18);
     let (world, proxy) = World::with_faults().await;
     let daemon = world.start();

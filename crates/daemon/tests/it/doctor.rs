@@ -54,7 +54,7 @@ fn status(report: &Value, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_is_well_beside_a_running_daemon_and_nothing_is_changed() {
+async fn all_checks_pass_beside_a_running_daemon_and_nothing_is_changed() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(4 * MIB, 8, 1).build());
     let daemon = world.start();
@@ -120,7 +120,7 @@ async fn a_server_that_is_down_or_refuses_the_key_or_the_image_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_s_certificate_is_trusted_by_the_configured_authority_only() {
+async fn a_servers_certificate_is_trusted_by_the_configured_ca_only() {
     let ca = TestCa::new().expect("an authority");
     let s3 = S3::start_with_tls(&ca).await.expect("the S3 server starts");
     let home = Home::new(BINARY, s3.endpoint()).expect("there is room");
@@ -136,7 +136,7 @@ async fn a_server_s_certificate_is_trusted_by_the_configured_authority_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn full_file_systems_and_broken_configurations_fail() {
+async fn full_file_systems_and_invalid_configurations_fail() {
     let world = World::new().await;
     let broken = world.home.with("CACHE_MAX_AGE", "soon");
     let report_of_broken = report(&broken, &[]);

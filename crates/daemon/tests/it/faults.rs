@@ -146,7 +146,7 @@ fn image_only(rule: Rule) -> Rule {
 }
 
 #[tokio::test]
-async fn a_fault_that_passes_costs_no_job_at_whatever_range_it_strikes() {
+async fn a_temporary_fault_at_any_range_fails_no_job() {
     let stage = Stage::new().await;
     for start in stage.ranges() {
         for fault in [
@@ -172,7 +172,7 @@ async fn a_fault_that_passes_costs_no_job_at_whatever_range_it_strikes() {
 }
 
 #[tokio::test]
-async fn a_fault_that_passes_before_the_first_range_costs_no_job() {
+async fn a_temporary_fault_before_the_first_range_fails_no_job() {
     let stage = Stage::new().await;
     for fault in [
         Fault::Reset,
@@ -191,7 +191,7 @@ async fn a_fault_that_passes_before_the_first_range_costs_no_job() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_slow_or_serves_no_ranges_is_borne() {
+async fn a_server_that_is_slow_or_serves_no_ranges_fails_no_job() {
     let stage = Stage::new().await;
     let slow = image_only(Rule::new(Fault::Slow(8_000_000)));
     stage.survives("slow", slow).await;
@@ -200,7 +200,7 @@ async fn a_server_that_is_slow_or_serves_no_ranges_is_borne() {
 }
 
 #[tokio::test]
-async fn a_fault_that_stays_fails_the_job_and_leaves_nothing() {
+async fn a_permanent_fault_fails_the_job_and_leaves_nothing() {
     let stage = Stage::new().await;
     for start in stage.ranges() {
         for (fault, code) in [
@@ -224,7 +224,7 @@ async fn a_fault_that_stays_fails_the_job_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn wrong_bytes_fail_the_job_at_whatever_range_they_come_and_nothing_is_kept() {
+async fn wrong_bytes_at_any_range_fail_the_job_and_nothing_is_kept() {
     let stage = Stage::new().await;
     for start in stage.ranges().skip(1) {
         let what = format!("a wrong byte at {start}");
@@ -236,7 +236,7 @@ async fn wrong_bytes_fail_the_job_at_whatever_range_they_come_and_nothing_is_kep
 }
 
 #[tokio::test]
-async fn an_object_that_seems_to_change_all_the_time_fails_the_job() {
+async fn an_object_that_seems_to_change_at_every_request_fails_the_job() {
     let stage = Stage::new().await;
     let other = Fault::Header("etag", "\"another-version\"".to_owned());
     let once = image_only(Rule::new(other.clone()))
@@ -248,7 +248,7 @@ async fn an_object_that_seems_to_change_all_the_time_fails_the_job() {
 }
 
 #[tokio::test]
-async fn an_object_that_is_replaced_while_it_is_read_ends_as_one_version() {
+async fn an_object_that_is_replaced_while_it_is_read_yields_one_version() {
     let (world, proxy) = World::with_faults().await;
     // More ranges than are asked for at once: the later ones meet the new version.
     let disk = 128 * MIB;

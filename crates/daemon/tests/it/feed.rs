@@ -89,7 +89,7 @@ async fn ended(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
 }
 
 #[tokio::test]
-async fn whoever_follows_all_jobs_sees_each_of_them_to_its_end() {
+async fn a_client_that_follows_all_jobs_sees_each_of_them_end() {
     let (world, url) = world().await;
     let daemon = world.start();
     let mut follower = Follower::after(&daemon, None).await;
@@ -106,7 +106,7 @@ async fn whoever_follows_all_jobs_sees_each_of_them_to_its_end() {
 }
 
 #[tokio::test]
-async fn one_who_comes_back_goes_on_where_it_was_and_after_a_restart_begins_anew() {
+async fn a_returning_client_continues_where_it_was_and_begins_anew_after_a_restart() {
     let (world, url) = world().await;
     let daemon = world.start();
     let mut follower = Follower::after(&daemon, None).await;
@@ -140,7 +140,7 @@ async fn one_who_comes_back_goes_on_where_it_was_and_after_a_restart_begins_anew
 }
 
 #[tokio::test]
-async fn one_who_never_reads_holds_up_nobody_and_costs_no_more_with_every_change() {
+async fn a_client_that_never_reads_delays_nobody_and_takes_bounded_memory() {
     let (world, url) = world().await;
     let daemon = world.start();
     let slow = Follower::after(&daemon, None).await;
@@ -218,7 +218,7 @@ async fn jobs_are_listed_by_state_volume_image_text_and_time() {
 }
 
 #[tokio::test]
-async fn a_failed_job_is_tried_again_as_a_new_one_that_asks_for_the_same() {
+async fn a_failed_job_is_retried_as_a_new_job_for_the_same_request() {
     let (world, proxy) = World::with_faults().await;
     let daemon = world.start();
     let failed = ended(&daemon, "s3://images/late.qcow2", "vm-1").await;

@@ -73,7 +73,7 @@ fn assert_none(refused: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_volume_s_file_is_never_in_use_because_a_command_is_being_started() {
+async fn a_volumes_file_is_never_in_use_because_a_command_is_being_started() {
     let home = tempfile::tempdir().expect("there is room");
     let volumes = Dir::new(home.path().to_owned(), Arc::new(NoLibvirt));
     let job = JobId::random();
@@ -88,7 +88,7 @@ async fn a_volume_s_file_is_never_in_use_because_a_command_is_being_started() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_target_s_file_is_never_in_use_because_a_command_is_being_started() {
+async fn a_targets_file_is_never_in_use_because_a_command_is_being_started() {
     let home = tempfile::tempdir().expect("there is room");
     let path = home.path().join("disk");
     let refused = refusals(move || {
@@ -114,7 +114,7 @@ async fn a_block_device_is_never_in_use_because_a_command_is_being_started() {
 
 /// What is held for good is still told apart, and soon.
 #[test]
-fn what_is_held_for_good_is_refused_within_a_moment() {
+fn what_is_held_permanently_is_refused_within_a_moment() {
     let home = tempfile::tempdir().expect("there is room");
     let path = home.path().join("disk");
     let held = open(&path).expect("nobody has it");

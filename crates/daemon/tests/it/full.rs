@@ -35,7 +35,7 @@ async fn works_again(world: &World, daemon: &Daemon, url: &str, disk: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_cache_that_fills_up_during_a_download_fails_the_job_and_gives_the_room_back() {
+async fn a_cache_that_fills_up_during_a_download_fails_the_job_and_frees_the_space() {
     if !require("mount") {
         return;
     }
@@ -67,7 +67,7 @@ async fn a_cache_that_fills_up_during_a_download_fails_the_job_and_gives_the_roo
 }
 
 #[tokio::test]
-async fn an_unfinished_download_that_nobody_goes_on_with_makes_room_for_another() {
+async fn an_unfinished_download_that_no_job_continues_makes_room_for_another() {
     if !require("mount") {
         return;
     }
@@ -123,7 +123,7 @@ async fn a_volumes_directory_that_fills_up_fails_the_job_and_the_volume_is_remov
 }
 
 #[tokio::test]
-async fn a_volume_whose_record_finds_no_room_is_not_made() {
+async fn a_volume_is_not_created_if_there_is_no_space_for_its_record() {
     if !require("mount") {
         return;
     }
@@ -147,8 +147,8 @@ async fn a_volume_whose_record_finds_no_room_is_not_made() {
 }
 
 #[tokio::test]
-async fn a_full_disk_under_the_database_refuses_jobs_and_those_that_run_wait_for_room_and_complete()
-{
+async fn with_a_full_database_disk_new_jobs_are_refused_and_running_ones_wait_for_space_and_complete()
+ {
     if !require("mount") {
         return;
     }

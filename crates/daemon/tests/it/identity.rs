@@ -100,7 +100,7 @@ fn with_another_map(image: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_volume_is_not_ready_when_its_map_was_read_from_other_bytes_than_the_digest_is_of() {
+async fn a_volume_is_not_ready_if_its_map_was_read_from_other_bytes_than_were_hashed() {
     let (world, proxy) = World::with_faults().await;
     let builder = image(DISK, 250, 1);
     let bytes = builder.build();
@@ -133,7 +133,7 @@ async fn a_volume_is_not_ready_when_its_map_was_read_from_other_bytes_than_the_d
 }
 
 #[tokio::test]
-async fn the_resumed_part_of_a_download_is_compared_with_the_map_too() {
+async fn the_resumed_part_of_a_download_is_also_compared_with_the_map() {
     let (world, proxy) = World::with_faults().await;
     let builder = image(256 * MIB, 1500, 1);
     let bytes = builder.build();
@@ -163,7 +163,7 @@ async fn the_resumed_part_of_a_download_is_compared_with_the_map_too() {
 }
 
 #[tokio::test]
-async fn without_a_strong_validator_no_volume_is_put_together_of_two_versions() {
+async fn without_a_strong_validator_no_volume_is_made_from_two_versions() {
     const SIZE: usize = 16 << 20;
     let (old, new) = (vec![b'A'; SIZE], vec![b'B'; SIZE]);
     let weak = || Fault::Header("etag", "W/\"1\"".to_owned());
@@ -197,7 +197,7 @@ async fn without_a_strong_validator_no_volume_is_put_together_of_two_versions() 
 }
 
 #[tokio::test]
-async fn a_download_that_breaks_off_and_cannot_be_gone_on_with_starts_afresh_or_fails() {
+async fn an_interrupted_download_that_cannot_be_continued_starts_again_or_fails() {
     const SIZE: usize = 8 << 20;
     let host = Host::new().await;
     let url = host.put("a.raw", &vec![b'A'; SIZE]);
@@ -275,7 +275,7 @@ async fn an_object_longer_than_announced_fails_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_replaced_object_with_a_forgotten_sidecar_fails_whether_or_not_the_old_image_is_cached() {
+async fn a_replaced_object_with_an_outdated_sidecar_fails_whether_or_not_the_old_image_is_cached() {
     let mut errors = Vec::new();
     for is_cached in [false, true] {
         let world = World::new().await;
@@ -314,7 +314,7 @@ async fn a_replaced_object_with_a_forgotten_sidecar_fails_whether_or_not_the_old
 }
 
 #[tokio::test]
-async fn the_same_image_under_a_second_name_is_read_once_more_and_kept_once() {
+async fn the_same_image_under_a_second_name_is_read_again_and_kept_once() {
     let world = World::new().await;
     let bytes = image(DISK, 30, 1).build();
     let (first, second) = (world.put("a.qcow2", &bytes), world.put("b.qcow2", &bytes));
@@ -337,7 +337,7 @@ async fn the_same_image_under_a_second_name_is_read_once_more_and_kept_once() {
 }
 
 #[tokio::test]
-async fn objects_that_differ_in_their_query_alone_do_not_get_each_others_bytes() {
+async fn objects_whose_urls_differ_only_in_the_query_do_not_get_each_others_bytes() {
     let host = Host::new().await;
     let (one, other) = (vec![b'A'; 1 << 20], vec![b'B'; 1 << 20]);
     let url = host.put("file", &one);
@@ -406,7 +406,7 @@ fn assert_is_secret(home: &Home, daemon: &Daemon) {
 }
 
 #[tokio::test]
-async fn what_signs_a_url_survives_a_restart_without_being_written_down_in_clear() {
+async fn a_urls_signature_survives_a_restart_without_being_stored_unencrypted() {
     let host = Host::new().await;
     let bytes = vec![b'A'; 8 << 20];
     let url = format!("{}?sv=2022&sig={SIGNATURE}", host.put("a.raw", &bytes));
@@ -455,7 +455,7 @@ async fn what_signs_a_url_survives_a_restart_without_being_written_down_in_clear
 }
 
 #[tokio::test]
-async fn a_job_whose_url_cannot_be_decrypted_any_more_says_so() {
+async fn a_job_whose_url_can_no_longer_be_decrypted_fails_with_a_remedy() {
     let host = Host::new().await;
     let url = format!(
         "{}?sv=2022&sig={SIGNATURE}",

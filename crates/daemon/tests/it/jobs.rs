@@ -279,7 +279,7 @@ async fn jobs_are_listed_newest_first_by_state_and_by_page() {
 }
 
 #[tokio::test]
-async fn ended_jobs_are_forgotten_after_the_retention() {
+async fn ended_jobs_are_deleted_after_the_retention() {
     let world = World::new()
         .await
         .with("JOBS_RETENTION", "1ms")

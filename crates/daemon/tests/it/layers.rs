@@ -43,7 +43,7 @@ fn the_page_names_every_module_and_no_other() {
 }
 
 #[test]
-fn an_import_that_runs_up_is_found_however_it_is_written() {
+fn an_upward_import_is_found_however_it_is_written() {
     for planted in [
         "use crate::jobs::Jobs;\n",
         "use crate::{\n    clock,\n    jobs::{Jobs, live},\n};\n",

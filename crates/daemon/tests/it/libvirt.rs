@@ -275,7 +275,7 @@ mod real {
     }
 
     #[tokio::test]
-    async fn a_restart_of_libvirtd_fails_no_job_and_without_it_nothing_is_written() {
+    async fn a_restart_of_libvirtd_fails_no_job_and_nothing_is_written_while_it_is_down() {
         if !require("libvirt") {
             return;
         }
@@ -312,7 +312,7 @@ mod real {
     }
 
     #[tokio::test]
-    async fn a_stuck_libvirtd_holds_up_its_job_alone_and_not_for_ever() {
+    async fn a_hanging_libvirtd_delays_only_its_job_and_not_for_ever() {
         if !require("libvirt") {
             return;
         }

@@ -17,7 +17,7 @@ use crate::support::{MIB, World, address, ended, image};
 const TOKEN: &str = "do-not-log-this-token-0123456789abcdef";
 
 #[tokio::test]
-async fn every_line_within_a_job_leads_to_the_job_and_its_trace() {
+async fn every_line_of_a_job_has_the_ids_of_the_job_and_its_trace() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 20, 51).build());
     let daemon = world.start();
@@ -92,7 +92,7 @@ async fn a_line_has_the_form_of_the_guide_in_json_and_in_text() {
 }
 
 #[tokio::test]
-async fn the_file_has_the_lines_too_and_is_opened_anew_on_sighup() {
+async fn the_file_gets_the_lines_too_and_is_reopened_on_sighup() {
     let world = World::new().await;
     let (path, moved) = (
         world.home.path().join("log"),
@@ -174,7 +174,7 @@ async fn no_secret_is_ever_in_a_line() {
 }
 
 #[tokio::test]
-async fn lines_go_to_the_stream_that_is_asked_for_and_tell_the_journal_their_priority() {
+async fn lines_go_to_the_configured_stream_and_give_the_journal_their_priority() {
     for (output, is_journal) in [("stderr", true), ("stdout", true), ("stdout", false)] {
         let world = World::new().await.with("LOG_OUTPUT", output);
         // Which is worth a warning, as there are no credentials.
@@ -216,7 +216,7 @@ async fn lines_go_to_the_stream_that_is_asked_for_and_tell_the_journal_their_pri
 }
 
 #[tokio::test]
-async fn nothing_that_a_request_says_forges_a_line_or_makes_a_long_one() {
+async fn no_request_can_forge_a_line_or_make_an_overlong_one() {
     let forged = "2026-01-01T00:00:00.000Z [ERROR] audit: Forged";
     let evil = format!("vm, status=200)\n{forged}\r\n\u{1b}[2K\u{2028}{forged}\u{85}\u{202e}\" ");
     for format in ["text", "json"] {

@@ -79,17 +79,17 @@ async fn ask(daemon: &Daemon) -> Answer {
 }
 
 #[tokio::test]
-async fn a_database_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+async fn a_database_that_is_moved_away_is_reported_and_jobs_wait_until_it_is_back() {
     is_waited_for("jobs.db").await;
 }
 
 #[tokio::test]
-async fn a_database_s_journal_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+async fn a_databases_wal_that_is_moved_away_is_reported_and_jobs_wait_until_it_is_back() {
     is_waited_for("jobs.db-wal").await;
 }
 
 #[tokio::test]
-async fn a_database_s_index_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+async fn a_databases_shm_that_is_moved_away_is_reported_and_jobs_wait_until_it_is_back() {
     is_waited_for("jobs.db-shm").await;
 }
 
@@ -128,7 +128,7 @@ async fn is_waited_for(file: &str) {
 }
 
 #[tokio::test]
-async fn a_job_that_waits_for_a_lost_database_is_left_to_the_next_start_by_a_stop() {
+async fn a_job_that_waits_for_a_lost_database_is_left_to_the_next_start() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("SHUTDOWN_GRACE", "1s");
     let (daemon, job, disk) = under_way(&world, &proxy).await;
@@ -167,7 +167,7 @@ async fn a_job_that_waits_for_a_lost_cache_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn a_database_that_may_not_grow_is_told_and_jobs_wait_until_it_may() {
+async fn a_database_that_may_not_grow_is_reported_and_jobs_wait_until_it_may() {
     if !require("mount") {
         return;
     }
@@ -200,7 +200,7 @@ async fn a_database_that_may_not_grow_is_told_and_jobs_wait_until_it_may() {
 }
 
 #[tokio::test]
-async fn a_cache_directory_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+async fn a_cache_directory_that_is_moved_away_is_reported_and_jobs_wait_until_it_is_back() {
     let (world, proxy) = World::with_faults().await;
     let (daemon, job, disk) = under_way(&world, &proxy).await;
     let (there, away) = (
@@ -229,7 +229,7 @@ async fn a_cache_directory_that_is_moved_away_is_told_and_jobs_wait_until_it_is_
 }
 
 #[tokio::test]
-async fn a_cache_that_is_unmounted_is_not_written_to_and_forgets_nothing() {
+async fn an_unmounted_cache_is_not_written_to_and_keeps_its_index() {
     if !require("mount") {
         return;
     }
@@ -284,7 +284,7 @@ impl Drop for Killed {
 }
 
 #[tokio::test]
-async fn the_database_and_its_backups_are_their_owner_s_alone_whatever_the_umask() {
+async fn the_database_and_its_backups_are_readable_by_their_owner_only_whatever_the_umask() {
     let mode = |path: &Path| {
         let found = fs::metadata(path)
             .expect("it is there")

@@ -80,7 +80,7 @@ fn assert_moved(before: &Scrape, after: &Scrape, expected: &[(&str, f64)]) {
 }
 
 #[tokio::test]
-async fn a_miss_and_a_hit_move_what_they_should_and_by_how_much() {
+async fn a_miss_and_a_hit_move_the_right_metrics_by_the_right_amounts() {
     let world = World::new().await;
     let builder = image(64 * MIB, 80, 11);
     let file = builder.build();
@@ -147,7 +147,7 @@ async fn a_miss_and_a_hit_move_what_they_should_and_by_how_much() {
 }
 
 #[tokio::test]
-async fn failures_and_cancellations_are_counted_once_and_by_their_kind() {
+async fn failures_and_cancellations_are_counted_once_by_kind() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("MAX_CONCURRENT", "1");
     let url = world.put("wrong.qcow2", &image(32 * MIB, 20, 12).build());
@@ -274,7 +274,7 @@ async fn a_request_is_labelled_by_its_route_whatever_the_client_sends() {
 }
 
 #[tokio::test]
-async fn a_database_operation_that_fails_is_counted_as_its_kind() {
+async fn a_failed_database_operation_is_counted_by_kind() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 10, 15).build());
     let daemon = world.start();
@@ -426,7 +426,7 @@ async fn histograms_have_the_documented_buckets() {
 }
 
 #[tokio::test]
-async fn promtool_has_nothing_to_say_against_the_metrics() {
+async fn promtool_accepts_the_metrics() {
     if !require("promtool") {
         return;
     }
@@ -455,7 +455,7 @@ async fn promtool_has_nothing_to_say_against_the_metrics() {
 }
 
 #[tokio::test]
-async fn open_metrics_is_served_to_whoever_asks_for_it() {
+async fn open_metrics_is_served_on_request() {
     let world = World::new().await;
     let daemon = world.start();
     let text = text(&daemon, Some("application/openmetrics-text; version=1.0.0")).await;

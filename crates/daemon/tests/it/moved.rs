@@ -12,7 +12,7 @@ const MESSAGE: &str = "Volumes were kept elsewhere before, and some there are un
                        remove them there";
 
 #[tokio::test]
-async fn a_start_with_another_volumes_directory_says_that_the_old_one_holds_unfinished_volumes() {
+async fn a_start_with_another_volumes_directory_reports_unfinished_volumes_in_the_old_one() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(64 * MIB, 300, 1).build());
     proxy.inject(Rule::new(Fault::Slow(1_000_000)).method("GET"));

@@ -52,7 +52,7 @@ async fn with_history(jobs: usize) -> (World, Daemon) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_takes_are_bounded_and_end_their_connection() {
+async fn answers_that_nobody_reads_are_bounded_and_end_their_connection() {
     let (_world, daemon) = with_history(500).await;
     let list = "/api/v1/jobs?limit=1000";
     let one = daemon.call("GET", list, None).await.expect("an answer");
@@ -99,7 +99,7 @@ async fn answers_that_nobody_takes_are_bounded_and_end_their_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn quiet_connections_of_an_address_lock_nobody_out() {
+async fn idle_connections_of_one_address_lock_nobody_out() {
     let world = World::new().await;
     let daemon = world.start();
     let mut peers = Vec::new();
@@ -120,8 +120,7 @@ async fn quiet_connections_of_an_address_lock_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_and_metrics_are_answered_while_every_place_is_taken_and_a_body_that_never_comes_is_given_up()
- {
+async fn health_and_metrics_are_answered_while_all_places_are_taken_and_a_missing_body_times_out() {
     let world = World::new().await;
     let daemon = world.start();
     let request = "POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n";
@@ -219,7 +218,7 @@ async fn event_streams_have_a_share_for_each_caller() {
 }
 
 #[tokio::test]
-async fn a_list_of_jobs_ends_by_bytes_and_says_where_it_goes_on() {
+async fn a_list_of_jobs_is_cut_by_bytes_and_says_where_to_continue() {
     let (_world, daemon) = with_history(900).await;
     let (mut seen, mut offset, mut parts) = (BTreeSet::new(), 0, 0);
     loop {

@@ -19,7 +19,7 @@ fn request(url: &str, volume: &str, bytes: u64) -> Value {
 }
 
 #[tokio::test]
-async fn a_plan_says_what_a_job_then_does_and_changes_nothing() {
+async fn a_plan_predicts_what_the_job_does_and_changes_nothing() {
     let world = World::new().await;
     let bytes = image(8 * MIB, 20, 3).build();
     let url = world.put("a.qcow2", &bytes);
@@ -66,7 +66,7 @@ async fn a_plan_says_what_a_job_then_does_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_plan_says_everything_that_is_in_a_jobs_way() {
+async fn a_plan_lists_everything_that_would_make_the_job_fail() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(8 * MIB, 20, 3).build());
     world.put("b.qcow2", b"this is no image");
@@ -114,7 +114,7 @@ async fn a_plan_says_everything_that_is_in_a_jobs_way() {
 }
 
 #[tokio::test]
-async fn a_plan_for_what_is_being_done_says_so() {
+async fn a_plan_for_a_volume_that_is_being_written_says_so() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("slow.qcow2", &image(64 * MIB, 300, 1).build());
     proxy.inject(
@@ -142,7 +142,7 @@ async fn a_plan_for_what_is_being_done_says_so() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_silent_holds_up_no_other_plan_and_none_for_long() {
+async fn a_silent_store_delays_no_other_plan_and_none_for_long() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(8 * MIB, 20, 3).build());
     let silent = world.put("silent.qcow2", &image(8 * MIB, 20, 3).build());

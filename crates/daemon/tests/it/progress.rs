@@ -52,7 +52,7 @@ impl Course {
 /// A server that serves no ranges has the two stages one after the other, so that their weights
 /// matter; writing is slow enough here that the default weights are far off.
 #[tokio::test]
-async fn estimates_learn_from_the_last_jobs_and_then_hold() {
+async fn estimates_learn_from_the_last_jobs() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("LVM_MAX_WRITE_BYTES_PER_SEC", "12M");
     proxy.inject(Rule::new(Fault::IgnoreRange));

@@ -40,7 +40,7 @@ async fn an_image_is_provisioned_on_a_miss_and_again_on_a_hit() {
 }
 
 #[tokio::test]
-async fn every_form_of_a_qemu_image_comes_out_as_qemu_img_reads_it() {
+async fn every_kind_of_qemu_image_is_written_as_qemu_img_reads_it() {
     if !require("qemu-img") || !require("qemu-io") {
         return;
     }

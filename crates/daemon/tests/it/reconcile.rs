@@ -76,7 +76,7 @@ pub(crate) const CANNOT: &str =
 const GONE: &str = "The volume of a completed job is gone: somebody removed it since";
 
 #[tokio::test]
-async fn a_volume_that_a_job_of_a_lost_database_made_and_not_finished_is_removed() {
+async fn an_unfinished_volume_of_a_job_in_a_lost_database_is_removed() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let job = killed_half_way(&world, &proxy, &url).await;
@@ -88,7 +88,7 @@ async fn a_volume_that_a_job_of_a_lost_database_made_and_not_finished_is_removed
 }
 
 #[tokio::test]
-async fn a_volume_that_an_ended_job_made_and_not_finished_is_removed() {
+async fn an_unfinished_volume_that_an_ended_job_created_is_removed() {
     for state in ["failed", "cancelled"] {
         let (world, proxy) = World::with_faults().await;
         let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
@@ -101,7 +101,7 @@ async fn a_volume_that_an_ended_job_made_and_not_finished_is_removed() {
 }
 
 #[tokio::test]
-async fn a_volume_that_was_there_before_a_lost_job_stays_not_ready_and_a_repeat_mends_it() {
+async fn an_existing_volume_of_a_lost_job_stays_not_ready_and_a_repeat_repairs_it() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("LVM_ADOPT_UNTAGGED", "true");
     let builder = image(32 * MIB, 200, 1);
@@ -154,7 +154,7 @@ async fn a_completed_job_whose_volume_is_gone_is_logged_once() {
 }
 
 #[tokio::test]
-async fn what_is_left_over_while_the_daemon_runs_is_found_at_the_interval() {
+async fn leftovers_are_found_at_the_interval_while_the_daemon_runs() {
     let world = World::new().await.with("CACHE_EVICTION_INTERVAL", "1s");
     let daemon = world.start();
     daemon.until_said("Ready").await;
@@ -171,7 +171,7 @@ async fn what_is_left_over_while_the_daemon_runs_is_found_at_the_interval() {
 }
 
 #[tokio::test]
-async fn a_job_that_fails_after_a_restart_undoes_what_it_did_before() {
+async fn a_job_that_fails_after_a_restart_undoes_its_earlier_changes() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let job = killed_half_way(&world, &proxy, &url).await;
@@ -187,7 +187,7 @@ async fn a_job_that_fails_after_a_restart_undoes_what_it_did_before() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_cancelled_while_it_waits_after_a_restart_undoes_what_it_did_before() {
+async fn a_job_that_is_cancelled_while_it_waits_after_a_restart_undoes_its_earlier_changes() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("MAX_CONCURRENT", "1");
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());

@@ -108,7 +108,7 @@ pub(crate) fn check_recorded(status: &JobStatus, digest: &str) {
 }
 
 #[tokio::test]
-async fn a_job_of_a_restored_database_that_had_finished_is_recorded_and_writes_nothing() {
+async fn a_finished_job_of_a_restored_database_is_recorded_and_writes_nothing() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let daemon = world.start();
@@ -127,7 +127,7 @@ async fn a_job_of_a_restored_database_that_had_finished_is_recorded_and_writes_n
 }
 
 #[tokio::test]
-async fn a_kill_between_ready_and_the_row_costs_nothing_whatever_number_of_starts_it_was() {
+async fn a_kill_between_ready_and_the_row_loses_nothing_at_any_attempt() {
     for attempts in [0, 1, 5] {
         let world = World::new().await;
         let url = world.put("a.qcow2", &image(32 * MIB, 20, 1).build());
@@ -360,7 +360,7 @@ async fn a_restored_database_s_unfinished_jobs_can_be_ended_before_the_start() {
 }
 
 #[tokio::test]
-async fn what_a_volume_names_is_not_forgotten() {
+async fn the_last_job_that_a_volume_names_is_not_deleted() {
     let world = World::new()
         .await
         .with("CACHE_EVICTION_INTERVAL", "1s")
@@ -387,7 +387,7 @@ async fn what_a_volume_names_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn a_file_that_nobody_marked_is_refused_unless_the_request_or_an_operator_says_so() {
+async fn an_unmarked_file_is_refused_unless_the_request_or_an_operator_allows_it() {
     let world = World::new().await;
     let builder = image(32 * MIB, 4, 1);
     let url = world.put("a.qcow2", &builder.build());
@@ -457,7 +457,7 @@ pub(crate) fn go_database(path: &std::path::Path, jobs: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn what_the_go_program_s_completed_jobs_made_is_handed_over_by_one_command() {
+async fn volumes_of_the_go_programs_completed_jobs_are_handed_over_by_one_command() {
     let world = World::new().await;
     for name in ["one", "two", "failed", "strange"] {
         fs::write(world.home.volume(name), vec![0xa5; 1 << 20]).expect("it is written");

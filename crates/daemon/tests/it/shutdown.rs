@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::support::{MIB, World, holds, image};
 
 #[tokio::test]
-async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_goes_on_at_the_next_start() {
+async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_continues_at_the_next_start() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("SHUTDOWN_GRACE", "1h");
     let builder = image(64 * MIB, 300, 1);
@@ -62,7 +62,7 @@ async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_goes_on_at_the_nex
 }
 
 #[tokio::test]
-async fn clients_that_hang_up_while_their_requests_are_worked_on_have_their_jobs() {
+async fn clients_that_disconnect_during_their_requests_still_get_their_jobs() {
     const CLIENTS: usize = 10;
     let world = World::new().await;
     let builder = image(32 * MIB, 20, 1);
@@ -119,7 +119,7 @@ async fn clients_that_hang_up_while_their_requests_are_worked_on_have_their_jobs
 }
 
 #[tokio::test]
-async fn clients_that_close_as_soon_as_they_have_sent_have_their_jobs() {
+async fn clients_that_close_directly_after_sending_still_get_their_jobs() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();

@@ -89,7 +89,7 @@ async fn run(world: &World, daemon: &Daemon, volume: &str) -> String {
 
 // Waiting for the daemon's end blocks a thread; the receivers have another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_line_reaches_loki_and_the_webhook_the_last_before_the_daemon_ends() {
+async fn every_line_reaches_loki_and_the_webhook_before_the_daemon_ends() {
     let (loki, webhook) = (Inbox::start().await, Inbox::start().await);
     let (loki, webhook) = (loki.expect("a server"), webhook.expect("a server"));
     let world = world(&loki, &webhook).await;
@@ -190,7 +190,7 @@ async fn receivers_that_are_down_or_silent_delay_nothing_and_get_the_lines_when_
 }
 
 #[tokio::test]
-async fn what_a_receiver_refuses_is_counted_and_not_sent_again() {
+async fn refused_lines_are_counted_and_not_sent_again() {
     let webhook = Inbox::start().await.expect("a server");
     webhook.be(Manner::Answer(400));
     let url = format!("http://{}/hook", webhook.authority());

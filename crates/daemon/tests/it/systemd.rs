@@ -51,7 +51,7 @@ impl Manager {
 }
 
 #[tokio::test]
-async fn the_service_manager_hears_of_readiness_reloads_and_the_stop() {
+async fn the_service_manager_is_notified_of_readiness_reloads_and_the_stop() {
     let (world, manager) = Manager::new(World::new().await.with("SHUTDOWN_GRACE", "1h"));
     let daemon = world.start();
     let ready = manager.hears("READY=1");
@@ -94,7 +94,7 @@ async fn the_status_line_names_dependencies_that_are_down() {
 }
 
 #[tokio::test]
-async fn a_daemon_whose_database_does_not_answer_gives_no_life_sign() {
+async fn a_daemon_whose_database_does_not_answer_sends_no_watchdog_message() {
     let (world, manager) = Manager::new(World::new().await);
     // A sign is due every 300 ms, and answers have that long.
     let world = world.with("WATCHDOG_USEC", "900000");
@@ -120,7 +120,7 @@ async fn a_daemon_whose_database_does_not_answer_gives_no_life_sign() {
 }
 
 #[tokio::test]
-async fn without_a_watchdog_there_are_no_life_signs() {
+async fn without_a_watchdog_no_watchdog_messages_are_sent() {
     let (world, manager) = Manager::new(World::new().await);
     let _daemon = world.start();
     // Its status is sent by the same task, after the first life sign would have been.
@@ -175,7 +175,7 @@ async fn the_socket_of_a_socket_unit_is_served() {
 }
 
 #[tokio::test]
-async fn a_socket_that_others_reach_is_refused_where_nothing_asks_for_a_credential() {
+async fn a_socket_that_other_hosts_can_reach_is_refused_without_credentials() {
     if !require("systemd") {
         return;
     }

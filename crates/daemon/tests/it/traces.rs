@@ -134,7 +134,7 @@ async fn a_job_is_one_trace_from_the_clients_span_to_the_volumes() {
 }
 
 #[tokio::test]
-async fn a_failed_job_says_so_on_its_spans_and_the_rollback_is_one() {
+async fn a_failed_job_marks_its_spans_and_has_one_for_the_rollback() {
     let collector = Collector::start().await;
     let world = World::new()
         .await
@@ -167,7 +167,7 @@ async fn a_failed_job_says_so_on_its_spans_and_the_rollback_is_one() {
 }
 
 #[tokio::test]
-async fn a_job_that_goes_on_after_a_restart_stays_in_its_trace() {
+async fn a_job_that_is_resumed_after_a_restart_stays_in_its_trace() {
     let collector = Collector::start().await;
     let world = World::new()
         .await
@@ -216,7 +216,7 @@ async fn a_collector_that_is_down_or_silent_delays_neither_a_job_nor_the_end() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_for_a_while_misses_no_span() {
+async fn a_collector_that_is_down_for_a_while_misses_no_span() {
     let port = Port::reserve().expect("a port");
     let address = port.address().to_string();
     let collector = Collector::start_at(&address, Received::default()).await;
@@ -298,7 +298,7 @@ async fn a_collector_behind_tls_is_trusted_by_its_ca_alone() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_slow_delays_nothing_and_what_it_misses_is_counted() {
+async fn a_slow_collector_delays_nothing_and_dropped_spans_are_counted() {
     let collector = Collector::start_slow(Duration::from_millis(400)).await;
     let world = World::new()
         .await
@@ -333,7 +333,7 @@ async fn a_collector_that_is_slow_delays_nothing_and_what_it_misses_is_counted()
 }
 
 #[tokio::test]
-async fn a_jobs_span_says_how_many_requests_had_to_be_repeated() {
+async fn a_jobs_span_has_the_number_of_repeated_requests() {
     let collector = Collector::start().await;
     let (world, proxy) = World::with_faults().await;
     let world = world

@@ -128,7 +128,7 @@ async fn a_second_daemon_on_the_same_cache_is_refused_and_leaves_the_cache_alone
 }
 
 #[tokio::test]
-async fn places_in_each_other_are_refused_by_config_check_and_at_start() {
+async fn paths_inside_each_other_are_refused_by_config_check_and_at_start() {
     let world = World::new().await;
     let inside = world.home.path().join("cache/volumes");
     fs::create_dir_all(&inside).expect("it is made");

@@ -145,7 +145,7 @@ async fn deliveries(daemon: &Daemon, result: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn every_end_of_a_job_is_told_to_every_receiver_with_the_job_and_a_signature() {
+async fn every_jobs_end_is_posted_to_every_receiver_with_a_signature() {
     let first = Receiver::start("127.0.0.1:0", &[]).await;
     let second = Receiver::start("127.0.0.1:0", &[]).await;
     let (world, url) = world(&format!("{},{}", first.url(), second.url())).await;
@@ -243,7 +243,7 @@ async fn a_failed_attempt_is_repeated_as_the_same_delivery() {
 }
 
 #[tokio::test]
-async fn events_outlive_the_daemon_and_a_receiver_that_is_down_holds_up_no_job() {
+async fn events_outlive_the_daemon_and_a_receiver_that_is_down_delays_no_job() {
     // Nobody listens there at first.
     let port = Port::reserve().expect("a port");
     let (world, url) = world(&format!("http://{}/hook", port.address())).await;
@@ -280,7 +280,7 @@ async fn events_outlive_the_daemon_and_a_receiver_that_is_down_holds_up_no_job()
 }
 
 #[tokio::test]
-async fn a_receiver_that_hangs_holds_up_neither_jobs_nor_the_stop() {
+async fn a_hanging_receiver_delays_neither_jobs_nor_the_stop() {
     let receiver = Receiver::serve("127.0.0.1:0", &[], true).await;
     let (world, url) = world(&receiver.url()).await;
     let daemon = world.start();
@@ -303,7 +303,7 @@ async fn a_receiver_that_hangs_holds_up_neither_jobs_nor_the_stop() {
 }
 
 #[tokio::test]
-async fn events_for_a_receiver_that_is_gone_from_the_configuration_are_dropped() {
+async fn events_for_a_receiver_that_was_removed_from_the_configuration_are_dropped() {
     let (world, url) = world("http://127.0.0.1:9/hook").await;
     let daemon = world.start();
     provision(&daemon, &url, "vm-1").await;
@@ -322,7 +322,7 @@ async fn events_for_a_receiver_that_is_gone_from_the_configuration_are_dropped()
 }
 
 #[tokio::test]
-async fn an_event_that_is_too_old_is_given_up() {
+async fn an_event_that_is_too_old_is_dropped() {
     let (world, url) = world("http://127.0.0.1:9/hook").await;
     let world = world.with("WEBHOOK_MAX_AGE", "1s");
     let daemon = world.start();
@@ -334,7 +334,7 @@ async fn an_event_that_is_too_old_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_webhook_without_a_secret_or_with_something_else_than_a_url_is_refused() {
+async fn a_webhook_without_a_secret_or_a_valid_url_is_refused() {
     let world = World::new()
         .await
         .with("WEBHOOK_URLS", "https://ci.example.com/x");

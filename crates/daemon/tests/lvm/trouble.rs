@@ -10,7 +10,7 @@ use provisioner::volume::{Removed, Unmarked, VolumeErrorKind, Volumes};
 
 use super::fixture::*;
 
-pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
+pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_its_jobs_volume() {
     let once = LvmSettings {
         retry_backoff: vec![],
         ..settings()

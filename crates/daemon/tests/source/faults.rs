@@ -107,7 +107,7 @@ fn impatient(settings: SourceSettings) -> SourceSettings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_fault_of_any_kind_at_any_range_leaves_the_bytes_exact() {
+async fn one_fault_of_any_kind_at_any_range_changes_no_byte() {
     let setup = Setup::with(impatient).await;
     for fault in passing_faults() {
         for range in ranges() {
@@ -123,7 +123,7 @@ async fn one_fault_of_any_kind_at_any_range_leaves_the_bytes_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn faults_at_every_range_at_once_are_survived_within_each_ones_budget() {
+async fn faults_at_all_ranges_at_once_are_survived_within_each_ranges_budget() {
     let setup = Setup::with(impatient).await;
     let retries = |setup: &Setup| setup.source.counters().retries.load(Ordering::SeqCst);
     let before = retries(&setup);
@@ -142,7 +142,7 @@ async fn faults_at_every_range_at_once_are_survived_within_each_ones_budget() {
 }
 
 #[tokio::test]
-async fn a_cut_range_goes_on_at_the_exact_byte_under_the_same_tag() {
+async fn an_interrupted_range_continues_at_the_exact_byte_of_the_same_version() {
     let setup = Setup::new().await;
     let rule = Rule::new(Fault::CutAt(1000)).range_from(RANGE_BYTES);
     setup.proxy.inject(rule);
@@ -155,7 +155,7 @@ async fn a_cut_range_goes_on_at_the_exact_byte_under_the_same_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fault_that_stays_fails_after_the_ranges_own_budget() {
+async fn a_permanent_fault_fails_after_the_ranges_own_budget() {
     let setup = Setup::with(impatient).await;
     for (fault, kind) in [
         (Fault::Reset, SourceErrorKind::Unavailable),
@@ -182,7 +182,7 @@ async fn a_fault_that_stays_fails_after_the_ranges_own_budget() {
 }
 
 #[tokio::test]
-async fn final_answers_are_not_asked_for_again() {
+async fn final_answers_are_not_requested_again() {
     let setup = Setup::new().await;
     for (code, kind) in [
         (400, SourceErrorKind::Protocol),
@@ -208,7 +208,7 @@ async fn final_answers_are_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn another_version_is_told_at_every_range_even_if_the_server_ignores_conditions() {
+async fn another_version_is_noticed_at_every_range_even_if_the_server_ignores_conditions() {
     let setup = Setup::new().await;
     let other_tag = Fault::Header("etag", "\"other\"".to_owned());
     let other_size =
@@ -226,7 +226,7 @@ async fn another_version_is_told_at_every_range_even_if_the_server_ignores_condi
 }
 
 #[tokio::test]
-async fn a_replacement_is_noticed_when_a_cut_range_goes_on() {
+async fn a_replacement_is_noticed_when_an_interrupted_range_continues() {
     let setup = Setup::new().await;
     setup
         .proxy
@@ -271,7 +271,7 @@ async fn a_server_that_ignores_ranges_is_read_on_one_connection() {
 }
 
 #[tokio::test]
-async fn a_whole_object_answer_that_is_cut_begins_again_and_repeats_nothing() {
+async fn an_interrupted_whole_object_answer_starts_again_and_repeats_no_byte() {
     let setup = Setup::new().await;
     let whole = |fault| Rule::new(fault).when(|request| request.range_start.is_none());
     setup
@@ -319,7 +319,7 @@ async fn a_slow_server_is_waited_for_while_bytes_come() {
 }
 
 #[tokio::test]
-async fn the_servers_own_wish_for_a_pause_is_honoured() {
+async fn retry_after_is_honoured() {
     let setup = Setup::new().await;
     for code in [429, 503] {
         setup.proxy.clear();
@@ -337,7 +337,7 @@ async fn the_servers_own_wish_for_a_pause_is_honoured() {
 }
 
 #[tokio::test]
-async fn resolving_and_sidecars_have_a_budget_too() {
+async fn resolving_and_sidecars_also_have_a_budget() {
     let setup = Setup::new().await;
     setup.server.objects().put_sidecar("img", "k").unwrap();
     let url = setup.source.parse_url(URL).unwrap();
@@ -358,7 +358,7 @@ async fn resolving_and_sidecars_have_a_budget_too() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_told_and_one_that_returns_is_used() {
+async fn a_server_that_is_down_is_reported_and_used_again_when_it_returns() {
     let setup = Setup::with(|settings| SourceSettings {
         retry_backoff: vec![Duration::from_millis(50); 100],
         ..settings
@@ -382,7 +382,7 @@ async fn a_server_that_is_down_is_told_and_one_that_returns_is_used() {
 }
 
 #[tokio::test]
-async fn credentials_that_may_only_get_objects_are_fine() {
+async fn credentials_that_may_only_get_objects_suffice() {
     let setup = Setup::new().await;
     let answer = |status, code: &str| Fault::Status {
         status,
@@ -432,7 +432,7 @@ async fn credentials_that_may_only_get_objects_are_fine() {
 }
 
 #[tokio::test]
-async fn a_sidecar_that_may_not_be_seen_is_an_error_and_not_absent() {
+async fn a_sidecar_that_may_not_be_read_is_an_error_and_not_absent() {
     let setup = Setup::new().await;
     let denied = Fault::Status {
         status: 403,
@@ -459,7 +459,7 @@ async fn a_dropped_reader_frees_its_connections_at_once() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_waits_bounds_what_is_fetched() {
+async fn a_slow_consumer_bounds_what_is_fetched() {
     let size = 40 * RANGE_BYTES;
     let setup = Setup::new().await;
     setup
@@ -493,7 +493,7 @@ async fn a_consumer_that_waits_bounds_what_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_waits_bounds_a_whole_object_answer_too() {
+async fn a_slow_consumer_also_bounds_a_whole_object_answer() {
     const SIZE: u64 = 64 << 20;
     const BOUND: u64 = 16 << 20;
     let setup = Setup::new().await;

@@ -88,7 +88,7 @@ pub(crate) async fn creating_is_idempotent_for_its_job_and_refused_to_another(pl
     assert!(is_as_made(&place.path("suite-idem-plain")));
 }
 
-pub(crate) async fn every_kind_of_name_will_do(place: &dyn Place) {
+pub(crate) async fn every_kind_of_name_works(place: &dyn Place) {
     let (volumes, job) = (volumes(place), JobId::random());
     let long = "x".repeat(100);
     // The last two are what some back end could put beside a volume of the first one's name.
@@ -105,7 +105,7 @@ pub(crate) async fn every_kind_of_name_will_do(place: &dyn Place) {
     }
 }
 
-pub(crate) async fn the_list_has_everybody_s_volumes_as_they_are_looked_up(place: &dyn Place) {
+pub(crate) async fn the_list_has_everybodys_volumes_as_a_look_up_shows_them(place: &dyn Place) {
     let (volumes, job) = (volumes(place), JobId::random());
     let ours = name("suite-list-c");
     volumes.create(&ours, SIZE, job).await.unwrap();
@@ -169,7 +169,7 @@ pub(crate) async fn a_volume_that_does_not_fit_is_refused_with_both_numbers(plac
     assert!(volumes.lookup(&vm).await.unwrap().is_none());
 }
 
-pub(crate) async fn nothing_is_changed_before_it_is_open_and_what_is_said_to_be_zero_is(
+pub(crate) async fn nothing_is_changed_before_it_is_open_and_volumes_reported_as_zero_are_zero(
     place: &dyn Place,
 ) {
     let volumes = volumes(place);
@@ -197,7 +197,7 @@ pub(crate) async fn nothing_is_changed_before_it_is_open_and_what_is_said_to_be_
     }
 }
 
-pub(crate) async fn what_a_job_leaves_unwritten_says_what_it_said_before(place: &dyn Place) {
+pub(crate) async fn a_volume_that_a_job_did_not_write_keeps_its_marks(place: &dyn Place) {
     let (volumes, vm) = (volumes(place), name("suite-left"));
     let (first, second, third) = (JobId::random(), JobId::random(), JobId::random());
     let made = volumes.create(&vm, SIZE, first).await.unwrap();
