@@ -3,13 +3,13 @@
 //! Every call gets the following, so that no caller has to remember it:
 //!
 //! - **A tool name, not a path.** The name is looked up in fixed system directories, never in the
-//! `PATH` that the daemon was started with. No prefix such as `sudo` is used: the daemon's unit
-//! gives it the rights it needs, and a password prompt would hang a job.
+//!   `PATH` that the daemon was started with. No prefix such as `sudo` is used: the daemon's unit
+//!   gives it the rights it needs, and a password prompt would hang a job.
 //! - **A clean environment**: `LC_ALL=C` and a fixed `PATH`, nothing inherited. The output does not
-//! depend on the operator's language, and the daemon's credentials are not passed on.
+//!   depend on the operator's language, and the daemon's credentials are not passed on.
 //! - **A deadline.** The tool runs in its own process group. At the deadline, or when the caller
-//! stops waiting, the whole group gets SIGTERM, and SIGKILL three seconds later: an LVM command
-//! defers SIGTERM while it changes metadata, and SIGKILL could interrupt that.
+//!   stops waiting, the whole group gets SIGTERM, and SIGKILL three seconds later: an LVM command
+//!   defers SIGTERM while it changes metadata, and SIGKILL could interrupt that.
 //! - **Bounded output**, and an error that names the command, its exit status and what it printed.
 
 mod error;

@@ -8,6 +8,7 @@ pub mod cache;
 pub mod clock;
 pub mod cmd;
 pub mod config;
+pub mod config_cmd;
 pub mod db_cmd;
 pub mod delivery;
 pub mod demo;

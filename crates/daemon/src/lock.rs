@@ -1,10 +1,10 @@
 //! One daemon for each database and each cache: a locked file beside what it guards.
 //!
 //! - The lock is taken before anything is read or written, and held until the process ends, however
-//! it ends; the kernel releases it then. The file is never removed: otherwise two processes could
-//! hold the lock on two files.
+//!   it ends; the kernel releases it then. The file is never removed: otherwise two processes could
+//!   hold the lock on two files.
 //! - The file says which process took the lock, for the error of the other one. Only the lock counts,
-//! not the file's content.
+//!   not the file's content.
 //! - If somebody removes the file, [`Lock::renew`] notices that and locks a new one.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Origin, Settings};
+use provisioner::config_cmd;
 use provisioner::db_cmd::{self, AdoptArgs, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::doctor::{self, DoctorArgs};
@@ -135,6 +136,12 @@ impl ServeArgs {
         }
         Ok(settings)
     }
+
+    fn load(&self) -> Result<(Settings, Config), ConfigError> {
+        let settings = self.settings()?;
+        let config = Config::from_settings(&settings)?;
+        Ok((settings, config))
+    }
 }
 
 fn main() -> ExitCode {
@@ -181,11 +188,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &ServeArgs) -> ExitCode {
-    let loaded = args.settings().and_then(|settings| {
-        let config = Config::from_settings(&settings)?;
-        Ok((settings, config))
-    });
-    let (settings, config) = match loaded {
+    let (settings, config) = match args.load() {
         Ok(loaded) => loaded,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
     };
@@ -203,7 +206,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
         provisioner::serve::look(&config)
     };
     if let Err(error) = looked
-        && !may_heal(&error)
+        && !config_cmd::may_work_later(&error)
     {
         return complain(&error, EXIT_USAGE);
     }
@@ -286,11 +289,8 @@ fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitC
 }
 
 fn adopt_go_volumes(adopt: &AdoptArgs, serve: &ServeArgs) -> ExitCode {
-    let config = match serve
-        .settings()
-        .and_then(|settings| Config::from_settings(&settings))
-    {
-        Ok(config) => config,
+    let config = match serve.load() {
+        Ok((_, config)) => config,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
     };
     let done = runtime().and_then(|runtime| {
@@ -315,12 +315,8 @@ fn man(directory: &Path) -> ExitCode {
 }
 
 fn examine(args: &DoctorArgs, serve: &ServeArgs) -> ExitCode {
-    let loaded = serve.settings().and_then(|settings| {
-        let config = Config::from_settings(&settings)?;
-        Ok((settings, config))
-    });
-    let report =
-        runtime().and_then(|runtime| runtime.block_on(doctor::run(args, &serve.path(), loaded)));
+    let report = runtime()
+        .and_then(|runtime| runtime.block_on(doctor::run(args, &serve.path(), serve.load())));
     match report {
         Ok(code) => ExitCode::from(code),
         Err(error) => complain(&error, 2),
@@ -335,75 +331,25 @@ fn demo(args: DemoArgs) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the answer is the command's output")]
 fn check(args: &ServeArgs) -> ExitCode {
-    let loaded = args.settings().and_then(|settings| {
-        let config = Config::from_settings(&settings)?;
-        Ok((settings, config))
-    });
-    let (settings, config) = match loaded {
+    let (settings, config) = match args.load() {
         Ok(loaded) => loaded,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
     };
-    for warning in settings.warnings {
-        println!("warning: {warning}");
-    }
-    // The files that the keys name are checked as well: the daemon would not start without them.
-    let looked = runtime().and_then(|runtime| {
+    let checked = runtime().and_then(|runtime| {
         let _within = runtime.enter();
-        provisioner::serve::look(&config)
+        config_cmd::check(&settings, &config)
     });
-    match looked {
-        Ok(()) => {}
-        Err(error) if is_forbidden(&error) => {
-            println!(
-                "warning: {error:#}: run this as the daemon's user to find out whether the file can be used"
-            );
-        }
-        Err(error) => return complain(&error, EXIT_USAGE),
+    match checked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, EXIT_USAGE),
     }
-    println!("The configuration can be used");
-    ExitCode::SUCCESS
 }
 
-/// Whether the same configuration may work later without a change of the files' content: a file or its file system may
-/// be missing now. A token that could be guessed, or a key of another certificate, does not become right by trying
-/// again.
-fn may_heal(error: &anyhow::Error) -> bool {
-    use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput};
-    error.chain().any(|cause| {
-        let cause = cause.downcast_ref::<std::io::Error>();
-        cause
-            .is_some_and(|cause| !matches!(cause.kind(), FileTooLarge | InvalidData | InvalidInput))
-    })
-}
-
-/// Whether this user may not read a file that the daemon's user may be able to read.
-fn is_forbidden(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let cause = cause.downcast_ref::<std::io::Error>();
-        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
-    })
-}
-
-#[expect(clippy::print_stdout, reason = "the answer is the command's output")]
 fn show(args: &ServeArgs) -> ExitCode {
     match args.settings() {
         Ok(settings) => {
-            for (key, setting) in settings.iter() {
-                let shown = match key.kind {
-                    kind if kind.is_secret() && !setting.text.is_empty() => "<set>",
-                    _ => &setting.text,
-                };
-                let formerly = match &key.former {
-                    Some(_) => format!("; {}", key.formerly()),
-                    None => String::new(),
-                };
-                println!(
-                    "{:<34} {:<40} # {}{formerly}",
-                    key.path, shown, setting.origin
-                );
-            }
+            config_cmd::show(&settings);
             ExitCode::SUCCESS
         }
         Err(error) => complain(&error.into(), EXIT_USAGE),

@@ -1,5 +1,7 @@
 //! The daemon from start to stop: assembles the parts, serves, and stops in order.
 
+mod background;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,12 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Access};
 use crate::cache::{Cache, CacheSettings};
-use crate::clock::JumpDetector;
 use crate::config::{Config, check_with_cache};
 use crate::delivery::webhooks::Webhooks;
 use crate::dependencies::Dependencies;
 use crate::http::{App, router};
-use crate::jobs::former;
 use crate::jobs::{JobSettings, Jobs, Services};
 use crate::libvirt::{self, Hypervisor};
 use crate::net::{self, Load};
@@ -30,6 +30,7 @@ use crate::telemetry::logfile::{self, LogFile};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::volume::{self, InUse, NoLibvirt, Volumes};
+use background::{run_janitor, run_probes, run_webhooks};
 
 /// A daemon that is listening but does not serve yet.
 #[derive(Debug)]
@@ -206,83 +207,6 @@ async fn reload(app: &App, log_file: Option<&LogFile>) {
         Err(error) => {
             let error = error.to_string();
             tracing::error!(component = "daemon", error, "Cannot reopen the log file");
-        }
-    }
-}
-
-async fn run_probes(app: App, stop: CancellationToken) {
-    app.dependencies.watch(&app.services, stop).await;
-}
-
-/// Sends webhooks.
-async fn run_webhooks(app: App, stop: CancellationToken) {
-    let services = &app.services;
-    if let Some(webhooks) = &services.webhooks {
-        let (store, metrics) = (&services.store, &*services.metrics);
-        webhooks.run(store, metrics, &stop).await;
-    }
-}
-
-/// At every interval, evicts images, sweeps the cache and deletes old jobs.
-async fn run_janitor(app: App, config: Config, stop: CancellationToken) {
-    let interval = config.cache.eviction_interval;
-    report_former_places(&app, &config, &stop).await;
-    reconcile_volumes(&app, &stop).await;
-    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
-    let mut clock = JumpDetector::new();
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        if clock.has_jumped() {
-            tracing::warn!(
-                component = "daemon",
-                "The clock jumped: nothing expires by age until the next round"
-            );
-        } else {
-            forget_what_is_old(&app).await;
-        }
-        reconcile_volumes(&app, &stop).await;
-    }
-}
-
-async fn forget_what_is_old(app: &App) {
-    match app.services.cache.reconcile().await {
-        Ok(swept) if swept != Default::default() => {
-            tracing::info!(component = "cache", ?swept, "Cache tidied");
-        }
-        Ok(_) => {}
-        Err(error) => {
-            let error = crate::error::chain(&error);
-            tracing::error!(component = "cache", error, "Cannot clean up the cache");
-        }
-    }
-    if let Err(error) = app.jobs.forget_old().await {
-        let error = crate::error::chain(&error);
-        tracing::error!(component = "storage", error, "Cannot delete old jobs");
-    }
-}
-
-/// Unfinished volumes in places where volumes were kept before the configuration was changed.
-async fn report_former_places(app: &App, config: &Config, stop: &CancellationToken) {
-    let report = former::report(&app.services.store, config);
-    if let Some(Err(error)) = stop.run_until_cancelled(report).await {
-        let error = crate::error::chain(&error);
-        tracing::warn!(
-            component = "storage",
-            error,
-            "Cannot read the former places of volumes"
-        );
-    }
-}
-
-/// Reconciles volumes with jobs. A hanging LVM delays neither the start nor the stop.
-async fn reconcile_volumes(app: &App, stop: &CancellationToken) {
-    match stop.run_until_cancelled(app.jobs.reconcile_volumes()).await {
-        Some(Ok(found)) if found != Default::default() => {
-            tracing::info!(component = "provisioner", ?found, "Volumes reconciled");
-        }
-        Some(Ok(_)) | None => {}
-        Some(Err(error)) => {
-            let error = crate::error::chain(&error);
-            tracing::error!(component = "provisioner", error, "Cannot reconcile volumes");
         }
     }
 }

@@ -3,13 +3,13 @@
 //! Without systemd (no `NOTIFY_SOCKET`, no `LISTEN_FDS`) nothing here has any effect. With it:
 //!
 //! - `READY=1` once requests are answered and unfinished jobs have been resumed; `RELOADING=1` and
-//! `READY=1` around the handling of SIGHUP; `STOPPING=1`, with as much time as
-//! `server.shutdown_grace` needs, whatever `TimeoutStopSec` says.
+//!   `READY=1` around the handling of SIGHUP; `STOPPING=1`, with as much time as
+//!   `server.shutdown_grace` needs, whatever `TimeoutStopSec` says.
 //! - `STATUS=`, the line that `systemctl status` shows.
 //! - `WATCHDOG=1`, only after the accept loop and the database's writer have both answered within
-//! the interval. An error counts as an answer: a restart does not fix a full disk or a lock held by
-//! a backup. It does fix a thread that hangs, a task that is gone, or a runtime that makes no
-//! progress.
+//!   the interval. An error counts as an answer: a restart does not fix a full disk or a lock held by
+//!   a backup. It does fix a thread that hangs, a task that is gone, or a runtime that makes no
+//!   progress.
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -10,11 +10,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The common beginning of every HTTP client:
 ///
 /// - Clients talk only to the hosts that the configuration names. Redirects are not followed automatically,
-/// because they would carry credentials elsewhere, and no proxy is taken from the environment: `HTTPS_PROXY` is
-/// set for a user's shell or for all units of a host, and nobody would expect it to decide who sees signed
-/// requests and log lines. Nor should a nearby object store be reached through a proxy.
+///   because they would carry credentials elsewhere, and no proxy is taken from the environment: `HTTPS_PROXY` is
+///   set for a user's shell or for all units of a host, and nobody would expect it to decide who sees signed
+///   requests and log lines. Nor should a nearby object store be reached through a proxy.
 /// - They repeat nothing by themselves: what is repeated, and when, is decided where it is known what a
-/// failure means ([`backoff`](crate::backoff)).
+///   failure means ([`backoff`](crate::backoff)).
 pub fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())

@@ -4,12 +4,12 @@
 //! whether direct I/O works, and whether it already reads as zero. It guarantees three things:
 //!
 //! - **Exclusive use.** A block device is opened with `O_EXCL`, which the kernel refuses while it
-//! is mounted or held by another driver. A regular file is locked in the way QEMU locks its disks,
-//! so that neither starts while the other runs.
+//!   is mounted or held by another driver. A regular file is locked in the way QEMU locks its disks,
+//!   so that neither starts while the other runs.
 //! - **The page cache does not grow.** Writes bypass it if the target and the image's alignment
-//! permit; otherwise, what was written is flushed and dropped every few MiB.
+//!   permit; otherwise, what was written is flushed and dropped every few MiB.
 //! - **Zeroed means zero.** A range is zeroed by the device's WRITE ZEROES, by a hole in a file, or
-//! by writing zeros. A discard does not count as zeroing: what it leaves is up to the device.
+//!   by writing zeros. A discard does not count as zeroing: what it leaves is up to the device.
 
 mod number;
 mod target;

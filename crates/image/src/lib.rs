@@ -7,7 +7,7 @@
 //! The path of an image:
 //!
 //! 1. [`plan::Planner::open`] reads the header and validates every table that the image points to.
-//! What is not fully understood is refused, with an [`ErrorKind`] of its own.
+//!    What is not fully understood is refused, with an [`ErrorKind`] of its own.
 //! 2. [`plan::Planner::next_batch`] yields a [`plan::Batch`]: which host bytes hold which guest bytes,
 //!    in *host* order, so that the source can be read once, front to back.
 //! 3. [`copy::Copier`] takes the source's bytes as they arrive (or reads them itself from a local

@@ -11,9 +11,9 @@
 //! are configured, everybody who can connect may do everything, and only this host can connect.
 //!
 //! - Invariant: a request without a known credential reaches only the handlers of open routes. It
-//! does not even reach the handler that says that a path does not exist.
+//!   does not even reach the handler that says that a path does not exist.
 //! - Invariant: every request that could change something writes one line to the audit log,
-//! whatever its result ([`audit`]).
+//!   whatever its result ([`audit`]).
 
 pub mod audit;
 mod failures;

@@ -8,10 +8,10 @@
 //! ```
 //!
 //! - Invariant: a job never waits for a receiver. All it does is to insert a row in a transaction
-//! that it commits anyway.
+//!   that it commits anyway.
 //! - Invariant: once a job's end is durable, its events are durable too, and each is sent at least once, unless it gets
-//! older than `webhooks.max_age` or [`EVENTS_MAX`](crate::store::EVENTS_MAX) newer ones wait. A repeat has the same
-//! delivery id.
+//!   older than `webhooks.max_age` or [`EVENTS_MAX`](crate::store::EVENTS_MAX) newer ones wait. A repeat has the same
+//!   delivery id.
 //!
 //! A receiver that does not answer, or answers 5xx or 429, is left alone for a time that grows with
 //! each failure. A receiver that refuses one event (any other status) still gets the others.

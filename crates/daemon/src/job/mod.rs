@@ -20,18 +20,18 @@
 //! unavailable. **Completed**, **failed** and **cancelled** are final states: a retry is a new job.
 //!
 //! - `PENDING -> RUNNING` counts an attempt. A job that was started five times without reaching a final
-//! state fails instead: something about it crashes the daemon.
+//!   state fails instead: something about it crashes the daemon.
 //! - `RUNNING -> COMPLETED` happens after the volume is marked `ready` (or, for a job that only fetches, after the
-//! image is in the cache's index). If the daemon crashes between the two, the next start finds the mark and completes
-//! the job without writing a byte.
+//!   image is in the cache's index). If the daemon crashes between the two, the next start finds the mark and completes
+//!   the job without writing a byte.
 //! - `RUNNING -> FAILED` and `-> CANCELLED` happen after the job's changes to its volume were undone
-//! ([`jobs`](crate::jobs), `undo`). If the volume turns out to be ready by then, the job has completed,
-//! whatever was going to end it.
+//!   ([`jobs`](crate::jobs), `undo`). If the volume turns out to be ready by then, the job has completed,
+//!   whatever was going to end it.
 //! - `PENDING -> CANCELLED` changes no data; the volume may be marked to say that this job was the last
-//! on it.
+//!   on it.
 //! - A crash changes no state: a job that is running according to the database is run again from the start, and
-//! every step can be repeated. For the same reason a database that is older than the volumes is not trusted on
-//! its own ([`jobs`](crate::jobs), `standing`).
+//!   every step can be repeated. For the same reason a database that is older than the volumes is not trusted on
+//!   its own ([`jobs`](crate::jobs), `standing`).
 //!
 //! # The commands
 //!

@@ -1,9 +1,14 @@
 //! Tar archives with one member that is the image, in the formats of v7, ustar, GNU and pax.
 
+mod fields;
+mod map;
+
 use std::collections::VecDeque;
 
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
+use fields::{MAX_MEMBER_BYTES, checksum, damaged, number, octal};
+use map::Map;
 
 const BLOCK: usize = 512;
 
@@ -15,12 +20,6 @@ const MAX_TEXT_BYTES: u64 = 64 << 10; // 64 KiB
 
 /// How many names an error shows.
 const SHOWN_NAMES: usize = 8;
-
-/// Longest member: the maximum size of a file.
-const MAX_MEMBER_BYTES: u64 = 1 << 56;
-
-/// Maximum number of pieces of a sparse member.
-const MAX_PIECES: usize = 1 << 16;
 
 /// Reads an archive from its bytes, pushed in order.
 pub(super) struct Archive {
@@ -61,13 +60,6 @@ enum What {
     Image(Map),
     Name(Vec<u8>),
     Pax(Vec<u8>),
-}
-
-/// Where the bytes of the image belong.
-#[derive(Debug, Default)]
-struct Map {
-    pieces: VecDeque<(u64, u64)>,
-    len: u64,
 }
 
 impl Archive {
@@ -192,7 +184,7 @@ impl Archive {
             _ => {}
         }
         let Overrides { name, size } = std::mem::take(&mut self.next);
-        let name = name.unwrap_or_else(|| self::name(block));
+        let name = name.unwrap_or_else(|| fields::name(block));
         let size = size.unwrap_or(own_size);
         match kind {
             b'0' | 0 | b'7' | b'S' if !name.ends_with('/') => self.file(name, size, kind, block),
@@ -318,46 +310,6 @@ impl Archive {
     }
 }
 
-impl Map {
-    /// Pieces with 12 digits of offset and 12 of length each; the first empty one ends the list.
-    fn add(&mut self, entries: &[u8]) -> Result<()> {
-        for entry in entries.chunks_exact(24) {
-            if entry[0] == 0 {
-                return Ok(());
-            }
-            let piece = number(&entry[..12]).zip(number(&entry[12..]));
-            let (offset, len) = piece
-                .filter(|(offset, len)| offset.max(len) <= &MAX_MEMBER_BYTES)
-                .filter(|_| self.pieces.len() < MAX_PIECES)
-                .ok_or_else(|| damaged("a sparse member's map is invalid"))?;
-            let end = self.pieces.back().map_or(0, |(offset, len)| offset + len);
-            if offset < end {
-                return Err(damaged("a sparse member's map is not in order"));
-            }
-            if len > 0 {
-                self.pieces.push_back((offset, len));
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, writer: &mut Writer, mut bytes: &[u8]) -> Result<()> {
-        while let Some((offset, left)) = self.pieces.front_mut()
-            && !bytes.is_empty()
-        {
-            let len = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
-            writer.write(*offset, &bytes[..len])?;
-            bytes = &bytes[len..];
-            *offset += len as u64;
-            *left -= len as u64;
-            if *left == 0 {
-                self.pieces.pop_front();
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A member's body; in whole blocks if the bytes themselves do not show where it ends.
 fn body(size: u64, what: What) -> State {
     let left = match what {
@@ -369,58 +321,4 @@ fn body(size: u64, what: What) -> State {
         0 => State::Header,
         left => State::Body { left, what },
     }
-}
-
-fn name(block: &[u8]) -> String {
-    let text = |field: &[u8]| {
-        let text = field.split(|byte| *byte == 0).next().unwrap_or_default();
-        String::from_utf8_lossy(text).into_owned()
-    };
-    let prefix = match block[257..].starts_with(b"ustar\0") {
-        true => text(&block[345..500]),
-        false => String::new(),
-    };
-    match prefix.is_empty() {
-        true => text(&block[..100]),
-        false => format!("{prefix}/{}", text(&block[..100])),
-    }
-}
-
-/// Octal digits surrounded by spaces and zero bytes.
-fn octal(field: &[u8]) -> Option<u64> {
-    let digits = field.trim_ascii_start();
-    let end = digits.iter().position(|byte| matches!(byte, 0 | b' '));
-    let digits = std::str::from_utf8(&digits[..end.unwrap_or(digits.len())]).ok()?;
-    match digits {
-        "" => Some(0),
-        digits => u64::from_str_radix(digits, 8).ok(),
-    }
-}
-
-/// Octal digits, or GNU's binary form for numbers that are too large for them.
-fn number(field: &[u8]) -> Option<u64> {
-    let (first, rest) = field.split_first()?;
-    if *first != 0x80 {
-        return octal(field);
-    }
-    let (high, low) = rest.split_last_chunk::<8>()?;
-    (high.iter().all(|byte| *byte == 0)).then_some(u64::from_be_bytes(*low))
-}
-
-/// The sum of a header's bytes, where the checksum field itself counts as spaces.
-fn checksum(block: &[u8]) -> u64 {
-    let bytes = block.iter().enumerate();
-    bytes
-        .map(|(at, byte)| match (148..156).contains(&at) {
-            true => u64::from(b' '),
-            false => u64::from(*byte),
-        })
-        .sum()
-}
-
-fn damaged(what: &str) -> Error {
-    Error::new(
-        ErrorKind::BadStream,
-        format!("The tar archive is damaged: {what}; fetch the image again"),
-    )
 }
