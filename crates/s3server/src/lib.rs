@@ -100,7 +100,7 @@ impl S3Server {
         self.address
     }
 
-    /// What was asked of it and what it sent.
+    /// The requests it got and what it sent.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }

@@ -16,10 +16,10 @@ use crate::process::signal;
 
 pub use home::Home;
 
-/// How long anything may take that should take moments.
+/// Deadline for anything that should take a moment.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` yields a value.
@@ -65,7 +65,7 @@ impl Daemon {
         &self.base
     }
 
-    /// The same daemon, talked to over TLS by this client.
+    /// The same daemon, used over TLS by this client.
     #[must_use]
     pub fn over_tls(mut self, client: reqwest::Client) -> Self {
         self.base = self.base.replacen("http://", "https://", 1);
@@ -73,7 +73,7 @@ impl Daemon {
         self
     }
 
-    /// The same daemon, talked to with this token.
+    /// The same daemon, used with this token.
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
@@ -85,7 +85,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Its log so far, line by line; a line that is no JSON is a string.
+    /// Its log so far, line by line; a line that is not JSON is a string.
     pub fn log(&self) -> Vec<Value> {
         let parse = |line: &String| {
             serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.clone()))
@@ -101,7 +101,7 @@ impl Daemon {
             .clone()
     }
 
-    /// Waits until it has logged this message; the last such line.
+    /// Waits until it has logged this message. Returns the last such line.
     pub async fn until_said(&self, message: &str) -> Value {
         wait_for(message, async || {
             let mut lines = self.log().into_iter().rev();
@@ -110,7 +110,7 @@ impl Daemon {
         .await
     }
 
-    /// SIGKILL, and nothing of the process is left when this returns.
+    /// Sends SIGKILL, and waits until the process is gone.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -160,7 +160,7 @@ impl Daemon {
         Ok(serde_json::from_value(answer.body)?)
     }
 
-    /// Asks for an image on a volume of so many bytes; the job that does it.
+    /// Requests a volume of this many bytes with an image. Returns the job.
     pub async fn provision(&self, image: &str, volume: &str, bytes: u64) -> anyhow::Result<String> {
         let body = json!({
             "image_url": image, "volume_name": volume, "volume_size_bytes": bytes,
@@ -168,7 +168,7 @@ impl Daemon {
         self.submit("/api/v1/jobs", body).await
     }
 
-    /// Posts a request that becomes a job; its id.
+    /// Posts a request that becomes a job. Returns its id.
     pub async fn submit(&self, route: &str, body: Value) -> anyhow::Result<String> {
         let answer = self.call("POST", route, Some(body)).await?;
         ensure!(answer.status == 202, "POST {route}: {answer:?}");
@@ -200,7 +200,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // It may have ended by itself; in both cases it is gone afterwards.
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
@@ -216,7 +216,7 @@ impl Drop for Daemon {
     }
 }
 
-/// An answer in full.
+/// Reads an answer completely.
 pub async fn answer(response: reqwest::Response) -> anyhow::Result<Answer> {
     let status = response.status().as_u16();
     let headers = response

@@ -1,4 +1,4 @@
-//! Turns: what must not run beside its like takes one, whichever runner started it.
+//! Turns: tests that must not run at the same time take turns, whichever runner started them.
 //!
 //! A turn is a locked file in the target directory, so threads of one process and processes of
 //! several runners wait for each other alike. A holder that dies gives its turn back with its
@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-/// The turn of whoever holds it, until it is dropped.
+/// A turn, held until it is dropped.
 #[derive(Debug)]
 pub struct Turn(File);
 

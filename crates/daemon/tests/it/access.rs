@@ -16,7 +16,7 @@ use crate::support::{World, metric};
 pub(crate) const FULL: &str = "full-0123456789abcdef0123456789abcdef";
 pub(crate) const READ: &str = "read-0123456789abcdef0123456789abcdef";
 
-/// A route of each class, and a request for it that changes nothing when it is let through.
+/// A route of each class, with a request that changes nothing if it is accepted.
 const ROUTES: [(&str, &str, &str); 9] = [
     ("health", "GET", "/health"),
     ("health", "GET", "/healthz"),
@@ -29,7 +29,7 @@ const ROUTES: [(&str, &str, &str); 9] = [
     ("change", "DELETE", "/api/v1/cache/images/x"),
 ];
 
-/// What a route of a class answers to one who is let through.
+/// The status of a class of routes for a caller who is let through.
 fn let_through(class: &str) -> u16 {
     match class {
         "health" | "read" => 200,
@@ -97,7 +97,7 @@ async fn tokens_allow_what_their_role_permits_and_nothing_else_does() {
         (None, Caller::Nobody),
         (bearer("wrong"), Caller::Nobody),
         (key(&FULL[1..]), Caller::Nobody),
-        // The line's name and role are no part of the token.
+        // The name and role in the line are not part of the token.
         (bearer(&format!("ci:{FULL}")), Caller::Nobody),
         (Some(("authorization", FULL.to_owned())), Caller::Nobody),
         (bearer(READ), Caller::Reader),
@@ -105,7 +105,7 @@ async fn tokens_allow_what_their_role_permits_and_nothing_else_does() {
         (bearer(FULL), Caller::Full),
         (key(FULL), Caller::Full),
     ] {
-        // Wrong tokens are limited: one address cannot try all routes with them.
+        // Wrong tokens are rate-limited: one address cannot try all routes with them.
         let routes = match (caller, &credential) {
             (Caller::Nobody, Some(_)) => &ROUTES[6..8],
             _ => &ROUTES[..],
@@ -200,7 +200,7 @@ async fn guessing_delays_wrong_tokens_and_never_a_correct_one() {
     }
     assert_eq!(statuses[..10], [401; 10]);
     assert!(statuses.contains(&429), "{statuses:?}");
-    // While wrong ones wait for their answers, too.
+    // Even while wrong ones wait for their answers.
     let wrong = Some(("authorization", "Bearer guess-12"));
     let wrong = call(&client, daemon.url(), ("GET", "/api/v1/jobs"), wrong);
     let right = async {
@@ -217,7 +217,7 @@ async fn guessing_delays_wrong_tokens_and_never_a_correct_one() {
     let (wrong, ()) = tokio::join!(wrong, right);
     assert_eq!(
         wrong.status, 429,
-        "what is wrong stays slow after what is right"
+        "a wrong token is still slow after a correct one"
     );
     let answer = call(&client, daemon.url(), ("GET", "/health"), None).await;
     assert_eq!(answer.status, 200);

@@ -34,7 +34,7 @@ async fn every_described_route_exists_with_its_method() {
     assert!(paths.len() >= 16, "{}", paths.len());
     for (path, item) in paths {
         for method in item.as_object().expect("methods").keys() {
-            // An endless stream: its beginning says enough.
+            // An endless stream: its beginning is sufficient.
             if path == lvp_api::routes::ALL_EVENTS {
                 let answer = reqwest::get(format!("{}{path}", daemon.url())).await;
                 assert_eq!(answer.expect("an answer").status(), 200);

@@ -1,4 +1,4 @@
-//! What a client sees of each mistake, and that nothing is left behind.
+//! What a client gets for each mistake, and that nothing is left behind.
 
 use lvp_api::JobState;
 use serde_json::{Value, json};

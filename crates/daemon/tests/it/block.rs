@@ -48,7 +48,7 @@ impl Bench {
             .await
             .expect("the proxy starts");
         let device = LoopDevice::new(device_bytes).expect("a loop device");
-        // What another tenant left.
+        // Another tenant's data.
         let mut file = OpenOptions::new()
             .write(true)
             .open(device.path())
@@ -268,7 +268,7 @@ async fn a_cancelled_job_releases_the_device() {
     .await;
     let cancelled = bench.jobs.cancel(job).await.expect("it is known");
     assert_eq!(cancelled, Cancellation::Cancelled);
-    // Nobody has it any more: the exclusive claim is to be had at once.
+    // Nothing has it open any more: it can be claimed exclusively at once.
     let claim = OpenOptions::new()
         .read(true)
         .custom_flags(O_EXCL)

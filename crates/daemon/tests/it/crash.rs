@@ -1,4 +1,4 @@
-//! The daemon is killed, and nothing is lost.
+//! The daemon is killed, and no job is lost.
 
 use lvp_api::JobState;
 use lvp_testkit::daemon::wait_for;
@@ -33,7 +33,7 @@ async fn a_job_that_was_running_is_resumed_after_its_durable_bytes() {
         .provision(&url, "vm", 256 * MIB)
         .await
         .expect("it is accepted");
-    // Which of two jobs that start together fetches for both is a matter of chance.
+    // Which of two jobs that start together fetches for both is random.
     wait_for("the first job to lead", async || {
         world.home.volume("vm").exists().then_some(())
     })

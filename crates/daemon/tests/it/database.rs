@@ -70,7 +70,7 @@ async fn a_backup_of_a_running_daemon_can_be_started_from_and_overwrites_nothing
     let checked = db(&world, &["check"]);
     assert!(checked.status.success(), "{checked:?}");
 
-    // The database is lost, and comes back from the backup.
+    // The database is lost, and restored from the backup.
     daemon.kill().expect("it is killed");
     for file in ["jobs.db", "jobs.db-wal", "jobs.db-shm"] {
         fs::remove_file(world.home.path().join(file)).ok();
@@ -106,7 +106,7 @@ async fn backups_in_a_directory_are_named_by_time_and_the_newest_are_kept() {
 
 #[tokio::test]
 async fn a_damaged_database_is_found_at_start_and_by_db_check_with_a_remedy() {
-    // No database at all; and one with a damaged page in the middle.
+    // No database at all, and one with a damaged page in the middle.
     let garbage = |path: &Path| fs::write(path, vec![b'x'; 8192]).expect("it is written");
     let page = |path: &Path| {
         let file = fs::File::options()
@@ -139,7 +139,7 @@ async fn a_damaged_database_is_found_at_start_and_by_db_check_with_a_remedy() {
             assert!(told.contains("is damaged"), "{arguments:?}: {told}");
         }
         assert!(!Path::new("/tmp/never-made.db").exists());
-        // The way out works.
+        // The remedy works.
         fs::rename(database(&world), world.home.path().join("damaged.db")).expect("it is moved");
         drop(world.start());
     }

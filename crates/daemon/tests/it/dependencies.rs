@@ -1,4 +1,4 @@
-//! What the probes say of what the daemon depends on.
+//! What the probes report about dependencies.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use lvp_testkit::daemon::{Daemon, wait_for};
 
 use crate::support::{MIB, World, ended, image, metric};
 
-/// What a dependency's series says, once there is one.
+/// The value of a dependency's series, once there is one.
 async fn up(daemon: &Daemon, name: &str) -> f64 {
     let series = format!("dependencies_up{{dependency=\"{name}\"}}");
     wait_for(name, async || metric(daemon, &series).await).await
 }
 
-/// Waits until a dependency is up or down; how long that took.
+/// Waits until a dependency is up or down. Returns how long that took.
 pub(crate) async fn becomes(daemon: &Daemon, name: &str, expected: f64) -> Duration {
     let since = Instant::now();
     wait_for(name, async || {

@@ -59,7 +59,7 @@ async fn an_unknown_field_is_ignored_with_a_warning_in_the_answer_and_the_log() 
         (status, &answer["warnings"][0]),
         (202, &json!("pool: is not known, and was left out"))
     );
-    // Nothing was left out, nothing is told.
+    // Nothing was ignored, so there is no warning.
     let (status, answer) = post(&daemon, "/api/v1/cache/fetch", json!({"image_url": url})).await;
     assert_eq!((status, answer.get("warnings")), (202, None), "{answer}");
 }
@@ -270,7 +270,7 @@ async fn config_check_and_the_start_refuse_the_same_with_64_and_the_keys_name() 
                 String::from_utf8_lossy(&ended.stdout),
                 String::from_utf8_lossy(&ended.stderr)
             );
-            // What a file holds may be healed while the service tries again.
+            // The content of a file may be fixed while the service tries again.
             let is_file = value.starts_with("/no/") && key.starts_with('/');
             let status = if is_file && arguments[0] == "serve" {
                 1
@@ -329,7 +329,7 @@ async fn logging_file_may_name_a_stream_and_every_nth_line_is_written() {
         .spawn()
         .expect("it starts");
     let mut stderr = child.stderr.take().expect("it is piped");
-    // Of the lines at the start only the first is written, which says what was understood.
+    // Only the first line of the start is written, which says how the value was understood.
     let mut first = [0; 4096];
     let read = stderr.read(&mut first).expect("it can be read");
     let text = String::from_utf8_lossy(&first[..read]);

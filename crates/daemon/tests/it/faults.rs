@@ -1,4 +1,4 @@
-//! Every way in which a server and a network fail, at every range of a whole job: it ends with the
+//! Every kind of failure of a server or network, at every range of a whole job: it ends with the
 //! right disk, or failed with nothing left.
 
 use std::fs;
@@ -12,7 +12,7 @@ use crate::support::{MIB, World, holds, image};
 
 const DISK: u64 = 24 * MIB;
 
-/// What the daemon asks for at a time (`RangeOptions`).
+/// The size of the daemon's range requests (`RangeOptions`).
 const RANGE: u64 = 4 * MIB;
 
 /// A daemon behind the proxy, and one image.
@@ -29,8 +29,8 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let (world, proxy) = World::with_faults().await;
-        // A silent server is given up soon, so that the tests need not wait for long; not so soon
-        // that one which waits for a busy machine seems silent.
+        // A silent server is given up early, so that the tests need not wait for long; not so early
+        // that one on a busy machine seems silent.
         let world = world.with("MINIO_IDLE_TIMEOUT", "1s");
         let builder = image(DISK, 300, 1);
         let bytes = builder.build();
@@ -48,7 +48,7 @@ impl Stage {
         }
     }
 
-    /// Where the ranges of the one pass begin.
+    /// The offsets at which the ranges of the pass begin.
     fn ranges(&self) -> impl Iterator<Item = u64> {
         let size = self.bytes.len() as u64;
         assert!(size > 3 * RANGE, "the image has {size} bytes only");
@@ -64,7 +64,7 @@ impl Stage {
         self.daemon.ended(&job).await.expect("it ends")
     }
 
-    /// A job under this rule must end well.
+    /// A job under this rule must complete.
     async fn survives(&self, what: &str, rule: Rule) {
         self.proxy.clear();
         self.proxy.inject(rule);
@@ -74,7 +74,7 @@ impl Stage {
         self.start_afresh().await;
     }
 
-    /// A job under this rule must fail with this code and leave nothing; without it, it ends well.
+    /// A job under this rule must fail with this code and leave nothing; without it, it completes.
     async fn fails(&self, what: &str, code: u16, rule: Rule) {
         self.proxy.clear();
         self.proxy.inject(rule);
@@ -212,7 +212,7 @@ async fn a_permanent_fault_fails_the_job_and_leaves_nothing() {
             (status(404, None, "NoSuchKey"), 404),
         ] {
             let what = format!("always {fault:?} at {start}");
-            // What was received is not asked for again, so the rest of the range fails as well.
+            // Received bytes are not requested again, so the rest of the range fails as well.
             let rule = image_only(Rule::new(fault)).when(move |request| {
                 request
                     .range_start
@@ -250,10 +250,10 @@ async fn an_object_that_seems_to_change_at_every_request_fails_the_job() {
 #[tokio::test]
 async fn an_object_that_is_replaced_while_it_is_read_yields_one_version() {
     let (world, proxy) = World::with_faults().await;
-    // More ranges than are asked for at once: the later ones meet the new version.
+    // More ranges than are requested at once: the later ones get the new version.
     let disk = 128 * MIB;
     let [old, new] = [1, 3].map(|seed| image(disk, 1600, seed));
-    // Without a sidecar there is nothing else that could tell a mixture.
+    // Without a sidecar nothing else could detect a mixture.
     let put = |bytes: &[u8]| {
         let objects = world.s3.objects();
         objects.put("images", "a.qcow2", bytes).expect("it is put");

@@ -1,4 +1,4 @@
-//! Full disks: the job fails in plain words, nothing is left, and with room again all is well.
+//! Full disks: the job fails with a clear error and leaves nothing, and works once there is space.
 
 use lvp_api::{JobState, JobStatus};
 use lvp_testkit::daemon::{Daemon, wait_for};
@@ -135,7 +135,7 @@ async fn a_volume_is_not_created_if_there_is_no_space_for_its_record() {
     let daemon = world.start();
     works_again(&world, &daemon, &url, &builder.disk()).await;
     volumes.fill().expect("it is filled");
-    // The volume is there already: what finds no room is the word that it is being written.
+    // The volume exists already: there is no space for the mark that it is being written.
     let status = ended(&daemon, &url, "vm", 64 * MIB).await;
     assert_out_of_space(&status, "volume");
     assert!(
@@ -168,7 +168,7 @@ async fn with_a_full_database_disk_new_jobs_are_refused_and_running_ones_wait_fo
     fetched(&daemon, &job, 0).await;
     database.fill().expect("it is filled");
     proxy.clear();
-    // Some room may be left in the journal's last page; not for long.
+    // Some space may be left in the last page of the journal, but not for long.
     let refused = wait_for("a refusal", async || {
         let body = json!({"image_url": url});
         let answer = daemon.call("POST", "/api/v1/cache/fetch", Some(body)).await;
@@ -182,7 +182,7 @@ async fn with_a_full_database_disk_new_jobs_are_refused_and_running_ones_wait_fo
         (answer.status == 503 && state["up"] == json!(false)).then_some(())
     })
     .await;
-    // What can be read is read all the while.
+    // Reading works all the time.
     daemon.status(&job).await.expect("it is readable");
     database.make_room().expect("there is room");
     let status = daemon.ended(&job).await.expect("it ends");

@@ -15,7 +15,7 @@ use crate::support::{BINARY, MIB, World, holds, image};
 
 const DISK: u64 = 32 * MIB;
 
-/// A web host that is no object storage of ours, behind a proxy.
+/// A web host that is not our object storage, behind a proxy.
 struct Host {
     server: S3,
     proxy: FaultProxy,
@@ -60,12 +60,12 @@ async fn raw(daemon: &Daemon, url: &str, volume: &str, size: u64) -> JobStatus {
         .expect("it ends")
 }
 
-/// The planner asks for blocks, the one pass for ranges that are larger or go on to the end.
+/// The planner requests blocks, the pass requests ranges that are larger or extend to the end.
 fn is_of_plan(request: &Request) -> bool {
     request.range_bytes().is_some_and(|bytes| bytes <= 2 << 20)
 }
 
-/// Where the only L2 table of an image is.
+/// The offset of the only L2 table of an image.
 fn map_at(image: &[u8]) -> usize {
     let be64 = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().expect("8 bytes"));
     let table = |entry: u64| (entry & 0x00ff_ffff_ffff_fe00) as usize;
@@ -82,7 +82,7 @@ fn reads_map_of(image: &[u8]) -> impl Fn(&Request) -> bool + use<> {
     }
 }
 
-/// The same image but for two clusters that are swapped in its map.
+/// The same image with two clusters swapped in its map.
 fn with_another_map(image: &[u8]) -> Vec<u8> {
     let be64 = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().expect("8 bytes"));
     let l2 = map_at(image);
@@ -119,7 +119,7 @@ async fn a_volume_is_not_ready_if_its_map_was_read_from_other_bytes_than_were_ha
     assert_eq!(world.home.volume_files(), Vec::<String>::new());
     assert_eq!(world.home.cache_files(), Vec::<String>::new());
 
-    // Once only: the job starts afresh, and ends well.
+    // Only once: the job starts again, and completes.
     proxy.clear();
     proxy.inject(lie().when(reads_map_of(&bytes)).times(1));
     let status = provision(&daemon, &url, "vm").await;
@@ -172,7 +172,7 @@ async fn without_a_strong_validator_no_volume_is_made_from_two_versions() {
         let url = host.put("a.raw", &old);
         let daemon = host.home.start().expect("the daemon starts");
         let replaced = Fault::OtherBytes(new.clone().into());
-        // Were it read by ranges, those from the middle on would be of the new version.
+        // If it were read by ranges, those from the middle on would be of the new version.
         let upper = Rule::new(replaced.clone())
             .when(|request| request.range_start.is_some_and(|start| start > 8 << 20))
             .when(|request| request.range_bytes() > Some(1 << 20))
@@ -189,7 +189,7 @@ async fn without_a_strong_validator_no_volume_is_made_from_two_versions() {
             .filter(|request| is_whole(request) && request.target == "/images/a.raw");
         assert_eq!(whole.count(), 1, "{name}");
 
-        // The same again is no hit: nothing tells that it is the same version.
+        // The same request again is not a hit: nothing shows that it is the same version.
         let status = raw(&daemon, &url, name, SIZE as u64).await;
         assert_eq!(status.cache_hit, Some(false), "{name}: {status:?}");
     }
@@ -211,7 +211,7 @@ async fn an_interrupted_download_that_cannot_be_continued_starts_again_or_fails(
             .when(is_whole)
             .also(Fault::NoHeader("etag"))
     };
-    // Replaced meanwhile, and nothing tells.
+    // Replaced meanwhile, and nothing shows that.
     let replaced = Rule::new(Fault::OtherBytes(vec![b'B'; SIZE].into()));
     let replaced = replaced.when(is_whole).also(Fault::NoHeader("etag"));
     host.proxy.inject(cut().times(1));

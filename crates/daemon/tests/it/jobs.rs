@@ -1,4 +1,4 @@
-//! Jobs: the queue, cancelling, repeating, events.
+//! Jobs: the queue, cancelling, repeated requests, events.
 
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ async fn running_and_pending_jobs_are_cancelled_within_a_second_and_leave_nothin
         let answer = daemon.call(method, &route, None).await.expect("an answer");
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.body, json!({"status": "cancelled", "job_id": job}));
-        // The bar is one second; the machine may be busy with other tests.
+        // The target is one second; the machine may be busy with other tests.
         assert!(
             started.elapsed() < Duration::from_secs(3),
             "{:?}",

@@ -56,16 +56,16 @@ mod real {
 
     use crate::support::{MIB, World, holds, image, metric};
 
-    /// A libvirtd with a socket and a pool of its own, in a world of its own: where libvirtd keeps its
-    /// state, which no option of it moves, there are directories of this test for it alone. So it
-    /// meets neither those of other tests nor the machine's.
+    /// A libvirtd with its own socket and pool in its own mount namespace: where libvirtd keeps its
+    /// state, which no option can move, it has directories of this test. So it
+    /// is independent of those of other tests and of the machine's.
     struct Libvirtd {
         dir: tempfile::TempDir,
         child: Child,
         pool: String,
     }
 
-    /// What a libvirtd of root writes to.
+    /// The directories that a libvirtd of root writes to.
     const STATE: [&str; 5] = [
         "/etc/libvirt",
         "/run/libvirt",
@@ -238,7 +238,7 @@ mod real {
         libvirt_is(true).await;
     }
 
-    /// What somebody else's volume holds.
+    /// The content of somebody else's volume.
     const OTHERS: u8 = 0xa5;
 
     async fn world_with(libvirtd: &Libvirtd) -> World {
@@ -246,7 +246,7 @@ mod real {
         let others = vec![OTHERS; 32 << 20];
         std::fs::write(world.home.volume("others"), others).expect("it is written");
         world
-            // So that nothing but libvirt's word keeps them from it.
+            // So that only libvirt's answer protects it.
             .with("LVM_ADOPT_UNTAGGED", "true")
             .with("LIBVIRT_ENABLED", "true")
             .with("LIBVIRT_URI", &libvirtd.uri())
@@ -286,7 +286,7 @@ mod real {
         let daemon = world.start();
         let status = provision(&daemon, &url, "vm-1").await;
         assert_eq!(status.status, JobState::Completed, "{status:?}");
-        // The connection that the daemon still has is to one that is gone.
+        // The daemon's connection is to a libvirtd that is gone.
         libvirtd.kill();
         libvirtd.start_again().await;
         let status = provision(&daemon, &url, "vm-2").await;

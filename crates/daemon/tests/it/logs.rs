@@ -1,4 +1,4 @@
-//! Log lines, in both forms and in a file.
+//! Log lines, in both formats and in a file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -128,7 +128,7 @@ async fn no_secret_is_ever_in_a_line() {
         .await
         .expect("the web host starts");
     let host = web.endpoint().trim_start_matches("http://").to_owned();
-    // One that takes the lines, one that is not there.
+    // One that accepts the lines, one that does not exist.
     let inbox = Inbox::start().await.expect("a server");
     let world = with_tokens(world, &format!("ci:{TOKEN}\n"));
     let world = world
@@ -148,7 +148,7 @@ async fn no_secret_is_ever_in_a_line() {
     let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
     let status = daemon.ended(&job).await.expect("it ends");
     assert_eq!(status.status, JobState::Completed);
-    // Refused by the host, then not reached at all, then refused by the daemon.
+    // Refused by the host, then unreachable, then refused by the daemon.
     let signed = format!("http://{host}/images/a.qcow2?X-Amz-Signature={signature}");
     for volume in ["refused", "unreachable"] {
         let status = ended(&daemon, &signed, volume, MIB).await;

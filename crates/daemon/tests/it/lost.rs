@@ -1,4 +1,4 @@
-//! The database or the cache goes away under the daemon: that is said, jobs wait, and go on when it is back.
+//! The database or the cache is lost while the daemon runs: that is reported, jobs wait, and continue when it is back.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::{BINARY, MIB, World, holds, image};
 
-/// What the readiness says of a dependency that is down.
+/// The reason that `/readyz` gives for a dependency that is down.
 async fn down(daemon: &Daemon, name: &str) -> String {
     wait_for(name, async || {
         let answer = daemon.call("GET", "/readyz", None).await.ok()?;
@@ -32,7 +32,7 @@ async fn is_ready(daemon: &Daemon) {
     .await;
 }
 
-/// Waits until a job says that it waits.
+/// Waits until a job has a note that it waits.
 async fn waits(daemon: &Daemon, job: &str) {
     wait_for("the job to wait", async || {
         let status = daemon.status(job).await.ok()?;
@@ -51,7 +51,7 @@ async fn fetched(daemon: &Daemon, job: &str) {
     .await;
 }
 
-/// A job that is under way until the proxy is cleared.
+/// A job that runs until the proxy is cleared.
 async fn under_way(world: &World, proxy: &FaultProxy) -> (Daemon, String, Vec<u8>) {
     let builder = image(64 * MIB, 300, 1);
     let url = world.put("a.qcow2", &builder.build());
@@ -109,7 +109,7 @@ async fn is_waited_for(file: &str) {
         refused.body.to_string().contains("was removed"),
         "{refused:?}"
     );
-    // Another file in its place is not what was opened.
+    // Another file in its place is not the one that was opened.
     fs::copy(&away, &there).expect("it is copied");
     wait_for("the other file to be seen", async || {
         let error = down(&daemon, "storage").await;
@@ -121,7 +121,7 @@ async fn is_waited_for(file: &str) {
     fs::rename(&away, &there).expect("it is moved back");
     completes(&world, &daemon, &job, &disk).await;
     is_ready(&daemon).await;
-    // It is written where the next start looks.
+    // It is written to the file that the next start opens.
     daemon.kill().expect("it is killed");
     let daemon = world.start();
     completes(&world, &daemon, &job, &disk).await;
@@ -189,7 +189,7 @@ async fn a_database_that_may_not_grow_is_reported_and_jobs_wait_until_it_may() {
     assert!(error.contains("probe"), "{error}");
     limit("unlimited:unlimited");
     is_ready(&daemon).await;
-    // The limit hits the cache's file as well, which is no matter of the database: so it may have failed.
+    // The limit also affects the cache's file, which has nothing to do with the database: so it may have failed.
     let status = daemon
         .ended(&job)
         .await
@@ -277,7 +277,7 @@ struct Killed(std::process::Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // It may have ended by itself; in both cases it is gone afterwards.
         self.0.kill().ok();
         self.0.wait().ok();
     }
@@ -329,7 +329,7 @@ async fn the_database_and_its_backups_are_readable_by_their_owner_only_whatever_
         assert!(made.status.success(), "{made:?}");
         assert_eq!(mode(&at("copy.db")), "600");
     }
-    // What an older release left.
+    // As an older release left it.
     let world = World::new().await;
     let at = |name: &str| world.home.path().join(name);
     world.start().kill().expect("it is killed");

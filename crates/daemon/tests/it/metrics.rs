@@ -1,4 +1,4 @@
-//! Metrics, as a scraper reads them: each is moved by the event that it counts.
+//! Metrics, as a scraper reads them: each counts its event.
 
 mod catalogue;
 
@@ -19,7 +19,7 @@ use crate::support::{MIB, World, image};
 
 const PREFIX: &str = "libvirt_volume_provisioner_";
 
-/// What one scrape read.
+/// The result of one scrape.
 struct Scrape {
     text: String,
     series: BTreeMap<String, f64>,
@@ -42,7 +42,7 @@ impl Scrape {
         Self { text, series }
     }
 
-    /// A series of ours by name and labels; zero while there is none.
+    /// One of our series by name and labels; zero if it does not exist yet.
     fn get(&self, series: &str) -> f64 {
         let name = format!("{PREFIX}{series}");
         self.series.get(&name).copied().unwrap_or(0.0)
@@ -73,7 +73,7 @@ async fn run(daemon: &Daemon, url: &str, volume: &str) -> JobState {
     daemon.ended(&job).await.expect("it ends").status
 }
 
-/// A change that was to be seen: series, by how much.
+/// Checks expected changes: series, and by how much.
 fn assert_moved(before: &Scrape, after: &Scrape, expected: &[(&str, f64)]) {
     for (series, by) in expected {
         let moved = after.get(series) - before.get(series);

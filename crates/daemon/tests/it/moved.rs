@@ -1,4 +1,4 @@
-//! A start with volumes elsewhere says what was left where they were.
+//! A start with volumes in another place reports what is left in the former place.
 
 use std::fs;
 
@@ -42,7 +42,7 @@ async fn a_start_with_another_volumes_directory_reports_unfinished_volumes_in_th
         daemon.kill().expect("it is killed");
     }
 
-    // A place that cannot be looked at is not taken for an empty one.
+    // A place that cannot be read does not count as an empty one.
     let away = world.home.path().join("away");
     fs::rename(&old, &away).expect("it is moved");
     let daemon = world.start();

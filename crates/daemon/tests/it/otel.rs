@@ -1,4 +1,4 @@
-//! OpenTelemetry's variables, as a daemon follows them.
+//! The daemon's support for OpenTelemetry's variables.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! Callers that want everything: the others are served all the same.
+//! Callers that use up everything they can: others are served all the same.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ fn resident(daemon: &Daemon) -> u64 {
     kib.expect("a number") << 10
 }
 
-/// A daemon with so many jobs in its history, each with a long URL.
+/// A daemon with this many jobs in its history, each with a long URL.
 async fn with_history(jobs: usize) -> (World, Daemon) {
     let tokens = format!("ci:{FULL}\ngrafana:read:{READ}\n");
     let world = with_tokens(World::new().await, &tokens);
@@ -76,7 +76,7 @@ async fn answers_that_nobody_reads_are_bounded_and_end_their_connection() {
     // Unbounded these would be 24 x 32 answers of more than 600 KiB: half a GiB.
     let grown = resident(&daemon).saturating_sub(before);
     assert!(grown < 128 << 20, "{} MiB", grown >> 20);
-    // What is short is answered, and so is whoever asks for health.
+    // Short answers are still sent, and so are those to health checks.
     for route in ["/health", "/readyz", "/metrics", "/api/v1/jobs?limit=1"] {
         let answer = daemon.call("GET", route, None).await.expect("an answer");
         assert!(
@@ -137,7 +137,7 @@ async fn health_and_metrics_are_answered_while_all_places_are_taken_and_a_missin
             .await
             .expect("a body")
     };
-    // One that comes before the last of them is busy takes its place.
+    // A connection that comes before the last of them is busy takes its place.
     let refused = wait_for("all to be busy", async || {
         let answer = ask("/api/v1/jobs").await;
         if answer.status != 503 {
@@ -147,7 +147,7 @@ async fn health_and_metrics_are_answered_while_all_places_are_taken_and_a_missin
     })
     .await;
     assert!(refused.headers.contains_key("retry-after"), "{refused:?}");
-    // However many visitors there are.
+    // However many connections there are in the reserve.
     for _ in 0..50 {
         for route in ["/health", "/readyz"] {
             let answer = ask(route).await;
@@ -160,7 +160,7 @@ async fn health_and_metrics_are_answered_while_all_places_are_taken_and_a_missin
         metrics.body.as_str().expect("a text").contains(series),
         "{metrics:?}"
     );
-    // Those who take the places of the reserve and ask for nothing do not keep them.
+    // Connections that take places of the reserve and send no request do not keep them.
     let mut lurkers = Vec::new();
     for _ in 0..64 {
         lurkers.push(peer::from(9, &daemon, "").await);

@@ -1,4 +1,4 @@
-//! What a request would do: said, and not done.
+//! Plans: what a request would do is reported, and not done.
 
 use lvp_api::plan::{CacheState, Plan};
 use lvp_testkit::daemon::Daemon;
@@ -38,7 +38,7 @@ async fn a_plan_predicts_what_the_job_does_and_changes_nothing() {
         (&[][..], &[][..])
     );
     assert_eq!(plan.expected_seconds, None, "nothing was measured yet");
-    // Nothing came of it.
+    // Nothing was changed.
     let jobs = daemon.call("GET", "/api/v1/jobs", None).await;
     assert_eq!(jobs.expect("an answer").body["total"], json!(0));
     assert!(world.home.volume_files().is_empty() && world.home.cache_files().is_empty());
@@ -151,7 +151,7 @@ async fn a_silent_store_delays_no_other_plan_and_none_for_long() {
             .when(|request| request.target.ends_with("silent.qcow2") && request.method == "GET"),
     );
     let daemon = world.start();
-    // Those who do not wait for theirs take places, and not for long.
+    // Callers that do not wait for their plans occupy places, but not for long.
     let client = reqwest::Client::builder().timeout(std::time::Duration::from_millis(300));
     let client = client.build().expect("a client");
     for _ in 0..8 {

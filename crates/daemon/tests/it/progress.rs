@@ -1,4 +1,4 @@
-//! How good the estimates of progress are, measured against the clock when a job has ended.
+//! The quality of progress estimates, measured against the actual time when a job has ended.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::{MIB, World};
 
-/// Shares of a job's time and of its work as they were shown, and when each was seen.
+/// Shares of a job's time and work as they were shown, and when.
 struct Course {
     samples: Vec<(Duration, f64)>,
     took: Duration,

@@ -1,4 +1,4 @@
-//! The main job: image in S3, verified, on a volume.
+//! The main purpose: an image in S3 is verified and written to a volume.
 
 use std::fs;
 

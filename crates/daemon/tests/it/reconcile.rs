@@ -1,4 +1,4 @@
-//! Volumes and jobs that do not agree: each case has one answer (docs/operations.md).
+//! Volumes and jobs that contradict each other: every case in docs/operations.md.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,7 +14,7 @@ use crate::support::{MIB, World, completed, holds, image};
 
 pub(crate) const UNKNOWN_JOB: &str = "00000000-0000-4000-8000-000000000001";
 
-/// Kills a daemon in the middle of a job for `vm`; the job.
+/// Kills a daemon in the middle of a job for `vm`. Returns the job.
 async fn killed_half_way(world: &World, proxy: &FaultProxy, url: &str) -> String {
     proxy.inject(Rule::new(Fault::Slow(400_000)).method("GET"));
     let daemon = world.start();
@@ -192,7 +192,7 @@ async fn a_job_that_is_cancelled_while_it_waits_after_a_restart_undoes_its_earli
     let world = world.with("MAX_CONCURRENT", "1");
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let job = killed_half_way(&world, &proxy, &url).await;
-    // Somebody else's turn comes first: the job that was running waits.
+    // Another job runs first: the one that was running waits.
     let other = world.put("b.qcow2", &image(32 * MIB, 200, 3).build());
     set_state(&world, &job, "failed");
     proxy.inject(Rule::new(Fault::Slow(100_000)).method("GET"));

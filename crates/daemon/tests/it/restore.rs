@@ -18,13 +18,13 @@ use crate::support::{MIB, World, holds, image};
 
 pub(crate) use adopt::go_database;
 
-/// What a guest has written since.
+/// Data that a guest has written since.
 pub(crate) const GUEST: &[u8] = b"A guest's own data, in a place that the image has as well";
 
-/// Where: at its head, in its middle and at its end.
+/// Where it was written: at the head, in the middle and at the end of the disk.
 pub(crate) const PLACES: [u64; 3] = [4096, 16 * MIB, 24 * MIB - 512];
 
-/// The database as it is now, beside a daemon that may be running.
+/// Copies the database, even if a daemon is running.
 pub(crate) fn back_up(world: &World, name: &str) -> PathBuf {
     let copy = world.home.path().join(name);
     let arguments = ["db", "backup", "--config", "/dev/null"];
@@ -35,7 +35,7 @@ pub(crate) fn back_up(world: &World, name: &str) -> PathBuf {
     copy
 }
 
-/// Puts a copy in the database's place, as docs/operations.md says.
+/// Restores a copy of the database, as docs/operations.md says.
 pub(crate) fn restore(world: &World, copy: &PathBuf) {
     for file in ["jobs.db", "jobs.db-wal", "jobs.db-shm"] {
         fs::remove_file(world.home.path().join(file)).ok();
@@ -62,7 +62,7 @@ async fn ended(daemon: &Daemon, job: &str) -> JobStatus {
     daemon.ended(job).await.expect("it ends")
 }
 
-/// A job that runs and has marked the volume, and goes on once the proxy is cleared.
+/// A job that is running and has marked the volume, and continues once the proxy is cleared.
 async fn half_way(world: &World, proxy: &FaultProxy, daemon: &Daemon, url: &str) -> String {
     proxy.inject(Rule::new(Fault::Slow(400_000)).method("GET"));
     let job = daemon.provision(url, "vm", 32 * MIB).await;
@@ -204,7 +204,7 @@ async fn a_volume_that_a_later_job_finished_is_refused_to_a_job_of_a_restored_da
     let daemon = world.start();
     check_refused(&ended(&daemon, &job).await);
     check_untouched(&world, &guest);
-    // Whoever means it asks again.
+    // A new request is accepted.
     let again = provision(&daemon, &url).await;
     assert_eq!(again.status, JobState::Completed, "{again:?}");
 }
@@ -212,7 +212,7 @@ async fn a_volume_that_a_later_job_finished_is_refused_to_a_job_of_a_restored_da
 #[tokio::test]
 async fn a_volume_whose_record_is_gone_is_refused_to_a_job_of_a_restored_database() {
     let (world, proxy) = World::with_faults().await;
-    // Not even what lets every request take over such volumes lets this one.
+    // Not even the setting that lets requests take over such volumes applies to this job.
     let world = world.with("LVM_ADOPT_UNTAGGED", "true");
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let daemon = world.start();
@@ -248,7 +248,7 @@ async fn a_restored_database_s_unfinished_jobs_can_be_ended_before_the_start() {
     let daemon = world.start();
     let status = daemon.status(&job).await.expect("it is known");
     assert_eq!(status.status, JobState::Cancelled, "{status:?}");
-    // What it had made is found by the look at all volumes.
+    // The volume that it had created is found by the reconciliation.
     wait_for("its volume to be removed", async || {
         (!world.home.volume("vm").exists()).then_some(())
     })

@@ -1,4 +1,4 @@
-//! Stops, and clients that do not wait.
+//! Stopping the daemon, and clients that do not wait.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -69,7 +69,7 @@ async fn clients_that_disconnect_during_their_requests_still_get_their_jobs() {
     let url = world.put("a.qcow2", &builder.build());
     let daemon = world.start();
     let address = daemon.url().trim_start_matches("http://");
-    // The requests wait for the database, as they do while somebody else writes to it.
+    // The requests wait for the database, as if another process were writing to it.
     let database = Connection::open(world.home.path().join("jobs.db")).expect("it opens");
     database.busy_timeout(DEADLINE).expect("it is set");
     database
@@ -92,7 +92,7 @@ async fn clients_that_disconnect_during_their_requests_still_get_their_jobs() {
             .expect("it is sent");
         clients.push(stream);
     }
-    // Later requests are answered, so those have been begun.
+    // Later requests are answered, so the earlier ones have begun.
     for _ in 0..5 {
         let list: JobList = daemon.get("/api/v1/jobs").await.expect("a list");
         assert_eq!(list.jobs.len(), 0, "the database was not locked");

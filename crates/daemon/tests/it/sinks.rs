@@ -1,4 +1,4 @@
-//! Lines that the daemon sends away by itself: to Loki and to a webhook.
+//! Log lines that the daemon itself sends: to Loki and to a webhook.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -87,7 +87,7 @@ async fn run(world: &World, daemon: &Daemon, volume: &str) -> String {
     job
 }
 
-// Waiting for the daemon's end blocks a thread; the receivers have another.
+// Waiting for the daemon's end blocks a thread; the receivers run on another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_line_reaches_loki_and_the_webhook_before_the_daemon_ends() {
     let (loki, webhook) = (Inbox::start().await, Inbox::start().await);
@@ -132,7 +132,7 @@ async fn receivers_that_are_down_or_silent_delay_nothing_and_get_the_lines_when_
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "the job took {took:?}");
     let trouble = "Cannot deliver to a receiver; trying again";
-    // One line, however often they are tried; and nothing of their URLs.
+    // One line, however often delivery is tried, without their URLs.
     let complaints = wait_for("both to be complained of", async || {
         let lines = daemon.log().into_iter();
         let complaints: Vec<_> = lines.filter(|line| line["message"] == trouble).collect();
@@ -259,7 +259,7 @@ async fn sampling_leaves_out_whole_traces_and_never_a_warning_an_error_or_an_aud
         log.iter()
             .any(|line| line.contains("[ERROR] provisioner: Job failed"))
     );
-    // The sinks' form is JSON, whatever that of the log is.
+    // The sinks get JSON, whatever the format of the log is.
     assert!(log.iter().all(|line| !line.starts_with('{')), "{log:?}");
     assert!(sent.iter().all(|line| line["timestamp"].is_string()));
 }

@@ -1,4 +1,4 @@
-//! What the service manager is told, and the sockets that it hands over.
+//! What the service manager is told, and the sockets that it passes.
 
 mod uml;
 
@@ -23,7 +23,7 @@ impl Manager {
         (world, Self(socket))
     }
 
-    /// The next message that has this in it, if it comes within the time.
+    /// The next message that contains this, if it comes in time.
     fn hears_within(&self, what: &str, limit: Duration) -> Option<String> {
         let deadline = Instant::now() + limit;
         let mut buffer = [0; 4096];
@@ -44,7 +44,7 @@ impl Manager {
             .unwrap_or_else(|| panic!("{what} was not told"))
     }
 
-    /// Forgets what was told so far.
+    /// Discards the messages so far.
     fn forget(&self) {
         self.0.set_nonblocking(true).expect("it is set");
         while self.0.recv(&mut [0; 4096]).is_ok() {}
@@ -62,7 +62,7 @@ async fn the_service_manager_is_notified_of_readiness_reloads_and_the_stop() {
         ready.contains(&format!("STATUS=Serving on {address}")),
         "{ready}"
     );
-    // Ready is not a promise: requests are answered at that moment.
+    // When READY=1 is sent, requests are already answered.
     let health = daemon
         .call("GET", "/healthz", None)
         .await
@@ -98,7 +98,7 @@ async fn the_status_line_names_dependencies_that_are_down() {
 #[tokio::test]
 async fn a_daemon_whose_database_does_not_answer_sends_no_watchdog_message() {
     let (world, manager) = Manager::new(World::new().await);
-    // A sign is due every 300 ms, and answers have that long.
+    // A message is due every 300 ms, and answers may take that long.
     let world = world.with("WATCHDOG_USEC", "900000");
     let daemon = world.start();
     manager.hears("WATCHDOG=1");
@@ -108,7 +108,7 @@ async fn a_daemon_whose_database_does_not_answer_sends_no_watchdog_message() {
         .execute_batch("BEGIN IMMEDIATE")
         .expect("it is locked");
     manager.forget();
-    // One may have been on its way.
+    // One may have been sent already.
     manager.hears_within("WATCHDOG=1", Duration::from_millis(300));
     let sign = manager.hears_within("WATCHDOG=1", Duration::from_secs(2));
     assert_eq!(sign, None, "the database does not answer");
@@ -131,8 +131,8 @@ async fn without_a_watchdog_no_watchdog_messages_are_sent() {
     assert_eq!(message, None);
 }
 
-/// The daemon as a socket unit starts it: at the first connection to an address that is not its own.
-/// Its answer, or what it said at its end.
+/// The daemon as a socket unit starts it, on a socket that it did not open itself.
+/// Returns its answer, or its last output.
 async fn behind_a_socket(world: &World, host: &str) -> Result<u16, String> {
     let port = {
         let listener = std::net::TcpListener::bind((host, 0)).expect("a port");

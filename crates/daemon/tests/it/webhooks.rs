@@ -1,4 +1,4 @@
-//! Webhooks: every job's end reaches its receivers, signed, whatever they and the daemon go through.
+//! Webhooks: every job's end reaches its receivers, signed, whatever happens to them and the daemon.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ impl Received {
     }
 }
 
-/// An HTTP server that keeps what it was sent and answers as it is told.
+/// An HTTP server that records requests and answers as configured.
 struct Receiver {
     address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
@@ -165,7 +165,7 @@ async fn every_jobs_end_is_posted_to_every_receiver_with_a_signature() {
             assert_eq!(received.header("content-type"), "application/json");
             let told = received.event();
             assert_eq!(told.event, event);
-            // The document is the API's own.
+            // The document is the same as the API's.
             assert_eq!(&told.job, job);
         }
         let ids: Vec<_> = received
@@ -217,7 +217,7 @@ fn verify_by_the_documentation(received: &Received) {
 
 #[tokio::test]
 async fn a_failed_attempt_is_repeated_as_the_same_delivery() {
-    // The second event is refused once on its own account: the third does not wait for it.
+    // The second event is refused once by itself: the third does not wait for it.
     let receiver = Receiver::start("127.0.0.1:0", &[500, 204, 400]).await;
     let (world, url) = world(&receiver.url()).await;
     let daemon = world.start();
@@ -255,7 +255,7 @@ async fn events_outlive_the_daemon_and_a_receiver_that_is_down_delays_no_job() {
     })
     .await;
     let told = |line: &Value| line["component"] == "webhook" && line["level"] == "warn";
-    // Counted first, then told.
+    // Counted first, then logged.
     wait_for("the line", async || {
         daemon.log().iter().any(told).then_some(())
     })

@@ -1,4 +1,4 @@
-//! What works: a volume's way from nothing to ready and back.
+//! The life of a volume, from its creation to ready and back.
 
 use lvp_api::JobId;
 use provisioner::volume::{Removed, Unmarked, VolumeErrorKind, Volumes};

@@ -1,4 +1,4 @@
-//! What is never written, and stays as it was.
+//! Volumes that are never written and do not change.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -13,7 +13,7 @@ use provisioner::volume::{InUse, Unmarked, VolumeErrorKind, VolumeState, Volumes
 use super::contract::OneDomain;
 use super::fixture::*;
 
-/// Asks to write a volume, whoever's it is, and checks that it is refused and as it was.
+/// Tries to write a volume, and checks that this is refused and nothing changed.
 async fn check_refused(lvm: &Lvm, volume: &str, expected: VolumeErrorKind) -> String {
     let before = tags_and_commits(volume);
     let found = look(lvm, &name(volume)).await;
@@ -87,13 +87,13 @@ pub(crate) async fn a_volume_with_another_tools_tags_is_refused() {
     for (volume, tag) in [("osd", "ceph.osd_id=3"), ("noted", "backup")] {
         let text = check_refused(&lvm, volume, VolumeErrorKind::NotOurs).await;
         assert!(text.contains(tag), "{text}");
-        // Nor is it handed over by this.
+        // Nor does this hand it over.
         let before = tags_and_commits(volume);
         let refused = lvm.adopt(&name(volume)).await;
         assert_eq!(kind(refused), VolumeErrorKind::NotOurs, "{volume}");
         assert_eq!(tags_and_commits(volume), before, "{volume} was changed");
     }
-    // With our own tag it is, also by hand.
+    // With our own tag it can be, even if the tag was added by hand.
     tool("lvchange --addtag lvp vg0/noted");
     let noted = look(&lvm, &name("noted")).await;
     assert_eq!(noted.state, VolumeState::Adopted);

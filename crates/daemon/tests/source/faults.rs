@@ -62,7 +62,7 @@ impl Setup {
     }
 }
 
-/// From the last to the first: requests that an error left under way are for later ranges, and
+/// From the last to the first: requests that are still in flight after an error are for later ranges, and
 /// must not be counted in the next case.
 fn ranges() -> impl Iterator<Item = u64> {
     (0..RANGES).rev()
@@ -76,7 +76,7 @@ fn status(status: u16) -> Fault {
     }
 }
 
-/// What passes: the same request may work a moment later.
+/// Temporary faults: the same request may work a moment later.
 fn passing_faults() -> Vec<Fault> {
     vec![
         Fault::Reset,
@@ -101,7 +101,7 @@ fn passing_faults() -> Vec<Fault> {
     ]
 }
 
-/// Silence is noticed soon in these tests.
+/// Short time-outs, so that silence is noticed early.
 fn impatient(settings: SourceSettings) -> SourceSettings {
     SourceSettings {
         idle_timeout: Duration::from_millis(300),
@@ -260,7 +260,7 @@ async fn a_server_that_ignores_ranges_is_read_on_one_connection() {
     let setup = Setup::new().await;
     for range in ranges() {
         setup.proxy.clear();
-        // Its head works, then a proxy in between begins to strip the header.
+        // HEAD works, then a proxy in between starts to strip the header.
         let later = move |start: Option<u64>| start.is_some_and(|at| at >= range * RANGE_BYTES);
         let rule = Rule::new(Fault::IgnoreRange).when(move |request| later(request.range_start));
         setup.proxy.inject(rule);

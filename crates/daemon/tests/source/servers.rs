@@ -1,4 +1,4 @@
-//! What must be so with every S3 server: one in the process, and rclone's.
+//! Checks for every S3 server: ours in the process, and rclone's.
 
 use std::error::Error;
 

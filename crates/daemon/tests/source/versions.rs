@@ -1,4 +1,4 @@
-//! Servers that do not tell versions apart, and answers that are longer than they should be.
+//! Servers that do not distinguish versions, and answers that are longer than they should be.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -168,7 +168,7 @@ async fn bytes_that_come_in_tiny_chunks_arrive_whole() {
     let before = received();
     let mut reader = setup.source.read_ranges(&meta, 0..SIZE, OPTIONS);
     let mut found = soon(reader.next()).await.unwrap().unwrap().to_vec();
-    // All that may be under way is, before anybody reads on.
+    // Everything that may be in flight is in flight before reading continues.
     super::eventually("three ranges arrive", || {
         received() - before == 3 * RANGE_BYTES
     })

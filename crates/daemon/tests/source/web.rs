@@ -1,4 +1,4 @@
-//! Allowed hosts that are no object storage of ours, and redirects.
+//! Allowed hosts that are not our object storage, and redirects.
 
 use lvp_api::Verified;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};

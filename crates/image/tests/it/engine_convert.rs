@@ -1,4 +1,4 @@
-//! `convert`: what becomes of the destination, in success and in failure.
+//! `convert`: the destination after success and after failure.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -33,7 +33,7 @@ fn convert_raw(images: &Images, destination: &Path) -> Result<Summary, Error> {
     .map(|converted| converted.summary)
 }
 
-/// What is in the directory, so that leftovers show.
+/// The names in the directory, to detect leftovers.
 fn names(images: &Images) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(images.directory.path())
         .unwrap()

@@ -1,4 +1,4 @@
-//! Copies that do not end well: what is reported, how soon, and what is left on the target.
+//! Copies that fail: what is reported, how soon, and what is left on the target.
 
 use std::path::Path;
 use std::sync::Arc;

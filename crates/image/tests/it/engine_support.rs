@@ -271,7 +271,7 @@ impl Images {
         to
     }
 
-    /// What qemu-img makes of an image.
+    /// An image's disk, as qemu-img converts it.
     pub(crate) fn oracle(&self, image: &Path, format: &str) -> Vec<u8> {
         let to = self.path("oracle.raw");
         run(
@@ -320,7 +320,7 @@ pub(crate) fn write_at(path: &Path, offset: u64, bytes: &[u8]) {
     file.write_all_at(bytes, offset).unwrap();
 }
 
-/// Waits until something holds, which must be soon.
+/// Waits until a condition holds, which must be soon.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! What becomes of a target's bytes that the image does not have.
+//! What happens to a target's bytes that the image does not have.
 
 use std::time::{Duration, Instant};
 

@@ -36,7 +36,7 @@ impl Home {
         })
     }
 
-    /// The same in a directory that stays, where a later home finds everything again.
+    /// The same in a directory that is kept, where a later home finds everything again.
     pub fn kept_in(dir: &Path, binary: &str, endpoint: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir.join("volumes"))?;
         let mut home = Self {
@@ -116,7 +116,7 @@ impl Home {
             .with_context(|| format!("Cannot start {}", self.binary.display()))
     }
 
-    /// What starts the daemon, for tests that want its streams elsewhere.
+    /// The command that starts the daemon, for tests that redirect its streams.
     pub fn command(&self) -> Command {
         let mut command = command(&self.binary);
         command
@@ -171,7 +171,7 @@ impl Home {
             if let Some(address) = daemon.log().iter().find_map(listening) {
                 daemon.base = format!("http://{address}");
             } else if let Some(status) = daemon.child.try_wait()? {
-                // Its last words may be on the way still.
+                // Its last lines may not have been read yet.
                 reader.join().ok();
                 bail!("The daemon ended with {status}: {:#?}", daemon.log_text());
             }

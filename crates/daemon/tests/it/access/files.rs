@@ -45,7 +45,7 @@ async fn a_tokens_file_that_cannot_be_used_keeps_the_daemon_from_starting() {
     }
 }
 
-/// A FIFO, which holds up whoever opens it as if it were a file.
+/// A FIFO, which blocks a process that opens it like a file.
 pub(crate) fn fifo(directory: &Path, name: &str) -> PathBuf {
     let path = directory.join(name);
     let made = command("mkfifo").arg("-m").arg("0600").arg(&path).status();
@@ -64,11 +64,11 @@ async fn changed_tokens_take_effect_without_a_restart_and_invalid_files_change_n
         answer.status
     };
     assert_eq!(status(FULL).await, 200);
-    // By the change of the file.
+    // Noticed because the file changed.
     let new = "new-0123456789abcdef0123456789abcdef";
     write(world.home.path(), "tokens", &format!("ops:{new}\n"), 0o600);
     wait_for("the new token to count", async || {
-        // Reading what is known says when, and guesses nothing.
+        // Reading with a known token shows when, without a guess.
         let read = daemon
             .log()
             .iter()
@@ -77,7 +77,7 @@ async fn changed_tokens_take_effect_without_a_restart_and_invalid_files_change_n
     })
     .await;
     assert_eq!((status(new).await, status(FULL).await), (200, 401));
-    // By SIGHUP; what is broken leaves what was.
+    // Noticed by SIGHUP; an invalid file changes nothing.
     write(world.home.path(), "tokens", "# none\n", 0o600);
     daemon.signal("HUP").expect("it is sent");
     let complaints = || {
@@ -95,7 +95,7 @@ async fn changed_tokens_take_effect_without_a_restart_and_invalid_files_change_n
     })
     .await;
     assert_eq!(status(new).await, 200);
-    // Whatever stands there instead of the file.
+    // Whatever is there instead of the file.
     let path = world.home.path().join("tokens");
     std::fs::remove_file(&path).expect("it is there");
     fifo(world.home.path(), "tokens");

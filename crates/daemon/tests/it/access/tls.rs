@@ -40,7 +40,7 @@ async fn over_tls_a_valid_certificate_or_a_token_is_accepted_and_an_invalid_cert
     ];
     for (what, certificate) in &bad {
         let client = client(&ours, Some(certificate));
-        // Not even with a token, nor where anybody may go: what is shown must be valid.
+        // Not even with a token, or on open routes: a certificate that is presented must be valid.
         for route in ["/health", "/api/v1/jobs"] {
             let request = client.get(format!("{base}{route}")).bearer_auth(FULL);
             let sent = request.send().await;
@@ -54,7 +54,7 @@ async fn over_tls_a_valid_certificate_or_a_token_is_accepted_and_an_invalid_cert
     for expected in ["unknown", "token:grafana", "token:ci", "cert:terraform"] {
         assert!(principals.contains(&expected.into()), "{principals:?}");
     }
-    // Nobody listens for plain HTTP on this port.
+    // This port does not accept plain HTTP.
     assert!(
         reqwest::get(format!("{}/health", daemon.url()))
             .await

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What signs the URLs of these tests.
+/// The signature in the URLs of these tests.
 const SIGNATURE: &str = "c2VjcmV0LW9mLWEtcHJlLXNpZ25lZC11cmw";
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn a_url_that_is_signed_anew_is_the_same_object() {
     }
 }
 
-/// Everything that a daemon has written down, by file.
+/// Everything that a daemon has written, by file.
 fn written(home: &Home) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(home.path()).expect("a directory").flatten() {

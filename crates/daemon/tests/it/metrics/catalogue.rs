@@ -6,7 +6,7 @@ use super::*;
 async fn every_metric_of_the_catalogue_is_served_with_its_type_and_labels_and_no_other() {
     let world = World::new().await;
     let daemon = world.start();
-    // What has no series before its first event.
+    // Metrics that have no series before their first event.
     rusqlite::Connection::open(world.home.path().join("jobs.db"))
         .and_then(|database| database.execute_batch("ALTER TABLE measurements RENAME TO gone"))
         .expect("the table can be renamed");
@@ -58,7 +58,7 @@ fn labels_of(scrape: &Scrape, name: &str, kind: Kind) -> BTreeSet<String> {
         .collect()
 }
 
-/// The guide's own table, word for word: this is what dashboards in the field rely on.
+/// The guide's own table, word for word: existing dashboards rely on it.
 #[test]
 fn the_metrics_of_the_guide_have_its_names_types_and_labels() {
     let table: Vec<String> = CATALOGUE[..OF_THE_GUIDE]

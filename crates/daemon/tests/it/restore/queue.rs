@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A job that waits for its turn, behind one on another volume.
+/// A job that waits for a slot behind one on another volume.
 async fn waiting(daemon: &Daemon, proxy: &FaultProxy, slow: &str, url: &str) -> (String, String) {
     proxy.inject(Rule::new(Fault::Slow(100_000)).method("GET"));
     let first = daemon.provision(slow, "other", 32 * MIB).await;
@@ -62,7 +62,7 @@ async fn a_job_that_was_cancelled_since_the_backup_rewrites_nothing_after_it_is_
     daemon.kill().expect("it is killed");
     let guest = guest_writes(&world);
     proxy.clear();
-    // And as often as it is restored: what it says then hides nothing.
+    // And each time it is restored: the new mark does not hide that.
     for _ in 0..2 {
         restore(&world, &copy);
         let daemon = world.start();

@@ -1,4 +1,4 @@
-//! The package's files under a real systemd, with real LVM and AppArmor in force.
+//! The package's files under a real systemd, with real LVM and AppArmor enforced.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -68,7 +68,7 @@ async fn lives_under_systemd() {
     assert_eq!(denials(), "", "AppArmor denied something that was needed");
     the_journal_knows_what_is_an_error().await;
 
-    // The log is rotated: only the daemon itself makes the new file.
+    // The log is rotated: only the daemon itself creates the new file.
     let log = Path::new("/var/log/libvirt-volume-provisioner/daemon.log");
     tool("logrotate --force /etc/logrotate.d/libvirt-volume-provisioner");
     wait_for("the new log", async || log.exists().then_some(())).await;
@@ -114,7 +114,7 @@ async fn lives_under_systemd() {
     without_root(&good).await;
 }
 
-/// With volumes as files, nothing of root's is needed: the drop-in of docs/install.md.
+/// With volumes as files, root is not needed: the drop-in in docs/install.md.
 async fn without_root(config: &str) {
     let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/install.md");
     let guide = fs::read_to_string(guide).expect("the guide is there");
@@ -205,7 +205,7 @@ fn install() {
     drop_in("watchdog", "[Service]\nWatchdogSec=6s\nRestartSec=100ms\n");
 }
 
-/// `journalctl -p err` has the errors and nothing else, without the marks that say so.
+/// `journalctl -p err` shows the errors and nothing else, without the priority prefixes.
 async fn the_journal_knows_what_is_an_error() {
     let body = json!({
         "image_url": "s3://images/none.qcow2", "volume_name": "vm-none", "volume_size_gb": 1,

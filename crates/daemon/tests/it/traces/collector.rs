@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_collector_that_is_down_or_silent_delays_neither_a_job_nor_the_end() {
-    // One that refuses, one that accepts and never answers.
+    // One that refuses connections, one that accepts them and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let silent_endpoint = format!("http://{}", silent.local_addr().expect("an address"));
     for endpoint in ["http://127.0.0.1:1", &silent_endpoint] {
@@ -126,7 +126,7 @@ async fn a_slow_collector_delays_nothing_and_dropped_spans_are_counted() {
     }
     let took = began.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
-    // Every span is accounted for.
+    // Every span was either sent or counted as dropped.
     let (sent, dropped) = wait_for("the queue to be empty", async || {
         let sent = metric(&daemon, "trace_spans_sent_total").await?;
         let series = r#"trace_spans_dropped_total{reason="queue_full"}"#;
@@ -141,7 +141,7 @@ async fn a_slow_collector_delays_nothing_and_dropped_spans_are_counted() {
     assert_eq!(collector.spans().len() as f64, sent);
 }
 
-// Waiting for the daemon's end blocks a thread; the collector has another.
+// Waiting for the daemon's end blocks a thread; the collector runs on another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_spans_are_sent_before_the_daemon_ends() {
     let collector = Collector::start().await;
@@ -159,7 +159,7 @@ async fn the_last_spans_are_sent_before_the_daemon_ends() {
     assert!(names.contains(&"GET /health".to_owned()), "{names:?}");
 }
 
-// Waiting for the daemon's end blocks a thread; the collector has another.
+// Waiting for the daemon's end blocks a thread; the collector runs on another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_sent_when_traces_are_turned_off_or_sampled_away() {
     let collector = Collector::start().await;

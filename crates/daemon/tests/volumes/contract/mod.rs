@@ -1,4 +1,4 @@
-//! What every back end of volumes promises: one suite, which each of them passes.
+//! The contract of every back end of volumes: one suite, which each of them passes.
 //!
 //! A back end gives a [`Place`] with what can be done there by hand, and runs [`each`] of the promises on
 //! it. They use names of their own, so that one place will do for all. What a back end does beyond them
@@ -28,12 +28,12 @@ pub(crate) const SIZE: u64 = 8 * MIB;
 /// What is at the beginning and at the end of what is made by hand.
 pub(crate) const BLOCK: [u8; 4096] = [0xaa; 4096];
 
-/// A place with volumes, as those have it who are not this program.
+/// A place with volumes, seen by other programs.
 pub(crate) trait Place: Sync {
     /// The back end on it, which asks this whether a domain uses a volume.
     fn asking(&self, in_use: Arc<dyn InUse>) -> Box<dyn Volumes>;
 
-    /// The back end on a place that is not there, and the name of that place.
+    /// The back end on a place that does not exist, and the name of that place.
     fn missing(&self) -> (Box<dyn Volumes>, String);
 
     /// Where a volume's bytes are.
@@ -45,7 +45,7 @@ pub(crate) trait Place: Sync {
     /// Puts another one of the same size in a volume's place.
     fn replace(&self, volume: &str);
 
-    /// Makes something under this name whose bytes are those of `other`.
+    /// Creates another name for the bytes of `other`.
     fn make_alias(&self, volume: &str, other: &str);
 
     /// How a volume is marked: another text after every change of its marks.

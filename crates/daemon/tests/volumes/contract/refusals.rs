@@ -1,4 +1,4 @@
-//! What is not written, and stays as it was.
+//! Volumes that are not written and do not change.
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What a job may take away again.
+//! What a job may remove.
 
 use std::fs::File;
 

@@ -1,4 +1,4 @@
-//! Formats by content: recognised where it is one, refused where it is two, told where it was wrong.
+//! Detection by content: one format is recognised, an ambiguous content refused, a wrong declaration corrected.
 
 use lvp_image::ErrorKind;
 use lvp_image::format::{Format, ImageType};
