@@ -65,6 +65,14 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// The kind of a failed write.
+    pub(crate) fn of_write(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            _ => Self::Write,
+        }
+    }
+
     /// Whether this is a verdict on the image, which a retry will not change.
     pub fn is_refusal(self) -> bool {
         match self {

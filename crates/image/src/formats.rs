@@ -11,7 +11,7 @@
 //! | `vmdk` | VMware's format, if it is a single file |
 //! | `vhd`, `vhdx` | Microsoft's formats |
 //! | `vdi` | VirtualBox's format |
-//! | `auto` | any of these, detected from the content |
+//! | `auto` | detects the format from the content |
 //! | `stream` | decodes a raw image in a compressed stream |
 //!
 //! To add a format: add its module, an arm below, and its names in [`format`](crate::format).
@@ -30,18 +30,23 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 
+use crate::error::Result;
 use crate::format::ImageType;
+use crate::source::ReadAt;
 use reader::ImageFormat;
 
-/// The reader of images of this declared type.
-pub(crate) fn reader_of(declared: ImageType) -> &'static dyn ImageFormat {
-    match declared {
+/// The reader of images of this declared type, which for `auto` is the one that the content shows.
+pub(crate) fn reader_of(
+    declared: ImageType,
+    source: &dyn ReadAt,
+) -> Result<&'static dyn ImageFormat> {
+    Ok(match declared {
         ImageType::Qcow2 => &qcow2::Qcow2,
         ImageType::Raw => &raw::Raw,
         ImageType::Vmdk => &vmdk::Vmdk,
         ImageType::Vhd => &vhd::Vhd,
         ImageType::Vhdx => &vhdx::Vhdx,
         ImageType::Vdi => &vdi::Vdi,
-        ImageType::Auto => &auto::Auto,
-    }
+        ImageType::Auto => return reader_of(auto::recognise(source)?, source),
+    })
 }

@@ -93,7 +93,7 @@ impl<S: ReadAt> Planner<S> {
         // A smaller batch could not take one cluster's entries, and no batch would make progress.
         let batch_bytes = batch_bytes.max(MIN_BATCH_BYTES);
         packed::check(&source, declared)?;
-        let opened = reader_of(declared).open(&source, batch_bytes)?;
+        let opened = reader_of(declared, &source)?.open(&source, batch_bytes)?;
         Ok(Self {
             info: ImageInfo {
                 format: opened.format,

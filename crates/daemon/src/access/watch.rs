@@ -1,7 +1,7 @@
 //! Notices when files with credentials change.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,18 +42,19 @@ pub async fn reload(access: &Arc<Access>) {
 }
 
 async fn versions(paths: &[PathBuf]) -> Vec<Version> {
-    let mut versions = Vec::new();
-    for path in paths {
-        let metadata = tokio::fs::metadata(path).await.ok();
-        versions.push(metadata.map(|file| {
-            (
-                file.dev(),
-                file.ino(),
-                file.size(),
-                file.ctime(),
-                file.ctime_nsec(),
-            )
-        }));
-    }
-    versions
+    let paths = paths.to_vec();
+    let looked = blocking(move || paths.iter().map(|path| version(path)).collect());
+    // After a panic, which is in the log, the files count as changed.
+    looked.await.unwrap_or_default()
+}
+
+fn version(path: &Path) -> Version {
+    let file = std::fs::metadata(path).ok()?;
+    Some((
+        file.dev(),
+        file.ino(),
+        file.size(),
+        file.ctime(),
+        file.ctime_nsec(),
+    ))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::keys::Key;
 use super::load::ConfigError;
 use super::setting::{Origin, Setting};
-use super::{theirs, tidy};
+use super::{theirs, trim};
 
 /// In the environment.
 pub(super) fn in_environment(
@@ -14,7 +14,7 @@ pub(super) fn in_environment(
     warnings: &mut Vec<String>,
 ) -> Result<Option<Setting>, ConfigError> {
     let mut get = |name: &'static str| {
-        let text = environment(name).filter(|text| !tidy::trimmed(text).is_empty())?;
+        let text = environment(name).filter(|text| !trim::trimmed(text).is_empty())?;
         Some(Setting {
             text: theirs::value(key.path, name, &text, environment, warnings)?,
             origin: Origin::Environment(name),

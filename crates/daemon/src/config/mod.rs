@@ -15,8 +15,8 @@ mod paths;
 pub mod reference;
 mod setting;
 mod theirs;
-mod tidy;
 mod traces;
+mod trim;
 mod value;
 mod words;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::keys::Key;
 use super::load::ConfigError;
-use super::{tidy, value};
+use super::{trim, value};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +57,8 @@ pub(super) fn normal(
 ) -> Result<Setting, ConfigError> {
     let Setting { text, origin } = setting;
     let text = {
-        let trimmed = tidy::trimmed(&text);
-        if tidy::is_odd(&text) && !trimmed.is_empty() {
+        let trimmed = trim::trimmed(&text);
+        if trim::is_odd(&text) && !trimmed.is_empty() {
             let name = origin.name().unwrap_or(key.path);
             warnings.push(format!(
                 "{name} has spaces, line ends or a byte order mark around its value: they are ignored"

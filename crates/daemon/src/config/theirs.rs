@@ -6,7 +6,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::tidy;
+use super::trim;
 
 /// Host, port or both: where releases of the Go program before 0.11 listened.
 pub(super) const LISTEN_ADDR: &str = "LISTEN_ADDR";
@@ -57,13 +57,13 @@ pub(super) fn value(
 ) -> Option<String> {
     match variable {
         LISTEN_ADDR => {
-            let (host, port) = listen(tidy::trimmed(text));
+            let (host, port) = listen(trim::trimmed(text));
             let part = if path == "server.port" { port } else { host };
             part.map(str::to_owned)
         }
         "OTEL_SDK_DISABLED" => {
-            let is_true = tidy::trimmed(text).eq_ignore_ascii_case("true");
-            if !is_true && !tidy::trimmed(text).eq_ignore_ascii_case("false") {
+            let is_true = trim::trimmed(text).eq_ignore_ascii_case("true");
+            if !is_true && !trim::trimmed(text).eq_ignore_ascii_case("false") {
                 warnings.push(format!(
                     "{variable} is taken as false: by OpenTelemetry's specification only true means true"
                 ));
@@ -79,7 +79,7 @@ pub(super) fn value(
                 .then(|| text.to_owned())
         }
         "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT" | "OTEL_EXPORTER_OTLP_TIMEOUT" => {
-            let text = tidy::trimmed(text);
+            let text = trim::trimmed(text);
             let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
             Some(match is_number {
                 true => format!("{text}ms"),
@@ -97,7 +97,7 @@ pub(super) fn collector_scheme(environment: &impl Fn(&str) -> Option<String>) ->
         .filter_map(environment)
         .find(|text| !text.trim().is_empty());
     match said {
-        Some(text) if tidy::trimmed(&text).eq_ignore_ascii_case("true") => "http",
+        Some(text) if trim::trimmed(&text).eq_ignore_ascii_case("true") => "http",
         _ => "https",
     }
 }

@@ -8,7 +8,7 @@ use lvp_api::names::UnknownName;
 use lvp_api::units::{self, ByteSize};
 
 use super::keys::{Key, Kind};
-use super::{endpoints, tidy};
+use super::{endpoints, trim};
 
 /// Longest duration: far beyond what anybody waits for, and within what clocks can count.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -49,7 +49,7 @@ impl fmt::Display for LogSampling {
 /// `text` in this program's words, if it has the form of the key's kind; otherwise an error that says what is
 /// expected.
 pub(super) fn normal(key: &Key, text: &str) -> Result<String, String> {
-    tidy::check(key.kind, text)?;
+    trim::check(key.kind, text)?;
     match key.kind {
         Kind::Text if key.path == "tracing.resource_attributes" => {
             attributes(text).map(|_| text.to_owned())

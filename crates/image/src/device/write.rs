@@ -170,7 +170,7 @@ impl Target {
 
     fn sync_error(&self, source: io::Error) -> Error {
         let context = format!("Flushing {} to stable storage failed", self.name.display());
-        Error::io(write_kind(&source), context, source)
+        Error::io(ErrorKind::of_write(&source), context, source)
     }
 
     pub(super) fn write_error(&self, doing: &str, range: &Range<u64>, source: io::Error) -> Error {
@@ -180,13 +180,6 @@ impl Target {
             range.start,
             range.end
         );
-        Error::io(write_kind(&source), context, source)
-    }
-}
-
-fn write_kind(error: &io::Error) -> ErrorKind {
-    match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
-        _ => ErrorKind::Write,
+        Error::io(ErrorKind::of_write(&source), context, source)
     }
 }

@@ -92,7 +92,7 @@ pub(crate) fn other_format(name: &str) -> Error {
     )
 }
 
-/// The declared type for what is recognised under this name.
+/// The declared type for what is recognised under this name; neither raw nor auto.
 pub(super) fn other_format_of(name: &str) -> Option<ImageType> {
     [
         ("VHDX", ImageType::Vhdx),

@@ -73,9 +73,6 @@ impl Writer {
 }
 
 fn failed(source: io::Error) -> Error {
-    let kind = match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-        _ => ErrorKind::Write,
-    };
+    let kind = ErrorKind::of_write(&source);
     Error::io(kind, "Writing the unpacked image failed", source)
 }
