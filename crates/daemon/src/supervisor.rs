@@ -1,4 +1,4 @@
-//! The service manager: what systemd is told, and the socket that it passes.
+//! systemd: notifications to the service manager, and the socket that it passes.
 //!
 //! Without systemd (no `NOTIFY_SOCKET`, no `LISTEN_FDS`) nothing here has any effect. With it:
 //!
@@ -72,7 +72,7 @@ pub fn stopping(grace: Duration, running: usize) {
     notify(&[
         NotifyState::Stopping,
         NotifyState::Status(&format!(
-            "Stopping; {running} running jobs have up to {} s, then they go on at the next start",
+            "Stopping; {running} running jobs have up to {} s, then they are resumed at the next start",
             grace.as_secs()
         )),
         NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={limit}")),

@@ -25,7 +25,7 @@ impl fmt::Display for UnknownName {
         let Self { what, found, known } = self;
         write!(
             f,
-            "`{found}` is not a {what}: use one of {}",
+            "`{found}` is not a known {what}: use one of {}",
             known.join(", ")
         )
     }
@@ -89,7 +89,7 @@ mod tests {
         }
         for unknown in ["", "Qcow2", "qcow2 ", "other"] {
             let error = unknown.parse::<T>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("`{unknown}` is not a {what}: use one of ")));
+            assert!(error.starts_with(&format!("`{unknown}` is not a known {what}: use one of ")));
             assert!(error.contains(&all[0].to_string()), "{error}");
         }
     }

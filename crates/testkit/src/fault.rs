@@ -186,7 +186,7 @@ impl FaultProxy {
         format!("http://{}", self.port.address())
     }
 
-    /// Adds a rule, behind those there are.
+    /// Adds a rule, after the existing ones.
     pub fn inject(&self, rule: Rule) {
         lock(&self.state.rules).push(rule);
     }

@@ -121,7 +121,7 @@ const COMPONENTS: &[Component] = &[
 #[must_use = "a test returns when a component is missing"]
 pub fn require(name: &str) -> bool {
     let Some(component) = COMPONENTS.iter().find(|component| component.name == name) else {
-        panic!("{name:?} is no component that testkit's require.rs knows");
+        panic!("{name:?} is not a component in testkit's require.rs");
     };
     let Err(reason) = check(component) else {
         return true;

@@ -112,7 +112,7 @@ impl Uml {
         self
     }
 
-    /// Cuts the power: kills the kernel so long after the program has made this file (in a
+    /// Cuts the power: kills the kernel this long after the program has created this file (in a
     /// [`Uml::writable`] directory). What the kernel had not written to its disks is lost.
     #[must_use]
     pub fn cut_after(mut self, file: &Path, delay: Duration) -> Self {

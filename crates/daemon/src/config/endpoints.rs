@@ -60,7 +60,7 @@ pub fn allowed_host(entry: &str) -> Result<(String, Option<u16>), &'static str> 
     let parse = |scheme: &str| {
         Url::parse(&format!("{scheme}://{entry}/")).map_err(|_| match entry.matches(':').count() {
             0 | 1 => "it is neither a host nor host:port",
-            _ => "an IPv6 address stands in brackets, such as [::1]:9000",
+            _ => "an IPv6 address needs brackets, such as [::1]:9000",
         })
     };
     let (http, https) = (parse("http")?, parse("https")?);
@@ -101,7 +101,7 @@ fn service(text: &str, beyond: Beyond) -> Result<Url, &'static str> {
     }
     let host = authority.rsplit('@').next().unwrap_or_default();
     if !host.contains('[') && host.matches(':').count() > 1 {
-        return Err("an IPv6 address stands in brackets, such as http://[::1]:9000");
+        return Err("an IPv6 address needs brackets, such as http://[::1]:9000");
     }
     if host.contains('*') {
         return Err("its host has a wildcard");

@@ -1,7 +1,7 @@
 //! Removes what gets around a value by accident: line ends of secret files, spaces, byte order marks.
 //!
 //! Around a value these characters are ignored: no key's value begins or ends with any of them. Inside a value they are
-//! refused, naming the key, because the damage they do there (headers that cannot be made, names that nobody can type)
+//! refused, naming the key, because the damage they do there (headers that cannot be made, names that cannot be typed)
 //! would be noticed much later.
 
 use super::keys::Kind;

@@ -50,8 +50,8 @@ fn who(server: &config::Server) -> Finding {
         ),
         (false, false) => Finding::warn(
             CHECK,
-            "There are neither tokens nor a client CA: whatever server.host says, only this host \
-             will be listened to",
+            "There are neither tokens nor a client CA, so the daemon listens on loopback only, \
+             whatever server.host says",
             "Set server.api_tokens_file, or server.ca_cert with server.tls_cert and server.tls_key; \
              or set server.host to 127.0.0.1",
         ),
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(none.status, Status::Fail);
     }
 
-    /// A server's certificate and key in files, valid for so many days.
+    /// A server's certificate and key in files, valid for this many days.
     fn issue(directory: &Path, name: &str, days: i64) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");

@@ -148,7 +148,7 @@ fn disk(sysfs: &Path, path: &Path) -> Finding {
             CHECK,
             format!("{shown} has no WRITE ZEROES: unused parts of volumes are zeroed by writing"),
             "Jobs on large volumes take longer; volumes.stale_data: edges or keep zeroes less, and leaves \
-             older data behind the image",
+             older data after the end of the image",
         ),
         Some(_) => Finding::ok(
             CHECK,

@@ -89,7 +89,7 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     (
         "shutdown",
         "The daemon stopped",
-        "Nothing: the job goes on at the next start",
+        "Nothing: the job continues at the next start",
     ),
     (
         "attempts",

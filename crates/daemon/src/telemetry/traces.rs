@@ -97,7 +97,7 @@ impl Traces {
     /// Sends what is left, until a timeout. Blocks; the runtime must still be running.
     pub fn flush(&self) {
         self.counts.close();
-        // A collector that is down is no reason to exit with an error: its operator sees the gap.
+        // A collector that is down is not a reason to exit with an error: its operator sees the gap.
         self.provider.shutdown_with_timeout(FLUSH_TIMEOUT).ok();
     }
 }

@@ -74,7 +74,7 @@ mod real {
         "/var/log/libvirt",
     ];
 
-    /// Puts the directory before each `:` on the one behind it, then becomes the command.
+    /// Mounts the directory before each `:` on the one after it, then executes the command.
     const IN_ITS_WORLD: &str = r#"
         set -e
         while [ "$1" != -- ]; do

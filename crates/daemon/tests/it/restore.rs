@@ -1,4 +1,4 @@
-//! A database that is older than the volumes: restored from a backup, or left behind by a kill. A
+//! A database that is older than the volumes: restored from a backup, or outdated because of a kill. A
 //! volume that says ready is written only by a job accepted after it said so.
 
 mod adopt;

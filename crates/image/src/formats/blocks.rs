@@ -63,7 +63,7 @@ fn check(image: &impl Blocks, batch: &mut BatchBuilder) -> Result<()> {
         Some(host_offset) => Err(Error::new(
             ErrorKind::Overlap,
             format!(
-                "A block stands at {host_offset:#x}, where something else of the image stands as well"
+                "The block at {host_offset:#x} overlaps another part of the image"
             ),
         )),
     }

@@ -63,7 +63,7 @@ impl ImageFormat for Vmdk {
             return Err(Error::new(
                 ErrorKind::Overlap,
                 format!(
-                    "What stands at {:#x} of the image begins inside what stands at {:#x}",
+                    "The part of the image at {:#x} begins inside the part at {:#x}",
                     pair[1].start, pair[0].start
                 ),
             ));

@@ -118,8 +118,8 @@ impl AsyncWrites {
             iocb.aio_offset = offset(position)?;
             iocbs.push(iocb);
         }
-        // The memory is in its place before the kernel hears of it, and leaves it only when the
-        // kernel has told of every write.
+        // The memory is stored before the kernel gets its address, and is released only when the
+        // kernel has reported every write.
         let batch = Some(Submitted { memory, results });
         match free {
             Some(key) => self.batches[key] = batch,

@@ -10,7 +10,7 @@ use lvp_image::format::ImageType;
 
 use crate::parser_support::{pipe, require, run, try_run};
 
-/// Whether loop devices and mounts can be had; see `parser_support::require`.
+/// Whether loop devices and mounts are available; see `parser_support::require`.
 pub(crate) fn loop_devices() -> bool {
     if !require("loop", &["losetup", "mount", "mkfs.ext4"]) {
         return false;
@@ -22,10 +22,10 @@ pub(crate) fn loop_devices() -> bool {
         .any(|name| name == "loop" || name == "all");
     assert!(
         usable || !is_required,
-        "LVP_REQUIRE lists loop, but no loop device can be had"
+        "LVP_REQUIRE lists loop, but no loop device is available"
     );
     if !usable {
-        eprintln!("SKIPPED: no loop device can be had (not root?)");
+        eprintln!("SKIPPED: no loop device is available (not root?)");
     }
     usable
 }

@@ -1,5 +1,5 @@
 //! Forms that QEMU takes as sound and other programs write: a backing file without a name, L1 tables
-//! and bitmaps that are used twice, a bitmap extension that nobody vouches for.
+//! and bitmaps that are used twice, a bitmap extension without its feature bit.
 //!
 //! qemu-img decides: what it opens is read, to the same bytes, and what it refuses is refused.
 

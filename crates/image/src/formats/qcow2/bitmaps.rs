@@ -80,7 +80,7 @@ pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims)
     }
     if cursor.position() != directory.end {
         return Err(bad(format!(
-            "The bitmap directory goes on after its {count} bitmaps"
+            "The bitmap directory continues after its {count} bitmaps"
         )));
     }
     Ok(())

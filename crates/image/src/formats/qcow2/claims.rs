@@ -146,10 +146,10 @@ impl Claims {
         Error::new(
             ErrorKind::Overlap,
             if cluster == 0 {
-                format!("{what} stands in the header's cluster")
+                format!("{what} is in the header's cluster")
             } else {
                 format!(
-                    "{what} stands in the cluster at {offset:#x}, which something else of the \
+                    "{what} is in the cluster at {offset:#x}, which another part of the \
                      image takes already"
                 )
             },

@@ -168,7 +168,7 @@ impl Items {
         }
         if virtual_size == 0 || !virtual_size.is_multiple_of(sector_size) {
             return Err(bad_header(format!(
-                "The metadata says a disk of {virtual_size} bytes, which is no number of sectors of \
+                "The metadata says a disk of {virtual_size} bytes, which is not a whole number of sectors of \
                  {sector_size} bytes"
             )));
         }
