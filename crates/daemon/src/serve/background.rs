@@ -8,12 +8,12 @@ use crate::http::App;
 use crate::jobs::former;
 
 /// Probes the dependencies.
-pub async fn run_probes(app: App, stop: CancellationToken) {
+pub(super) async fn run_probes(app: App, stop: CancellationToken) {
     app.dependencies.watch(&app.services, stop).await;
 }
 
 /// Sends webhooks.
-pub async fn run_webhooks(app: App, stop: CancellationToken) {
+pub(super) async fn run_webhooks(app: App, stop: CancellationToken) {
     let services = &app.services;
     if let Some(webhooks) = &services.webhooks {
         let (store, metrics) = (&services.store, &*services.metrics);
@@ -22,7 +22,7 @@ pub async fn run_webhooks(app: App, stop: CancellationToken) {
 }
 
 /// At every interval, evicts images, sweeps the cache and deletes old jobs.
-pub async fn run_janitor(app: App, config: Config, stop: CancellationToken) {
+pub(super) async fn run_janitor(app: App, config: Config, stop: CancellationToken) {
     let interval = config.cache.eviction_interval;
     report_former_places(&app, &config, &stop).await;
     reconcile_volumes(&app, &stop).await;

@@ -9,7 +9,7 @@ use lvp_api::JobState;
 use lvp_testkit::require::command;
 use rusqlite::Connection;
 
-use crate::support::{BINARY, MIB, World, image};
+use crate::support::{BINARY, MIB, World, accepted, image};
 
 fn database(world: &World) -> PathBuf {
     world.home.path().join("jobs.db")
@@ -45,10 +45,7 @@ async fn a_backup_of_a_running_daemon_can_be_started_from_and_overwrites_nothing
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 32 * MIB).await;
     let before = daemon.ended(&job).await.expect("it ends");
     let backup = world.home.path().join("backup.db");
     let path = backup.to_str().expect("it is text");

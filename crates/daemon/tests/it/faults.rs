@@ -4,11 +4,11 @@
 use std::fs;
 
 use lvp_api::{JobState, JobStatus};
-use lvp_testkit::daemon::{Daemon, wait_for};
+use lvp_testkit::daemon::Daemon;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, accepted, fetched, holds, image};
 
 const DISK: u64 = 24 * MIB;
 
@@ -56,11 +56,7 @@ impl Stage {
     }
 
     async fn provision(&self) -> JobStatus {
-        let job = self
-            .daemon
-            .provision(&self.url, "vm", DISK)
-            .await
-            .expect("it is accepted");
+        let job = self.accepted(&daemon, &self.url, "vm", DISK).await;
         self.daemon.ended(&job).await.expect("it ends")
     }
 
@@ -261,15 +257,8 @@ async fn an_object_that_is_replaced_while_it_is_read_yields_one_version() {
     put(&old.build());
     proxy.inject(image_only(Rule::new(Fault::Slow(3_000_000))));
     let daemon = world.start();
-    let job = daemon
-        .provision("s3://images/a.qcow2", "vm", disk)
-        .await
-        .expect("it is accepted");
-    wait_for("the download", async || {
-        let progress = daemon.status(&job).await.ok()?.progress?;
-        (progress.bytes_processed > MIB).then_some(())
-    })
-    .await;
+    let job = accepted(&daemon, "s3://images/a.qcow2", "vm", disk).await;
+    fetched(&daemon, &job, MIB).await;
     let bytes = new.build();
     put(&bytes);
     proxy.clear();

@@ -7,16 +7,7 @@ use lvp_testkit::require::require;
 use lvp_testkit::tmpfs::Tmpfs;
 use serde_json::json;
 
-use crate::support::{MIB, World, completed, ended, holds, image};
-
-/// Waits until a job has fetched this many bytes.
-async fn fetched(daemon: &Daemon, job: &str, bytes: u64) {
-    wait_for("the download", async || {
-        let progress = daemon.status(job).await.ok()?.progress?;
-        (progress.bytes_processed > bytes).then_some(())
-    })
-    .await;
-}
+use crate::support::{MIB, World, accepted, completed, ended, fetched, holds, image};
 
 fn assert_out_of_space(status: &JobStatus, what: &str) {
     assert_eq!(
@@ -108,10 +99,7 @@ async fn a_volumes_directory_that_fills_up_fails_the_job_and_the_volume_is_remov
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::Slow(2_000_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 64 * MIB).await;
     fetched(&daemon, &job, MIB).await;
     volumes.fill().expect("it is filled");
     let status = daemon.ended(&job).await.expect("it ends");
@@ -161,10 +149,7 @@ async fn with_a_full_database_disk_new_jobs_are_refused_and_running_ones_wait_fo
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::Slow(2_000_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 64 * MIB).await;
     fetched(&daemon, &job, 0).await;
     database.fill().expect("it is filled");
     proxy.clear();

@@ -11,7 +11,7 @@ use lvp_testkit::fault::{Fault, FaultProxy, Request, Rule};
 use lvp_testkit::s3::S3;
 use serde_json::json;
 
-use crate::support::{BINARY, MIB, World, holds, image};
+use crate::support::{BINARY, MIB, World, accepted, holds, image};
 
 const DISK: u64 = 32 * MIB;
 
@@ -44,8 +44,7 @@ impl Host {
 }
 
 async fn provision(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
-    let job = daemon.provision(url, volume, DISK).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(daemon, url, volume, DISK).await;
     daemon.ended(&job).await.expect("it ends")
 }
 
@@ -139,8 +138,7 @@ async fn the_resumed_part_of_a_download_is_also_compared_with_the_map() {
     let url = world.put("a.qcow2", &bytes);
     proxy.inject(Rule::new(Fault::Slow(8_000_000)).when(|request| !is_of_plan(request)));
     let daemon = world.start();
-    let job = daemon.provision(&url, "vm", 256 * MIB).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 256 * MIB).await;
     wait_for("a part of the image to be durable", async || {
         let files = world.home.cache_files();
         let partial = files.iter().find(|name| name.ends_with(".partial"))?;

@@ -54,7 +54,7 @@ mod real {
     use lvp_testkit::require::{command, find_program, require};
     use serde_json::Value;
 
-    use crate::support::{MIB, World, holds, image, metric};
+    use crate::support::{MIB, World, accepted, holds, image, metric};
 
     /// A libvirtd with its own socket and pool in its own mount namespace: where libvirtd keeps its
     /// state, which no option can move, it has directories of this test. So it
@@ -259,8 +259,7 @@ mod real {
     }
 
     async fn provision(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
-        let job = daemon.provision(url, volume, 32 * MIB).await;
-        let job = job.expect("it is accepted");
+        let job = accepted(daemon, url, volume, 32 * MIB).await;
         daemon.ended(&job).await.expect("it ends")
     }
 
@@ -298,8 +297,7 @@ mod real {
         cannot_tell(&provision(&daemon, &url, "others").await);
         assert!(is_untouched(&world), "written without asking libvirt");
 
-        let job = daemon.provision(&url, "others", 32 * MIB).await;
-        let job = job.expect("it is accepted");
+        let job = accepted(&daemon, &url, "others", 32 * MIB).await;
         let before = daemon.log().len();
         wait_for("it to ask", async || {
             daemon.log()[before..].iter().any(asked_again).then_some(())
@@ -324,8 +322,7 @@ mod real {
         let status = provision(&daemon, &url, "vm-1").await;
         assert_eq!(status.status, JobState::Completed, "{status:?}");
         libvirtd.signal("STOP");
-        let job = daemon.provision(&url, "others", 32 * MIB).await;
-        let job = job.expect("it is accepted");
+        let job = accepted(&daemon, &url, "others", 32 * MIB).await;
         for route in ["/health", "/metrics", "/api/v1/jobs"] {
             let asked = Instant::now();
             let answer = daemon.call("GET", route, None).await.expect("an answer");

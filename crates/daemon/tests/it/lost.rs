@@ -11,7 +11,7 @@ use lvp_testkit::require::{command, require};
 use lvp_testkit::tmpfs::Tmpfs;
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, MIB, World, holds, image};
+use crate::support::{BINARY, MIB, World, accepted, fetched, holds, image};
 
 /// The reason that `/readyz` gives for a dependency that is down.
 async fn down(daemon: &Daemon, name: &str) -> String {
@@ -43,14 +43,6 @@ async fn waits(daemon: &Daemon, job: &str) {
     .await;
 }
 
-async fn fetched(daemon: &Daemon, job: &str) {
-    wait_for("the download", async || {
-        let progress = daemon.status(job).await.ok()?.progress?;
-        (progress.bytes_processed > 0).then_some(())
-    })
-    .await;
-}
-
 /// A job that runs until the proxy is cleared.
 async fn under_way(world: &World, proxy: &FaultProxy) -> (Daemon, String, Vec<u8>) {
     let builder = image(64 * MIB, 300, 1);
@@ -58,11 +50,8 @@ async fn under_way(world: &World, proxy: &FaultProxy) -> (Daemon, String, Vec<u8
     proxy.inject(Rule::new(Fault::Slow(2_000_000)).method("GET"));
     let daemon = world.start();
     is_ready(&daemon).await;
-    let job = daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
-    fetched(&daemon, &job).await;
+    let job = accepted(&daemon, &url, "vm", 64 * MIB).await;
+    fetched(&daemon, &job, 0).await;
     (daemon, job, builder.disk())
 }
 
@@ -208,10 +197,7 @@ async fn a_cache_directory_that_is_moved_away_is_reported_and_jobs_wait_until_it
         world.home.path().join("away"),
     );
     fs::rename(&there, &away).expect("it is moved");
-    let late = daemon
-        .provision("s3://images/a.qcow2", "late", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let late = accepted(&daemon, "s3://images/a.qcow2", "late", 64 * MIB).await;
     proxy.clear();
     waits(&daemon, &job).await;
     let error = down(&daemon, "cache").await;

@@ -15,7 +15,7 @@ use lvp_testkit::require::{command, require};
 use provisioner::telemetry::metrics::catalogue::{CATALOGUE, Kind, OF_THE_GUIDE};
 use serde_json::json;
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, accepted, image};
 
 const PREFIX: &str = "libvirt_volume_provisioner_";
 
@@ -66,10 +66,7 @@ async fn text(daemon: &Daemon, accept: Option<&str>) -> String {
 
 /// Runs one job to its end and returns how it ended.
 async fn run(daemon: &Daemon, url: &str, volume: &str) -> JobState {
-    let job = daemon
-        .provision(url, volume, 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(daemon, url, volume, 64 * MIB).await;
     daemon.ended(&job).await.expect("it ends").status
 }
 
@@ -170,14 +167,8 @@ async fn failures_and_cancellations_are_counted_once_by_kind() {
     );
     proxy
         .inject(Rule::new(Fault::StallAt(0)).when(|request| request.target.contains("slow.qcow2")));
-    let running = daemon
-        .provision(&slow, "vm-3", 64 * MIB)
-        .await
-        .expect("it is accepted");
-    let waiting = daemon
-        .provision(&slow, "vm-4", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let running = accepted(&daemon, &slow, "vm-3", 64 * MIB).await;
+    let waiting = accepted(&daemon, &slow, "vm-4", 64 * MIB).await;
     let busy = wait_for("a job that runs and one that waits", async || {
         let now = Scrape::of(&daemon).await;
         (now.get("active_jobs") == 1.0 && now.get("queue_length") == 1.0).then_some(now)

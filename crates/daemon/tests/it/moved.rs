@@ -5,7 +5,7 @@ use std::fs;
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::{Fault, Rule};
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, accepted, image};
 
 const MESSAGE: &str = "Volumes were kept elsewhere before, and some there are unfinished: nothing here \
                        finishes or removes them. Set the former place again to have that done, or \
@@ -17,10 +17,7 @@ async fn a_start_with_another_volumes_directory_reports_unfinished_volumes_in_th
     let url = world.put("a.qcow2", &image(64 * MIB, 300, 1).build());
     proxy.inject(Rule::new(Fault::Slow(1_000_000)).method("GET"));
     let daemon = world.start();
-    daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    accepted(&daemon, &url, "vm", 64 * MIB).await;
     wait_for("the volume", async || {
         world.home.volume("vm").exists().then_some(())
     })

@@ -5,7 +5,7 @@ use lvp_testkit::daemon::Daemon;
 use lvp_testkit::fault::{Fault, Rule};
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, completed, image};
+use crate::support::{MIB, World, accepted, completed, fetched, image};
 
 async fn planned(daemon: &Daemon, body: Value) -> Plan {
     let answer = daemon.call("POST", "/api/v1/plan", Some(body)).await;
@@ -122,13 +122,8 @@ async fn a_plan_for_a_volume_that_is_being_written_says_so() {
             .when(|request| request.target.ends_with("slow.qcow2") && request.method == "GET"),
     );
     let daemon = world.start();
-    let job = daemon.provision(&url, "vm-1", 64 * MIB).await;
-    let job = job.expect("it is accepted");
-    lvp_testkit::daemon::wait_for("the download", async || {
-        let progress = daemon.status(&job).await.ok()?.progress?;
-        (progress.bytes_processed > 0).then_some(())
-    })
-    .await;
+    let job = accepted(&daemon, &url, "vm-1", 64 * MIB).await;
+    lvp_testkit::daemon::fetched(&daemon, &job, 0).await;
     let plan = planned(&daemon, request(&url, "vm-1", 64 * MIB)).await;
     assert_eq!(
         (plan.cache, plan.bytes_to_fetch),

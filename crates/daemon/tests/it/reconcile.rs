@@ -10,7 +10,7 @@ use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, completed, holds, image};
+use crate::support::{MIB, World, accepted, completed, fetched, holds, image};
 
 pub(crate) const UNKNOWN_JOB: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -18,15 +18,8 @@ pub(crate) const UNKNOWN_JOB: &str = "00000000-0000-4000-8000-000000000001";
 async fn killed_half_way(world: &World, proxy: &FaultProxy, url: &str) -> String {
     proxy.inject(Rule::new(Fault::Slow(400_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
-    wait_for("the download", async || {
-        let progress = daemon.status(&job).await.ok()?.progress?;
-        (progress.bytes_processed > 0).then_some(())
-    })
-    .await;
+    let job = accepted(&daemon, url, "vm", 32 * MIB).await;
+    fetched(&daemon, &job, 0).await;
     daemon.kill().expect("it is killed");
     proxy.clear();
     assert_eq!(record(world)["state"], "populating");
@@ -134,10 +127,7 @@ async fn a_completed_job_whose_volume_is_gone_is_logged_once() {
     let world = World::new().await.with("CACHE_EVICTION_INTERVAL", "1s");
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 32 * MIB).await;
     daemon.ended(&job).await.expect("it ends");
     fs::remove_file(world.home.volume("vm")).expect("it is removed");
     assert_eq!(daemon.until_said(GONE).await["job_id"], job);

@@ -14,7 +14,7 @@ use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, accepted, holds, image};
 
 pub(crate) use adopt::go_database;
 
@@ -65,8 +65,7 @@ async fn ended(daemon: &Daemon, job: &str) -> JobStatus {
 /// A job that is running and has marked the volume, and continues once the proxy is cleared.
 async fn half_way(world: &World, proxy: &FaultProxy, daemon: &Daemon, url: &str) -> String {
     proxy.inject(Rule::new(Fault::Slow(400_000)).method("GET"));
-    let job = daemon.provision(url, "vm", 32 * MIB).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(daemon, url, "vm", 32 * MIB).await;
     wait_for("the download", async || {
         let progress = daemon.status(&job).await.ok()?.progress?;
         let is_marked = world.home.volume("vm").exists();
@@ -265,8 +264,7 @@ async fn the_last_job_that_a_volume_names_is_not_deleted() {
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();
     let kept = provision(&daemon, &url).await.job_id.to_string();
-    let gone = daemon.provision(&url, "vm-2", 32 * MIB).await;
-    let gone = gone.expect("it is accepted");
+    let gone = accepted(&daemon, &url, "vm-2", 32 * MIB).await;
     ended(&daemon, &gone).await;
     fs::remove_file(world.home.volume("vm-2")).expect("it is removed");
     let database = Connection::open(world.home.path().join("jobs.db")).expect("it opens");
@@ -298,8 +296,7 @@ async fn a_job_that_is_cancelled_before_its_first_write_leaves_the_volume_as_it_
     let guest = guest_writes(&world);
     // Before it looked at the volume at all.
     proxy.inject(Rule::new(Fault::Slow(2000)).method("GET"));
-    let job = daemon.provision(&other, "vm", 32 * MIB).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(&daemon, &other, "vm", 32 * MIB).await;
     let cancel = format!("/api/v1/jobs/{job}/cancel");
     let answer = daemon.call("POST", &cancel, None).await.expect("an answer");
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -312,8 +309,7 @@ async fn a_job_that_is_cancelled_before_its_first_write_leaves_the_volume_as_it_
     // After: it says that it is not ready, and cannot be booted.
     let job = {
         proxy.inject(Rule::new(Fault::Slow(400_000)).method("GET"));
-        let job = daemon.provision(&other, "vm", 32 * MIB).await;
-        let job = job.expect("it is accepted");
+        let job = accepted(&daemon, &other, "vm", 32 * MIB).await;
         wait_for("the volume to be marked", async || {
             (record()["state"] == "populating").then_some(())
         })

@@ -10,7 +10,7 @@ use lvp_testkit::fault::{Fault, Rule};
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, accepted, fetched, holds, image};
 
 #[tokio::test]
 async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_continues_at_the_next_start() {
@@ -20,15 +20,8 @@ async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_continues_at_the_n
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::Slow(200_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
-    wait_for("the download", async || {
-        let progress = daemon.status(&job).await.ok()?.progress?;
-        (progress.bytes_processed > 0).then_some(())
-    })
-    .await;
+    let job = accepted(&daemon, &url, "vm", 64 * MIB).await;
+    fetched(&daemon, &job, 0).await;
     daemon.signal("TERM").expect("it is told");
     daemon.until_said("Stopping").await;
     // Within the grace period status stays readable, and new jobs are refused.

@@ -9,7 +9,7 @@ use lvp_testkit::daemon::{Daemon, wait_for};
 use lvp_testkit::inbox::{Inbox, Manner};
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, image, metric};
+use crate::support::{MIB, World, accepted, image, metric};
 
 const PASSWORD: &str = "do-not-log-this-password";
 const TOKEN: &str = "do-not-log-this-token";
@@ -235,10 +235,7 @@ async fn sampling_leaves_out_whole_traces_and_never_a_warning_an_error_or_an_aud
         .with("LOG_WEBHOOK_URL", &url);
     let daemon = world.start();
     let job = run(&world, &daemon, "vm-1").await;
-    let missing = daemon
-        .provision("s3://images/none", "vm-2", MIB)
-        .await
-        .expect("it is accepted");
+    let missing = accepted(&daemon, "s3://images/none", "vm-2", MIB).await;
     daemon.ended(&missing).await.expect("it ends");
     let log = daemon.log_text();
     daemon.signal("TERM").expect("it is told");

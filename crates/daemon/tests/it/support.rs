@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lvp_api::{JobState, JobStatus};
 use lvp_image::builder::{ImageBuilder, Stored};
-use lvp_testkit::daemon::{Daemon, Home};
+use lvp_testkit::daemon::{Daemon, Home, wait_for};
 use lvp_testkit::fault::FaultProxy;
 use lvp_testkit::require::command;
 use lvp_testkit::s3::S3;
@@ -61,10 +61,24 @@ impl World {
     }
 }
 
+/// Requests a volume of this many bytes with an image. Returns the job.
+pub(crate) async fn accepted(daemon: &Daemon, url: &str, volume: &str, bytes: u64) -> String {
+    let job = daemon.provision(url, volume, bytes).await;
+    job.expect("it is accepted")
+}
+
+/// Waits until a job has fetched more than this many bytes.
+pub(crate) async fn fetched(daemon: &Daemon, job: &str, bytes: u64) {
+    wait_for("the download", async || {
+        let progress = daemon.status(job).await.ok()?.progress?;
+        (progress.bytes_processed > bytes).then_some(())
+    })
+    .await;
+}
+
 /// Provisions a volume of this many bytes with an image, and waits for the end.
 pub(crate) async fn ended(daemon: &Daemon, url: &str, volume: &str, bytes: u64) -> JobStatus {
-    let job = daemon.provision(url, volume, bytes).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(daemon, url, volume, bytes).await;
     daemon.ended(&job).await.expect("it ends")
 }
 

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, accepted, image};
 
 const SECRET: &str = "a-secret-of-the-receiver";
 
@@ -130,8 +130,7 @@ async fn world(urls: &str) -> (World, String) {
 }
 
 async fn provision(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
-    let job = daemon.provision(url, volume, 4 * MIB).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(daemon, url, volume, 4 * MIB).await;
     daemon.ended(&job).await.expect("it ends")
 }
 

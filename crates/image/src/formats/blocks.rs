@@ -62,9 +62,7 @@ fn check(image: &impl Blocks, batch: &mut BatchBuilder) -> Result<()> {
         None => Ok(()),
         Some(host_offset) => Err(Error::new(
             ErrorKind::Overlap,
-            format!(
-                "The block at {host_offset:#x} overlaps another part of the image"
-            ),
+            format!("The block at {host_offset:#x} overlaps another part of the image"),
         )),
     }
 }

@@ -125,7 +125,9 @@ fn check_streams(batch: &mut BatchBuilder) -> Result<()> {
         None => Ok(()),
         Some(host_offset) => Err(Error::new(
             ErrorKind::Overlap,
-            format!("The compressed cluster at {host_offset:#x} is used for several clusters of the disk"),
+            format!(
+                "The compressed cluster at {host_offset:#x} is used for several clusters of the disk"
+            ),
         )),
     }
 }

@@ -80,8 +80,7 @@ async fn a_finished_job_that_waits_after_a_restore_cannot_be_cancelled() {
     let daemon = world.start();
     let finished = provision(&daemon, &url).await.job_id.to_string();
     proxy.inject(Rule::new(Fault::Slow(100_000)).method("GET"));
-    let running = daemon.provision(&slow, "other", 32 * MIB).await;
-    let running = running.expect("it is accepted");
+    let running = accepted(&daemon, &slow, "other", 32 * MIB).await;
     wait_for("it to run", async || {
         let status = daemon.status(&running).await.ok()?.status;
         (status == JobState::Running).then_some(())

@@ -150,7 +150,7 @@ impl Claims {
             } else {
                 format!(
                     "{what} is in the cluster at {offset:#x}, which another part of the \
-                     image takes already"
+                     image uses"
                 )
             },
         )
