@@ -11,7 +11,8 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
 use lvp_api::error::chain;
 use lvp_api::units::ByteSize;
 use lvp_image::convert::{
@@ -48,8 +49,8 @@ pub struct InspectArgs {
     /// The image
     file: PathBuf,
     /// The declared type of the image; by default it is detected from the content
-    #[arg(long, value_name = "TYPE")]
-    image_type: Option<DeclaredType>,
+    #[arg(long, value_name = "TYPE", value_parser = image_type_parser())]
+    image_type: Option<ImageType>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -59,8 +60,8 @@ pub struct InspectArgs {
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
     /// The declared type of the image
-    #[arg(long, value_name = "TYPE", default_value = "qcow2")]
-    image_type: DeclaredType,
+    #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
+    image_type: ImageType,
     /// Keep what a block device holds after the end of the disk
     #[arg(long)]
     keep_tail: bool,
@@ -82,32 +83,6 @@ pub struct ConvertArgs {
     destination: PathBuf,
 }
 
-/// The API's `image_type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum DeclaredType {
-    Qcow2,
-    Raw,
-    Vmdk,
-    Vhd,
-    Vhdx,
-    Vdi,
-    Auto,
-}
-
-impl From<DeclaredType> for ImageType {
-    fn from(declared: DeclaredType) -> Self {
-        match declared {
-            DeclaredType::Qcow2 => Self::Qcow2,
-            DeclaredType::Raw => Self::Raw,
-            DeclaredType::Vmdk => Self::Vmdk,
-            DeclaredType::Vhd => Self::Vhd,
-            DeclaredType::Vhdx => Self::Vhdx,
-            DeclaredType::Vdi => Self::Vdi,
-            DeclaredType::Auto => Self::Auto,
-        }
-    }
-}
-
 /// Runs the command and returns the exit code.
 pub fn run(command: &ImageCommand) -> u8 {
     match command {
@@ -117,7 +92,7 @@ pub fn run(command: &ImageCommand) -> u8 {
 }
 
 fn run_inspect(args: &InspectArgs) -> u8 {
-    let verdict = inspect(&args.file, args.image_type.map(ImageType::from));
+    let verdict = inspect(&args.file, args.image_type);
     let (text, code) = match &verdict {
         Err(error) if !error.kind().is_refusal() => return report(error),
         verdict if args.json => (
@@ -151,7 +126,7 @@ fn run_convert(args: &ConvertArgs) -> u8 {
         verify_first: !args.one_pass,
         max_bytes: args.max_size.map(NonZeroU64::get),
     };
-    let declared = args.image_type.into();
+    let declared = args.image_type;
     if overlap::is_same(&args.source, &args.destination) {
         let said = format!(
             "{} and {} are the same file or device, or one is stored on the other: the image would overwrite itself, \
@@ -207,7 +182,7 @@ fn to_json(verdict: &Result<(ImageInfo, Option<Unpacked>), Error>) -> Value {
             "refused": { "kind": error.kind().as_str(), "reason": chain(error) },
         }),
         Ok((info, unpacked)) => json!({
-            "format": format_name(&info.format),
+            "format": info.format.image_type().as_str(),
             "virtual_size": info.virtual_size,
             "file_size": info.file_size,
             "allocated_bytes": info.allocated_bytes,
@@ -225,7 +200,7 @@ fn to_text(info: &ImageInfo, unpacked: Option<&Unpacked>) -> String {
         .virtual_size
         .map_or_else(|| "known once decoded".to_owned(), |size| size.to_string());
     let mut lines = vec![
-        ("format", format_name(&info.format).to_owned()),
+        ("format", info.format.image_type().to_string()),
         ("virtual size", size),
         ("file size", info.file_size.to_string()),
         ("allocated", info.allocated_bytes.to_string()),
@@ -249,17 +224,6 @@ fn to_text(info: &ImageInfo, unpacked: Option<&Unpacked>) -> String {
         .collect()
 }
 
-fn format_name(format: &Format) -> &'static str {
-    match format {
-        Format::Qcow2(_) => "qcow2",
-        Format::Raw | Format::RawStream(_) => "raw",
-        Format::Vmdk(_) => "vmdk",
-        Format::Vhd(_) => "vhd",
-        Format::Vhdx(_) => "vhdx",
-        Format::Vdi(_) => "vdi",
-    }
-}
-
 /// How the image's data is compressed; `None` if none of it is.
 fn compression(info: &ImageInfo) -> Option<String> {
     match &info.format {
@@ -273,8 +237,8 @@ fn compression(info: &ImageInfo) -> Option<String> {
 }
 
 fn features(format: &Format) -> Value {
-    match format {
-        Format::Qcow2(features) => json!({
+    match (format, format.layout()) {
+        (Format::Qcow2(features), _) => json!({
             "version": features.version,
             "cluster_size": features.cluster_size,
             "extended_l2": features.extended_l2,
@@ -284,13 +248,11 @@ fn features(format: &Format) -> Value {
             "snapshots": features.snapshots,
             "bitmaps": features.bitmaps,
         }),
-        Format::Vmdk(layout) | Format::Vhd(layout) | Format::Vhdx(layout) | Format::Vdi(layout) => {
-            json!({
-                "subformat": layout.subformat.as_str(),
-                "block_size": layout.block_size,
-            })
-        }
-        Format::Raw | Format::RawStream(_) => json!({}),
+        (_, Some(layout)) => json!({
+            "subformat": layout.subformat.as_str(),
+            "block_size": layout.block_size,
+        }),
+        (_, None) => json!({}),
     }
 }
 
@@ -343,6 +305,11 @@ fn complain(text: &dyn Display, code: u8) -> u8 {
     // If standard error is closed, nobody can be told.
     writeln!(io::stderr(), "{text}").ok();
     code
+}
+
+fn image_type_parser() -> impl TypedValueParser<Value = ImageType> {
+    PossibleValuesParser::new(ImageType::ALL.iter().map(|known| known.as_str()))
+        .try_map(|name| name.parse::<ImageType>())
 }
 
 fn parse_rate(text: &str) -> Result<NonZeroU64, String> {

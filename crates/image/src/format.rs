@@ -41,6 +41,30 @@ pub enum Format {
     Vdi(Layout),
 }
 
+impl Format {
+    /// The type to declare for images of this format.
+    pub fn image_type(&self) -> ImageType {
+        match self {
+            Self::Qcow2(_) => ImageType::Qcow2,
+            Self::Raw | Self::RawStream(_) => ImageType::Raw,
+            Self::Vmdk(_) => ImageType::Vmdk,
+            Self::Vhd(_) => ImageType::Vhd,
+            Self::Vhdx(_) => ImageType::Vhdx,
+            Self::Vdi(_) => ImageType::Vdi,
+        }
+    }
+
+    /// The layout, in a format with several kinds of images.
+    pub fn layout(&self) -> Option<&Layout> {
+        match self {
+            Self::Vmdk(layout) | Self::Vhd(layout) | Self::Vhdx(layout) | Self::Vdi(layout) => {
+                Some(layout)
+            }
+            Self::Qcow2(_) | Self::Raw | Self::RawStream(_) => None,
+        }
+    }
+}
+
 /// The layout of an image in a format with several kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
