@@ -56,7 +56,7 @@ impl Stage {
     }
 
     async fn provision(&self) -> JobStatus {
-        let job = self.accepted(&daemon, &self.url, "vm", DISK).await;
+        let job = accepted(&self.daemon, &self.url, "vm", DISK).await;
         self.daemon.ended(&job).await.expect("it ends")
     }
 

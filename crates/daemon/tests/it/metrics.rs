@@ -3,9 +3,7 @@
 mod catalogue;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::Write as _;
-use std::path::Path;
 use std::process::Stdio;
 
 use lvp_api::JobState;

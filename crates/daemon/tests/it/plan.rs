@@ -123,7 +123,7 @@ async fn a_plan_for_a_volume_that_is_being_written_says_so() {
     );
     let daemon = world.start();
     let job = accepted(&daemon, &url, "vm-1", 64 * MIB).await;
-    lvp_testkit::daemon::fetched(&daemon, &job, 0).await;
+    fetched(&daemon, &job, 0).await;
     let plan = planned(&daemon, request(&url, "vm-1", 64 * MIB)).await;
     assert_eq!(
         (plan.cache, plan.bytes_to_fetch),
