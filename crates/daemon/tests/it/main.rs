@@ -10,6 +10,7 @@ mod cache;
 mod certificates;
 mod checksums;
 mod collector;
+mod compatibility;
 mod crash;
 mod database;
 mod dependencies;
