@@ -248,7 +248,7 @@ profiler: {enabled: true}
             "minio.bucket",
             "/old/provisioner.db",
             "one line in 5 is written",
-            "client certificates are checked",
+            "client certificates are verified",
         ] {
             assert!(
                 migrated.notes.iter().any(|note| note.contains(told)),

@@ -130,8 +130,8 @@ fn values_of_the_wrong_form_name_the_key_and_the_form() {
 #[test]
 fn combinations_that_cannot_work_are_refused() {
     for (yaml, expected) in [
-        ("volumes: {backend: dir}", "volumes.dir is needed"),
-        ("libvirt: {enabled: false}", "cache.dir is needed"),
+        ("volumes: {backend: dir}", "volumes.dir must be set"),
+        ("libvirt: {enabled: false}", "cache.dir must be set"),
         ("", "minio.endpoint is not set"),
     ] {
         let least = if yaml.is_empty() { "" } else { LEAST };

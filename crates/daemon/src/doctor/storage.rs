@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(left, 0, "the check leaves nothing behind");
         let absent = directory("cache.dir", &home.path().join("a/b"), 0);
         assert_eq!(absent.status, Status::Ok);
-        assert!(absent.message.contains("will be made"), "{absent:?}");
+        assert!(absent.message.contains("will be created"), "{absent:?}");
         assert!(!home.path().join("a").exists());
         let volumes = directory("volumes.dir", &home.path().join("a"), 0);
         assert_eq!(volumes.status, Status::Fail, "{volumes:?}");

@@ -126,7 +126,7 @@ async fn spans_on_standard_output_are_json_and_unsupported_variables_are_warned_
     );
     for told in [
         "OTEL_TRACES_SAMPLER is ignored",
-        "OTEL_PROPAGATORS is set and does nothing",
+        "OTEL_PROPAGATORS is set but has no effect",
     ] {
         assert!(text().contains(told), "{told}: {}", text());
     }
