@@ -338,7 +338,7 @@ async fn a_webhook_without_a_secret_or_a_valid_url_is_refused() {
         .await
         .with("WEBHOOK_URLS", "https://ci.example.com/x");
     let error = world.home.start().expect_err("no secret").to_string();
-    assert!(error.contains("webhooks.secret is needed"), "{error}");
+    assert!(error.contains("webhooks.secret must be set"), "{error}");
     let world = world
         .with("WEBHOOK_SECRET", SECRET)
         .with("WEBHOOK_URLS", "file:///etc/passwd");
