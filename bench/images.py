@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 
 class Images:
-    """A directory of images; each is made when it is first asked for."""
+    """A directory of images; each is created when it is first requested."""
 
     def __init__(self, directory, tree, size_mib):
         self.directory = directory
@@ -89,7 +89,7 @@ class Images:
         path = self.directory / f"{raw.stem}-x{times}-{compression}.qcow2"
 
         def make(part):
-            # Several inputs become one disk, one after the other.
+            # Several inputs are concatenated to one disk.
             output("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-m", "4",
                    "-o", f"compression_type={compression}", *[raw] * times, part)
 
@@ -114,7 +114,7 @@ class Images:
                         block = source.read(min(4 * MIB, end - start))
                         target.write(block)
                         start += len(block)
-                # Whole blocks, as direct writes want them.
+                # Whole blocks, as direct writes need them.
                 target.truncate((target.tell() + MIB - 1) // MIB * MIB)
 
         return self._made(raw.with_suffix(".dense"), make)

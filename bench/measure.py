@@ -1,4 +1,4 @@
-"""Runs programs and says what they took: wall time, CPU time, memory."""
+"""Runs programs and measures what they use: wall time, CPU time, memory."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ import time
 
 @dataclasses.dataclass
 class Cost:
-    """What one run took."""
+    """The cost of one run."""
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -25,16 +25,16 @@ class Cost:
 
 
 class Failed(Exception):
-    """A program that was to be measured did not do its work."""
+    """A program that was being measured failed."""
 
 
 def run(*commands, cwd=None):
-    """Runs commands one after the other and adds up what they took, their children included."""
+    """Runs commands one after the other and adds up their costs, including their children's."""
     return run_printing(*commands, cwd=cwd, stdout=subprocess.DEVNULL)[0]
 
 
 def run_printing(*commands, cwd=None, stdout=subprocess.PIPE):
-    """The same, and what the last of them printed, which must be little."""
+    """The same, and the output of the last one, which must be short."""
     total = Cost()
     printed = None
     for command in commands:
@@ -43,7 +43,7 @@ def run_printing(*commands, cwd=None, stdout=subprocess.PIPE):
         child = subprocess.Popen(
             command, stdout=stdout, stderr=subprocess.PIPE, cwd=cwd
         )
-        # Read before the wait, or a chatty program would wait for us.
+        # Read before the wait; otherwise a program with much output would block.
         stderr = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
         wall_s = time.monotonic() - begin
@@ -57,7 +57,7 @@ def run_printing(*commands, cwd=None, stdout=subprocess.PIPE):
 
 
 def output(*command):
-    """What a command prints."""
+    """The output of a command."""
     command = [str(part) for part in command]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -95,7 +95,7 @@ def once(contender):
     """One run of a contender."""
     if contender.before:
         contender.before()
-    # What earlier runs left unwritten is not this one's to pay.
+    # Dirty pages of earlier runs must not count as a cost of this one.
     os.sync()
     cost = contender.work()
     if contender.after:
@@ -138,5 +138,5 @@ def spread(costs, what="wall_s"):
 
 
 def progress(text):
-    """Tells whoever waits; results go to files."""
+    """Shows progress; results go to files."""
     print(text, file=sys.stderr, flush=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes docs/benchmarks.md of the figures in bench/results; `--check` only compares."""
+"""Makes docs/benchmarks.md from the figures in bench/results; `--check` only compares."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 
 def render(results):
-    """The page, of whatever sections there are."""
+    """The page, with the sections for which there are results."""
     parts = [HEAD]
     found = {}
     for path in sorted(results.glob("*.json")):
@@ -281,7 +281,7 @@ WRITERS = {
 
 
 def main():
-    """Writes the page, or tells whether it is the one that the figures make."""
+    """Writes the page, or checks that it is the one that the figures produce."""
     text = render(RESULTS)
     if "--check" not in sys.argv:
         PAGE.write_text(text)

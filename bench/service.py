@@ -1,4 +1,4 @@
-"""What takes an S3 server and the daemon: cold starts, memory, load, many requests at once."""
+"""Benchmarks with an S3 server and the daemon: cold starts, memory, load, many requests at once."""
 
 import contextlib
 import dataclasses
@@ -76,7 +76,7 @@ class Daemon:
         for key, value in values.items():
             command += ["--set", f"{key}={value}"]
         self.url = f"http://127.0.0.1:{port}"
-        # A control group of its own tells which pages of the page cache are the daemon's.
+        # A separate control group shows which pages of the page cache are the daemon's.
         self.group = MemoryGroup.make()
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL,
                                         preexec_fn=self.group.enter)
@@ -142,7 +142,7 @@ class Daemon:
 
 
 class MemoryGroup:
-    """A memory control group, version 1 or 2, where one can be made."""
+    """A memory control group, version 1 or 2, if one can be created."""
 
     def __init__(self, path):
         self.path = path
@@ -193,7 +193,7 @@ def as_if_elsewhere():
 
 
 def wait_for(condition, what, deadline_s=30):
-    """Waits until something is so."""
+    """Waits until a condition holds."""
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
@@ -202,7 +202,7 @@ def wait_for(condition, what, deadline_s=30):
 
 
 def answers(url):
-    """Whether a server answers, whatever it says."""
+    """Whether a server answers, with any status."""
     try:
         urllib.request.urlopen(url).close()
     except urllib.error.HTTPError:
@@ -248,7 +248,7 @@ def one_pass(bench, server, key, target, directory):
 
 
 def cold(bench, directory, limit=None):
-    """From an S3 server to a block device: our one pass, and what everybody else does in turn."""
+    """From an S3 server to a block device: our single pass, and the separate steps of other tools."""
     image = bench.images.qcow2("files", "zlib")
     raw = bench.images.raw("files")
     root = bucket(directory, image, "disk.qcow2")
@@ -299,7 +299,7 @@ def cold(bench, directory, limit=None):
                 Contender("device write alone", lambda: run(
                     ["dd", f"if={dense}", f"of={target.path}", "bs=4M", "oflag=direct",
                      "conv=fsync,nocreat", "status=none"]), before=reads(dense)),
-                # By an implementation that uses the CPU's instructions, which sha256sum's may not.
+                # With an implementation that uses the CPU's instructions, which sha256sum may not do.
                 Contender("digest alone", lambda: run(["openssl", "dgst", "-sha256", image]),
                           before=reads(image)),
                 Contender("decode and write alone", lambda: run(

@@ -1,15 +1,15 @@
-//! How long to wait before what has failed is tried again.
+//! How long to wait before a failed operation is repeated.
 //!
-//! Every wait is stretched by up to a fifth of it: hosts, jobs and ranges that failed together do not come back
-//! together. The other end may ask for a longer wait (`Retry-After`), up to a limit: patience is the operator's to set,
-//! not the peer's.
+//! Every wait is extended by a random amount of up to a fifth, so that hosts, jobs and ranges that failed together do
+//! not all return at the same time. The other end may ask for a longer wait (`Retry-After`), up to a limit: the
+//! operator, not the peer, decides how long to wait.
 
 use std::time::Duration;
 
-/// Waits are stretched by up to this share.
+/// Largest share by which a wait is extended.
 const JITTER: f64 = 0.2;
 
-/// The waits after failures in a row.
+/// The waits after consecutive failures.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     waits: Waits,
@@ -20,14 +20,14 @@ pub struct Backoff {
 
 #[derive(Debug, Clone)]
 enum Waits {
-    /// Each twice as long as the one before it, for ever.
+    /// Each twice as long as the one before it, without end.
     Doubling { first: Duration, longest: Duration },
-    /// These, and then there is no further attempt.
+    /// These waits, one for each repeat; no further attempt after the last.
     Listed(Vec<Duration>),
 }
 
 impl Backoff {
-    /// Waits that double up to the longest, without end.
+    /// Waits that double up to `longest`, without end.
     pub const fn doubling(first: Duration, longest: Duration) -> Self {
         Self {
             waits: Waits::Doubling { first, longest },
@@ -45,7 +45,8 @@ impl Backoff {
         }
     }
 
-    /// It has failed. How long to wait for the next attempt; None when there is none.
+    /// Records a failure. Returns how long to wait before the next attempt, or None if there is
+    /// none.
     pub fn failed(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let wait = self.nth(self.failures);
         self.failures = self.failures.saturating_add(1);
@@ -53,17 +54,17 @@ impl Backoff {
         Some(stretched(wait?.max(asked)))
     }
 
-    /// It has not failed, or something else is tried.
+    /// Records a success, or that something else is tried now.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// How often it has failed in a row.
+    /// The number of consecutive failures.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// The wait after so many failures before this one.
+    /// The wait after this many earlier failures.
     fn nth(&self, failures: u32) -> Option<Duration> {
         match &self.waits {
             Waits::Doubling { first, longest } => {
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_failed_together_do_not_come_back_together() {
+    fn operations_that_failed_together_are_not_repeated_together() {
         let wait = || Backoff::doubling(SECOND, SECOND).failed(None);
         let first = wait();
         assert!((0..100).any(|_| wait() != first), "{first:?}");

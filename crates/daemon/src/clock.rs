@@ -18,7 +18,7 @@ pub fn now() -> OffsetDateTime {
 
 /// A time as text.
 pub fn text(time: OffsetDateTime) -> String {
-    // Formatting by this description fails for no date that a clock can hold.
+    // Formatting with this description cannot fail for a date that a clock can hold.
     time.to_offset(time::UtcOffset::UTC)
         .format(FORMAT)
         .unwrap_or_default()
@@ -29,18 +29,19 @@ pub fn now_text() -> String {
     text(now())
 }
 
-/// A time that others wrote, by RFC 3339.
+/// Parses an RFC 3339 time that others wrote.
 pub fn parsed(text: &str) -> Option<OffsetDateTime> {
     let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    // In UTC the last hours of the year 9999 are those of another.
+    // A time in the last hours of the year 9999 can be in the year 10000 in UTC.
     time.checked_to_offset(time::UtcOffset::UTC)
 }
 
-/// How far the clock may be from its last reading and the time since: corrections are smaller.
+/// How far a clock reading may differ from the previous one plus the elapsed time. Ordinary
+/// corrections are smaller.
 const MAX_DRIFT: Duration = Duration::from_secs(60);
 
-/// Tells whether the clock was set between two looks. Ages of things that were written down are
-/// differences of its readings, and not to be believed when it was.
+/// Tells whether the clock was set between two readings. The age of a record is a difference of
+/// clock readings, and cannot be trusted if it was.
 #[derive(Debug)]
 pub struct JumpDetector {
     clock: OffsetDateTime,
@@ -48,7 +49,7 @@ pub struct JumpDetector {
 }
 
 impl JumpDetector {
-    /// Takes the first look.
+    /// Takes the first reading.
     pub fn new() -> Self {
         Self {
             clock: now(),
@@ -56,7 +57,7 @@ impl JumpDetector {
         }
     }
 
-    /// Takes another look; whether the clock jumped since the last one.
+    /// Takes another reading. Returns whether the clock jumped since the last one.
     pub fn has_jumped(&mut self) -> bool {
         let last = std::mem::take(self);
         let expected = last.clock + self.monotonic.duration_since(last.monotonic);
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_none_in_utc_is_no_time() {
+    fn a_time_beyond_the_year_9999_in_utc_is_refused() {
         let written = |text: &str| super::parsed(text).map(super::text);
         let found = written("2026-01-27T11:30:00+01:00");
         assert_eq!(found.as_deref(), Some("2026-01-27T10:30:00.000Z"));

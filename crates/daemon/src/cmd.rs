@@ -1,16 +1,16 @@
-//! Starts other programs. Nothing else in this crate does (clippy refuses it).
+//! Starts other programs. Nothing else in this crate does; clippy enforces that.
 //!
-//! What every call gets, so that no caller has to think of it:
+//! Every call gets the following, so that no caller has to remember it:
 //!
-//! - **A tool, not a path.** The name is looked up in fixed system directories, never in the
-//!   `PATH` of whoever started the daemon. There is no prefix such as `sudo`: the daemon's unit
+//! - **A tool name, not a path.** The name is looked up in fixed system directories, never in the
+//!   `PATH` that the daemon was started with. No prefix such as `sudo` is used: the daemon's unit
 //!   gives it the rights it needs, and a password prompt would hang a job.
-//! - **An environment of its own**: `LC_ALL=C` and a fixed `PATH`, nothing inherited. Output does
-//!   not change with the operator's language, and the daemon's credentials stay here.
-//! - **An end.** The tool runs in its own process group, with a deadline. At the deadline, or when
-//!   the caller stops waiting, the whole group gets SIGTERM, and SIGKILL three seconds later: an LVM
-//!   command defers SIGTERM while it changes metadata, SIGKILL could stop it in the middle.
-//! - **Bounded output**, and an error that has the command, its status and what it said.
+//! - **A clean environment**: `LC_ALL=C` and a fixed `PATH`, nothing inherited. The output does not
+//!   depend on the operator's language, and the daemon's credentials are not passed on.
+//! - **A deadline.** The tool runs in its own process group. At the deadline, or when the caller
+//!   stops waiting, the whole group gets SIGTERM, and SIGKILL three seconds later: an LVM command
+//!   defers SIGTERM while it changes metadata, and SIGKILL could interrupt that.
+//! - **Bounded output**, and an error that names the command, its exit status and what it printed.
 
 mod error;
 
@@ -30,8 +30,8 @@ use tracing::Instrument;
 pub use error::{CmdError, CmdErrorKind};
 use error::{CommandLine, STDERR_SHOWN, shortened};
 
-/// Where tools are looked for, in this order. `sbin` first: that is where LVM lives, and a
-/// `/usr/local` build is meant only when the system has none.
+/// Directories that are searched for tools, in this order. `sbin` comes first because LVM is there;
+/// a build in `/usr/local` is used only if the system has none.
 const TOOL_DIRS: [&str; 6] = [
     "/usr/sbin",
     "/sbin",
@@ -44,16 +44,16 @@ const TOOL_DIRS: [&str; 6] = [
 /// The tools' own `PATH`: LVM starts `thin_check`, `modprobe` and others by name.
 const TOOL_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin";
 
-/// How much a tool may print. A report on 10 000 logical volumes has about 5 MB.
+/// How much a tool may print. A report on 10,000 logical volumes takes about 5 MB.
 const STDOUT_LIMIT: usize = 8 << 20; // 8 MiB
 
-/// How much of what a tool says on stderr is kept; the rest is read and dropped.
+/// How much of a tool's standard error is kept; the rest is read and dropped.
 const STDERR_LIMIT: usize = 64 << 10; // 64 KiB
 
-/// How long a tool has between SIGTERM and SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(3);
 
-/// Debian's packages of the tools that the daemon uses.
+/// Debian's packages with the tools that the daemon uses.
 const PACKAGES: [(&str, &str); 14] = [
     ("dmsetup", "dmsetup"),
     ("lvchange", "lvm2"),
@@ -76,13 +76,13 @@ const PACKAGES: [(&str, &str); 14] = [
 pub struct Output {
     /// Its standard output.
     pub stdout: Vec<u8>,
-    /// What it said beside it: warnings.
+    /// Its standard error: warnings.
     pub stderr: String,
 }
 
-/// Runs a tool to its end.
+/// Runs a tool until it ends.
 ///
-/// Arguments must hold no secrets: they are logged, and part of errors.
+/// The arguments must not hold secrets: they are logged, and are part of errors.
 pub async fn run<I>(tool: &str, args: I, timeout: Duration) -> Result<Output, CmdError>
 where
     I: IntoIterator<Item: AsRef<OsStr>>,
@@ -92,7 +92,7 @@ where
     run_in_span(tool, args, timeout).instrument(span).await
 }
 
-/// Finds a tool in the fixed directories.
+/// Looks a tool up in the fixed directories.
 pub fn find_tool(tool: &str) -> Option<PathBuf> {
     TOOL_DIRS
         .iter()
@@ -109,8 +109,8 @@ async fn run_in_span(
     let outcome = match spawn(tool, &args) {
         Err(ending) => ending,
         Ok(child) => {
-            // A task of its own, so that the tool is ended in order, and reaped, also when the
-            // caller goes away: then `abandoned` resolves.
+            // The tool has a task of its own, so that it is ended in order and reaped even if the
+            // caller is dropped. `abandoned` resolves then.
             let (waiting, abandoned) = oneshot::channel::<()>();
             let task = tokio::spawn(supervise(child, timeout, abandoned).in_current_span());
             let ending = task.await;
@@ -139,7 +139,7 @@ async fn run_in_span(
     }
 }
 
-/// How a run ended, before it is made an answer.
+/// How a run ended, before it is turned into a result.
 #[derive(Default)]
 struct Ending {
     failure: Option<CmdErrorKind>,
@@ -179,20 +179,21 @@ fn spawn(tool: &str, args: &[OsString]) -> Result<Child, Ending> {
         .env_clear()
         .env("PATH", TOOL_PATH)
         .env("LC_ALL", "C")
-        // LVM warns of descriptors that the daemon inherited; no concern of a job's log.
+        // LVM warns about descriptors that the daemon inherited; those warnings do not belong in a
+        // job's log.
         .env("LVM_SUPPRESS_FD_WARNINGS", "1")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
-        // The last resort, for when the runtime itself is shut down.
+        // Only for when the runtime itself is shut down.
         .kill_on_drop(true)
         .spawn()
         .map_err(Ending::io)
 }
 
-/// Reads what the tool prints until it ends, the deadline passes or the caller is gone.
+/// Reads the tool's output until it ends, the deadline passes or the caller is gone.
 async fn supervise(
     mut child: Child,
     timeout: Duration,
@@ -201,8 +202,8 @@ async fn supervise(
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Ending::io(io::Error::other("the tool's pipes are missing"));
     };
-    // The group's leader is not waited for before its pipes are at their end: until then its
-    // process id cannot be another's, so signals reach the right group.
+    // The group's leader is reaped only after its pipes have reached their end. Until then its
+    // process id cannot be reused, so signals reach the right group.
     let group = child.id().and_then(|id| i32::try_from(id).ok());
     let group = group.and_then(Pid::from_raw);
     let mut said = Vec::new();
@@ -244,7 +245,7 @@ async fn supervise(
             }
         }
     };
-    // A process in an uninterruptible sleep outlives SIGKILL; the caller must not.
+    // A process in uninterruptible sleep outlives SIGKILL; the caller must not wait for it.
     match tokio::time::timeout(TERM_GRACE.max(timeout), child.wait()).await {
         Ok(Ok(status)) if ending.failure.is_none() => ending.failure = failure_of(status),
         Ok(Err(error)) if ending.failure.is_none() => ending = Ending::io(error),
@@ -275,13 +276,13 @@ fn signal(group: Option<Pid>, signal: Signal) {
     }
 }
 
-/// Why a tool's output cannot be had.
+/// Why a tool's output could not be read.
 enum ReadError {
     Io(io::Error),
     TooMuch,
 }
 
-/// All that a pipe delivers.
+/// Everything that a pipe delivers.
 async fn read_up_to(pipe: impl AsyncRead + Unpin, limit: usize) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     let mut pipe = pipe.take(limit as u64 + 1);

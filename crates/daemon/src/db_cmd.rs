@@ -1,8 +1,8 @@
-//! `db backup` and `db check`: the database, beside a daemon that may be running; `db
-//! cancel-unfinished`: a restored one before its first start; `db adopt-go-volumes`: what the Go program
-//! of the same name has made.
+//! `db backup` and `db check`: copy and check the database, even while a daemon runs. `db
+//! cancel-unfinished`: prepares a restored database before its first start. `db adopt-go-volumes`: takes
+//! over volumes that the Go program of the same name made.
 //!
-//! Exit codes: 0 done, or sound; 1 it failed, or the database is damaged.
+//! Exit codes: 0 done, or sound; 1 failed, or the database is damaged.
 
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
@@ -19,7 +19,7 @@ use crate::volume::{Unmarked, VolumeState, Volumes};
 /// Arguments of `db backup`.
 #[derive(Debug, Args)]
 pub struct BackupArgs {
-    /// The copy, which must not exist yet; or a directory, in which it is named by the time
+    /// The copy, which must not exist yet; or a directory, in which the copy is named by the time
     path: PathBuf,
     /// In a directory: remove all but the newest N backups afterwards
     #[arg(long, value_name = "N")]
@@ -31,7 +31,7 @@ pub fn backup(args: &BackupArgs, database: &Path) -> anyhow::Result<()> {
     let is_directory = args.path.is_dir();
     anyhow::ensure!(
         args.keep.is_none() || is_directory,
-        "--keep needs a directory of backups, and {} is none",
+        "--keep needs a directory of backups, and {} is not a directory",
         args.path.display()
     );
     let to = if is_directory {
@@ -61,7 +61,7 @@ pub fn check(database: &Path) -> anyhow::Result<()> {
     ))
 }
 
-/// Ends the unfinished jobs of a database that no daemon has open.
+/// Ends the unfinished jobs of a database that no daemon is using.
 pub fn cancel_unfinished(database: &Path) -> anyhow::Result<()> {
     let ended = store::cancel_unfinished(database, &clock::now_text())?;
     let jobs = if ended == 1 { "job" } else { "jobs" };
@@ -78,7 +78,7 @@ pub struct AdoptArgs {
     dry_run: bool,
 }
 
-/// Hands over the volumes that the Go program's jobs have made; false when one of them is refused.
+/// Hands over the volumes that the Go program's jobs made. Returns false if one of them is refused.
 pub async fn adopt_go_volumes(args: &AdoptArgs, volumes: &dyn Volumes) -> anyhow::Result<bool> {
     let names = store::volumes_of_go_program(&args.go_database)?;
     let mut all_are_ours = true;
@@ -93,7 +93,7 @@ pub async fn adopt_go_volumes(args: &AdoptArgs, volumes: &dyn Volumes) -> anyhow
                 .check_writable(&volume, Unmarked::Adopt)
                 .await
                 .map(|()| "would be handed over"),
-            _ => Ok("is this program's already"),
+            _ => Ok("already belongs to this program"),
         };
         match adopted {
             Ok(what) => say(&format!("{name}: {what}"))?,

@@ -1,5 +1,6 @@
-//! The main job on this machine, with nothing set up: an S3 server inside the process, the daemon
-//! with volumes in a directory, one image provisioned twice, and proof that the bytes are right.
+//! Shows the whole path of an image on this machine without any set-up: an S3 server inside the
+//! process, the daemon with volumes in a directory, one image provisioned twice, and a check that
+//! the bytes are right.
 //!
 //! Needs no root, no LVM, no libvirt and no qemu-img.
 
@@ -31,7 +32,7 @@ const DISK_BYTES: u64 = 2 << 30; // 2 GiB
 /// How much of it holds data.
 const DATA_BYTES: usize = 192 << 20; // 192 MiB
 
-/// Longest time for one provisioning.
+/// Time limit of one provisioning.
 const JOB_DEADLINE: Duration = Duration::from_secs(1800);
 
 const ACCESS_KEY: &str = "demo";
@@ -40,15 +41,15 @@ const SECRET_KEY: &str = "demo-secret";
 /// `demo`
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// A qcow2 image of your own instead of a generated one
+    /// A qcow2 image to use instead of a generated one
     #[arg(long, env = "IMAGE", value_name = "PATH")]
     image: Option<PathBuf>,
-    /// Work here, and keep everything, instead of in a temporary directory
+    /// Directory to work in; everything is kept there. Without it, a temporary directory is used
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-/// The image that is provisioned, and the SHA-256 of the disk that must come out.
+/// The image that is provisioned, and the SHA-256 of the disk that it must produce.
 struct Image {
     disk_bytes: u64,
     disk_digest: String,
@@ -151,7 +152,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
 }
 
 fn config(root: &Path, endpoint: &str) -> anyhow::Result<Config> {
-    // Nothing from this host's own configuration reaches the demonstration.
+    // Nothing of this host's configuration affects the demonstration.
     let mut settings = Settings::load(Path::new("/nonexistent"), false, |_| None)?;
     let path = |name: &str| root.join(name).display().to_string();
     for (key, value) in [
@@ -252,7 +253,7 @@ fn say(text: &str) {
     println!("{text}");
 }
 
-/// Makes an image that has one of everything, and remembers what its disk must be.
+/// Makes an image with clusters of every kind, and computes the SHA-256 of its disk.
 fn generate(object: &Path) -> anyhow::Result<Image> {
     let cluster = 64 << 10;
     let mut builder = ImageBuilder::new(DISK_BYTES);
@@ -260,13 +261,13 @@ fn generate(object: &Path) -> anyhow::Result<Image> {
     let mut position = 0;
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let clusters = DATA_BYTES / cluster;
-    // Data in stretches over the whole disk, with holes between.
+    // Runs of data over the whole disk, with holes between them.
     let stride = DISK_BYTES / clusters as u64 / cluster as u64 * cluster as u64;
     let mut bytes = vec![0; cluster];
     for index in 0..clusters as u64 {
         let text = index % 4 != 3;
         for chunk in bytes.chunks_exact_mut(8) {
-            // xorshift64: data that is the same at every run and does not compress.
+            // xorshift64: data that is the same in every run and does not compress.
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
@@ -297,7 +298,7 @@ fn generate(object: &Path) -> anyhow::Result<Image> {
     })
 }
 
-/// Takes a given image; the disk it must make is found by converting it separately.
+/// Takes a given image; the expected disk is found by converting it separately.
 fn own_image(path: &Path, object: &Path) -> anyhow::Result<Image> {
     std::fs::copy(path, object).with_context(|| format!("Cannot copy {}", path.display()))?;
     let raw = object.with_extension("raw");

@@ -1,8 +1,8 @@
-//! Whether what the daemon depends on is there: probed, not assumed.
+//! Probes whether what the daemon depends on is available.
 //!
-//! Every dependency is known from the start, as one that is down until a probe has found it well, and none ever goes missing. A
-//! probe that crashes is a dependency that is down, and is made again like any other; what makes the probes is begun again when
-//! it crashes itself. Both are counted.
+//! Every dependency is listed from the start, as down until a probe has found it up, and none ever disappears from the
+//! list. If a probe crashes, its dependency counts as down, and is probed again like any other. The task that runs the
+//! probes is restarted if it crashes itself. Both kinds of crash are counted.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -21,16 +21,16 @@ use crate::telemetry::metrics::Metrics;
 /// How often every dependency is probed.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// A probe that takes longer counts as failed: a dependency that answers so slowly serves no job.
+/// A probe that takes longer has failed: a dependency that answers so slowly is of no use to a job.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is said of a dependency before its first probe.
+/// The reason that is given before the first probe.
 const NOT_PROBED: &str = "It has not been probed yet: ask again in a moment";
 
-/// What is said of all of them while the probes do not run.
-const PROBES_CRASHED: &str = "The probes crashed and are begun again: see the daemon's log";
+/// The reason that is given for all of them while the probes do not run.
+const PROBES_CRASHED: &str = "The probes crashed and are being restarted: see the daemon's log";
 
-/// What the last probes found; nothing of those that were not made yet.
+/// The results of the last probes, and the dependencies that were not probed yet.
 #[derive(Debug, Default)]
 pub struct Dependencies {
     states: Mutex<BTreeMap<&'static str, Option<DependencyState>>>,
@@ -39,7 +39,7 @@ pub struct Dependencies {
 }
 
 impl Dependencies {
-    /// All that these services depend on, as down.
+    /// All dependencies of these services, as down.
     pub fn of(services: &Services) -> Self {
         let mut names = vec!["minio", "storage", "cache", services.volumes.backend()];
         names.extend(services.hypervisor.as_ref().map(|_| "libvirt"));
@@ -159,8 +159,8 @@ impl Dependencies {
         }
     }
 
-    /// Probes at every interval, and whenever a job failed for want of a dependency, until told to
-    /// stop.
+    /// Probes at every interval, and whenever a job failed because of a dependency, until it is
+    /// stopped.
     pub async fn watch(&self, services: &Services, stop: CancellationToken) {
         let mut tick = tokio::time::interval(PROBE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -168,14 +168,14 @@ impl Dependencies {
             let due = async {
                 tokio::select! {
                     _ = tick.tick() => {}
-                    // However many jobs fail, they ring once for each probe that was made.
+                    // However many jobs fail, they cause one extra round of probes.
                     () = services.doubt.notified() => {}
                 }
             };
             if stop.run_until_cancelled(due).await.is_none() {
                 return;
             }
-            // A dependency that does not answer does not hold up the stop.
+            // A dependency that does not answer does not delay the stop.
             let probing = AssertUnwindSafe(self.probe(services)).catch_unwind();
             if let Some(Err(panic)) = stop.run_until_cancelled(probing).await {
                 self.crashed(&services.metrics, &panic);
@@ -183,14 +183,14 @@ impl Dependencies {
         }
     }
 
-    /// What makes the probes crashed: until the next round nothing is known to be well.
+    /// The task that runs the probes crashed: until the next round, everything counts as down.
     fn crashed(&self, metrics: &Metrics, panic: &Box<dyn Any + Send>) {
         let names: Vec<_> = self.lock().keys().copied().collect();
         metrics.probe_crashed("all");
         tracing::error!(
             component = "health",
             panic = said(panic),
-            "The probes crashed, and are begun again"
+            "The probes crashed and are being restarted"
         );
         for name in names {
             metrics.dependency_probed(name, false);
@@ -237,7 +237,7 @@ fn down(error: &str) -> DependencyState {
     }
 }
 
-/// A probe that ends, and whose crash is an answer.
+/// Runs one probe with a deadline. A crash is a result as well.
 async fn bounded<T>(
     name: &'static str,
     metrics: &Metrics,
@@ -257,7 +257,7 @@ async fn bounded<T>(
     }
 }
 
-/// What a panic says of itself.
+/// The text of a panic.
 fn said(panic: &Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_is_never_absent_before_its_first_probe_and_while_the_probes_are_down() {
+    fn a_dependency_is_listed_before_its_first_probe_and_while_the_probes_are_down() {
         let dependencies = seeded();
         let states = dependencies.states();
         assert_eq!(states.len(), 2);

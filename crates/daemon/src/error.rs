@@ -1,3 +1,3 @@
-//! How errors are told: as `lvpctl` tells them.
+//! Error chains as text, in the same form as `lvpctl` prints them.
 
 pub use lvp_api::error::chain;

@@ -1,8 +1,8 @@
-//! Small files that somebody else puts in place: the configuration, tokens, certificates, keys.
+//! Small files that others create: the configuration, tokens, certificates, keys.
 //!
-//! Any of them may have become something else under its name. A FIFO would hold up whoever opens it until
-//! somebody writes, a device could do anything when it is opened, and a file may be larger than memory. So a file is
-//! opened without waiting, must be a regular one, and is read to a limit.
+//! Any of them may have been replaced by something else. Opening a FIFO blocks until another process writes to it,
+//! opening a device may have side effects, and a file may be larger than memory. So a file is opened without
+//! blocking, must be a regular file, and is read up to a limit.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{OFlags, major, minor};
 
-/// Largest file with certificates or a key: an operating system's whole collection of authorities has 250 KiB.
+/// Largest file with certificates or a key. An operating system's complete set of CAs takes 250 KiB.
 pub(crate) const PEM_MAX_BYTES: u64 = 4 << 20; // 4 MiB
 
-/// Whether an operation failed for want of space.
+/// Whether an operation failed because there was no free space.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -23,14 +23,14 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// A file beside another: the same name with an ending.
+/// The path of a file beside another: the same name with a suffix.
 pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name: OsString = path.into();
     name.push(ending);
     name.into()
 }
 
-/// Opens a regular file for reading, and nothing else; never waits for anybody.
+/// Opens a regular file, and nothing else, for reading. Never blocks.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let file = open(path)?;
     match kind(&file)? {
@@ -39,12 +39,12 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
-/// All bytes of a regular file that has at most so many.
+/// Reads a regular file of at most this many bytes.
 pub(crate) fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     bytes(open_regular(path)?, max_bytes)
 }
 
-/// The same of a text, where `/dev/null` may stand for an empty one.
+/// Reads a text likewise; `/dev/null` counts as an empty text.
 pub(crate) fn read_text_or_null(path: &Path, max_bytes: u64) -> io::Result<String> {
     let file = open(path)?;
     let bytes = match kind(&file)? {
@@ -56,8 +56,8 @@ pub(crate) fn read_text_or_null(path: &Path, max_bytes: u64) -> io::Result<Strin
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "It is not UTF-8 text"))
 }
 
-/// Opens a file for appending, making it when absent. A device such as `/dev/null` will do; what nobody may read at
-/// the other end will not.
+/// Opens a file for appending, and creates it if it does not exist. A device such as `/dev/null` is accepted; a
+/// FIFO that nobody reads is refused.
 pub(crate) fn append(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = OpenOptions::new()
@@ -89,7 +89,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 fn bytes(file: File, max_bytes: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // One byte more tells that there is more.
+    // One byte more shows that the file is longer.
     file.take(max_bytes.saturating_add(1))
         .read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|read| read > max_bytes) {
@@ -99,7 +99,7 @@ fn bytes(file: File, max_bytes: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What a file is, if it is not a regular one.
+/// What kind of file it is, if it is not a regular one.
 fn kind(file: &File) -> io::Result<Option<&'static str>> {
     let kind = file.metadata()?.file_type();
     Ok(match kind {
@@ -119,7 +119,7 @@ fn is_null(file: &File) -> io::Result<bool> {
 }
 
 fn not_regular(kind: &str) -> io::Error {
-    let message = format!("It is {kind}, and must be a regular file");
+    let message = format!("It is {kind}; it must be a regular file");
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
@@ -161,7 +161,8 @@ mod tests {
         assert!(append("/dev/null".as_ref()).is_ok());
         let error = append(&at("fifo")).expect_err("nobody reads").to_string();
         assert!(error.contains("a FIFO"), "{error}");
-        // With somebody at the other end it would open, and block once the pipe is full.
+        // With a reader at the other end, the open would succeed, and writing would block once the
+        // pipe is full.
         let _reader = open(&at("fifo")).expect("reading never waits");
         let error = append(&at("fifo")).expect_err("it is no file").to_string();
         assert!(error.contains("a FIFO"), "{error}");

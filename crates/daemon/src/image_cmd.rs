@@ -11,7 +11,8 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
 use lvp_api::error::chain;
 use lvp_api::units::ByteSize;
 use lvp_image::convert::{
@@ -26,9 +27,9 @@ use serde_json::{Value, json};
 
 /// Exit code when everything was done.
 pub const EXIT_DONE: u8 = 0;
-/// Exit code when reading or writing failed, or the destination cannot be used.
+/// Exit code if reading or writing failed, or the destination cannot be used.
 pub const EXIT_FAILED: u8 = 1;
-/// Exit code when the image is refused.
+/// Exit code if the image is refused.
 pub const EXIT_REFUSED: u8 = 2;
 /// Exit code of a wrong command line (EX_USAGE of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -47,9 +48,9 @@ pub enum ImageCommand {
 pub struct InspectArgs {
     /// The image
     file: PathBuf,
-    /// What the image is declared to be; found out from its content by default
-    #[arg(long, value_name = "TYPE")]
-    image_type: Option<DeclaredType>,
+    /// The declared type of the image; by default it is detected from the content
+    #[arg(long, value_name = "TYPE", value_parser = image_type_parser())]
+    image_type: Option<ImageType>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,21 +59,22 @@ pub struct InspectArgs {
 /// Arguments of `image convert`.
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// What the image is declared to be
-    #[arg(long, value_name = "TYPE", default_value = "qcow2")]
-    image_type: DeclaredType,
-    /// Leave what a block device holds beyond the end of the disk
+    /// The declared type of the image
+    #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
+    image_type: ImageType,
+    /// Keep what a block device holds after the end of the disk
     #[arg(long)]
     keep_tail: bool,
-    /// Write to a block device without decoding every compressed cluster once before:
-    /// faster, but an image with a damaged cluster is found out half-way
+    /// Write to a block device without first decoding every compressed cluster: faster, but a
+    /// damaged cluster is then only found half-way
     #[arg(long)]
     one_pass: bool,
     /// Write at most this many bytes per second (suffixes K, M, G: powers of 1024)
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     limit_rate: Option<NonZeroU64>,
-    /// Refuse a disk, or an image that has to be unpacked first, of more bytes (suffixes K, M, G, T).
-    /// By default what is unpacked may take what is free in the target's file system
+    /// Refuse a disk, or an image that has to be unpacked first, with more bytes than this (suffixes
+    /// K, M, G, T). By default the limit for what is unpacked is the free space on the target's file
+    /// system
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     max_size: Option<NonZeroU64>,
     /// The image
@@ -81,33 +83,7 @@ pub struct ConvertArgs {
     destination: PathBuf,
 }
 
-/// The API's `image_type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum DeclaredType {
-    Qcow2,
-    Raw,
-    Vmdk,
-    Vhd,
-    Vhdx,
-    Vdi,
-    Auto,
-}
-
-impl From<DeclaredType> for ImageType {
-    fn from(declared: DeclaredType) -> Self {
-        match declared {
-            DeclaredType::Qcow2 => Self::Qcow2,
-            DeclaredType::Raw => Self::Raw,
-            DeclaredType::Vmdk => Self::Vmdk,
-            DeclaredType::Vhd => Self::Vhd,
-            DeclaredType::Vhdx => Self::Vhdx,
-            DeclaredType::Vdi => Self::Vdi,
-            DeclaredType::Auto => Self::Auto,
-        }
-    }
-}
-
-/// Does what the command line says and returns the exit code.
+/// Runs the command and returns the exit code.
 pub fn run(command: &ImageCommand) -> u8 {
     match command {
         ImageCommand::Inspect(args) => run_inspect(args),
@@ -116,7 +92,7 @@ pub fn run(command: &ImageCommand) -> u8 {
 }
 
 fn run_inspect(args: &InspectArgs) -> u8 {
-    let verdict = inspect(&args.file, args.image_type.map(ImageType::from));
+    let verdict = inspect(&args.file, args.image_type);
     let (text, code) = match &verdict {
         Err(error) if !error.kind().is_refusal() => return report(error),
         verdict if args.json => (
@@ -128,10 +104,10 @@ fn run_inspect(args: &InspectArgs) -> u8 {
     };
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => code,
-        // The reader has what it wanted.
+        // The reader has what it wanted and closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
         Err(error) => complain(
-            &format_args!("Writing the result failed: {error}"),
+            &format_args!("Cannot write the result: {error}"),
             EXIT_FAILED,
         ),
     }
@@ -150,11 +126,11 @@ fn run_convert(args: &ConvertArgs) -> u8 {
         verify_first: !args.one_pass,
         max_bytes: args.max_size.map(NonZeroU64::get),
     };
-    let declared = args.image_type.into();
+    let declared = args.image_type;
     if overlap::is_same(&args.source, &args.destination) {
         let said = format!(
-            "{} and {} are the same file or device, or one lies on the other: the image would be written over itself, \
-             so name another destination",
+            "{} and {} are the same file or device, or one is stored on the other: the image would overwrite itself, \
+             so choose another destination",
             args.source.display(),
             args.destination.display()
         );
@@ -166,9 +142,10 @@ fn run_convert(args: &ConvertArgs) -> u8 {
     }
 }
 
-/// Opens the image as what it is declared, or else as what its first bytes say.
+/// Opens the image as the declared type, or else as the type that its first bytes show.
 ///
-/// One that has to be unpacked is, to a file that is gone afterwards, as a job does it.
+/// An image that has to be unpacked first is unpacked to a file that is removed afterwards, as a
+/// job does.
 fn inspect(
     path: &Path,
     declared: Option<ImageType>,
@@ -182,7 +159,7 @@ fn inspect(
     };
     let scratch = || {
         new_unnamed(&directory).map_err(|error| {
-            let context = format!("Making a file in {} failed", directory.display());
+            let context = format!("Cannot create a file in {}", directory.display());
             Error::io(ErrorKind::Write, context, error)
         })
     };
@@ -205,7 +182,7 @@ fn to_json(verdict: &Result<(ImageInfo, Option<Unpacked>), Error>) -> Value {
             "refused": { "kind": error.kind().as_str(), "reason": chain(error) },
         }),
         Ok((info, unpacked)) => json!({
-            "format": format_name(&info.format),
+            "format": info.format.image_type().as_str(),
             "virtual_size": info.virtual_size,
             "file_size": info.file_size,
             "allocated_bytes": info.allocated_bytes,
@@ -223,7 +200,7 @@ fn to_text(info: &ImageInfo, unpacked: Option<&Unpacked>) -> String {
         .virtual_size
         .map_or_else(|| "known once decoded".to_owned(), |size| size.to_string());
     let mut lines = vec![
-        ("format", format_name(&info.format).to_owned()),
+        ("format", info.format.image_type().to_string()),
         ("virtual size", size),
         ("file size", info.file_size.to_string()),
         ("allocated", info.allocated_bytes.to_string()),
@@ -247,18 +224,7 @@ fn to_text(info: &ImageInfo, unpacked: Option<&Unpacked>) -> String {
         .collect()
 }
 
-fn format_name(format: &Format) -> &'static str {
-    match format {
-        Format::Qcow2(_) => "qcow2",
-        Format::Raw | Format::RawStream(_) => "raw",
-        Format::Vmdk(_) => "vmdk",
-        Format::Vhd(_) => "vhd",
-        Format::Vhdx(_) => "vhdx",
-        Format::Vdi(_) => "vdi",
-    }
-}
-
-/// What the image's data is compressed with; `None` when nothing of it is.
+/// How the image's data is compressed; `None` if none of it is.
 fn compression(info: &ImageInfo) -> Option<String> {
     match &info.format {
         Format::Qcow2(features) if info.compressed_clusters > 0 => {
@@ -271,8 +237,8 @@ fn compression(info: &ImageInfo) -> Option<String> {
 }
 
 fn features(format: &Format) -> Value {
-    match format {
-        Format::Qcow2(features) => json!({
+    match (format, format.layout()) {
+        (Format::Qcow2(features), _) => json!({
             "version": features.version,
             "cluster_size": features.cluster_size,
             "extended_l2": features.extended_l2,
@@ -282,13 +248,11 @@ fn features(format: &Format) -> Value {
             "snapshots": features.snapshots,
             "bitmaps": features.bitmaps,
         }),
-        Format::Vmdk(layout) | Format::Vhd(layout) | Format::Vhdx(layout) | Format::Vdi(layout) => {
-            json!({
-                "subformat": layout.subformat.as_str(),
-                "block_size": layout.block_size,
-            })
-        }
-        Format::Raw | Format::RawStream(_) => json!({}),
+        (_, Some(layout)) => json!({
+            "subformat": layout.subformat.as_str(),
+            "block_size": layout.block_size,
+        }),
+        (_, None) => json!({}),
     }
 }
 
@@ -303,7 +267,7 @@ fn describe(converted: &Converted) -> String {
     }
     let kept = summary.tail.bytes - summary.tail.zero_bytes;
     if kept > 0 {
-        text.push_str(&format!(", {kept} beyond the disk kept"));
+        text.push_str(&format!(", {kept} after the end of the disk kept"));
     }
     let mut ignored = summary.ignored_bytes;
     if let Some(unpacked) = unpacked {
@@ -312,7 +276,7 @@ fn describe(converted: &Converted) -> String {
     }
     if ignored > 0 {
         text.push_str(&format!(
-            ", {ignored} bytes behind the compressed stream ignored"
+            ", {ignored} bytes after the compressed stream ignored"
         ));
     }
     text
@@ -336,11 +300,16 @@ fn report(error: &Error) -> u8 {
     complain(&format_args!("{what}{}", chain(error)), code)
 }
 
-/// Says something on standard error, and returns the code to exit with.
+/// Prints an error to standard error, and returns the code to exit with.
 fn complain(text: &dyn Display, code: u8) -> u8 {
-    // Nobody is left to be told when standard error is closed.
+    // If standard error is closed, nobody can be told.
     writeln!(io::stderr(), "{text}").ok();
     code
+}
+
+fn image_type_parser() -> impl TypedValueParser<Value = ImageType> {
+    PossibleValuesParser::new(ImageType::ALL.iter().map(|known| known.as_str()))
+        .try_map(|name| name.parse::<ImageType>())
 }
 
 fn parse_rate(text: &str) -> Result<NonZeroU64, String> {

@@ -1,6 +1,6 @@
-//! The daemon's parts; `main.rs` only parses the command line and starts them.
+//! The daemon's parts. `main.rs` parses the command line and starts them.
 //!
-//! Read `ARCHITECTURE.md` for the way of one request and the invariants.
+//! `ARCHITECTURE.md` describes the path of a request and the invariants.
 
 pub mod access;
 pub mod backoff;
@@ -8,6 +8,7 @@ pub mod cache;
 pub mod clock;
 pub mod cmd;
 pub mod config;
+pub mod config_cmd;
 pub mod db_cmd;
 pub mod delivery;
 pub mod demo;

@@ -1,9 +1,11 @@
-//! One daemon for one database, and one for one cache: a locked file beside what it guards.
+//! One daemon for each database and each cache: a locked file beside what it guards.
 //!
-//! - Taken before anything is read or written, held for life, given back by the kernel whatever
-//!   ends the process. The file stays: were it removed, two could hold the lock on two files.
-//! - In it is who took it, for the other one's error. What counts is the lock, not what the file says.
-//! - Somebody may remove the file. [`Lock::renew`] notices that and locks a new one.
+//! - The lock is taken before anything is read or written, and held until the process ends, however
+//!   it ends; the kernel releases it then. The file is never removed: otherwise two processes could
+//!   hold the lock on two files.
+//! - The file says which process took the lock, for the error of the other one. Only the lock counts,
+//!   not the file's content.
+//! - If somebody removes the file, [`Lock::renew`] notices that and locks a new one.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -14,36 +16,36 @@ use lvp_image::grace;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Others have no business with it.
+/// Readable by its owner only.
 const MODE: u32 = 0o600;
 
-/// How much of a command is written down.
+/// How much of a command line is written to the file.
 const COMMAND_BYTES: usize = 200;
 
-/// How often a lock file may be removed between its being opened and its being locked.
+/// How many times the lock file may disappear between being opened and being locked.
 const ATTEMPTS: u32 = 10;
 
-/// Why a lock was not taken.
+/// Why a lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process has it.
+    /// Another process holds it.
     #[error(
-        "{what} is used by another process, {holder}: stop that one, or give each of the two its own \
+        "{what} is used by another process, {holder}: stop that process, or give each its own \
          (the lock is {})", path.display()
     )]
     Held {
-        /// What is guarded.
+        /// What the lock guards.
         what: String,
-        /// The other one.
+        /// The process that holds it.
         holder: String,
-        /// The lock's file.
+        /// The lock file.
         path: PathBuf,
     },
-    /// The lock's file cannot be made or locked.
+    /// The lock file cannot be created or locked.
     #[error("Cannot lock {}", path.display())]
     File {
-        /// The lock's file.
+        /// The lock file.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -59,7 +61,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock at `path`, which guards `what`. Blocks for a moment when somebody has it.
+    /// Takes the lock at `path`, which guards `what`. Waits for a moment if it is held.
     pub fn take(path: &Path, what: &str) -> Result<Self, LockError> {
         let failed = |source| LockError::File {
             path: path.to_owned(),
@@ -74,7 +76,7 @@ impl Lock {
                     path: path.to_owned(),
                 });
             }
-            // Another one may have been put there since it was opened.
+            // The file may have been replaced since it was opened.
             if is_at(&file, path) {
                 write_holder(&mut file).map_err(failed)?;
                 return Ok(Self {
@@ -85,21 +87,21 @@ impl Lock {
             }
         }
         Err(failed(io::Error::other(
-            "the file is removed each time it is made",
+            "the file disappears each time it is created",
         )))
     }
 
-    /// The lock's file.
+    /// The lock file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the lock's file is still the one at its path.
+    /// Whether the lock file is still the one at its path.
     pub fn is_in_place(&self) -> bool {
         is_at(&self.file, &self.path)
     }
 
-    /// Locks a new file if somebody has removed the old one.
+    /// Locks a new file if the old one was removed.
     pub fn renew(&mut self) -> Result<(), LockError> {
         if !self.is_in_place() {
             *self = Self::take(&self.path, &self.what)?;
@@ -128,16 +130,16 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)?;
     let found = file.metadata()?;
     if !found.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     if found.permissions().mode() & 0o7777 != MODE {
-        // Whatever the umask made of it.
+        // Whatever the umask made of the mode.
         file.set_permissions(Permissions::from_mode(MODE))?;
     }
     Ok(file)
 }
 
-/// Some when it was locked, or the file system has no locks: then nothing can be told there.
+/// Some if the file was locked, or if the file system has no locks, where nothing can be found out.
 fn try_lock(file: &File) -> io::Result<Option<()>> {
     match file.try_lock() {
         Ok(()) => Ok(Some(())),
@@ -147,7 +149,7 @@ fn try_lock(file: &File) -> io::Result<Option<()>> {
                 tracing::warn!(
                     component = "storage",
                     %error,
-                    "The file system has no locks: nothing keeps a second daemon away"
+                    "The file system has no locks: nothing prevents a second daemon from using the same files"
                 );
                 Ok(Some(()))
             }
@@ -167,10 +169,10 @@ fn write_holder(file: &mut File) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// Who has the lock, by what it wrote down.
+/// Which process has the lock, according to the file's content.
 fn holder(file: &mut File) -> String {
     let mut bytes = Vec::new();
-    // What cannot be read is not named.
+    // If the file cannot be read, the process is not named.
     let limit = 4 * COMMAND_BYTES as u64;
     file.rewind().ok();
     file.take(limit).read_to_end(&mut bytes).ok();
@@ -180,7 +182,7 @@ fn holder(file: &mut File) -> String {
             let command: String = command.chars().filter(|c| !c.is_control()).collect();
             format!("process {pid} ({command})")
         }
-        _ => "which has left no name".to_owned(),
+        _ => "whose command is unknown".to_owned(),
     }
 }
 
@@ -189,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_held_by_one_and_the_other_is_told_by_whom() {
+    fn a_lock_is_held_once_and_the_error_names_the_holder() {
         let home = tempfile::tempdir().expect("there is room");
         let path = home.path().join("lock");
         let lock = Lock::take(&path, "The database x").expect("nobody has it");
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_lock_is_taken_anew_and_refused_when_another_was_faster() {
+    fn a_removed_lock_file_is_locked_again_unless_another_process_was_faster() {
         let home = tempfile::tempdir().expect("there is room");
         let path = home.path().join("lock");
         let mut lock = Lock::take(&path, "The cache x").expect("nobody has it");
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_refused() {
+    fn what_is_not_a_regular_file_is_refused() {
         let home = tempfile::tempdir().expect("there is room");
         let link = home.path().join("link");
         std::os::unix::fs::symlink(home.path().join("elsewhere"), &link).expect("it is made");

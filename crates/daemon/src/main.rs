@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Origin, Settings};
+use provisioner::config_cmd;
 use provisioner::db_cmd::{self, AdoptArgs, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::doctor::{self, DoctorArgs};
@@ -20,7 +21,7 @@ use provisioner::telemetry::sinks::Sinks;
 use provisioner::telemetry::traces::Traces;
 use provisioner::threads;
 
-/// Puts VM images from object storage onto volumes of this host.
+/// Puts VM images from object storage onto volumes of this host
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -34,22 +35,22 @@ struct Cli {
 enum Command {
     /// Run the daemon (the default)
     Serve(ServeArgs),
-    /// Show the whole way of an image on this machine, with nothing set up
+    /// Show the whole path of an image on this machine, without any set-up
     Demo(DemoArgs),
-    /// Look whether everything that the daemon needs is there and well
+    /// Check everything that the daemon needs
     ///
-    /// Changes nothing, and may run beside the daemon. Exit codes: 0 all is well, 1 something is
-    /// worth a look, 2 something does not work.
+    /// Changes nothing, and may run beside the daemon. Exit codes: 0 all is well, 1 there are
+    /// warnings, 2 something does not work.
     Doctor {
         #[command(flatten)]
         doctor: DoctorArgs,
         #[command(flatten)]
         serve: ServeArgs,
     },
-    /// Look at an image, or convert it, by the daemon's own code
+    /// Inspect an image, or convert it, with the daemon's own code
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Look after the database
+    /// Back up, check and repair the database
     Db {
         #[command(subcommand)]
         command: DbCommand,
@@ -58,11 +59,11 @@ enum Command {
     ///
     /// For all users: libvirt-volume-provisioner man /usr/local/share/man/man1
     Man {
-        /// The directory for the files; made when absent
+        /// The directory for the files; created if missing
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
-    /// Look at the configuration
+    /// Check, show or migrate the configuration
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -71,23 +72,23 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum DbCommand {
-    /// Copy the database, while the daemon runs or not
+    /// Copy the database, whether the daemon runs or not
     Backup {
         #[command(flatten)]
         backup: BackupArgs,
         #[command(flatten)]
         serve: ServeArgs,
     },
-    /// Read the whole database and say whether it is sound
+    /// Read the whole database and check whether it is sound
     Check(ServeArgs),
     /// End all unfinished jobs as cancelled, while the daemon is stopped
     ///
-    /// For a restored database: what was asked for before the backup is not done again.
+    /// For a restored database: jobs that were requested before the backup are not run again.
     CancelUnfinished(ServeArgs),
-    /// Hand over the volumes that the Go program of the same name has made
+    /// Hand over the volumes that the Go program of the same name made
     ///
-    /// Reads the completed jobs of its database, and marks their volumes as this program's, so that
-    /// jobs may rewrite them. No byte of a volume is changed. The exit code is 1 when one of them is
+    /// Reads the completed jobs in its database, and marks their volumes as this program's, so that
+    /// jobs may rewrite them. No byte of a volume is changed. The exit code is 1 if one of them is
     /// refused.
     AdoptGoVolumes {
         #[command(flatten)]
@@ -99,13 +100,14 @@ enum DbCommand {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Say whether the configuration can be used
+    /// Check whether the configuration can be used
     Check(ServeArgs),
-    /// Print every key with its value and where that comes from; secrets are hidden
+    /// Print every key with its value and its origin; secrets are hidden
     Show(ServeArgs),
-    /// Make a configuration from the Go program's, and say what means something else here
+    /// Make a configuration from the Go program's, and list what has another meaning here
     ///
-    /// The exit code is 1 when the new one cannot be used yet; the notes on standard error say why.
+    /// The exit code is 1 if the new configuration cannot be used yet; the notes on standard error
+    /// say why.
     Migrate(MigrateArgs),
 }
 
@@ -114,7 +116,7 @@ struct ServeArgs {
     /// Configuration file [default: /etc/libvirt-volume-provisioner/config.yaml]
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// Set a configuration key, above the file and the environment; may be repeated
+    /// Set a configuration key, overriding the file and the environment; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
 }
@@ -134,13 +136,19 @@ impl ServeArgs {
         }
         Ok(settings)
     }
+
+    fn load(&self) -> Result<(Settings, Config), ConfigError> {
+        let settings = self.settings()?;
+        let config = Config::from_settings(&settings)?;
+        Ok((settings, config))
+    }
 }
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody is left to be told when the terminal is gone.
+            // If the terminal is gone, nobody can be told.
             error.print().ok();
             return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
         }
@@ -180,11 +188,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &ServeArgs) -> ExitCode {
-    let loaded = args.settings().and_then(|settings| {
-        let config = Config::from_settings(&settings)?;
-        Ok((settings, config))
-    });
-    let (settings, config) = match loaded {
+    let (settings, config) = match args.load() {
         Ok(loaded) => loaded,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
     };
@@ -202,7 +206,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
         provisioner::serve::look(&config)
     };
     if let Err(error) = looked
-        && !may_heal(&error)
+        && !config_cmd::may_work_later(&error)
     {
         return complain(&error, EXIT_USAGE);
     }
@@ -226,10 +230,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
         key.path == "logging.sampling_rate" && setting.origin != Origin::Default
     });
     if is_set {
-        tracing::info!(
-            component = "config",
-            "logging.sampling_rate is understood so: {sampling}"
-        );
+        tracing::info!(component = "config", "logging.sampling_rate: {sampling}");
     }
     let exports = Exports {
         lines: sinks.counts().into_iter().chain(log.counts()).collect(),
@@ -259,17 +260,17 @@ fn serve(args: &ServeArgs) -> ExitCode {
     };
     runtime.block_on(async {
         let traces = threads::blocking(move || traces.flush());
-        // It cannot be told to stop; were it to panic, that would be in the log.
+        // This thread cannot be stopped; a panic in it would be in the log.
         tokio::join!(sinks.close(), traces).1.ok();
     });
     log.close();
-    // Blocking threads that hang in a device must not keep the process.
+    // Blocking threads that hang in a device must not keep the process alive.
     runtime.shutdown_background();
     status
 }
 
 fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitCode {
-    // One key is all it takes: a backup does not depend on the rest of the configuration.
+    // Only one key is needed: a backup does not depend on the rest of the configuration.
     let settings = match args.settings() {
         Ok(settings) => settings,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
@@ -288,11 +289,8 @@ fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitC
 }
 
 fn adopt_go_volumes(adopt: &AdoptArgs, serve: &ServeArgs) -> ExitCode {
-    let config = match serve
-        .settings()
-        .and_then(|settings| Config::from_settings(&settings))
-    {
-        Ok(config) => config,
+    let config = match serve.load() {
+        Ok((_, config)) => config,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
     };
     let done = runtime().and_then(|runtime| {
@@ -317,12 +315,8 @@ fn man(directory: &Path) -> ExitCode {
 }
 
 fn examine(args: &DoctorArgs, serve: &ServeArgs) -> ExitCode {
-    let loaded = serve.settings().and_then(|settings| {
-        let config = Config::from_settings(&settings)?;
-        Ok((settings, config))
-    });
-    let report =
-        runtime().and_then(|runtime| runtime.block_on(doctor::run(args, &serve.path(), loaded)));
+    let report = runtime()
+        .and_then(|runtime| runtime.block_on(doctor::run(args, &serve.path(), serve.load())));
     match report {
         Ok(code) => ExitCode::from(code),
         Err(error) => complain(&error, 2),
@@ -337,72 +331,25 @@ fn demo(args: DemoArgs) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the answer is the command's output")]
 fn check(args: &ServeArgs) -> ExitCode {
-    let loaded = args.settings().and_then(|settings| {
-        let config = Config::from_settings(&settings)?;
-        Ok((settings, config))
-    });
-    let (settings, config) = match loaded {
+    let (settings, config) = match args.load() {
         Ok(loaded) => loaded,
         Err(error) => return complain(&error.into(), EXIT_USAGE),
     };
-    for warning in settings.warnings {
-        println!("warning: {warning}");
-    }
-    // What the keys name is looked at as well: the start would end over it.
-    let looked = runtime().and_then(|runtime| {
+    let checked = runtime().and_then(|runtime| {
         let _within = runtime.enter();
-        provisioner::serve::look(&config)
+        config_cmd::check(&settings, &config)
     });
-    match looked {
-        Ok(()) => {}
-        Err(error) if is_forbidden(&error) => {
-            println!("warning: {error:#}: whether it can be used, only the daemon's user can tell");
-        }
-        Err(error) => return complain(&error, EXIT_USAGE),
+    match checked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, EXIT_USAGE),
     }
-    println!("The configuration can be used");
-    ExitCode::SUCCESS
 }
 
-/// Whether the same files may be usable later without anybody changing what is in them: one may be missing, or its file system.
-/// A token that could be guessed, or a key of another certificate, does not become right by trying again.
-fn may_heal(error: &anyhow::Error) -> bool {
-    use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput};
-    error.chain().any(|cause| {
-        let cause = cause.downcast_ref::<std::io::Error>();
-        cause
-            .is_some_and(|cause| !matches!(cause.kind(), FileTooLarge | InvalidData | InvalidInput))
-    })
-}
-
-/// Whether this user may not read something, which the daemon's may.
-fn is_forbidden(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let cause = cause.downcast_ref::<std::io::Error>();
-        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
-    })
-}
-
-#[expect(clippy::print_stdout, reason = "the answer is the command's output")]
 fn show(args: &ServeArgs) -> ExitCode {
     match args.settings() {
         Ok(settings) => {
-            for (key, setting) in settings.iter() {
-                let shown = match key.kind {
-                    kind if kind.is_secret() && !setting.text.is_empty() => "<set>",
-                    _ => &setting.text,
-                };
-                let formerly = match &key.former {
-                    Some(_) => format!("; {}", key.formerly()),
-                    None => String::new(),
-                };
-                println!(
-                    "{:<34} {:<40} # {}{formerly}",
-                    key.path, shown, setting.origin
-                );
-            }
+            config_cmd::show(&settings);
             ExitCode::SUCCESS
         }
         Err(error) => complain(&error.into(), EXIT_USAGE),

@@ -1,8 +1,8 @@
-//! `config migrate`: from the Go program's configuration to one of this program.
+//! `config migrate`: makes a configuration of this program from the Go program's.
 //!
-//! Keys and variables have the same names, so that what is left to do is small: forms that are read but not ours are written in
-//! ours, what has no meaning here is left out, and what means something else is said. What is written is a file that `config
-//! check` takes, or the notes say what is missing.
+//! Keys and variables have the same names, so little remains to be done: values in forms that are accepted but not our
+//! own are rewritten, what has no meaning here is left out, and a note is printed for what has another meaning. `config
+//! check` accepts the file that is written, or the notes say what is missing.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -17,35 +17,36 @@ use crate::config::keys::{Key, Kind};
 use crate::config::{Config, LogSampling, Origin, Settings};
 use crate::files;
 
-/// Where the Go program looked for tokens unless it was told otherwise.
+/// The tokens file that the Go program used by default.
 const TOKENS: &str = "/etc/libvirt-volume-provisioner/tokens";
 
-/// Largest file of variables.
+/// Largest file of environment variables.
 const FILE_MAX_BYTES: u64 = 1 << 20; // 1 MiB
 
 /// Arguments of `config migrate`.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
-    /// The Go program's config.yaml; /dev/null where it had variables only
+    /// The Go program's config.yaml; /dev/null if it was configured by variables only
     old: PathBuf,
-    /// A file with its variables, NAME=VALUE a line, such as /etc/default/libvirt-volume-provisioner
+    /// A file with its environment variables, NAME=VALUE a line, such as
+    /// /etc/default/libvirt-volume-provisioner
     #[arg(long, value_name = "PATH")]
     environment: Option<PathBuf>,
-    /// The new file, which must not exist yet; standard output unless given
+    /// The new file, which must not exist yet; standard output by default
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
 }
 
-/// A new configuration, and what is to be known of it.
+/// A new configuration, and notes about it.
 #[derive(Debug)]
 struct Migrated {
     yaml: String,
     notes: Vec<String>,
-    /// Whether the daemon takes it as it is.
+    /// Whether the daemon accepts it as it is.
     is_usable: bool,
 }
 
-/// Writes the new file and says what changed; false when it cannot be used yet.
+/// Writes the new file and the notes. Returns false if it cannot be used yet.
 pub fn run(args: &MigrateArgs) -> anyhow::Result<bool> {
     let variables = match &args.environment {
         Some(path) => variables(path)?,
@@ -54,7 +55,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<bool> {
     let migrated = migrate(&args.old, &variables, Path::new(TOKENS).exists())?;
     match &args.output {
         Some(path) => {
-            // It may hold secrets.
+            // The file may hold secrets.
             let mut file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -70,7 +71,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<bool> {
             .context("Cannot write to standard output")?,
     }
     for note in &migrated.notes {
-        // Nobody is left to be told when standard error is closed.
+        // If standard error is closed, nobody can be told.
         writeln!(io::stderr(), "note: {note}").ok();
     }
     Ok(migrated.is_usable)
@@ -93,40 +94,40 @@ fn migrate(
         if has_tokens {
             settings.set("server.api_tokens_file", TOKENS)?;
             notes.push(format!(
-                "server.api_tokens_file is set to {TOKENS}, which the Go program read without being told; tokens that could be guessed \
+                "server.api_tokens_file is set to {TOKENS}, which the Go program read by default; tokens that could be guessed \
                  are refused ('doctor' names them)"
             ));
         } else if set(&settings, "server.ca_cert").is_none() {
             notes.push(
-                "there are neither tokens nor a client CA: only this host will be listened to"
+                "there are neither tokens nor a client CA: the daemon will listen on loopback only"
                     .to_owned(),
             );
         }
     }
     if set(&settings, "server.ca_cert").is_some() {
         notes.push(
-            "server.ca_cert: client certificates are checked now, and this is their only authority"
+            "server.ca_cert: client certificates are verified now, and only this CA is trusted"
                 .to_owned(),
         );
     }
     let database = set(&settings, "server.db_path");
     notes.push(format!(
-        "the jobs in the Go program's database ({}) are not taken over, and server.db_path is left out: keep the file elsewhere \
-         than at the new place, and hand over the volumes that it names by 'db adopt-go-volumes FILE'",
+        "the jobs in the Go program's database ({}) are not taken over, and server.db_path is left out: move the file to \
+         another place than the new database, and hand over its volumes with 'db adopt-go-volumes FILE'",
         database.as_deref().unwrap_or("provisioner.db where it was started")
     ));
     notes.push(
-        "its cached images (NAME and NAME.sha256 in the pool) are not used: delete them by hand"
+        "the Go program's cached images (NAME and NAME.sha256 in the pool) are not used: delete them by hand"
             .to_owned(),
     );
     if set(&settings, "lvm.volume_group").is_none() {
         notes.push(
-            "lvm.volume_group is not set: releases before 0.10 used the group data whatever was configured, here it is vg0"
+            "lvm.volume_group is not set: the default is vg0; releases of the Go program before 0.10 always used the group data"
                 .to_owned(),
         );
     }
     if set(&settings, "cache.max_size_bytes").is_none() {
-        notes.push("cache.max_size_bytes is not set: it is 8 GiB".to_owned());
+        notes.push("cache.max_size_bytes is not set: the default is 8 GiB".to_owned());
     }
     let (is_usable, sampling) = match Config::from_settings(&settings) {
         Ok(config) => (true, config.logging.sampling),
@@ -145,7 +146,7 @@ fn migrate(
     })
 }
 
-/// What is set, as a file.
+/// The settings as the text of a file.
 fn yaml(settings: &Settings) -> String {
     let mut text =
         String::from("# Made from the Go program's configuration by 'config migrate'.\n");
@@ -166,7 +167,7 @@ fn yaml(settings: &Settings) -> String {
     text
 }
 
-/// A value in YAML: text in quotes, as JSON has them.
+/// A value in YAML: text in quotes, in JSON's form.
 fn value(key: &Key, text: &str) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     match key.kind {
@@ -183,7 +184,7 @@ fn value(key: &Key, text: &str) -> String {
     }
 }
 
-/// `NAME=VALUE` a line, as systemd's EnvironmentFile= and shells take it.
+/// Parses `NAME=VALUE` lines in the form that systemd's EnvironmentFile= and shells use.
 fn variables(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let text = files::read_text_or_null(path, FILE_MAX_BYTES)
         .with_context(|| format!("Cannot read {}", path.display()))?;
@@ -222,7 +223,7 @@ profiler: {enabled: true}
     }
 
     #[test]
-    fn what_the_go_program_s_file_says_is_said_in_a_file_that_is_taken() {
+    fn the_go_programs_file_is_migrated_to_one_that_is_accepted() {
         let migrated = of(OLD, &[]);
         assert!(migrated.is_usable, "{:?}", migrated.notes);
         for line in [
@@ -247,7 +248,7 @@ profiler: {enabled: true}
             "minio.bucket",
             "/old/provisioner.db",
             "one line in 5 is written",
-            "client certificates are checked",
+            "client certificates are verified",
         ] {
             assert!(
                 migrated.notes.iter().any(|note| note.contains(told)),
@@ -255,7 +256,7 @@ profiler: {enabled: true}
                 migrated.notes
             );
         }
-        // What was made is read strictly, and says the same.
+        // The new file is read strictly, and has the same meaning.
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("new.yaml");
         std::fs::write(&path, &migrated.yaml).unwrap();
@@ -265,7 +266,7 @@ profiler: {enabled: true}
     }
 
     #[test]
-    fn variables_are_taken_along_and_what_is_missing_is_told() {
+    fn variables_are_migrated_and_what_is_missing_is_reported() {
         let migrated = of(
             "",
             &[

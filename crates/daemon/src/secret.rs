@@ -14,7 +14,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text, for the one call that needs it.
+    /// The text. Call this only where the secret is used.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -26,8 +26,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// An `http(s)` URL that may hold secrets in every part but its scheme, host and port, which are all
-/// that is ever shown.
+/// An `http(s)` URL that may hold secrets in every part except its scheme, host and port. Only these
+/// are ever shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(Url);
 
@@ -37,7 +37,7 @@ impl SecretUrl {
         Self(url)
     }
 
-    /// The whole, for the one call that needs it.
+    /// The whole URL. Call this only where it is used.
     pub fn expose(&self) -> &Url {
         &self.0
     }

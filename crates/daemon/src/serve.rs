@@ -1,4 +1,6 @@
-//! The daemon's life: put the parts together, serve, stop in order.
+//! The daemon from start to stop: assembles the parts, serves, and stops in order.
+
+mod background;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,13 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Access};
 use crate::cache::{Cache, CacheSettings};
-use crate::clock::JumpDetector;
 use crate::config::{Config, check_with_cache};
 use crate::delivery::webhooks::Webhooks;
 use crate::dependencies::Dependencies;
 use crate::golden::Shelf;
 use crate::http::{App, router};
-use crate::jobs::former;
 use crate::jobs::{JobSettings, Jobs, Services};
 use crate::libvirt::{self, Hypervisor};
 use crate::net::{self, Load};
@@ -31,8 +31,9 @@ use crate::telemetry::logfile::{self, LogFile};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::volume::{self, InUse, NoLibvirt, Volumes};
+use background::{run_janitor, run_probes, run_webhooks};
 
-/// A daemon that listens and has not begun to serve.
+/// A daemon that is listening but does not serve yet.
 #[derive(Debug)]
 pub struct Daemon {
     config: Config,
@@ -42,15 +43,15 @@ pub struct Daemon {
     hangup: Signal,
 }
 
-/// What the process has before the daemon starts.
+/// What the process sets up before the daemon starts.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// A socket that listens already, from a socket unit; `server.host` and `server.port` do not
-    /// matter then.
+    /// A listening socket from a socket unit. If there is one, `server.host` and `server.port` are
+    /// not used.
     pub listener: Option<std::net::TcpListener>,
-    /// The log's file, opened anew on SIGHUP.
+    /// The log's file, reopened on SIGHUP.
     pub log_file: Option<LogFile>,
-    /// What is counted of the log lines and spans that leave the host.
+    /// Counts of the log lines and spans that are sent to other hosts.
     pub exports: Exports,
 }
 
@@ -67,9 +68,11 @@ impl Daemon {
     /// Opens everything and listens. No job runs yet.
     pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<Self> {
         let started = Instant::now();
-        // Caught from the start: logrotate's must not end a daemon that is still starting.
+        // SIGHUP is caught from the start: one from logrotate must not end a daemon that is still
+        // starting.
         let hangup = signal(SignalKind::hangup())?;
-        // A write past a limit of the file's size (RLIMIT_FSIZE) is an error then, not the end.
+        // A write beyond a limit of the file's size (RLIMIT_FSIZE) then is an error instead of a
+        // fatal signal.
         let too_large = rustix::process::Signal::XFSZ.as_raw();
         drop(signal(SignalKind::from_raw(too_large))?);
         let services = Arc::new(services(&config).await?);
@@ -124,12 +127,12 @@ impl Daemon {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let address = listener.local_addr()?.to_string();
         let services = &app.services;
-        // Before the first job, so that nobody resumes from what is about to be swept.
+        // Before the first job, so that no job resumes from a file that is about to be swept.
         let swept = services
             .cache
             .reconcile()
             .await
-            .context("Cannot tidy the cache")?;
+            .context("Cannot clean up the cache")?;
         let resumed = app
             .jobs
             .resume()
@@ -177,7 +180,7 @@ impl Daemon {
             "Stopping"
         );
         let orderly = async {
-            // Status stays readable while the last jobs end.
+            // Status can still be read while the last jobs end.
             app.jobs.shut_down(config.server.shutdown_grace).await;
             stopped.cancel();
             background.cancel();
@@ -194,126 +197,19 @@ impl Daemon {
     }
 }
 
-/// What SIGHUP asks for: credentials read again, and for logrotate the log's file opened anew.
+/// Does what SIGHUP asks for: reads credentials again, and reopens the log's file for logrotate.
 async fn reload(app: &App, log_file: Option<&LogFile>) {
     access::reload(&app.access).await;
     let Some(file) = log_file else {
         return;
     };
     match file.reopen() {
-        Ok(()) => tracing::info!(component = "daemon", "Log file opened anew"),
+        Ok(()) => tracing::info!(component = "daemon", "Log file reopened"),
         Err(error) => {
             let error = error.to_string();
-            tracing::error!(component = "daemon", error, "The log file cannot be opened");
+            tracing::error!(component = "daemon", error, "Cannot reopen the log file");
         }
     }
-}
-
-async fn run_probes(app: App, stop: CancellationToken) {
-    app.dependencies.watch(&app.services, stop).await;
-}
-
-/// Sends webhooks.
-async fn run_webhooks(app: App, stop: CancellationToken) {
-    let services = &app.services;
-    if let Some(webhooks) = &services.webhooks {
-        let (store, metrics) = (&services.store, &*services.metrics);
-        webhooks.run(store, metrics, &stop).await;
-    }
-}
-
-/// Evicts, sweeps and forgets at every interval.
-async fn run_janitor(app: App, config: Config, stop: CancellationToken) {
-    let interval = config.cache.eviction_interval;
-    report_former_places(&app, &config, &stop).await;
-    reconcile_volumes(&app, &stop).await;
-    reconcile_golden(&app, &stop, true).await;
-    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
-    let mut clock = JumpDetector::new();
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let may_age = !clock.has_jumped();
-        if may_age {
-            forget_what_is_old(&app).await;
-        } else {
-            tracing::warn!(
-                component = "daemon",
-                "The clock jumped: nothing is taken for old until the next round"
-            );
-        }
-        reconcile_volumes(&app, &stop).await;
-        reconcile_golden(&app, &stop, may_age).await;
-    }
-}
-
-async fn forget_what_is_old(app: &App) {
-    match app.services.cache.reconcile().await {
-        Ok(swept) if swept != Default::default() => {
-            tracing::info!(component = "cache", ?swept, "Cache tidied");
-        }
-        Ok(_) => {}
-        Err(error) => {
-            let error = crate::error::chain(&error);
-            tracing::error!(component = "cache", error, "The cache cannot be tidied");
-        }
-    }
-    if let Err(error) = app.jobs.forget_old().await {
-        let error = crate::error::chain(&error);
-        tracing::error!(component = "storage", error, "Old jobs cannot be forgotten");
-    }
-}
-
-/// What is unfinished where volumes were kept before the configuration was changed.
-async fn report_former_places(app: &App, config: &Config, stop: &CancellationToken) {
-    let report = former::report(&app.services.store, config);
-    if let Some(Err(error)) = stop.run_until_cancelled(report).await {
-        let error = crate::error::chain(&error);
-        tracing::warn!(
-            component = "storage",
-            error,
-            "Former places of volumes are not known"
-        );
-    }
-}
-
-/// Volumes against jobs. A stuck LVM holds up neither the start nor the stop.
-async fn reconcile_volumes(app: &App, stop: &CancellationToken) {
-    match stop.run_until_cancelled(app.jobs.reconcile_volumes()).await {
-        Some(Ok(found)) if found != Default::default() => {
-            tracing::info!(component = "provisioner", ?found, "Volumes reconciled");
-        }
-        Some(Ok(_)) | None => {}
-        Some(Err(error)) => {
-            let error = crate::error::chain(&error);
-            tracing::error!(
-                component = "provisioner",
-                error,
-                "Volumes cannot be reconciled"
-            );
-        }
-    }
-}
-
-/// Golden volumes against what is known of them, and clones that nobody waits for.
-async fn reconcile_golden(app: &App, stop: &CancellationToken, may_age: bool) {
-    let services = &app.services;
-    match stop
-        .run_until_cancelled(services.golden.reconcile(may_age))
-        .await
-    {
-        Some(Ok(swept)) if swept > 0 => {
-            tracing::info!(component = "golden", swept, "Golden volumes reconciled");
-        }
-        Some(Ok(_)) | None => {}
-        Some(Err(error)) => {
-            let error = crate::error::chain(&error);
-            tracing::error!(
-                component = "golden",
-                error,
-                "Golden volumes cannot be reconciled"
-            );
-        }
-    }
-    services.measure_golden().await;
 }
 
 async fn services(config: &Config) -> anyhow::Result<Services> {
@@ -348,7 +244,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
     })
 }
 
-/// Whether the files that the configuration names can be used: the start would end over them.
+/// Checks whether the files that the configuration names can be used, as the start does.
 pub fn look(config: &Config) -> anyhow::Result<()> {
     Access::load(&config.server)?;
     Source::new(&source::SourceSettings::from(&config.minio))?;
@@ -375,7 +271,7 @@ pub fn volumes(
     Ok(volume::open(config, in_use)?)
 }
 
-/// The configured directory, or else the libvirt pool's.
+/// The configured directory, or otherwise the libvirt pool's.
 async fn cache_dir(
     config: &Config,
     hypervisor: Option<&dyn Hypervisor>,
@@ -385,13 +281,13 @@ async fn cache_dir(
         (None, Some(hypervisor)) => hypervisor
             .pool_directory(&config.libvirt.pool)
             .await
-            .context("The cache's directory cannot be had from libvirt (cache.dir is not set)"),
-        (None, None) => anyhow::bail!("cache.dir is needed when libvirt.enabled is false"),
+            .context("Cannot get the cache directory from libvirt (cache.dir is not set)"),
+        (None, None) => anyhow::bail!("cache.dir must be set when libvirt.enabled is false"),
     }
 }
 
-/// A socket that a socket unit holds. Where it listens was decided there; that it may be reached from
-/// elsewhere without any credential is refused here.
+/// The listening socket of a socket unit. Its address was decided there; if it can be reached from
+/// other hosts and no credential is configured, it is refused here.
 fn adopt(listener: std::net::TcpListener, access: &Access) -> anyhow::Result<TcpListener> {
     let address = listener.local_addr()?;
     ensure!(
@@ -401,7 +297,7 @@ fn adopt(listener: std::net::TcpListener, access: &Access) -> anyhow::Result<Tcp
     );
     warn_of_tokens_in_clear(address.ip(), access);
     listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener).context("The socket unit's socket cannot be served")
+    TcpListener::from_std(listener).context("Cannot serve the socket unit's socket")
 }
 
 fn warn_of_tokens_in_clear(host: IpAddr, access: &Access) {
@@ -413,7 +309,7 @@ fn warn_of_tokens_in_clear(host: IpAddr, access: &Access) {
     }
 }
 
-/// Where to listen. Without any credential to ask for, that is this host alone.
+/// The address to listen on. If no credential is configured, that is loopback.
 fn address(config: &Config, access: &Access) -> SocketAddr {
     let asked = config.server.host;
     let address = SocketAddr::new(asked, config.server.port);

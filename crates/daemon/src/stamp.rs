@@ -1,15 +1,15 @@
-//! What is kept of a file to notice later changes.
+//! What is recorded of a file to notice later changes.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The kernel's clock for files may stand still for so long (a tick at 100 Hz, and a little): of two changes
-/// within it, the second does not show.
+/// The granularity of the kernel's file timestamps (a tick at 100 Hz, and a little more): of two changes
+/// within it, the second may not be visible.
 const TICK: Duration = Duration::from_millis(12);
 
-/// What is kept of a file to notice later changes.
+/// What is recorded of a file to notice later changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStamp {
     /// Length of the file.
@@ -18,12 +18,12 @@ pub struct FileStamp {
     pub inode: u64,
     /// Its modification time, in nanoseconds since 1970.
     pub mtime_ns: i64,
-    /// Its change time. None in rows of releases that did not look at it: in doubt.
+    /// Its change time. None in rows of releases that did not record it, which counts as changed.
     pub ctime_ns: Option<i64>,
 }
 
 impl FileStamp {
-    /// The file as it is now.
+    /// The stamp of the file now.
     pub fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
         let nanoseconds =
@@ -36,8 +36,8 @@ impl FileStamp {
         })
     }
 
-    /// A stamp from which any later change will differ. Blocks for a moment when the file has only
-    /// just been changed.
+    /// A stamp from which every later change differs. Waits for a moment if the file was changed
+    /// just now.
     pub fn settled(file: &File) -> io::Result<Self> {
         let stamp = Self::of(file)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);

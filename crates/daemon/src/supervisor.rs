@@ -1,14 +1,15 @@
-//! The service manager: what systemd is told, and the socket that it hands over.
+//! systemd: notifications to the service manager, and the socket that it passes.
 //!
-//! Outside systemd (no `NOTIFY_SOCKET`, no `LISTEN_FDS`) all of this does nothing. With it:
+//! Without systemd (no `NOTIFY_SOCKET`, no `LISTEN_FDS`) nothing here has any effect. With it:
 //!
-//! - `READY=1` once requests are answered and unfinished jobs have been taken up; `RELOADING=1` and
-//!   `READY=1` around what SIGHUP does; `STOPPING=1` with as much time as `server.shutdown_grace`
-//!   asks for, whatever `TimeoutStopSec` says.
+//! - `READY=1` once requests are answered and unfinished jobs have been resumed; `RELOADING=1` and
+//!   `READY=1` around the handling of SIGHUP; `STOPPING=1`, with as much time as
+//!   `server.shutdown_grace` needs, whatever `TimeoutStopSec` says.
 //! - `STATUS=`, the line that `systemctl status` shows.
 //! - `WATCHDOG=1`, only after the accept loop and the database's writer have both answered within
-//!   the interval. An error is an answer: a full disk or a lock held by a backup is not fixed by a
-//!   restart. A thread that hangs, a task that is gone or a runtime that no longer turns is.
+//!   the interval. An error counts as an answer: a restart does not fix a full disk or a lock held by
+//!   a backup. It does fix a thread that hangs, a task that is gone, or a runtime that makes no
+//!   progress.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -22,30 +23,31 @@ use crate::http::App;
 use crate::net::Pulse;
 use crate::store::StoreError;
 
-/// Life signs within one watchdog's time, so that one that is late is no death.
+/// Watchdog messages within one timeout, so that a late one does no harm.
 const SIGNS_PER_TIMEOUT: u32 = 3;
 
-/// How often the status line is made anew; it is sent when it has changed.
+/// How often the status line is computed. It is sent only if it has changed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What an orderly stop takes beside the jobs' grace: answers that leave, the last writes.
+/// Time for an orderly stop in addition to the jobs' grace period: sending answers, the last
+/// writes.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
 
-/// The socket that a socket unit holds, if there is one. Call it before there are threads: it takes
-/// the variables out of the environment.
+/// The socket that a socket unit passes, if there is one. Must be called before there are threads,
+/// because it removes the variables from the environment.
 pub fn inherited_listener() -> anyhow::Result<Option<TcpListener>> {
     let mut sockets = ListenFd::from_env();
     ensure!(
         sockets.len() <= 1,
-        "The socket unit hands over {} sockets and one can be served: keep one ListenStream= in it",
+        "The socket unit passes {} sockets, but only one can be served: keep one ListenStream= in it",
         sockets.len()
     );
-    sockets.take_tcp_listener(0).context(
-        "The socket unit must hand over a TCP socket: give ListenStream= an address and a port",
-    )
+    sockets
+        .take_tcp_listener(0)
+        .context("The socket unit must pass a TCP socket: give ListenStream= an address and a port")
 }
 
-/// Requests are answered.
+/// Says that requests are answered.
 pub fn ready(address: &str) {
     notify(&[
         NotifyState::Ready,
@@ -53,9 +55,9 @@ pub fn ready(address: &str) {
     ]);
 }
 
-/// Does what SIGHUP asks for, and tells when it begins and ends.
+/// Handles SIGHUP, and says when that begins and ends.
 pub async fn reloading(work: impl Future<Output = ()>) {
-    // With the time, so that `Type=notify-reload` of systemd 253 takes it as well.
+    // With the time, so that `Type=notify-reload` of systemd 253 works as well.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(_) => notify(&[NotifyState::Reloading]),
@@ -64,20 +66,20 @@ pub async fn reloading(work: impl Future<Output = ()>) {
     notify(&[NotifyState::Ready]);
 }
 
-/// The daemon ends; jobs have this long.
+/// Says that the daemon is stopping, and how long jobs may still take.
 pub fn stopping(grace: Duration, running: usize) {
     let limit = (grace + STOP_MARGIN).as_micros();
     notify(&[
         NotifyState::Stopping,
         NotifyState::Status(&format!(
-            "Stopping; {running} running jobs have up to {} s, then they go on at the next start",
+            "Stopping; {running} running jobs have up to {} s, then they are resumed at the next start",
             grace.as_secs()
         )),
         NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={limit}")),
     ]);
 }
 
-/// Sends the status line and life signs, until told to stop.
+/// Sends the status line and watchdog messages until it is stopped.
 pub async fn run_watchdog(app: App, pulse: Pulse, address: String, stop: CancellationToken) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
@@ -130,13 +132,13 @@ async fn live(app: &App, pulse: &Pulse) {
                     component = "daemon",
                     accepting,
                     writing,
-                    "A part of the daemon is gone: no life sign to the service manager"
+                    "A part of the daemon has ended: no watchdog message is sent to the service manager"
                 );
             }
             Err(_) => tracing::warn!(
                 component = "daemon",
                 ?interval,
-                "The accept loop or the database did not answer: no life sign to the service manager"
+                "The accept loop or the database did not answer: no watchdog message is sent to the service manager"
             ),
         }
     }
@@ -147,7 +149,7 @@ fn notify(states: &[NotifyState<'_>]) {
         tracing::warn!(
             component = "daemon",
             %error,
-            "The service manager cannot be told anything (NOTIFY_SOCKET)"
+            "Cannot send to the service manager (NOTIFY_SOCKET)"
         );
     }
 }

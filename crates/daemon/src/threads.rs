@@ -1,14 +1,14 @@
-//! Work that blocks, on threads where it may.
+//! Work that blocks, on threads where it may block.
 
 use tokio::task::JoinError;
 
-/// Work that crashed. The panic itself is in the log.
+/// The work panicked. The panic itself is in the log.
 #[derive(Debug, thiserror::Error)]
 #[error("A thread crashed; see the log")]
 pub struct Crashed(#[from] JoinError);
 
-/// Runs work that blocks (disk, system calls) on a thread of the runtime's pool for it. It goes on to its end
-/// even if nobody waits for it any more.
+/// Runs work that blocks (disk, system calls) on a thread of the runtime's pool for it. The work runs to its
+/// end even if nobody waits for it any more.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Crashed> {

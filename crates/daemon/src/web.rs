@@ -1,19 +1,19 @@
-//! What all of this program's own requests over HTTP have in common.
+//! What all of this program's own HTTP requests have in common.
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, header};
 
-/// Time for a TCP and TLS connection to come up.
+/// Time limit for a TCP and TLS connection to be established.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The beginning of every client, so that all of them are alike in this:
+/// The common beginning of every HTTP client:
 ///
-/// - They speak to the hosts that the configuration names and to no other: no redirect is followed unasked, which
-///   would carry credentials elsewhere, and no proxy is taken from the environment. `HTTPS_PROXY` is set for a
-///   user's shell or for all units of a host; that it also decided who sees signed requests and log lines, nobody
-///   would expect, and an object store on the next switch is not to be reached by way of a proxy.
-/// - They repeat nothing by themselves: what is tried again, and when, is decided where it is known what a
+/// - Clients talk only to the hosts that the configuration names. Redirects are not followed automatically,
+///   because they would carry credentials elsewhere, and no proxy is taken from the environment: `HTTPS_PROXY` is
+///   set for a user's shell or for all units of a host, and nobody would expect it to decide who sees signed
+///   requests and log lines. Nor should a nearby object store be reached through a proxy.
+/// - They repeat nothing by themselves: what is repeated, and when, is decided where it is known what a
 ///   failure means ([`backoff`](crate::backoff)).
 pub fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
@@ -34,7 +34,7 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let date = httpdate::parse_http_date(text).ok()?;
-    // A time that has passed is no wait.
+    // A time in the past means no wait.
     Some(date.duration_since(now).unwrap_or_default())
 }
 

@@ -1,6 +1,7 @@
-//! A fixed number of aligned buffers: the bound on what a copy keeps in memory.
+//! A fixed number of aligned buffers, which bounds the memory of a copy.
 //!
-//! What reads an image can fill buffers of the same kind and [feed](crate::copy::Copier::feed) them.
+//! Code that reads an image can fill buffers of the same kind and [feed](crate::copy::Copier::feed)
+//! them to the copier.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -9,11 +10,11 @@ use std::time::Duration;
 
 pub(crate) use crate::sys::AlignedBuf;
 
-/// How often a wait looks whether it was cancelled. Nothing else depends on it: whoever gives a
-/// buffer back wakes the one who waits.
+/// How often a wait checks whether it was cancelled. Nothing else depends on it: returning a buffer
+/// wakes a waiting thread.
 const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
-/// Hands out page-aligned buffers of one size, and waits while all are taken.
+/// Hands out page-aligned buffers of one size. Callers wait while all are in use.
 #[derive(Debug, Clone)]
 pub struct BufferPool {
     shared: Arc<Shared>,
@@ -29,12 +30,12 @@ struct Shared {
 #[derive(Debug)]
 struct Stock {
     idle: Vec<AlignedBuf>,
-    /// How many more may be made.
+    /// How many more may be allocated.
     unmade: usize,
 }
 
 impl BufferPool {
-    /// A pool of at most `buffers` buffers; each is made when it is first needed.
+    /// A pool of at most `buffers` buffers. Each is allocated when it is first needed.
     pub fn new(buffers: usize, buffer_bytes: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -48,8 +49,8 @@ impl BufferPool {
         }
     }
 
-    /// Takes a buffer, whose content is whatever its last user left. Waits for one to be given
-    /// back when all are taken; `None` when `is_stopped` says so meanwhile.
+    /// Takes a buffer, which may still hold its previous user's data. Waits if all are in use;
+    /// `None` if `is_stopped` returns true meanwhile.
     pub fn take(&self, is_stopped: impl Fn() -> bool) -> io::Result<Option<PooledBuf>> {
         let mut stock = self.shared.lock();
         loop {
@@ -83,15 +84,15 @@ impl BufferPool {
 
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Stock> {
-        // The stock is consistent between any two statements of its users.
+        // The list of free buffers is consistent between any two statements of its users.
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A buffer on loan; goes back to its pool when dropped.
+/// A buffer in use. It returns to its pool when dropped.
 #[derive(Debug)]
 pub struct PooledBuf {
-    /// Some until drop.
+    /// Some until the drop.
     buffer: Option<AlignedBuf>,
     home: Arc<Shared>,
 }

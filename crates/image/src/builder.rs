@@ -1,26 +1,26 @@
 //! Writes small qcow2 images, for demonstrations, tests and fuzzing.
 //!
-//! What it writes is plain and sound: `qemu-img check` finds nothing. It holds the whole image in
-//! memory and knows neither snapshots nor subclusters; use qemu-img for anything more.
+//! The images are simple and sound: `qemu-img check` reports nothing. The whole image is kept in
+//! memory, and snapshots and subclusters are not supported; use qemu-img for those.
 
 use std::collections::BTreeMap;
 
 use crate::format::Compression;
 
-/// How a cluster is to be stored.
+/// How a cluster is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stored {
-    /// As it is.
+    /// Uncompressed.
     Plain,
-    /// Compressed, or as it is if that takes no less.
+    /// Compressed, or uncompressed if compression saves nothing.
     Compressed,
-    /// As an entry that says "zero". Its bytes are dropped; version 3 only.
+    /// As an entry with the zero flag. Its bytes are dropped; version 3 only.
     Zero,
-    /// As an entry that says "zero" and keeps a host cluster, with its bytes; version 3 only.
+    /// As an entry with the zero flag that keeps a host cluster with its bytes; version 3 only.
     ZeroAllocated,
 }
 
-/// An image in the making.
+/// An image that is being built.
 ///
 /// ```
 /// use lvp_image::builder::{ImageBuilder, Stored};
@@ -48,7 +48,7 @@ pub struct ImageBuilder {
 }
 
 impl ImageBuilder {
-    /// An empty disk of so many bytes: version 3, 64 KiB clusters, zlib, host order as guest order.
+    /// An empty disk of this size: version 3, 64 KiB clusters, zlib, clusters in guest order.
     pub fn new(virtual_size: u64) -> Self {
         Self {
             virtual_size,
@@ -72,41 +72,47 @@ impl ImageBuilder {
         self
     }
 
-    /// Clusters of two to the power of `bits` bytes. Before anything is written.
+    /// Sets the size of clusters to 2^`bits` bytes. Must be called before anything is written.
     ///
     /// # Panics
     ///
-    /// When that is less than 512 bytes or more than 2 MiB, or something was written.
+    /// If that is less than 512 bytes or more than 2 MiB, or something was written before.
     #[must_use]
     pub fn cluster_bits(mut self, bits: u32) -> Self {
-        assert!((9..=21).contains(&bits), "clusters have 2^9 to 2^21 bytes");
-        assert!(self.clusters.is_empty(), "clusters have one size");
+        assert!((9..=21).contains(&bits), "a cluster has 2^9 to 2^21 bytes");
+        assert!(
+            self.clusters.is_empty(),
+            "the cluster size is set before anything is written"
+        );
         self.cluster_bits = bits;
         self
     }
 
-    /// The method for [`Stored::Compressed`]; zstd needs version 3.
+    /// The compression method for [`Stored::Compressed`]; zstd needs version 3.
     #[must_use]
     pub fn compression(mut self, compression: Compression) -> Self {
         self.compression = compression;
         self
     }
 
-    /// Lets the clusters stand in the file in an order that this seed decides.
+    /// Shuffles the clusters in the file with this seed.
     #[must_use]
     pub fn shuffled(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Writes bytes at a guest offset; every cluster they touch is stored as said.
+    /// Writes bytes at a guest offset. Every cluster that they touch is stored as `stored` says.
     ///
     /// # Panics
     ///
-    /// When the bytes pass the disk's end.
+    /// If the bytes extend past the end of the disk.
     pub fn write(&mut self, guest_offset: u64, bytes: &[u8], stored: Stored) {
         let end = guest_offset + bytes.len() as u64;
-        assert!(end <= self.virtual_size, "the write passes the disk's end");
+        assert!(
+            end <= self.virtual_size,
+            "the write extends past the end of the disk"
+        );
         let cluster_size = self.cluster_size();
         let (mut offset, mut bytes) = (guest_offset, bytes);
         while !bytes.is_empty() {
@@ -123,7 +129,7 @@ impl ImageBuilder {
         }
     }
 
-    /// The disk's bytes as a guest sees them; for disks that fit in memory.
+    /// The disk's bytes as a guest sees them, for disks that fit in memory.
     pub fn disk(&self) -> Vec<u8> {
         let mut disk = vec![0; to_usize(self.virtual_size)];
         for (index, (stored, bytes)) in &self.clusters {
@@ -140,7 +146,7 @@ impl ImageBuilder {
     ///
     /// # Panics
     ///
-    /// When version 2 is to have zstd or zero clusters.
+    /// If version 2 is combined with zstd or zero clusters.
     pub fn build(&self) -> Vec<u8> {
         Layout::new(self).build()
     }
@@ -164,11 +170,11 @@ impl ImageBuilder {
     }
 }
 
-/// Where everything stands.
+/// The layout of the file.
 struct Layout<'a> {
     image: &'a ImageBuilder,
     file: Vec<u8>,
-    /// Host clusters and how often each is used.
+    /// Host clusters and their refcounts.
     refcounts: BTreeMap<u64, u16>,
 }
 
@@ -211,7 +217,8 @@ impl<'a> Layout<'a> {
         self.file
     }
 
-    /// Room for `len` bytes at the next cluster's begin; clusters that hold it are counted.
+    /// Reserves room for `len` bytes at the start of the next cluster, and counts references to its
+    /// clusters.
     fn allocate(&mut self, len: usize) -> u64 {
         let cluster_size = self.image.cluster_size();
         let start = self.file.len().next_multiple_of(cluster_size);
@@ -227,7 +234,7 @@ impl<'a> Layout<'a> {
         self.file[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Stores all clusters; returns the L2 entry of each.
+    /// Stores all clusters, and returns each one's L2 entry.
     fn store_clusters(&mut self) -> Vec<(u64, u64)> {
         let mut order: Vec<_> = self.image.clusters.iter().collect();
         if let Some(seed) = self.image.seed {
@@ -265,7 +272,7 @@ impl<'a> Layout<'a> {
         offset | flags
     }
 
-    /// Appends a stream right behind what is there if that is a stream too.
+    /// Appends a compressed stream directly after the previous one, if that is compressed as well.
     fn store_stream(&mut self, stream: &[u8]) -> u64 {
         let cluster_bits = self.image.cluster_bits;
         let start = self.file.len();
@@ -278,7 +285,7 @@ impl<'a> Layout<'a> {
         COMPRESSED | (sectors << (62 - (cluster_bits - 8))) | start as u64
     }
 
-    /// Refcount blocks of 16 bits an entry for all clusters, themselves included, and their table.
+    /// The refcount table and its blocks of 16-bit entries, which cover themselves as well.
     fn store_refcounts(&mut self) -> (u64, u64) {
         let cluster_size = self.image.cluster_size();
         let per_block = cluster_size / 2;
@@ -308,7 +315,7 @@ impl<'a> Layout<'a> {
         let is_zstd = image.compression == Compression::Zstd;
         assert!(
             image.version == 3 || !is_zstd,
-            "version 2 knows only zlib for its clusters"
+            "version 2 supports only zlib"
         );
         let mut header = Vec::with_capacity(112);
         header.extend_from_slice(&crate::formats::qcow2::MAGIC);
@@ -330,12 +337,12 @@ impl<'a> Layout<'a> {
             header.extend_from_slice(&112_u32.to_be_bytes()); // this header's length
             header.extend_from_slice(&[u8::from(is_zstd), 0, 0, 0, 0, 0, 0, 0]);
         }
-        // What follows is zero: the end of the header extensions.
+        // The rest is zero: the end of the header extensions.
         self.put(0, &header);
     }
 }
 
-/// Images are in memory, so what indexes them fits.
+/// Converts an index; it fits because images are built in memory.
 fn to_usize(value: u64) -> usize {
     usize::try_from(value).expect("an image in memory is no longer than memory")
 }

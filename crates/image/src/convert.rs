@@ -1,21 +1,22 @@
 //! Converts a local image to a raw file or onto a block device: what `image convert` does.
 //!
-//! What a failure leaves behind decides the design:
+//! The design follows from what a failure leaves behind:
 //!
-//! - A **file** is made beside its final place and put there only when it is complete and on stable
-//!   storage. An image that is refused, however late, leaves a new file absent and an existing one
-//!   as it was. The half-made file has no name until then, so that not even a kill leaves it.
-//! - A **block device** has no other place. So everything that can be refused is found out before
-//!   the first byte is written: the tables when the image is opened, and compressed clusters by
-//!   decoding every one of them first, unless the caller gives that up for speed.
+//! - A **file** is created beside its final place and moved there only when it is complete and on
+//!   stable storage. If an image is refused, however late, a new file does not appear and an existing
+//!   one stays as it was. The incomplete file has no name until then, so that not even SIGKILL leaves
+//!   it behind.
+//! - A **block device** has no other place. So every reason for a refusal is found before the first
+//!   byte is written: the tables are checked when the image is opened, and every compressed cluster
+//!   is decoded once first, unless the caller prefers speed.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+mod staged;
+
+use std::fs::{self, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crate::copy::{Copier, CopyOptions, Summary};
 use crate::device::{Content, FileSize, Target};
@@ -23,8 +24,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Format, ImageType};
 use crate::plan::Planner;
 use crate::source::FileSource;
-use crate::sys;
 use crate::unpack::{self, UnpackOptions, Unpacked};
+use staged::{Staged, directory_of, target_error};
+
+pub use staged::new_unnamed;
 
 /// Symbolic links followed before giving up, as the kernel does (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -32,21 +35,21 @@ const MAX_LINKS: usize = 40;
 /// How to convert.
 #[derive(Debug, Clone)]
 pub struct ConvertOptions {
-    /// How to copy. The tail policy is for block devices.
+    /// How to copy. The tail policy applies to block devices only.
     pub copy: CopyOptions,
-    /// Whether a block device is written only after every compressed cluster was decoded once.
+    /// Whether every compressed cluster is decoded once before a block device is written.
     pub verify_first: bool,
-    /// How large the disk, and an image that has to be unpacked first, may be. By default a disk that a
-    /// stream decodes to, and an unpacked image, may take what is free where they are written.
+    /// Largest size of the disk, and of an image that has to be unpacked first. By default, a disk that
+    /// a stream decodes to and an unpacked image may take the free space where they are written.
     pub max_bytes: Option<u64>,
 }
 
-/// What was converted.
+/// The result of a conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
     /// What was done.
     pub summary: Summary,
-    /// How the image was unpacked, if it had to be.
+    /// How the image was unpacked, if that was necessary.
     pub unpacked: Option<Unpacked>,
 }
 
@@ -58,7 +61,7 @@ pub fn open_source(path: &Path) -> Result<FileSource> {
     };
     let file = OpenOptions::new()
         .read(true)
-        // Keeps a FIFO at this path from blocking before its type is known.
+        // Prevents a FIFO at this path from blocking before its type is known.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(failed)?;
@@ -77,8 +80,8 @@ pub fn open_source(path: &Path) -> Result<FileSource> {
 
 /// Converts the image at `source` to raw bytes at `destination`.
 ///
-/// The destination is a file, which gets exactly the size of the image's disk, or a block device
-/// of at least that size. Every byte that the image does not set reads as zero afterwards.
+/// The destination is a file, which gets exactly the size of the image's disk, or a block device of
+/// at least that size. Every byte that the image does not set reads as zero afterwards.
 pub fn convert(
     source: &Path,
     declared: ImageType,
@@ -95,7 +98,7 @@ pub fn convert(
         }
         None => false,
     };
-    // A device has no room beside it.
+    // Unlike a file, a device has no place beside it to write to first.
     let scratch = match is_device {
         true => std::env::temp_dir(),
         false => directory_of(&destination),
@@ -127,39 +130,9 @@ pub fn convert(
     Ok(Converted { summary, unpacked })
 }
 
-/// A file without a name, to read and write: for what is not needed any more when this program has ended.
-pub fn new_unnamed(directory: &Path) -> io::Result<File> {
-    let unnamed = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(libc::O_TMPFILE)
-        .open(directory);
-    match unnamed {
-        Err(error) if is_without_unnamed_files(&error) => {
-            let temporary = Temporary::beside(&directory.join("unpacked"));
-            // It loses its name at once.
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary.0)
-        }
-        opened => opened,
-    }
-}
-
-/// What is free in a directory's file system; everything, where that is not known.
+/// Free space on a directory's file system, or the maximum if that is not known.
 pub fn free_bytes(directory: &Path) -> u64 {
     rustix::fs::statvfs(directory).map_or(u64::MAX, |free| free.f_bavail * free.f_frsize)
-}
-
-fn directory_of(destination: &Path) -> PathBuf {
-    match destination.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
 }
 
 fn to_device(
@@ -176,7 +149,7 @@ fn to_device(
     if options.verify_first {
         let decoded = Copier::verify_file(&mut planner, &options.copy)?;
         target.check_fits(decoded)?;
-        // Its batches are used up.
+        // The planner's batches are used up.
         planner = Planner::open(planner.into_source(), declared)?;
     }
     Copier::copy_file(planner, target, options.copy.clone())?.commit()
@@ -188,7 +161,7 @@ fn to_file(
     existing: Option<&Metadata>,
     options: &ConvertOptions,
 ) -> Result<Summary> {
-    // Finds out whether the file may be written and is not a running machine's disk.
+    // Finds out whether the file may be written and is not the disk of a running machine.
     let _claim = existing
         .map(|_| Target::open_file(destination, FileSize::OfImage))
         .transpose()?;
@@ -198,7 +171,8 @@ fn to_file(
     }
     let file = staged.file.try_clone().map_err(|e| staged.error(e))?;
     let mut target = Target::from_file(file, destination, FileSize::OfImage)?;
-    // Of a stream nobody knows the disk's size beforehand; others take what they say, less the holes.
+    // A stream's disk size is unknown beforehand; other images take at most the size of their disk,
+    // less the holes.
     let is_stream = matches!(planner.info().format, Format::RawStream(_));
     let free = is_stream.then(|| free_bytes(&staged.directory));
     target.limit(options.max_bytes.or(free));
@@ -207,7 +181,7 @@ fn to_file(
     Ok(summary)
 }
 
-/// Fails when the destination is the image itself, under whatever name.
+/// Fails if the destination is the image itself, under any name.
 fn refuse_same(
     source: &FileSource,
     source_path: &Path,
@@ -215,7 +189,7 @@ fn refuse_same(
     destination: &Path,
 ) -> Result<()> {
     let image = source.file().metadata().map_err(|e| {
-        let context = format!("Asking {} for its properties failed", source_path.display());
+        let context = format!("Reading the properties of {} failed", source_path.display());
         Error::io(ErrorKind::Read, context, e)
     })?;
     let same_file = (image.dev(), image.ino()) == (found.dev(), found.ino());
@@ -232,7 +206,7 @@ fn refuse_same(
     Ok(())
 }
 
-/// Follows symbolic links, the last of which may lead to a file that does not exist yet.
+/// Follows symbolic links. The last one may point to a file that does not exist yet.
 fn resolve(path: &Path) -> Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -255,178 +229,5 @@ fn metadata(path: &Path) -> Result<Option<Metadata>> {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(target_error(path, error)),
-    }
-}
-
-fn target_error(path: &Path, source: io::Error) -> Error {
-    let context = format!("Creating {} failed", path.display());
-    Error::io(ErrorKind::Write, context, source)
-}
-
-/// A file in the making, in the directory where it will have its name.
-#[derive(Debug)]
-struct Staged {
-    file: File,
-    directory: PathBuf,
-    destination: PathBuf,
-    /// Its name until it is published; `None` while it has none. Removed on drop.
-    temporary: Option<Temporary>,
-}
-
-impl Staged {
-    fn create(destination: &Path) -> Result<Self> {
-        let ends_with_slash = destination.as_os_str().as_bytes().ends_with(b"/");
-        if destination.file_name().is_none() || ends_with_slash {
-            return Err(Error::new(
-                ErrorKind::BadTarget,
-                format!("{} does not name a file", destination.display()),
-            ));
-        }
-        let directory = directory_of(destination);
-        match open_unnamed(&directory) {
-            Ok(file) => Ok(Self {
-                file,
-                directory,
-                destination: destination.to_owned(),
-                temporary: None,
-            }),
-            // The file system has no unnamed files (NFS, for one).
-            Err(error) if is_without_unnamed_files(&error) => {
-                Self::create_named(destination, directory)
-            }
-            Err(error) => Err(target_error(destination, error)),
-        }
-    }
-
-    fn create_named(destination: &Path, directory: PathBuf) -> Result<Self> {
-        let temporary = Temporary::beside(destination);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary.0)
-            .map_err(|e| target_error(destination, e))?;
-        Ok(Self {
-            file,
-            directory,
-            destination: destination.to_owned(),
-            temporary: Some(temporary),
-        })
-    }
-
-    /// Takes over the owner and the permissions of the file that is to be replaced.
-    fn take_over(&self, existing: &Metadata) -> Result<()> {
-        let mine = self.file.metadata().map_err(|e| self.error(e))?;
-        if (mine.uid(), mine.gid()) != (existing.uid(), existing.gid()) {
-            let (owner, group) = (existing.uid(), existing.gid());
-            std::os::unix::fs::fchown(&self.file, Some(owner), Some(group))
-                .map_err(|e| self.error(e))?;
-        }
-        // After the owner, as a change of owner drops permission bits.
-        self.file
-            .set_permissions(existing.permissions())
-            .map_err(|e| self.error(e))
-    }
-
-    /// Gives the file its name. What had that name before is gone, in one step.
-    fn publish(mut self, replace: bool) -> Result<()> {
-        if self.temporary.is_none() {
-            if replace {
-                let temporary = Temporary::beside(&self.destination);
-                sys::link_unnamed(&self.file, &temporary.0).map_err(|e| self.error(e))?;
-                self.temporary = Some(temporary);
-            } else {
-                sys::link_unnamed(&self.file, &self.destination).map_err(|e| self.error(e))?;
-            }
-        }
-        if let Some(temporary) = self.temporary.take() {
-            fs::rename(&temporary.0, &self.destination).map_err(|e| self.error(e))?;
-            temporary.keep();
-        }
-        // The name is on stable storage once the directory is.
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|e| self.error(e))
-    }
-
-    fn error(&self, source: io::Error) -> Error {
-        target_error(&self.destination, source)
-    }
-}
-
-fn open_unnamed(directory: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .mode(0o666)
-        .custom_flags(libc::O_TMPFILE)
-        .open(directory)
-}
-
-/// open(2) on O_TMPFILE: EOPNOTSUPP by the file system; EISDIR by kernels that do not know it.
-fn is_without_unnamed_files(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)
-    )
-}
-
-/// A temporary name, removed on drop.
-#[derive(Debug)]
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn beside(destination: &Path) -> Self {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(destination.file_name().unwrap_or_default());
-        // Whoever takes the same name at the same time gets EEXIST.
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        name.push(format!(".{}-{}.part", std::process::id(), now.as_nanos()));
-        Self(destination.with_file_name(name))
-    }
-
-    /// The name is no longer this value's to remove.
-    fn keep(mut self) {
-        self.0 = PathBuf::new();
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            // Nothing more can be done where this fails; the failure that led here is reported.
-            fs::remove_file(&self.0).ok();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn without_unnamed_files_a_temporary_name_is_used_and_never_left() {
-        let directory = tempfile::tempdir().unwrap();
-        let destination = directory.path().join("disk");
-        let names = || fs::read_dir(directory.path()).unwrap().count();
-        let create = || Staged::create_named(&destination, directory.path().to_owned()).unwrap();
-        let given_up = create();
-        assert_eq!(names(), 1);
-        drop(given_up);
-        assert_eq!(names(), 0);
-        for replace in [false, true] {
-            create().publish(replace).unwrap();
-            assert_eq!(names(), 1);
-            assert!(destination.exists());
-        }
-    }
-
-    #[test]
-    fn a_new_name_that_somebody_else_took_meanwhile_is_not_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let destination = directory.path().join("disk");
-        let staged = Staged::create(&destination).unwrap();
-        fs::write(&destination, b"somebody else's").unwrap();
-        let error = staged.publish(false).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Write);
-        assert_eq!(fs::read(&destination).unwrap(), b"somebody else's");
     }
 }

@@ -9,20 +9,20 @@
 //!                                          held in memory until commit()
 //! ```
 //!
-//! The order of a copy, of which no step is ever skipped or swapped:
+//! The steps of a copy, none of which is skipped or reordered:
 //!
-//! 1. The target is checked for its size; the places that would make it look like a disk are
-//!    cleared (its first MiB, the disk's last MiB, the device's last MiB), and that is flushed.
-//! 2. Data is written, and what the image leaves out is zeroed, in any order. What belongs to the
-//!    first and last MiB of the disk stays in memory.
-//! 3. The device's tail beyond the disk is zeroed as [`TailPolicy`] says; all is flushed. The
-//!    caller now has a [`Body`], and time to find out whether the image is the right one.
-//! 4. [`Body::commit`] writes the last MiB, then the first, and flushes. A copy that fails, is
-//!    cancelled, is dropped or dies before this leaves the places of step 1 cleared.
+//! 1. The target's size is checked. The places that would make it look like a disk are cleared (its
+//!    first MiB, the disk's last MiB, the device's last MiB), and that is flushed.
+//! 2. Data is written and what the image leaves out is zeroed, in any order. The disk's first and
+//!    last MiB stay in memory.
+//! 3. The device's tail after the disk is zeroed as [`TailPolicy`] says, and everything is flushed.
+//!    The caller now has a [`Body`], and can find out whether the image is the right one.
+//! 4. [`Body::commit`] writes the last MiB, then the first, and flushes. If a copy fails, is
+//!    cancelled, is dropped or crashes before this, the places of step 1 stay cleared.
 //!
-//! Memory is bounded whatever the image: 16 MiB of image bytes in the queue, and for each of at most
-//! five workers three buffers of 2 MiB: one that it reads, one that it fills, one that is being
-//! written meanwhile.
+//! Memory is bounded whatever the image: 16 MiB of image bytes in the queue, and three buffers of 2
+//! MiB for each of at most five workers: one to read into, one to fill, and one that is being
+//! written.
 
 mod copier;
 mod cut;

@@ -1,15 +1,15 @@
 //! Decodes compressed clusters.
 //!
-//! The rules are QEMU's: a cluster is sound when its stream yields the whole cluster. A deflate
-//! stream need not end there, and whatever follows is ignored, because a descriptor knows the
-//! stream's length only to the sector. A zstd stream may be several frames, the last of which has
-//! to end with the cluster.
+//! The rules are QEMU's: a cluster is sound if its stream produces the whole cluster. A deflate
+//! stream need not end there, and whatever follows is ignored, because a descriptor gives the
+//! stream's length only to the sector. A zstd stream may consist of several frames, the last of
+//! which has to end with the cluster.
 //!
-//! A VMDK's grain is zlib with a checksum, as long as the marker before it says. The last one of a disk
-//! may hold no more than the disk needs of it.
+//! A VMDK grain is a zlib stream with a checksum, whose length is in the marker before it. The last
+//! grain of a disk may hold only what the disk needs of it.
 //!
-//! One difference is known: libdeflate reads a few codes that zlib refuses and no compressor writes
-//! (length symbols 286 and 287, some incomplete codes).
+//! One difference is known: libdeflate accepts a few codes that zlib refuses and no compressor
+//! writes (length symbols 286 and 287, some incomplete codes).
 
 use std::fmt;
 
@@ -19,16 +19,16 @@ use zstd_safe::DCtx;
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::Encoding;
 
-/// QEMU decodes zstd as a stream, where libzstd by default refuses a frame of unknown length whose
-/// window is greater than this (`ZSTD_MAXWINDOWSIZE_DEFAULT`).
+/// QEMU decodes zstd as a stream. For that, libzstd by default refuses a frame of unknown length
+/// whose window is larger than this (`ZSTD_MAXWINDOWSIZE_DEFAULT`).
 const MAX_ZSTD_WINDOW: u64 = (1 << 27) + 1;
 
 /// A grain's marker: its first sector on the disk, and the length of its stream.
 const GRAIN_MARKER_BYTES: usize = 12;
 
-/// Decodes compressed clusters, one at a time; every worker thread has its own.
+/// Decodes compressed clusters, one at a time. Every worker thread has its own decoder.
 ///
-/// Nothing is allocated by what a stream asks for: both methods write to the output directly.
+/// No allocation depends on the stream: both methods write to the output directly.
 pub struct Decoder {
     deflate: libdeflater::Decompressor,
     inflate: Decompress,
@@ -47,15 +47,15 @@ impl Decoder {
 
     /// Decodes one cluster.
     ///
-    /// `input` is the extent's host bytes, `output` a buffer of the cluster's size. It is filled
-    /// completely, or the cluster is refused as [`ErrorKind::BadCluster`].
+    /// `input` is the extent's host bytes, `output` a buffer of the cluster's size. The buffer is
+    /// filled completely, or the cluster is refused with [`ErrorKind::BadCluster`].
     pub fn decode(&mut self, encoding: Encoding, input: &[u8], output: &mut [u8]) -> Result<()> {
         self.decode_part(encoding, input, output, output.len())
     }
 
-    /// Decodes one cluster, of which the disk has the first `needed` bytes.
+    /// Decodes one cluster, of which only the first `needed` bytes are on the disk.
     ///
-    /// What a grain does not hold beyond these is zero.
+    /// What a grain does not hold after these is zero.
     pub fn decode_part(
         &mut self,
         encoding: Encoding,
@@ -85,12 +85,12 @@ impl Decoder {
     }
 
     fn deflate(&mut self, input: &[u8], output: &mut [u8]) -> Option<()> {
-        // Practically every stream ends where its cluster does, and takes this way.
+        // Nearly every stream ends with its cluster, and takes this path.
         if self.deflate.deflate_decompress(input, output) == Ok(output.len()) {
             return Some(());
         }
-        // zlib stops where the output is full, and says whether that was at the stream's end or
-        // not; QEMU takes either.
+        // zlib stops when the output is full, and says whether that was the end of the stream; QEMU
+        // accepts both.
         self.inflate.reset(false);
         let status = self
             .inflate
@@ -119,7 +119,7 @@ impl Decoder {
             if frame.is_empty() || is_window_too_large(frame) {
                 return None;
             }
-            // A frame that holds more than is left of the cluster is an error here.
+            // A frame that holds more than the rest of the cluster is an error here.
             filled += self.zstd.decompress(&mut output[filled..], frame).ok()?;
             input = rest;
         }
@@ -127,10 +127,10 @@ impl Decoder {
     }
 }
 
-/// Whether QEMU's libzstd would refuse the frame for its window.
+/// Whether QEMU's libzstd would refuse the frame because of its window.
 fn is_window_too_large(frame: &[u8]) -> bool {
-    // RFC 8878, 3.1.1.1: the magic number, the frame header's descriptor, and then the window's,
-    // unless the frame is a single segment, which is its own window.
+    // RFC 8878, 3.1.1.1: the magic number, the frame header descriptor, and then the window
+    // descriptor, unless the frame is a single segment, which is its own window.
     let [m0, m1, m2, m3, descriptor, window, ..] = *frame else {
         return false;
     };
@@ -183,7 +183,7 @@ mod tests {
         out
     }
 
-    /// Decodes with a decoder that has seen a bad cluster before: nothing of it may stay.
+    /// Decodes with a decoder that has decoded a bad cluster before, which must have no effect.
     fn decode(encoding: Encoding, input: &[u8]) -> Result<Vec<u8>> {
         let mut decoder = Decoder::new();
         let mut output = vec![0xaa; CLUSTER];

@@ -1,15 +1,15 @@
-//! Where an image is written: a block device or a regular file.
+//! The target of an image: a block device or a regular file.
 //!
-//! A [`Target`] owns the open file and knows what it takes: its size, the unit of its requests,
-//! whether direct I/O works, whether it reads as zero already. It guarantees three things:
+//! A [`Target`] owns the open file and knows its properties: its size, the unit of its requests,
+//! whether direct I/O works, and whether it already reads as zero. It guarantees three things:
 //!
-//! - **Nobody else has it.** A block device is opened with `O_EXCL`, which the kernel refuses
-//!   while it is mounted or held by another driver; a regular file is locked the way QEMU locks
-//!   its disks, so that neither starts while the other runs.
-//! - **The page cache does not grow.** Writes bypass it where the target and the image's
-//!   alignment permit; elsewhere what was written is flushed and dropped every few MiB.
-//! - **Zero means zero.** A range is cleared by the device's WRITE ZEROES, by a hole in a file, or
-//!   by writing zeros. A discard is never taken for zeroing: what it leaves is up to the device.
+//! - **Exclusive use.** A block device is opened with `O_EXCL`, which the kernel refuses while it
+//!   is mounted or held by another driver. A regular file is locked in the way QEMU locks its disks,
+//!   so that neither starts while the other runs.
+//! - **The page cache does not grow.** Writes bypass it if the target and the image's alignment
+//!   permit; otherwise, what was written is flushed and dropped every few MiB.
+//! - **Zeroed means zero.** A range is zeroed by the device's WRITE ZEROES, by a hole in a file, or
+//!   by writing zeros. A discard does not count as zeroing: what it leaves is up to the device.
 
 mod number;
 mod target;

@@ -1,4 +1,4 @@
-//! The crate's one error type: a kind for programs, a context for people, a source for the chain.
+//! The crate's error type: a kind for programs, a context for people, and a source for the chain.
 
 use std::fmt;
 use std::io;
@@ -30,11 +30,11 @@ pub enum ErrorKind {
     NotOnePass,
     /// The image is in an archive or a stream, and must be unpacked to a local file first.
     Packed,
-    /// This program did something that it never should.
+    /// A bug in this program.
     Internal,
-    /// Refused: the image is not what it was declared to be.
+    /// Refused: the image is not of the declared type.
     NotThisFormat,
-    /// Refused: declared raw, but the content is another image format's.
+    /// Refused: declared raw, but the content is of another image format.
     OtherFormat,
     /// Refused: the image needs a backing file.
     BackingFile,
@@ -46,13 +46,13 @@ pub enum ErrorKind {
     Corrupt,
     /// Refused: the image needs a feature that this crate does not know.
     UnknownFeature,
-    /// Refused: a field of the header, a header extension or a table descriptor is impossible.
+    /// Refused: a field of the header, a header extension or a table descriptor is invalid.
     BadHeader,
-    /// Refused: an entry of a table is impossible.
+    /// Refused: an entry of a table is invalid.
     BadTable,
-    /// Refused: a table or a cluster stands outside the file.
+    /// Refused: a table or a cluster is outside the file.
     OutsideFile,
-    /// Refused: two things of the image stand in the same place.
+    /// Refused: two parts of the image overlap.
     Overlap,
     /// Refused: the file ends before the image does.
     Truncated,
@@ -65,7 +65,15 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether this is a verdict on the image, which no repetition will change.
+    /// The kind of a failed write.
+    pub(crate) fn of_write(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            _ => Self::Write,
+        }
+    }
+
+    /// Whether this is a verdict on the image, which a retry will not change.
     pub fn is_refusal(self) -> bool {
         match self {
             Self::Read
@@ -125,7 +133,7 @@ named!(ErrorKind, "kind of error", {
     TooLarge => "too_large",
 });
 
-/// An error with its kind, what was being done, and its cause.
+/// An error with its kind, its context, and its cause.
 ///
 /// `Display` shows the context only; the cause is in the chain.
 #[derive(Debug)]

@@ -1,16 +1,16 @@
-//! What images are declared to be, and what they turn out to be. How they are read is in
+//! The declared type of an image, and its actual format. How formats are read is in
 //! [`formats`](crate::formats).
 
 use crate::names::named;
 
-/// The format that the caller declares; the API's `image_type`.
+/// The declared type of an image; the API's `image_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageType {
     /// QEMU's copy-on-write format, versions 2 and 3.
     Qcow2,
-    /// The disk's bytes as they are.
+    /// The disk's bytes without any format.
     Raw,
-    /// VMware's format, in one file.
+    /// VMware's format, in a single file.
     Vmdk,
     /// Microsoft's older format.
     Vhd,
@@ -18,16 +18,16 @@ pub enum ImageType {
     Vhdx,
     /// VirtualBox's format.
     Vdi,
-    /// Whichever of these the content is.
+    /// Any of these, detected from the content.
     Auto,
 }
 
-/// What an image turned out to be.
+/// The actual format of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
     /// QEMU's copy-on-write format.
     Qcow2(Qcow2Features),
-    /// The disk's bytes as they are.
+    /// The disk's bytes without any format.
     Raw,
     /// The disk's bytes inside one compressed stream.
     RawStream(StreamCodec),
@@ -41,31 +41,55 @@ pub enum Format {
     Vdi(Layout),
 }
 
-/// How an image of a format with several kinds is laid out.
+impl Format {
+    /// The type to declare for images of this format.
+    pub fn image_type(&self) -> ImageType {
+        match self {
+            Self::Qcow2(_) => ImageType::Qcow2,
+            Self::Raw | Self::RawStream(_) => ImageType::Raw,
+            Self::Vmdk(_) => ImageType::Vmdk,
+            Self::Vhd(_) => ImageType::Vhd,
+            Self::Vhdx(_) => ImageType::Vhdx,
+            Self::Vdi(_) => ImageType::Vdi,
+        }
+    }
+
+    /// The layout, in a format with several kinds of images.
+    pub fn layout(&self) -> Option<&Layout> {
+        match self {
+            Self::Vmdk(layout) | Self::Vhd(layout) | Self::Vhdx(layout) | Self::Vdi(layout) => {
+                Some(layout)
+            }
+            Self::Qcow2(_) | Self::Raw | Self::RawStream(_) => None,
+        }
+    }
+}
+
+/// The layout of an image in a format with several kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     /// The kind.
     pub subformat: Subformat,
-    /// What the image's table has an entry for, in bytes; `None` where there is no table.
+    /// Bytes for each entry of the image's table; `None` if there is no table.
     pub block_size: Option<u64>,
 }
 
-/// A format's kinds of images, by the formats' own words.
+/// The kinds of images of a format, in the formats' own terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Subformat {
-    /// The disk's bytes with something around them, or blocks that are all there.
+    /// Fixed size: the disk's bytes with metadata around them, or all blocks allocated.
     Fixed,
-    /// Blocks that are there once they were written.
+    /// Blocks are allocated when they are written.
     Dynamic,
-    /// VDI's blocks that are all there.
+    /// VDI with all blocks allocated.
     Static,
-    /// VMDK's grains as they are.
+    /// VMDK with uncompressed grains.
     MonolithicSparse,
-    /// VMDK's grains, compressed.
+    /// VMDK with compressed grains.
     StreamOptimized,
 }
 
-/// What a qcow2 image's header says that a user may want to know.
+/// What a user may want to know of a qcow2 header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Qcow2Features {
@@ -73,23 +97,23 @@ pub struct Qcow2Features {
     pub version: u32,
     /// Size of a cluster: a power of two from 512 bytes to 2 MiB.
     pub cluster_size: u64,
-    /// How compressed clusters, if there are any, are compressed.
+    /// The compression method of compressed clusters, if there are any.
     pub compression: Compression,
     /// Whether L2 entries have subcluster bitmaps.
     pub extended_l2: bool,
-    /// Whether refcounts may be stale; of no consequence for reading.
+    /// Whether refcounts may be out of date; does not matter for reading.
     pub dirty: bool,
-    /// Whether refcounts are written lazily; of no consequence for reading.
+    /// Whether refcounts are written lazily; does not matter for reading.
     pub lazy_refcounts: bool,
     /// Width of a refcount in bits.
     pub refcount_bits: u32,
     /// Internal snapshots; only the active layer is read.
     pub snapshots: u32,
-    /// Persistent dirty bitmaps; of no consequence for reading.
+    /// Persistent dirty bitmaps; do not matter for reading.
     pub bitmaps: u32,
 }
 
-/// A qcow2 image's method of compression.
+/// A qcow2 image's compression method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// Raw deflate; QEMU calls it zlib.
@@ -98,7 +122,7 @@ pub enum Compression {
     Zstd,
 }
 
-/// What a raw image may be compressed with as a whole.
+/// The compression formats for whole raw images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamCodec {
     /// RFC 1952, one member or several.

@@ -1,16 +1,16 @@
 //! Locks that outlive their holder for a moment.
 //!
-//! A child that was just forked has every descriptor of its parent until it runs its program, also
-//! those that the parent has closed since. So a `flock`, the claim of a block device (`O_EXCL`) and
-//! locks of an open file description may be held by nobody but a command that another thread is
-//! starting. "In use" is therefore concluded only when no such child is left.
+//! A child that was just forked has every descriptor of its parent until it runs its program,
+//! including those that the parent has closed since. So a `flock`, the claim of a block device
+//! (`O_EXCL`) or a lock of an open file description may be held by nobody except a command that
+//! another thread is starting. "In use" is therefore concluded only when no such child is left.
 //!
-//! Whether one is left, the kernel tells, whoever forked it and however slow the machine is: there is
-//! always a pipe whose writing end this process has open, and so have its children until they run their
-//! programs. To find out, another pipe takes its place, the end here is closed, and the reading end
-//! hangs up once the last child has let go of its copy. In which order a child lets go of what it has the
-//! kernel does not promise (it is the last that was opened first, mostly), so a number of attempts follow:
-//! a child that lost its processor between two of its descriptors comes round meanwhile.
+//! The kernel tells whether one is left, whoever forked it and however slow the machine is. This process
+//! always has the writing end of a pipe open, and so do its children until they run their programs. To
+//! find out, another pipe replaces it, the writing end here is closed, and the reading end hangs up once
+//! the last child has closed its copy. The kernel does not promise in which order a child closes its
+//! descriptors (mostly the one that was opened last comes first), so several attempts follow: a child that
+//! was preempted between two of its descriptors continues meanwhile.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
@@ -22,19 +22,19 @@ use std::time::{Duration, Instant};
 
 use crate::sys;
 
-/// How long a child may take from fork to exec. It is less than a millisecond, on a host with far
-/// more to run than it has processors some hundred; a child that hangs there must not hang a job.
+/// How long a child may take from fork to exec. It takes less than a millisecond, or some hundred
+/// on a host with far more load than processors. A child that hangs there must not hang a job.
 const CHILD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Attempts after the last child is gone, and the pauses between them: half a second, and more where
+/// Attempts after the last child is gone, and the pauses between them: half a second, or more if
 /// this process has to wait for a processor as well.
 const LAST_ATTEMPTS: u32 = 30;
 const LAST_PAUSE: Duration = Duration::from_millis(18);
 
-/// Tries to take a lock. `None` when others have it, and not for a moment only. Blocks.
+/// Tries to take a lock. `None` if it is held by others, and not only for a moment. Blocks.
 ///
-/// Whatever is locked must have been locked by this function, or by what is made of it: children that
-/// were forked before its first call are not known.
+/// Whatever is locked must have been locked by this function, or by functions that use it: children
+/// that were forked before its first call are not known.
 pub fn take<T, E>(mut attempt: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
     let children = Children::all();
     if let Some(taken) = attempt()? {
@@ -50,7 +50,7 @@ pub fn take<T, E>(mut attempt: impl FnMut() -> Result<Option<T>, E>) -> Result<O
     attempt()
 }
 
-/// For an attempt to open a device with `O_EXCL`: none while another one has claimed it (EBUSY).
+/// For an attempt to open a device with `O_EXCL`: None if it is claimed already (EBUSY).
 pub fn unless_busy(opened: io::Result<File>) -> io::Result<Option<File>> {
     match opened {
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(None),
@@ -58,8 +58,8 @@ pub fn unless_busy(opened: io::Result<File>) -> io::Result<Option<File>> {
     }
 }
 
-/// Locks a byte range for the life of this open file (`F_OFD_SETLK`). False when another open file
-/// holds a conflicting lock, and not for a moment only. Blocks.
+/// Locks a byte range for the life of this open file (`F_OFD_SETLK`). False if another open file
+/// holds a conflicting lock, and not only for a moment. Blocks.
 pub fn lock_range(file: &File, range: &Range<u64>) -> io::Result<bool> {
     let locked = take(|| Ok(sys::try_lock_range(file, range)?.then_some(())));
     locked.map(|locked: Option<()>| locked.is_some())
@@ -70,19 +70,19 @@ struct Children(Mutex<Pipes>);
 
 #[derive(Default)]
 struct Pipes {
-    /// The pipe that children inherit now.
+    /// The pipe that new children inherit.
     current: Option<(PipeReader, PipeWriter)>,
-    /// Earlier ones that some child has still.
+    /// Earlier pipes that some child still has open.
     old: Vec<PipeReader>,
 }
 
 impl Children {
-    /// From the first call on, children are known.
+    /// Children are known from the first call on.
     fn all() -> &'static Self {
         static ALL: OnceLock<Children> = OnceLock::new();
         ALL.get_or_init(|| {
             Self(Mutex::new(Pipes {
-                // Without descriptors left a process can lock nothing either.
+                // Without free descriptors a process can lock nothing either.
                 current: io::pipe().ok(),
                 old: Vec::new(),
             }))
@@ -92,7 +92,7 @@ impl Children {
     /// Waits until all children that were forked so far run their programs, or the time is over.
     fn wait(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        // Held meanwhile: the next one has to wait for the same children.
+        // Held meanwhile: another caller has to wait for the same children.
         let mut pipes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let next = io::pipe().ok();
         if let Some((reader, writer)) = std::mem::replace(&mut pipes.current, next) {
@@ -101,7 +101,7 @@ impl Children {
         }
         pipes.old.retain(|reader| {
             let left = deadline.saturating_duration_since(Instant::now());
-            // A pipe that cannot be asked tells nothing, now or later.
+            // A pipe that cannot be polled tells nothing, now or later.
             !sys::wait_for_hangup(reader.as_fd(), left).unwrap_or(true)
         });
     }
@@ -142,7 +142,7 @@ mod tests {
         children.wait(Duration::from_millis(30));
         assert!(started.elapsed() >= Duration::from_millis(30));
         assert_eq!(children.0.lock().unwrap().old.len(), 1);
-        // The next one waits for it as well, until it is gone.
+        // The next call waits for it as well, until it is gone.
         let child = thread::spawn(move || {
             thread::sleep(Duration::from_millis(30));
             drop(copy);

@@ -1,13 +1,13 @@
-//! Reads VM images that come from strangers, and writes them to files and block devices.
+//! Reads untrusted VM images, and writes them to files and block devices.
 //!
-//! The crate is synchronous, has no network code and opens no path on its own account: it reads
-//! the one source it is given through [`ReadAt`], so an image that names another file (a backing
-//! file, an external data file) has no way to reach it.
+//! The crate is synchronous, has no network code and opens no path of its own accord: it reads the
+//! one source it is given through [`ReadAt`], so an image that names another file (a backing file,
+//! an external data file) cannot reach it.
 //!
-//! The way of one image:
+//! The path of an image:
 //!
-//! 1. [`plan::Planner::open`] reads the header and validates every table the image points to.
-//!    What is not fully understood is refused, by an [`ErrorKind`] of its own.
+//! 1. [`plan::Planner::open`] reads the header and validates every table that the image points to.
+//!    What is not fully understood is refused, with an [`ErrorKind`] of its own.
 //! 2. [`plan::Planner::next_batch`] yields a [`plan::Batch`]: which host bytes hold which guest bytes,
 //!    in *host* order, so that the source can be read once, front to back.
 //! 3. [`copy::Copier`] takes the source's bytes as they arrive (or reads them itself from a local
@@ -18,8 +18,8 @@
 //!
 //! # Order of the modules
 //!
-//! A module uses those of the rows above it, and none of its own row or below; no two files of the
-//! crate use each other, by whatever detour. `tests/it/module_order.rs` holds both.
+//! A module uses those in the rows above it, and none in its own row or below. No two files of the
+//! crate use each other, directly or indirectly. `tests/it/module_order.rs` checks both.
 //!
 //! ```text
 //! limits   names   sys

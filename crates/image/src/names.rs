@@ -1,8 +1,8 @@
-//! Names of things that are written down: in reports, metrics, files and on command lines.
+//! Names of things that are written: in reports, metrics, files and on command lines.
 
 use std::fmt;
 
-/// A text that names nothing of its kind.
+/// A text that is not a name of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownName {
     what: &'static str,
@@ -23,13 +23,17 @@ impl UnknownName {
 impl fmt::Display for UnknownName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, found, known } = self;
-        write!(f, "`{found}` is no {what}: use one of {}", known.join(", "))
+        write!(
+            f,
+            "`{found}` is not a known {what}: use one of {}",
+            known.join(", ")
+        )
     }
 }
 
 impl std::error::Error for UnknownName {}
 
-/// Gives an enum its list of variants, and each variant its name in both directions.
+/// Gives an enum its list of variants, and each variant a name that can be read back.
 macro_rules! named {
     ($type:ty, $what:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
         impl $type {
@@ -85,7 +89,7 @@ mod tests {
         }
         for unknown in ["", "Qcow2", "qcow2 ", "other"] {
             let error = unknown.parse::<T>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("`{unknown}` is no {what}: use one of ")));
+            assert!(error.starts_with(&format!("`{unknown}` is not a known {what}: use one of ")));
             assert!(error.contains(&all[0].to_string()), "{error}");
         }
     }

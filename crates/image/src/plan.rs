@@ -8,33 +8,33 @@ use crate::limits::{MAX_BATCH_BYTES, MAX_FILE_SIZE};
 pub use crate::map::{Batch, Encoding, Extent};
 use crate::source::ReadAt;
 
-/// What is known of an image once it has been opened.
+/// What is known about an image once it has been opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageInfo {
-    /// What the image is.
+    /// The format.
     pub format: Format,
     /// Length of the image file in bytes.
     pub file_size: u64,
     /// Size of the guest's disk in bytes, always whole sectors of 512 bytes. `None` only for
-    /// [`Format::RawStream`], whose size is known when the stream has been decoded.
+    /// [`Format::RawStream`], whose size is known once the stream has been decoded.
     pub virtual_size: Option<u64>,
-    /// What a compressed cluster decodes to, in bytes; `None` for formats without clusters.
+    /// The decoded size of a compressed cluster in bytes; `None` for formats without clusters.
     pub cluster_size: Option<u64>,
     /// Guest bytes that have data in the image; the others read as zero.
     pub allocated_bytes: u64,
-    /// Host bytes that hold them. Of a compressed cluster the sectors that its stream touches.
+    /// Host bytes that hold them. Of a compressed cluster, the sectors that its stream touches.
     pub host_data_bytes: u64,
-    /// How many extents the image's batches have together.
+    /// Number of extents in all of the image's batches.
     pub extents: u64,
     /// How many clusters are compressed.
     pub compressed_clusters: u64,
-    /// The greatest power of two up to 4096 that divides every extent's guest offset, and, but for
-    /// an extent that ends with the disk, every guest length.
+    /// The largest power of two up to 4096 that divides every extent's guest offset, and every
+    /// guest length except that of an extent that ends with the disk.
     pub alignment: u64,
 }
 
-/// Opens an image, refuses what must be refused, and says what stands where.
+/// Opens an image, refuses what must be refused, and maps guest bytes to host bytes.
 ///
 /// ```
 /// use lvp_image::format::ImageType;
@@ -73,13 +73,13 @@ enum State {
 impl<S: ReadAt> Planner<S> {
     /// Reads the header and validates every table that the active layer points to.
     ///
-    /// Every refusal that needs no decompression happens here, before anybody writes a byte. An image in
-    /// a package that has to be unpacked first is [`ErrorKind::Packed`]; see [`unpack`](crate::unpack).
+    /// Every refusal that needs no decompression happens here, before any byte is written. An image that
+    /// has to be unpacked first is [`ErrorKind::Packed`]; see [`unpack`](crate::unpack).
     pub fn open(source: S, declared: ImageType) -> Result<Self> {
         Self::open_within(source, declared, MAX_BATCH_BYTES)
     }
 
-    /// [`open`](Self::open) with another budget for a batch than [`MAX_BATCH_BYTES`].
+    /// [`open`](Self::open) with a budget for a batch other than [`MAX_BATCH_BYTES`].
     ///
     /// A cluster's 32 possible extents have to fit.
     pub fn open_within(source: S, declared: ImageType, batch_bytes: usize) -> Result<Self> {
@@ -90,10 +90,10 @@ impl<S: ReadAt> Planner<S> {
                 format!("The image file has {file_size} bytes, more than {MAX_FILE_SIZE}"),
             ));
         }
-        // Less would not take one cluster's entries, and no batch would ever get anywhere.
+        // A smaller batch could not take one cluster's entries, and no batch would make progress.
         let batch_bytes = batch_bytes.max(MIN_BATCH_BYTES);
         packed::check(&source, declared)?;
-        let opened = reader_of(declared).open(&source, batch_bytes)?;
+        let opened = reader_of(declared, &source)?.open(&source, batch_bytes)?;
         Ok(Self {
             info: ImageInfo {
                 format: opened.format,
@@ -118,12 +118,12 @@ impl<S: ReadAt> Planner<S> {
         })
     }
 
-    /// What the image is.
+    /// What is known about the image.
     pub fn info(&self) -> &ImageInfo {
         &self.info
     }
 
-    /// Where the image's bytes come from.
+    /// The source of the image's bytes.
     pub fn source(&self) -> &S {
         &self.source
     }
@@ -148,13 +148,13 @@ impl<S: ReadAt> Planner<S> {
         }
     }
 
-    /// Whether one batch maps the whole disk, so that the source may be read once, front to back.
+    /// Whether one batch maps the whole disk, so that the source can be read once, front to back.
     /// True for [`Format::RawStream`] as well.
     pub fn is_one_pass(&self) -> bool {
         matches!(self.state, State::Whole(_))
     }
 
-    /// Gives the source back.
+    /// Returns the source.
     pub fn into_source(self) -> S {
         self.source
     }

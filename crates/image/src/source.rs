@@ -1,4 +1,4 @@
-//! Where an image's bytes come from.
+//! The source of an image's bytes.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use crate::sys;
 
 /// Random access to the bytes of one image.
 ///
-/// The only way by which this crate reads an image. Implementations may be remote and slow;
+/// This is the only way in which this crate reads an image. Implementations may be remote and slow;
 /// callers batch their reads.
 pub trait ReadAt: Send + Sync {
     /// Length of the source in bytes; does not change while the image is read.
@@ -19,13 +19,13 @@ pub trait ReadAt: Send + Sync {
         self.len() == 0
     }
 
-    /// Fills `buf` from `offset`. A read that would pass the end of the source is an
+    /// Fills `buf` from `offset`. A read that would extend past the end of the source is an
     /// [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// The first offset from `offset` on that may hold anything but zero bytes.
     ///
-    /// A sparse file knows without reading; whoever does not know returns `offset`.
+    /// A sparse file knows without reading; implementations that do not know return `offset`.
     fn next_data(&self, offset: u64) -> u64 {
         offset
     }
@@ -41,7 +41,7 @@ pub struct FileSource {
 impl FileSource {
     /// Takes an open file (or block device); its length is read once, here.
     pub fn new(mut file: File) -> io::Result<Self> {
-        // Seeking works for block devices too, where the metadata's length is zero.
+        // Seeking also works for block devices, whose metadata gives a length of zero.
         let len = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
         Ok(Self { file, len })
     }

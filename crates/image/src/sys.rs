@@ -1,7 +1,7 @@
 //! The system calls that the standard library lacks, and all `unsafe` code, in the modules below.
 //!
-//! Each function is a thin, safe wrapper around one call. Policy (when to use which, what a
-//! failure means) is in the callers. What rustix has a safe form for is in [`files`], by that.
+//! Each function is a thin, safe wrapper around one call. Policy (when to use which, what a failure
+//! means) is in the callers. Calls for which rustix has a safe form are in [`files`] and use it.
 #![expect(
     unsafe_code,
     reason = "three ioctls, open file locks, leases, poll, mapped memory and io_submit have no safe form"

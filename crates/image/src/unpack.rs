@@ -1,11 +1,11 @@
-//! Takes an image out of what it is packed in, into a file that can be read at random.
+//! Unpacks an image from a stream or archive into a file that can be read at random.
 //!
 //! ```text
 //! stream ──> decoder ──┬──────────> file
 //! archive ─────────────┴──> tar ──> file: the one image in it
 //! ```
 //!
-//! The file is the caller's, who says how large it may become. Runs of zeros are left out of it.
+//! The file is the caller's, who also sets its maximum size. Runs of zeros are not written to it.
 
 mod tar;
 mod writer;
@@ -24,32 +24,32 @@ use crate::source::FileSource;
 use tar::Archive;
 use writer::Writer;
 
-/// How to unpack.
+/// Options for unpacking.
 #[derive(Debug, Clone)]
 pub struct UnpackOptions {
-    /// Whose budget for large windows counts.
+    /// The engine whose budget for large windows is used.
     pub engine: Engine,
-    /// How large the unpacked image may be.
+    /// Maximum size of the unpacked image.
     pub max_bytes: u64,
     /// Set by the owner to stop.
     pub cancel: Arc<AtomicBool>,
 }
 
-/// What was unpacked.
+/// The result of unpacking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacked {
-    /// What the image was in: `gzip`, `tar`, `tar.xz`.
+    /// What the image was packed in: `gzip`, `tar`, `tar.xz`.
     pub package: String,
     /// Its name in the archive.
     pub name: Option<String>,
     /// Its length.
     pub bytes: u64,
-    /// Bytes behind the stream that were ignored, as the codec's own tool does.
+    /// Bytes after the stream that were ignored, as the codec's own tool does.
     pub ignored_bytes: u64,
 }
 
-/// Opens an image, packed or not. `scratch` gives the file to unpack to, and is asked only when there is
-/// need of it.
+/// Opens an image, packed or not. `scratch` provides the file to unpack to, and is called only if it is
+/// needed.
 pub fn open(
     source: FileSource,
     declared: ImageType,
@@ -76,7 +76,7 @@ pub fn open(
     Ok((Planner::open(source, declared)?, None))
 }
 
-/// Takes the image out of its package.
+/// Unpacks the image.
 fn unpack(
     source: &FileSource,
     into: File,

@@ -34,7 +34,7 @@ pub use traffic::{ObjectTraffic, Traffic};
 /// Time for a client to send the head of its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How a server listens and whom it lets in.
+/// Where a server listens, and which credentials it accepts.
 #[derive(Clone)]
 pub struct Options {
     /// Address to listen on; port 0 takes a free one.
@@ -100,7 +100,7 @@ impl S3Server {
         self.address
     }
 
-    /// What was asked of it and what it sent.
+    /// The requests it got and what it sent.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }

@@ -1,4 +1,4 @@
-//! Objects as files: reading is here, everything else is `s3s-fs`.
+//! Objects as files: reading is implemented here, everything else by `s3s-fs`.
 
 use std::fs::Metadata;
 use std::io::{self, SeekFrom};
@@ -36,7 +36,7 @@ impl Store {
         Ok(Self { root, files })
     }
 
-    /// The object's file, for keys that stay below their bucket.
+    /// The object's file, if the key stays below its bucket.
     async fn find(&self, bucket: &str, key: &str) -> S3Result<(PathBuf, Metadata)> {
         let is_plain = |name: &str| {
             Path::new(name)

@@ -1,4 +1,4 @@
-//! What was asked of a server and what it sent.
+//! Counts the requests to a server and what it sent.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ pub struct Traffic {
     connections: Arc<AtomicUsize>,
 }
 
-/// What happened to one object.
+/// The requests for one object.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectTraffic {
     /// `HEAD` requests.
@@ -29,7 +29,7 @@ pub struct ObjectTraffic {
 /// A connection, while it lives.
 pub(crate) struct OpenConnection(Arc<AtomicUsize>);
 
-/// Where one request's bytes are counted.
+/// The counter for one request's bytes.
 pub(crate) struct Record {
     objects: Arc<Mutex<BTreeMap<String, ObjectTraffic>>>,
     path: String,

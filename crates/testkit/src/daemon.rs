@@ -1,25 +1,25 @@
 //! The real daemon as a process, and a client for it.
 
+mod home;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::ensure;
 use lvp_api::{JobAccepted, JobStatus};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::process::signal;
-use crate::require::command;
-use crate::s3::{ACCESS_KEY, SECRET_KEY};
 
-/// How long anything may take that should take moments.
+pub use home::Home;
+
+/// Deadline for anything that should take a moment.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` yields a value.
@@ -36,183 +36,6 @@ pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         tokio::time::sleep(POLL).await;
     }
-}
-
-/// Where a daemon keeps its things, and how it is configured: outlives the process, so that the
-/// next one finds what this one left.
-#[derive(Debug)]
-pub struct Home {
-    binary: PathBuf,
-    dir: PathBuf,
-    environment: BTreeMap<String, String>,
-    // Removes the directory when dropped, unless somebody wants it kept.
-    _temporary: Option<tempfile::TempDir>,
-}
-
-impl Home {
-    /// A home with volumes in a directory, for a daemon that reads from this S3 server.
-    pub fn new(binary: &str, endpoint: &str) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("lvp-daemon-").tempdir()?;
-        let home = Self::kept_in(dir.path(), binary, endpoint)?;
-        Ok(Self {
-            _temporary: Some(dir),
-            ..home
-        })
-    }
-
-    /// The same in a directory that stays, where a later home finds everything again.
-    pub fn kept_in(dir: &Path, binary: &str, endpoint: &str) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(dir.join("volumes"))?;
-        let mut home = Self {
-            binary: binary.into(),
-            dir: dir.to_owned(),
-            environment: BTreeMap::new(),
-            _temporary: None,
-        };
-        let path = |name: &str| home.dir.join(name).display().to_string();
-        for (name, value) in [
-            ("HOST", "127.0.0.1".to_owned()),
-            ("PORT", "0".to_owned()),
-            ("DB_PATH", path("jobs.db")),
-            ("CACHE_DIR", path("cache")),
-            ("CACHE_MIN_FREE_BYTES", "0".to_owned()),
-            ("VOLUME_BACKEND", "dir".to_owned()),
-            ("VOLUME_DIR", path("volumes")),
-            ("LIBVIRT_ENABLED", "false".to_owned()),
-            ("MINIO_ENDPOINT", endpoint.to_owned()),
-            ("MINIO_ACCESS_KEY", ACCESS_KEY.to_owned()),
-            ("MINIO_SECRET_KEY", SECRET_KEY.to_owned()),
-            ("MINIO_RETRY_BACKOFF_MS", "10,20,50".to_owned()),
-            ("LOG_LEVEL", "debug".to_owned()),
-        ] {
-            home.environment.insert(name.to_owned(), value);
-        }
-        Ok(home)
-    }
-
-    /// Sets an environment variable of the daemon.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.environment.insert(name.to_owned(), value.into());
-        self
-    }
-
-    /// The environment of its daemons.
-    pub fn environment(&self) -> &BTreeMap<String, String> {
-        &self.environment
-    }
-
-    /// The home's directory.
-    pub fn path(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The file of a volume.
-    pub fn volume(&self, name: &str) -> PathBuf {
-        self.path().join("volumes").join(name)
-    }
-
-    /// Names of the files in the cache, its lock left out.
-    pub fn cache_files(&self) -> Vec<String> {
-        list(&self.path().join("cache"))
-            .into_iter()
-            .filter(|name| name != ".lvp-lock")
-            .collect()
-    }
-
-    /// Names of the files among the volumes, their state files left out.
-    pub fn volume_files(&self) -> Vec<String> {
-        list(&self.path().join("volumes"))
-            .into_iter()
-            .filter(|name| name != ".lvp")
-            .collect()
-    }
-
-    /// Runs the binary with other arguments than `serve`, to its end, in the same environment.
-    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        command(&self.binary)
-            .args(arguments)
-            .env_clear()
-            .envs(&self.environment)
-            .current_dir(self.path())
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("Cannot start {}", self.binary.display()))
-    }
-
-    /// What starts the daemon, for tests that want its streams elsewhere.
-    pub fn command(&self) -> Command {
-        let mut command = command(&self.binary);
-        command
-            .args(["serve", "--config", "/dev/null"])
-            .env_clear()
-            .envs(&self.environment)
-            .current_dir(self.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        command
-    }
-
-    /// Starts the daemon and waits until it listens.
-    pub fn start(&self) -> anyhow::Result<Daemon> {
-        let mut child = self
-            .command()
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("Cannot start {}", self.binary.display()))?;
-        let stderr = child
-            .stderr
-            .take()
-            .context("The daemon has no standard error")?;
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&log);
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(line);
-            }
-        });
-        let mut daemon = Daemon {
-            child,
-            log,
-            base: String::new(),
-            http: reqwest::Client::new(),
-            token: None,
-        };
-        let deadline = Instant::now() + DEADLINE;
-        let listening = |line: &Value| match line {
-            // The log as text.
-            Value::String(text) => {
-                let (_, address) = text.split_once("Listening (address=")?;
-                address.split([',', ')']).next().map(str::to_owned)
-            }
-            line if line["message"] == "Listening" => line["address"].as_str().map(str::to_owned),
-            _ => None,
-        };
-        while daemon.base.is_empty() {
-            if let Some(address) = daemon.log().iter().find_map(listening) {
-                daemon.base = format!("http://{address}");
-            } else if let Some(status) = daemon.child.try_wait()? {
-                // Its last words may be on the way still.
-                reader.join().ok();
-                bail!("The daemon ended with {status}: {:#?}", daemon.log_text());
-            }
-            ensure!(Instant::now() < deadline, "The daemon does not listen");
-            std::thread::sleep(POLL);
-        }
-        Ok(daemon)
-    }
-}
-
-fn list(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 /// A running daemon; killed when dropped.
@@ -242,7 +65,7 @@ impl Daemon {
         &self.base
     }
 
-    /// The same daemon, talked to over TLS by this client.
+    /// The same daemon, used over TLS by this client.
     #[must_use]
     pub fn over_tls(mut self, client: reqwest::Client) -> Self {
         self.base = self.base.replacen("http://", "https://", 1);
@@ -250,7 +73,7 @@ impl Daemon {
         self
     }
 
-    /// The same daemon, talked to with this token.
+    /// The same daemon, used with this token.
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
@@ -262,7 +85,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Its log so far, line by line; a line that is no JSON is a string.
+    /// Its log so far, line by line; a line that is not JSON is a string.
     pub fn log(&self) -> Vec<Value> {
         let parse = |line: &String| {
             serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.clone()))
@@ -278,7 +101,7 @@ impl Daemon {
             .clone()
     }
 
-    /// Waits until it has logged this message; the last such line.
+    /// Waits until it has logged this message. Returns the last such line.
     pub async fn until_said(&self, message: &str) -> Value {
         wait_for(message, async || {
             let mut lines = self.log().into_iter().rev();
@@ -287,7 +110,7 @@ impl Daemon {
         .await
     }
 
-    /// SIGKILL, and nothing of the process is left when this returns.
+    /// Sends SIGKILL, and waits until the process is gone.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -337,7 +160,7 @@ impl Daemon {
         Ok(serde_json::from_value(answer.body)?)
     }
 
-    /// Asks for an image on a volume of so many bytes; the job that does it.
+    /// Requests a volume of this many bytes with an image. Returns the job.
     pub async fn provision(&self, image: &str, volume: &str, bytes: u64) -> anyhow::Result<String> {
         let body = json!({
             "image_url": image, "volume_name": volume, "volume_size_bytes": bytes,
@@ -345,7 +168,7 @@ impl Daemon {
         self.submit("/api/v1/jobs", body).await
     }
 
-    /// Posts a request that becomes a job; its id.
+    /// Posts a request that becomes a job. Returns its id.
     pub async fn submit(&self, route: &str, body: Value) -> anyhow::Result<String> {
         let answer = self.call("POST", route, Some(body)).await?;
         ensure!(answer.status == 202, "POST {route}: {answer:?}");
@@ -377,7 +200,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // It may have ended by itself; in both cases it is gone afterwards.
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
@@ -393,7 +216,7 @@ impl Drop for Daemon {
     }
 }
 
-/// An answer in full.
+/// Reads an answer completely.
 pub async fn answer(response: reqwest::Response) -> anyhow::Result<Answer> {
     let status = response.status().as_u16();
     let headers = response

@@ -34,6 +34,9 @@ pub fn check_section(page: &str, name: &str, text: &str) {
             panic!("{page} cannot be written: {error}");
         }
     } else {
-        assert!(committed == expected, "{page} is old: run ./dev docs");
+        assert!(
+            committed == expected,
+            "{page} is out of date: run ./dev docs"
+        );
     }
 }

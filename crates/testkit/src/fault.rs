@@ -1,8 +1,8 @@
 //! A proxy that breaks HTTP answers on demand.
 //!
-//! It stands in front of a real server and relays requests as they are (signatures stay good, as
-//! the `Host` header is the proxy's own). Each request takes the first rule that matches it and is
-//! not used up; without one it is relayed unharmed. Faults are made on the wire: cut, stalled or
+//! It is in front of a real server and relays requests unchanged (signatures stay valid, because
+//! the `Host` header is the proxy's own). Each request uses the first rule that matches it and is
+//! not used up; without one it is relayed unchanged. Faults are made on the wire: cut, stalled or
 //! shortened bodies, headers that lie, other bytes, no answer at all.
 //!
 //! Requests have no bodies here, and each goes upstream on a connection of its own.
@@ -29,7 +29,7 @@ pub enum Fault {
     Reset,
     /// The connection is closed after this many bytes of the body.
     CutAt(u64),
-    /// Silence after this many bytes of the body, for as long as the client stays.
+    /// Silence after this many bytes of the body, until the client disconnects.
     StallAt(u64),
     /// The answer is this one instead; `retry_after` becomes the header.
     Status {
@@ -46,18 +46,18 @@ pub enum Fault {
     Slow(u64),
     /// A well-formed answer with this many bytes of the body, all other headers as they were.
     ShortBody(u64),
-    /// `Content-Length` promises this many bytes more than will come.
+    /// `Content-Length` announces this many bytes more than are sent.
     LongLength(u64),
     /// A header of the answer has another value, or is added.
     Header(&'static str, String),
     /// A header of the answer is missing.
     NoHeader(&'static str),
-    /// The byte at this offset of the body is another one.
+    /// The byte at this offset of the body is changed.
     WrongByte(u64),
     /// The body is a part of these bytes instead, which are as many as the object has.
     OtherBytes(Bytes),
-    /// The body comes in chunks of this length and without `Content-Length`; afterwards so many more
-    /// bytes come than there should.
+    /// The body is sent in chunks of this length without `Content-Length`, followed by this many more
+    /// bytes than there should be.
     Chunked {
         /// Bytes in a chunk.
         length: u64,
@@ -186,19 +186,19 @@ impl FaultProxy {
         format!("http://{}", self.port.address())
     }
 
-    /// Adds a rule, behind those there are.
+    /// Adds a rule, after the existing ones.
     pub fn inject(&self, rule: Rule) {
         lock(&self.state.rules).push(rule);
     }
 
-    /// Takes all rules away, and forgets the requests and counts so far.
+    /// Removes all rules, and forgets the requests and counts so far.
     pub fn clear(&self) {
         lock(&self.state.rules).clear();
         lock(&self.state.requests).clear();
         self.state.injected.store(0, Ordering::SeqCst);
     }
 
-    /// How many answers were harmed.
+    /// How many answers had a fault.
     pub fn injected(&self) -> usize {
         self.state.injected.load(Ordering::SeqCst)
     }
@@ -213,12 +213,12 @@ impl FaultProxy {
         self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// Refuses connections, and closes those there are, as a server that is down does.
+    /// Refuses connections, and closes the existing ones, as a server that is down does.
     pub async fn go_down(&self) {
         let accepting = lock(&self.accepting).take();
         if let Some(accepting) = accepting {
             accepting.abort();
-            // Its only outcome: that it was aborted. Nobody listens after this.
+            // The only possible result is that it was aborted. Nothing listens after this.
             accepting.await.ok();
         }
     }

@@ -1,4 +1,4 @@
-//! An HTTP server that takes what is posted to it: a receiver of log lines or of webhooks.
+//! An HTTP server that accepts posts: a receiver of log lines or of webhooks.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -22,15 +22,15 @@ use crate::port::Port;
 /// How the server treats a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// Keeps it and says 204.
+    /// Records it and answers 204.
     Take,
-    /// Answers with this status and keeps nothing.
+    /// Answers with this status and records nothing.
     Answer(u16),
     /// Reads it and never answers.
     Silent,
 }
 
-/// A request that was taken.
+/// A request that was recorded.
 #[derive(Debug, Clone)]
 pub struct Post {
     /// Path and query.
@@ -41,7 +41,7 @@ pub struct Post {
     pub body: Vec<u8>,
 }
 
-/// A running server; gone when dropped.
+/// A running server, stopped when dropped.
 #[derive(Debug)]
 pub struct Inbox {
     port: Port,
@@ -57,7 +57,7 @@ struct State {
 }
 
 impl Inbox {
-    /// Starts a server that takes everything.
+    /// Starts a server that accepts everything.
     pub async fn start() -> io::Result<Self> {
         let mut inbox = Self {
             port: Port::reserve()?,
@@ -77,17 +77,17 @@ impl Inbox {
         self.port.address().to_string()
     }
 
-    /// Treats requests otherwise from now on.
+    /// Changes how requests are treated from now on.
     pub fn be(&self, manner: Manner) {
         lock(&self.state).manner = manner;
     }
 
-    /// What was taken so far.
+    /// The requests recorded so far.
     pub fn taken(&self) -> Vec<Post> {
         lock(&self.state).taken.clone()
     }
 
-    /// How many requests came, taken or not.
+    /// How many requests arrived, recorded or not.
     pub fn requests(&self) -> usize {
         lock(&self.state).requests
     }
@@ -118,7 +118,7 @@ impl Inbox {
                 connections.spawn(async move {
                     let service = service_fn(move |request| answer(Arc::clone(&state), request));
                     let connection = auto::Builder::new(TokioExecutor::new());
-                    // A client that breaks off is no failure of the test's server.
+                    // A client that disconnects is not a failure of the test's server.
                     connection
                         .serve_connection(TokioIo::new(stream), service)
                         .await
@@ -140,7 +140,7 @@ async fn answer(
         state.requests += 1;
         state.manner
     };
-    // What did not come in full was not taken.
+    // An incomplete request is not recorded.
     let body = body.collect().await.ok();
     let status = match (manner, body) {
         (Manner::Silent, _) => pending().await,

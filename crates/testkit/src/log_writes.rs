@@ -1,5 +1,5 @@
-//! The log of the device-mapper target `log-writes`: every write of a device in the order in which
-//! the device had them safe, so that the device can be had as it was at any instant.
+//! The log of the device-mapper target `log-writes`: every write to a device in the order in which
+//! they became durable, so that the device's state at any instant can be reconstructed.
 //!
 //! The format is in the kernel's `Documentation/admin-guide/device-mapper/log-writes.rst` and
 //! `drivers/md/dm-log-writes.c`: a superblock, then entries of a sector each, which their data
@@ -41,7 +41,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether everything before it is on the medium.
+    /// Whether everything before it is durable.
     pub fn is_flush(&self) -> bool {
         self.flags & FLUSH != 0
     }
@@ -92,7 +92,7 @@ impl Log {
         })
     }
 
-    /// Does again what an entry did. A discard leaves what it meets: it promises nothing.
+    /// Repeats what an entry did. A discard changes nothing: it guarantees nothing.
     pub fn replay(&self, entry: &Entry, to: &File) -> Result<()> {
         if entry.mark.is_some() || entry.flags & DISCARD != 0 || entry.sectors == 0 {
             return Ok(());

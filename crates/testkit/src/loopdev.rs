@@ -84,7 +84,7 @@ mod tests {
     use crate::require::require;
 
     #[test]
-    fn what_is_written_to_the_device_is_in_its_file() {
+    fn bytes_written_to_the_device_are_in_its_file() {
         if !require("loop") {
             return;
         }

@@ -1,4 +1,4 @@
-//! LVM's own word on the volume group `vg0`, inside user-mode Linux ([`crate::uml`]).
+//! LVM's own view of the volume group `vg0`, inside user-mode Linux ([`crate::uml`]).
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -32,7 +32,7 @@ impl Volume {
     }
 }
 
-/// Runs a tool with arguments that have no spaces; what it printed.
+/// Runs a tool with arguments that have no spaces. Returns its output.
 ///
 /// # Panics
 ///
@@ -82,7 +82,7 @@ pub fn volume(name: &str) -> Option<Volume> {
     volumes().into_iter().find(|volume| volume.name == name)
 }
 
-/// The metadata is sound, and every device of the group is a volume's.
+/// Checks that the metadata is valid, and that every device of the group belongs to a volume.
 ///
 /// # Panics
 ///
@@ -108,7 +108,7 @@ pub fn check() {
     assert!(unknown.is_empty(), "devices without volumes: {unknown:?}");
 }
 
-/// Leaves a marker on the first extents of the group, as a tenant who was removed would.
+/// Leaves a marker on the first extents of the group, as a removed tenant would.
 ///
 /// # Panics
 ///
@@ -154,7 +154,7 @@ pub fn slice(from_mib: u64, mib: u64) -> String {
     segment(0, mib, "linear", from_mib, "")
 }
 
-/// Makes a device-mapper device, or makes one another from now on.
+/// Creates a device-mapper device, or replaces the table of an existing one.
 ///
 /// # Panics
 ///
@@ -184,7 +184,7 @@ pub fn map(name: &str, table: &str) {
     }
 }
 
-/// Takes the group off its disk, with all that is in it.
+/// Removes the group from its disk, with everything in it.
 ///
 /// # Panics
 ///

@@ -1,6 +1,6 @@
-//! Which module of a crate uses which, read from its `use` lines and paths, and compared with a table.
+//! Finds which module of a crate uses which, from `use` lines and paths, and compares that with a table.
 //!
-//! Depends on nothing, so that a crate that must not depend on this one can take the file.
+//! This file has no dependencies, so that a crate that must not depend on this one can include it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,11 +10,11 @@ use std::path::Path;
 pub type Module = Vec<String>;
 /// The text of every file.
 pub type Sources = BTreeMap<Module, String>;
-/// In which row of the table a module stands.
+/// The row of the table in which a module is.
 pub type Rows = BTreeMap<String, usize>;
 type Uses = BTreeMap<Module, BTreeSet<Module>>;
 
-/// A crate's files but its tests, by module; `manifest` is the directory of its Cargo.toml.
+/// A crate's files without its tests, by module; `manifest` is the directory of its Cargo.toml.
 ///
 /// # Panics
 ///
@@ -49,7 +49,7 @@ pub fn sources(manifest: &str) -> Sources {
     found
 }
 
-/// A file without its comments and its tests.
+/// A file's text without comments and tests.
 fn code(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
@@ -59,7 +59,7 @@ fn code(text: &str) -> String {
     lines[..tests.unwrap_or(lines.len())].join("\n")
 }
 
-/// Whether this can be the rest of a `use`, and not of a sentence in a string.
+/// Whether this can be the rest of a `use` statement, and not a sentence in a string.
 fn is_tree(text: &str) -> bool {
     let count = |wanted: char| text.chars().filter(|letter| *letter == wanted).count();
     count('{') == count('}')
@@ -90,7 +90,7 @@ fn flatten(prefix: &str, tree: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// Every path that a file names in a `use`, and every other that begins with `crate` or `super`.
+/// Every path in a `use` of a file, and every other path that begins with `crate` or `super`.
 fn paths(code: &str) -> Vec<String> {
     let mut paths = Vec::new();
     let mut rest = String::new();
@@ -161,7 +161,7 @@ fn uses(sources: &Sources) -> Uses {
         .collect()
 }
 
-/// Uses of a module that does not stand above the user in the table.
+/// Uses of a module that is not above its user in the table.
 ///
 /// # Panics
 ///
@@ -185,7 +185,8 @@ pub fn against_the_table(sources: &Sources, rows: &Rows) -> Vec<String> {
     wrong
 }
 
-/// Files that use each other by some way: what is left when all that use nothing else are taken away.
+/// Files that use each other, directly or indirectly: those that remain when all files that use no
+/// other remaining file are removed.
 pub fn circles(sources: &Sources) -> Vec<String> {
     let mut uses = uses(sources);
     loop {

@@ -1,4 +1,4 @@
-//! Ports that nobody else is given while they are not listened on.
+//! Ports that no other process gets while nothing listens on them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

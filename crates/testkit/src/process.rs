@@ -3,8 +3,8 @@
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Sends a process a signal by its name, such as `TERM`. No program is needed for it: `kill` is the
-/// shell's, and elsewhere in a package that small systems do not have.
+/// Sends a process a signal by its name, such as `TERM`. This needs no program: `kill` is a
+/// shell built-in, or in a package that small systems do not have.
 pub fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
     let signal = match name {
         "HUP" => Signal::HUP,

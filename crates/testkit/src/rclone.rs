@@ -9,14 +9,14 @@ use std::time::Duration;
 use crate::require::command;
 use crate::s3::{ACCESS_KEY, Objects, SECRET_KEY};
 
-/// Time to come up, on a machine that is busy with other tests.
+/// Time to start, on a machine that is busy with other tests.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running rclone over a temporary directory; a test asks `require("rclone")` first.
 #[derive(Debug)]
 pub struct Rclone {
     process: Child,
-    /// Reads what rclone says, to its end, so that it never waits for its own log.
+    /// Reads rclone's output to its end, so that it never blocks on its own log.
     log: Option<JoinHandle<()>>,
     endpoint: String,
     objects: Objects,
@@ -28,7 +28,7 @@ impl Rclone {
         let objects = Objects::new()?;
         let mut process = command("rclone")
             .args(["serve", "s3", "--addr", "127.0.0.1:0"])
-            // Files are put behind its back: it must look each time.
+            // Files change without its knowledge: it must check each time.
             .args(["--dir-cache-time", "0s", "--poll-interval", "0"])
             .args(["--use-json-log", "--log-level", "NOTICE"])
             .arg(objects.root())
@@ -73,7 +73,7 @@ impl Rclone {
 
 impl Drop for Rclone {
     fn drop(&mut self) {
-        // An error means that it has ended already; the wait collects it in both cases.
+        // An error means that it has ended already; the wait reaps it in both cases.
         self.process.kill().ok();
         self.process.wait().ok();
         if let Some(log) = self.log.take() {
@@ -82,7 +82,7 @@ impl Drop for Rclone {
     }
 }
 
-/// The address in the line by which rclone says that it listens (its only way to tell).
+/// The address in the line in which rclone reports that it listens (the only way to find it).
 fn announced_endpoint(line: &str) -> Option<String> {
     let entry: serde_json::Value = serde_json::from_str(line).ok()?;
     let message = entry.get("msg")?.as_str()?;

@@ -1,4 +1,4 @@
-//! What a test needs that a machine may not have.
+//! Components that a test needs and a machine may not have.
 //!
 //! ```no_run
 //! # use lvp_testkit::require::require;
@@ -9,7 +9,7 @@
 //! # }
 //! ```
 //!
-//! A component that is missing skips the test in plain sight: a line `SKIPPED: ...` on standard
+//! If a component is missing, the test is skipped visibly: with a line `SKIPPED: ...` on standard
 //! error, past the capture of the test harness, and the same line in the file that
 //! `LVP_SKIP_LOG` names, for runners that show no output of tests that pass. Where `LVP_REQUIRE`
 //! lists the component (`lvm,qemu-img`, or `all`), as in CI, the test fails instead.
@@ -123,8 +123,8 @@ const COMPONENTS: &[Component] = &[
     program(&["logrotate"], "apt install logrotate"),
 ];
 
-/// Whether the component is here. When it is not, says so, and fails the test where `LVP_REQUIRE`
-/// demands it.
+/// Whether the component exists. If it does not, reports that, and fails the test if `LVP_REQUIRE`
+/// requires it.
 ///
 /// # Panics
 ///
@@ -133,7 +133,7 @@ const COMPONENTS: &[Component] = &[
 #[must_use = "a test returns when a component is missing"]
 pub fn require(name: &str) -> bool {
     let Some(component) = COMPONENTS.iter().find(|component| component.name == name) else {
-        panic!("{name:?} is no component that testkit's require.rs knows");
+        panic!("{name:?} is not a component in testkit's require.rs");
     };
     let Err(reason) = check(component) else {
         return true;

@@ -89,7 +89,7 @@ impl S3 {
         self.server.address()
     }
 
-    /// What was asked of it and what it sent.
+    /// The requests it got and what it sent.
     pub fn traffic(&self) -> &Traffic {
         self.server.traffic()
     }

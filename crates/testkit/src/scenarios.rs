@@ -1,5 +1,5 @@
-//! Several scenarios in one test, where what they need is slow to start: each is run and reported
-//! by name, whatever becomes of the others.
+//! Several scenarios in one test, if what they need is slow to start: each is run and reported
+//! by name, whatever the result of the others.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};

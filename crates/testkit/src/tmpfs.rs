@@ -1,4 +1,4 @@
-//! Small file systems of their own, to be filled up.
+//! Small file systems to be filled up.
 
 use std::fs::{File, create_dir_all, remove_file};
 use std::io::{ErrorKind, Write as _};
@@ -26,7 +26,7 @@ impl Tmpfs {
         Ok(Self(directory.to_owned()))
     }
 
-    /// Takes all the room that is left, as another program's file would.
+    /// Uses up all free space, as another program's file would.
     pub fn fill(&self) -> Result<()> {
         let mut file = File::options()
             .create(true)
@@ -45,7 +45,7 @@ impl Tmpfs {
         Ok(())
     }
 
-    /// Gives it back.
+    /// Frees it again.
     pub fn make_room(&self) -> Result<()> {
         Ok(remove_file(self.filler())?)
     }

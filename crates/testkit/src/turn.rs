@@ -1,4 +1,4 @@
-//! Turns: what must not run beside its like takes one, whichever runner started it.
+//! Turns: tests that must not run at the same time take turns, whichever runner started them.
 //!
 //! A turn is a locked file in the target directory, so threads of one process and processes of
 //! several runners wait for each other alike. A holder that dies gives its turn back with its
@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-/// The turn of whoever holds it, until it is dropped.
+/// A turn, held until it is dropped.
 #[derive(Debug)]
 pub struct Turn(File);
 
@@ -51,7 +51,7 @@ mod tests {
     use crate::require::command;
 
     #[test]
-    fn threads_take_turns_also_while_children_are_started_without_end() {
+    fn threads_take_turns_even_while_children_are_being_started() {
         static INSIDE: AtomicU32 = AtomicU32::new(0);
         thread::scope(|scope| {
             for _ in 0..4 {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn another_process_waits_and_a_turn_is_free_again_when_its_holder_was_killed() {
+    fn another_process_waits_and_a_turn_is_free_once_its_holder_was_killed() {
         let held = Turn::wait_for("of-processes").unwrap();
         let path = path("of-processes").unwrap();
         let flock = |wait: &str, line: &str| {

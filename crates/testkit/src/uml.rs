@@ -1,4 +1,4 @@
-//! Real LVM without touching the host's: user-mode Linux, a kernel that runs as a program.
+//! Real LVM without affecting the host's: user-mode Linux, a kernel that runs as a program.
 //!
 //! A test runs a program in it, usually itself:
 //!
@@ -58,7 +58,7 @@ pub struct Outcome {
     pub status: i32,
     /// What the program printed, on both streams.
     pub output: String,
-    /// What the harness has to say, such as the kernel's messages when it did not come up.
+    /// Messages of the harness, such as the kernel's output if it did not come up.
     pub log: String,
 }
 
@@ -112,7 +112,7 @@ impl Uml {
         self
     }
 
-    /// Cuts the power: kills the kernel so long after the program has made this file (in a
+    /// Cuts the power: kills the kernel this long after the program has created this file (in a
     /// [`Uml::writable`] directory). What the kernel had not written to its disks is lost.
     #[must_use]
     pub fn cut_after(mut self, file: &Path, delay: Duration) -> Self {
@@ -225,7 +225,7 @@ impl Uml {
         let outcome = self
             .run(&binary, args)
             .unwrap_or_else(|error| panic!("{error:#}"));
-        // For whoever asks for the output of a test that passed.
+        // Shown if the output of a test that passed is requested.
         std::io::Write::write_all(&mut std::io::stdout(), outcome.output.as_bytes())
             .unwrap_or_else(|error| panic!("cannot show the output: {error}"));
         outcome

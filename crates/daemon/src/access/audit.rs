@@ -1,8 +1,8 @@
 //! The audit log: one line for every request that could change something.
 //!
-//! Who (`principal`), from where (`address`), what (`method`, `path`, and what the handler says of
-//! it), and with what result (`status`). The line is written when the answer is there, or when the
-//! client goes away before.
+//! Each line says who asked (`principal`), from where (`address`), for what (`method`, `path`, and
+//! the subject that the handler names), and with what result (`status`). It is written when the
+//! answer is ready, or when the client disconnects before that.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -11,16 +11,16 @@ use axum::http::{Extensions, Method, StatusCode, Uri};
 
 use super::Principal;
 
-/// Target of the lines, by which no sampling leaves them out.
+/// Target of the audit lines. Sampling never drops lines with this target.
 pub const TARGET: &str = module_path!();
 
-/// Longest part of a path that is written: ours are shorter.
+/// Longest part of a path that is written. This daemon's own paths are shorter.
 const PATH_MAX_CHARACTERS: usize = 200;
 
-/// Longest subject that is written: the longest key of an object fits. A request may send 1 MiB of it.
+/// Longest subject that is written: enough for the longest object key. A request may send up to 1 MiB.
 const SUBJECT_MAX_CHARACTERS: usize = 1400;
 
-/// What a request is about, for its handler to fill in.
+/// What a request is about. The request's handler fills it in.
 #[derive(Debug, Clone, Default)]
 pub struct Subject(Arc<About>);
 
@@ -31,14 +31,14 @@ struct About {
 }
 
 impl Subject {
-    /// The request's subject; one that nobody reads where requests are not audited.
+    /// The request's subject. Where requests are not audited, a subject that is thrown away.
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get::<Self>().cloned().unwrap_or_default()
     }
 
-    /// Says what the request is about. Must not hold a secret, such as a URL's query.
+    /// Records what the request is about. The text must not hold a secret, such as a URL's query.
     pub fn is(&self, what: impl Into<String>) {
-        // The first word stands.
+        // Only the first subject is kept.
         let mut what = what.into();
         if let Some((end, _)) = what.char_indices().nth(SUBJECT_MAX_CHARACTERS) {
             what.truncate(end);
@@ -47,13 +47,13 @@ impl Subject {
         self.0.what.set(what).ok();
     }
 
-    /// Says which job the request made.
+    /// Records which job the request created.
     pub fn made_job(&self, job: lvp_api::JobId) {
         self.0.job.set(job.to_string()).ok();
     }
 }
 
-/// A line in the making; written when dropped.
+/// An audit line that is being built. It is written when this is dropped.
 #[derive(Debug)]
 pub(crate) struct AuditLine {
     principal: String,

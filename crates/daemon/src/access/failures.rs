@@ -1,8 +1,8 @@
-//! Failed attempts: counted by reason, and wrong tokens slowed down by address.
+//! Failed attempts: counted by reason. Wrong tokens are answered more slowly, by address.
 //!
-//! A right token gets in whatever came from its address before: an address is not a person, and one stale cron job must
-//! not lock out the orchestrator that shares it. What keeps guessing hopeless is what a token must be ([`super::strength`]);
-//! the slowing down keeps the log and the processor for others.
+//! A correct token is accepted whatever its address sent before: several clients may share an address, and one outdated
+//! cron job must not lock out the orchestrator behind the same address. Guessing is hopeless because of what a token
+//! must be ([`super::strength`]); the delay only keeps guessing from filling the log and using up the processor.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,22 +14,24 @@ use tokio::sync::Semaphore;
 
 use crate::net::network;
 
-/// Wrong tokens that an address may send in a row before further ones are answered slowly.
+/// Wrong tokens in a row from one address before further ones are answered slowly.
 const GUESSES: u32 = 10;
 
-/// How long the answer to a wrong token takes then.
+/// How long a slow answer to a wrong token takes.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// Slow answers at once; further ones are not waited for, so that they cost no more than any other request.
+/// Slow answers at the same time. Above this number answers are not delayed, so that a wrong token costs no
+/// more than any other request.
 const SLOW_MAX: usize = 64;
 
-/// After so long one more guess is allowed: ten a minute.
+/// One more guess is allowed after each interval of this length: ten a minute.
 const GUESS_INTERVAL: Duration = Duration::from_secs(6);
 
-/// Addresses that are remembered; beyond that the one whose last guess is oldest is forgotten.
+/// Addresses that are remembered. Above this number, the address whose last guess is oldest is
+/// forgotten.
 const ADDRESSES_MAX: usize = 4096;
 
-/// Why a caller was turned away.
+/// Why a caller was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// No credential at all.
@@ -45,7 +47,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 5] = [
         Self::Missing,
         Self::Token,
@@ -54,7 +56,7 @@ impl Reason {
         Self::Limited,
     ];
 
-    /// The word for metrics.
+    /// The label value in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -66,7 +68,7 @@ impl Reason {
     }
 }
 
-/// What failed so far.
+/// The failed attempts so far.
 #[derive(Debug)]
 pub struct Failures {
     counts: [AtomicU64; Reason::ALL.len()],
@@ -103,7 +105,7 @@ impl Guesses {
 }
 
 impl Failures {
-    /// How often each reason was met.
+    /// How often each reason occurred.
     pub fn counts(&self) -> impl Iterator<Item = (Reason, u64)> {
         let counts = self
             .counts
@@ -120,7 +122,7 @@ impl Failures {
         }
     }
 
-    /// Counts a wrong token; whether its address had used up its guesses before.
+    /// Counts a wrong token. Returns whether its address had already used up its guesses.
     pub(super) fn count_guess(&self, address: IpAddr) -> bool {
         let now = Instant::now();
         let is_limited = self.is_limited_at(address, now);
@@ -133,7 +135,7 @@ impl Failures {
         is_limited
     }
 
-    /// Takes the time that an answer to a wrong token has to take.
+    /// Waits for as long as the answer to a wrong token is to be delayed.
     pub(crate) async fn slow_down(&self) {
         if let Ok(_waits) = self.slow.try_acquire() {
             tokio::time::sleep(SLOW).await;
@@ -157,7 +159,7 @@ impl Failures {
         if guess.count == 0 {
             guess.since = now;
         }
-        // No more than what quiet gives back in some minutes.
+        // No more guesses than a quiet period of some minutes gives back.
         guess.count = guess.count.saturating_add(1).min(2 * GUESSES);
     }
 
@@ -183,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_wrong_tokens_use_an_addresss_guesses_up_and_time_gives_them_back() {
+    fn ten_wrong_tokens_use_up_an_addresss_guesses_and_time_gives_them_back() {
         let failures = Failures::default();
         let start = Instant::now();
         let (guesser, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
@@ -194,12 +196,12 @@ mod tests {
         assert!(failures.is_limited_at(guesser, start));
         assert!(!failures.is_limited_at(other, start));
         assert!(failures.is_limited_at(guesser, start + GUESS_INTERVAL / 2));
-        // One guess, no more.
+        // Exactly one guess is allowed again.
         let later = start + GUESS_INTERVAL;
         assert!(!failures.is_limited_at(guesser, later));
         failures.guess(guesser, later);
         assert!(failures.is_limited_at(guesser, later));
-        // All is forgiven, and forgotten.
+        // Everything is forgiven, and the address is forgotten.
         assert!(!failures.is_limited_at(guesser, later + GUESS_INTERVAL * GUESSES));
         assert!(failures.guesses.lock().expect("no panic").is_empty());
     }

@@ -6,14 +6,14 @@
 //! | `GET` of anything else | role `read` or `provision` |
 //! | everything else | role `provision` |
 //!
-//! A caller is known by a client certificate, which the TLS handshake has verified, or else by a
-//! token. A certificate has the role `provision`. Where neither tokens nor a client CA are
-//! configured, everybody who can connect may do everything, and only this host can connect.
+//! A caller is identified by its client certificate, which the TLS handshake has verified, or
+//! otherwise by a token. A certificate has the role `provision`. If neither tokens nor a client CA
+//! are configured, everybody who can connect may do everything, and only this host can connect.
 //!
-//! - Invariant: a request without a known credential reaches no handler but those of open routes,
-//!   not even the one that says that a path does not exist.
-//! - Invariant: every request that could change something leaves one line of the audit log,
-//!   whatever became of it ([`audit`]).
+//! - Invariant: a request without a known credential reaches only the handlers of open routes. It
+//!   does not even reach the handler that says that a path does not exist.
+//! - Invariant: every request that could change something writes one line to the audit log,
+//!   whatever its result ([`audit`]).
 
 pub mod audit;
 mod failures;
@@ -41,7 +41,7 @@ use tokens::Tokens;
 /// The older header for tokens.
 const API_TOKEN: &str = "x-api-token";
 
-/// Said by browsers of every request since 2023: whether another site's page made it.
+/// Sent by browsers with every request since 2023: whether a page of another site made it.
 const FETCH_SITE: &str = "sec-fetch-site";
 
 /// The rules and the credentials in force.
@@ -58,7 +58,7 @@ pub struct Access {
 /// Who a request is from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Principal {
-    /// Somebody on this host, where no credential is asked for.
+    /// A program on this host, where no credential is required.
     Local,
     /// The holder of the token of this name.
     Token(String),
@@ -102,17 +102,17 @@ impl Access {
         })
     }
 
-    /// Whether callers have to show anything at all.
+    /// Whether callers have to present a credential.
     pub fn asks_for_credentials(&self) -> bool {
         self.tokens_file.is_some() || self.tls.as_ref().is_some_and(|tls| tls.has_client_ca())
     }
 
-    /// Whether tokens would travel readable for everybody on the way.
+    /// Whether tokens would cross the network unencrypted.
     pub fn has_tokens_in_clear(&self) -> bool {
         self.tokens_file.is_some() && self.tls.is_none()
     }
 
-    /// TLS, where it is spoken.
+    /// TLS, if it is configured.
     pub fn tls(&self) -> Option<&Arc<Tls>> {
         self.tls.as_ref()
     }
@@ -122,7 +122,7 @@ impl Access {
         &self.failures
     }
 
-    /// How often each reason to turn a caller away was met.
+    /// How often callers were refused, by reason.
     pub fn refusals(&self) -> impl Iterator<Item = (Reason, u64)> {
         let certificates = self.tls.as_ref().map_or(0, |tls| tls.refused());
         self.failures
@@ -133,8 +133,8 @@ impl Access {
             })
     }
 
-    /// Reads tokens and certificates again. What cannot be used is logged and leaves the old ones
-    /// in force.
+    /// Reads tokens and certificates again. If they cannot be used, that is logged and the old ones
+    /// stay in force.
     pub fn reload(&self) {
         if let Some(path) = &self.tokens_file {
             match Tokens::read(path) {
@@ -148,7 +148,7 @@ impl Access {
                     tracing::error!(
                         component = "access",
                         error,
-                        "The tokens file is not usable: the tokens read before stay in force"
+                        "The tokens file cannot be used: the tokens that were read before stay in force"
                     );
                 }
             }
@@ -161,7 +161,7 @@ impl Access {
                     tracing::error!(
                         component = "access",
                         error,
-                        "The certificates are not usable: those read before stay in force"
+                        "The certificates cannot be used: those that were read before stay in force"
                     );
                 }
             }
@@ -182,7 +182,8 @@ impl Access {
             {
                 Needs::Nothing
             }
-            // They hold nothing of this host; what the page shows comes by further requests.
+            // These files hold nothing about this host; the page gets what it shows by further
+            // requests.
             Some(routes::PAGE | routes::PAGE_FILE) if is_read => Needs::Nothing,
             Some(routes::METRICS) if self.open_metrics && is_read => Needs::Nothing,
             _ if is_read => Needs::Read,
@@ -190,7 +191,7 @@ impl Access {
         }
     }
 
-    /// Who the caller is and what it may do, or why it is nobody.
+    /// Who the caller is and what it may do, or why it is refused.
     pub(crate) fn identify(
         &self,
         headers: &HeaderMap,
@@ -207,14 +208,15 @@ impl Access {
             self.failures.count(Reason::Missing);
             return Err(unauthorized("The request has no credential"));
         };
-        // The look-up takes the same time for every token; a right one is let in whatever was tried from its address.
+        // The look-up takes the same time for every token. A correct one is accepted whatever its address sent
+        // before.
         let tokens = Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner));
         match tokens.find(token) {
             Some((name, role)) => Ok((Principal::Token(name.to_owned()), role)),
             None if self.failures.count_guess(peer.address.ip()) => Err(ApiError::new(
                 ErrorCode::TooManyRequests,
-                "The token is not known, as others before that came from this address: use a token of the daemon's \
-                 tokens file, which is let in at once",
+                "The token is not known, and this address has sent others that were not: use a token from the daemon's \
+                 tokens file, which is accepted at once",
             )),
             None => Err(unauthorized("The token is not known")),
         }
@@ -226,7 +228,8 @@ pub fn check_tokens(path: &Path) -> Result<usize, TokensError> {
     Tokens::read(path).map(|tokens| tokens.len())
 }
 
-/// Where nobody is asked, a page of another site in a browser on this host still is not the user.
+/// Where no credential is required, a request from another site's page in a browser on this host is
+/// still not the user's.
 fn local(headers: &HeaderMap) -> Result<(Principal, Role), ApiError> {
     let site = headers.get(FETCH_SITE).map(HeaderValue::as_bytes);
     match site {
@@ -249,7 +252,7 @@ fn unauthorized(what: &str) -> ApiError {
     )
 }
 
-/// The token that a request carries, in whichever of the two headers.
+/// The token that a request carries, in either of the two headers.
 pub(crate) fn token(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;

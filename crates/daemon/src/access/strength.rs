@@ -1,17 +1,18 @@
 //! How hard a token is to guess.
 //!
-//! A guess costs a request. At 10,000 a second, which is more than this daemon answers, 2^63 of them take 29 million
-//! years, so that nobody has to be shut out for guessing; but a token that people made up falls to a list of such. What
-//! random ones have is length and many different characters, and that is what is asked for. It cannot see that a long token
-//! was put together from words: `lvpctl token new` draws 256 bits.
+//! A guess costs a request. At 10,000 requests a second, which is more than this daemon answers, 2^63 guesses take 29
+//! million years, so no caller has to be locked out for guessing. A token that a person made up, however, is found with
+//! a list of common ones. Random tokens are long and have many different characters, so those two properties are
+//! required. A long token that was put together from words is not detected; `lvpctl token new` draws 256 random bits.
 
-/// Least length, repetitions left out.
+/// Least length, not counting repetitions.
 const CHARACTERS_MIN: usize = 20;
 
-/// Least number of bits, as if every character had been drawn from those that occur.
+/// Least number of bits, computed as if every character had been drawn from the set of those that
+/// occur.
 const BITS_MIN: f64 = 64.0;
 
-/// Whether nobody finds the token by trying.
+/// Whether the token cannot be found by guessing.
 pub(super) fn is_hopeless_to_guess(token: &str) -> bool {
     let part = unrepeated(token.as_bytes());
     let mut seen = [false; 256];
@@ -25,7 +26,7 @@ pub(super) fn is_hopeless_to_guess(token: &str) -> bool {
     part.len() >= CHARACTERS_MIN && f64::from(length) * f64::from(different).log2() >= BITS_MIN
 }
 
-/// The shortest part that gives the text when it is repeated: `abab` is `ab` twice.
+/// The shortest part whose repetition is the text: `abab` is `ab` twice.
 fn unrepeated(text: &[u8]) -> &[u8] {
     let lengths = 1..text.len();
     let length = lengths

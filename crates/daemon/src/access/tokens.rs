@@ -7,9 +7,9 @@
 //! NAME:ROLE:TOKEN
 //! ```
 //!
-//! ROLE is `read` or `provision`; a token without one may do everything. What stands between two
-//! colons and is no role belongs to the token, so that tokens with colons stay what they were.
-//! Only digests of the tokens are kept.
+//! ROLE is `read` or `provision`; a token without a role may do everything. Text between two colons
+//! that is not a role belongs to the token, so that tokens with colons keep their meaning. Only
+//! digests of the tokens are kept in memory.
 
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -24,15 +24,15 @@ use crate::files;
 /// Largest tokens file: room for thousands.
 const FILE_MAX_BYTES: u64 = 1 << 20; // 1 MiB
 
-/// Anybody on the host could read the file.
+/// The permission bit by which every user of the host could read the file.
 const WORLD_ACCESS: u32 = 0o007;
 
 /// What a credential allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Looking.
+    /// May read.
     Read,
-    /// Everything.
+    /// May do everything.
     Provision,
 }
 
@@ -48,13 +48,13 @@ pub enum TokensError {
         /// Why.
         source: io::Error,
     },
-    /// Everybody on the host may read it.
+    /// Every user of the host may read it.
     #[error(
-        "The tokens file {} is open to every user of this host: take that away with 'chmod o=', and make new tokens",
+        "The tokens file {} is open to every user of this host: remove that permission with 'chmod o=', and replace the tokens",
         .0.display()
     )]
     Exposed(PathBuf),
-    /// It has no token.
+    /// It has no token in it.
     #[error(
         "There is no token in {} (server.api_tokens_file): 'lvpctl token new' makes one",
         .0.display()
@@ -64,7 +64,7 @@ pub enum TokensError {
     #[error("The tokens file {} is larger than {FILE_MAX_BYTES} bytes: is it the right one?", .0.display())]
     Large(PathBuf),
     /// A line that cannot be a token.
-    #[error("Line {line} of the tokens file {} is not usable: {reason}", path.display())]
+    #[error("Line {line} of the tokens file {} cannot be used: {reason}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
@@ -73,10 +73,10 @@ pub enum TokensError {
         /// What is wrong. Never quotes the line.
         reason: &'static str,
     },
-    /// A token that somebody could find by trying.
+    /// A token that could be guessed.
     #[error(
-        "The token {name} in line {line} of the tokens file {} could be guessed: replace it by one that \
-         'lvpctl token new --name {name}' makes, here and at its clients",
+        "The token {name} in line {line} of the tokens file {} could be guessed: replace it with one from \
+         'lvpctl token new --name {name}', here and in its clients",
         path.display()
     )]
     Weak {
@@ -92,7 +92,7 @@ pub enum TokensError {
 /// What is wrong with a line.
 #[derive(Debug)]
 enum Wrong {
-    /// It has not the form of one.
+    /// It does not have the form of a token.
     Form(&'static str),
     /// The token of this name could be guessed.
     Weak(String),
@@ -144,7 +144,7 @@ impl Tokens {
 
     fn parse(text: &str) -> Result<Self, (usize, Wrong)> {
         let mut tokens = Vec::new();
-        // Editors of other systems begin a file with a byte order mark.
+        // Some editors begin a file with a byte order mark.
         let text = text.trim_start_matches('\u{feff}');
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
@@ -178,16 +178,16 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// How many there are.
+    /// The number of tokens.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The name and the role of a token. Takes as long for a wrong one as for any of the right
-    /// ones: digests of equal length are compared, all of them, without a branch.
+    /// The name and the role of a token. A wrong token takes as long as any correct one: all
+    /// digests, which have the same length, are compared without a branch.
     pub(super) fn find(&self, token: &[u8]) -> Option<(&str, Role)> {
         let digest = digest(token);
-        // One past the end stands for none.
+        // An index one past the end means "no match".
         let none = u64::try_from(self.0.len()).unwrap_or(u64::MAX);
         let mut found = none;
         for (index, known) in (0u64..).zip(&self.0) {

@@ -1,4 +1,4 @@
-//! A tool that failed, in words.
+//! The error of a tool that failed.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::STDOUT_LIMIT;
 
-/// How much of it an error's text shows.
+/// How much of the tool's standard error is shown in the error text.
 pub(super) const STDERR_SHOWN: usize = 2 << 10; // 2 KiB
 
 /// What went wrong with a tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CmdErrorKind {
-    /// There is no such tool; the package of Debian that has it, where it is known.
+    /// The tool is not installed. Holds the Debian package that has it, if known.
     NotInstalled(Option<&'static str>),
     /// It could not be started, or its output could not be read.
     Io,
@@ -28,7 +28,7 @@ pub enum CmdErrorKind {
     TooMuchOutput,
 }
 
-/// A tool that did not do what it was asked to, with the whole command.
+/// A tool failed. Holds the whole command.
 #[derive(Debug)]
 pub struct CmdError {
     pub(super) kind: CmdErrorKind,
@@ -44,12 +44,12 @@ impl CmdError {
         self.kind
     }
 
-    /// The tool's name.
+    /// The name of the tool.
     pub fn tool(&self) -> &str {
         &self.tool
     }
 
-    /// What the tool said on stderr.
+    /// What the tool wrote to standard error.
     pub fn stderr(&self) -> &str {
         &self.stderr
     }
@@ -108,7 +108,7 @@ pub(super) fn shortened(text: &str, limit: usize) -> &str {
     &text[..end]
 }
 
-/// A command as one would type it, for people; nothing parses it.
+/// A command as a person would type it. It is shown only, never parsed.
 pub(super) struct CommandLine<'a>(pub(super) &'a str, pub(super) &'a [OsString]);
 
 impl fmt::Display for CommandLine<'_> {

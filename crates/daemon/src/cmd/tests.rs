@@ -9,7 +9,7 @@ async fn shell(script: &str, timeout: Duration) -> Result<Output, CmdError> {
 }
 
 #[tokio::test]
-async fn a_tool_s_output_is_returned() {
+async fn a_tools_output_is_returned() {
     let output = shell("echo out; echo warned >&2", LONG).await.unwrap();
     assert_eq!(output.stdout, b"out\n");
     assert_eq!(output.stderr, "warned\n");
@@ -20,14 +20,14 @@ async fn a_tool_sees_the_c_locale_no_input_and_nothing_of_our_environment() {
     let output = shell("cat; env", LONG).await.unwrap();
     let seen = String::from_utf8(output.stdout).unwrap();
     assert!(seen.contains("LC_ALL=C\n"), "{seen}");
-    // Cargo sets this for every test; so it would be here if anything were inherited.
+    // Cargo sets this variable for every test, so it would be visible if anything were inherited.
     assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
     assert!(!seen.contains("CARGO"), "{seen}");
     assert!(!seen.contains("LANG="), "{seen}");
 }
 
 #[tokio::test]
-async fn a_failure_keeps_the_command_its_status_and_its_words() {
+async fn a_failure_keeps_the_command_its_status_and_its_standard_error() {
     let error = shell("echo 'no such thing' >&2; exit 5", LONG)
         .await
         .unwrap_err();

@@ -12,12 +12,12 @@ impl Config {
             })
         };
         if !self.libvirt.enabled && self.cache.dir.is_none() {
-            return invalid("cache.dir", "is needed when libvirt.enabled is false");
+            return invalid("cache.dir", "must be set when libvirt.enabled is false");
         }
         if self.minio.access_key.is_some() != self.minio.secret_key.is_some() {
             return invalid(
                 "minio.secret_key",
-                "and minio.access_key are only of use together",
+                "and minio.access_key must be set together",
             );
         }
         if self.minio.endpoint.is_none() && self.minio.allowed_hosts.is_empty() {
@@ -29,7 +29,7 @@ impl Config {
         if !self.webhooks.urls.is_empty() && self.webhooks.secret.is_none() {
             return invalid(
                 "webhooks.secret",
-                "is needed with webhooks.urls: receivers know by it that an event is from here",
+                "must be set with webhooks.urls: receivers use it to check that an event is genuine",
             );
         }
         let group = &self.lvm.volume_group;
@@ -40,7 +40,7 @@ impl Config {
         {
             return invalid(
                 "lvm.volume_group",
-                "is no name of a volume group: LVM takes a-z A-Z 0-9 + _ . - and no '-' at the beginning; write the name \
+                "is not a valid volume group name: LVM allows a-z A-Z 0-9 + _ . - and no '-' at the beginning; write the name \
                  without /dev/",
             );
         }

@@ -1,10 +1,11 @@
-//! Addresses of others, and the one to listen on: read here once, so that `config check` refuses what nothing can use.
+//! Addresses of other services, and the address to listen on. All are read here, so that `config check` refuses what
+//! cannot be used.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use url::{Host, Url};
 
-/// What a URL of a service must not have, beside a host and a port.
+/// What a service's URL may have besides a host and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beyond {
     /// Nothing else.
@@ -31,9 +32,7 @@ pub(super) fn collector(text: &str, scheme: &str) -> Result<Url, String> {
             None => Ok(url),
         })
         .and_then(|url| match has_credentials(&url) {
-            true => Err(
-                "it carries credentials, which collectors are sent by OTEL_EXPORTER_OTLP_HEADERS",
-            ),
+            true => Err("it has credentials in it: set OTEL_EXPORTER_OTLP_HEADERS instead"),
             false => Ok(url),
         });
     url.map_err(|why| {
@@ -41,27 +40,27 @@ pub(super) fn collector(text: &str, scheme: &str) -> Result<Url, String> {
     })
 }
 
-/// A URL that something is posted to, which may hold secrets: what is said does not show it.
+/// A URL that something is posted to. It may hold secrets, so error texts do not show it.
 pub(super) fn receiver(text: &str) -> Result<Url, &'static str> {
     match text.contains("://") {
         true => service(text, Beyond::Anything),
-        false => Err("it has no http:// or https://"),
+        false => Err("it must begin with http:// or https://"),
     }
 }
 
 /// `host`, or `host:port`, of `minio.allowed_hosts`.
 pub fn allowed_host(entry: &str) -> Result<(String, Option<u16>), &'static str> {
     if entry.contains('*') {
-        return Err("wild cards are not taken: name each host");
+        return Err("wildcards are not supported: name each host");
     }
     if entry.is_empty() || entry.contains(['/', '@', '?', '#', '\\']) {
         return Err("it is neither a host nor host:port");
     }
-    // A scheme's default port vanishes from a parsed URL, but no port is the default of both.
+    // Parsing drops a scheme's default port, but no port is the default of both schemes.
     let parse = |scheme: &str| {
         Url::parse(&format!("{scheme}://{entry}/")).map_err(|_| match entry.matches(':').count() {
             0 | 1 => "it is neither a host nor host:port",
-            _ => "an IPv6 address stands in brackets, such as [::1]:9000",
+            _ => "an IPv6 address needs brackets, such as [::1]:9000",
         })
     };
     let (http, https) = (parse("http")?, parse("https")?);
@@ -91,7 +90,7 @@ fn service(text: &str, beyond: Beyond) -> Result<Url, &'static str> {
         return Err("only http and https are supported");
     }
     if rest.chars().any(char::is_whitespace) {
-        return Err("it has blanks in it");
+        return Err("it has spaces in it");
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.is_empty() {
@@ -102,10 +101,10 @@ fn service(text: &str, beyond: Beyond) -> Result<Url, &'static str> {
     }
     let host = authority.rsplit('@').next().unwrap_or_default();
     if !host.contains('[') && host.matches(':').count() > 1 {
-        return Err("an IPv6 address stands in brackets, such as http://[::1]:9000");
+        return Err("an IPv6 address needs brackets, such as http://[::1]:9000");
     }
     if host.contains('*') {
-        return Err("its host has a wild card");
+        return Err("its host has a wildcard");
     }
     let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|_| "it is not a URL")?;
     match url.host() {
@@ -113,14 +112,14 @@ fn service(text: &str, beyond: Beyond) -> Result<Url, &'static str> {
         Some(_) => {}
     }
     if url.port() == Some(0) {
-        return Err("nothing listens on port 0");
+        return Err("port 0 cannot be connected to");
     }
     if beyond == Beyond::Nothing {
         if has_credentials(&url) {
             return Err("it carries credentials");
         }
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err("it has more than a host and a port");
+            return Err("it must have a host and a port only");
         }
     }
     Ok(url)
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_without_a_scheme_is_spoken_to_as_asked() {
+    fn a_collector_without_a_scheme_gets_the_configured_one() {
         let url = |text, scheme| collector(text, scheme).map(String::from);
         assert_eq!(
             url("otel:4317", "https"),

@@ -1,8 +1,8 @@
 //! The configuration's file: every value as the text that was written.
 //!
-//! YAML gives text without quotes a type by its looks, and a program that asks for that type gets something else than what stands
-//! in the file: of `00123456`, `1e10` and `0x1F` other numbers, of a long one another. So the file is read twice: once for its
-//! shape, and then each value as text.
+//! YAML gives unquoted text a type that depends on what it looks like, and a program that asks for that type may get
+//! something other than what is in the file: `00123456`, `1e10` and `0x1F` become different numbers, and so may a long
+//! one. The file is therefore read twice: once for its structure, and then every value as text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,10 +14,10 @@ use serde::{Deserialize, Deserializer};
 use super::keys::{IGNORED, KEYS, Key, Kind};
 use super::load::ConfigError;
 
-/// How alike an unknown key and a known one must be for a hint, 0 to 1.
+/// How similar an unknown key and a known one must be for a hint, from 0 to 1.
 const HINT_SIMILARITY: f64 = 0.6;
 
-/// What stands behind a key, by its form.
+/// The value of a key, by its form.
 enum Shape {
     Null,
     One,
@@ -27,7 +27,7 @@ enum Shape {
 
 type Shapes = BTreeMap<String, Option<BTreeMap<String, Shape>>>;
 
-/// What stands behind a key.
+/// The value of a key.
 enum Value {
     Absent,
     One(String),
@@ -35,17 +35,17 @@ enum Value {
     Map,
 }
 
-/// What becomes of keys that are not known.
+/// What happens with unknown keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Strangers {
     /// They are an error.
     Refused,
-    /// They are left out with a warning.
+    /// They are ignored with a warning.
     LeftOut,
 }
 
-/// The file's sections and keys as `section.key`, each value as text, several with commas between. A key without a value is
-/// not among them.
+/// The file's sections and keys as `section.key`, each value as text; list items are joined with commas. A key without
+/// a value is left out.
 pub(super) fn read(
     path: &Path,
     text: &str,
@@ -60,12 +60,12 @@ pub(super) fn read(
     if text.trim().is_empty() {
         return Ok(BTreeMap::new());
     }
-    // The parser would refuse the file when more than 96 lines of comments follow each other, as they do in one
-    // whose keys are all commented out.
+    // The parser refuses a file in which more than 96 comment lines follow each other, and a file whose keys
+    // are all commented out has that many.
     let options = || {
         serde_saphyr::options! {
             emit_comments: false,
-            // The lines around a mistake may hold secrets, and errors end in logs.
+            // The lines around a syntax error may hold secrets, and errors end up in logs.
             with_snippet: false,
             non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::PassThrough,
         }
@@ -101,7 +101,7 @@ pub(super) fn read(
                 Value::One(text) => numeral(key, text),
                 Value::Several(items) if key.kind.takes_several() => several(key, items),
                 Value::Several(_) => Err("must be a single value, not a list".to_owned()),
-                Value::Map => Err("must be a value, and has keys of its own".to_owned()),
+                Value::Map => Err("must be a value, not a section with keys".to_owned()),
             };
             let text = text.map_err(|reason| syntax(format!("{full} {reason}")))?;
             flat.insert(full, text);
@@ -119,7 +119,7 @@ fn stranger(
     if strangers == Strangers::Refused {
         return Err(error);
     }
-    warnings.push(format!("{written} is left out: {error}"));
+    warnings.push(format!("{written} is ignored: {error}"));
     Ok(())
 }
 
@@ -130,7 +130,7 @@ fn several(key: &Key, items: Vec<Option<String>>) -> Result<String, String> {
         let text = item.ok_or("has an empty item")?;
         if text.contains(',') {
             return Err(
-                "has an item with a comma, which stands between items: in a URL, write %2C"
+                "has an item with a comma in it, but commas separate items: in a URL, write %2C"
                     .to_owned(),
             );
         }
@@ -139,7 +139,7 @@ fn several(key: &Key, items: Vec<Option<String>>) -> Result<String, String> {
     Ok(texts.join(","))
 }
 
-/// Refuses a number that is another one to other readers of YAML.
+/// Refuses a number that other readers of YAML take for a different one.
 fn numeral(key: &Key, text: String) -> Result<String, String> {
     let is_number = matches!(
         key.kind,
@@ -151,7 +151,7 @@ fn numeral(key: &Key, text: String) -> Result<String, String> {
     };
     if is_number && text.split(',').any(has_leading_zero) {
         return Err(format!(
-            "is {text}, an octal number to some and a decimal one to others: write it without leading zeros"
+            "is {text}, which some programs read as octal and others as decimal: write it without leading zeros"
         ));
     }
     Ok(text)
@@ -246,7 +246,7 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// Reads the whole file by its shape.
+/// Reads the file's structure.
 struct Sections<'a>(&'a Shapes);
 
 /// Reads one section.

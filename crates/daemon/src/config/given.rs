@@ -1,20 +1,20 @@
-//! What a key is set to in one place, by its name or by its former one.
+//! The value that one place (environment, file, flags) gives a key, by its name or a former name.
 
 use std::collections::BTreeMap;
 
 use super::keys::Key;
 use super::load::ConfigError;
 use super::setting::{Origin, Setting};
-use super::{theirs, tidy};
+use super::{theirs, trim};
 
-/// By the environment.
+/// In the environment.
 pub(super) fn in_environment(
     key: &'static Key,
     environment: &impl Fn(&str) -> Option<String>,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Setting>, ConfigError> {
     let mut get = |name: &'static str| {
-        let text = environment(name).filter(|text| !tidy::trimmed(text).is_empty())?;
+        let text = environment(name).filter(|text| !trim::trimmed(text).is_empty())?;
         Some(Setting {
             text: theirs::value(key.path, name, &text, environment, warnings)?,
             origin: Origin::Environment(name),
@@ -27,7 +27,7 @@ pub(super) fn in_environment(
     one_of(key, "environment", now, former)
 }
 
-/// By the file, from what is left of it.
+/// In the file, taken out of what is left of it.
 pub(super) fn in_file(
     key: &'static Key,
     file: &mut BTreeMap<String, String>,
@@ -43,7 +43,7 @@ pub(super) fn in_file(
     one_of(key, "file", now, former)
 }
 
-/// By a flag with this path, after the flags before it. Of two with one path the last counts.
+/// A flag with this path, after the flags that came before it. The last of several counts.
 pub(super) fn by_flag(
     key: &'static Key,
     path: &str,
@@ -119,7 +119,7 @@ mod tests {
         entries.iter().map(line).collect()
     }
 
-    /// Two values that the key takes and that are not its default.
+    /// Two different values of the key that are not its default.
     fn values(key: &Key) -> [&'static str; 2] {
         match key.kind {
             Kind::Bool => ["true", "false"],
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    /// Runs a check for every key that was called otherwise before.
+    /// Runs a check for every key that has a former name.
     fn each(check: impl Fn(&'static Key, &'static Former, [&'static str; 2])) {
         let moved = KEYS
             .iter()
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_s_former_names_set_it() {
+    fn a_keys_former_names_set_it() {
         each(|key, former, [value, _]| {
             let settings = load(&yaml(&[(former.path, value)]), &[]).unwrap();
             let found = setting(&settings, key);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn both_names_in_one_place_must_say_the_same() {
+    fn both_names_in_one_place_must_have_the_same_value() {
         each(|key, former, [value, other]| {
             let refused = |result: Result<Settings, ConfigError>, names: [&str; 2], place: &str| {
                 let error = result.unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! Every configuration key: its path in the file, its environment variables, its default.
 //!
-//! This table is the one source for loading, for `config show` and for `docs/config.md`. A key
-//! that is not here is refused.
+//! Loading, `config show` and `docs/config.md` are all made from this table. A key that is not in
+//! it is refused.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use super::{BackendKind, LogFormat, LogOutput, StaleData, TraceExporter};
 pub enum Kind {
     /// Any text.
     Text,
-    /// Letters, digits and signs of ASCII without blanks, as they are part of a header.
+    /// ASCII letters, digits and punctuation without spaces, as the value becomes part of a header.
     Word,
     /// A path of the local file system.
     Path,
     /// A text that is never shown.
     Secret,
-    /// Texts that are never shown, with commas between, or a YAML list.
+    /// Texts that are never shown, separated by commas, or a YAML list.
     Secrets,
     /// A whole number within bounds, both included.
     Integer {
@@ -30,7 +30,7 @@ pub enum Kind {
     },
     /// A fraction from 0 to 1.
     Fraction,
-    /// A fraction from 0 to 1, or every how many lines one is written.
+    /// A fraction from 0 to 1, or N to write one line in N.
     Sampling,
     /// `true` or `false`.
     Bool,
@@ -39,15 +39,15 @@ pub enum Kind {
         /// Least value.
         min: Duration,
     },
-    /// A size in bytes, a number or one with a unit: `1073741824`, `10G`.
+    /// A size in bytes: a number, or a number with a unit such as `10G`.
     Size,
-    /// Whole milliseconds, several with commas between or as a YAML list.
+    /// Whole milliseconds, separated by commas or as a YAML list.
     MillisecondList,
-    /// Words with commas between, or a YAML list.
+    /// Words separated by commas, or a YAML list.
     List,
     /// One of these words.
     OneOf(&'static [&'static str]),
-    /// Some of these words, with commas between or as a YAML list.
+    /// Some of these words, separated by commas or as a YAML list.
     Words(&'static [&'static str]),
     /// An IP address of this host.
     Address,
@@ -56,7 +56,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether a YAML list will do.
+    /// Whether a YAML list is accepted.
     pub fn takes_several(self) -> bool {
         matches!(
             self,
@@ -64,7 +64,7 @@ impl Kind {
         )
     }
 
-    /// Whether values of it must not be shown.
+    /// Whether its values must not be shown.
     pub fn is_secret(self) -> bool {
         matches!(self, Self::Secret | Self::Secrets)
     }
@@ -73,19 +73,19 @@ impl Kind {
 /// One key.
 #[derive(Debug)]
 pub struct Key {
-    /// `section.name` as in the file.
+    /// `section.name`, as in the file.
     pub path: &'static str,
-    /// Environment variables, the first that is set wins.
+    /// Environment variables; the first that is set counts.
     pub env: &'static [&'static str],
     /// Form of the value.
     pub kind: Kind,
-    /// Used when neither the file nor the environment has the key; empty means none.
+    /// Used when the key is set nowhere; empty means none.
     pub default: &'static str,
     /// One line for the reference.
     pub help: &'static str,
-    /// What it was called before, which is still taken.
+    /// Former names, which still work.
     pub former: Option<Former>,
-    /// Words of the Go program and of OpenTelemetry that mean one of ours.
+    /// Words of the Go program and of OpenTelemetry that mean one of this key's words.
     pub also: &'static [(&'static str, &'static str)],
 }
 
@@ -99,13 +99,13 @@ pub struct Former {
 }
 
 impl Key {
-    /// Whether this is one of its paths.
+    /// Whether this is one of the key's paths.
     pub fn is_called(&self, path: &str) -> bool {
         let former = self.former.as_ref().map(|former| former.path);
         self.path == path || former == Some(path)
     }
 
-    /// What it was called before, as operators read it; empty when it was always called so.
+    /// The former names, as shown to operators; empty if there are none.
     pub fn formerly(&self) -> String {
         self.former.as_ref().map_or_else(String::new, |former| {
             format!("formerly {}, {}", former.path, former.env)
@@ -131,12 +131,12 @@ const fn key(
     }
 }
 
-/// A key that takes other words for its own.
+/// A key that accepts other words for its own.
 const fn also(key: Key, also: &'static [(&'static str, &'static str)]) -> Key {
     Key { also, ..key }
 }
 
-/// A key that was in another section.
+/// A key that was in another section before.
 const fn moved(key: Key, path: &'static str, env: &'static str) -> Key {
     Key {
         former: Some(Former { path, env }),
@@ -150,7 +150,7 @@ const PERCENT: Kind = Kind::Integer { min: 1, max: 100 };
 const DURATION: Kind = Kind::Duration {
     min: Duration::ZERO,
 };
-/// Of something that is done again and again, or waited for.
+/// A duration of something that repeats or is waited for.
 const INTERVAL: Kind = Kind::Duration {
     min: Duration::from_millis(1),
 };
@@ -169,7 +169,7 @@ pub const KEYS: &[Key] = &[
         &["PORT"],
         Kind::Integer { min: 0, max: 65535 },
         "8080",
-        "Port to listen on; 0 takes a free one, which is logged",
+        "Port to listen on; 0 picks a free one, which is logged",
     ),
     key(
         "server.db_path",
@@ -225,14 +225,14 @@ pub const KEYS: &[Key] = &[
         &["MAX_CONNECTIONS_PER_ADDRESS"],
         Kind::Integer { min: 1, max: 512 },
         "128",
-        "Connections of one address (of one /64 network of IPv6), of 512 in all; more for a proxy that many clients share",
+        "Connections from one address (for IPv6, one /64 network), out of 512 in all; raise it for a proxy that many clients share",
     ),
     key(
         "server.shutdown_grace",
         &["SHUTDOWN_GRACE"],
         DURATION,
         "30s",
-        "How long SIGTERM waits for running jobs before it leaves them to be resumed",
+        "How long the daemon waits for running jobs after SIGTERM; jobs that are left are resumed at the next start",
     ),
     key(
         "minio.endpoint",
@@ -267,7 +267,7 @@ pub const KEYS: &[Key] = &[
         &["MINIO_CA_CERT"],
         Kind::Path,
         "",
-        "PEM file with the CA of the S3 server; added to the system's",
+        "PEM file with the CA of the S3 server, in addition to the system's",
     ),
     key(
         "minio.allowed_hosts",
@@ -281,35 +281,35 @@ pub const KEYS: &[Key] = &[
         &["MINIO_RETRY_ATTEMPTS"],
         RETRIES,
         "3",
-        "How often one failed range request is repeated",
+        "How often a failed range request is repeated",
     ),
     key(
         "minio.retry_backoff_ms",
         &["MINIO_RETRY_BACKOFF_MS"],
         MILLISECONDS,
         "100,1000,10000",
-        "Wait before each repeat; the last value serves for all further ones",
+        "Wait before each repeat; the last value is used for all further ones",
     ),
     key(
         "minio.idle_timeout",
         &["MINIO_IDLE_TIMEOUT"],
         INTERVAL,
         "30s",
-        "Longest silence of the server before a request is given up and repeated",
+        "How long the server may send nothing before a request is aborted and repeated",
     ),
     key(
         "minio.max_read_bytes_per_sec",
         &["MINIO_MAX_READ_BYTES_PER_SEC"],
         Kind::Size,
         "0",
-        "Limit of all downloads together; 0 is none",
+        "Bandwidth limit for all downloads together; 0 means none",
     ),
     key(
         "libvirt.enabled",
         &["LIBVIRT_ENABLED"],
         Kind::Bool,
         "true",
-        "Whether libvirt is used: for the pool's path, uploads, and to see which volumes domains use",
+        "Whether libvirt is used: for the pool's path, for uploads, and to find out which volumes domains use",
     ),
     key(
         "libvirt.uri",
@@ -323,7 +323,7 @@ pub const KEYS: &[Key] = &[
         &["LIBVIRT_POOL"],
         Kind::Text,
         "images",
-        "Pool whose directory is the cache",
+        "Storage pool whose directory is the cache",
     ),
     key(
         "libvirt.max_concurrent",
@@ -337,14 +337,14 @@ pub const KEYS: &[Key] = &[
         &["JOB_TIMEOUT_MINUTES"],
         Kind::Integer { min: 1, max: 10080 },
         "180",
-        "A job that runs longer fails",
+        "Time limit of a job; a job that runs longer fails",
     ),
     key(
         "lvm.volume_group",
         &["LVM_VOLUME_GROUP"],
         Kind::Word,
         "vg0",
-        "Volume group for the volumes",
+        "Volume group in which volumes are created",
     ),
     key(
         "lvm.thin_pool",
@@ -396,28 +396,28 @@ pub const KEYS: &[Key] = &[
         &["LVM_RETRY_ATTEMPTS"],
         RETRIES,
         "2",
-        "How often an LVM command that may pass later is repeated",
+        "How often an LVM command is repeated after a temporary failure",
     ),
     key(
         "lvm.retry_backoff_ms",
         &["LVM_RETRY_BACKOFF_MS"],
         MILLISECONDS,
         "100,1000",
-        "Wait before each repeat; the last value serves for all further ones",
+        "Wait before each repeat; the last value is used for all further ones",
     ),
     key(
         "volumes.backend",
         &["VOLUME_BACKEND"],
         Kind::OneOf(BackendKind::NAMES),
         "lvm",
-        "Where volumes live: logical volumes, or sparse raw files in a directory",
+        "What volumes are: logical volumes, or sparse raw files in a directory",
     ),
     key(
         "volumes.dir",
         &["VOLUME_DIR"],
         Kind::Path,
         "",
-        "Directory of the volumes, for backend dir: volume NAME is the file DIR/NAME",
+        "Directory of the volumes, for backend dir; volume NAME is the file DIR/NAME",
     ),
     moved(
         key(
@@ -425,7 +425,7 @@ pub const KEYS: &[Key] = &[
             &["VOLUME_ADOPT_UNTAGGED"],
             Kind::Bool,
             "false",
-            "Whether an existing volume that nobody marked as this program's may be rewritten, without \
+            "Whether an existing volume that is not marked as this program's may be rewritten without \
              the request saying so (adopt: true)",
         ),
         "lvm.adopt_untagged",
@@ -437,7 +437,7 @@ pub const KEYS: &[Key] = &[
             &["VOLUME_STALE_DATA"],
             Kind::OneOf(StaleData::NAMES),
             "zero",
-            "What becomes of older data behind the image's end: zeroed, its first and last MiB zeroed, kept",
+            "What happens to older data on the volume after the end of the image: all zeroed, first and last MiB zeroed, or kept",
         ),
         "lvm.stale_data",
         "LVM_STALE_DATA",
@@ -448,7 +448,7 @@ pub const KEYS: &[Key] = &[
             &["VOLUME_MAX_WRITE_BYTES_PER_SEC"],
             Kind::Size,
             "0",
-            "Limit of one job's writes to its volume; 0 is none",
+            "Bandwidth limit for one job's writes to its volume; 0 means none",
         ),
         "lvm.max_write_bytes_per_sec",
         "LVM_MAX_WRITE_BYTES_PER_SEC",
@@ -465,7 +465,7 @@ pub const KEYS: &[Key] = &[
         &["CACHE_MAX_AGE"],
         DURATION,
         "168h",
-        "An image that no job used for so long is evicted",
+        "An image that no job has used for this long is evicted",
     ),
     key(
         "cache.eviction_interval",
@@ -479,14 +479,14 @@ pub const KEYS: &[Key] = &[
         &["CACHE_MAX_SIZE_BYTES"],
         Kind::Size,
         "8G",
-        "Largest sum of cached images and unfinished downloads; 0 is no limit",
+        "Largest total size of cached images and unfinished downloads; 0 means no limit",
     ),
     key(
         "cache.min_free_bytes",
         &["CACHE_MIN_FREE_BYTES"],
         Kind::Size,
         "1G",
-        "Free space that the cache leaves in its file system",
+        "Free space that the cache leaves on its file system",
     ),
     key(
         "cache.require_checksum",
@@ -524,35 +524,35 @@ pub const KEYS: &[Key] = &[
             max: 100_000,
         },
         "1000",
-        "Most jobs that may wait; further ones get 429",
+        "How many jobs may wait for a slot; further requests get 429",
     ),
     key(
         "jobs.retention",
         &["JOBS_RETENTION"],
         DURATION,
         "720h",
-        "How long ended jobs stay readable",
+        "How long jobs that have ended are kept",
     ),
     key(
         "webhooks.urls",
         &["WEBHOOK_URLS"],
         Kind::Secrets,
         "",
-        "URLs that are told of every job's end, several with commas between or a YAML list",
+        "URLs to which the end of every job is posted, separated by commas or as a YAML list",
     ),
     key(
         "webhooks.secret",
         &["WEBHOOK_SECRET"],
         Kind::Secret,
         "",
-        "Key of the signatures by which receivers know that an event is from here",
+        "Key with which events are signed, so that receivers can check that they are genuine",
     ),
     key(
         "webhooks.max_age",
         &["WEBHOOK_MAX_AGE"],
         DURATION,
         "24h",
-        "An event that no receiver took for so long is given up",
+        "How long delivery of an event is tried before it is dropped",
     ),
     key(
         "metrics.enabled",
@@ -566,7 +566,7 @@ pub const KEYS: &[Key] = &[
         &["UI_ENABLED"],
         Kind::Bool,
         "true",
-        "Whether the page for people is served at /; it asks for a token, and shows what that may see",
+        "Whether the web page is served at /; it asks for a token, and shows what that token may see",
     ),
     key(
         "tracing.endpoint",
@@ -576,7 +576,7 @@ pub const KEYS: &[Key] = &[
         ],
         Kind::Text,
         "",
-        "URL of the OTLP collector, such as https://otel.example.com:4317; none sends no traces. Without a scheme, https is \
+        "URL of the OTLP collector, such as https://otel.example.com:4317; without one, no traces are sent. Without a scheme, https is \
          meant, or http with OTEL_EXPORTER_OTLP_INSECURE=true",
     ),
     key(
@@ -587,7 +587,7 @@ pub const KEYS: &[Key] = &[
         ],
         Kind::OneOf(OtlpProtocol::NAMES),
         "grpc",
-        "How the collector is spoken to; by http/protobuf, /v1/traces is added to the endpoint, unless that is \
+        "Protocol of the collector; with http/protobuf, /v1/traces is added to the endpoint, unless that is \
          OTEL_EXPORTER_OTLP_TRACES_ENDPOINT's",
     ),
     key(
@@ -598,7 +598,7 @@ pub const KEYS: &[Key] = &[
         ],
         Kind::OneOf(Compression::NAMES),
         "none",
-        "How what the collector is sent is compressed",
+        "Compression of what is sent to the collector",
     ),
     key(
         "tracing.timeout",
@@ -608,7 +608,7 @@ pub const KEYS: &[Key] = &[
         ],
         INTERVAL,
         "10s",
-        "Longest time that the collector may take for a batch; the variables count milliseconds",
+        "How long the collector may take for a batch; the environment variables are in milliseconds",
     ),
     key(
         "tracing.ca_cert",
@@ -618,42 +618,42 @@ pub const KEYS: &[Key] = &[
         ],
         Kind::Path,
         "",
-        "PEM file with the CA of the collector; added to the system's",
+        "PEM file with the CA of the collector, in addition to the system's",
     ),
     key(
         "tracing.service_name",
         &["OTEL_SERVICE_NAME"],
         Kind::Text,
         "libvirt-volume-provisioner",
-        "service.name of the traces; OTEL_RESOURCE_ATTRIBUTES with a service.name beats the file's and the default",
+        "service.name of the traces; a service.name in OTEL_RESOURCE_ATTRIBUTES overrides the file's and the default",
     ),
     key(
         "tracing.resource_attributes",
         &["OTEL_RESOURCE_ATTRIBUTES"],
         Kind::Text,
         "",
-        "What is said of this service in every trace: NAME=VALUE with commas between",
+        "Attributes of this service in every trace: NAME=VALUE, separated by commas",
     ),
     key(
         "tracing.sampler",
         &["OTEL_TRACES_SAMPLER"],
         Kind::OneOf(TraceSampler::NAMES),
         "parentbased_traceidratio",
-        "How traces are chosen; those whose names begin with parentbased_ follow a client's decision",
+        "How traces are sampled; samplers whose names begin with parentbased_ follow the client's decision",
     ),
     key(
         "tracing.sampling_rate",
         &["TRACING_SAMPLING_RATE", "OTEL_TRACES_SAMPLER_ARG"],
         Kind::Fraction,
         "1.0",
-        "Share of traces that are kept, where the sampler goes by one; OTEL_TRACES_SAMPLER_ARG counts with OTEL_TRACES_SAMPLER",
+        "Share of traces that are kept, for samplers that use one; OTEL_TRACES_SAMPLER_ARG counts only with OTEL_TRACES_SAMPLER",
     ),
     key(
         "tracing.polling_sampling_rate",
         &["TRACING_POLLING_SAMPLING_RATE"],
         Kind::Fraction,
         "0.01",
-        "Share kept of the traces of requests that only ask how a job is; a client's decision is followed",
+        "Share of traces that are kept of requests that only ask for a job's status; a client's decision is followed",
     ),
     also(
         key(
@@ -661,7 +661,7 @@ pub const KEYS: &[Key] = &[
             &["OTEL_TRACES_EXPORTER", "TRACING_EXPORTERS"],
             Kind::Words(TraceExporter::NAMES),
             "otlp",
-            "Where traces go: to the collector, to standard output as JSON lines, nowhere",
+            "Where traces go: to the collector, to standard output as JSON lines, or nowhere",
         ),
         &[("console", "stdout"), ("jaeger", ""), ("zipkin", "")],
     ),
@@ -670,7 +670,7 @@ pub const KEYS: &[Key] = &[
         &["OTEL_SDK_DISABLED"],
         Kind::Bool,
         "false",
-        "Whether no traces are sent, whatever the other keys say",
+        "Turns tracing off, whatever the other keys say",
     ),
     also(
         key(
@@ -678,7 +678,7 @@ pub const KEYS: &[Key] = &[
             &["LOG_LEVEL"],
             Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),
             "info",
-            "Least important lines that are written",
+            "Lowest level that is written",
         ),
         &[("warning", "warn"), ("fatal", "error"), ("panic", "error")],
     ),
@@ -687,21 +687,21 @@ pub const KEYS: &[Key] = &[
         &["LOG_FORMAT"],
         Kind::OneOf(LogFormat::NAMES),
         "json",
-        "Form of a line",
+        "Format of log lines",
     ),
     key(
         "logging.output",
         &["LOG_OUTPUT"],
         Kind::Stream(LogOutput::NAMES),
         "stderr",
-        "Stream that lines are written to; the path of a file means logging.file",
+        "Stream that log lines are written to; the path of a file is taken as logging.file",
     ),
     key(
         "logging.file",
         &["LOG_FILE"],
         Kind::Stream(LogOutput::NAMES),
         "",
-        "File that lines are written to as well, opened anew on SIGHUP; stdout and stderr mean logging.output",
+        "File that log lines are also written to, reopened on SIGHUP; stdout and stderr are taken as logging.output",
     ),
     key(
         "logging.sampling_rate",
@@ -717,19 +717,19 @@ pub const KEYS: &[Key] = &[
         &["LOG_LOKI_URL", "LOKI_URL"],
         Kind::Secret,
         "",
-        "URL of a Loki that lines are pushed to as well, with credentials if it asks for some; without \
-         a path, /loki/api/v1/push is meant",
+        "URL of a Loki server that log lines are also pushed to, with credentials if it needs them; without \
+         a path, /loki/api/v1/push is used",
     ),
     key(
         "logging.webhook_url",
         &["LOG_WEBHOOK_URL"],
         Kind::Secret,
         "",
-        "URL that lines are posted to as well, as a JSON array of the lines",
+        "URL that log lines are also posted to, as a JSON array",
     ),
 ];
 
-/// Keys that the Go program's documentation has and that mean nothing here: accepted with a warning.
+/// Keys in the Go program's documentation that mean nothing here: accepted with a warning.
 pub const IGNORED: &[(&str, &str)] = &[
     ("minio.bucket", "the bucket is part of every image URL"),
     (
@@ -738,11 +738,11 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "server.request_timeout",
-        "requests are answered at once, and jobs have libvirt.job_timeout_minutes",
+        "requests are answered at once, and the time limit of jobs is libvirt.job_timeout_minutes",
     ),
 ];
 
-/// Variables of the Go program's documentation that mean nothing here, likewise.
+/// Variables in the Go program's documentation that mean nothing here, likewise.
 pub const IGNORED_VARIABLES: &[(&str, &str)] = &[
     ("MINIO_BUCKET", IGNORED[0].1),
     ("MINIO_USE_SSL", IGNORED[1].1),

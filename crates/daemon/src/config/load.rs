@@ -1,4 +1,4 @@
-//! Resolving every key to a text and the place it came from.
+//! Resolves every key to a text and the place it came from.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,7 +25,7 @@ const FILE_MAX_BYTES: u64 = 1 << 20; // 1 MiB
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     #[error("Cannot read the configuration file {}", path.display())]
     Read {
         /// The file.
@@ -33,11 +33,11 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
-    /// The file named by a flag is not there.
+    /// The file named by a flag does not exist.
     #[error("There is no configuration file {}", .0.display())]
     Missing(PathBuf),
-    /// The file is no YAML, or not sections with keys.
-    #[error("The configuration file {} is not usable: {reason}", path.display())]
+    /// The file is not valid YAML, or does not consist of sections with keys.
+    #[error("The configuration file {} cannot be used: {reason}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum ConfigError {
         /// The nearest known key.
         hint: Option<&'static str>,
     },
-    /// A key by its name and by its former one, with two values.
+    /// A key that is set to two values, by its name and by a former name.
     #[error(
         "{now} and {former} are both set in the {place}, to different values: {former} is the former name \
          of {now}, so remove {former}"
@@ -65,7 +65,7 @@ pub enum ConfigError {
         /// Where both are.
         place: &'static str,
     },
-    /// A value that does not fit.
+    /// A value of the wrong form.
     #[error("{key} {reason}")]
     Invalid {
         /// The key.
@@ -79,15 +79,15 @@ pub enum ConfigError {
 #[derive(Debug)]
 pub struct Settings {
     values: BTreeMap<&'static str, Setting>,
-    /// What a collector's address without a scheme means.
+    /// The scheme that is assumed for a collector's address without one.
     pub(super) collector_scheme: &'static str,
-    /// Things an operator should hear of at start.
+    /// Warnings that the operator should see at the start.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Resolves all keys from the file (absent means empty, unless it was named explicitly) and
-    /// the environment.
+    /// Resolves all keys from the environment and the file. A missing file counts as empty, unless
+    /// it was named explicitly.
     pub fn load(
         path: &Path,
         explicit: bool,
@@ -96,7 +96,7 @@ impl Settings {
         Self::resolve(path, explicit, Strangers::Refused, environment)
     }
 
-    /// The same of the Go program's file, which may have keys that are not known here: they are left out, with warnings.
+    /// Does the same for the Go program's file, whose unknown keys are ignored with warnings.
     pub fn load_foreign(
         path: &Path,
         environment: impl Fn(&str) -> Option<String>,
@@ -139,7 +139,7 @@ impl Settings {
                     let name = above.origin.name().unwrap_or_default();
                     match normal(key, above, &mut warnings) {
                         Err(error) if theirs::is_lenient(name) => {
-                            warnings.push(format!("{name} is left out: {error}"));
+                            warnings.push(format!("{name} is ignored: {error}"));
                             below
                         }
                         above => above?,
@@ -161,7 +161,7 @@ impl Settings {
         })
     }
 
-    /// Sets a key as a flag does, above everything else.
+    /// Sets a key as a flag does: it overrides everything else.
     pub fn set(&mut self, path: &str, text: &str) -> Result<(), ConfigError> {
         let key = KEYS
             .iter()
@@ -211,7 +211,7 @@ impl Settings {
         self.values.get(path).map(|setting| &setting.origin)
     }
 
-    /// URLs that something is posted to. What was given may hold secrets.
+    /// URLs that something is posted to. The value may hold secrets, so errors do not show it.
     pub(super) fn receivers(&self, key: &'static str) -> Result<Vec<Url>, ConfigError> {
         let urls = self.list(key);
         let read = |text: &String| {
@@ -291,7 +291,7 @@ impl Settings {
         value::words(self.get(key))
     }
 
-    /// As many waits as there are repeats; the last of the list serves for all further ones.
+    /// As many waits as there are repeats; the last of the list is used for all further ones.
     pub(super) fn backoff(
         &self,
         attempts: &'static str,

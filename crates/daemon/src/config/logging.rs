@@ -24,14 +24,15 @@ pub struct Logging {
     pub webhook_url: Option<SecretUrl>,
 }
 
-/// `logging.file` may name a stream, as in the Go program, and `logging.output` a file, as in older ones.
+/// `logging.file` may name a stream, as in the Go program, and `logging.output` a file, as in its older
+/// releases.
 pub(super) fn logging(settings: &Settings) -> Result<Logging, ConfigError> {
     let of_output = settings.text("logging.output")?;
     let of_file = settings.optional_text("logging.file");
     let stream = |text: &String| text.parse::<LogOutput>().ok();
     let twice = |what: &str| ConfigError::Invalid {
         key: "logging.file",
-        reason: format!("and logging.output name two {what}s: set one of them"),
+        reason: format!("and logging.output name two different {what}s: set only one of them"),
     };
     let is_output_set = settings.origin("logging.output") != Some(&Origin::Default);
     let (output, file) = match (stream(&of_output), of_file) {

@@ -1,8 +1,8 @@
-//! Configuration: a YAML file, the environment above it, flags above both.
+//! Configuration: a YAML file, overridden by the environment, overridden by flags.
 //!
 //! Loading has two steps. [`Settings::load`] resolves every key of [`keys::KEYS`] to a text and its
-//! origin; [`Config::from_settings`] turns the texts into values. An unknown key, a value of
-//! the wrong form and a combination that cannot work are each an error that names the key.
+//! origin; [`Config::from_settings`] turns the texts into values. An unknown key, a value of the
+//! wrong form and a combination that cannot work are errors that name the key.
 
 mod check;
 pub mod endpoints;
@@ -16,8 +16,8 @@ pub mod reference;
 mod setting;
 mod theirs;
 mod thin;
-mod tidy;
 mod traces;
+mod trim;
 mod value;
 mod words;
 
@@ -42,7 +42,7 @@ pub use words::{
 
 use crate::secret::Secret;
 
-/// Where the configuration is read from unless `--config` says otherwise.
+/// The file that is read unless `--config` names another.
 pub const DEFAULT_PATH: &str = "/etc/libvirt-volume-provisioner/config.yaml";
 
 /// The daemon's configuration, typed.
@@ -52,11 +52,11 @@ pub struct Config {
     pub server: Server,
     /// Where images come from.
     pub minio: Minio,
-    /// libvirt, and by the Go program's habit the limits of jobs.
+    /// libvirt, and, as in the Go program, the limits of jobs.
     pub libvirt: Libvirt,
     /// Logical volumes.
     pub lvm: Lvm,
-    /// Where volumes are, and what becomes of what was there.
+    /// Where volumes are, and what happens to older data.
     pub volumes: Volumes,
     /// Cached images.
     pub cache: Cache,
@@ -64,11 +64,11 @@ pub struct Config {
     pub golden: Golden,
     /// Queue and history.
     pub jobs: Jobs,
-    /// Who is told of jobs' ends.
+    /// Who is notified when jobs end.
     pub webhooks: Webhooks,
     /// What scrapers read.
     pub metrics: Metrics,
-    /// The page for people.
+    /// The web page.
     pub ui: Ui,
     /// Traces.
     pub tracing: Tracing,
@@ -93,7 +93,7 @@ pub struct Server {
     pub open_health: bool,
     /// Whether metrics need no credential.
     pub open_metrics: bool,
-    /// Connections of one address.
+    /// Connections from one address.
     pub max_connections_per_address: usize,
     /// How long SIGTERM waits for running jobs.
     pub shutdown_grace: Duration,
@@ -127,7 +127,7 @@ pub struct Minio {
     pub allowed_hosts: Vec<String>,
     /// Waits before repeats, as many as there are repeats.
     pub retry_backoff: Vec<Duration>,
-    /// Longest silence of the server.
+    /// How long the server may send nothing.
     pub idle_timeout: Duration,
     /// Limit of all downloads together.
     pub max_read_bytes_per_sec: Option<u64>,
@@ -142,9 +142,9 @@ pub struct Libvirt {
     pub uri: String,
     /// Pool whose directory is the cache.
     pub pool: String,
-    /// Jobs at once.
+    /// How many jobs run at once.
     pub max_concurrent: usize,
-    /// Longest run of a job.
+    /// Time limit of a job.
     pub job_timeout: Duration,
 }
 
@@ -159,16 +159,16 @@ pub struct Lvm {
     pub retry_backoff: Vec<Duration>,
 }
 
-/// Section `volumes`: what holds for every back end, and which one it is.
+/// Section `volumes`: which back end is used, and what applies to every back end.
 #[derive(Debug, Clone)]
 pub struct Volumes {
     /// Where volumes are.
     pub backend: Backend,
-    /// Whether volumes that nobody marked may be rewritten.
+    /// Whether volumes that are not marked may be rewritten.
     pub adopt_untagged: bool,
-    /// What becomes of data behind the image's end.
+    /// What happens to data after the image's end.
     pub stale_data: StaleData,
-    /// Limit of one job's writes.
+    /// Bandwidth limit for one job's writes.
     pub max_write_bytes_per_sec: Option<u64>,
 }
 
@@ -182,7 +182,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Which kind of back end it is.
+    /// The kind of back end.
     pub fn kind(&self) -> BackendKind {
         match self {
             Self::Lvm => BackendKind::Lvm,
@@ -196,15 +196,15 @@ impl Backend {
 pub struct Cache {
     /// Directory; `None` is the libvirt pool's.
     pub dir: Option<PathBuf>,
-    /// Evict what was not used for so long.
+    /// Images that were not used for this long are evicted.
     pub max_age: Duration,
-    /// How often to evict and reconcile.
+    /// How often eviction and reconciliation run.
     pub eviction_interval: Duration,
-    /// Largest sum of images.
+    /// Largest total size.
     pub max_size_bytes: Option<u64>,
     /// Free space to leave.
     pub min_free_bytes: u64,
-    /// Refuse images without a sidecar.
+    /// Whether images without a `.sha256` object are refused.
     pub require_checksum: bool,
 }
 
@@ -222,20 +222,20 @@ pub struct Golden {
 /// Section `jobs`.
 #[derive(Debug, Clone)]
 pub struct Jobs {
-    /// Most waiting jobs.
+    /// How many jobs may wait.
     pub queue_limit: usize,
-    /// How long ended jobs stay.
+    /// How long jobs that have ended are kept.
     pub retention: Duration,
 }
 
 /// Section `webhooks`.
 #[derive(Clone)]
 pub struct Webhooks {
-    /// Who is told; may hold secrets.
+    /// The receivers' URLs, which may hold secrets.
     pub urls: Vec<Url>,
     /// Key of the signatures.
     pub secret: Option<Secret>,
-    /// How long an event is tried.
+    /// How long delivery of an event is tried.
     pub max_age: Duration,
 }
 
@@ -259,12 +259,12 @@ pub struct Metrics {
 /// Section `ui`.
 #[derive(Debug, Clone)]
 pub struct Ui {
-    /// Whether the page for people is served.
+    /// Whether the web page is served.
     pub enabled: bool,
 }
 
 impl Config {
-    /// Turns resolved settings into values and checks what only the whole can tell.
+    /// Turns resolved settings into values, and checks combinations of keys.
     pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
         let config = Self {
             server: Server {
@@ -354,7 +354,7 @@ fn backend(settings: &Settings) -> Result<Backend, ConfigError> {
             Some(directory) => Ok(Backend::Dir(directory)),
             None => Err(ConfigError::Invalid {
                 key: "volumes.dir",
-                reason: "is needed with volumes.backend dir: give the directory of the volumes"
+                reason: "must be set with volumes.backend dir: give the directory of the volumes"
                     .to_owned(),
             }),
         },
@@ -378,11 +378,11 @@ fn tls(settings: &Settings) -> Result<Option<Tls>, ConfigError> {
             key,
             client_ca,
         })),
-        (Some(_), None) => invalid("server.tls_key", "is needed with server.tls_cert"),
-        (None, Some(_)) => invalid("server.tls_cert", "is needed with server.tls_key"),
+        (Some(_), None) => invalid("server.tls_key", "must be set with server.tls_cert"),
+        (None, Some(_)) => invalid("server.tls_cert", "must be set with server.tls_key"),
         (None, None) if client_ca.is_some() => invalid(
             "server.ca_cert",
-            "needs server.tls_cert and server.tls_key: client certificates are shown over TLS only",
+            "needs server.tls_cert and server.tls_key: client certificates work over TLS only",
         ),
         (None, None) => Ok(None),
     }

@@ -1,11 +1,12 @@
-//! Whether the places that are configured stay out of each other's way.
+//! Checks that the configured paths do not interfere with each other.
 //!
-//! What is in `volumes.dir` may be written over by whoever may provision, what is in `cache.dir` is
-//! swept, and the database and the log are written by the daemon itself. So neither directory may be in
-//! the other, no file of the daemon in either, and nothing may be written under two keys. Paths are compared
-//! by what they lead to: links, `..` and mounts are followed, also where the last parts are not there yet.
+//! Anybody with the role `provision` may overwrite what is in `volumes.dir`, files in `cache.dir` are swept,
+//! and the daemon itself writes the database and the log. So neither directory may be inside the other, no
+//! file of the daemon may be in either, and nothing may be written under two keys. Paths are compared by
+//! what they lead to: links, `..` and mounts are followed, even if the last components do not exist yet.
 //!
-//! That `cache.dir` is a libvirt pool's directory is meant so. A TLS file may serve several keys.
+//! `cache.dir` may be a libvirt pool's directory; that is intended. A TLS file may be used for
+//! several keys.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,19 +16,19 @@ use std::path::{Component, Path, PathBuf};
 use super::{Backend, Config, ConfigError};
 use crate::files::with_ending;
 
-/// More links in one path are a loop, as for the kernel (path_resolution(7)).
+/// Links followed in one path before it counts as a loop, as in the kernel (path_resolution(7)).
 const LINKS_MAX: u32 = 40;
 
-/// The database and what stands beside it.
+/// The database and the files beside it.
 const DATABASE_FILES: [&str; 4] = ["", "-wal", "-shm", ".lock"];
 
-/// A place by its key.
+/// A path and the key that names it.
 struct Place {
     key: &'static str,
     path: PathBuf,
-    /// By number, as two mounts of one directory have two paths.
+    /// The device and inode numbers, since two mounts of one directory have two paths.
     number: Option<(u64, u64)>,
-    /// The place and the directories that it is in, as far as they are there.
+    /// The path and its parent directories, as far as they exist.
     within: HashSet<(u64, u64)>,
 }
 
@@ -55,12 +56,12 @@ impl Place {
     }
 }
 
-/// Checks all places that the configuration names.
+/// Checks all configured paths.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     check_with_cache(config, config.cache.dir.as_deref())
 }
 
-/// Checks them with this cache directory, which only libvirt knows when `cache.dir` is not set.
+/// Checks them with this cache directory, which only libvirt knows if `cache.dir` is not set.
 pub fn check_with_cache(config: &Config, cache: Option<&Path>) -> Result<(), ConfigError> {
     let server = &config.server;
     let volumes = match &config.volumes.backend {
@@ -116,7 +117,7 @@ pub fn check_with_cache(config: &Config, cache: Option<&Path>) -> Result<(), Con
             return Err(ConfigError::Invalid {
                 key: other.key,
                 reason: format!(
-                    "is {}, which the daemon writes for {}: give each a file of its own",
+                    "is {}, which the daemon also writes for {}: use a separate file for each",
                     other.path.display(),
                     file.key
                 ),
@@ -130,7 +131,7 @@ fn inside(inner: &Place, outer: &Place) -> ConfigError {
     ConfigError::Invalid {
         key: inner.key,
         reason: format!(
-            "is {}, which is in {} ({}): what is there is swept or written over, so take another place",
+            "is {}, which is inside {} ({}), where files are swept or overwritten: use another place",
             inner.path.display(),
             outer.key,
             outer.path.display()
@@ -143,9 +144,9 @@ fn number(path: &Path) -> Option<(u64, u64)> {
     Some((found.dev(), found.ino()))
 }
 
-/// Where a path leads to, whether or not something is there.
+/// The path that remains after links are followed, whether or not it exists.
 fn resolve(path: &Path, links_left: u32) -> PathBuf {
-    // A path that is relative to a directory that is gone stays so.
+    // A path relative to a working directory that no longer exists stays relative.
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut resolved = PathBuf::new();
     for component in path.components() {
@@ -175,7 +176,7 @@ mod tests {
     use super::super::Settings;
     use super::*;
 
-    /// What is said of these keys, all below a home; nothing when they can be used.
+    /// The error for these keys, all below one home directory, or an empty text if there is none.
     fn said(home: &Path, keys: &[(&str, &str)]) -> Option<String> {
         let mut settings = Settings::load(&home.join("no-such.yaml"), false, |_| None).unwrap();
         let path = |name: &str| home.join(name).display().to_string();
@@ -212,7 +213,7 @@ mod tests {
             ("server.ca_cert", "both.pem"),
             ("minio.ca_cert", "both.pem"),
             ("server.api_tokens_file", "tokens"),
-            // Alike in their letters only.
+            // The paths only share their first letters.
             ("volumes.dir", "cache-of-volumes"),
         ];
         assert_eq!(said(home.path(), &keys), None);

@@ -1,4 +1,4 @@
-//! The configuration's reference and its example file, made from the table of keys.
+//! Makes the reference of the configuration and the example file from the table of keys.
 
 use super::keys::{IGNORED, IGNORED_VARIABLES, KEYS, Key, Kind};
 
@@ -7,14 +7,15 @@ pub fn markdown() -> String {
     let mut text = String::from(
         "# Configuration\n\n\
          <!-- Made from crates/daemon/src/config/keys.rs by ./dev docs; do not edit. -->\n\n\
-         A YAML file, `/etc/libvirt-volume-provisioner/config.yaml` or the one that `--config` names. An absent\n\
+         The configuration is a YAML file, `/etc/libvirt-volume-provisioner/config.yaml` or the one that `--config` names. A missing\n\
          file means the defaults; an unknown key is an error that names the nearest known one. Every key is\n\
-         also an environment variable. `--set SECTION.KEY=VALUE` beats the environment, the environment beats\n\
-         the file; an empty variable and a key without a value (null) count as unset. Words such as levels, `true` and `false` are taken in any case; blanks,\n\
-         line ends and byte order marks around a value are not part of it. What OpenTelemetry's variables say and nobody here understands\n\
-         is warned of and left out, as its specification wants. `LISTEN_ADDR` (the Go program's) sets host, port or both. A key's former name is taken as well, and both\n\
-         in one place only with the same value. `libvirt-volume-provisioner config check` says whether a\n\
-         configuration can be used, `config show` prints every key with its value and its origin.\n",
+         also an environment variable. `--set SECTION.KEY=VALUE` overrides the environment, which overrides the\n\
+         file; an empty variable and a key without a value (null) count as unset. Words such as levels, `true` and `false` may be\n\
+         in any case; spaces, line ends and byte order marks around a value are ignored. Values of OpenTelemetry's variables that\n\
+         cannot be understood are ignored with a warning, as its specification says. `LISTEN_ADDR` (the Go program's) sets host,\n\
+         port or both. Former names of keys still work; if both names are set in one place, the values must be the\n\
+         same. `libvirt-volume-provisioner config check` checks whether a configuration can be used, `config show`\n\
+         prints every key with its value and its origin.\n",
     );
     let mut section = "";
     for key in KEYS {
@@ -52,10 +53,10 @@ pub fn example() -> String {
     let mut text = String::from(
         "# Configuration of libvirt-volume-provisioner. Made from the table of keys; nothing is set here.\n\
          #\n\
-         # Remove the '#' before a key to set it; what stands behind it now is its default (\"\" is none).\n\
+         # Remove the '#' before a key to set it; the value shown is its default (\"\" is none).\n\
          # Then: libvirt-volume-provisioner config check && systemctl restart libvirt-volume-provisioner\n\
          #\n\
-         # minio.endpoint has to be set. Without libvirt on this host, libvirt.enabled and cache.dir too.\n",
+         # minio.endpoint has to be set. On a host without libvirt, so do libvirt.enabled and cache.dir.\n",
     );
     let mut section = "";
     for key in KEYS {
@@ -68,7 +69,7 @@ pub fn example() -> String {
             "" => "\"\"",
             default => default,
         };
-        // The sentence ends here, and some forms are sentences of their own.
+        // The text is put into a sentence, and some forms are sentences themselves.
         text.push_str(&format!(
             "  # {}.\n  # {}; environment: {}\n  #{name}: {default}\n",
             help(key),
@@ -79,7 +80,7 @@ pub fn example() -> String {
     text
 }
 
-/// What a key means, and how it was called before.
+/// The meaning of a key, with its former names.
 fn help(key: &Key) -> String {
     match &key.former {
         None => key.help.to_owned(),
@@ -94,17 +95,17 @@ fn form(kind: Kind) -> String {
         Kind::Address => "IP address".to_owned(),
         Kind::Path => "path".to_owned(),
         Kind::Secret => "text, never shown".to_owned(),
-        Kind::Secrets => "texts, several, never shown".to_owned(),
+        Kind::Secrets => "list of texts, never shown".to_owned(),
         Kind::Integer { min, max } => format!("{min} to {max}"),
         Kind::Fraction => "0 to 1".to_owned(),
         Kind::Sampling => "0 to 1, or a whole number".to_owned(),
         Kind::Bool => "`true`, `false`".to_owned(),
         Kind::Duration { .. } => "duration (`168h`, `30m`, `5s`, `100ms`)".to_owned(),
         Kind::Size => "bytes, or `10G`".to_owned(),
-        Kind::MillisecondList => "milliseconds, several".to_owned(),
-        Kind::List => "words, several".to_owned(),
+        Kind::MillisecondList => "list of milliseconds".to_owned(),
+        Kind::List => "list of words".to_owned(),
         Kind::OneOf(known) => words(known),
-        Kind::Words(known) => format!("{}; several", words(known)),
+        Kind::Words(known) => format!("list of {}", words(known)),
         Kind::Stream(known) => format!("{}, or a path", words(known)),
     }
 }

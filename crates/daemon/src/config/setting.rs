@@ -1,15 +1,15 @@
-//! One key's value: what it is, who set it, and how it is brought into this program's words.
+//! The value of one key, its origin, and its translation into this program's words.
 
 use std::fmt;
 
 use super::keys::Key;
 use super::load::ConfigError;
-use super::{tidy, value};
+use super::{trim, value};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// It is set nowhere.
     Default,
     /// The configuration file, by this path.
     File(&'static str),
@@ -20,7 +20,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The name by which it was set.
+    /// The name under which it was set.
     pub fn name(&self) -> Option<&'static str> {
         match self {
             Self::Default => None,
@@ -45,11 +45,11 @@ impl fmt::Display for Origin {
 pub struct Setting {
     /// The value; empty when there is none.
     pub text: String,
-    /// Who set it.
+    /// Where it was set.
     pub origin: Origin,
 }
 
-/// The value in this program's words; an error when it does not have the key's form.
+/// The value in this program's words, or an error if it does not have the key's form.
 pub(super) fn normal(
     key: &'static Key,
     setting: Setting,
@@ -57,11 +57,11 @@ pub(super) fn normal(
 ) -> Result<Setting, ConfigError> {
     let Setting { text, origin } = setting;
     let text = {
-        let trimmed = tidy::trimmed(&text);
-        if tidy::is_odd(&text) && !trimmed.is_empty() {
+        let trimmed = trim::trimmed(&text);
+        if trim::is_odd(&text) && !trimmed.is_empty() {
             let name = origin.name().unwrap_or(key.path);
             warnings.push(format!(
-                "{name} has blanks, line ends or a byte order mark around its value: they are left out"
+                "{name} has spaces, line ends or a byte order mark around its value: they are ignored"
             ));
         }
         trimmed.to_owned()
@@ -76,7 +76,7 @@ pub(super) fn normal(
             .any(|given| given.eq_ignore_ascii_case(word))
         {
             warnings.push(format!(
-                "{}: {word} is left out: the Go program had it by name only. Send OTLP, which its servers take",
+                "{}: {word} is ignored: the Go program accepted the name but never sent to it. Its servers take OTLP: use otlp",
                 key.path
             ));
         }

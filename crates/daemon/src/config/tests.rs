@@ -130,8 +130,8 @@ fn values_of_the_wrong_form_name_the_key_and_the_form() {
 #[test]
 fn combinations_that_cannot_work_are_refused() {
     for (yaml, expected) in [
-        ("volumes: {backend: dir}", "volumes.dir is needed"),
-        ("libvirt: {enabled: false}", "cache.dir is needed"),
+        ("volumes: {backend: dir}", "volumes.dir must be set"),
+        ("libvirt: {enabled: false}", "cache.dir must be set"),
         ("", "minio.endpoint is not set"),
     ] {
         let least = if yaml.is_empty() { "" } else { LEAST };
@@ -142,13 +142,13 @@ fn combinations_that_cannot_work_are_refused() {
     }
     let error = load("minio: {endpoint: x, access_key: a}", &[]).expect_err("half a credential");
     assert!(
-        error.to_string().contains("only of use together"),
+        error.to_string().contains("must be set together"),
         "{error}"
     );
 }
 
 #[test]
-fn lists_and_back_offs_take_both_forms() {
+fn lists_and_back_off_waits_are_read_in_both_forms() {
     let yaml = "minio: {endpoint: x, allowed_hosts: [a, 'b:81'], retry_attempts: 4, retry_backoff_ms: '5,6'}";
     let config = load(yaml, &[]).expect("it is usable");
     assert_eq!(config.minio.allowed_hosts, ["a", "b:81"]);
@@ -183,7 +183,7 @@ fn is_committed(file: &str, text: &str) {
         std::fs::write(&path, text).expect("it is written");
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(committed, text, "{file} is old: run ./dev docs");
+    assert_eq!(committed, text, "{file} is out of date: run ./dev docs");
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn the_docs_example_sets_nothing_and_names_every_key_with_its_default() {
             .iter()
             .all(|(_, setting)| setting.origin == Origin::Default)
     );
-    // With every key set, nothing changes but who said it.
+    // With every key set to its default, only the origin of the values changes.
     let all = resolve(&example.replace("\n  #", "\n  ").replace("\n   ", "\n  # "));
     for (key, setting) in all.iter() {
         assert_eq!(setting.text, key.default, "{}", key.path);
@@ -214,7 +214,7 @@ fn the_docs_example_sets_nothing_and_names_every_key_with_its_default() {
     }
 }
 
-/// A value of the key's form that is not `now`.
+/// A value of the key's form other than `now`.
 fn another(key: &keys::Key, now: &str) -> String {
     match key.kind {
         Kind::Text if key.path == "tracing.resource_attributes" => "a=b".to_owned(),
@@ -241,7 +241,7 @@ fn another(key: &keys::Key, now: &str) -> String {
 
 #[test]
 fn every_documented_variable_changes_what_the_daemon_runs_with() {
-    // Everything that is optional is set, so that each key alone can be changed.
+    // Every optional key is set, so that each key alone can be changed.
     let base = [
         ("SERVER_CERT", "/cert"),
         ("SERVER_KEY", "/key"),
@@ -254,7 +254,7 @@ fn every_documented_variable_changes_what_the_daemon_runs_with() {
         ("VOLUME_DIR", "/volumes"),
         ("CACHE_DIR", "/cache"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel"),
-        // Without it, nobody asks for its argument.
+        // Without a share as the sampler, the sampler's argument is not used.
         ("OTEL_TRACES_SAMPLER", "traceidratio"),
         ("WEBHOOK_URLS", "http://receiver"),
         ("WEBHOOK_SECRET", "0123456789abcdef"),

@@ -1,25 +1,26 @@
-//! Variables whose values are not a key's value as they are: the Go program's `LISTEN_ADDR`, and OpenTelemetry's.
+//! Environment variables that do not hold the value of a key as it is: the Go program's `LISTEN_ADDR`, and
+//! OpenTelemetry's.
 //!
-//! OpenTelemetry's specification ("Environment Variable Specification") says how its variables are read, and that what
-//! cannot be understood is warned of and left out; so none of them keeps the daemon from starting.
+//! OpenTelemetry's specification ("Environment Variable Specification") says how its variables are read, and that
+//! values which cannot be understood are ignored with a warning. So none of them keeps the daemon from starting.
 
 use std::net::Ipv6Addr;
 
-use super::tidy;
+use super::trim;
 
-/// Host, port or both; before 0.11, where the Go program listened.
+/// Host, port or both: where releases of the Go program before 0.11 listened.
 pub(super) const LISTEN_ADDR: &str = "LISTEN_ADDR";
 
-/// Begins OpenTelemetry's names.
+/// The prefix of OpenTelemetry's names.
 const OTEL: &str = "OTEL_";
 
-/// Whether the collector is spoken to without TLS, where its address has no scheme.
+/// Whether the collector is used without TLS if its address has no scheme.
 const INSECURE: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_INSECURE",
     "OTEL_EXPORTER_OTLP_INSECURE",
 ];
 
-/// What OpenTelemetry has variables for and this program does nothing about, with what goes without saying.
+/// OpenTelemetry's variables that have no effect here, and the values that need no warning.
 const NOT_SUPPORTED: &[(&str, &[&str])] = &[
     ("OTEL_CONFIG_FILE", &[]),
     ("OTEL_EXPERIMENTAL_CONFIG_FILE", &[]),
@@ -41,12 +42,12 @@ const NOT_SUPPORTED: &[(&str, &[&str])] = &[
     ("OTEL_EXPORTER_JAEGER_ENDPOINT", &[]),
 ];
 
-/// Whether what cannot be understood is left out.
+/// Whether a value that cannot be understood is ignored.
 pub(super) fn is_lenient(variable: &str) -> bool {
     variable.starts_with(OTEL)
 }
 
-/// What a variable says of the key with this path, if anything.
+/// The value that a variable gives the key with this path, if any.
 pub(super) fn value(
     path: &str,
     variable: &str,
@@ -56,20 +57,20 @@ pub(super) fn value(
 ) -> Option<String> {
     match variable {
         LISTEN_ADDR => {
-            let (host, port) = listen(tidy::trimmed(text));
+            let (host, port) = listen(trim::trimmed(text));
             let part = if path == "server.port" { port } else { host };
             part.map(str::to_owned)
         }
         "OTEL_SDK_DISABLED" => {
-            let is_true = tidy::trimmed(text).eq_ignore_ascii_case("true");
-            if !is_true && !tidy::trimmed(text).eq_ignore_ascii_case("false") {
+            let is_true = trim::trimmed(text).eq_ignore_ascii_case("true");
+            if !is_true && !trim::trimmed(text).eq_ignore_ascii_case("false") {
                 warnings.push(format!(
-                    "{variable} is taken for false: nothing but true means true, by OpenTelemetry's specification"
+                    "{variable} is taken as false: by OpenTelemetry's specification only true means true"
                 ));
             }
             Some(is_true.to_string())
         }
-        // Of use to the samplers that go by it alone.
+        // Only some samplers use the argument.
         "OTEL_TRACES_SAMPLER_ARG" => {
             let sampler = environment("OTEL_TRACES_SAMPLER").unwrap_or_default();
             sampler
@@ -78,7 +79,7 @@ pub(super) fn value(
                 .then(|| text.to_owned())
         }
         "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT" | "OTEL_EXPORTER_OTLP_TIMEOUT" => {
-            let text = tidy::trimmed(text);
+            let text = trim::trimmed(text);
             let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
             Some(match is_number {
                 true => format!("{text}ms"),
@@ -96,12 +97,12 @@ pub(super) fn collector_scheme(environment: &impl Fn(&str) -> Option<String>) ->
         .filter_map(environment)
         .find(|text| !text.trim().is_empty());
     match said {
-        Some(text) if tidy::trimmed(&text).eq_ignore_ascii_case("true") => "http",
+        Some(text) if trim::trimmed(&text).eq_ignore_ascii_case("true") => "http",
         _ => "https",
     }
 }
 
-/// Tells of OpenTelemetry's variables that are set and do nothing.
+/// Warns of OpenTelemetry's variables that are set and have no effect.
 pub(super) fn unsupported(
     environment: &impl Fn(&str) -> Option<String>,
     warnings: &mut Vec<String>,
@@ -113,7 +114,7 @@ pub(super) fn unsupported(
         let text = text.trim().to_ascii_lowercase();
         if !text.is_empty() && !harmless.contains(&text.as_str()) {
             warnings.push(format!(
-                "{name} is set and does nothing: it is not supported"
+                "{name} is set but has no effect: it is not supported"
             ));
         }
     }
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn listen_addr_says_host_port_or_both_and_ours_beat_it() {
+    fn listen_addr_has_host_port_or_both_and_our_variables_override_it() {
         for (text, host, port) in [
             ("127.0.0.1", "127.0.0.1", 8080),
             ("10.0.0.1:9090", "10.0.0.1", 9090),
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_meant_for_traces_alone_beats_what_is_meant_for_all() {
+    fn variables_for_traces_alone_override_those_for_all_signals() {
         let (config, _) = load(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318"),
             (
@@ -251,7 +252,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
             ("OTEL_SERVICE_NAME", "mine"),
             ("OTEL_RESOURCE_ATTRIBUTES", "service.name=shop"),
-            // Nobody asked for a share.
+            // No share was given.
             ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
         ]);
         let tracing = config.tracing;
@@ -271,7 +272,7 @@ mod tests {
             (("OTEL_SDK_DISABLED", "True"), None),
             (("OTEL_TRACES_EXPORTER", "none"), None),
             (("OTEL_SDK_DISABLED", "false"), Some("http://otel:4317/")),
-            // Only true is true.
+            // Only `true` means true.
             (("OTEL_SDK_DISABLED", "1"), Some("http://otel:4317/")),
         ] {
             let (config, _) = load(&[endpoint, off]);
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_told_and_left_out() {
+    fn values_that_cannot_be_understood_are_ignored_with_a_warning() {
         for (name, value) in [
             ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_without_a_scheme_is_spoken_to_over_tls_unless_told_otherwise() {
+    fn a_collector_without_a_scheme_is_used_over_tls_unless_configured_otherwise() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel:4317");
         let (config, _) = load(&[endpoint]);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Section `tracing`, of which OpenTelemetry's specification says how its parts go together.
+//! Section `tracing`. OpenTelemetry's specification says how its parts work together.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use super::setting::Origin;
 use super::words::{Compression, OtlpProtocol, TraceExporter, TraceSampler};
 use super::{endpoints, value};
 
-/// Where the specification keeps traces below an endpoint that is meant for all signals.
+/// The path for traces below an endpoint that is meant for all signals.
 const TRACES_PATH: &str = "/v1/traces";
 
 /// Section `tracing`.
 #[derive(Debug, Clone)]
 pub struct Tracing {
-    /// Where the collector takes traces; `None` sends it nothing.
+    /// Where traces are posted; `None` sends nothing to a collector.
     pub endpoint: Option<String>,
-    /// How it is spoken to.
+    /// The collector's protocol.
     pub protocol: OtlpProtocol,
-    /// How what it is sent is compressed.
+    /// Compression of what is sent to the collector.
     pub compression: Compression,
-    /// Longest time that it may take for a batch.
+    /// How long the collector may take for a batch.
     pub timeout: Duration,
     /// Whether spans are written to standard output as well.
     pub to_stdout: bool,
@@ -28,13 +28,13 @@ pub struct Tracing {
     pub ca_cert: Option<PathBuf>,
     /// Name of the service in traces.
     pub service_name: String,
-    /// What else is said of the service.
+    /// Further attributes of the service.
     pub resource: Vec<(String, String)>,
-    /// How traces are chosen.
+    /// How traces are sampled.
     pub sampler: TraceSampler,
     /// Share of traces that are kept.
     pub sampling_rate: f64,
-    /// Share of traces of requests that only look.
+    /// Share of traces that are kept of requests that only read.
     pub polling_sampling_rate: f64,
 }
 

@@ -8,9 +8,9 @@ use lvp_api::names::UnknownName;
 use lvp_api::units::{self, ByteSize};
 
 use super::keys::{Key, Kind};
-use super::{endpoints, tidy};
+use super::{endpoints, trim};
 
-/// Longest duration: far beyond what anybody waits for, and short of what clocks can count.
+/// Longest duration: far beyond what anybody waits for, and within what clocks can count.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Longest wait between two attempts.
@@ -19,14 +19,14 @@ const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Largest size: half of what a signed 64-bit number counts, so that sums of sizes cannot overflow.
 const SIZE_MAX: u64 = 1 << 62; // 4 EiB
 
-/// How log lines are thinned out.
+/// How log lines are sampled.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LogSampling {
     /// Not at all.
     All,
-    /// Those of a share of the traces.
+    /// The lines of a share of the traces are kept.
     Share(f64),
-    /// One in so many.
+    /// One line in this many is kept.
     OneIn(u64),
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for LogSampling {
             Self::All => f.write_str("every line is written"),
             Self::Share(share) => write!(
                 f,
-                "the lines of a share of {share} of the traces are written, and all warnings, errors and audit lines"
+                "the lines of a {share} share of the traces are written, and all warnings, errors and audit lines"
             ),
             Self::OneIn(count) => write!(
                 f,
@@ -46,9 +46,10 @@ impl fmt::Display for LogSampling {
     }
 }
 
-/// `text` in the words of this program, if it has the form of the key's kind; the error says what is expected.
+/// `text` in this program's words, if it has the form of the key's kind; otherwise an error that says what is
+/// expected.
 pub(super) fn normal(key: &Key, text: &str) -> Result<String, String> {
-    tidy::check(key.kind, text)?;
+    trim::check(key.kind, text)?;
     match key.kind {
         Kind::Text if key.path == "tracing.resource_attributes" => {
             attributes(text).map(|_| text.to_owned())
@@ -98,14 +99,14 @@ pub(super) fn normal(key: &Key, text: &str) -> Result<String, String> {
         }),
         Kind::Stream(words) => match word(key, words, text) {
             Ok(word) => Ok(word.to_owned()),
-            // A file in the working directory.
+            // The name of a file in the working directory.
             Err(_) if key.path == "logging.file" => Ok(text.to_owned()),
-            Err(reason) => Err(format!("{reason}, nor the path of a file")),
+            Err(reason) => Err(format!("{reason}; the path of a file is accepted too")),
         },
     }
 }
 
-/// One of the words, or one that means it, in any case.
+/// One of the words, or a synonym of one, in any case.
 fn word(key: &Key, words: &'static [&'static str], text: &str) -> Result<&'static str, String> {
     let is_it = |word: &str| word.eq_ignore_ascii_case(text);
     if let Some(word) = words.iter().find(|word| is_it(word)) {
@@ -117,7 +118,7 @@ fn word(key: &Key, words: &'static [&'static str], text: &str) -> Result<&'stati
         .ok_or_else(|| format!("must be one of {}, not {text:?}", words.join(", ")))
 }
 
-/// 0 to 1, or every how many lines one is written.
+/// 0 to 1, or N to write one line in N.
 pub(super) fn sampling(text: &str) -> Result<LogSampling, String> {
     let wrong = || {
         format!(
@@ -145,7 +146,7 @@ pub(super) fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
-/// `true` or `false` in any case, or what Go and YAML 1.1 take for them.
+/// `true` or `false` in any case, or the synonyms of Go and YAML 1.1.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
@@ -163,7 +164,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Milliseconds with commas between.
+/// Milliseconds separated by commas.
 pub(super) fn milliseconds(text: &str) -> Result<Vec<Duration>, String> {
     words(text)
         .iter()
@@ -172,7 +173,7 @@ pub(super) fn milliseconds(text: &str) -> Result<Vec<Duration>, String> {
         .map_err(|_| format!("must be whole milliseconds such as 100,1000,10000, not {text:?}"))
 }
 
-/// Words with commas between.
+/// Words separated by commas.
 pub(super) fn words(text: &str) -> Vec<String> {
     text.split(',')
         .map(str::trim)
@@ -187,15 +188,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| format!("must be a duration such as 168h, 30m, 5s or 100ms, not {text:?}"))
 }
 
-/// The variant of this name.
+/// The variant with this name.
 pub(super) fn named<T: FromStr<Err = UnknownName>>(text: &str) -> Result<T, String> {
     text.parse::<T>()
         .map_err(|error| format!("is wrong: {error}"))
 }
 
-/// `NAME=VALUE` with commas between, values percent-encoded as in W3C Baggage.
+/// `NAME=VALUE` separated by commas, values percent-encoded as in W3C Baggage.
 pub(super) fn attributes(text: &str) -> Result<Vec<(String, String)>, String> {
-    let wrong = |part: &str| format!("must be NAME=VALUE with commas between, not {part:?}");
+    let wrong = |part: &str| format!("must be NAME=VALUE separated by commas, not {part:?}");
     words(text)
         .iter()
         .map(|part| {
@@ -210,7 +211,7 @@ pub(super) fn attributes(text: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-/// Percent-decodes; none when that yields no text.
+/// Percent-decodes a text; None if the result is not UTF-8.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

@@ -1,4 +1,4 @@
-//! The words that keys with a choice of words take.
+//! The words of keys that have a fixed choice of them.
 
 use lvp_api::named;
 
@@ -13,7 +13,7 @@ pub enum BackendKind {
 
 named!(BackendKind, "back end of volumes", { Lvm => "lvm", Dir => "dir" });
 
-/// What becomes of older data between the image's end and the volume's.
+/// What happens to older data between the image's end and the volume's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StaleData {
     /// All of it reads zero afterwards.
@@ -24,7 +24,7 @@ pub enum StaleData {
     Keep,
 }
 
-named!(StaleData, "fate of older data", { Zero => "zero", Edges => "edges", Keep => "keep" });
+named!(StaleData, "treatment of older data", { Zero => "zero", Edges => "edges", Keep => "keep" });
 
 /// Stream of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ named!(LogOutput, "stream of the log", { Stderr => "stderr", Stdout => "stdout" 
 pub enum LogFormat {
     /// One JSON object a line.
     Json,
-    /// One sentence a line.
+    /// One line of text.
     Text,
 }
 
@@ -61,7 +61,7 @@ pub enum TraceExporter {
 
 named!(TraceExporter, "exporter of traces", { Otlp => "otlp", Stdout => "stdout", None => "none" });
 
-/// How the collector is spoken to.
+/// Protocol of the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtlpProtocol {
     /// gRPC.
@@ -72,18 +72,18 @@ pub enum OtlpProtocol {
 
 named!(OtlpProtocol, "protocol of OTLP", { Grpc => "grpc", HttpProtobuf => "http/protobuf" });
 
-/// How what the collector is sent is compressed.
+/// Compression of what is sent to the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all.
     None,
-    /// By gzip.
+    /// gzip.
     Gzip,
 }
 
 named!(Compression, "compression", { None => "none", Gzip => "gzip" });
 
-/// How traces are chosen.
+/// How traces are sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TraceSampler {
     /// All of them.
@@ -92,11 +92,11 @@ pub enum TraceSampler {
     AlwaysOff,
     /// A share.
     Ratio,
-    /// All, unless the client says otherwise.
+    /// All, unless the client decided otherwise.
     ParentOn,
-    /// None, unless the client says otherwise.
+    /// None, unless the client decided otherwise.
     ParentOff,
-    /// A share, unless the client says otherwise.
+    /// A share, unless the client decided otherwise.
     ParentRatio,
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use super::super::load::ConfigError;
     use super::*;
 
-    /// Every word of the key is read back, and no other is taken.
+    /// Every word of the key is read back, and any other is refused.
     fn check<T>(path: &'static str, all: &[T])
     where
         T: Copy + Debug + Display + PartialEq + FromStr<Err = UnknownName>,

@@ -1,19 +1,19 @@
-//! What is sent to others, and may have to wait for them: webhooks, which wait in the database, and
-//! what waits in memory.
+//! What is sent to other services, and may have to wait for them. Webhook events wait in the
+//! database, everything else in memory.
 
 pub mod outbox;
 pub mod webhooks;
 
 use lvp_api::named;
 
-/// What became of an attempt to deliver an event.
+/// The result of an attempt to deliver an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Delivery {
     /// The receiver has it.
     Delivered,
-    /// An attempt failed.
+    /// The attempt failed.
     Failed,
-    /// It was given up.
+    /// The event was dropped.
     Dropped,
 }
 
@@ -25,6 +25,6 @@ named!(Delivery, "fate of an event", {
 
 /// Who counts deliveries.
 pub trait Observer: Sync {
-    /// So many events had this fate.
+    /// This many events had this result.
     fn deliveries(&self, what: Delivery, count: u64);
 }

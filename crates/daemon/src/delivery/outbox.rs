@@ -1,5 +1,5 @@
-//! Items on their way to a receiver that may be slow or down: kept in memory, sent in batches, tried
-//! again.
+//! Items for a receiver that may be slow or down: kept in memory, sent in batches, and sent again
+//! after failures.
 //!
 //! ```text
 //! push --> queue (bounded; the oldest go first) --> batch --> Receiver::deliver
@@ -8,13 +8,13 @@
 //!                          front as it is then
 //! ```
 //!
-//! [`Outbox::push`] never waits for the receiver: it takes a lock that nobody holds over an `await`
-//! or a system call. What is sent stays in the queue until the receiver has it, so that a queue that
-//! overflows during an outage loses the oldest items, the ones under way included. A receiver that
-//! answers too late may get a batch twice.
+//! [`Outbox::push`] never waits for the receiver: it takes a lock that is never held over an `await`
+//! or a system call. A batch stays in the queue until the receiver has taken it, so a queue that
+//! overflows during an outage loses its oldest items, including those that are being sent. A
+//! receiver that answers too late may get a batch twice.
 //!
-//! Trouble is logged when it begins and when it is over, and no more often than once a minute: the log
-//! itself may travel this way.
+//! Trouble is logged when it begins and when it is over, at most once a minute: log lines themselves
+//! may be sent through an outbox.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,24 +30,24 @@ use crate::backoff::Backoff;
 use crate::error::chain;
 use crate::web::retry_after;
 
-/// Once the outbox is being closed there is no time for long waits.
+/// Longest wait once the outbox is being closed.
 const CLOSING_WAIT: Duration = Duration::from_millis(200);
 
-/// Trouble is not logged more often than this.
+/// Trouble is logged at most once in this time.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How much is kept, and how it is sent.
+/// Limits of the queue and of batches.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Items that wait at most.
+    /// Most items that wait.
     pub queue_items: usize,
-    /// Bytes that wait at most.
+    /// Most bytes that wait.
     pub queue_bytes: usize,
-    /// Items of one batch at most.
+    /// Most items in one batch.
     pub batch_items: usize,
-    /// Bytes of one batch at most; an item that is larger goes alone.
+    /// Most bytes in one batch; a larger item is sent alone.
     pub batch_bytes: usize,
-    /// How long an item waits for company.
+    /// How long an item waits for others to share its batch.
     pub linger: Duration,
     /// First wait after a failure; each further one is twice as long.
     pub backoff_min: Duration,
@@ -57,43 +57,43 @@ pub struct Limits {
     pub attempt_timeout: Duration,
 }
 
-/// What became of a batch.
+/// The result of sending a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The receiver has it.
     Delivered,
-    /// The receiver will never take it.
+    /// The receiver will never accept it.
     Refused(String),
-    /// It may be taken later.
+    /// The receiver may accept it later.
     Failed {
-        /// Why it was not taken.
+        /// Why it was not accepted.
         why: String,
-        /// When the receiver wants to be asked again.
+        /// How long the receiver wants to be left alone.
         wait: Option<Duration>,
     },
 }
 
-/// Where batches go.
+/// A destination for batches.
 pub trait Receiver<T>: Send + Sync + 'static {
     /// Sends one batch, once.
     fn deliver(&self, batch: &[T]) -> impl Future<Output = Outcome> + Send;
 }
 
-/// What an outbox has done.
+/// Counts of an outbox.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Items that the receiver has.
+    /// Items that were delivered.
     pub sent: AtomicU64,
-    /// Items that made room for newer ones.
+    /// Items that were dropped to make room for newer ones.
     pub overflowed: AtomicU64,
-    /// Items that the receiver will not take.
+    /// Items that the receiver refused.
     pub refused: AtomicU64,
 }
 
 /// The queue.
 #[derive(Debug)]
 pub struct Outbox<T> {
-    /// Names the receiver in the log.
+    /// The receiver's name in the log.
     name: &'static str,
     limits: Limits,
     queue: Mutex<Queue<T>>,
@@ -105,7 +105,7 @@ pub struct Outbox<T> {
 struct Queue<T> {
     items: VecDeque<(T, usize)>,
     bytes: usize,
-    /// How many items have left: the front's number.
+    /// How many items have left the queue, which is the number of the item at its front.
     front: u64,
 }
 
@@ -118,14 +118,14 @@ impl<T> Queue<T> {
     }
 }
 
-/// Items that are sent together, and the number of the first that is not among them.
+/// Items that are sent together, and the number of the first item after them.
 struct Outgoing<T> {
     items: Vec<T>,
     end: u64,
 }
 
 impl<T: Clone + Send + Sync + 'static> Outbox<T> {
-    /// An empty queue for the receiver of this name.
+    /// An empty queue for the receiver with this name.
     pub fn new(name: &'static str, limits: Limits) -> Self {
         let queue = Queue {
             items: VecDeque::new(),
@@ -141,12 +141,12 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
         }
     }
 
-    /// What it has done so far.
+    /// The counts so far.
     pub fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
 
-    /// Adds an item of so many bytes, in place of the oldest when there is no room.
+    /// Adds an item of this many bytes. If there is no room, the oldest items are dropped.
     pub fn push(&self, item: T, bytes: usize) {
         let mut overflowed = 0;
         let mut queue = self.lock();
@@ -163,7 +163,7 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
         self.arrived.notify_one();
     }
 
-    /// Sends what is pushed, from now on. Must be called within a runtime.
+    /// Sends items from now on. Must be called within a runtime.
     pub fn start(self: &Arc<Self>, receiver: impl Receiver<T>) -> Running<T> {
         let closing = CancellationToken::new();
         let outbox = Arc::clone(self);
@@ -178,7 +178,7 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
         }
     }
 
-    /// Until it is told to close and nothing is left.
+    /// Sends until the queue is closed and empty.
     async fn run(&self, receiver: &impl Receiver<T>, closing: &CancellationToken) {
         let mut backoff = Backoff::doubling(self.limits.backoff_min, self.limits.backoff_max);
         let mut complaints = Complaints::new(self.name);
@@ -209,7 +209,7 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
         }
     }
 
-    /// Waits for an item, then a moment for more. False when there is none and will be none.
+    /// Waits for an item, then a moment for more. False if the queue is empty and closed.
     async fn wait(&self, closing: &CancellationToken) -> bool {
         while self.lock().items.is_empty() {
             tokio::select! {
@@ -235,7 +235,7 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
         queue.items.len() >= self.limits.batch_items || queue.bytes >= self.limits.batch_bytes
     }
 
-    /// What is sent next: the oldest items.
+    /// The next batch: the oldest items.
     fn batch(&self) -> Outgoing<T> {
         let queue = self.lock();
         let mut bytes = 0;
@@ -253,8 +253,8 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
         }
     }
 
-    /// Everything before this number has been dealt with. What made room while it was under way was
-    /// counted then, whatever has become of it since.
+    /// Removes everything before this number from the queue. Items that were dropped while they
+    /// were being sent were counted then, whatever the result.
     fn remove_until(&self, end: u64, count: &AtomicU64) {
         let mut queue = self.lock();
         while queue.front < end && !queue.items.is_empty() {
@@ -264,12 +264,12 @@ impl<T: Clone + Send + Sync + 'static> Outbox<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<T>> {
-        // No panic can happen while it is held.
+        // No panic can happen while the lock is held.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An outbox that sends.
+/// An outbox with the task that sends.
 #[derive(Debug)]
 pub struct Running<T> {
     outbox: Arc<Outbox<T>>,
@@ -283,7 +283,7 @@ impl<T: Clone + Send + Sync + 'static> Running<T> {
         &self.outbox
     }
 
-    /// Sends what is left, within so much time. Returns how many items were not delivered.
+    /// Sends what is left, within this time. Returns how many items were not delivered.
     pub async fn close(self, time: Duration) -> usize {
         self.closing.cancel();
         let abort = self.task.abort_handle();
@@ -294,18 +294,17 @@ impl<T: Clone + Send + Sync + 'static> Running<T> {
     }
 }
 
-/// What the log says of a receiver in trouble: when that begins and when it is over, and no more often
-/// than once a minute.
+/// Logs when a receiver's trouble begins and when it is over, at most once a minute.
 #[derive(Debug)]
 pub struct Complaints {
     receiver: &'static str,
-    /// Whether the last word was that there is trouble.
+    /// Whether the last line said that there is trouble.
     is_known: bool,
     last: Option<Instant>,
 }
 
 impl Complaints {
-    /// About the receiver of this name.
+    /// For the receiver with this name.
     pub fn new(receiver: &'static str) -> Self {
         Self {
             receiver,
@@ -314,7 +313,7 @@ impl Complaints {
         }
     }
 
-    /// Something was not taken; so much was given up so far.
+    /// A batch was not delivered; this many items have been given up so far.
     pub fn complain(&mut self, why: &str, dropped: u64) {
         let recently = |at: Instant| at.elapsed() < COMPLAINT_INTERVAL;
         if self.last.is_some_and(recently) {
@@ -327,24 +326,24 @@ impl Complaints {
             receiver = self.receiver,
             error = why,
             dropped,
-            "Receiver does not take what is sent to it"
+            "Cannot deliver to a receiver; trying again"
         );
     }
 
-    /// Something was taken: if there was trouble, it is over, and that is told.
+    /// A batch was delivered. If there was trouble, logs that it is over.
     pub fn settle(&mut self, dropped: u64) {
         if std::mem::take(&mut self.is_known) {
             tracing::info!(
                 component = "delivery",
                 receiver = self.receiver,
                 dropped,
-                "Receiver takes what is sent to it again"
+                "Delivery to a receiver works again"
             );
         }
     }
 }
 
-/// Waits, unless there is no time for that any more.
+/// Waits, or returns early once the outbox is being closed.
 async fn pause(wait: Option<Duration>, closing: &CancellationToken) {
     let wait = wait.unwrap_or_default();
     if closing.is_cancelled() {
@@ -358,8 +357,7 @@ fn dropped(counts: &Counts) -> u64 {
     counts.overflowed.load(Ordering::Relaxed) + counts.refused.load(Ordering::Relaxed)
 }
 
-/// Sends a request and says what its answer means for what it carries. Never names the URL, which may
-/// hold credentials.
+/// Sends a request and interprets the answer. Never names the URL, which may hold credentials.
 pub async fn send(request: RequestBuilder) -> Outcome {
     let response = match request.send().await {
         Ok(response) => response,

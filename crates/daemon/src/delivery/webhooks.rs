@@ -1,4 +1,4 @@
-//! Webhooks: telling other programs how jobs ended.
+//! Webhooks: notify other programs when jobs end.
 //!
 //! ```text
 //! job ends --(one transaction: its state, and an event for each receiver)--> webhook_events
@@ -7,14 +7,14 @@
 //!                                                   else: it stays, and is sent again
 //! ```
 //!
-//! - Invariant: a job never waits for a receiver: what it does is a row in the transaction that it
-//!   makes anyway.
-//! - Invariant: an event of a job whose end is durable is durable too, and is sent at least once,
-//!   unless it gets older than `webhooks.max_age` or [`EVENTS_MAX`](crate::store::EVENTS_MAX) newer ones wait. A repeat has
-//!   the same delivery id.
+//! - Invariant: a job never waits for a receiver. All it does is to insert a row in a transaction
+//!   that it commits anyway.
+//! - Invariant: once a job's end is durable, its events are durable too, and each is sent at least once, unless it gets
+//!   older than `webhooks.max_age` or [`EVENTS_MAX`](crate::store::EVENTS_MAX) newer ones wait. A repeat has the same
+//!   delivery id.
 //!
-//! A receiver that does not answer, or answers 5xx or 429, is left alone for a while that grows with
-//! each failure. One that refuses a certain event (any other status) gets the others nevertheless.
+//! A receiver that does not answer, or answers 5xx or 429, is left alone for a time that grows with
+//! each failure. A receiver that refuses one event (any other status) still gets the others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,21 +42,21 @@ use crate::secret::Secret;
 use crate::store::{NewEvent, Store, StoreError, WaitingEvent};
 use crate::web;
 
-/// Time for a connection to a receiver.
+/// Time limit for connecting to a receiver.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time for a receiver's answer: it should take the event and work on it later.
+/// Time limit for a receiver's answer: it should accept the event and process it later.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The first wait after a failure; each further one is twice as long.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 
-/// The longest.
+/// The longest wait.
 const BACKOFF_LAST: Duration = Duration::from_secs(300);
 
 /// What an event is about, such as `job.completed`.
 const EVENT: &str = "x-lvp-event";
-/// The same for all repeats of one event.
+/// An id that is the same for all repeats of one event.
 const DELIVERY: &str = "x-lvp-delivery";
 /// When this attempt was made, in seconds since 1970.
 const TIMESTAMP: &str = "x-lvp-timestamp";
@@ -75,27 +75,27 @@ pub struct Webhooks {
 #[derive(Debug)]
 struct Receiver {
     url: Url,
-    /// Digest of its URL: what the database knows it by. URLs may hold secrets.
+    /// Digest of the URL, which identifies the receiver in the database. URLs may hold secrets.
     key: String,
     news: Notify,
 }
 
-/// Why an event was not taken.
+/// Why an event was not accepted.
 enum Refused {
-    /// The receiver is not well: nothing else need be tried.
+    /// The receiver is down: no other event is tried.
     Down(String),
-    /// It does not want this one.
+    /// The receiver refuses this event.
     Event(String),
 }
 
-/// When an event that was refused is sent again.
+/// When a refused event is sent again.
 struct Repeat {
     backoff: Backoff,
     due: Instant,
 }
 
 impl Webhooks {
-    /// None when nobody is to be told.
+    /// None if no receiver is configured.
     pub fn new(config: &config::Webhooks) -> anyhow::Result<Option<Arc<Self>>> {
         let Some(secret) = config.secret.clone().filter(|_| !config.urls.is_empty()) else {
             return Ok(None);
@@ -132,14 +132,14 @@ impl Webhooks {
         self.receivers.iter().map(to).collect()
     }
 
-    /// Says that there are new events.
+    /// Wakes the senders because there are new events.
     pub fn ring(&self) {
         for receiver in &self.receivers {
             receiver.news.notify_one();
         }
     }
 
-    /// Sends events until told to stop; what is left is sent after the next start.
+    /// Sends events until it is stopped; what is left is sent after the next start.
     pub async fn run(&self, store: &Store, observer: &dyn Observer, stop: &CancellationToken) {
         let keys = self.receivers.iter().map(|receiver| receiver.key.clone());
         match store.forget_other_receivers(keys.collect()).await {
@@ -161,7 +161,7 @@ impl Webhooks {
         join_all(tasks).await;
     }
 
-    /// One receiver, for ever.
+    /// Sends to one receiver until it is stopped.
     async fn serve(&self, receiver: &Receiver, store: &Store, observer: &dyn Observer) {
         let mut down = new_backoff();
         let mut refused = HashMap::new();
@@ -173,13 +173,13 @@ impl Webhooks {
                     next
                 }
                 Err(reason) => {
-                    // Once for each time that it goes away, not for each attempt.
+                    // Logged once each time the receiver goes down, not for each attempt.
                     if down.failures() == 0 {
                         tracing::warn!(
                             component = "webhook",
                             receiver = receiver.url.host_str(),
                             reason,
-                            "A webhook's receiver takes nothing; trying again"
+                            "A webhook receiver is down; trying again"
                         );
                     }
                     tokio::time::sleep(down.failed(None).unwrap_or_default()).await;
@@ -199,7 +199,8 @@ impl Webhooks {
         }
     }
 
-    /// Sends what is due; when the next repeat is. An error when the receiver is down.
+    /// Sends the events that are due. Returns when the next one is due, or an error if the receiver
+    /// is down.
     async fn round(
         &self,
         receiver: &Receiver,
@@ -242,7 +243,7 @@ impl Webhooks {
                         receiver = receiver.url.host_str(),
                         reason,
                         attempts = repeat.backoff.failures(),
-                        "A webhook's receiver refuses an event; trying again"
+                        "A webhook receiver refused an event; trying again"
                     );
                 }
             }
@@ -256,7 +257,7 @@ impl Webhooks {
             component = "webhook",
             event = event.event,
             delivery = event.delivery,
-            "An event was not taken for as long as webhooks.max_age: dropped"
+            "An event could not be delivered within webhooks.max_age: dropped"
         );
         if let Err(error) = store.forget_event(event.seq).await {
             cannot_read(&error);
@@ -279,7 +280,7 @@ impl Webhooks {
             .await;
         let status = match answer {
             Ok(answer) => answer.status(),
-            // Its own text may have the URL.
+            // The error's own text may contain the URL.
             Err(error) => return Err(Refused::Down(chain(&error.without_url()))),
         };
         if status.is_success() {
@@ -294,7 +295,11 @@ impl Webhooks {
 
 fn cannot_read(error: &StoreError) {
     let error = chain(error);
-    tracing::error!(component = "webhook", error, "Events cannot be looked up");
+    tracing::error!(
+        component = "webhook",
+        error,
+        "Cannot look up webhook events"
+    );
 }
 
 fn body(event: &str, timestamp: &str, job: JobStatus) -> String {
@@ -303,7 +308,8 @@ fn body(event: &str, timestamp: &str, job: JobStatus) -> String {
         timestamp: timestamp.to_owned(),
         job,
     };
-    serde_json::to_string(&event).expect("it has neither maps with odd keys nor failing parts")
+    serde_json::to_string(&event)
+        .expect("it has only string keys, and no part of it fails to serialize")
 }
 
 fn signature(secret: &Secret, timestamp: &str, body: &str) -> String {

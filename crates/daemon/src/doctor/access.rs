@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::error::chain;
 use crate::net::tls::{Tls, certificates};
 
-/// A certificate that ends sooner than this is told of.
+/// A certificate that expires within this time is reported.
 const SOON: Duration = Duration::days(30);
 
 pub(super) fn check(config: &Config) -> Vec<Finding> {
@@ -22,10 +22,10 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
         findings.push(match check_tokens(path) {
             Ok(count) => Finding::ok(
                 "access.tokens",
-                format!("{} can be used; tokens in it: {count}", path.display()),
+                format!("{} can be used; it has {count} tokens", path.display()),
             ),
             Err(error) => {
-                let remedy = "See 'Tokens' in docs/security.md; the daemon does not start so";
+                let remedy = "See 'Tokens' in docs/security.md; the daemon does not start until this is fixed";
                 Finding::fail("access.tokens", chain(&error), remedy)
             }
         });
@@ -46,19 +46,19 @@ fn who(server: &config::Server) -> Finding {
     match (server.api_tokens_file.is_some(), has_ca) {
         (false, false) if loopback => Finding::ok(
             CHECK,
-            "This host alone may connect, and everybody on it may do everything",
+            "Only this host may connect, and everybody on it may do everything",
         ),
         (false, false) => Finding::warn(
             CHECK,
-            "There are neither tokens nor a client CA: whatever server.host says, only this host \
-             will be listened to",
+            "There are neither tokens nor a client CA, so the daemon listens on loopback only, \
+             whatever server.host says",
             "Set server.api_tokens_file, or server.ca_cert with server.tls_cert and server.tls_key; \
              or set server.host to 127.0.0.1",
         ),
         (true, _) if server.tls.is_none() && !loopback => Finding::warn(
             CHECK,
             "Tokens travel in clear text",
-            "Set server.tls_cert and server.tls_key ('lvpctl cert init' makes a start)",
+            "Set server.tls_cert and server.tls_key ('lvpctl cert init' creates both)",
         ),
         (tokens, ca) => {
             let with = match (tokens, ca) {
@@ -85,13 +85,15 @@ fn tls(files: &config::Tls) -> Vec<Finding> {
         findings.push(Finding::warn(
             CHECK,
             format!("The key {key} is open to every user of this host"),
-            format!("Take that away with 'chmod o= {key}', and make a new key and certificate"),
+            format!(
+                "Remove that permission with 'chmod o= {key}', and create a new key and certificate"
+            ),
         ));
     }
     findings
 }
 
-/// How long the certificates of a file are valid: the first to end counts.
+/// How long a file's certificates are valid: the first to expire counts.
 pub(super) fn validity(check: &'static str, path: &Path) -> Finding {
     let shown = path.display();
     match certificates(path) {
@@ -101,7 +103,7 @@ pub(super) fn validity(check: &'static str, path: &Path) -> Finding {
             judge(check, &what, spans, OffsetDateTime::now_utc())
         }
         Err(error) => {
-            let remedy = "Give a file with PEM blocks of certificates";
+            let remedy = "Use a file with PEM certificates";
             Finding::fail(check, chain(&error), remedy)
         }
     }
@@ -119,26 +121,26 @@ pub(super) fn span(certificate: &[u8]) -> Option<(OffsetDateTime, OffsetDateTime
     ))
 }
 
-/// Judges the times of certificates that stand or fall together.
+/// Judges the dates of certificates that are only valid together.
 pub(super) fn judge(
     check: &'static str,
     what: &str,
     spans: impl Iterator<Item = (OffsetDateTime, OffsetDateTime)>,
     now: OffsetDateTime,
 ) -> Finding {
-    const RENEW: &str = "Renew it; new files are taken without a restart";
+    const RENEW: &str = "Renew it; new files take effect without a restart";
     let both = spans.reduce(|a, b| (a.0.max(b.0), a.1.min(b.1)));
     let Some((begins, ends)) = both else {
-        return Finding::fail(check, format!("{what} has no dates"), RENEW);
+        return Finding::fail(check, format!("{what} has no validity dates"), RENEW);
     };
     let (first, last) = (begins.date(), ends.date());
     if ends <= now {
-        Finding::fail(check, format!("{what} ended on {last}"), RENEW)
+        Finding::fail(check, format!("{what} expired on {last}"), RENEW)
     } else if begins > now {
-        let remedy = "Set this host's clock, or wait";
-        Finding::fail(check, format!("{what} begins on {first}"), remedy)
+        let remedy = "Check this host's clock, or wait until then";
+        Finding::fail(check, format!("{what} is not valid before {first}"), remedy)
     } else if ends - now < SOON {
-        Finding::warn(check, format!("{what} ends soon, on {last}"), RENEW)
+        Finding::warn(check, format!("{what} expires soon, on {last}"), RENEW)
     } else {
         Finding::ok(check, format!("{what} is valid until {last}"))
     }
@@ -170,7 +172,7 @@ mod tests {
             let found = judge("access.tls", "It", [(begins, ends)].into_iter(), NOW);
             assert_eq!(found.status, expected, "{found:?}");
         }
-        // A chain is as good as its worst part.
+        // A chain is as good as its worst certificate.
         let chain = [(NOW - day, NOW + day * 400), (NOW - day, NOW + day)];
         let found = judge("access.tls", "It", chain.into_iter(), NOW);
         assert_eq!(found.status, Status::Warn, "{found:?}");
@@ -178,7 +180,7 @@ mod tests {
         assert_eq!(none.status, Status::Fail);
     }
 
-    /// A server's certificate and key in files, valid for so many days.
+    /// A server's certificate and key in files, valid for this many days.
     fn issue(directory: &Path, name: &str, days: i64) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_files_are_sound_soon_to_end_ended_exposed_or_strangers() {
+    fn tls_files_are_valid_soon_to_expire_expired_exposed_or_mismatched() {
         let home = tempfile::tempdir().expect("there is room");
         let look = |cert: &str, key: &str| {
             let config = config(&[("TLS_CERT_FILE", cert), ("TLS_KEY_FILE", key)]);
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tokens_file_is_usable_or_open_to_everybody_or_empty() {
+    fn a_tokens_file_is_usable_world_readable_or_empty() {
         let home = tempfile::tempdir().expect("there is room");
         let path = home.path().join("tokens");
         let look = |text: &str, mode: u32| {
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_connect_is_told() {
+    fn who_may_connect_is_reported() {
         for (pairs, expected) in [
             (&[("HOST", "127.0.0.1")][..], Status::Ok),
             (&[("HOST", "0.0.0.0")], Status::Warn),

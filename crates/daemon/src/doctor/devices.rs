@@ -1,24 +1,24 @@
-//! Which disks LVM looks at: `lvm.conf`'s filters and devices file, judged by what they do.
+//! Which disks LVM looks at: judges `lvm.conf`'s filters and devices file by their effect.
 //!
 //! Two mistakes are common. A filter (or a devices file that was made before a disk was added) hides
-//! the volume group; then there is nothing to provision on. Or LVM scans the volumes that it gave to
+//! the volume group, so that nothing can be provisioned. Or LVM scans the volumes that belong to
 //! guests (`scan_lvs`): then a guest's own volume group appears on the host, where it may be
-//! activated and makes the guest's volume refuse to be rewritten.
+//! activated, and the guest's volume is refused because it is in use.
 
 use super::Finding;
 
 const CHECK: &str = "lvm.devices";
 
-/// What `lvmconfig` says of the settings that decide which disks LVM looks at.
+/// The settings in `lvmconfig`'s output that decide which disks LVM looks at.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct LvmConf {
-    /// Patterns over the disks of every LVM command; the first that matches decides.
+    /// Patterns that apply to the disks of every LVM command; the first that matches decides.
     pub(super) global_filter: Vec<String>,
-    /// The same, for commands alone.
+    /// The same, for commands only.
     pub(super) filter: Vec<String>,
-    /// Only disks in the devices file are looked at.
+    /// Only disks in the devices file are used.
     pub(super) use_devicesfile: bool,
-    /// Logical volumes are looked at as disks.
+    /// Logical volumes are scanned as disks.
     pub(super) scan_lvs: bool,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct PhysicalVolume {
 }
 
 impl LvmConf {
-    /// Reads `lvmconfig`'s output: `name=value` a line, in the form of lvm.conf(5).
+    /// Parses `lvmconfig`'s output: one `name=value` a line, in the form of lvm.conf(5).
     pub(super) fn parse(text: &str) -> Self {
         let mut settings = Self::default();
         for line in text.lines() {
@@ -54,7 +54,7 @@ impl LvmConf {
     }
 }
 
-/// The strings of a list such as `["r|^/dev/vg0/|","a|.*|"]`, or a single one.
+/// The strings in a list such as `["r|^/dev/vg0/|","a|.*|"]`, or a single string.
 fn strings(value: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut current: Option<String> = None;
@@ -102,22 +102,23 @@ pub(super) fn judge(settings: &LvmConf, group: &str, seen: &[PhysicalVolume]) ->
             (
                 "the devices file lists which disks LVM looks at",
                 format!(
-                    "Add its disks with 'lvmdevices --adddev /dev/DISK', or with 'vgimportdevices {group}'"
+                    "Add its disks with 'lvmdevices --adddev /dev/DISK' or 'vgimportdevices {group}'"
                 ),
             )
         } else {
             (
                 "a filter in lvm.conf hides disks",
-                "Look at devices/global_filter and devices/filter: 'lvmconfig devices/global_filter'".to_owned(),
+                "Check devices/global_filter and devices/filter: 'lvmconfig devices/global_filter'"
+                    .to_owned(),
             )
         };
-        let message = format!("No disk of {group} is seen, and {what}");
+        let message = format!("LVM sees no disk of {group}, and {what}");
         findings.push(Finding::fail(CHECK, message, remedy));
     }
     if settings.scan_lvs && guests.is_empty() {
         findings.push(Finding::warn(
             CHECK,
-            "devices/scan_lvs is 1: volume groups that guests make on their disks will be seen here",
+            "devices/scan_lvs is 1: volume groups that guests create on their disks will be visible on this host",
             hide,
         ));
     }
@@ -127,7 +128,7 @@ pub(super) fn judge(settings: &LvmConf, group: &str, seen: &[PhysicalVolume]) ->
             (false, true) => "through a filter",
             (false, false) => "without a filter",
         };
-        let message = format!("Disks are looked at {by}; guests' volumes are not scanned");
+        let message = format!("Disks are selected {by}; guests' volumes are not scanned");
         findings.push(Finding::ok(CHECK, message));
     }
     findings
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn lvmconfigs_own_words_are_read() {
+    fn the_output_of_lvmconfig_is_parsed() {
         let text = "global_filter=[\"r|^/dev/vg0/|\",\"a|.*|\"]\nfilter=[\"a|.*|\"]\n\
                     use_devicesfile=0\nscan_lvs=1\ndevicesfile=\"system.devices\"\n";
         let settings = LvmConf::parse(text);
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guests_volume_group_on_the_host_is_told_by_name() {
+    fn a_guests_volume_group_on_the_host_is_reported_by_name() {
         for path in ["/dev/vg-0/web", "/dev/mapper/vg--0-web"] {
             let seen = disks(&[("/dev/sda3", "vg-0"), (path, "rootvg")]);
             let findings = judge(&LvmConf::parse("scan_lvs=1"), "vg-0", &seen);
@@ -187,21 +188,21 @@ mod tests {
             let remedy = findings[0].remedy.as_deref().unwrap_or_default();
             assert!(remedy.contains("r|^/dev/mapper/vg--0-|"), "{remedy}");
         }
-        // Another group whose name begins alike is no guest.
+        // Another group whose name begins the same way is not a guest's.
         let seen = disks(&[("/dev/sda3", "vg0"), ("/dev/mapper/vg01-x", "other")]);
         let findings = judge(&LvmConf::default(), "vg0", &seen);
         assert_eq!(findings[0].status, Status::Ok, "{findings:?}");
     }
 
     #[test]
-    fn scanning_volumes_is_told_before_a_guest_makes_a_group() {
+    fn scanning_volumes_is_reported_before_a_guest_makes_a_group() {
         let seen = disks(&[("/dev/sda3", "vg0")]);
         let findings = judge(&LvmConf::parse("scan_lvs=1"), "vg0", &seen);
         assert_eq!(findings[0].status, Status::Warn, "{findings:?}");
     }
 
     #[test]
-    fn what_hides_the_volume_group_is_told() {
+    fn what_hides_the_volume_group_is_reported() {
         for (text, expected) in [
             ("use_devicesfile=1", "lvmdevices --adddev"),
             ("filter=[\"r|/dev/sd|\"]", "global_filter"),
@@ -211,7 +212,7 @@ mod tests {
             let remedy = findings[0].remedy.as_deref().unwrap_or_default();
             assert!(remedy.contains(expected), "{remedy}");
         }
-        // Absent for another reason: that is the check of the volume group.
+        // If the group is absent for another reason, the check of the volume group reports it.
         let findings = judge(&LvmConf::default(), "vg0", &[]);
         assert_eq!(findings[0].status, Status::Ok, "{findings:?}");
     }

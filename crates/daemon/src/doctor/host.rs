@@ -1,17 +1,17 @@
-//! The process and the host as such.
+//! The process and the host.
 
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::Finding;
 use crate::config::{BackendKind, Config};
 
-/// Connections that are served at once, as `net` bounds them.
+/// Connections that are served at the same time, as `net` limits them.
 const CONNECTIONS: u64 = crate::net::MAX_CONNECTIONS as u64;
 
 /// Descriptors of one job: ranges in flight, the cache's file, the volume, pipes of a tool.
 const FILES_PER_JOB: u64 = 32;
 
-/// Descriptors of the rest: the database, the log, the listener, libvirt, the runtime.
+/// Descriptors of everything else: the database, the log, the listener, libvirt, the runtime.
 const FILES_OF_THE_REST: u64 = 64;
 
 pub(super) fn check(config: &Config) -> Vec<Finding> {
@@ -28,7 +28,7 @@ fn user(config: &Config, uid: u32) -> Finding {
         (_, 0) => Finding::ok(CHECK, "Running as root"),
         (BackendKind::Lvm, uid) => Finding::fail(
             CHECK,
-            format!("Running as user {uid}, and LVM's commands need root"),
+            format!("Running as user {uid}, but LVM's commands need root"),
             "Run the doctor and the daemon as root, or set volumes.backend to dir",
         ),
         (BackendKind::Dir, uid) => Finding::ok(
@@ -44,10 +44,10 @@ fn files(limit: Option<u64>, jobs: u64) -> Finding {
         .saturating_mul(FILES_PER_JOB)
         .saturating_add(CONNECTIONS + FILES_OF_THE_REST);
     match limit {
-        None => Finding::ok(CHECK, "Any number of files may be open"),
+        None => Finding::ok(CHECK, "The number of open files is not limited"),
         Some(limit) if limit >= needed => Finding::ok(
             CHECK,
-            format!("{limit} files may be open, {needed} are enough"),
+            format!("{limit} files may be open; {needed} are needed"),
         ),
         Some(limit) => Finding::warn(
             CHECK,
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_few_files_are_told_with_the_number_that_is_enough() {
+    fn too_few_files_are_reported_with_the_number_that_is_needed() {
         let few = files(Some(256), 2);
         assert_eq!(few.status, Status::Warn);
         let remedy = few.remedy.expect("there is one");

@@ -1,4 +1,4 @@
-//! libvirt and its pool, without defining or starting anything.
+//! libvirt and its pool. Nothing is defined or started.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,10 @@ use crate::config::Config;
 use crate::error::chain;
 use crate::libvirt::{self, Pool};
 
-/// What was found, and where the cache is by it.
+/// What was found, and the cache directory that follows from it.
 pub(super) struct Checked {
     pub(super) findings: Vec<Finding>,
-    /// None when that cannot be told.
+    /// None if it cannot be determined.
     pub(super) cache_dir: Option<PathBuf>,
 }
 
@@ -68,19 +68,24 @@ fn judge(name: &str, pool: Option<Pool>, cache_dir: Option<PathBuf>) -> Finding 
         return match cache_dir {
             Some(dir) => Finding::ok(
                 CHECK,
-                format!("There is no pool {name}; the cache is {}", dir.display()),
+                format!(
+                    "There is no pool {name}; the cache directory is {}",
+                    dir.display()
+                ),
             ),
             None => Finding::warn(
                 CHECK,
-                format!("There is no pool {name}: the daemon will make it below /var/lib/libvirt"),
                 format!(
-                    "Make it where there is room: 'virsh pool-define-as {name} dir --target DIR'"
+                    "There is no pool {name}: the daemon will create it below /var/lib/libvirt"
+                ),
+                format!(
+                    "Or create it where there is room: 'virsh pool-define-as {name} dir --target DIR'"
                 ),
             ),
         };
     };
     let Some(directory) = pool.directory else {
-        let message = format!("The pool {name} is no directory that images can be kept in");
+        let message = format!("The pool {name} is not a directory that images can be kept in");
         let remedy = "Set libvirt.pool to a pool of type dir, fs or netfs, or set cache.dir";
         return match cache_dir {
             Some(_) => Finding::ok(CHECK, format!("{message}; cache.dir is set")),
@@ -95,7 +100,7 @@ fn judge(name: &str, pool: Option<Pool>, cache_dir: Option<PathBuf>) -> Finding 
                 "The pool {name} is {shown} and cache.dir is {}: libvirt will not list cached images",
                 cache.display()
             ),
-            "Leave cache.dir out, unless that is meant",
+            "Remove cache.dir from the configuration, unless this is intended",
         );
     }
     if !pool.is_active {
@@ -108,11 +113,14 @@ fn judge(name: &str, pool: Option<Pool>, cache_dir: Option<PathBuf>) -> Finding 
     if !pool.starts_itself {
         return Finding::warn(
             CHECK,
-            format!("The pool {name} ({shown}) does not start with libvirtd"),
+            format!("The pool {name} ({shown}) is not set to autostart"),
             format!("Run 'virsh pool-autostart {name}'"),
         );
     }
-    Finding::ok(CHECK, format!("The pool {name} is active in {shown}"))
+    Finding::ok(
+        CHECK,
+        format!("The pool {name} is active; its directory is {shown}"),
+    )
 }
 
 #[cfg(test)]
@@ -150,7 +158,7 @@ mod tests {
 
     #[cfg(feature = "libvirt")]
     #[tokio::test]
-    async fn the_test_driver_s_pool_is_found_and_one_that_is_absent_is_not_made() {
+    async fn the_test_drivers_pool_is_found_and_a_missing_one_is_not_created() {
         use super::super::tests::config;
         let look = async |uri: &str, pool: &str| {
             let config = config(&[

@@ -22,7 +22,7 @@ const TOOLS: [&str; 6] = ["lvs", "vgs", "lvcreate", "lvchange", "lvremove", "dms
 /// Those that it starts beside them for a thin pool.
 const TOOLS_OF_POOLS: [&str; 2] = ["lvextend", "lvrename"];
 
-/// How long one of them may take: nothing here waits for data.
+/// Time limit of one of them: nothing here waits for data.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
@@ -69,7 +69,8 @@ async fn tools(has_pool: bool) -> Finding {
     });
     Finding::ok(
         CHECK,
-        version.unwrap_or_else(|| "All are installed; their version cannot be told".to_owned()),
+        version
+            .unwrap_or_else(|| "All are installed; their version cannot be determined".to_owned()),
     )
 }
 
@@ -103,21 +104,21 @@ async fn volume_group(config: &Config) -> Finding {
             };
             let message = format!("{place}: {free} of {total} are free");
             if capacity.free_bytes < capacity.unit_bytes {
-                let remedy = "Remove volumes, or add room (vgextend; lvextend for a thin pool): only volumes that are \
-                    there already can be provisioned";
+                let remedy = "Remove volumes, or add room (vgextend; lvextend for a thin pool): only volumes that \
+                    already exist can be provisioned";
                 return Finding::warn(CHECK, message, remedy);
             }
             Finding::ok(CHECK, message)
         }
         Err(error) => {
-            let remedy = "Make it with 'pvcreate /dev/DISK' and 'vgcreate', or set \
+            let remedy = "Create it with 'pvcreate /dev/DISK' and 'vgcreate', or set \
                 lvm.volume_group (LVM_VOLUME_GROUP) to the one to use";
             Finding::fail(CHECK, chain(&error), remedy)
         }
     }
 }
 
-/// A disk of the volume group: whether it may be written and zeroes fast.
+/// A disk of the volume group: whether it may be written and has WRITE ZEROES.
 fn disk(sysfs: &Path, path: &Path) -> Finding {
     const CHECK: &str = "lvm.disks";
     let shown = path.display();
@@ -125,23 +126,23 @@ fn disk(sysfs: &Path, path: &Path) -> Finding {
         Ok(found) if found.file_type().is_block_device() => found.rdev(),
         Ok(_) => {
             let remedy = "See 'pvs'";
-            return Finding::fail(CHECK, format!("{shown} is no block device"), remedy);
+            return Finding::fail(CHECK, format!("{shown} is not a block device"), remedy);
         }
         Err(error) => {
             let message = format!("{shown} cannot be examined: {error}");
             return Finding::fail(
                 CHECK,
                 message,
-                "See 'pvs'; in a container, give it the device",
+                "See 'pvs'; if this is a container, pass the device to it",
             );
         }
     };
-    // Not exclusively, and nothing is written: this asks for the permission alone.
+    // Not opened exclusively, and nothing is written: this only checks the permission.
     if let Err(error) = OpenOptions::new().read(true).write(true).open(path) {
         return Finding::fail(
             CHECK,
             format!("{shown} cannot be opened for writing: {error}"),
-            "Run as root; look whether the disk is write-protected ('blockdev --getro'), and at \
+            "Run as root; check whether the disk is write-protected ('blockdev --getro'), and at \
              DeviceAllow in the unit",
         );
     }
@@ -156,9 +157,12 @@ fn disk(sysfs: &Path, path: &Path) -> Finding {
             CHECK,
             format!("{shown} has no WRITE ZEROES: unused parts of volumes are zeroed by writing"),
             "Jobs on large volumes take longer; volumes.stale_data: edges or keep zeroes less, and leaves \
-             older data behind the image",
+             older data after the end of the image",
         ),
-        Some(_) => Finding::ok(CHECK, format!("{shown} can be written and zeroes fast")),
+        Some(_) => Finding::ok(
+            CHECK,
+            format!("{shown} can be written and supports WRITE ZEROES"),
+        ),
     }
 }
 
@@ -178,7 +182,7 @@ async fn physical_volumes() -> Result<Vec<PhysicalVolume>, String> {
     let output = cmd::run("pvs", args, TIMEOUT).await;
     let output = output.map_err(|error| chain(&error))?;
     let report: PvReport = serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("LVM's report on disks cannot be understood: {error}"))?;
+        .map_err(|error| format!("LVM's report on disks cannot be parsed: {error}"))?;
     Ok(report.report.into_iter().flat_map(|part| part.pv).collect())
 }
 
@@ -192,7 +196,7 @@ async fn lvmconfig() -> Option<String> {
         "devices/scan_lvs",
     ];
     let mut text = String::new();
-    // One by one: a release that does not know one of them says nothing of the others.
+    // One at a time: a release that does not know one of them prints none of the others.
     for name in &args[2..] {
         let asked = cmd::run("lvmconfig", [args[0], args[1], name], TIMEOUT).await;
         if let Ok(output) = asked {
@@ -224,14 +228,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_zeroes_fast_and_one_that_does_not_are_told_apart() {
+    fn a_disk_with_and_one_without_write_zeroes_are_distinguished() {
         if !require("loop") {
             return;
         }
         let device = LoopDevice::new(1 << 20).expect("a loop device");
         let real = disk(Path::new("/sys/dev/block"), device.path());
         assert_eq!(real.status, Status::Ok, "{real:?}");
-        // The same device with another disk's properties.
+        // The same device, with the properties of another disk.
         let sysfs = tempfile::tempdir().expect("there is room");
         let slow = disk(sysfs.path(), device.path());
         assert_eq!(slow.status, Status::Warn, "{slow:?}");
@@ -239,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_none_fails() {
+    fn what_is_not_a_disk_fails() {
         let sysfs = Path::new("/sys/dev/block");
         for path in ["/nonexistent/sda", "/dev/null"] {
             let found = disk(sysfs, Path::new(path));

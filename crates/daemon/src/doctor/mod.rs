@@ -1,12 +1,12 @@
-//! `doctor`: looks at everything that the daemon needs before anybody needs the daemon.
+//! `doctor`: checks everything that the daemon needs, before it is needed.
 //!
-//! Each check asks the real thing and yields one or more [`Finding`]s; none changes anything that
-//! lasts: a directory that is absent is not made, a pool that is absent is not defined, the one file
-//! that tries direct I/O is removed again. Checks do not depend on each other, so that one report
-//! has all that is wrong. The daemon may run meanwhile.
+//! Each check asks the real component and yields one or more [`Finding`]s. None makes a lasting
+//! change: a missing directory or pool is not created, and the file with which direct I/O is tried
+//! is removed again. Checks do not depend on each other, so that one report has everything that is
+//! wrong. The daemon may run meanwhile.
 //!
 //! Exit codes are those of monitoring plugins: 0 ok, 1 warnings, 2 something failed. Failed means
-//! that jobs will fail, or the daemon will not start.
+//! that jobs will fail, or that the daemon will not start.
 
 mod access;
 mod devices;
@@ -33,36 +33,33 @@ use crate::error::chain;
 pub const CHECKS: &[(&str, &str)] = &[
     (
         "config",
-        "The configuration can be used; its file is not open to everybody when it has secrets",
+        "The configuration can be used; if its file has secrets, not every user can read it",
     ),
     ("host.user", "Who runs the checks; LVM needs root"),
     (
         "host.files",
-        "How many files a process may open here, against what connections and jobs may take",
+        "The limit of open files, compared with what connections and jobs may need",
     ),
     (
         "lvm.tools",
-        "LVM's programs are installed in the system's directories; their version",
+        "LVM's programs are installed in the system's directories, and their version",
     ),
-    (
-        "lvm.kernel",
-        "The kernel's device-mapper can be reached and may be used",
-    ),
+    ("lvm.kernel", "The kernel's device-mapper can be used"),
     (
         "lvm.volume_group",
-        "The volume group is there, complete and writable; its free space",
+        "The volume group exists, is complete and writable, and has free space",
     ),
     (
         "lvm.devices",
-        "Filters and the devices file in lvm.conf: the group's disks are seen, guests' are not",
+        "lvm.conf's filters and the devices file: LVM sees the group's disks, and not those of guests",
     ),
     (
         "lvm.disks",
-        "Each disk of the group can be opened for writing and zeroes ranges fast (WRITE ZEROES)",
+        "Each disk of the group can be opened for writing, and supports WRITE ZEROES",
     ),
     (
         "lvm.thin_pools",
-        "Other thin pools in the group and how full they are; volumes are not made in them",
+        "Other thin pools in the group and how full they are; volumes are not created in them",
     ),
     (
         "lvm.thin_pool",
@@ -71,27 +68,27 @@ pub const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "volumes.dir",
-        "The directory of the volumes can be written, has room, and takes direct I/O",
+        "The directory of the volumes is writable, has free space, and supports direct I/O",
     ),
     (
         "volumes.adopted",
-        "Volumes that say nothing of this program, so that requests for them are refused",
+        "Volumes without this program's tags or records, for which requests are refused",
     ),
     (
         "cache.dir",
-        "The cache's directory can be written, has room, and takes direct I/O",
+        "The cache directory is writable, has free space, and supports direct I/O",
     ),
     (
         "database",
-        "The database is sound, its directory can be written and has room, its WAL is small",
+        "The database is sound, its directory is writable and has free space, and its WAL is small",
     ),
     (
         "s3.endpoint",
-        "The S3 server answers and takes the credentials",
+        "The S3 server answers and accepts the credentials",
     ),
     (
         "s3.clock",
-        "The S3 server's clock and this host's; from 15 minutes on, S3 refuses signatures",
+        "The clocks of the S3 server and this host; if they differ by 15 minutes or more, S3 refuses signatures",
     ),
     (
         "s3.certificate",
@@ -99,37 +96,37 @@ pub const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "s3.image",
-        "With --image: the image can be found and read, and its .sha256 object is usable",
+        "With --image: the image can be found and read, and its .sha256 object can be used",
     ),
     (
         "access",
-        "Who may connect: loopback only, tokens, certificates; tokens in clear text",
+        "Who may connect: loopback only, tokens, certificates; whether tokens are sent unencrypted",
     ),
     (
         "access.tokens",
-        "The tokens file can be used and is not open to everybody",
+        "The tokens file can be used, and not every user can read it",
     ),
     (
         "access.tls",
-        "The server's certificate and its key belong together; how long it and the CA are valid",
+        "The server's certificate and key match, and how long it and the CA are valid",
     ),
     (
         "libvirt.connection",
-        "libvirt answers, with this build and this user",
+        "libvirt answers; this build supports it, and this user may use it",
     ),
     (
         "libvirt.pool",
-        "The pool is there, active and started by itself; its directory is the cache",
+        "The storage pool exists, is active and set to autostart; its directory is the cache",
     ),
 ];
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// As it should be.
     Ok,
-    /// It works, and could be better or will not work for ever.
+    /// It works, but should be improved, or will fail at some time.
     Warn,
     /// It does not work.
     Fail,
@@ -155,7 +152,7 @@ impl Status {
     }
 }
 
-/// What one look found.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Which of [`CHECKS`].
@@ -164,7 +161,7 @@ pub struct Finding {
     pub status: Status,
     /// What was seen.
     pub message: String,
-    /// What to do about it; none when all is well.
+    /// What to do about it; None if nothing is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
@@ -196,12 +193,12 @@ impl Finding {
     }
 }
 
-/// What all checks found; with `--json` it is printed as it is here.
+/// The results of all checks. `--json` prints this as it is.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The program's version.
     pub version: &'static str,
-    /// The worst of all.
+    /// The worst result of all.
     pub status: Status,
     /// Every finding, in the order of [`CHECKS`].
     pub checks: Vec<Finding>,
@@ -249,12 +246,12 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Also look whether this image can be read, such as s3://images/debian-12.qcow2
+    /// Also check whether this image can be read, such as s3://images/debian-12.qcow2
     #[arg(long, value_name = "URL")]
     image: Option<String>,
 }
 
-/// Looks at everything and prints the report; the exit code.
+/// Runs all checks and prints the report. Returns the exit code.
 pub async fn run(
     args: &DoctorArgs,
     file: &Path,
@@ -280,7 +277,7 @@ async fn examine(
         Ok(loaded) => loaded,
         Err(error) => {
             let remedy = "See 'libvirt-volume-provisioner config check' and docs/config.md; \
-                nothing else can be looked at before";
+                the other checks need a valid configuration";
             return Report::new(vec![Finding::fail("config", chain(&error), remedy)]);
         }
     };
@@ -306,7 +303,7 @@ async fn examine(
     Report::new(findings)
 }
 
-/// Files that the Go program of the same name leaves behind.
+/// Files that the Go program of the same name leaves on a host.
 const OF_GO_PROGRAM: [&str; 4] = [
     "/etc/sudoers.d/libvirt-volume-provisioner",
     "/etc/systemd/system/libvirt-volume-provisioner.service",
@@ -321,7 +318,7 @@ fn former_program() -> Option<Finding> {
     (!left.is_empty()).then(|| {
         Finding::warn(
             "config",
-            format!("The Go program has left {}", left.join(", ")),
+            format!("The Go program left {}", left.join(", ")),
             "See docs/upgrade.md: 'config migrate' takes its configuration along, 'db adopt-go-volumes' its volumes; then \
              remove the files",
         )
@@ -334,7 +331,7 @@ fn configuration(file: &Path, settings: &Settings) -> Vec<Finding> {
         .iter()
         .map(|warning| {
             let remedy =
-                "Set it as docs/config.md says, or take it out of the file or the environment";
+                "Set it as docs/config.md says, or remove it from the file or the environment";
             Finding::warn("config", warning, remedy)
         })
         .collect();
@@ -347,19 +344,19 @@ fn configuration(file: &Path, settings: &Settings) -> Vec<Finding> {
     match storage::mode(file) {
         Some(mode) if has_secrets && mode & 0o007 != 0 => findings.push(Finding::warn(
             "config",
-            format!("{file_shown} has secrets and is open to every user of this host"),
-            format!("Take that away with 'chmod o= {file_shown}', and change the secrets"),
+            format!("{file_shown} has secrets, and every user of this host can read it"),
+            format!("Remove that permission with 'chmod o= {file_shown}', and change the secrets"),
         )),
         Some(_) => findings.push(Finding::ok("config", format!("{file_shown} can be used"))),
         None => findings.push(Finding::ok(
             "config",
-            format!("There is no {file_shown}: defaults and the environment count"),
+            format!("There is no {file_shown}: defaults and the environment are used"),
         )),
     }
     findings
 }
 
-/// A size as people read it.
+/// A size in a form for people.
 fn size(bytes: u64) -> String {
     lvp_api::units::ByteSize(bytes).to_string()
 }

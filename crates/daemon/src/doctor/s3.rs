@@ -1,4 +1,4 @@
-//! Object storage: reachable, authorised, on time, its certificate, and one image if asked.
+//! Object storage: reachable, credentials accepted, clock, certificate, and one image if requested.
 
 use time::{Duration, OffsetDateTime};
 
@@ -7,19 +7,20 @@ use crate::config::Config;
 use crate::error::chain;
 use crate::source::{self, Source};
 
-/// From here on S3 refuses signatures (RequestTimeTooSkewed).
+/// From this difference on, S3 refuses signatures (RequestTimeTooSkewed).
 const SKEW_REFUSED: Duration = Duration::minutes(15);
 
-/// More than this is a clock that nobody sets. The server's date has whole seconds.
+/// A difference above this means that a clock is not synchronised. The server's `Date` has whole
+/// seconds.
 const SKEW_ODD: Duration = Duration::seconds(60);
 
-/// As much of an image as tells that it can be read.
+/// How much of an image is read to find out whether it can be read.
 const HEADER_BYTES: u64 = 4096;
 
 pub(super) async fn check(config: &Config, image: Option<&str>) -> Vec<Finding> {
     const CHECK: &str = "s3.endpoint";
     let settings = source::SourceSettings {
-        // A report is wanted now.
+        // No repeats: the report is wanted now.
         retry_backoff: Vec::new(),
         ..source::SourceSettings::from(&config.minio)
     };
@@ -54,7 +55,7 @@ async fn server(source: &Source, endpoint: &str) -> Vec<Finding> {
     let mut findings = vec![match &look.refused {
         None => Finding::ok(
             CHECK,
-            format!("{endpoint} answers and takes the credentials"),
+            format!("{endpoint} answers and accepts the credentials"),
         ),
         Some(error) => Finding::fail(CHECK, chain(error), REMEDY),
     }];
@@ -62,8 +63,8 @@ async fn server(source: &Source, endpoint: &str) -> Vec<Finding> {
         Some(date) => findings.push(clock(date, OffsetDateTime::now_utc())),
         None => findings.push(Finding::warn(
             "s3.clock",
-            "The server does not tell its time",
-            "Look yourself that this host's clock is set: 'timedatectl'",
+            "The server's answer has no Date header",
+            "Check that this host's clock is right: 'timedatectl'",
         )),
     }
     if let Some(certificate) = &look.certificate {
@@ -112,12 +113,12 @@ async fn image(source: &Source, config: &Config, url: &str) -> Finding {
     }
 }
 
-/// The image's size, and whether it has a digest to be checked against.
+/// The image's size, and whether it has a digest that it can be verified against.
 async fn examine(source: &Source, url: &str) -> source::Result<(u64, bool)> {
     let url = source.parse_url(url)?;
     let object = source.resolve(&url).await?;
     let checksums = source.checksums(&url, None).await?;
-    // Whoever may ask for its size need not be allowed to read it.
+    // Being allowed to ask for the size does not imply being allowed to read.
     let range = 0..object.size.min(HEADER_BYTES);
     let mut header = source.read_ranges(&object, range, source::RangeOptions::default());
     while let Some(chunk) = header.next().await {
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_may_be_right_odd_or_too_wrong_to_sign() {
+    fn a_clock_is_right_or_off_or_too_far_off_to_sign() {
         let ours = datetime!(2026-01-27 12:00 UTC);
         for (seconds, expected) in [
             (0, Status::Ok),

@@ -1,4 +1,4 @@
-//! Directories, the room in their file systems, and the database.
+//! Directories, free space on their file systems, and the database.
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
@@ -11,63 +11,73 @@ use super::{Finding, size};
 use crate::error::chain;
 use crate::store;
 
-/// Less free space than this under the database is about to stop everything.
+/// With less free space than this, the database will soon be unable to grow, which stops
+/// everything.
 const DATABASE_ROOM_BYTES: u64 = 64 << 20; // 64 MiB
 
-/// SQLite empties its WAL at 1000 pages (4 MB); far more means that something keeps it from that.
+/// SQLite checkpoints its WAL at 1000 pages (4 MB). A far larger WAL means that something prevents
+/// that.
 const WAL_BYTES: u64 = 64 << 20; // 64 MiB
 
-/// Less free space than this serves no image.
+/// With less free space than this, there is no room for an image.
 const IMAGE_ROOM_BYTES: u64 = 1 << 30; // 1 GiB
 
-/// A directory that the daemon writes large files to, and leaves `keep_free_bytes` in.
+/// Checks a directory that the daemon writes large files to, leaving `keep_free_bytes` free.
 pub(super) fn directory(check: &'static str, path: &Path, keep_free_bytes: u64) -> Finding {
     let shown = path.display();
     let there = match existing(path) {
         Ok(there) => there,
-        Err(finding) => return Finding::fail(check, finding, format!("Make {shown} a directory")),
+        Err(finding) => {
+            return Finding::fail(check, finding, format!("Replace {shown} by a directory"));
+        }
     };
     if there != path && check == "volumes.dir" {
         let message = format!("There is no directory {shown}");
-        return Finding::fail(check, message, "Make it, or mount what should be there");
-    }
-    if let Err(error) = access(&there, Access::WRITE_OK | Access::EXEC_OK) {
-        let message = format!("{} cannot be written: {error}", there.display());
         return Finding::fail(
             check,
             message,
-            "Give it to the daemon's user, mounted writable",
+            "Create it, or mount the file system that should be there",
+        );
+    }
+    if let Err(error) = access(&there, Access::WRITE_OK | Access::EXEC_OK) {
+        let message = format!("{} is not writable: {error}", there.display());
+        return Finding::fail(
+            check,
+            message,
+            "Make it writable for the daemon's user; check whether it is mounted read-only",
         );
     }
     let free = match free_bytes(&there) {
         Ok(free) => free,
         Err(error) => {
-            let message = format!("The room in {shown} cannot be told: {error}");
-            return Finding::fail(check, message, "Look whether its file system is well");
+            let message = format!("The free space in {shown} cannot be determined: {error}");
+            return Finding::fail(check, message, "Check its file system");
         }
     };
     let usable = free.saturating_sub(keep_free_bytes);
     let room = match keep_free_bytes {
         0 => format!("{} free", size(free)),
-        keep => format!("{} free, {} of that are left so", size(free), size(keep)),
+        keep => format!("{} free, of which {} are kept free", size(free), size(keep)),
     };
     if usable == 0 {
         let message = format!("{shown} is full: {room}");
         return Finding::fail(
             check,
             message,
-            "Free space there, or take a larger file system",
+            "Free space there, or use a larger file system",
         );
     }
     if there != path {
-        let message = format!("{shown} is not there yet and will be made; {room}");
+        let message = format!("{shown} does not exist yet and will be created; {room}");
         return Finding::ok(check, message);
     }
     if let Err(error) = direct_io(path) {
         return Finding::warn(
             check,
-            format!("{shown} takes no direct I/O ({error}): images will go through the page cache"),
-            "Use a file system that takes O_DIRECT, such as ext4 or xfs",
+            format!(
+                "{shown} does not support direct I/O ({error}): images will go through the page cache"
+            ),
+            "Use a file system that supports O_DIRECT, such as ext4 or xfs",
         );
     }
     if usable < IMAGE_ROOM_BYTES {
@@ -75,13 +85,13 @@ pub(super) fn directory(check: &'static str, path: &Path, keep_free_bytes: u64) 
         return Finding::warn(
             check,
             message,
-            "Free space there, or take a larger file system",
+            "Free space there, or use a larger file system",
         );
     }
-    Finding::ok(check, format!("{shown} takes direct I/O; {room}"))
+    Finding::ok(check, format!("{shown} supports direct I/O; {room}"))
 }
 
-/// The database, as far as it is there.
+/// Checks the database, if it exists.
 pub(super) fn database(path: &Path) -> Finding {
     database_with(path, WAL_BYTES)
 }
@@ -95,14 +105,16 @@ fn database_with(path: &Path, wal_limit_bytes: u64) -> Finding {
     };
     let there = match existing(parent) {
         Ok(there) => there,
-        Err(finding) => return Finding::fail(CHECK, finding, "Set server.db_path to a file"),
+        Err(finding) => {
+            return Finding::fail(CHECK, finding, "Set server.db_path to the path of a file");
+        }
     };
     if let Err(error) = access(&there, Access::WRITE_OK | Access::EXEC_OK) {
-        let message = format!("{} cannot be written: {error}", there.display());
+        let message = format!("{} is not writable: {error}", there.display());
         return Finding::fail(
             CHECK,
             message,
-            "Give it to the daemon's user, mounted writable",
+            "Make it writable for the daemon's user; check whether it is mounted read-only",
         );
     }
     match free_bytes(&there) {
@@ -111,17 +123,20 @@ fn database_with(path: &Path, wal_limit_bytes: u64) -> Finding {
             return Finding::fail(
                 CHECK,
                 message,
-                "Free space there: no job is taken without it",
+                "Free space there: no job is accepted without it",
             );
         }
         Ok(_) => {}
         Err(error) => {
-            let message = format!("The room under {shown} cannot be told: {error}");
-            return Finding::fail(CHECK, message, "Look whether its file system is well");
+            let message = format!("The free space under {shown} cannot be determined: {error}");
+            return Finding::fail(CHECK, message, "Check its file system");
         }
     }
     if !path.exists() {
-        return Finding::ok(CHECK, format!("{shown} is not there yet and will be made"));
+        return Finding::ok(
+            CHECK,
+            format!("{shown} does not exist yet and will be created"),
+        );
     }
     let health = match store::check(path) {
         Ok(health) => health,
@@ -136,10 +151,10 @@ fn database_with(path: &Path, wal_limit_bytes: u64) -> Finding {
         return Finding::warn(
             CHECK,
             format!(
-                "{shown} is sound, and its WAL has grown to {}",
+                "{shown} is sound, but its WAL has grown to {}",
                 size(wal_bytes)
             ),
-            "Restart the daemon; look for another program that keeps the database open",
+            "Restart the daemon; check whether another program keeps the database open",
         );
     }
     let message = format!(
@@ -149,12 +164,12 @@ fn database_with(path: &Path, wal_limit_bytes: u64) -> Finding {
     Finding::ok(CHECK, message)
 }
 
-/// A file's permissions; none when it is not there.
+/// A file's permissions; None if it does not exist.
 pub(super) fn mode(path: &Path) -> Option<u32> {
     Some(fs::metadata(path).ok()?.permissions().mode())
 }
 
-/// The directory itself, or the nearest one above that is there.
+/// The directory itself, or its nearest parent that exists.
 fn existing(path: &Path) -> Result<PathBuf, String> {
     for ancestor in path.ancestors() {
         let ancestor = match ancestor.as_os_str().is_empty() {
@@ -163,12 +178,12 @@ fn existing(path: &Path) -> Result<PathBuf, String> {
         };
         match fs::metadata(ancestor) {
             Ok(found) if found.is_dir() => return Ok(ancestor.to_owned()),
-            Ok(_) => return Err(format!("{} is no directory", ancestor.display())),
+            Ok(_) => return Err(format!("{} is not a directory", ancestor.display())),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(format!("{}: {error}", ancestor.display())),
         }
     }
-    Err(format!("There is no {}", path.display()))
+    Err(format!("{} does not exist", path.display()))
 }
 
 fn free_bytes(path: &Path) -> rustix::io::Result<u64> {
@@ -176,7 +191,7 @@ fn free_bytes(path: &Path) -> rustix::io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Tries direct I/O on a file of its own, which is gone afterwards.
+/// Tries direct I/O on a file that is removed afterwards.
 fn direct_io(directory: &Path) -> std::io::Result<()> {
     let file = tempfile::Builder::new()
         .prefix(".lvp-doctor-")
@@ -200,10 +215,10 @@ mod tests {
         let check = |path: &Path| directory("cache.dir", path, 0).status;
         assert_ne!(check(home.path()), Status::Fail);
         let left = fs::read_dir(home.path()).expect("it is there").count();
-        assert_eq!(left, 0, "the look leaves nothing");
+        assert_eq!(left, 0, "the check leaves nothing behind");
         let absent = directory("cache.dir", &home.path().join("a/b"), 0);
         assert_eq!(absent.status, Status::Ok);
-        assert!(absent.message.contains("will be made"), "{absent:?}");
+        assert!(absent.message.contains("will be created"), "{absent:?}");
         assert!(!home.path().join("a").exists());
         let volumes = directory("volumes.dir", &home.path().join("a"), 0);
         assert_eq!(volumes.status, Status::Fail, "{volumes:?}");
@@ -217,8 +232,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_without_direct_io_is_told() {
-        // No file can be made in procfs, so none takes O_DIRECT.
+    fn a_file_system_without_direct_io_is_reported() {
+        // No file can be created in procfs, so none can be opened with O_DIRECT.
         let found = directory("cache.dir", Path::new("/proc/self/fdinfo"), 0);
         assert_ne!(found.status, Status::Ok, "{found:?}");
         assert!(direct_io(Path::new("/proc")).is_err());

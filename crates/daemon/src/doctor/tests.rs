@@ -44,7 +44,7 @@ fn the_worst_finding_is_the_result_and_the_exit_code() {
 }
 
 #[test]
-fn secrets_in_a_file_that_everybody_reads_are_told() {
+fn secrets_in_a_world_readable_file_are_reported() {
     use std::os::unix::fs::PermissionsExt as _;
     let home = tempfile::tempdir().expect("there is room");
     let file = home.path().join("config.yaml");

@@ -73,7 +73,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     let group = &config.lvm.volume_group;
     let mut args = reporting(FIELDS);
     args.extend(["--all", "--units", "b", "--nosuffix", group].map(str::to_owned));
-    // That the group cannot be looked at is another check's finding.
+    // If the group cannot be read, another check reports it.
     let Ok(output) = cmd::run("lvs", args, TIMEOUT).await else {
         return Vec::new();
     };
@@ -82,7 +82,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
         Err(error) => {
             return vec![Finding::warn(
                 "lvm.thin_pools",
-                format!("LVM's report on thin pools cannot be understood: {error}"),
+                format!("LVM's report on thin pools cannot be parsed: {error}"),
                 "Check LVM's version: 2.03 or newer is needed",
             )];
         }
@@ -114,7 +114,7 @@ fn others(rows: &[Row], ours: Option<&ThinPool>) -> Vec<Finding> {
             } = pool;
             let message = format!(
                 "Thin pool {lv_name}: {data_percent} % of its data and {metadata_percent} % of its \
-                 metadata are taken; volumes are made beside it"
+                 metadata are used; volumes are not created in it"
             );
             let fullest = [data_percent, metadata_percent]
                 .into_iter()

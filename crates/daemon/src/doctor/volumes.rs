@@ -1,4 +1,4 @@
-//! Volumes that nobody has marked as this program's.
+//! Volumes that are not marked as this program's.
 
 use super::Finding;
 use crate::config::Config;
@@ -6,7 +6,7 @@ use crate::error::chain;
 use crate::serve;
 use crate::volume::VolumeState;
 
-/// Shown by name; a host has hundreds.
+/// How many are named: a host may have hundreds.
 const SHOWN: usize = 20;
 
 pub(super) async fn check(config: &Config) -> Finding {
@@ -18,7 +18,7 @@ pub(super) async fn check(config: &Config) -> Finding {
     let volumes = match listed {
         Ok(volumes) => volumes,
         Err(error) => {
-            let remedy = "See the other checks of the volumes' place";
+            let remedy = "See the other checks of the back end";
             return Finding::fail(CHECK, error, remedy);
         }
     };
@@ -28,7 +28,7 @@ pub(super) async fn check(config: &Config) -> Finding {
         .map(|volume| volume.name.as_str())
         .collect();
     if unmarked.is_empty() {
-        return Finding::ok(CHECK, "Every volume says what it is to this program");
+        return Finding::ok(CHECK, "Every volume has this program's tags or record");
     }
     let mut names = unmarked[..unmarked.len().min(SHOWN)].join(", ");
     if unmarked.len() > SHOWN {
@@ -37,7 +37,7 @@ pub(super) async fn check(config: &Config) -> Finding {
     let count = unmarked.len();
     if config.volumes.adopt_untagged {
         let message = format!(
-            "{count} volumes say nothing of this program, and any request may rewrite them: {names}"
+            "{count} volumes are not marked as this program's, and any request may rewrite them: {names}"
         );
         let remedy = "Hand over those that jobs may rewrite ('lvpctl volumes adopt NAME'), then \
             set volumes.adopt_untagged: false";
@@ -46,7 +46,7 @@ pub(super) async fn check(config: &Config) -> Finding {
     Finding::ok(
         CHECK,
         format!(
-            "{count} volumes say nothing of this program, and requests for them are refused: {names}; \
+            "{count} volumes are not marked as this program's, and requests for them are refused: {names}; \
              'lvpctl volumes adopt NAME' hands one over, 'libvirt-volume-provisioner db \
              adopt-go-volumes' those of the Go program"
         ),

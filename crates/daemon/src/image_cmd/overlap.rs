@@ -1,7 +1,9 @@
-//! Whether a destination's bytes are the source's: the same file or device, or one that lies on the other.
+//! Whether a destination has the source's bytes: the same file or device, or one that is stored on the
+//! other.
 //!
-//! A loop device lies on a file, a partition on a disk, a volume on its group's disks; names, links and device numbers do not
-//! matter. Writing the destination would then destroy the source while it is read. Neighbours on one disk are no harm.
+//! A loop device is stored in a file, a partition on a disk, a volume on its group's disks. Names, links and device
+//! numbers do not matter. Writing the destination would then destroy the source while it is being read. Two neighbours
+//! on one disk do no harm.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
-/// What bytes are in, however it is called.
+/// Where bytes are stored, independent of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
     /// Device and inode.
@@ -19,7 +21,8 @@ enum Place {
     Device(u64),
 }
 
-/// Whether one of the two lies on the other. What cannot be looked at lies nowhere: whoever opens it will say why.
+/// Whether one of the two is stored on the other. For what cannot be examined the answer is no; opening it will
+/// report why.
 pub(super) fn is_same(source: &Path, destination: &Path) -> bool {
     let (Some(from), Some(to)) = (place(source), place(destination)) else {
         return false;
@@ -37,7 +40,7 @@ fn place(path: &Path) -> Option<Place> {
         .then(|| Place::File(found.dev(), found.ino()))
 }
 
-/// A place, and all that it lies on.
+/// A place, and everything that it is stored on.
 fn below(start: Place) -> HashSet<Place> {
     let mut found = HashSet::new();
     let mut left = vec![start];
@@ -51,7 +54,7 @@ fn below(start: Place) -> HashSet<Place> {
     found
 }
 
-/// What a block device lies on, as sysfs tells (Documentation/ABI/stable/sysfs-block).
+/// What a block device is stored on, according to sysfs (Documentation/ABI/stable/sysfs-block).
 fn under(number: u64) -> Vec<Place> {
     let sysfs = PathBuf::from(format!(
         "/sys/dev/block/{}:{}",
@@ -74,7 +77,7 @@ fn under(number: u64) -> Vec<Place> {
     found
 }
 
-/// The device whose number a file of sysfs holds as `MAJOR:MINOR`.
+/// The device whose number is in a file of sysfs, as `MAJOR:MINOR`.
 fn numbered(file: &Path) -> Option<Place> {
     let text = fs::read_to_string(file).ok()?;
     let (major, minor) = text.trim().split_once(':')?;

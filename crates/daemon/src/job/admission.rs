@@ -1,31 +1,31 @@
-//! Whether a request becomes a job: a pure function of what is there and what is asked.
+//! Decides whether a request becomes a job: a pure function of the existing jobs and the request.
 //!
-//! No lock, no clock, no I/O: [`crate::store::Store::admit`] calls it inside the transaction
-//! that would insert the job, so its answer cannot be outdated.
+//! It takes no lock, reads no clock and does no I/O: [`crate::store::Store::admit`] calls it inside
+//! the transaction that would insert the job, so its answer cannot be out of date.
 
 use lvp_api::{JobId, VolumeName};
 
 use super::record::Job;
 
-/// What a new job meets.
+/// The existing jobs that matter to a new one.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Surroundings {
     /// The job with the same idempotency key.
     pub same_key: Option<Job>,
     /// The job that holds the volume now.
     pub volume_holder: Option<JobId>,
-    /// How many jobs wait.
+    /// How many jobs are waiting.
     pub pending: usize,
 }
 
-/// What becomes of a request.
+/// The decision about a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// It becomes a job.
     Accept,
-    /// It repeats an earlier request, whose job answers for it.
+    /// It repeats an earlier request, and is answered with that request's job.
     AlreadyDone(JobId),
-    /// It does not.
+    /// It does not become a job.
     Refused(Refusal),
 }
 
@@ -34,7 +34,7 @@ pub enum Decision {
 pub enum Refusal {
     /// The idempotency key belongs to a different request.
     #[error(
-        "The Idempotency-Key was used for a different request, job {0}: use a new key for a new request"
+        "The Idempotency-Key was already used for a different request (job {0}): use a new key"
     )]
     KeyReused(JobId),
     /// Another job holds the volume.
@@ -45,7 +45,7 @@ pub enum Refusal {
         /// Its job.
         holder: JobId,
     },
-    /// Too many jobs wait.
+    /// Too many jobs are waiting.
     #[error("{0} jobs are waiting, which is the limit (jobs.queue_limit): try again later")]
     QueueFull(usize),
     /// The pool that volumes share gives no room.

@@ -1,12 +1,14 @@
-//! What every error means to an operator, and what to do: `docs/troubleshooting.md` is made of this.
+//! What each error means to an operator, and what to do. `docs/troubleshooting.md` is made from
+//! this.
 
 use lvp_api::ErrorCode;
 
-/// `error_type` of jobs that fail: the word of a [`super::kind::JobErrorKind`], what happened, what to do.
+/// The `error_type` of failed jobs (the word of a [`super::kind::JobErrorKind`]), what happened, and what
+/// to do.
 pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     (
         "settings",
-        "The configuration does not fit the request: keys of `minio`, or a file that they name",
+        "The configuration does not allow the request: a key of `minio`, or a file that it names",
         "Run `doctor`; see `minio` in config.md",
     ),
     (
@@ -16,8 +18,8 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "url_unreadable",
-        "The daemon was started again, and cannot decrypt the query of the job's image URL",
-        "Send the request again: the database came without its key (operations.md)",
+        "The daemon was restarted and cannot decrypt the query of the job's image URL",
+        "Send the request again: the database was restored without its key (operations.md)",
     ),
     (
         "host_not_allowed",
@@ -36,68 +38,68 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "object_changed",
-        "The object was replaced while it was read",
+        "The object was replaced while it was being read",
         "Send the request again; upload new images under new names",
     ),
     (
         "sidecar_invalid",
-        "A checksum file beside the image holds no digest of it, or says another than the rest",
+        "A checksum file beside the image has no digest of it, or a digest that contradicts another source",
         "Upload the one that the error names again: the output of `sha256sum IMAGE`",
     ),
     (
         "checksum_missing",
-        "Nobody says what the image must be, and `cache.require_checksum` is on",
+        "There is no digest for the image, and `cache.require_checksum` is on",
         "Upload a checksum file: `sha256sum IMAGE > IMAGE.sha256`; or send `checksum`",
     ),
     (
         "digest_mismatch",
-        "The image does not have the digest that the request or a checksum file says",
-        "Upload the image and its `.sha256` object again; nothing of it was kept",
+        "The image does not have the digest that the request or a checksum file gives",
+        "Upload the image and its `.sha256` object again; no downloaded data was kept",
     ),
     (
         "ranges_ignored",
-        "The server does not serve parts of objects, which this image needs",
-        "Look at proxies before the server; S3 servers serve ranges",
+        "The server does not support range requests, which this image needs",
+        "Check proxies in front of the server; S3 servers support range requests",
     ),
     (
         "source_unavailable",
         "The server could not be reached, cut the connection, or answered 5xx after all repeats",
-        "Run `doctor`; look at the server; send the request again",
+        "Run `doctor`; check the server; send the request again",
     ),
     (
         "incomplete",
         "The object ended before its length",
-        "Look at the server and at proxies before it; send the request again",
+        "Check the server and proxies in front of it; send the request again",
     ),
     (
         "protocol",
-        "The server answered something that S3 servers do not",
+        "The server's answer is not one that an S3 server gives",
         "Check that `minio.endpoint` is the S3 port, not the console's",
     ),
     (
         "cancelled",
         "Somebody cancelled the job",
-        "Nothing; a volume that it found and had begun to write is not ready",
+        "Nothing; if the job had begun to write an existing volume, that volume is not ready",
     ),
     (
         "timeout",
         "The job ran longer than `libvirt.job_timeout_minutes`",
-        "Look for what is slow (monitoring.md); raise the limit for large images",
+        "Find out what is slow (monitoring.md); raise the limit for large images",
     ),
     (
         "shutdown",
         "The daemon stopped",
-        "Nothing: the job goes on at the next start",
+        "Nothing: the job continues at the next start",
     ),
     (
         "attempts",
         "The daemon ended five times while it ran this job",
-        "Look at the daemon's log before each end, and report it; send the request again",
+        "Check the daemon's log before each of these ends, and report it; send the request again",
     ),
     (
         "internal",
-        "A mistake in the daemon",
-        "Look at the log, and report it; send the request again",
+        "A bug in the daemon",
+        "Check the log, and report it; send the request again",
     ),
     (
         "storage",
@@ -106,36 +108,36 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "cache",
-        "The cache's directory cannot be used",
+        "The cache directory cannot be used",
         "Run `doctor`; check the permissions and the file system of `cache.dir`",
     ),
     (
         "cache_full",
-        "There is no room for the image beside those in use, within `cache.max_size_bytes` and \
+        "There is no room for the image beside those that are in use, within `cache.max_size_bytes` and \
          `cache.min_free_bytes`",
-        "Free space, `lvpctl cache rm` what is not needed, or raise the limit",
+        "Free space, remove images that are not needed (`lvpctl cache rm`), or raise the limit",
     ),
     (
         "image_too_large",
         "The image's disk is larger than the requested volume",
-        "Ask for at least the size that the message says",
+        "Request at least the size that the message gives",
     ),
     (
         "too_small",
         "The image's disk is larger than the volume",
-        "Ask for a larger volume",
+        "Request a larger volume",
     ),
     (
         "volume_too_small",
         "The existing volume is smaller than the request or the image",
-        "Extend it (`lvextend`), remove it, or ask for less",
+        "Extend it (`lvextend`), remove it, or request a smaller size",
     ),
     (
         "volume_refused",
         "The volume is open, mounted, a running domain's, another tool's, part of something larger, not \
          handed over, or was finished by another job before a restart",
-        "The message says which: stop the domain, unmount it, `lvpctl volumes adopt` it if it may be \
-         rewritten, send the request again, or take another name",
+        "The message says which: stop the domain, unmount it, hand it over (`lvpctl volumes adopt`) if it may be \
+         rewritten, send the request again, or use another name",
     ),
     (
         "volume_no_space",
@@ -150,12 +152,12 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "volume_timeout",
-        "An LVM command or a device did not answer in time",
-        "Look for a hanging disk (`dmesg`) and for LVM commands that wait for a lock",
+        "An LVM command or a device did not finish in time",
+        "Check for a hanging disk (`dmesg`) and for LVM commands that wait for a lock",
     ),
     (
         "volume",
-        "LVM or the volumes' directory cannot be used",
+        "LVM or the directory of the volumes cannot be used",
         "Run `doctor`: `lvm.volume_group`, `lvm.kernel`, `volumes.dir`",
     ),
     (
@@ -166,18 +168,18 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "device_busy",
-        "Somebody took the volume's device after the checks",
+        "Another program opened the volume's device after the checks",
         "See `lsof DEVICE` and `virsh domblklist`; send the request again",
     ),
     (
         "bad_target",
         "The volume's path leads to something else",
-        "Look at the path that the message names; remove what is not a volume",
+        "Check the path that the message names; remove what is not a volume",
     ),
     (
         "write",
         "Writing the volume failed",
-        "Look at the disk (`dmesg`, `smartctl`)",
+        "Check the disk (`dmesg`, `smartctl`)",
     ),
     (
         "no_space",
@@ -187,17 +189,17 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     (
         "read",
         "Reading the image failed",
-        "Send the request again; if it is from the cache, look at the cache's disk",
+        "Send the request again; if the image came from the cache, check the cache's disk",
     ),
     (
         "not_one_pass",
         "The image cannot be read in one pass",
-        "Nothing: the daemon downloads it first. If a job fails by this, report it",
+        "Nothing: the daemon downloads it first. If a job fails with this, report it",
     ),
     (
         "packed",
         "The image is in an archive or a stream that must be unpacked first",
-        "Nothing: the daemon does so from its cache. If a job fails by this, report it",
+        "Nothing: the daemon unpacks it in its cache. If a job fails with this, report it",
     ),
     (
         "not_this_format",
@@ -211,7 +213,7 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "backing_file",
-        "The image is a layer on another one",
+        "The image has a backing file",
         "Flatten it: `qemu-img convert -O qcow2`",
     ),
     (
@@ -226,8 +228,8 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "corrupt",
-        "The image says itself that it is damaged",
-        "Mend it where it comes from: `qemu-img check -r all`",
+        "The image is marked as corrupt",
+        "Repair the original: `qemu-img check -r all`",
     ),
     (
         "unknown_feature",
@@ -237,42 +239,42 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     (
         "bad_header",
         "The image's header contradicts itself or the format",
-        "Treat the image as damaged or hostile; make it again",
+        "Treat the image as damaged or hostile; create it again",
     ),
     (
         "bad_table",
         "The image's tables contradict themselves or the format",
-        "Treat the image as damaged or hostile; make it again",
+        "Treat the image as damaged or hostile; create it again",
     ),
     (
         "outside_file",
         "The image points beyond its own end",
-        "Probably a broken upload: compare digests, upload it again",
+        "Probably an incomplete upload: compare digests, upload it again",
     ),
     (
         "overlap",
-        "Parts of the image lie on one another",
-        "Treat the image as damaged or hostile; make it again",
+        "Parts of the image overlap",
+        "Treat the image as damaged or hostile; create it again",
     ),
     (
         "truncated",
         "The image ends too early",
-        "Probably a broken upload: compare digests, upload it again",
+        "Probably an incomplete upload: compare digests, upload it again",
     ),
     (
         "bad_cluster",
-        "A compressed cluster cannot be unpacked",
-        "Treat the image as damaged; make it again",
+        "A compressed cluster cannot be decompressed",
+        "Treat the image as damaged; create it again",
     ),
     (
         "bad_stream",
         "The stream or the archive around the image is damaged",
-        "Test it where it comes from (`gzip -t`, `xz -t`, `zstd -t`, `tar -t`); upload it again",
+        "Test the original (`gzip -t`, `xz -t`, `zstd -t`, `tar -t`); upload it again",
     ),
     (
         "too_large",
-        "The image exceeds a limit of the reader: images.md has them",
-        "Make it with larger clusters, or smaller",
+        "The image exceeds a limit of the reader (images.md lists them)",
+        "Create it with larger clusters, or smaller",
     ),
 ];
 
@@ -280,39 +282,40 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
 pub const fn of_status(code: ErrorCode) -> (&'static str, &'static str) {
     match code {
         ErrorCode::BadRequest => (
-            "The request breaks a rule, or the job has already ended (on cancelling)",
-            "Do what the message says; unknown fields and bad names are told by name",
+            "The request is invalid, or the job to cancel has already ended",
+            "Do what the message says; it names unknown fields and invalid names",
         ),
         ErrorCode::Unauthorized => (
-            "No credential, or one that is not known",
+            "The request has no credential, or an unknown one",
             "Send a token or connect with a client certificate: security.md",
         ),
         ErrorCode::Forbidden => (
-            "The token may only read; or, without tokens, another site's page sent the request",
+            "The token may only read; or, if no tokens are configured, another site's page sent the request",
             "Use a token with the role `provision`",
         ),
         ErrorCode::NotFound => (
             "There is no such job, image, storage volume, pool or path",
-            "Look at the lists: `lvpctl jobs`, `lvpctl cache ls`, `virsh vol-list POOL`",
+            "Check the lists: `lvpctl jobs`, `lvpctl cache ls`, `virsh vol-list POOL`",
         ),
-        ErrorCode::MethodNotAllowed => {
-            ("The path does not take this method", "See `/openapi.json`")
-        }
+        ErrorCode::MethodNotAllowed => (
+            "The path does not support this method",
+            "See `/openapi.json`",
+        ),
         ErrorCode::Conflict => (
-            "Another job holds the volume, a running domain uses it, an image is in use, or an \
+            "Another job is writing the volume, a running domain uses it, an image is in use, or an \
              `Idempotency-Key` came with another request",
             "Wait for the job that the message names, or stop the domain",
         ),
         ErrorCode::LengthRequired => (
-            "An upload without `Content-Length`",
+            "An upload has no `Content-Length`",
             "Send it: `curl -T FILE` and `lvpctl upload` do",
         ),
         ErrorCode::PayloadTooLarge => (
-            "A JSON body over 1 MiB",
+            "The JSON body is larger than 1 MiB",
             "Send less; correlation ids have at most 128 characters",
         ),
         ErrorCode::UnsupportedMediaType => (
-            "The body is not JSON by its `Content-Type`",
+            "The `Content-Type` is not JSON",
             "Send `Content-Type: application/json`, or none",
         ),
         ErrorCode::Unprocessable => (
@@ -320,19 +323,19 @@ pub const fn of_status(code: ErrorCode) -> (&'static str, &'static str) {
             "See the job's error below",
         ),
         ErrorCode::TooManyRequests => (
-            "The queue is full, the caller has its share of what the daemon can serve, or the token is \
-             not known, as others before it",
+            "The queue is full, the caller has used up its share of the daemon's limits, or the token is \
+             unknown, as were others before it",
             "Wait as long as `Retry-After` says; see `jobs.queue_limit`, 'Bounds' in docs/security.md, or the \
              tokens file",
         ),
-        ErrorCode::Internal => ("A mistake in the daemon", "Look at the log, and report it"),
+        ErrorCode::Internal => ("A bug in the daemon", "Check the log, and report it"),
         ErrorCode::Unavailable => (
-            "Something that the daemon depends on is down, it is stopping, or it has too many callers",
-            "See `/readyz` for what; run `doctor`; try again",
+            "A dependency of the daemon is down, or the daemon is stopping, or has too many callers",
+            "Check `/readyz`; run `doctor`; try again",
         ),
         ErrorCode::InsufficientStorage => (
             "The volume group, the cache or the database's file system is full",
-            "Free space where the message says",
+            "Free space in the place that the message names",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! Why a job failed: its kind, and the whole story in words.
+//! Why a job failed: the kind of failure, and the error chain.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::error::chain;
 use crate::source::SourceError;
 use crate::volume::VolumeError;
 
-/// A failed step.
+/// The failure of a step.
 #[derive(Debug)]
 pub struct JobError {
     kind: JobErrorKind,
@@ -47,14 +47,14 @@ impl JobError {
         self
     }
 
-    /// Says whether the database or the cache is to blame, and may be well again.
+    /// Marks the error as one of the database or the cache that may pass.
     #[must_use]
     pub fn that_may_heal(mut self, may_heal: bool) -> Self {
         self.may_heal = may_heal;
         self
     }
 
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub fn kind(&self) -> JobErrorKind {
         self.kind
     }
@@ -67,12 +67,12 @@ impl JobError {
         }
     }
 
-    /// Whether the database or the cache is to blame, and may be well again: the job waits for that.
+    /// Whether the error is one of the database or the cache that may pass: the job waits for that.
     pub fn may_heal(&self) -> bool {
         self.may_heal
     }
 
-    /// The error as it is kept on the job: the chain in one line, each message once.
+    /// The error as it is stored with the job: the chain in one line, each message once.
     pub fn failure(&self) -> Failure {
         Failure {
             code: self.kind.code().status(),

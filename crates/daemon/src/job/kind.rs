@@ -1,4 +1,5 @@
-//! What kinds of failure there are. By its kind, never by a word, is decided what becomes of a job.
+//! The kinds of failure. What happens to a failed job is decided by the kind, never by comparing
+//! words.
 
 use lvp_api::ErrorCode;
 
@@ -17,17 +18,17 @@ pub enum JobErrorKind {
     Image(lvp_image::ErrorKind),
     /// The job's image URL cannot be decrypted any more.
     UrlUnreadable,
-    /// There is no sidecar, and there has to be one.
+    /// There is no checksum file, and one is required.
     ChecksumMissing,
-    /// The image is not the one that its sidecar announces.
+    /// The image does not have the digest that was given.
     DigestMismatch,
     /// The source ended too early.
     Incomplete,
     /// The job was told to stop.
     Stopped(StopReason),
-    /// The job was started too often.
+    /// The job was started too many times.
     Attempts,
-    /// A fault of the daemon.
+    /// A bug in the daemon.
     Internal,
     /// The database does not answer.
     Storage,
@@ -47,7 +48,7 @@ pub enum JobErrorKind {
     VolumeAbsent,
     /// The volume may not be written.
     VolumeRefused,
-    /// The volume that is there is too small.
+    /// The existing volume is too small.
     VolumeTooSmall,
     /// There is no room for the volume.
     VolumeNoSpace,
@@ -60,7 +61,7 @@ pub enum JobErrorKind {
 }
 
 impl JobErrorKind {
-    /// Those that are not another part's.
+    /// Kinds that do not come from another part of the daemon.
     const OWN: [Self; 23] = [
         Self::UrlUnreadable,
         Self::ChecksumMissing,
@@ -87,14 +88,14 @@ impl JobErrorKind {
         Self::CloneUnavailable,
     ];
 
-    /// All kinds that there can be.
+    /// All kinds that exist.
     pub fn all() -> impl Iterator<Item = Self> {
         let source = SourceErrorKind::ALL.into_iter().map(Self::Source);
         let image = lvp_image::ErrorKind::ALL.iter().copied().map(Self::Image);
         source.chain(image).chain(Self::OWN)
     }
 
-    /// The word for it in a job's status, in metrics and in the docs. Some kinds share one.
+    /// The word for it in a job's status, in metrics and in the docs. Some kinds share a word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Source(kind) => kind.as_str(),
@@ -122,7 +123,7 @@ impl JobErrorKind {
         }
     }
 
-    /// The HTTP status that fits.
+    /// The HTTP status for it.
     pub fn code(self) -> ErrorCode {
         use lvp_image::ErrorKind as Image;
         match self {
@@ -131,7 +132,8 @@ impl JobErrorKind {
                 SourceErrorKind::NotFound => ErrorCode::NotFound,
                 SourceErrorKind::ObjectChanged => ErrorCode::Conflict,
                 SourceErrorKind::SidecarInvalid => ErrorCode::Unprocessable,
-                // Wrong credentials are the daemon's configuration, not the client's request.
+                // Wrong credentials are a fault of the daemon's configuration, not of the client's
+                // request.
                 SourceErrorKind::Settings
                 | SourceErrorKind::AccessDenied
                 | SourceErrorKind::RangesIgnored
@@ -165,7 +167,8 @@ impl JobErrorKind {
         }
     }
 
-    /// During what it happened, where it is over the image: `operation` of `image_errors_total`.
+    /// The operation that failed, if the failure is about the image: `operation` of
+    /// `image_errors_total`.
     pub fn operation(self) -> Option<&'static str> {
         use lvp_image::ErrorKind as Image;
         match self {
@@ -234,7 +237,7 @@ impl From<&VolumeError> for JobErrorKind {
 
 impl From<&lvp_image::Error> for JobErrorKind {
     fn from(error: &lvp_image::Error) -> Self {
-        // A remote read that failed inside the planner keeps its own story.
+        // A remote read that failed inside the planner keeps its own error chain.
         match error.io_error().and_then(SourceError::from_io) {
             Some(source) => source.into(),
             None => Self::Image(error.kind()),

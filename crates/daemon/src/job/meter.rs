@@ -1,9 +1,10 @@
-//! How far a job is: counters that the transfer moves, and what clients make of them.
+//! A job's progress: counters that the transfer advances, and the figures that clients get from
+//! them.
 //!
-//! A job has two currencies: bytes of the image that were read from the source, and bytes of the
-//! guest's disk that are in place. Both only grow, and so does the percentage made of them. With one
-//! pass the two move together, so the stage that is *reported* is `downloading` until the last source byte is
-//! there and `converting` from then on.
+//! Progress is measured in two units: bytes of the image read from the source, and bytes of the guest's disk
+//! that are in place. Both only grow, and so does the percentage made from them. In one pass both advance
+//! together, so the *reported* stage is `downloading` until the last source byte has arrived and `converting`
+//! after that.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,16 +15,17 @@ use lvp_image::copy::Counters;
 
 use crate::clock;
 
-/// Before the first measurement: bytes per second of a download (monitoring guide).
+/// Bytes per second of a download, assumed before the first measurement (monitoring guide).
 pub const DEFAULT_DOWNLOAD_RATE: f64 = 100e6;
 
-/// Before the first measurement: bytes per second of decoding and writing (monitoring guide).
+/// Bytes per second of decoding and writing, assumed before the first measurement (monitoring
+/// guide).
 pub const DEFAULT_CONVERT_RATE: f64 = 200e6;
 
-/// What a job shows before it has ended, at most: 100 is for `completed` alone.
+/// Highest percentage of a job that has not ended: 100 is for `completed` alone.
 const ALMOST: f64 = 99.9;
 
-/// Bytes per second that an estimate starts from.
+/// The rates in bytes per second with which estimates begin.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
     /// Of a download.
@@ -41,36 +43,38 @@ impl Default for Rates {
     }
 }
 
-/// The counters of one job. The transfer adds to them, the sampler reads them.
+/// The counters of one job. The transfer advances them, the sampler reads them.
 #[derive(Debug, Default)]
 pub struct Meter {
     /// Bytes of the image that came from the source.
     source_done: AtomicU64,
-    /// Bytes that will come; 0 when nothing is downloaded.
+    /// Bytes to be downloaded; 0 if nothing is downloaded.
     source_total: AtomicU64,
-    /// Size of the guest's disk; 0 when there is no volume or the size is not known.
+    /// Size of the guest's disk; 0 if there is no volume or the size is not known.
     guest_total: AtomicU64,
-    /// How much of that the image leaves out.
+    /// How many of these bytes the image leaves out.
     guest_holes: AtomicU64,
-    /// Whether what the image leaves out takes no work: the target is known to read as zero.
+    /// Whether bytes that the image leaves out need no work, because the target is known to read as
+    /// zero.
     holes_are_free: AtomicBool,
-    /// Bytes that this job itself read from the source; what another fetched for it is not here.
+    /// Bytes that this job itself read from the source, not counting what another job fetched for
+    /// it.
     fetched_bytes: AtomicU64,
-    /// Requests to the source that this job repeated after a passing fault.
+    /// Requests to the source that this job repeated after a temporary error.
     retries: Arc<AtomicU64>,
-    /// Bytes of the guest's disk that are in place; counted by the copy under way.
+    /// Bytes of the guest's disk that are in place, counted by the current copy.
     copy: Mutex<Copying>,
     state: Mutex<State>,
 }
 
-/// The copy under way, and what copies before it had moved when they were given up.
+/// The current copy, and what abandoned copies before it had moved.
 #[derive(Debug, Default)]
 struct Copying {
     counters: Arc<Counters>,
     before: Moved,
 }
 
-/// What a job has moved since it began; it only grows.
+/// What a job has moved since it began. The values only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Moved {
     /// Bytes that it read from the source.
@@ -81,7 +85,7 @@ pub struct Moved {
     pub written_bytes: u64,
     /// Bytes zeroed on the volume.
     pub zeroed_bytes: u64,
-    /// Bytes of the image that are there, whoever fetched them.
+    /// Bytes of the image that are available, whoever fetched them.
     pub source_bytes: u64,
 }
 
@@ -112,7 +116,7 @@ impl Default for State {
 }
 
 impl Meter {
-    /// Sets what estimates start from.
+    /// Sets the rates with which estimates begin.
     pub fn expect(&self, rates: Rates) {
         lock(&self.state).rates = rates;
     }
@@ -127,59 +131,59 @@ impl Meter {
         }
     }
 
-    /// So many bytes of the image are to come.
+    /// This many bytes of the image will be downloaded.
     pub fn expect_source(&self, total_bytes: u64) {
         self.source_total.store(total_bytes, Ordering::Relaxed);
     }
 
-    /// A download goes on after its first bytes, which are there.
+    /// A download continues after this many bytes, which are already there.
     pub fn download_from(&self, done_bytes: u64, total_bytes: u64) {
         self.expect_source(total_bytes);
         self.source_done.store(done_bytes, Ordering::Relaxed);
     }
 
-    /// So many bytes came from the source.
+    /// This many bytes arrived from the source.
     pub fn received(&self, bytes: u64) {
         self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.source_done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Shows the download of another job as this one's: it fetches the image for both.
+    /// Shows the progress of another job's download as this job's: it fetches the image for both.
     pub fn follow(&self, leader: &Self) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         self.download_from(count(&leader.source_done), count(&leader.source_total));
     }
 
-    /// The guest's disk has this size, and so much of it is left out by the image.
+    /// The guest's disk has this size, and the image leaves this much of it out.
     pub fn expect_disk(&self, size_bytes: u64, hole_bytes: u64) {
         self.guest_total.store(size_bytes, Ordering::Relaxed);
         self.guest_holes.store(hole_bytes, Ordering::Relaxed);
     }
 
-    /// The size of a guest's disk until it is known.
+    /// Sets an estimate of the guest disk's size for as long as the size is not known.
     pub fn guess_disk(&self, size_bytes: u64) {
-        // One that is known stays, and then the exchange fails.
+        // If the size is known, the exchange fails, and the known size stays.
         self.guest_total
             .compare_exchange(0, size_bytes, Ordering::Relaxed, Ordering::Relaxed)
             .ok();
     }
 
-    /// Whether what the image leaves out takes no work on this target.
+    /// Says whether bytes that the image leaves out need no work on this target.
     pub fn count_holes(&self, are_free: bool) {
         self.holes_are_free.store(are_free, Ordering::Relaxed);
     }
 
-    /// What counts this job's repeated requests to the source.
+    /// The counter of this job's repeated requests to the source.
     pub fn retry_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.retries)
     }
 
-    /// Requests to the source that this job has repeated.
+    /// How many requests to the source this job has repeated.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// Fresh counters for a copy that begins.
+    /// New counters for a copy that begins.
     pub fn new_copy(&self) -> Arc<Counters> {
         let counters = Arc::default();
         let before = self.moved();
@@ -190,7 +194,7 @@ impl Meter {
         counters
     }
 
-    /// The counters of the copy under way.
+    /// The counters of the current copy.
     pub fn copy(&self) -> Arc<Counters> {
         Arc::clone(&lock(&self.copy).counters)
     }
@@ -214,12 +218,12 @@ impl Meter {
         lock(&self.state).stage
     }
 
-    /// How far the job is now.
+    /// The job's progress now.
     pub fn progress(&self) -> Progress {
         let source = Share::new(&self.source_done, &self.source_total, 0);
         let guest = self.guest();
         let mut state = lock(&self.state);
-        // What a stage weighs is the time it is expected to take.
+        // A stage's weight is the time that it is expected to take.
         let download = source.total / state.rates.download;
         let convert = guest.total / state.rates.convert;
         let all = download + convert;
@@ -251,13 +255,13 @@ impl Meter {
         }
     }
 
-    /// Bytes of the guest's disk that are work, by the measure of [`Meter::progress`].
+    /// Bytes of the guest's disk that need work, as [`Meter::progress`] measures.
     pub fn work_bytes(&self) -> u64 {
         self.guest().total_bytes
     }
 
-    /// The guest's side. What moves no byte is no progress: holes count only where they must be
-    /// zeroed.
+    /// Progress on the guest's disk. Bytes that need no work are not counted as progress: holes
+    /// count only where they must be zeroed.
     fn guest(&self) -> Share {
         let free = match self.holes_are_free.load(Ordering::Relaxed) {
             true => self.guest_holes.load(Ordering::Relaxed),
@@ -266,7 +270,7 @@ impl Meter {
         Share::new(&self.copy().guest_bytes, &self.guest_total, free)
     }
 
-    /// The last word on a job that has ended: 100 percent when it completed.
+    /// The progress of a job that has ended: 100 percent if it completed.
     pub fn final_progress(&self, completed: bool) -> Progress {
         let mut progress = self.progress();
         progress.eta_sec = None;
@@ -287,11 +291,11 @@ impl Meter {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain data that no panic can leave half-changed.
+    // Plain data that a panic cannot leave half-changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How much of what one stage moves is there.
+/// The progress of one stage.
 struct Share {
     done_bytes: u64,
     total_bytes: u64,
@@ -299,7 +303,7 @@ struct Share {
 }
 
 impl Share {
-    /// `free` bytes of both are left out; they are counted as done from the start.
+    /// `free` bytes of both need no work. They count as done from the start.
     fn new(done: &AtomicU64, total: &AtomicU64, free: u64) -> Self {
         let total_bytes = total.load(Ordering::Relaxed).saturating_sub(free);
         let done_bytes = done
@@ -322,7 +326,7 @@ impl Share {
     }
 }
 
-/// Seconds that are left when `fraction` took `seconds`; unknown before one percent.
+/// Seconds that are left if `fraction` took `seconds`; unknown below one percent.
 fn remaining(seconds: f64, fraction: f64) -> Option<f64> {
     (fraction >= 0.01).then(|| round(seconds * (1.0 - fraction) / fraction))
 }
@@ -331,7 +335,7 @@ fn round(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-#[expect(clippy::cast_precision_loss, reason = "percentages need no 53rd bit")]
+#[expect(clippy::cast_precision_loss, reason = "percentages are far below 2^53")]
 fn float(bytes: u64) -> f64 {
     bytes as f64
 }

@@ -1,4 +1,4 @@
-//! What a job is: what was asked for, whether it is accepted, how it is stopped, how far it is, and
+//! What a job is: what was requested, whether it is accepted, how it is stopped, its progress, and
 //! why it failed. What jobs do is in [`jobs`](crate::jobs).
 //!
 //! # The states of a job
@@ -15,23 +15,23 @@
 //!   (no job)                at the next start
 //! ```
 //!
-//! A job is **pending** from the moment at which it is durable: it waits for one of `jobs.max_concurrent` slots, in
-//! the order of acceptance. It is **running** while it has a slot, also while it waits for a database or a cache
-//! that is not there. **Completed**, **failed** and **cancelled** are ends: nothing leads out of them, and a job that
-//! is to be tried again is another job.
+//! A job is **pending** from the moment it is durable: it waits for one of `jobs.max_concurrent` slots, in the order
+//! of acceptance. It is **running** while it has a slot, even while it waits for a database or cache that is
+//! unavailable. **Completed**, **failed** and **cancelled** are final states: a retry is a new job.
 //!
-//! - `PENDING -> RUNNING` counts an attempt. A job that was started five times without reaching an end fails
-//!   instead: something about it brings the daemon down.
-//! - `RUNNING -> COMPLETED` comes after the volume says `ready` (or, for a job that only fetches, after the image is in
-//!   the cache's index). If the daemon crashes between the two, the next start finds the volume's word and completes
+//! - `PENDING -> RUNNING` counts an attempt. A job that was started five times without reaching a final
+//!   state fails instead: something about it crashes the daemon.
+//! - `RUNNING -> COMPLETED` happens after the volume is marked `ready` (or, for a job that only fetches, after the
+//!   image is in the cache's index). If the daemon crashes between the two, the next start finds the mark and completes
 //!   the job without writing a byte.
-//! - `RUNNING -> FAILED` and `-> CANCELLED` come after what the job did to its volume is undone
-//!   ([`jobs`](crate::jobs), `undo`). If meanwhile the volume turns out to be ready, the job has completed,
-//!   whatever was to end it.
-//! - `PENDING -> CANCELLED` touches no byte; the volume may get the word that this job has ended on it.
-//! - A crash changes no state: what the database calls running is run again from the top, and every step can be
-//!   redone. That is why a database that is older than the volumes is not believed on its own
-//!   ([`jobs`](crate::jobs), `standing`).
+//! - `RUNNING -> FAILED` and `-> CANCELLED` happen after the job's changes to its volume were undone
+//!   ([`jobs`](crate::jobs), `undo`). If the volume turns out to be ready by then, the job has completed,
+//!   whatever was going to end it.
+//! - `PENDING -> CANCELLED` changes no data; the volume may be marked to say that this job was the last
+//!   on it.
+//! - A crash changes no state: a job that is running according to the database is run again from the start, and
+//!   every step can be repeated. For the same reason a database that is older than the volumes is not trusted on
+//!   its own ([`jobs`](crate::jobs), `standing`).
 //!
 //! # The commands
 //!
@@ -39,22 +39,24 @@
 //! |---|---|---|
 //! | submit | HTTP | [`admission::decide`] inside the transaction that inserts the job; a repeat under the same `Idempotency-Key` gets the first job |
 //! | retry | HTTP | submits what a failed or cancelled job was to do, as a new job |
-//! | cancel | HTTP | [`stop::Stop::stop`] with [`Cancelled`](stop::StopReason::Cancelled); answers when the job has ended and is undone |
-//! | time limit | the job's own task | the same switch, with [`TimedOut`](stop::StopReason::TimedOut): the job fails |
-//! | shutdown | the daemon, after its grace | the same switch, with [`Shutdown`](stop::StopReason::Shutdown): the job keeps its state |
+//! | cancel | HTTP | [`stop::Stop::stop`] with [`Cancelled`](stop::StopReason::Cancelled); answers when the job has
+//! ended and its changes are undone |
+//! | time limit | the job's own task | the same, with [`TimedOut`](stop::StopReason::TimedOut): the job fails |
+//! | shutdown | the daemon, after its grace period | the same, with [`Shutdown`](stop::StopReason::Shutdown): the job
+//! keeps its state |
 //! | resume | the start of the daemon | every job that has not ended, the running ones first |
 //!
-//! Nobody but a job's own task changes its state: all others turn the switch and wait. The first reason stays, so a job
-//! that is both cancelled and out of time is cancelled. A state is in the database before anybody is told of it, and
-//! an end is in the same transaction as the webhooks that tell of it.
+//! Only a job's own task changes its state. Everything else requests a stop and waits. The first reason counts, so a
+//! job that is cancelled and then exceeds its time limit is cancelled. A state is written to the database before
+//! anybody is told about it, and a final state is in the same transaction as its webhook events.
 //!
 //! # What a job is to do
 //!
-//! [`work::Work`] has a variant for each kind. It is made once, from a request, and never changes; the row in the database
-//! is read by its `kind`. The image's URL is looked at once as well: what is kept of it is a
-//! [`RequestedUrl`](crate::source::url::RequestedUrl) with the identity by which repeats are told, and where it leads
-//! ([`ImageUrl`](crate::source::ImageUrl)) goes along with the job as long as the process lives. After a restart
-//! the configuration decides anew where it leads.
+//! [`work::Work`] has a variant for each kind of job. It is made once from a request and never changes; the row in the
+//! database is read according to its `kind`. The image's URL is also parsed once: what is stored is a
+//! [`RequestedUrl`](crate::source::url::RequestedUrl), which has the identity by which repeated requests are
+//! recognised, and where the URL leads ([`ImageUrl`](crate::source::ImageUrl)) is kept with the job while the process
+//! lives. After a restart, the configuration decides again where it leads.
 
 pub mod admission;
 pub mod advice;

@@ -1,4 +1,4 @@
-//! One job as the daemon keeps it.
+//! The daemon's record of a job.
 
 use lvp_api::{JobId, JobState, JobStatus, Method, Progress, Sha256Digest, Verified};
 
@@ -6,12 +6,12 @@ use super::advice;
 use super::work::Work;
 use crate::source::ImageUrl;
 
-/// What was asked for: the part of a job that never changes.
+/// What was requested: the part of a job that never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSpec {
     /// What is to be done.
     pub work: Work,
-    /// The client's own word for the request.
+    /// The client's own id for the request.
     pub correlation_id: Option<String>,
     /// A repeat with the same key returns this job.
     pub idempotency_key: Option<String>,
@@ -19,11 +19,11 @@ pub struct JobSpec {
     pub traceparent: Option<String>,
 }
 
-/// A request that may become a job: what is kept of it, and where its image's URL leads, which was decided by
-/// the configuration of now.
+/// A request that may become a job: what is stored of it, and where its image's URL leads according to the
+/// current configuration.
 #[derive(Debug, Clone)]
 pub struct NewJob {
-    /// What is kept.
+    /// What is stored.
     pub spec: JobSpec,
     /// Where the image is.
     pub location: ImageUrl,
@@ -34,20 +34,20 @@ pub struct NewJob {
 pub struct Failure {
     /// The HTTP status that fits.
     pub code: u16,
-    /// A bounded word for metrics.
+    /// A word from a fixed list, for metrics.
     pub error_type: String,
     /// What was wrong and what to do.
     pub message: String,
 }
 
-/// A job: what was asked for and what became of it.
+/// A job: what was requested and what happened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// The job's name for ever.
+    /// The job's id, which never changes.
     pub id: JobId,
-    /// What was asked for.
+    /// What was requested.
     pub spec: JobSpec,
-    /// Where it stands.
+    /// Its state.
     pub state: JobState,
     /// Why it failed.
     pub failure: Option<Failure>,
@@ -63,9 +63,9 @@ pub struct Job {
     pub verified: Option<Verified>,
     /// How the volume's bytes came there.
     pub method: Option<Method>,
-    /// What an operator may want to know.
+    /// Notes for operators.
     pub notes: Vec<String>,
-    /// How far it is.
+    /// Its progress.
     pub progress: Option<Progress>,
     /// How often it was started.
     pub attempts: u32,
@@ -73,7 +73,7 @@ pub struct Job {
     pub created_at: String,
     /// When it was first started.
     pub started_at: Option<String>,
-    /// When anything last changed.
+    /// When anything about it last changed.
     pub updated_at: String,
     /// When it ended.
     pub finished_at: Option<String>,
@@ -103,7 +103,7 @@ impl Job {
         }
     }
 
-    /// The job as clients see it.
+    /// The job as the API shows it.
     pub fn status(&self) -> JobStatus {
         let work = &self.spec.work;
         JobStatus {

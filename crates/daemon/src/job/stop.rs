@@ -8,15 +8,15 @@ use tokio_util::sync::CancellationToken;
 /// Why a job is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
-    /// A client cancelled it.
+    /// A client cancelled the job.
     Cancelled,
-    /// It ran longer than allowed.
+    /// It exceeded its time limit.
     TimedOut,
-    /// The daemon stops; the job goes on at its next start.
+    /// The daemon is stopping; the job continues at the next start.
     Shutdown,
 }
 
-/// Tells a job to stop and why. Clones are the same switch; the first reason stays.
+/// Tells a job to stop, and why. Clones share their state; the first reason counts.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     token: CancellationToken,
@@ -27,7 +27,7 @@ pub struct Stop {
 impl Stop {
     /// Stops the job.
     pub fn stop(&self, reason: StopReason) {
-        // A second reason changes nothing: the job is already on its way out.
+        // A second reason changes nothing: the job is already stopping.
         self.reason.get_or_init(|| reason);
         self.flag.store(true, Ordering::Release);
         self.token.cancel();
@@ -44,7 +44,7 @@ impl Stop {
         self.reason().unwrap_or(StopReason::Cancelled)
     }
 
-    /// The same switch for blocking threads.
+    /// The same for blocking threads.
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.flag)
     }

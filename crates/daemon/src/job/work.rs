@@ -1,23 +1,23 @@
-//! What a job is to do: one variant of [`Work`] for each kind, with what that kind needs and nothing else.
+//! What a job is to do: [`Work`] has one variant for each kind, with exactly what that kind needs.
 //!
-//! A further kind (an image that is written to a volume of its own, a clone of a volume) is a further variant:
-//! the compiler then names every place that has to know it.
+//! A new kind (an image that is made from a volume, a clone of a volume) is a new variant; the compiler then
+//! names every place that has to handle it.
 
 use lvp_api::{Checksum, Cloning, ImageType, JobKind, VolumeName};
 
 use crate::source::url::RequestedUrl;
 
-/// What was asked for.
+/// What was requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
-    /// An image onto a volume, and on the way into the cache.
+    /// Write an image to a volume, and cache it on the way.
     Provision {
         /// The image.
         image: ImageRequest,
         /// The volume.
         volume: VolumeRequest,
     },
-    /// An image into the cache.
+    /// Fetch an image into the cache.
     Fetch {
         /// The image.
         image: ImageRequest,
@@ -32,11 +32,11 @@ pub enum Work {
 /// The image that a job reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRequest {
-    /// Where it is, as it was requested.
+    /// Its URL, as it was requested.
     pub url: RequestedUrl,
-    /// Its declared format.
+    /// Its declared type.
     pub image_type: ImageType,
-    /// What its bytes must be.
+    /// The digest that it must have.
     pub checksum: Option<Checksum>,
 }
 
@@ -45,9 +45,9 @@ pub struct ImageRequest {
 pub struct VolumeRequest {
     /// Its name.
     pub name: VolumeName,
-    /// The size that was asked for.
+    /// The requested size.
     pub size_bytes: u64,
-    /// It may be one that nobody has marked as this program's.
+    /// Whether it may be a volume that is not marked as this program's.
     pub adopt: bool,
     /// Whether it is cloned where that can be done.
     pub clone: Cloning,
@@ -70,14 +70,14 @@ impl Work {
         }
     }
 
-    /// The same, to change it.
+    /// The image, to change it.
     pub fn image_mut(&mut self) -> &mut ImageRequest {
         match self {
             Self::Provision { image, .. } | Self::Fetch { image } | Self::Golden { image } => image,
         }
     }
 
-    /// The volume that is written, if one is. No two unfinished jobs have the same.
+    /// The volume that is written, if any. No two unfinished jobs have the same one.
     pub fn volume(&self) -> Option<&VolumeRequest> {
         match self {
             Self::Provision { volume, .. } => Some(volume),
@@ -85,7 +85,8 @@ impl Work {
         }
     }
 
-    /// Whether a repeat of a request asks for the same, with whatever signature on the image's URL.
+    /// Whether a repeated request asks for the same thing. The signature in the image's URL may
+    /// differ.
     pub fn is_same(&self, other: &Self) -> bool {
         let (mine, others) = (self.image(), other.image());
         self.kind() == other.kind()
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_is_told_by_what_it_asks_for_and_not_by_its_signature() {
+    fn a_repeat_is_recognised_by_what_it_asks_for_and_not_by_its_signature() {
         let signed = |signature: &str| format!("https://host/a?X-Amz-Signature={signature}");
         let first = provision(&signed("1"), false);
         assert!(first.is_same(&provision(&signed("2"), false)));

@@ -1,10 +1,10 @@
 //! The connection to libvirtd.
 //!
-//! libvirt's calls block for as long as the daemon at the other end pleases. So all of them but
-//! uploads are made by one thread of their own, and whoever asks waits for its answer with a
-//! deadline. While the thread hangs in a call, further calls queue up, run into their deadlines and
-//! are forgotten; there is never a second thread that could hang too. The connection is opened at
-//! the first call and again after it was lost.
+//! Calls of libvirt block for as long as the daemon at the other end takes. So all calls except
+//! uploads are made by one dedicated thread, and callers wait for the answer with a deadline. While
+//! the thread hangs in a call, further calls queue up, reach their deadlines and are dropped; there
+//! is never a second thread that could hang as well. The connection is opened for the first call,
+//! and again after it was lost.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -21,11 +21,12 @@ use crate::backoff::Backoff;
 use crate::threads::blocking;
 use crate::volume::{InUse, VolumeError, VolumeErrorKind};
 
-/// How long a call may take. Starting a pool scans its directory; all others take milliseconds.
+/// Time limit of a call. Starting a pool scans its directory; all others take milliseconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The pauses before who uses a volume is asked again: a libvirtd that is being restarted, as by an
-/// upgrade, is back within them. A call that ran into its time-out has waited enough.
+/// The waits before asking again which domains use a volume. A libvirtd that is being restarted,
+/// for instance by an upgrade, is back within them. A call that reached its deadline is not
+/// repeated.
 const RESTART_PAUSES: [Duration; 4] = [
     Duration::from_millis(500),
     Duration::from_secs(1),
@@ -33,7 +34,7 @@ const RESTART_PAUSES: [Duration; 4] = [
     Duration::from_secs(4),
 ];
 
-/// Calls that may wait for the thread.
+/// How many calls may wait for the thread.
 const QUEUE: usize = 64;
 
 type Call = Box<dyn FnOnce(&mut Session) + Send>;
@@ -45,16 +46,16 @@ pub struct Libvirt {
     calls: SyncSender<Call>,
 }
 
-/// What the thread keeps.
+/// The thread's state.
 struct Session {
     uri: String,
     connection: Option<Connect>,
 }
 
 impl Libvirt {
-    /// Starts the thread; connects at the first call.
+    /// Starts the thread, which connects at the first call.
     pub fn start(uri: &str) -> std::io::Result<Self> {
-        // What goes wrong comes back as errors; libvirt would print it as well.
+        // Failures are returned as errors; by default libvirt would print them as well.
         virt::error::clear_error_callback();
         let (calls, queue) = sync_channel(QUEUE);
         let session = Session {
@@ -77,28 +78,30 @@ impl Libvirt {
     ) -> Result<T, LibvirtError> {
         let (answer, answered) = oneshot::channel();
         let call: Call = Box::new(move |session| {
-            // Nobody waits any more: the deadline has passed.
+            // The caller has given up: its deadline has passed.
             if answer.is_closed() {
                 return;
             }
             let result = session
                 .connection()
                 .and_then(|connection| call(&connection));
-            // Whoever asked may have given up in the meantime.
+            // The caller may have given up meanwhile.
             answer.send(result).ok();
         });
         let down = |what: &str| {
             LibvirtError::new(
                 LibvirtErrorKind::Down,
-                format!("libvirt at {} {what}: is libvirtd well?", self.uri),
+                format!("libvirt at {} {what}: check libvirtd", self.uri),
             )
         };
         self.calls
             .try_send(call)
-            .map_err(|_| down("does not answer, and too many calls wait for it"))?;
+            .map_err(|_| down("does not answer, and too many calls are waiting for it"))?;
         match tokio::time::timeout(CALL_TIMEOUT, answered).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(down("gave no answer, as the thread that called it crashed")),
+            Ok(Err(_)) => Err(down(
+                "gave no answer because the thread that called it crashed",
+            )),
             Err(_) => Err(down(&format!(
                 "did not answer within {} s",
                 CALL_TIMEOUT.as_secs()
@@ -131,7 +134,7 @@ impl Hypervisor for Libvirt {
     }
 
     async fn upload(&self, upload: Upload) -> Result<(), LibvirtError> {
-        // A connection of its own: an upload lasts as long as its client takes to send.
+        // A connection of its own: an upload takes as long as its client takes to send.
         let uri = self.uri.clone();
         let done = blocking(move || {
             let connection = open(&uri)?;
@@ -169,7 +172,7 @@ impl InUse for Libvirt {
                     tokio::time::sleep(pause).await;
                 }
                 _ => {
-                    let message = "Whether a domain uses the volume cannot be told";
+                    let message = "Cannot find out whether a domain uses the volume";
                     let kind = VolumeErrorKind::DependencyDown;
                     return Err(VolumeError::new(kind, message).caused_by(error));
                 }
@@ -185,10 +188,10 @@ impl Session {
         }
     }
 
-    /// The connection, opened again when it was lost.
+    /// The connection, opened again if it was lost.
     fn connection(&mut self) -> Result<Connect, LibvirtError> {
-        // Asked, since nobody watches the socket meanwhile: libvirt itself takes the connection to a
-        // libvirtd that was restarted for alive until a call has failed on it.
+        // libvirtd is asked, because nobody watches the socket between calls: libvirt considers the
+        // connection to a restarted libvirtd alive until a call on it has failed.
         if let Some(connection) = &self.connection
             && connection.lib_version().is_ok()
         {
@@ -291,7 +294,7 @@ mod tests {
             upload("none.iso", 10).await.kind,
             LibvirtErrorKind::NotFound
         );
-        // Past the checks: what the driver says is that it cannot write.
+        // The checks have passed: the error is the driver's, which cannot write.
         for volume in ["seed.iso", "free.iso"] {
             let error = upload(volume, 10).await;
             assert_eq!(error.kind, LibvirtErrorKind::Failed, "{error}");

@@ -1,9 +1,9 @@
 //! Which disks a domain's XML names.
 //!
-//! A disk has its own source, and those of its backing chain and of a block job's mirror: each of
-//! them is in use while the domain runs.
+//! A disk has its own source, those of its backing chain, and that of a block job's mirror. All of
+//! them are in use while the domain runs.
 
-/// Where a disk's bytes are.
+/// Where a disk's data is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskSource {
     /// A file or a block device.
@@ -20,9 +20,9 @@ pub enum DiskSource {
 /// One disk of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// Whether it is a medium that the guest expects to change: a CD-ROM or a floppy.
+    /// Whether it is a removable medium (CD-ROM or floppy), which the guest expects to change.
     pub is_removable: bool,
-    /// Everything that it reads or writes.
+    /// Every file, device or volume that it reads or writes.
     pub sources: Vec<DiskSource>,
 }
 
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_xml_is_an_error_and_not_an_empty_list() {
+    fn invalid_xml_is_an_error_and_not_an_empty_list() {
         assert!(disks_of("<domain><devices>").is_err());
     }
 }

@@ -1,10 +1,10 @@
-//! What libvirt's own errors are to the daemon.
+//! Turns libvirt's errors into the daemon's.
 
 use virt::error::ErrorNumber;
 
 use super::{LibvirtError, LibvirtErrorKind};
 
-/// An error of libvirt's with what was being done.
+/// An error from libvirt, and what was being done.
 pub(super) fn wrap(doing: &str, error: &virt::error::Error) -> LibvirtError {
     let code = error.code();
     let kind = if [ErrorNumber::NoStoragePool, ErrorNumber::NoStorageVolume]

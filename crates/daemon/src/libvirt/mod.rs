@@ -1,7 +1,8 @@
-//! libvirt: where the cache lives, what running domains use, and writing storage volumes.
+//! libvirt: the cache's pool, which volumes running domains use, and writing storage volumes.
 //!
-//! [`Hypervisor`] is what the rest of the daemon knows of it. The implementation ([`connection`])
-//! is built with the cargo feature `libvirt` only, as it links libvirt's C library.
+//! [`Hypervisor`] is all that the rest of the daemon knows of it. The implementation
+//! ([`connection`]) is built only with the cargo feature `libvirt`, because it links libvirt's C
+//! library.
 
 #[cfg(feature = "libvirt")]
 pub mod connection;
@@ -29,24 +30,24 @@ use crate::volume::InUse;
 #[cfg(feature = "libvirt")]
 pub use disks::{Disk, DiskSource, disks_of};
 
-/// What kind of a failure it was; decides the answer to the client.
+/// The kind of failure, which decides the answer to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LibvirtErrorKind {
     /// libvirt cannot be reached, or does not answer.
     Down,
-    /// There is no such pool or volume.
+    /// The pool or volume does not exist.
     NotFound,
     /// A running domain uses the volume.
     InUse,
     /// The content is larger than the volume.
     TooLarge,
-    /// The content ended early: the client went away or sent less than it said.
+    /// The content ended early: the client disconnected, or sent less than it announced.
     Incomplete,
     /// libvirt refused or failed.
     Failed,
 }
 
-/// A failure of libvirt, or of what was asked of it.
+/// A failure of libvirt, or a refusal to do what was requested.
 #[derive(Debug)]
 pub struct LibvirtError {
     /// What kind.
@@ -72,53 +73,53 @@ impl fmt::Display for LibvirtError {
 
 impl std::error::Error for LibvirtError {}
 
-/// What is to be written into a storage volume.
+/// What is written to a storage volume.
 #[derive(Debug)]
 pub struct Upload {
     /// The pool.
     pub pool: String,
-    /// The volume, which exists.
+    /// The volume, which must exist.
     pub volume: String,
     /// How many bytes will come.
     pub size_bytes: u64,
-    /// The bytes; closed early when the client goes away.
+    /// The bytes. The channel is closed early if the client disconnects.
     pub content: mpsc::Receiver<Bytes>,
 }
 
-/// A storage pool as it is.
+/// The state of a storage pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
-    /// Whether it is started.
+    /// Whether it is active.
     pub is_active: bool,
-    /// Whether libvirtd starts it.
+    /// Whether it is set to autostart.
     pub starts_itself: bool,
-    /// Its directory, if it is of a type that has one.
+    /// Its directory, if its type has one.
     pub directory: Option<PathBuf>,
 }
 
-/// libvirt as the daemon uses it.
+/// libvirt, as the daemon uses it.
 #[async_trait]
 pub trait Hypervisor: InUse {
     /// Whether it answers.
     async fn probe(&self) -> Result<(), LibvirtError>;
 
-    /// A pool as it is; none when there is none of this name. Changes nothing.
+    /// The state of a pool, or None if there is none with this name. Changes nothing.
     async fn pool(&self, name: &str) -> Result<Option<Pool>, LibvirtError>;
 
-    /// The directory of a pool, which is defined and started first where that is needed.
+    /// The directory of a pool, which is defined and started first if necessary.
     async fn pool_directory(&self, pool: &str) -> Result<PathBuf, LibvirtError>;
 
     /// Writes a storage volume's content. The volume keeps its size.
     async fn upload(&self, upload: Upload) -> Result<(), LibvirtError>;
 }
 
-/// Connects to libvirt at this URI: at the first call, and again whenever the connection was lost.
+/// Connects to libvirt at this URI, at the first call and whenever the connection was lost.
 #[cfg(feature = "libvirt")]
 pub fn connect(uri: &str) -> anyhow::Result<Arc<dyn Hypervisor>> {
     Ok(Arc::new(connection::Libvirt::start(uri)?))
 }
 
-/// Says how to get a build that can.
+/// Says how to get a build with libvirt.
 #[cfg(not(feature = "libvirt"))]
 pub fn connect(_uri: &str) -> anyhow::Result<Arc<dyn Hypervisor>> {
     anyhow::bail!(

@@ -1,4 +1,4 @@
-//! Storage pools: where images may be kept.
+//! Storage pools, in whose directories images may be kept.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,10 @@ use virt::storage_pool::StoragePool;
 use super::failure::wrap;
 use super::{LibvirtError, LibvirtErrorKind, Pool};
 
-/// Where libvirt itself puts pools of images; a pool is made there when there is none of its name.
+/// Where libvirt itself puts image pools. A pool is created here if none has its name.
 const POOLS_DIRECTORY: &str = "/var/lib/libvirt";
 
-/// The pool's directory; a pool that is absent is made, one that does not run is started.
+/// The pool's directory. A missing pool is created, an inactive one is started.
 pub(super) fn directory(connection: &Connect, name: &str) -> Result<PathBuf, LibvirtError> {
     let pool = match connection.lookup_storage_pool_by_name(name) {
         Ok(pool) => pool,
@@ -36,14 +36,14 @@ pub(super) fn directory(connection: &Connect, name: &str) -> Result<PathBuf, Lib
         LibvirtError::new(
             LibvirtErrorKind::Failed,
             format!(
-                "The pool {name} is no directory that images can be kept in: set libvirt.pool to a \
+                "The pool {name} is not a directory that images can be kept in: set libvirt.pool to a \
                  pool of type dir, fs or netfs, or set cache.dir"
             ),
         )
     })
 }
 
-/// What libvirt says of the pool, if there is one.
+/// The state of the pool, if it exists.
 pub(super) fn describe(connection: &Connect, name: &str) -> Result<Option<Pool>, LibvirtError> {
     let pool = match connection.lookup_storage_pool_by_name(name) {
         Ok(pool) => pool,
@@ -52,7 +52,7 @@ pub(super) fn describe(connection: &Connect, name: &str) -> Result<Option<Pool>,
             error => return Err(error),
         },
     };
-    let failed = |error| wrap(&format!("Asking for the pool {name}"), &error);
+    let failed = |error| wrap(&format!("Reading the state of the pool {name}"), &error);
     let xml = pool.xml_desc(0).map_err(failed)?;
     Ok(Some(Pool {
         is_active: pool.is_active().map_err(failed)?,
@@ -61,7 +61,7 @@ pub(super) fn describe(connection: &Connect, name: &str) -> Result<Option<Pool>,
     }))
 }
 
-/// The directory of a pool that has one.
+/// The directory of a pool, if it has one.
 fn target_directory(xml: &str) -> Option<PathBuf> {
     let document = roxmltree::Document::parse(xml).ok()?;
     let pool = document.root_element();
@@ -82,7 +82,9 @@ fn define(connection: &Connect, name: &str) -> Result<StoragePool, LibvirtError>
     if !name.chars().all(plain) || name.starts_with('.') {
         return Err(LibvirtError::new(
             LibvirtErrorKind::NotFound,
-            format!("There is no pool {name:?}, and the name cannot be a directory's: define it"),
+            format!(
+                "There is no pool {name:?}, and it cannot be created because the name cannot be a directory's: define it in libvirt"
+            ),
         ));
     }
     let path = format!("{POOLS_DIRECTORY}/{name}");
@@ -91,11 +93,11 @@ fn define(connection: &Connect, name: &str) -> Result<StoragePool, LibvirtError>
     let pool = connection
         .define_storage_pool_xml(&xml, 0)
         .map_err(|error| wrap(&format!("Defining the pool {name}"), &error))?;
-    // Makes the directory, and takes one that is there.
+    // Creates the directory, or accepts an existing one.
     pool.build(0)
         .map_err(|error| wrap(&format!("Building the pool {name}"), &error))?;
     pool.set_autostart(true)
-        .map_err(|error| wrap(&format!("Making the pool {name} start by itself"), &error))?;
+        .map_err(|error| wrap(&format!("Setting the pool {name} to autostart"), &error))?;
     tracing::info!(component = "libvirt", pool = name, path, "Pool defined");
     Ok(pool)
 }

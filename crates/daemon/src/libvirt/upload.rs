@@ -1,4 +1,4 @@
-//! Writing a storage volume's content by libvirt's stream.
+//! Writes a storage volume's content through a libvirt stream.
 
 use bytes::Bytes;
 use virt::connect::Connect;
@@ -9,8 +9,8 @@ use super::failure::wrap;
 use super::users::users;
 use super::{LibvirtError, LibvirtErrorKind, Upload};
 
-/// Writes the content; on any failure the stream is aborted, so that libvirt takes nothing for
-/// complete. Blocks for as long as the content takes to come.
+/// Writes the content. On failure the stream is aborted, so that libvirt does not take the upload
+/// for complete. Blocks for as long as the content takes to arrive.
 pub(super) fn write(connection: &Connect, mut upload: Upload) -> Result<(), LibvirtError> {
     let volume = find(connection, &upload)?;
     check_size(&volume, &upload)?;
@@ -26,7 +26,7 @@ pub(super) fn write(connection: &Connect, mut upload: Upload) -> Result<(), Libv
         Err(error) => {
             if let Err(abort) = stream.abort() {
                 let error = abort.message();
-                tracing::warn!(component = "libvirt", error, "A stream cannot be aborted");
+                tracing::warn!(component = "libvirt", error, "Cannot abort a stream");
             }
             Err(error)
         }
@@ -47,12 +47,12 @@ fn find(connection: &Connect, upload: &Upload) -> Result<StorageVol, LibvirtErro
 fn check_size(volume: &StorageVol, upload: &Upload) -> Result<(), LibvirtError> {
     let info = volume
         .info()
-        .map_err(|error| wrap("Asking for the volume's size", &error))?;
+        .map_err(|error| wrap("Reading the volume's size", &error))?;
     if upload.size_bytes > info.capacity {
         return Err(LibvirtError::new(
             LibvirtErrorKind::TooLarge,
             format!(
-                "The content has {} bytes and the volume {} only {}: make the volume larger",
+                "The content has {} bytes, but the volume {} has only {}: enlarge the volume",
                 upload.size_bytes, upload.volume, info.capacity
             ),
         ));
@@ -61,7 +61,7 @@ fn check_size(volume: &StorageVol, upload: &Upload) -> Result<(), LibvirtError> 
 }
 
 /// A running domain may have the volume in its CD-ROM or floppy drive: such a medium is expected to
-/// change. As any other disk it is left alone.
+/// change. If it is any other disk of a running domain, it is not written.
 fn check_unused(
     connection: &Connect,
     volume: &StorageVol,
@@ -69,7 +69,7 @@ fn check_unused(
 ) -> Result<(), LibvirtError> {
     let path = volume
         .path()
-        .map_err(|error| wrap("Asking for the volume's path", &error))?;
+        .map_err(|error| wrap("Reading the volume's path", &error))?;
     let users = users(connection, &[path.into()])?;
     match users.iter().find(|user| !user.disk.is_removable) {
         None => Ok(()),
@@ -88,7 +88,7 @@ fn feed(stream: &Stream, upload: &mut Upload) -> Result<(), LibvirtError> {
         LibvirtError::new(
             LibvirtErrorKind::Incomplete,
             format!(
-                "The content ended {left} bytes early: the volume is not complete, send it again"
+                "The content ended {left} bytes early, so the volume is incomplete: send it again"
             ),
         )
     };
@@ -114,7 +114,7 @@ fn send(stream: &Stream, chunk: &Bytes) -> Result<(), LibvirtError> {
             _ => {
                 return Err(LibvirtError::new(
                     LibvirtErrorKind::Failed,
-                    "libvirt takes no more of the content: see its log",
+                    "libvirt does not accept the rest of the content: check its log",
                 ));
             }
         }

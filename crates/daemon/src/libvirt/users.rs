@@ -1,4 +1,4 @@
-//! Which running domains use a device or a file.
+//! Finds the running domains that use a device or a file.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -27,23 +27,23 @@ pub(super) fn users(connection: &Connect, paths: &[PathBuf]) -> Result<Vec<User>
     for domain in domains {
         let xml = match domain.xml_desc(0) {
             Ok(xml) => xml,
-            // It has ended since it was listed.
+            // It stopped after it was listed.
             Err(error) if error.code() == ErrorNumber::NoDomain.into() => continue,
             Err(error) => return Err(wrap("Describing a running domain", &error)),
         };
         let name = domain
             .name()
-            .map_err(|error| wrap("Asking for a domain's name", &error))?;
+            .map_err(|error| wrap("Reading a domain's name", &error))?;
         let disks = disks_of(&xml).map_err(|error| {
             LibvirtError::new(
                 LibvirtErrorKind::Failed,
-                format!("The description of domain {name} cannot be read: {error}"),
+                format!("The XML of domain {name} cannot be parsed: {error}"),
             )
         })?;
         for disk in disks {
             let mut places = disk.sources.iter().filter_map(|source| match source {
                 DiskSource::Path(path) => Some(Place::of(Path::new(path))),
-                // A volume that is gone is nobody's path.
+                // The path of a volume that no longer exists matches nothing.
                 DiskSource::Volume { pool, volume } => {
                     let pool = connection.lookup_storage_pool_by_name(pool).ok()?;
                     let volume = pool.lookup_storage_vol_by_name(volume).ok()?;
@@ -61,7 +61,7 @@ pub(super) fn users(connection: &Connect, paths: &[PathBuf]) -> Result<Vec<User>
     Ok(users)
 }
 
-/// What a path leads to: two names of one device or file are the same place.
+/// What a path leads to: two names of one device or file have the same place.
 struct Place {
     path: PathBuf,
     /// A device's number, or a file's device and inode.

@@ -1,8 +1,9 @@
-//! Answers on their way out: in small pieces, each of which is accounted for until the peer has taken it.
+//! Answers on their way to the peer: in small pieces, each of which is accounted for until the peer has
+//! taken it.
 //!
-//! A piece is a `Bytes` that owns its part of the account. Whoever holds it, hyper's queue or h2's, gives it back by
-//! dropping it when it is written, or when the connection is gone: nothing has to be told. An answer of known length is one
-//! account, with one deadline; a stream, which has no end in sight, has one for each piece.
+//! A piece is a `Bytes` that owns its share of the account. Its holder, hyper's queue or h2's, returns that share by
+//! dropping the piece when it is written or when the connection is gone, so nothing needs to be reported. An answer of
+//! known length has one account with one deadline; a stream, whose end is unknown, has one for each piece.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,13 +22,13 @@ const PIECE_BYTES: usize = 16 << 10; // 16 KiB
 /// The body of an answer.
 pub(super) struct Answer {
     body: Body,
-    /// What is cut off the body and not yet handed out.
+    /// The part of the body that was cut off and not yet handed out.
     rest: Bytes,
     place: Arc<Place>,
     account: Arc<Account>,
 }
 
-/// What is given back when the body and all its pieces are gone.
+/// What is returned when the body and all its pieces are dropped.
 struct Account {
     /// None for a refusal.
     _request: Option<InFlight>,
@@ -49,7 +50,7 @@ impl AsRef<[u8]> for Piece {
 }
 
 impl Answer {
-    /// An answer of known length, whose room is `lease`; or else a stream.
+    /// An answer of known length with the room `lease`, or otherwise a stream.
     pub(super) fn new(body: Body, request: InFlight, lease: Option<Lease>) -> Self {
         Self {
             body,
@@ -62,7 +63,7 @@ impl Answer {
         }
     }
 
-    /// An answer to a request that was not taken.
+    /// An answer to a request that was refused.
     pub(super) fn refusal(body: Body, place: &Arc<Place>) -> Self {
         Self {
             body,

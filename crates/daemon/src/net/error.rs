@@ -1,20 +1,20 @@
-//! Answers that are no success: one body for all of them.
+//! Answers that report an error. All have the same form of body.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lvp_api::{ErrorBody, ErrorCode};
 
-/// When a client that met a full queue should come back, in seconds.
+/// When a client that met a full queue should try again, in seconds.
 const RETRY_AFTER_SECS: &str = "10";
 
-/// An error on its way to the client.
+/// An error that is sent to the client.
 #[derive(Debug, Clone)]
 pub struct ApiError {
     code: ErrorCode,
     message: String,
     correlation_id: Option<String>,
-    /// In place of the code's own.
+    /// The `error` word, if it is not the status code's own.
     phrase: Option<&'static str>,
     is_busy: bool,
 }
@@ -31,7 +31,8 @@ impl ApiError {
         }
     }
 
-    /// A caller that is turned away for a moment. There may be thousands of them, so that the log has no line for each.
+    /// An error for a caller that is refused for a moment. There may be thousands of these, so they are not logged one
+    /// by one.
     pub fn busy(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             is_busy: true,
@@ -39,12 +40,12 @@ impl ApiError {
         }
     }
 
-    /// A request that breaks a rule.
+    /// An error for an invalid request.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::BadRequest, message)
     }
 
-    /// What went wrong, by its stable name.
+    /// What went wrong, as a stable name.
     pub fn code(&self) -> ErrorCode {
         self.code
     }
@@ -54,7 +55,7 @@ impl ApiError {
         &self.message
     }
 
-    /// Gives the answer's `error` the word that clients of this route know.
+    /// Sets the answer's `error` to the word that clients of this route know.
     #[must_use]
     pub fn phrased(mut self, phrase: &'static str) -> Self {
         self.phrase = Some(phrase);

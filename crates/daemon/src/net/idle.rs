@@ -1,4 +1,5 @@
-//! A stream that fails when nothing moves on it, and sooner when it is to be written and takes nothing.
+//! A stream that fails if nothing moves on it, and sooner if data is to be written and the peer takes
+//! none.
 
 use std::io;
 use std::pin::Pin;
@@ -8,21 +9,22 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// Wraps a stream: any byte read or written puts the deadline off. While a write waits, only written bytes count.
+/// Wraps a stream: any byte that is read or written extends the deadline. While a write waits, only written bytes
+/// count.
 pub(super) struct Idle<S> {
     stream: S,
     limits: Limits,
     deadline: Pin<Box<Sleep>>,
-    /// While a write waits.
+    /// Time limit while a write waits.
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// How long nothing may move.
+/// Time limits without any movement.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// In either direction.
     pub(super) silence: Duration,
-    /// Towards the peer, while there is something for it.
+    /// Towards the peer, while there is data for it.
     pub(super) untaken: Duration,
 }
 
@@ -46,7 +48,7 @@ impl<S> Idle<S> {
         self.moved();
     }
 
-    /// What to answer while the stream takes nothing.
+    /// The result while the peer takes nothing.
     fn untaken<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         let limit = self.limits.untaken;
         let deadline = self
@@ -58,7 +60,7 @@ impl<S> Idle<S> {
         self.pending(context)
     }
 
-    /// What to answer while the stream itself is not ready.
+    /// The result while the stream itself is not ready.
     fn pending<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         ready!(self.deadline.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))

@@ -1,21 +1,22 @@
-//! Who is connected, and what each of them costs: connections, requests in flight, bytes of answers that nobody has
-//! taken yet.
+//! Who is connected, and what each connection costs: connections, requests in flight, and bytes of answers that the
+//! peer has not taken yet.
 //!
-//! One table for all connections of the daemon. Each kind of cost has a limit for all and a share for one address
-//! ([`network`]), so that no caller can have everything:
+//! There is one table for all connections of the daemon. Each kind of cost has a limit in total and a share for
+//! one address ([`network`]), so that no caller can take everything:
 //!
-//! | what is full | who makes room |
+//! | what is full | what happens |
 //! |---|---|
-//! | an address's share of connections, or all | the connection that has been quiet longest is ended |
-//! | and no connection is quiet | the new one gets a place of the reserve: one short visit to health or metrics |
-//! | the reserve | its oldest visitor is ended |
+//! | an address's share of connections, or all | the connection that has been idle longest is closed |
+//! | and no connection is idle | the new connection gets a place in the reserve: one short request to health or
+//! metrics |
+//! | the reserve | its oldest connection is closed |
 //! | requests in flight | the request is answered 429 (the address's share) or 503 (all) |
 //! | bytes of answers not yet taken | the answer is replaced by 429 or 503; changes are always answered |
 //!
-//! Each connection may have one request to health or metrics in flight whatever else is full.
+//! Each connection may always have one request to health or metrics in flight, whatever is full.
 //!
-//! A connection ends when it has been quiet (no request in flight) for [`QUIET_MAX`], or when an answer has not
-//! been taken in time. Pings, settings and window updates move neither clock.
+//! A connection is closed when it has been idle (no request in flight) for [`QUIET_MAX`], or when an answer was
+//! not taken in time. Pings, settings and window updates affect neither deadline.
 
 mod place;
 mod table;
@@ -29,44 +30,45 @@ use std::time::{Duration, Instant};
 pub(super) use place::{InFlight, Lease, Place, Purpose};
 use table::{Connection, Costs, Ends, Table};
 
-/// Connections at once. Far below the usual limit of 1024 open files, which the cache, the database and the devices
-/// share.
+/// Connections at the same time. Far below the usual limit of 1024 open files, which the cache, the database and
+/// the devices need as well.
 const CONNECTIONS_MAX: usize = 512;
 
-/// Connections of the reserve, for health and metrics while all others are taken.
+/// Connections in the reserve, for health and metrics while all others are in use.
 const RESERVE: usize = 32;
 
-/// Connections of both kinds, for those who count files.
+/// Connections of both kinds, to compare with the limit of open files.
 pub(crate) const MAX_CONNECTIONS: usize = CONNECTIONS_MAX + RESERVE;
 
-/// How long a visit in the reserve may take.
+/// How long a connection in the reserve may last.
 const VISIT_MAX: Duration = Duration::from_secs(10);
 
-/// Requests in flight at once: from the end of the header until the answer's last byte is taken.
+/// Requests in flight at the same time, from the end of the header until the answer's last byte is
+/// taken.
 const REQUESTS_MAX: usize = 1024;
 
-/// Those of one address.
+/// The same for one address.
 const REQUESTS_SHARE: usize = 256;
 
-/// Bytes of answers that are made and not yet taken.
+/// Bytes of answers that are ready and not yet taken.
 const ANSWERS_MAX_BYTES: usize = 64 << 20; // 64 MiB
 
-/// Those of one address.
+/// The same for one address.
 const ANSWERS_SHARE_BYTES: usize = 16 << 20; // 16 MiB
 
-/// Those of one connection: eight of the longest lists.
+/// The same for one connection: eight of the longest lists.
 const ANSWERS_CONNECTION_BYTES: usize = 8 << 20; // 8 MiB
 
-/// How long a connection may be without a request in flight.
+/// How long a connection may have no request in flight.
 pub(super) const QUIET_MAX: Duration = Duration::from_secs(30);
 
-/// How long a connection that was told of its end may take to leave.
+/// How long a connection may take to close after it was told to.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
-/// How often it is told in the log that somebody was turned away.
+/// At most once in this time the log says that callers were refused.
 const SAY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What was full when somebody was turned away.
+/// Which limit was reached when a caller was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
     /// Places for connections.
@@ -80,7 +82,7 @@ pub enum Full {
 }
 
 impl Full {
-    /// All of them.
+    /// All limits.
     pub const ALL: [Self; 4] = [
         Self::Connections,
         Self::Requests,
@@ -88,7 +90,7 @@ impl Full {
         Self::Streams,
     ];
 
-    /// The word for metrics.
+    /// The label value in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
@@ -99,16 +101,16 @@ impl Full {
     }
 }
 
-/// Whose limit it was.
+/// Whose limit was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whose {
     /// The caller's own share.
     Callers,
-    /// That of all together.
+    /// The limit for all callers together.
     All,
 }
 
-/// A request or an answer that there is no room for.
+/// There is no room for a request or an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) full: Full,
@@ -124,7 +126,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Limits of which one address may have so many connections.
+    /// Limits with which one address may have this many connections.
     pub fn new(connections_share: usize) -> Self {
         Self {
             connections_share: connections_share.min(CONNECTIONS_MAX),
@@ -133,7 +135,7 @@ impl Load {
         }
     }
 
-    /// How often somebody was turned away, by what was full.
+    /// How often callers were refused, by limit.
     pub fn refused(&self) -> impl Iterator<Item = (Full, u64)> {
         let counts = self
             .refused
@@ -142,7 +144,7 @@ impl Load {
         Full::ALL.into_iter().zip(counts)
     }
 
-    /// Counts somebody who was turned away, and tells of it now and then.
+    /// Counts a refused caller, and logs that from time to time.
     pub(crate) fn count_refused(&self, full: Full) {
         for (known, count) in Full::ALL.iter().zip(&self.refused) {
             if *known == full {
@@ -167,7 +169,7 @@ impl Load {
             connections,
             requests,
             answer_bytes = bytes,
-            "Callers are turned away: see 'Bounds' in docs/security.md"
+            "Callers are being refused: see 'Bounds' in docs/security.md"
         );
     }
 
@@ -225,7 +227,8 @@ impl Load {
         }
     }
 
-    /// Ends what has been quiet for too long, and what does not take its answers.
+    /// Closes connections that have been idle for too long, and those that do not take their
+    /// answers.
     pub(super) fn sweep(&self, now: Instant) {
         for connection in self.table().connections.values() {
             let is_late = connection
@@ -254,7 +257,7 @@ impl Load {
     }
 }
 
-/// What one caller can choose its addresses from: all of IPv6's lower half.
+/// The part of an address that one caller cannot choose: for IPv6, the upper half.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),

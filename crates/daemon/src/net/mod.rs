@@ -1,10 +1,10 @@
-//! Connections: accepting, TLS, deadlines, and an orderly end.
+//! Connections: accept loop, TLS, deadlines, and an orderly end.
 //!
-//! One task per connection, a bounded number of them, and bounds on what they cost ([`load`]). Every
-//! state of a connection in which the daemon waits for the client has a deadline: the handshake, the
-//! header of a request (which is also how long a kept-alive connection may be quiet), an answer that
-//! nobody takes, and any standstill in between ([`idle`]). Nothing that costs the client nothing, such
-//! as a ping, puts a deadline off.
+//! There is one task per connection, a limited number of connections, and limits on what they cost
+//! ([`load`]). Every state in which the daemon waits for the client has a deadline: the handshake, the
+//! header of a request (which is also how long a kept-alive connection may be idle), an answer that
+//! the client does not read, and any time without movement ([`idle`]). Nothing that costs the client
+//! nothing, such as a ping, extends a deadline.
 
 mod answer;
 mod error;
@@ -49,74 +49,76 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the end of one request, or the start of the connection, to the end of the next header.
 const HEADER_TIMEOUT: Duration = load::QUIET_MAX;
 
-/// A connection on which no byte moves for so long is closed. Event streams send a comment every
+/// A connection on which no byte moves for this long is closed. Event streams send a comment every
 /// 15 s.
 const IDLE: idle::Limits = idle::Limits {
     silence: Duration::from_secs(300),
     untaken: Duration::from_secs(30),
 };
 
-/// Largest header of a request: ours need a few hundred bytes.
+/// Largest header of a request: real ones need a few hundred bytes.
 const HEADER_MAX_BYTES: usize = 32 << 10; // 32 KiB
 
-/// Requests at once on one HTTP/2 connection.
+/// Concurrent requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 32;
 
-/// What HTTP/2 keeps of one answer that the network does not take as fast as it is made.
+/// How much of one answer HTTP/2 buffers if the network is slower than the answer is produced.
 const SEND_BUFFER_BYTES: usize = 64 << 10; // 64 KiB
 
-/// What an HTTP/2 peer may send ahead of what is read, in one request and in all of its connection: enough
-/// for 256 MB/s at a millisecond's distance.
+/// How much an HTTP/2 peer may send before it is read, in one request and on the whole connection: enough
+/// for 256 MB/s at a round trip of a millisecond.
 const STREAM_WINDOW_BYTES: u32 = 128 << 10; // 128 KiB
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10; // 256 KiB
 
-/// An answer so short is always given: a stream of HTTP/2 by itself costs as much.
+/// An answer this short is always sent: an HTTP/2 stream by itself costs as much.
 const SHORT_ANSWER_BYTES: usize = 4 << 10; // 4 KiB
 
-/// How often connections are looked at that should end.
+/// How often connections are checked for being overdue.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a silent HTTP/2 peer is asked whether it is there, and how long it may take to answer.
+/// How often a silent HTTP/2 peer is pinged, and how long it may take to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long to wait after accepting failed, as it does when the process is out of files.
+/// How long to wait after accepting failed, for instance because the process has no free
+/// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long answers may take to leave once the daemon stops. Event streams are cut off then.
+/// How long answers may take to be sent once the daemon stops. Event streams are cut off after
+/// that.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// The other end of a connection, found in every request's extensions.
+/// The peer of a connection, found in every request's extensions.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Its address.
     pub address: SocketAddr,
-    /// Whom its verified certificate names.
+    /// The name in its verified certificate.
     pub identity: Option<Arc<Identity>>,
 }
 
-/// Asks the accept loop whether it still turns.
+/// Asks the accept loop whether it is still running.
 #[derive(Debug, Clone)]
 pub struct Pulse(mpsc::Sender<oneshot::Sender<()>>);
 
-/// The accept loop's end of a [`Pulse`].
+/// The accept loop's side of a [`Pulse`].
 #[derive(Debug)]
 pub struct Heart(mpsc::Receiver<oneshot::Sender<()>>);
 
-/// A pulse and what beats.
+/// A pulse and its other side.
 pub fn pulse() -> (Pulse, Heart) {
     let (asks, questions) = mpsc::channel(1);
     (Pulse(asks), Heart(questions))
 }
 
 impl Pulse {
-    /// Waits for the accept loop's next turn; false when there is none any more.
+    /// Waits for the accept loop's next turn. False if the loop has ended.
     pub async fn beats(&self) -> bool {
         let (answer, answered) = oneshot::channel();
         self.0.send(answer).await.is_ok() && answered.await.is_ok()
     }
 }
 
-/// Serves until told to stop; returns once the connections are closed.
+/// Serves until it is stopped. Returns once the connections are closed.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
@@ -138,7 +140,7 @@ pub async fn serve(
             }
             Some(_) = connections.join_next() => continue,
             Some(question) = heart.0.recv() => {
-                // Who asked may have given up; then nobody is told.
+                // The caller may have given up meanwhile.
                 question.send(()).ok();
                 continue;
             }
@@ -179,7 +181,7 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream, tls: Option<Arc<Tls>>) {
-        // Progress events are small and each is waited for.
+        // Progress events are small, and a client waits for each.
         stream.set_nodelay(true).ok();
         let Some(tls) = tls else {
             return self.speak(stream, None).await;
@@ -228,7 +230,7 @@ impl Connection {
         builder
             .http1()
             .timer(TokioTimer::new())
-            // A client that sends its request and closes has still sent it.
+            // A client that sends its request and closes its side still gets an answer.
             .half_close(true)
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEADER_MAX_BYTES);
@@ -269,7 +271,7 @@ impl Connection {
     }
 }
 
-/// Answers a request within what its caller may cost.
+/// Answers a request within the limits of its caller.
 async fn answer(place: Arc<Place>, router: Router, request: Request<Body>) -> Response<Answer> {
     let purpose = match request.uri().path() {
         routes::HEALTH | routes::HEALTHZ | routes::LIVEZ | routes::READYZ | routes::METRICS => {
@@ -278,7 +280,7 @@ async fn answer(place: Arc<Place>, router: Router, request: Request<Body>) -> Re
         _ => Purpose::Work,
     };
     if place.is_visit {
-        // One request, and the place is free for the next visitor.
+        // The connection has had its one request; its place is free for the next.
         place.ends.leave.cancel();
         if purpose == Purpose::Work {
             let (full, whose) = (Full::Connections, Whose::All);
@@ -289,7 +291,7 @@ async fn answer(place: Arc<Place>, router: Router, request: Request<Body>) -> Re
         Ok(in_flight) => in_flight,
         Err(refusal) => return refuse(&place, refusal),
     };
-    // What has been changed must be told of.
+    // If something was changed, the client must be told.
     let must_answer = !request.method().is_safe();
     let answered = router.oneshot(request).await;
     let (parts, body) = answered.unwrap_or_else(|never| match never {}).into_parts();
@@ -328,11 +330,11 @@ impl From<Refusal> for ApiError {
         match whose {
             Whose::Callers => Self::busy(
                 ErrorCode::TooManyRequests,
-                format!("You have too many {what}: end some, or wait for them, and try again"),
+                format!("You have too many {what}: close some, or wait for them, and try again"),
             ),
             Whose::All => Self::busy(
                 ErrorCode::Unavailable,
-                format!("The daemon has too many {what}: try again in some seconds"),
+                format!("The daemon has too many {what}: try again in a few seconds"),
             ),
         }
     }
@@ -347,7 +349,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (pulse, heart) = pulse();
         let stop = CancellationToken::new();
-        // It does not turn before it has begun.
+        // It does not beat before the loop has begun.
         let early = tokio::time::timeout(Duration::from_millis(50), pulse.beats()).await;
         assert!(early.is_err(), "nothing turns");
         let server = serve(

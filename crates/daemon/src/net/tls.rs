@@ -1,10 +1,10 @@
-//! TLS: the server's certificate, and whom a client's certificate names.
+//! TLS: the server's certificate, and the name in a client's certificate.
 //!
-//! A client may show a certificate or none. One that is shown must be valid and of the configured
-//! CA, or the handshake fails: a broken certificate never falls back to anonymity. What a client
-//! without one may do is for the layer above to say.
+//! A client may present a certificate or none. One that is presented must be valid and signed by
+//! the configured CA, or the handshake fails: an invalid certificate is never treated like none.
+//! What a client without a certificate may do is decided by the layer above.
 //!
-//! Connections are never resumed: a resumed session would carry a certificate that may have
+//! Sessions are never resumed: a resumed session would carry over a certificate that may have
 //! expired since, or whose CA is no longer trusted.
 
 use std::fmt;
@@ -25,7 +25,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::config;
 use crate::files;
 
-/// TLS as the files say at the moment.
+/// TLS as currently configured by the files.
 pub struct Tls {
     files: config::Tls,
     refused: AtomicU64,
@@ -46,10 +46,10 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Whom a verified certificate names.
+/// The name in a verified certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The subject's common name, or else its first alternative name.
+    /// The subject's common name, or otherwise its first alternative name.
     pub name: String,
 }
 
@@ -67,7 +67,7 @@ pub enum TlsError {
         /// Why.
         source: io::Error,
     },
-    /// A file that is no PEM.
+    /// A file that is not valid PEM.
     #[error("Cannot read {what} from {}", path.display())]
     Pem {
         /// What the file should hold.
@@ -80,8 +80,8 @@ pub enum TlsError {
     /// A file without a certificate.
     #[error("There is no certificate in {}: it must hold PEM blocks", .0.display())]
     Empty(PathBuf),
-    /// A certificate in the CA file that cannot be one.
-    #[error("{} is not usable as the CA of client certificates", path.display())]
+    /// A certificate in the CA file that cannot be a CA.
+    #[error("{} cannot be used as the CA of client certificates", path.display())]
     Ca {
         /// The file.
         path: PathBuf,
@@ -89,15 +89,15 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// The CA file as a whole.
-    #[error("{} is not usable as the CA of client certificates", path.display())]
+    #[error("{} cannot be used as the CA of client certificates", path.display())]
     Verifier {
         /// The file.
         path: PathBuf,
         /// Why.
         source: VerifierBuilderError,
     },
-    /// The certificate and the key.
-    #[error("{} and its key are not usable: do they belong together?", path.display())]
+    /// The certificate and the key do not work together.
+    #[error("{} and its key cannot be used: check that they belong together", path.display())]
     Certificate {
         /// The certificate's file.
         path: PathBuf,
@@ -117,43 +117,43 @@ impl Tls {
         })
     }
 
-    /// Reads the files again; when they are not usable, what was read before stays in force.
-    /// Connections that stand are not touched.
+    /// Reads the files again. If they cannot be used, what was read before stays in force. Existing
+    /// connections are not affected.
     pub fn reload(&self) -> Result<(), TlsError> {
         let read = read(&self.files)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = read;
         Ok(())
     }
 
-    /// Takes the next connection.
+    /// Accepts TLS on a new connection.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         TlsAcceptor::from(Arc::clone(&current.config))
     }
 
-    /// A handshake failed for the sake of the client's certificate.
+    /// Counts a handshake that failed because of the client's certificate.
     pub(super) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often that was.
+    /// How many handshakes failed because of the client's certificate.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// When the server's certificate ends, or one that it is signed by, if that is sooner.
+    /// When the server's certificate expires, or a certificate of its chain if that is sooner.
     pub fn not_after(&self) -> Option<OffsetDateTime> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.not_after
     }
 
-    /// When the first of the CAs of clients ends.
+    /// When the first of the client CAs expires.
     pub fn client_ca_not_after(&self) -> Option<OffsetDateTime> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.client_ca_not_after
     }
 
-    /// Whether clients may show certificates.
+    /// Whether clients may present certificates.
     pub fn has_client_ca(&self) -> bool {
         self.files.client_ca.is_some()
     }
@@ -233,7 +233,7 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(found)
 }
 
-/// A file's bytes, whatever somebody has put in its place.
+/// Reads a file, whatever may have been put in its place.
 fn pem(path: &Path, what: &'static str) -> Result<Vec<u8>, TlsError> {
     files::read(path, files::PEM_MAX_BYTES).map_err(|source| TlsError::Read {
         what,
@@ -247,7 +247,7 @@ fn ends_at(certificate: &CertificateDer<'_>) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()
 }
 
-/// Whom the client's certificate names, which the handshake has verified.
+/// The name in the client's certificate, which the handshake has verified.
 pub(super) fn identity(connection: &ServerConnection) -> Option<Identity> {
     let certificate = connection.peer_certificates()?.first()?;
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
@@ -268,14 +268,14 @@ pub(super) fn identity(connection: &ServerConnection) -> Option<Identity> {
                 _ => None,
             })
     };
-    // A certificate without any name is still one of the CA's.
+    // A certificate without any name is still signed by the CA.
     let name = common_name.or_else(alternative).unwrap_or("unnamed");
     Some(Identity {
         name: name.to_owned(),
     })
 }
 
-/// Whether a handshake failed because of what the client showed.
+/// Whether a handshake failed because of what the client presented.
 pub(super) fn is_about_certificate(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref());
     matches!(

@@ -1,8 +1,8 @@
-//! Lines on their way to a stream or a file: written by a thread of their own, so that nobody waits for whoever reads them.
+//! Lines on their way to a stream or a file, written by a dedicated thread so that nothing waits for a slow reader.
 //!
-//! A pipe that nobody reads holds 64 KiB, and a disk may hang. A line is put into memory; while more wait than is sensible the
-//! newest are dropped, counted, and told once there is room again. At the daemon's end, what waits is written, for
-//! [`CLOSE_TIMEOUT`] at most.
+//! A pipe that nobody reads holds 64 KiB, and a disk may hang. Lines are put into memory. If too many wait, the newest
+//! are dropped and counted, and a line says so once there is room again. When the daemon ends, waiting lines are
+//! written for at most [`CLOSE_TIMEOUT`].
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -15,19 +15,19 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::delivery::outbox::Counts;
 
-/// Lines that wait at most: some seconds of a busy daemon.
+/// Bytes of lines that may wait: some seconds of a busy daemon.
 const WAITING_MAX_BYTES: usize = 4 << 20; // 4 MiB
 
-/// Longest time that the daemon's end waits for the last lines.
+/// How long the end of the daemon waits for the last lines.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where lines end.
+/// Where lines are written.
 pub(super) trait Destination: Send + 'static {
     /// Writes one line.
     fn write(&mut self, level: Level, line: &[u8]) -> io::Result<()>;
 }
 
-/// The way to one destination. Clones lead to the same.
+/// A queue for one destination. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Behind(Arc<Inner>);
 
@@ -36,7 +36,7 @@ struct Inner {
     waiting: Mutex<Waiting>,
     /// There is something to write.
     more: Condvar,
-    /// There is nothing to write any more.
+    /// No more lines will come.
     done: Condvar,
     counts: Arc<Counts>,
 }
@@ -58,7 +58,8 @@ impl Behind {
             counts: Arc::default(),
         }));
         let inner = Arc::clone(&behind.0);
-        // It lives as long as the process: it may hang in a write, and is not joined.
+        // The thread is not joined, because it may hang in a write; it lives as long as the
+        // process.
         let writer = move || {
             let mut told = 0;
             loop {
@@ -81,16 +82,16 @@ impl Behind {
         Ok(behind)
     }
 
-    /// What became of lines.
+    /// Counts of lines.
     pub(super) fn counts(&self) -> &Arc<Counts> {
         &self.0.counts
     }
 
-    /// Waits until all lines are written, for a moment at most.
+    /// Waits until all lines are written, or the timeout has passed.
     pub(super) fn close(&self) {
         let waiting = self.0.lock();
         let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
-        // Whoever does not read them will not have them.
+        // If they cannot be written in time, they are lost.
         drop(
             self.0
                 .done
@@ -114,7 +115,7 @@ impl Behind {
 }
 
 impl Inner {
-    /// Waits for lines, and writes those that are there.
+    /// Waits for lines, and writes those that there are.
     fn write_all(&self, to: &mut impl Destination) {
         let waiting = self.lock();
         let is_empty = |waiting: &mut Waiting| waiting.lines.is_empty();
@@ -126,7 +127,7 @@ impl Inner {
             drop(waiting);
             let counter = match to.write(level, &line) {
                 Ok(()) => &self.counts.sent,
-                // There is nowhere left to say so.
+                // There is no place left to report the error.
                 Err(_) => &self.counts.refused,
             };
             counter.fetch_add(1, Ordering::Relaxed);
@@ -138,7 +139,7 @@ impl Inner {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Lines and their size, which no panic can leave half-changed.
+        // Lines and their total size, which a panic cannot leave half-changed.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_that_hangs_holds_up_nobody_and_what_does_not_fit_is_counted() {
+    fn a_destination_that_hangs_delays_nobody_and_dropped_lines_are_counted() {
         let (permit, permits) = mpsc::channel();
         let (lines, written) = mpsc::channel();
         let behind = Behind::start("test", Slow(permits, lines)).expect("a thread");
@@ -205,7 +206,7 @@ mod tests {
         }
         behind.close();
         assert_eq!(counts.sent.load(Ordering::Relaxed), 8 - dropped);
-        // In their order, and there is room again.
+        // In order, and there is room again.
         behind.push(Level::INFO, b"last");
         permit.send(()).expect("it listens");
         assert_eq!(written.recv().expect("a line"), "last");

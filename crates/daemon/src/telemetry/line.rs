@@ -1,9 +1,9 @@
-//! One log line, in JSON or as text, which nobody can forge or blow up.
+//! One log line, as JSON or text, with values that cannot forge fields and have a maximum length.
 //!
-//! Values come from requests, images, servers and tools. Whatever they hold, a line stays one line, its fields stay its
-//! own, and no terminal that shows it takes orders: characters that are not printable (control characters, ANSI's escape,
-//! Unicode's line separators and marks of direction) are written as escapes. In text, a value that is more than a plain
-//! word stands in quotes. A value longer than [`VALUE_MAX_BYTES`] is cut, and so is what comes after
+//! Values come from requests, images, servers and tools. Whatever they hold, a line stays one line, its fields stay
+//! distinguishable, and it has no effect on a terminal that shows it: characters that are not printable (control
+//! characters, ANSI's escape, Unicode's line separators and direction marks) are written as escapes. In text, a value
+//! that is not a plain word is quoted. A value longer than [`VALUE_MAX_BYTES`] is cut, and so is everything after
 //! [`LINE_MAX_BYTES`] of values; the cut says how much is missing.
 
 use std::fmt::{self, Write};
@@ -11,16 +11,17 @@ use std::fmt::{self, Write};
 use serde_json::{Map, Value};
 use tracing::Level;
 
-/// Longest value of one field. The longest that is meant to be here is an error with what a tool said, about 2 KiB.
+/// Longest value of one field. The longest that is expected is an error with a tool's output, about 2 KiB.
 const VALUE_MAX_BYTES: usize = 4 << 10; // 4 KiB
 
-/// Longest sum of all values: journald splits lines at 48 KiB, and an escape has six characters for a byte at most.
+/// Longest sum of all values: journald splits lines at 48 KiB, and an escape takes at most six characters for a
+/// byte.
 const LINE_MAX_BYTES: usize = 7 << 10; // 7 KiB
 
-/// What a line belongs to: before everything else that it has, so that people find it.
+/// The ids of a line, written before its other fields so that people find them.
 const IDS: [&str; 4] = ["trace_id", "span_id", "job_id", "correlation_id"];
 
-/// One line in the making.
+/// A line that is being built.
 pub(super) struct Line {
     pub(super) timestamp: String,
     pub(super) level: Level,
@@ -77,7 +78,7 @@ impl Line {
     }
 }
 
-/// What is left of a line's room for values.
+/// The room that is left for values.
 struct Room(usize);
 
 impl Room {
@@ -97,13 +98,14 @@ impl Room {
     }
 }
 
-/// The ids that a line has, taken out of its fields.
+/// The ids of a line, taken out of its fields.
 fn take_ids(fields: &mut Map<String, Value>) -> Vec<(String, Value)> {
     let take = |name: &str| fields.remove_entry(name);
     IDS.into_iter().filter_map(take).collect()
 }
 
-/// Whether a value needs no quotes in text: nothing in it ends a value or looks like the next field.
+/// Whether a value needs no quotes in text: nothing in it ends the value or looks like the next
+/// field.
 fn is_word(text: &str) -> bool {
     !text.is_empty()
         && text
@@ -125,7 +127,7 @@ fn quoted(writer: &mut dyn Write, text: &str, escape: Escape) -> fmt::Result {
     writer.write_char('"')
 }
 
-/// A character that means nothing to a parser: itself, or an escape when nobody could see it.
+/// A character that is no syntax: itself, or an escape if it is not printable.
 fn plain(writer: &mut dyn Write, character: char, escape: Escape) -> fmt::Result {
     match character {
         '\n' => writer.write_str("\\n"),
@@ -136,9 +138,9 @@ fn plain(writer: &mut dyn Write, character: char, escape: Escape) -> fmt::Result
     }
 }
 
-/// The standard library's table knows what is printable, as for `Debug`.
+/// Whether a character is printable, by the standard library's table, as for `Debug`.
 fn is_printable(character: char) -> bool {
-    // Its escapes of quotes and backslashes are another matter.
+    // `Debug` escapes quotes and backslashes for another reason.
     matches!(character, '\'' | '"' | '\\') || character.escape_debug().count() == 1
 }
 
@@ -159,7 +161,7 @@ fn text_escape(writer: &mut dyn Write, character: char) -> fmt::Result {
 mod tests {
     use super::*;
 
-    /// What somebody may send who wants to be taken for another line.
+    /// A value of somebody who tries to forge another line.
     const EVIL: &str = "x\"\r\n2026-01-01T00:00:00.000Z [ERROR] audit: Forged (status=200)\u{1b}[2K\u{7f}\u{85}\
                         \u{9b}31m\u{2028}\u{2029}\u{202e}\u{200b}\u{feff}, principal=root) \\ é \u{e0001}";
 
@@ -218,7 +220,7 @@ mod tests {
             for character in body.chars() {
                 assert!(is_printable(character), "{character:?} in {found:?}");
             }
-            // The last field's quotes are never closed from within.
+            // The quotes of the last field are never closed by the value.
             let (_, value) = body.rsplit_once("subject").expect("it is there");
             let bare = value.replace("\\\\", "").replace("\\\"", "");
             assert_eq!(

@@ -1,4 +1,4 @@
-//! The log's file, beside standard error: opened anew when it was moved away.
+//! The log's file, in addition to the stream: reopened after it was moved away.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -11,7 +11,7 @@ use tracing::Level;
 use super::behind::Destination;
 use crate::files::append;
 
-/// Whether lines could be appended to the file; makes none.
+/// Whether lines could be appended to the file. Does not create it.
 pub fn look(path: &Path) -> anyhow::Result<()> {
     if path.exists() {
         return LogFile::open(path).map(drop);
@@ -26,7 +26,7 @@ pub fn look(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file that lines are appended to. Clones write to the same file.
+/// A file to which lines are appended. Clones share it.
 #[derive(Debug, Clone)]
 pub struct LogFile {
     path: PathBuf,
@@ -34,7 +34,7 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens the file for appending, making it when absent.
+    /// Opens the file for appending, and creates it if it does not exist.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let file = append(path).with_context(|| cannot_open(path))?;
         Ok(Self {
@@ -43,7 +43,7 @@ impl LogFile {
         })
     }
 
-    /// Opens the file of the same name again. When that fails, lines go on to the old one.
+    /// Opens the file of the same name again. If that fails, lines still go to the old one.
     pub fn reopen(&self) -> io::Result<()> {
         let file = append(&self.path)?;
         *self.lock() = file;
@@ -51,7 +51,7 @@ impl LogFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, File> {
-        // A file handle that no panic can leave half-changed.
+        // A file handle that a panic cannot leave half-changed.
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

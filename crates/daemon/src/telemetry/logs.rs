@@ -1,4 +1,4 @@
-//! Log lines: one JSON object or one sentence each.
+//! Log lines: one JSON object or one line of text each.
 //!
 //! JSON: `timestamp`, `level`, `component`, the ids, `message`, then the event's other fields, of
 //! which those of the spans around it (such as `image_url`) are part. Text:
@@ -32,13 +32,13 @@ use crate::clock;
 use crate::config::{LogFormat, Logging};
 use crate::delivery::outbox::Counts;
 
-/// Where lines go on this host, for metrics.
+/// Names of the destinations on this host, for metrics.
 pub const NAMES: [&str; 2] = ["stream", "file"];
 
-/// What a line is attributed to when the code does not say.
+/// The component of a line whose code does not name one.
 const DEFAULT_COMPONENT: &str = "daemon";
 
-/// The log once it is installed.
+/// The installed log.
 #[derive(Debug)]
 pub struct Log {
     /// Its file, if there is one.
@@ -47,14 +47,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// What became of lines, by where they go.
+    /// Counts of lines, by destination.
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, Arc<Counts>)> {
         self.ways
             .iter()
             .map(|(name, way)| (*name, Arc::clone(way.counts())))
     }
 
-    /// Waits for the last lines, for a moment at most.
+    /// Waits until the last lines are written, or a timeout has passed.
     pub fn close(&self) {
         for (_, way) in &self.ways {
             way.close();
@@ -62,7 +62,8 @@ impl Log {
     }
 }
 
-/// Installs the log, what makes spans, and a panic hook that writes to the log. Call once.
+/// Installs the log, the layer that makes spans, and a panic hook that writes to the log. Call
+/// once.
 pub fn init(
     logging: &Logging,
     tracer: SdkTracer,
@@ -80,7 +81,7 @@ pub fn init(
         }
         None => BoxMakeWriter::new(stream),
     };
-    // Sinks take JSON; where that is the form here, the same line goes everywhere.
+    // Sinks take JSON. If that is the format here, the same line goes everywhere.
     let (writer, sinks) = match (sinks, logging.format) {
         (Some(sinks), LogFormat::Json) => (BoxMakeWriter::new(writer.and(sinks)), None),
         (sinks, _) => (writer, sinks),
@@ -111,7 +112,7 @@ pub fn init(
             panic = message,
             "A part of the daemon crashed"
         );
-        // The end of this thread is the end of the process.
+        // When this thread ends, the process ends.
         if std::thread::current().name() == Some("main") {
             last.iter().for_each(|(_, way)| way.close());
         }
@@ -121,7 +122,7 @@ pub fn init(
 
 /// Which lines are written.
 fn filter<S: Subscriber + for<'a> LookupSpan<'a>>(logging: &Logging) -> impl Filter<S> + use<S> {
-    // Libraries speak when something is wrong; our own crates at the configured level.
+    // Libraries log at warn and above, our own crates at the configured level.
     let ours = ["provisioner", "libvirt_volume_provisioner", "lvp_image"];
     let directives = ours
         .map(|name| format!("{name}={}", logging.level))
@@ -129,7 +130,7 @@ fn filter<S: Subscriber + for<'a> LookupSpan<'a>>(logging: &Logging) -> impl Fil
     EnvFilter::new(format!("warn,{directives}")).and(Sampled::new(logging.sampling))
 }
 
-/// Keeps each span's fields, so that the lines within it carry them.
+/// Keeps each span's fields, so that lines within the span have them.
 struct SpanFields;
 
 struct Fields(Map<String, Value>);
@@ -205,7 +206,7 @@ where
             }
         }
         event.record(&mut fields);
-        // Fields of the span for its exporter, not for lines.
+        // Fields of the span that are for its exporter, not for lines.
         fields.0.retain(|name, _| !name.starts_with("otel."));
         if let Some((trace_id, span_id)) = context
             .lookup_current()

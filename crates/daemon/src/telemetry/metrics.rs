@@ -1,15 +1,16 @@
-//! Metrics: one method per event, one exposition for scrapers.
+//! Metrics: one method per event, and the text that scrapers get.
 //!
-//! The rest of the daemon knows [`Metrics`] and its methods, named after what happened; names,
-//! labels and formats are here alone. Every label value comes from a fixed list, so that the number
-//! of series is bounded whatever clients send.
+//! The rest of the daemon knows [`Metrics`] and its methods, which are named after events; names,
+//! labels and formats are only here. Every label value comes from a fixed list, so the number of
+//! series is bounded whatever clients send.
 //!
-//! `register` has all metrics under their names, `scrape` what is looked at when somebody asks.
+//! `register` has all metrics with their names, `scrape` the values that are read when a scraper
+//! asks.
 //!
-//! How the two stages are counted where they overlap: `download` lasts from the first request
-//! for the image's bytes to its last byte, `convert` from the start of the copy to the last byte
-//! settled on the volume. In one pass both run at once and each has its own time; their sum is more than
-//! the job took. Failed and cancelled stages are not counted.
+//! The two stages may overlap: `download` lasts from the first request for the image's bytes to the last
+//! byte, `convert` from the start of the copy until the last byte is in place on the volume. In one pass
+//! both run at the same time and each has its own duration; their sum is longer than the job took.
+//! Failed and cancelled stages are not counted.
 
 pub mod catalogue;
 mod exposition;
@@ -42,30 +43,30 @@ pub use exposition::Format;
 pub use scrape::Counted;
 use window::{HitRatio, Throughput};
 
-/// Begins every name but the process's.
+/// Prefix of every name except those of the process.
 pub const PREFIX: &str = "libvirt_volume_provisioner";
 
 /// `endpoint` of requests that match no route.
 pub const UNMATCHED: &str = "unmatched";
 
-/// Methods that have a label value of their own.
+/// Methods with a label value of their own.
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
 
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Number = Gauge<f64, AtomicU64>;
 type Histograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram>;
 
-/// One of the two stages that are timed.
+/// One of the two stages whose duration is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimedStage {
     /// From the source to this host.
     Download,
-    /// Onto the volume.
+    /// To the volume.
     Convert,
 }
 
 impl TimedStage {
-    /// Its label value, and its name among the measurements.
+    /// The label value, and the name among the measurements.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Download => "download",
@@ -144,7 +145,7 @@ struct ProcessMetrics {
     start_time: Number,
 }
 
-/// What is worked out over a while.
+/// Values that are computed over a period.
 #[derive(Default)]
 struct Moving {
     running: HashMap<JobId, Running>,
@@ -176,7 +177,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Makes the series of the answers that are foreseen, so that the first of each is an increase.
+    /// Creates the series of expected answers, so that the first of each is an increase.
     pub fn requests_begin(&self, answers: impl Iterator<Item = (&'static str, &'static str, u16)>) {
         for (method, endpoint, status) in answers {
             let method = ("method", method.into());
@@ -188,7 +189,7 @@ impl Metrics {
         }
     }
 
-    /// A job begins to wait for a slot.
+    /// A job starts to wait for a slot.
     pub fn job_queued(&self) {
         self.queue_length.inc();
     }
@@ -238,14 +239,14 @@ impl Metrics {
         }
     }
 
-    /// A job gives its slot back, having moved so much in all.
+    /// A job gives up its slot, having moved this much in total.
     pub fn job_stopped(&self, id: JobId, moved: Moved) {
         self.job_moved(id, moved);
         self.moving().running.remove(&id);
         self.active_jobs.dec();
     }
 
-    /// A job ended; `ran` is how long it had run, if it had begun.
+    /// A job ended; `ran` is how long it ran, if it was started.
     pub fn job_ended(&self, state: JobState, ran: Option<Duration>) {
         let labels = [("status", state.as_str().into())];
         self.jobs.get_or_create(&labels).inc();
@@ -274,7 +275,7 @@ impl Metrics {
         self.golden_bytes.set(float(usage.bytes));
     }
 
-    /// A job failed with this error; counted when it was over the image.
+    /// A job failed with this error. Counted if it was about the image.
     pub fn job_failed(&self, kind: JobErrorKind) {
         if let Some(operation) = kind.operation() {
             self.image_errors
@@ -307,7 +308,7 @@ impl Metrics {
             .observe(float(bytes));
     }
 
-    /// It was found out what a job's image is verified against.
+    /// It was determined what a job's image is verified against.
     pub fn image_verified(&self, verified: Verified) {
         self.images_verified
             .get_or_create(&[("verified", verified.as_str().into())])
@@ -328,21 +329,21 @@ impl Metrics {
             .set(up.into());
     }
 
-    /// A probe crashed, or what makes all of them.
+    /// A probe crashed, or the task that runs all probes.
     pub fn probe_crashed(&self, name: &'static str) {
         self.probe_crashes
             .get_or_create(&[("dependency", name.into())])
             .inc();
     }
 
-    /// How often that happened.
+    /// How many probes crashed.
     #[cfg(test)]
     pub(crate) fn probe_crashes(&self, name: &'static str) -> u64 {
         let labels = [("dependency", name.into())];
         self.probe_crashes.get_or_create(&labels).get()
     }
 
-    /// What the volumes' probe found.
+    /// The result of the volumes' probe.
     pub fn volumes_measured(&self, backend: &'static str, capacity: Capacity) {
         let labels = [("backend", backend.into())];
         for (family, bytes) in [
@@ -394,7 +395,7 @@ impl Metrics {
         self.pool_sound.get_or_create(&labels).set(sound);
     }
 
-    /// What the cache holds.
+    /// The cache's content.
     pub fn cache_measured(&self, size_bytes: u64, images: u64, free_bytes: u64) {
         self.cache_size.set(float(size_bytes));
         self.cache_images.set(float(images));
@@ -402,7 +403,7 @@ impl Metrics {
     }
 
     fn moving(&self) -> MutexGuard<'_, Moving> {
-        // Plain data that no panic can leave half-changed.
+        // Plain data that a panic cannot leave half-changed.
         self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -442,7 +443,7 @@ impl fmt::Debug for Metrics {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "gauges need no 53rd bit")]
+#[expect(clippy::cast_precision_loss, reason = "values are far below 2^53")]
 fn float(number: u64) -> f64 {
     number as f64
 }

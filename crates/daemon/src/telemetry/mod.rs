@@ -1,4 +1,4 @@
-//! What the daemon says of itself.
+//! Logs, metrics and traces.
 
 mod behind;
 mod line;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::delivery::outbox;
 
-/// What has become of what the daemon says of itself, for its metrics.
+/// Counts of what is sent by the telemetry itself, for metrics.
 #[derive(Debug, Default)]
 pub struct Exports {
     /// Log lines, by sink.

@@ -1,4 +1,4 @@
-//! Which lines are written: all of a trace or none.
+//! Log sampling: all lines of a trace, or none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,17 +12,17 @@ use super::traces;
 use crate::access::audit;
 use crate::config::LogSampling;
 
-/// Keeps the lines of a share of the traces, or one line in so many, and whatever must not be lost: warnings and
-/// errors, audit lines, and beside a share the lines outside any trace, which are few.
+/// Keeps the lines of a share of the traces, or one line in N. Warnings, errors and audit lines are always kept,
+/// and with a share also the lines outside any trace, which are few.
 ///
-/// A trace is chosen by its id, as OpenTelemetry's samplers choose: with `tracing.sampling_rate` at
-/// the same value, the same traces have lines and spans.
+/// A trace is chosen by its id, as in OpenTelemetry's samplers: with `tracing.sampling_rate` at the
+/// same value, the same traces have lines and spans.
 pub(super) struct Sampled {
-    /// Ids below this are kept; none when all are.
+    /// Ids below this are kept; None if all are.
     below: Option<u64>,
-    /// One line in so many is kept; none when all are.
+    /// One line in this many is kept; None if all are.
     one_in: Option<u64>,
-    /// Lines that were counted for that.
+    /// Lines counted so far.
     lines: AtomicU64,
 }
 

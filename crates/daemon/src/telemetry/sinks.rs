@@ -1,11 +1,11 @@
-//! Lines that leave the host by themselves: pushed to Loki, posted to a webhook.
+//! Log lines that the daemon sends away itself: pushed to Loki, posted to a webhook.
 //!
-//! Both get the JSON form whatever `logging.format` says, from an [`Outbox`] of their own: a line is
-//! put into memory and nobody waits for it. While a receiver is down the oldest lines make room, and
-//! are counted. At the daemon's end what is left is sent, for [`CLOSE_TIMEOUT`] at most.
+//! Both get the JSON format, whatever `logging.format` says, from an [`Outbox`] each: a line is put
+//! into memory and nothing waits for it. While a receiver is down, the oldest lines are dropped and
+//! counted. When the daemon ends, what is left is sent for at most [`CLOSE_TIMEOUT`].
 //!
-//! Crates that push to Loki were looked at: `tracing-loki` drops the newest lines instead of the oldest,
-//! counts none, and has no end to its last flush.
+//! Crates that push to Loki were considered: `tracing-loki` drops the newest lines instead of the
+//! oldest, does not count them, and its last flush has no time limit.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::config::Logging;
 use crate::delivery::outbox::{self, Counts, Limits, Outbox, Outcome, Receiver, Running};
 use crate::web;
 
-/// Longest time that the end of the daemon waits for the last lines.
+/// How long the end of the daemon waits for the last lines.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where Loki takes lines.
+/// The path of Loki's push API.
 const LOKI_PATH: &str = "/loki/api/v1/push";
 
 /// Names of the sinks, for metrics.
@@ -50,12 +50,12 @@ struct Line {
     text: Arc<str>,
 }
 
-/// The sinks that the configuration names.
+/// The configured sinks.
 #[derive(Debug, Default)]
 pub struct Sinks(Vec<(&'static str, Running<Line>)>);
 
 impl Sinks {
-    /// Starts what the configuration names; connects to nothing yet. Must be called within a runtime.
+    /// Starts the configured sinks; does not connect yet. Must be called within a runtime.
     pub fn start(logging: &Logging) -> anyhow::Result<Self> {
         let mut running = Vec::new();
         let [loki, webhook] = NAMES;
@@ -72,20 +72,20 @@ impl Sinks {
         Ok(Self(running))
     }
 
-    /// Where lines are written for the sinks; none without sinks.
+    /// Where lines for the sinks are written; None if there are no sinks.
     pub fn writer(&self) -> Option<SinkWriter> {
         let outboxes = self.0.iter().map(|(_, sink)| Arc::clone(sink.outbox()));
         (!self.0.is_empty()).then(|| SinkWriter(outboxes.collect()))
     }
 
-    /// What each sink has done.
+    /// The counts of each sink.
     pub fn counts(&self) -> Vec<(&'static str, Arc<Counts>)> {
         let counts =
             |(name, sink): &(_, Running<Line>)| (*name, Arc::clone(sink.outbox().counts()));
         self.0.iter().map(counts).collect()
     }
 
-    /// Sends what is left, for a moment at most.
+    /// Sends what is left, until a timeout.
     pub async fn close(self) {
         let closing = self.0.into_iter().map(|(name, sink)| async move {
             let left = sink.close(CLOSE_TIMEOUT).await;
@@ -110,7 +110,7 @@ fn start(
     let http = Http {
         client: web::client()
             .build()
-            .context("The client for log lines cannot be made")?,
+            .context("Cannot create the HTTP client for log lines")?,
         url,
         instance: rustix::system::uname()
             .nodename()
@@ -152,7 +152,7 @@ struct LokiStream<'a> {
     values: Vec<(String, &'a str)>,
 }
 
-/// Few, and of few values: a job's id would make a stream of every job. It is in the line.
+/// Few labels with few values: a job's id would make a stream for every job. It is in the line.
 #[derive(Serialize)]
 struct LokiLabels<'a> {
     job: &'static str,
@@ -189,17 +189,17 @@ fn loki_body(instance: &str, batch: &[Line]) -> serde_json::Result<Vec<u8>> {
 }
 
 fn webhook_body(_: &str, batch: &[Line]) -> serde_json::Result<Vec<u8>> {
-    // Each is an object already.
+    // Each is a JSON object already.
     let lines: Vec<&str> = batch.iter().map(|line| &*line.text).collect();
     Ok(format!("[{}]", lines.join(",")).into_bytes())
 }
 
-/// Takes lines for all sinks.
+/// Accepts lines for all sinks.
 #[derive(Debug, Clone)]
 pub struct SinkWriter(Arc<[Arc<Outbox<Line>>]>);
 
 impl SinkWriter {
-    /// Takes one line.
+    /// Accepts one line.
     fn line(&self, level: Level, text: &str) {
         let line = Line {
             at: SystemTime::now(),

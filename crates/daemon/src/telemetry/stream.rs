@@ -1,8 +1,8 @@
-//! The log's stream: standard error or standard output, with priorities where the journal reads it.
+//! The log's stream: standard error or standard output, with priorities if the journal reads it.
 //!
-//! systemd's journal gives each line of a service the priority that stands before it as `<N>`
-//! (sd-daemon(3)), which is what `journalctl -p err` looks at. Nobody else is sent these marks: systemd says
-//! in `JOURNAL_STREAM` which file the journal reads.
+//! systemd's journal takes a line's priority from the prefix `<N>` (sd-daemon(3)), which is what `journalctl
+//! -p err` filters by. Other readers do not get these prefixes: systemd says in `JOURNAL_STREAM` which file
+//! the journal reads.
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -33,7 +33,7 @@ impl Stream {
 
 /// Whether `DEVICE:INODE` is this file.
 fn is_this(announced: &str, file: BorrowedFd<'_>) -> bool {
-    // A stream that is closed is not the journal's.
+    // A closed stream is not the journal's.
     let Ok(found) = fstat(file) else { return false };
     announced == format!("{}:{}", found.st_dev, found.st_ino)
 }

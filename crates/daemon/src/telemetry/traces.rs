@@ -9,14 +9,14 @@
 //!    '- DeleteVolume           (the rollback)
 //! ```
 //!
-//! A job keeps the `traceparent` of the request that made it in the database, so that a job that
-//! is taken up again after a restart stays in its trace.
+//! A job's row in the database has the `traceparent` of the request that created it, so that a job
+//! that is resumed after a restart stays in its trace.
 //!
-//! Spans are `tracing` spans; only fields that log lines carry as well are `tracing` fields, all
-//! else is set by `OpenTelemetrySpanExt::set_attribute`. Without a collector, spans exist all the
-//! same: their ids correlate log lines. With one, a thread of its own sends them in batches from
-//! a bounded queue; while the collector is down or slow, spans are dropped, counted, and nobody waits
-//! ([`export`]).
+//! Spans are `tracing` spans. Only fields that log lines have as well are `tracing` fields;
+//! everything else is set by `OpenTelemetrySpanExt::set_attribute`. Without a collector spans exist
+//! all the same, because their ids correlate log lines. With one, a dedicated thread sends them in
+//! batches from a bounded queue. While the collector is down or slow, spans are dropped and counted,
+//! and nothing waits ([`export`]).
 
 mod console;
 mod export;
@@ -41,14 +41,14 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::config::Tracing;
 pub use export::SpanCounts;
 
-/// Target of the spans that are exported. They are made at the highest level, so that whatever
-/// `logging.level` is, the lines within them carry their fields.
+/// Target of the spans that are exported. They are created at the highest level, so that lines
+/// within them have their fields whatever `logging.level` is.
 pub const TARGET: &str = "provisioner::trace";
 
-/// Longest time that the end of the daemon waits for the last spans.
+/// How long the end of the daemon waits for the last spans.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The way of spans out of the process.
+/// Sends spans to the collector.
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
@@ -56,7 +56,7 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Connects to nothing yet. Must be called within a runtime, which carries the export.
+    /// Does not connect yet. Must be called within a runtime, which runs the export.
     pub fn new(config: &Tracing) -> anyhow::Result<Self> {
         let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
         let said = config.resource.iter();
@@ -84,25 +84,25 @@ impl Traces {
         })
     }
 
-    /// What became of spans.
+    /// Counts of spans.
     pub fn counts(&self) -> &Arc<SpanCounts> {
         &self.counts
     }
 
-    /// What makes spans.
+    /// Creates spans.
     pub fn tracer(&self) -> SdkTracer {
         self.provider.tracer(env!("CARGO_PKG_NAME"))
     }
 
-    /// Sends what is left, for a moment at most. Blocks; the runtime must still run.
+    /// Sends what is left, until a timeout. Blocks; the runtime must still be running.
     pub fn flush(&self) {
         self.counts.close();
-        // A collector that is down is no reason to end badly: its operator sees the gap.
+        // A collector that is down is not a reason to exit with an error: its operator sees the gap.
         self.provider.shutdown_with_timeout(FLUSH_TIMEOUT).ok();
     }
 }
 
-/// What turns `tracing` spans into exported ones: nothing but what was asked for.
+/// Turns `tracing` spans into exported ones, with nothing but the attributes that were set.
 pub(super) fn layer<S>(tracer: SdkTracer) -> OpenTelemetryLayer<S, SdkTracer>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -120,7 +120,7 @@ pub(super) fn is_ours(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target() == TARGET
 }
 
-/// Trace and span of a `tracing` span, for log lines within it.
+/// Trace and span ids of a `tracing` span, for log lines within it.
 pub(super) fn ids(span: &Id) -> Option<(String, String)> {
     let context = span_context(span)?;
     Some((
@@ -129,7 +129,7 @@ pub(super) fn ids(span: &Id) -> Option<(String, String)> {
     ))
 }
 
-/// Trace of a `tracing` span.
+/// Trace id of a `tracing` span.
 pub(super) fn trace_id(span: &Id) -> Option<TraceId> {
     Some(span_context(span)?.trace_id())
 }
@@ -140,17 +140,17 @@ fn span_context(span: &Id) -> Option<SpanContext> {
     context.is_valid().then_some(context)
 }
 
-/// Makes a span the child of the context in a W3C `traceparent` header; a malformed one is as
-/// good as none (W3C Trace Context, section 3.2.4).
+/// Makes a span a child of the context in a W3C `traceparent` header. A malformed header is ignored
+/// (W3C Trace Context, section 3.2.4).
 pub fn continue_from(span: &Span, traceparent: Option<&str>) {
     if let Some(remote) = traceparent.and_then(parse) {
-        // Fails only for a span that was entered before, and these were just made.
+        // Fails only for a span that was already entered, and these were just created.
         let parent = Context::new().with_remote_span_context(remote);
         span.set_parent(parent).ok();
     }
 }
 
-/// The `traceparent` that makes others children of the span around the caller.
+/// The `traceparent` for children of the caller's span.
 pub fn current_traceparent() -> Option<String> {
     let context = Span::current().context();
     let context = context.span().span_context().clone();
@@ -164,7 +164,7 @@ pub fn current_traceparent() -> Option<String> {
     })
 }
 
-/// Sets an attribute; one without a value is left out.
+/// Sets an attribute, if it has a value.
 pub fn attribute(span: &Span, name: &'static str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         span.set_attribute(name, value);
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_traceparent_is_read_by_the_letter_of_the_standard() {
+    fn a_traceparent_is_parsed_as_the_standard_says() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let good = parse(&format!("00-{trace}-00f067aa0ba902b7-01")).expect("it is one");
         assert_eq!(good.trace_id().to_string(), trace);

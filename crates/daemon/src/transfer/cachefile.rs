@@ -1,4 +1,4 @@
-//! Writing the cache's partial file without filling the page cache.
+//! Writes the cache's partial file without filling the page cache.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,16 +11,16 @@ use bytes::Bytes;
 use rustix::fs::{Advice, OFlags};
 use tokio::sync::watch;
 
-/// How much is written between two syncs. A sync makes the bytes durable, so that an
-/// interrupted download need not fetch them again. Without direct writes it also lets go of their
-/// pages: at most three such portions (one being written, one waiting, one being synced) are in
-/// memory at a time then.
+/// How much is written between two syncs. A sync makes the bytes durable, so that an interrupted
+/// download need not fetch them again. Without direct I/O it also releases their pages: at most
+/// three such portions (one being written, one waiting, one being synced) are in the page cache at
+/// a time.
 const SYNC_BYTES: u64 = 16 << 20; // 16 MiB
 
-/// What direct writes are aligned to, in memory and in the file: enough for every file system.
+/// Alignment of direct writes in memory and in the file: enough for every file system.
 const BLOCK_BYTES: usize = 4096;
 
-/// Appends chunks from `start` on; tells how many bytes are durable.
+/// Appends chunks from `start` on, and reports how many bytes are durable.
 pub(super) fn write(
     file: &File,
     start: u64,
@@ -32,7 +32,7 @@ pub(super) fn write(
         let sync = scope.spawn(move || -> io::Result<()> {
             for (from, to) in for_sync {
                 file.sync_data()?;
-                // A hint to the kernel; that it may be refused changes nothing.
+                // A hint to the kernel; nothing changes if it is refused.
                 rustix::fs::fadvise(
                     file,
                     from,
@@ -62,7 +62,7 @@ pub(super) fn write(
             }
         }
         if written.is_ok() && offset > unsynced {
-            // When the sync thread is gone, its own error is the answer.
+            // If the sync thread has ended, its own error is reported.
             to_sync.send((unsynced, offset)).ok();
         }
         drop(to_sync);
@@ -73,17 +73,17 @@ pub(super) fn write(
     })
 }
 
-/// Writes past the page cache what is aligned, and the rest through it.
+/// Writes the aligned part with direct I/O, and the rest through the page cache.
 struct Writer<'a> {
     cached: &'a File,
-    /// `None` where the file system has no direct I/O.
+    /// `None` if the file system does not support direct I/O.
     direct: Option<File>,
 }
 
 impl<'a> Writer<'a> {
     fn new(file: &'a File) -> Self {
-        // O_DIRECT belongs to an open file, so a second one is needed. It is the same file, even
-        // if another one has taken its name since.
+        // O_DIRECT belongs to an open file, so a second one is needed. It is the same file, even if
+        // another file has taken its name since.
         let direct = OpenOptions::new()
             .write(true)
             .custom_flags(OFlags::DIRECT.bits().cast_signed())
@@ -108,7 +108,7 @@ impl<'a> Writer<'a> {
             if error.kind() != io::ErrorKind::InvalidInput {
                 return Err(error);
             }
-            // The file system promised more than it does.
+            // The file system accepted O_DIRECT and then refused the write.
             self.direct = None;
             return self.cached.write_all_at(bytes, offset);
         }
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes pieces of these lengths from `start` on, as the pump does; the file's bytes.
+    /// Writes pieces of these lengths from `start` on, as the pump does. Returns the file's bytes.
     fn written(start: usize, lengths: &[usize]) -> Vec<u8> {
         let file = tempfile::tempfile().unwrap();
         let pool = BufferPool::new(lengths.len(), 2 * BLOCK_BYTES);

@@ -38,21 +38,21 @@ pub enum TransferError {
         /// Why.
         source: io::Error,
     },
-    /// The source ended without an error, and too early.
+    /// The source ended too early, without an error.
     #[error("The transfer ended after {received_bytes} of {size_bytes} bytes")]
     Incomplete {
-        /// What came.
+        /// How many bytes arrived.
         received_bytes: u64,
-        /// What was announced.
+        /// How many were announced.
         size_bytes: u64,
     },
     /// There is no memory for the pieces.
     #[error("Out of memory")]
     Memory(#[source] io::Error),
-    /// A task panicked: a fault of the daemon.
+    /// A task panicked: a bug in the daemon.
     #[error("The transfer crashed; see the log")]
     Task(#[from] JoinError),
-    /// A thread panicked: a fault of the daemon.
+    /// A thread panicked: a bug in the daemon.
     #[error("A transfer thread crashed; see the log")]
     Crashed,
 }
@@ -67,8 +67,8 @@ impl TransferError {
         }
     }
 
-    /// Whether what came is of no use to anybody: on a disk whose last bytes others need, or of an object
-    /// that is another one now.
+    /// Whether what was downloaded is of no further use: it takes the last free bytes of a disk that
+    /// others need, or the object has been replaced.
     pub fn spoils_what_came(&self) -> bool {
         match self {
             Self::Source(error) => error.kind() == SourceErrorKind::ObjectChanged,

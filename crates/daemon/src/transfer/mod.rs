@@ -6,12 +6,12 @@
 //!        earlier attempt, from the disk              '--> Copier (decode and write threads)
 //! ```
 //!
-//! The pump joins the source's chunks to pieces of one size, in aligned memory of a fixed pool: so
-//! memory does not grow with the image, the cache file is written past the page cache, and three
-//! consumers are woken once for each piece instead of once for each packet or so. All three get
-//! the same reference-counted pieces, and the slowest of them sets the pace. The bytes that are
-//! hashed are the very bytes that are cached and decoded, and they are compared with those that the
-//! plan was made from, which came by requests of their own.
+//! The pump joins the source's chunks into pieces of one size, in aligned memory from a fixed pool.
+//! So memory does not grow with the image, the cache file is written with direct I/O, and the three
+//! consumers are woken once per piece instead of about once per packet. All three get the same
+//! reference-counted pieces, and the slowest sets the pace. The bytes that are hashed are the same
+//! bytes that are cached and decoded, and they are compared with those that the plan was made from,
+//! which were fetched by separate requests.
 
 mod cachefile;
 mod error;
@@ -42,38 +42,38 @@ use crate::job::meter::Meter;
 use crate::job::stop::{Stop, StopReason};
 use crate::source::{PlanCheck, RangeOptions, RangeReader, Source, SourceError};
 
-/// Chunks that may wait before the pump; the HTTP library cuts chunks of at most 400 KiB, mostly
-/// far smaller ones, and what waits here is no longer in a range's buffer.
+/// Chunks that may wait in front of the pump. The HTTP library produces chunks of at most 400 KiB,
+/// mostly far smaller ones, and a chunk that waits here no longer occupies a range's buffer.
 const QUEUED_CHUNKS: usize = 16;
 
-/// What the consumers are given at a time.
+/// The size of a piece.
 const PIECE_BYTES: usize = 2 << 20; // 2 MiB
 
-/// Pieces in memory: one being filled, and enough for each consumer to work on some while others
-/// wait for it. The copier keeps up to three to itself, since a cluster may begin in one and end
-/// in the next but one; more than that must be left.
+/// Pieces in memory: one that is being filled, and enough for each consumer to work on some while
+/// others wait for it. The copier holds on to up to three, since a cluster may begin in one and end
+/// in the one after the next; more than three must be left.
 const PIECES: usize = 8;
 
-/// Pieces that may wait before the digest, and before the cache file.
+/// Pieces that may wait in front of the digest, and in front of the cache file.
 const QUEUED_PIECES: usize = 2;
 
-/// What a pass yields.
+/// The result of a pass.
 #[derive(Debug)]
 pub struct Streamed<W> {
     /// SHA-256 of every byte of the object.
     pub digest: Sha256Digest,
-    /// SHA-512 of them, if that was an aim.
+    /// SHA-512 of the same bytes, if it was wanted.
     pub sha512: Option<Sha512Digest>,
     /// The complete partial file.
     pub file: File,
     /// From the first request for the object's bytes to its last byte.
     pub download: Duration,
-    /// What was written beside the cache's file: [`Written`], or nothing.
+    /// What was written besides the cache file: [`Written`], or nothing.
     pub written: W,
 }
 
 /// Reads the lead's object once, front to back, into the cache's partial file and wherever else its
-/// bytes are to go.
+/// bytes go.
 pub async fn stream<O: Outlet>(
     source: &Source,
     lead: &mut Lead,
@@ -106,7 +106,7 @@ pub async fn stream<O: Outlet>(
         fetching.await??;
         Ok::<_, TransferError>(started.elapsed())
     };
-    // Beside the fetch, which need not wait for the database. Ends with the pump.
+    // Runs beside the fetch, which need not wait for the database. Ends with the pump.
     let note = async {
         while durable_seen.changed().await.is_ok() {
             let bytes = *durable_seen.borrow_and_update();
@@ -137,7 +137,7 @@ pub async fn stream<O: Outlet>(
     })
 }
 
-/// Takes the object's bytes to the pump.
+/// Passes the object's bytes to the pump.
 async fn fetch(
     mut reader: RangeReader,
     pump: mpsc::Sender<Bytes>,
@@ -159,7 +159,7 @@ async fn fetch(
             reason = stop.stopped() => return Err(TransferError::Stopped(reason)),
             sent = pump.send(chunk) => {
                 if sent.is_err() {
-                    // The pump has stopped, and will tell why.
+                    // The pump has ended, and reports why.
                     return Ok(());
                 }
             }
@@ -177,7 +177,7 @@ struct Pump {
     stop: Stop,
 }
 
-/// What the pump yields.
+/// The result of the pump.
 struct Pumped<W> {
     digest: Sha256Digest,
     sha512: Option<Sha512Digest>,
@@ -193,7 +193,7 @@ struct Consumers<'a, O> {
 }
 
 impl Pump {
-    /// Runs until the channel closes, on a thread of its own.
+    /// Runs until the channel is closed, on a dedicated thread.
     fn run<O: Outlet>(
         self,
         aims: Aims<O>,
@@ -223,12 +223,12 @@ impl Pump {
                     outlet: &mut outlet,
                 },
             );
-            // While the last of the cache file is synced.
+            // While the last part of the cache file is being synced.
             let is_complete = moved.as_ref().is_ok_and(|received| *received == self.size);
             let written = is_complete.then(|| outlet.finish());
             let digest = digest.join();
             let cache = cache.join();
-            // First, as a plan of another object is why the rest may have failed.
+            // First, because a plan of another object may be the reason why the rest failed.
             let (digest, sha512, check) = digest.map_err(panicked)??;
             let received = moved?;
             cache
@@ -250,7 +250,7 @@ impl Pump {
         })
     }
 
-    /// Hands everything to the consumers; returns how far that came.
+    /// Passes everything to the consumers. Returns how far it came.
     fn pump<O: Outlet>(
         &self,
         chunks: &mut mpsc::Receiver<Bytes>,
@@ -292,8 +292,8 @@ impl Pump {
         Ok(position)
     }
 
-    /// Hands out the durable part of an earlier attempt, which is in the cache file already. None when
-    /// a consumer is gone: joining it tells why.
+    /// Passes on the durable part of an earlier attempt, which is in the cache file already. None if a
+    /// consumer has ended; joining it tells why.
     fn replay<O: Outlet>(
         &self,
         pool: &BufferPool,
@@ -317,7 +317,7 @@ impl Pump {
         Ok(Some(offset))
     }
 
-    /// A free piece; waits until a consumer lets go of one.
+    /// A free piece; waits until a consumer releases one.
     fn take(&self, pool: &BufferPool) -> Result<PooledBuf, TransferError> {
         match pool.take(|| self.stop.reason().is_some()) {
             Ok(Some(piece)) => Ok(piece),
@@ -335,8 +335,8 @@ impl Pump {
 }
 
 impl<O: Outlet> Consumers<'_, O> {
-    /// Gives a piece to every consumer. False when one of them is gone: it has failed, and joining
-    /// it tells why.
+    /// Gives a piece to every consumer. False if one of them has failed and ended; joining it tells
+    /// why.
     fn hand_out(&mut self, piece: Bytes) -> Result<bool, TransferError> {
         if self.cache.send(piece.clone()).is_err() || self.digest.send(piece.clone()).is_err() {
             return Ok(false);
@@ -346,11 +346,11 @@ impl<O: Outlet> Consumers<'_, O> {
     }
 }
 
-/// The digests of what came, and the comparison with the plan.
+/// The digests of what arrived, and the comparison with the plan.
 type Digested = (Sha256Digest, Option<Sha512Digest>, Option<PlanCheck>);
 
-/// Hashes all pieces, and ends early when they are not those that the plan was made from. Gives the
-/// comparison back, which is over only when the object is.
+/// Hashes all pieces, and ends early if they are not those that the plan was made from. Returns the
+/// comparison, which is complete only at the end of the object.
 fn digest(
     pieces: Receiver<Bytes>,
     mut check: Option<PlanCheck>,

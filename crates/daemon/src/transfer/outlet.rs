@@ -1,4 +1,4 @@
-//! Where the bytes of a pass go beside the digest and the cache's file.
+//! Where the bytes of a pass go besides the digest and the cache file.
 
 use std::time::{Duration, Instant};
 
@@ -7,24 +7,25 @@ use lvp_image::copy::{Body, Copier};
 
 use crate::source::PlanCheck;
 
-/// Takes all pieces of an image, in order.
+/// Accepts all pieces of an image, in order.
 pub trait Outlet: Send + 'static {
-    /// What there is in the end.
+    /// The result.
     type Written: Send + 'static;
 
-    /// Takes the next piece; slow outlets set the pace.
+    /// Accepts the next piece. Slow outlets set the pace.
     fn feed(&mut self, piece: Bytes) -> lvp_image::Result<()>;
 
     /// There are no more pieces, and none is missing.
     fn finish(self) -> lvp_image::Result<Self::Written>;
 }
 
-/// What a pass is for. A volume is written only with the check: its plan came by requests of its own.
+/// The purpose of a pass. A volume is written only with the check, because its plan was made from
+/// separate requests.
 pub struct Aims<O> {
     pub(super) outlet: O,
     /// Compares the bytes with those that the plan was made from.
     pub(super) check: Option<PlanCheck>,
-    /// Takes the SHA-512 as well.
+    /// Computes the SHA-512 as well.
     pub(super) sha512: bool,
 }
 
@@ -37,7 +38,7 @@ impl<O> Aims<O> {
 }
 
 impl Aims<CacheOnly> {
-    /// The cache's file alone, whether or not something is known of the image.
+    /// The cache file only, whether or not there is a plan to compare with.
     pub fn cache(check: Option<PlanCheck>) -> Self {
         Self {
             outlet: CacheOnly,
@@ -48,7 +49,7 @@ impl Aims<CacheOnly> {
 }
 
 impl Aims<ToVolume> {
-    /// A volume beside the cache's file, by a plan.
+    /// A volume besides the cache file, by a plan.
     pub fn volume(copier: Copier, check: PlanCheck) -> Self {
         Self {
             outlet: ToVolume {
@@ -61,7 +62,7 @@ impl Aims<ToVolume> {
     }
 }
 
-/// Nothing beside the cache's file.
+/// Nothing besides the cache file.
 #[derive(Debug)]
 pub struct CacheOnly;
 
@@ -71,12 +72,12 @@ pub struct ToVolume {
     started: Instant,
 }
 
-/// A volume that was written and whose head is held back.
+/// A volume that was written except for its head, which is held back.
 #[derive(Debug)]
 pub struct Written {
-    /// What is held back.
+    /// The held-back head.
     pub body: Body,
-    /// From the start of the copy to the last byte settled on the volume.
+    /// From the start of the copy until the last byte was in place on the volume.
     pub took: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Each credential on each call that the API describes: what is found is the table of
+//! Tries each credential on each call that the API describes; the result is the table of
 //! docs/security.md.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use crate::support::World;
 
 const BARE: &str = "bare-0123456789abcdef0123456789abcdef";
 
-/// What a call is, as far as access goes: the columns of the table.
+/// The classes of calls, as far as access is concerned: the columns of the table.
 const CLASSES: [&str; 5] = [
     "health and `/metrics`",
     "the same, closed (1)",
@@ -32,7 +32,7 @@ struct Credential {
     certificate: Option<(String, String)>,
 }
 
-/// Every call that the daemon's own description has, and two that it has not.
+/// Every call in the daemon's own description, and two that are not in it.
 async fn calls(daemon: &Daemon, client: &Client) -> Vec<(usize, Method, String)> {
     let document = client
         .get(format!("{}/openapi.json", https(daemon)))
@@ -58,7 +58,7 @@ async fn calls(daemon: &Daemon, client: &Client) -> Vec<(usize, Method, String)>
         }
     }
     assert!(calls.len() >= 20, "{calls:?}");
-    // What describes the API is not part of it.
+    // The description itself is not part of it.
     for path in ["/openapi.json", "/docs"] {
         calls.push((2, Method::GET, path.to_owned()));
     }
@@ -157,7 +157,7 @@ async fn the_docs_hold_the_access_table_as_a_daemon_answers_it() {
                         answer.status().as_str().to_owned()
                     }
                     Ok(answer) if *class == 4 => answer.status().as_str().to_owned(),
-                    // Let through: what the handler says of an empty request is its affair.
+                    // Let through: the handler's answer to an empty request does not matter.
                     Ok(answer) => {
                         assert_ne!(answer.status().as_u16(), 429, "{path}");
                         "yes".to_owned()

@@ -15,12 +15,12 @@ fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/ansible")
 }
 
-/// Runs a playbook on this host alone; `home` is Ansible's.
+/// Runs a playbook on this host only; `home` is Ansible's home directory.
 fn play(home: &Path, playbook: &Path, variables: &serde_json::Value) -> Output {
     play_on(home, "localhost", playbook, variables, &[])
 }
 
-/// Runs a playbook on hosts that are all this one: a line of the inventory each.
+/// Runs a playbook on several hosts that are all this one: one line of the inventory each.
 fn play_on(
     home: &Path,
     hosts: &str,
@@ -51,7 +51,7 @@ fn play_on(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_playbook_provisions_once_waits_and_tells_why_it_failed() {
+async fn the_playbook_provisions_once_waits_and_reports_why_it_failed() {
     if !require("ansible") {
         return;
     }
@@ -78,7 +78,7 @@ async fn the_playbook_provisions_once_waits_and_tells_why_it_failed() {
         let text = String::from_utf8(output.stdout).expect("text");
         (output.status.code(), text)
     };
-    // Once; again, when the volume is ready and is left alone; and again because that is asked for.
+    // Once; again, when the volume is ready and is left unchanged; and again because the playbook says so.
     let thrice = home.join("thrice.yml");
     let tasks = deploy().join("tasks/provision.yml");
     let include = format!("    - ansible.builtin.include_tasks: {}\n", tasks.display());
@@ -110,7 +110,7 @@ async fn the_playbook_provisions_once_waits_and_tells_why_it_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_role_writes_a_configuration_that_the_daemon_takes_and_no_other() {
+async fn the_role_writes_a_configuration_that_the_daemon_accepts_and_refuses_others() {
     if !require("ansible") {
         return;
     }
@@ -157,7 +157,7 @@ async fn the_role_writes_a_configuration_that_the_daemon_takes_and_no_other() {
     assert!(!text.contains(lvp_testkit::s3::SECRET_KEY), "{text}");
 }
 
-/// What a run says of each host at its end: changed tasks.
+/// The number of changed tasks of each host, from the end of a run's output.
 fn changes(output: &Output) -> Vec<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let recap = text.split("PLAY RECAP").nth(1).unwrap_or_default();
@@ -168,7 +168,7 @@ fn changes(output: &Output) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hypervisors_are_looked_at_provisioned_and_then_left_alone() {
+async fn two_hypervisors_are_checked_provisioned_and_then_left_unchanged() {
     if !require("ansible") {
         return;
     }
@@ -212,7 +212,7 @@ async fn two_hypervisors_are_looked_at_provisioned_and_then_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_yaml_made_a_number_of_is_refused_with_what_to_do() {
+async fn a_text_that_yaml_reads_as_a_number_is_refused_with_a_remedy() {
     if !require("ansible") {
         return;
     }
@@ -252,7 +252,7 @@ async fn what_yaml_made_a_number_of_is_refused_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_role_can_be_checked_on_a_host_that_has_nothing_yet() {
+async fn the_role_runs_in_check_mode_on_a_bare_host() {
     if !require("ansible") {
         return;
     }

@@ -18,11 +18,14 @@ async fn the_docs_hold_the_served_description() {
         std::fs::write(&path, &text).expect("it is written");
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(committed, text, "docs/openapi.json is old: run ./dev docs");
+    assert_eq!(
+        committed, text,
+        "docs/openapi.json is out of date: run ./dev docs"
+    );
 }
 
 #[tokio::test]
-async fn every_described_route_is_there_and_has_its_method() {
+async fn every_described_route_exists_with_its_method() {
     let world = World::new().await;
     let daemon = world.start();
     let document: Value = daemon.get("/openapi.json").await.expect("it is served");
@@ -31,7 +34,7 @@ async fn every_described_route_is_there_and_has_its_method() {
     assert!(paths.len() >= 16, "{}", paths.len());
     for (path, item) in paths {
         for method in item.as_object().expect("methods").keys() {
-            // An endless stream: its beginning says enough.
+            // An endless stream: its beginning is sufficient.
             if path == lvp_api::routes::ALL_EVENTS {
                 let answer = reqwest::get(format!("{}{path}", daemon.url())).await;
                 assert_eq!(answer.expect("an answer").status(), 200);

@@ -1,9 +1,9 @@
-//! What a client sees of each mistake, and that nothing is left behind.
+//! What a client gets for each mistake, and that nothing is left behind.
 
 use lvp_api::JobState;
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, accepted, image};
 
 #[tokio::test]
 async fn bad_requests_are_refused_field_by_field() {
@@ -110,7 +110,7 @@ async fn a_body_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
+async fn unknown_jobs_images_and_paths_are_not_found() {
     let world = World::new().await;
     let daemon = world.start();
     let id = "00000000-0000-4000-8000-000000000000";
@@ -146,10 +146,7 @@ async fn what_is_not_there_is_not_found() {
 /// Runs one job that must fail, and checks that it leaves neither volume nor cache file.
 async fn fails(world: &World, url: &str, volume_bytes: u64) -> (u16, String) {
     let daemon = world.start();
-    let job = daemon
-        .provision(url, "vm", volume_bytes)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, url, "vm", volume_bytes).await;
     let status = daemon.ended(&job).await.expect("it ends");
     assert_eq!(status.status, JobState::Failed, "{status:?}");
     assert_eq!(
@@ -263,18 +260,12 @@ async fn an_existing_volume_that_is_too_small_is_refused_and_left_alone() {
     let small_url = world.put("small.qcow2", &small.build());
     let large_url = world.put("large.qcow2", &large.build());
     let daemon = world.start();
-    let job = daemon
-        .provision(&small_url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &small_url, "vm", 32 * MIB).await;
     assert_eq!(
         daemon.ended(&job).await.expect("it ends").status,
         JobState::Completed
     );
-    let job = daemon
-        .provision(&large_url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &large_url, "vm", 64 * MIB).await;
     let status = daemon.ended(&job).await.expect("it ends");
     assert_eq!(
         (status.status, status.error_code),

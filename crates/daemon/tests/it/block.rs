@@ -48,7 +48,7 @@ impl Bench {
             .await
             .expect("the proxy starts");
         let device = LoopDevice::new(device_bytes).expect("a loop device");
-        // What another tenant left.
+        // Another tenant's data.
         let mut file = OpenOptions::new()
             .write(true)
             .open(device.path())
@@ -200,7 +200,8 @@ async fn a_block_device_holds_the_image_and_zeros_and_nothing_of_what_it_held() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_reprovision_leaves_a_device_that_does_not_look_bootable_and_a_repeat_mends_it() {
+async fn a_failed_reprovision_leaves_a_device_that_does_not_look_bootable_and_a_repeat_repairs_it()
+{
     if !require("loop") {
         return;
     }
@@ -261,7 +262,7 @@ async fn a_job_that_runs_too_long_fails_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_job_lets_go_of_the_device() {
+async fn a_cancelled_job_releases_the_device() {
     if !require("loop") {
         return;
     }
@@ -277,7 +278,7 @@ async fn a_cancelled_job_lets_go_of_the_device() {
     .await;
     let cancelled = bench.jobs.cancel(job).await.expect("it is known");
     assert_eq!(cancelled, Cancellation::Cancelled);
-    // Nobody has it any more: the exclusive claim is to be had at once.
+    // Nothing has it open any more: it can be claimed exclusively at once.
     let claim = OpenOptions::new()
         .read(true)
         .custom_flags(O_EXCL)

@@ -1,4 +1,4 @@
-//! Authorities, certificates and tokens for daemons that ask who is there.
+//! CAs, certificates and tokens for daemons that require credentials.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::support::World;
 
-/// A file with this text and these rights, put in its place at once.
+/// Creates a file with this text and mode, atomically.
 pub(crate) fn write(directory: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
     let path = directory.join(name);
     let new = directory.join(format!("{name}.new"));
@@ -38,7 +38,7 @@ pub(crate) fn authority(name: &str) -> Authority {
     CertifiedIssuer::self_signed(params, key).expect("a certificate")
 }
 
-/// A certificate that ends so many days from now, and its key.
+/// A certificate that expires in this many days, and its key.
 pub(crate) fn issue(authority: &Authority, name: &str, days: i64) -> (String, String) {
     let key = KeyPair::generate().expect("a key");
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
@@ -54,7 +54,7 @@ pub(crate) fn issue(authority: &Authority, name: &str, days: i64) -> (String, St
     (certificate.pem(), key.serialize_pem())
 }
 
-/// A client that trusts this server, and shows a certificate or none.
+/// A client that trusts this server, and presents a certificate or none.
 pub(crate) fn client(
     server: &Authority,
     certificate: Option<&(String, String)>,
@@ -69,7 +69,7 @@ pub(crate) fn client(
     builder.build().expect("a client")
 }
 
-/// A world whose daemon speaks TLS and trusts clients of this authority.
+/// A world whose daemon uses TLS and trusts clients of this CA.
 pub(crate) fn with_tls(world: World, server: &Authority, clients: &Authority) -> World {
     let directory = world.home.path().to_owned();
     let (certificate, key) = issue(server, "server", 30);

@@ -11,7 +11,7 @@ use crate::support::{MIB, World, holds, image};
 
 const WRONG: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
-/// What `sha256sum` or another of its family says of bytes.
+/// The output of `sha256sum` or a similar tool for these bytes.
 fn sum(program: &str, world: &World, bytes: &[u8]) -> String {
     let file = world.home.path().join("summed");
     fs::write(&file, bytes).expect("there is room");
@@ -41,7 +41,7 @@ async fn run(daemon: &Daemon, key: &str, checksum: Option<&str>) -> JobStatus {
 }
 
 #[tokio::test]
-async fn a_job_says_what_its_image_was_verified_against() {
+async fn a_job_reports_what_its_image_was_verified_against() {
     let world = World::new().await;
     let daemon = world.start();
     let builder = image(8 * MIB, 20, 5);
@@ -128,7 +128,7 @@ async fn a_job_says_what_its_image_was_verified_against() {
 }
 
 #[tokio::test]
-async fn a_wrong_digest_from_anywhere_keeps_an_image_off_its_volume() {
+async fn a_wrong_digest_from_any_source_keeps_an_image_off_its_volume() {
     let world = World::new().await;
     let daemon = world.start();
     let bytes = image(8 * MIB, 20, 6).build();
@@ -203,7 +203,7 @@ async fn a_wrong_digest_from_anywhere_keeps_an_image_off_its_volume() {
         assert!(error.contains(words), "{file}: {error}");
     }
     assert_eq!(world.home.cache_files(), Vec::<String>::new());
-    // Two that disagree say nothing at all.
+    // Two that disagree count as none.
     put(&world, "z/a.qcow2", &bytes);
     put(&world, "z/a.qcow2.sha256", sha256.as_bytes());
     put(

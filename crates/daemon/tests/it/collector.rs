@@ -1,4 +1,4 @@
-//! A collector for traces, as real as the standard's own definitions make it.
+//! A collector for traces, made from the standard's own definitions.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,7 +61,7 @@ impl Collector {
         Self::start_slow(Duration::ZERO).await
     }
 
-    /// One that takes so long for each batch.
+    /// One that takes this long for each batch.
     pub(crate) async fn start_slow(delay: Duration) -> Self {
         let received = Received {
             delay,
@@ -71,7 +71,7 @@ impl Collector {
     }
 
     pub(crate) async fn start_at(address: &str, received: Received) -> Self {
-        // With its runtime all of its connections end, as those of a process do.
+        // All of its connections end with its runtime, as if a process ended.
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

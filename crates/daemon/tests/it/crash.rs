@@ -1,20 +1,17 @@
-//! The daemon is killed, and nothing is lost.
+//! The daemon is killed, and no job is lost.
 
 use lvp_api::JobState;
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::{Fault, Rule};
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, accepted, fetched, holds, image};
 
 #[tokio::test]
 async fn jobs_are_readable_after_a_restart() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 32 * MIB).await;
     let before = daemon.ended(&job).await.expect("it ends");
     daemon.kill().expect("it is killed");
     let daemon = world.start();
@@ -22,32 +19,22 @@ async fn jobs_are_readable_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_running_is_taken_up_again_and_goes_on_where_the_disk_ends() {
+async fn a_job_that_was_running_is_resumed_after_its_durable_bytes() {
     let (world, proxy) = World::with_faults().await;
     let builder = image(256 * MIB, 1500, 1);
     let bytes = builder.build();
     let url = world.put("a.qcow2", &bytes);
     proxy.inject(Rule::new(Fault::Slow(4_000_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 256 * MIB)
-        .await
-        .expect("it is accepted");
-    // Which of two jobs that start together fetches for both is a matter of chance.
+    let job = accepted(&daemon, &url, "vm", 256 * MIB).await;
+    // Which of two jobs that start together fetches for both is random.
     wait_for("the first job to lead", async || {
         world.home.volume("vm").exists().then_some(())
     })
     .await;
-    let waiting = daemon
-        .provision(&url, "vm-2", 256 * MIB)
-        .await
-        .expect("it is accepted");
+    let waiting = accepted(&daemon, &url, "vm-2", 256 * MIB).await;
     let half = bytes.len() as u64 / 2;
-    wait_for("half of the image", async || {
-        let progress = daemon.status(&job).await.ok()?.progress?;
-        (progress.bytes_processed > half).then_some(())
-    })
-    .await;
+    fetched(&daemon, &job, half).await;
     daemon.kill().expect("it is killed");
     assert!(
         !holds(&world.home.volume("vm"), &builder.disk()),
@@ -87,10 +74,7 @@ async fn a_stop_waits_for_running_jobs_and_leaves_the_rest_to_be_resumed() {
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::Slow(500_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 256 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 256 * MIB).await;
     wait_for("the job to run", async || {
         (daemon.status(&job).await.ok()?.status == JobState::Running).then_some(())
     })

@@ -9,7 +9,7 @@ use lvp_api::JobState;
 use lvp_testkit::require::command;
 use rusqlite::Connection;
 
-use crate::support::{BINARY, MIB, World, image};
+use crate::support::{BINARY, MIB, World, accepted, image};
 
 fn database(world: &World) -> PathBuf {
     world.home.path().join("jobs.db")
@@ -41,14 +41,11 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_backup_of_a_running_daemon_is_one_to_start_from_and_overwrites_nothing() {
+async fn a_backup_of_a_running_daemon_can_be_started_from_and_overwrites_nothing() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 32 * MIB).await;
     let before = daemon.ended(&job).await.expect("it ends");
     let backup = world.home.path().join("backup.db");
     let path = backup.to_str().expect("it is text");
@@ -70,7 +67,7 @@ async fn a_backup_of_a_running_daemon_is_one_to_start_from_and_overwrites_nothin
     let checked = db(&world, &["check"]);
     assert!(checked.status.success(), "{checked:?}");
 
-    // The database is lost, and comes back from the backup.
+    // The database is lost, and restored from the backup.
     daemon.kill().expect("it is killed");
     for file in ["jobs.db", "jobs.db-wal", "jobs.db-shm"] {
         fs::remove_file(world.home.path().join(file)).ok();
@@ -105,8 +102,8 @@ async fn backups_in_a_directory_are_named_by_time_and_the_newest_are_kept() {
 }
 
 #[tokio::test]
-async fn a_damaged_database_is_found_at_start_and_by_check_and_the_way_out_is_told() {
-    // No database at all; and one with a damaged page in the middle.
+async fn a_damaged_database_is_found_at_start_and_by_db_check_with_a_remedy() {
+    // No database at all, and one with a damaged page in the middle.
     let garbage = |path: &Path| fs::write(path, vec![b'x'; 8192]).expect("it is written");
     let page = |path: &Path| {
         let file = fs::File::options()
@@ -139,7 +136,7 @@ async fn a_damaged_database_is_found_at_start_and_by_check_and_the_way_out_is_to
             assert!(told.contains("is damaged"), "{arguments:?}: {told}");
         }
         assert!(!Path::new("/tmp/never-made.db").exists());
-        // The way out works.
+        // The remedy works.
         fs::rename(database(&world), world.home.path().join("damaged.db")).expect("it is moved");
         drop(world.start());
     }
@@ -164,7 +161,7 @@ async fn a_database_of_a_newer_release_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_there_is_not_made_by_a_look_at_it() {
+async fn db_commands_do_not_create_a_missing_database() {
     let world = World::new().await;
     let refused = db(&world, &["check"]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");

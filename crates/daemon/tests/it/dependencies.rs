@@ -1,4 +1,4 @@
-//! What the probes say of what the daemon depends on.
+//! What the probes report about dependencies.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use lvp_testkit::daemon::{Daemon, wait_for};
 
 use crate::support::{MIB, World, ended, image, metric};
 
-/// What a dependency's series says, once there is one.
+/// The value of a dependency's series, once there is one.
 async fn up(daemon: &Daemon, name: &str) -> f64 {
     let series = format!("dependencies_up{{dependency=\"{name}\"}}");
     wait_for(name, async || metric(daemon, &series).await).await
 }
 
-/// Waits until a dependency is up or down; how long that took.
+/// Waits until a dependency is up or down. Returns how long that took.
 pub(crate) async fn becomes(daemon: &Daemon, name: &str, expected: f64) -> Duration {
     let since = Instant::now();
     wait_for(name, async || {
@@ -24,7 +24,8 @@ pub(crate) async fn becomes(daemon: &Daemon, name: &str, expected: f64) -> Durat
 }
 
 #[tokio::test]
-async fn a_dependency_that_dies_is_seen_at_once_by_the_job_that_failed_on_it_and_seen_back() {
+async fn a_dependency_that_goes_down_is_noticed_at_once_by_a_failing_job_and_its_return_is_noticed()
+{
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 10, 14).build());
     let daemon = world.start();
@@ -48,7 +49,7 @@ async fn a_dependency_that_dies_is_seen_at_once_by_the_job_that_failed_on_it_and
 }
 
 #[tokio::test]
-async fn a_dependency_that_dies_and_comes_back_is_seen_within_an_interval_without_any_job() {
+async fn a_dependency_that_goes_down_and_returns_is_noticed_within_an_interval_without_any_job() {
     const INTERVAL_AND_A_BIT: Duration = Duration::from_secs(18);
     let (world, proxy) = World::with_faults().await;
     let daemon = world.start();

@@ -1,4 +1,4 @@
-//! The files under `deploy/`, by the judgement of the programs that read them.
+//! The files under `deploy/`, checked by the programs that read them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -222,8 +222,8 @@ fn the_service_monitor_has_fields_of_its_definition_only() {
     }
 }
 
-/// Neither promtail nor Alloy is packaged for Debian: this is the form of the file, and that what it
-/// takes from a line is what a line has.
+/// Neither promtail nor Alloy is packaged for Debian: this checks the syntax, and that what it
+/// extracts from a line is in a line.
 #[test]
 fn promtail_takes_from_a_line_what_a_line_has() {
     let text = fs::read_to_string(deploy("logs/promtail.yml")).expect("it is there");
@@ -267,7 +267,7 @@ fn the_compose_file_configures_the_daemon_and_prometheus() {
     let config = Config::from_settings(&settings.expect("it resolves")).expect("it is usable");
     assert_eq!(config.server.host.to_string(), "0.0.0.0");
     assert!(config.server.api_tokens_file.is_some());
-    // Every file of ours that a service mounts is there.
+    // Every file of ours that a service mounts exists.
     for service in compose["services"].as_object().expect("services").values() {
         for mount in service["volumes"].as_array().into_iter().flatten() {
             let source = mount.as_str().and_then(|mount| mount.split(':').next());

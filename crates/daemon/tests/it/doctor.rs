@@ -1,4 +1,4 @@
-//! `doctor`: what it says of a host where all is well, and of each thing that is not.
+//! `doctor`: its report on a host where everything works, and on each kind of fault.
 
 use lvp_testkit::daemon::Home;
 use lvp_testkit::require::require;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{BINARY, MIB, World, image};
 
-/// The report as JSON, after a look that its exit code goes with it.
+/// The report as JSON, after a check that its exit code matches.
 pub(crate) fn report(home: &Home, more: &[&str]) -> Value {
     let arguments = [&["doctor", "--json", "--config", "/dev/null"], more].concat();
     let output = home.run(&arguments).expect("it starts");
@@ -32,7 +32,7 @@ pub(crate) fn report(home: &Home, more: &[&str]) -> Value {
     report
 }
 
-/// Status and message of a check; the worst, where there are several.
+/// Status and message of a check; the worst, if there are several.
 pub(crate) fn check(report: &Value, name: &str) -> (String, String) {
     let checks = report["checks"].as_array().expect("a list");
     let of_name = checks.iter().filter(|found| found["check"] == name);
@@ -54,7 +54,7 @@ fn status(report: &Value, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_is_well_beside_a_running_daemon_and_nothing_is_changed() {
+async fn all_checks_pass_beside_a_running_daemon_and_nothing_is_changed() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(4 * MIB, 8, 1).build());
     let daemon = world.start();
@@ -71,7 +71,7 @@ async fn all_is_well_beside_a_running_daemon_and_nothing_is_changed() {
     ] {
         assert_eq!(status(&report, name), "ok", "{report:#}");
     }
-    // Whether the file system under /tmp takes direct I/O is the machine's affair.
+    // Whether the file system under /tmp supports direct I/O depends on the machine.
     for name in ["cache.dir", "volumes.dir"] {
         assert_ne!(status(&report, name), "fail", "{report:#}");
     }
@@ -99,7 +99,7 @@ async fn a_server_that_is_down_or_refuses_the_key_or_the_image_fails() {
     let (found, message) = check(&refused, "s3.endpoint");
     assert_eq!(found, "fail");
     assert!(message.contains("check minio.access_key"), "{message}");
-    // Its answer has its time all the same.
+    // Its answer has a Date header all the same.
     assert_eq!(status(&refused, "s3.clock"), "ok");
 
     let world = World::new().await;
@@ -120,7 +120,7 @@ async fn a_server_that_is_down_or_refuses_the_key_or_the_image_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_s_certificate_is_trusted_by_the_configured_authority_only() {
+async fn a_servers_certificate_is_trusted_by_the_configured_ca_only() {
     let ca = TestCa::new().expect("an authority");
     let s3 = S3::start_with_tls(&ca).await.expect("the S3 server starts");
     let home = Home::new(BINARY, s3.endpoint()).expect("there is room");
@@ -136,7 +136,7 @@ async fn a_server_s_certificate_is_trusted_by_the_configured_authority_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn full_file_systems_and_broken_configurations_fail() {
+async fn full_file_systems_and_invalid_configurations_fail() {
     let world = World::new().await;
     let broken = world.home.with("CACHE_MAX_AGE", "soon");
     let report_of_broken = report(&broken, &[]);

@@ -18,7 +18,7 @@ async fn post(daemon: &Daemon, route: &str, body: Value) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn a_field_that_nobody_knows_is_left_out_and_told_in_the_answer_and_the_log() {
+async fn an_unknown_field_is_ignored_with_a_warning_in_the_answer_and_the_log() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(4 * MIB, 2, 1).build());
     let daemon = world.start();
@@ -59,13 +59,13 @@ async fn a_field_that_nobody_knows_is_left_out_and_told_in_the_answer_and_the_lo
         (status, &answer["warnings"][0]),
         (202, &json!("pool: is not known, and was left out"))
     );
-    // Nothing was left out, nothing is told.
+    // Nothing was ignored, so there is no warning.
     let (status, answer) = post(&daemon, "/api/v1/cache/fetch", json!({"image_url": url})).await;
     assert_eq!((status, answer.get("warnings")), (202, None), "{answer}");
 }
 
 #[tokio::test]
-async fn lists_take_what_they_do_not_know_and_refuse_what_is_misspelt() {
+async fn lists_ignore_unknown_parameters_and_refuse_misspelt_ones() {
     let world = World::new().await;
     let daemon = world.start();
     for route in ["/api/v1/jobs", "/api/v1/cache/images"] {
@@ -95,7 +95,7 @@ async fn lists_take_what_they_do_not_know_and_refuse_what_is_misspelt() {
 }
 
 #[tokio::test]
-async fn the_cache_s_list_counts_all_images_whatever_part_is_listed() {
+async fn the_list_of_the_cache_counts_all_images_whatever_part_is_listed() {
     let world = World::new().await;
     let daemon = world.start();
     for seed in [1, 3, 5] {
@@ -123,7 +123,7 @@ async fn the_cache_s_list_counts_all_images_whatever_part_is_listed() {
 }
 
 #[tokio::test]
-async fn every_answer_has_a_request_id_the_client_s_own_or_a_new_one_and_lines_carry_it() {
+async fn every_answer_and_its_log_lines_have_a_request_id_the_clients_or_a_new_one() {
     let world = World::new().await;
     let daemon = world.start();
     let http = reqwest::Client::new();
@@ -165,7 +165,7 @@ async fn every_answer_has_a_request_id_the_client_s_own_or_a_new_one_and_lines_c
 }
 
 #[tokio::test]
-async fn errors_of_its_routes_keep_its_words() {
+async fn errors_on_the_go_programs_routes_keep_its_words() {
     let world = World::new().await;
     let daemon = world.start();
     let none = "00000000-0000-4000-8000-000000000000";
@@ -205,7 +205,7 @@ async fn errors_of_its_routes_keep_its_words() {
 }
 
 #[tokio::test]
-async fn config_check_and_the_start_refuse_the_same_with_64_and_the_key_s_name() {
+async fn config_check_and_the_start_refuse_the_same_with_64_and_the_keys_name() {
     let world = World::new().await;
     let home = world.home.path();
     let file = home.join("config.yaml");
@@ -270,7 +270,7 @@ async fn config_check_and_the_start_refuse_the_same_with_64_and_the_key_s_name()
                 String::from_utf8_lossy(&ended.stdout),
                 String::from_utf8_lossy(&ended.stderr)
             );
-            // What a file holds may be healed while the service tries again.
+            // The content of a file may be fixed while the service tries again.
             let is_file = value.starts_with("/no/") && key.starts_with('/');
             let status = if is_file && arguments[0] == "serve" {
                 1
@@ -329,7 +329,7 @@ async fn logging_file_may_name_a_stream_and_every_nth_line_is_written() {
         .spawn()
         .expect("it starts");
     let mut stderr = child.stderr.take().expect("it is piped");
-    // Of the lines at the start only the first is written, which says what was understood.
+    // Only the first line of the start is written, which says how the value was understood.
     let mut first = [0; 4096];
     let read = stderr.read(&mut first).expect("it can be read");
     let text = String::from_utf8_lossy(&first[..read]);
@@ -339,7 +339,7 @@ async fn logging_file_may_name_a_stream_and_every_nth_line_is_written() {
 }
 
 #[tokio::test]
-async fn a_standard_error_that_nobody_reads_holds_up_no_request() {
+async fn a_standard_error_that_nobody_reads_delays_no_request() {
     let world = World::new()
         .await
         .with("PORT", "0")

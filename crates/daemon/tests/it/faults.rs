@@ -1,18 +1,18 @@
-//! Every way in which a server and a network fail, at every range of a whole job: it ends with the
+//! Every kind of failure of a server or network, at every range of a whole job: it ends with the
 //! right disk, or failed with nothing left.
 
 use std::fs;
 
 use lvp_api::{JobState, JobStatus};
-use lvp_testkit::daemon::{Daemon, wait_for};
+use lvp_testkit::daemon::Daemon;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, accepted, fetched, holds, image};
 
 const DISK: u64 = 24 * MIB;
 
-/// What the daemon asks for at a time (`RangeOptions`).
+/// The size of the daemon's range requests (`RangeOptions`).
 const RANGE: u64 = 4 * MIB;
 
 /// A daemon behind the proxy, and one image.
@@ -29,8 +29,8 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let (world, proxy) = World::with_faults().await;
-        // A silent server is given up soon, so that the tests need not wait for long; not so soon
-        // that one which waits for a busy machine seems silent.
+        // A silent server is given up early, so that the tests need not wait for long; not so early
+        // that one on a busy machine seems silent.
         let world = world.with("MINIO_IDLE_TIMEOUT", "1s");
         let builder = image(DISK, 300, 1);
         let bytes = builder.build();
@@ -48,7 +48,7 @@ impl Stage {
         }
     }
 
-    /// Where the ranges of the one pass begin.
+    /// The offsets at which the ranges of the pass begin.
     fn ranges(&self) -> impl Iterator<Item = u64> {
         let size = self.bytes.len() as u64;
         assert!(size > 3 * RANGE, "the image has {size} bytes only");
@@ -56,15 +56,11 @@ impl Stage {
     }
 
     async fn provision(&self) -> JobStatus {
-        let job = self
-            .daemon
-            .provision(&self.url, "vm", DISK)
-            .await
-            .expect("it is accepted");
+        let job = accepted(&self.daemon, &self.url, "vm", DISK).await;
         self.daemon.ended(&job).await.expect("it ends")
     }
 
-    /// A job under this rule must end well.
+    /// A job under this rule must complete.
     async fn survives(&self, what: &str, rule: Rule) {
         self.proxy.clear();
         self.proxy.inject(rule);
@@ -74,7 +70,7 @@ impl Stage {
         self.start_afresh().await;
     }
 
-    /// A job under this rule must fail with this code and leave nothing; without it, it ends well.
+    /// A job under this rule must fail with this code and leave nothing; without it, it completes.
     async fn fails(&self, what: &str, code: u16, rule: Rule) {
         self.proxy.clear();
         self.proxy.inject(rule);
@@ -146,7 +142,7 @@ fn image_only(rule: Rule) -> Rule {
 }
 
 #[tokio::test]
-async fn a_fault_that_passes_costs_no_job_at_whatever_range_it_strikes() {
+async fn a_temporary_fault_at_any_range_fails_no_job() {
     let stage = Stage::new().await;
     for start in stage.ranges() {
         for fault in [
@@ -172,7 +168,7 @@ async fn a_fault_that_passes_costs_no_job_at_whatever_range_it_strikes() {
 }
 
 #[tokio::test]
-async fn a_fault_that_passes_before_the_first_range_costs_no_job() {
+async fn a_temporary_fault_before_the_first_range_fails_no_job() {
     let stage = Stage::new().await;
     for fault in [
         Fault::Reset,
@@ -191,7 +187,7 @@ async fn a_fault_that_passes_before_the_first_range_costs_no_job() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_slow_or_serves_no_ranges_is_borne() {
+async fn a_server_that_is_slow_or_serves_no_ranges_fails_no_job() {
     let stage = Stage::new().await;
     let slow = image_only(Rule::new(Fault::Slow(8_000_000)));
     stage.survives("slow", slow).await;
@@ -200,7 +196,7 @@ async fn a_server_that_is_slow_or_serves_no_ranges_is_borne() {
 }
 
 #[tokio::test]
-async fn a_fault_that_stays_fails_the_job_and_leaves_nothing() {
+async fn a_permanent_fault_fails_the_job_and_leaves_nothing() {
     let stage = Stage::new().await;
     for start in stage.ranges() {
         for (fault, code) in [
@@ -212,7 +208,7 @@ async fn a_fault_that_stays_fails_the_job_and_leaves_nothing() {
             (status(404, None, "NoSuchKey"), 404),
         ] {
             let what = format!("always {fault:?} at {start}");
-            // What was received is not asked for again, so the rest of the range fails as well.
+            // Received bytes are not requested again, so the rest of the range fails as well.
             let rule = image_only(Rule::new(fault)).when(move |request| {
                 request
                     .range_start
@@ -224,7 +220,7 @@ async fn a_fault_that_stays_fails_the_job_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn wrong_bytes_fail_the_job_at_whatever_range_they_come_and_nothing_is_kept() {
+async fn wrong_bytes_at_any_range_fail_the_job_and_nothing_is_kept() {
     let stage = Stage::new().await;
     for start in stage.ranges().skip(1) {
         let what = format!("a wrong byte at {start}");
@@ -236,7 +232,7 @@ async fn wrong_bytes_fail_the_job_at_whatever_range_they_come_and_nothing_is_kep
 }
 
 #[tokio::test]
-async fn an_object_that_seems_to_change_all_the_time_fails_the_job() {
+async fn an_object_that_seems_to_change_at_every_request_fails_the_job() {
     let stage = Stage::new().await;
     let other = Fault::Header("etag", "\"another-version\"".to_owned());
     let once = image_only(Rule::new(other.clone()))
@@ -248,12 +244,12 @@ async fn an_object_that_seems_to_change_all_the_time_fails_the_job() {
 }
 
 #[tokio::test]
-async fn an_object_that_is_replaced_while_it_is_read_ends_as_one_version() {
+async fn an_object_that_is_replaced_while_it_is_read_yields_one_version() {
     let (world, proxy) = World::with_faults().await;
-    // More ranges than are asked for at once: the later ones meet the new version.
+    // More ranges than are requested at once: the later ones get the new version.
     let disk = 128 * MIB;
     let [old, new] = [1, 3].map(|seed| image(disk, 1600, seed));
-    // Without a sidecar there is nothing else that could tell a mixture.
+    // Without a sidecar nothing else could detect a mixture.
     let put = |bytes: &[u8]| {
         let objects = world.s3.objects();
         objects.put("images", "a.qcow2", bytes).expect("it is put");
@@ -261,15 +257,8 @@ async fn an_object_that_is_replaced_while_it_is_read_ends_as_one_version() {
     put(&old.build());
     proxy.inject(image_only(Rule::new(Fault::Slow(3_000_000))));
     let daemon = world.start();
-    let job = daemon
-        .provision("s3://images/a.qcow2", "vm", disk)
-        .await
-        .expect("it is accepted");
-    wait_for("the download", async || {
-        let progress = daemon.status(&job).await.ok()?.progress?;
-        (progress.bytes_processed > MIB).then_some(())
-    })
-    .await;
+    let job = accepted(&daemon, "s3://images/a.qcow2", "vm", disk).await;
+    fetched(&daemon, &job, MIB).await;
     let bytes = new.build();
     put(&bytes);
     proxy.clear();

@@ -1,4 +1,4 @@
-//! All jobs' events, their list by filters, and asking again for what failed.
+//! All jobs' events, filtered lists, and retries of failed jobs.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::access::{FULL, READ};
 use crate::certificates::with_tokens;
 use crate::support::{self, MIB, World, address, image};
 
-/// Who follows all jobs.
+/// A client that follows all jobs.
 struct Follower {
     answer: Response,
     rest: String,
@@ -35,7 +35,7 @@ impl Follower {
         }
     }
 
-    /// The next event; none at the stream's end.
+    /// The next event; None at the end of the stream.
     async fn next(&mut self) -> Option<Event> {
         loop {
             let whole = self.rest.split_once("\n\n");
@@ -59,7 +59,7 @@ impl Follower {
         }
     }
 
-    /// Reads on until a job has ended; every status of it.
+    /// Reads until a job has ended. Returns each of its statuses.
     async fn until_end(&mut self, job: &str) -> Vec<(String, JobStatus)> {
         let mut told = Vec::new();
         loop {
@@ -89,24 +89,24 @@ async fn ended(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
 }
 
 #[tokio::test]
-async fn whoever_follows_all_jobs_sees_each_of_them_to_its_end() {
+async fn a_client_that_follows_all_jobs_sees_each_of_them_end() {
     let (world, url) = world().await;
     let daemon = world.start();
     let mut follower = Follower::after(&daemon, None).await;
     let (_, event, _) = follower.next().await.expect("a first event");
-    assert_eq!(event, "reset", "one who comes new lists the jobs first");
+    assert_eq!(event, "reset", "a new client lists the jobs first");
     let job = daemon
         .provision(&url, "vm-1", 8 * MIB)
         .await
         .expect("accepted");
     let told = follower.until_end(&job).await;
-    let (_, last) = told.last().expect("it was told of");
+    let (_, last) = told.last().expect("its event has arrived");
     assert_eq!(last.status, JobState::Completed);
     assert_eq!(*last, daemon.status(&job).await.expect("a status"));
 }
 
 #[tokio::test]
-async fn one_who_comes_back_goes_on_where_it_was_and_after_a_restart_begins_anew() {
+async fn a_returning_client_continues_where_it_was_and_begins_anew_after_a_restart() {
     let (world, url) = world().await;
     let daemon = world.start();
     let mut follower = Follower::after(&daemon, None).await;
@@ -116,7 +116,7 @@ async fn one_who_comes_back_goes_on_where_it_was_and_after_a_restart_begins_anew
         ended(&daemon, &url, "vm-1").await,
         ended(&daemon, "s3://images/none.qcow2", "vm-2").await,
     );
-    // Each job once, as it is now, in the order of their ends.
+    // Each job once, in its current state, in the order of their ends.
     let mut follower = Follower::after(&daemon, Some(&begin)).await;
     let told = follower.until_end(&first.job_id.to_string()).await;
     assert_eq!(told.len(), 1, "{told:?}");
@@ -127,7 +127,7 @@ async fn one_who_comes_back_goes_on_where_it_was_and_after_a_restart_begins_anew
     assert_eq!(data["job_id"], json!(second.job_id.to_string()));
     assert_eq!(data["remedy"], json!(second.remedy));
 
-    // The streams end with the daemon, which they do not hold up.
+    // The streams end with the daemon, and do not delay its end.
     daemon.signal("TERM").expect("it is told");
     while follower.next().await.is_some() {}
     daemon.wait().expect("it ends");
@@ -140,7 +140,7 @@ async fn one_who_comes_back_goes_on_where_it_was_and_after_a_restart_begins_anew
 }
 
 #[tokio::test]
-async fn one_who_never_reads_holds_up_nobody_and_costs_no_more_with_every_change() {
+async fn a_client_that_never_reads_delays_nobody_and_takes_bounded_memory() {
     let (world, url) = world().await;
     let daemon = world.start();
     let slow = Follower::after(&daemon, None).await;
@@ -218,7 +218,7 @@ async fn jobs_are_listed_by_state_volume_image_text_and_time() {
 }
 
 #[tokio::test]
-async fn a_failed_job_is_tried_again_as_a_new_one_that_asks_for_the_same() {
+async fn a_failed_job_is_retried_as_a_new_job_for_the_same_request() {
     let (world, proxy) = World::with_faults().await;
     let daemon = world.start();
     let failed = ended(&daemon, "s3://images/late.qcow2", "vm-1").await;
@@ -240,14 +240,14 @@ async fn a_failed_job_is_tried_again_as_a_new_one_that_asks_for_the_same() {
     assert_eq!(answer.status, 202, "{answer:?}");
     let new = answer.body["job_id"].as_str().expect("an id").to_owned();
     assert_ne!(new, old);
-    // Who clicks twice gets one job.
+    // Two clicks yield one job.
     let twice = retry(&old).await;
     assert_eq!(twice.status, 409, "{twice:?}");
     assert!(
         twice.body["message"].as_str().expect("text").contains(&new),
         "{twice:?}"
     );
-    // It has not failed yet, so that there is nothing to retry.
+    // It has not failed yet, so there is nothing to retry.
     let early = retry(&new).await;
     assert_eq!(early.status, 400, "{early:?}");
     let status = daemon.ended(&new).await.expect("it ends");
@@ -313,7 +313,7 @@ async fn a_stream_ends_when_its_token_is_no_longer_known() {
         (answer.status() == 401).then_some(())
     })
     .await;
-    // Looked at again with a change, once the last look is old.
+    // Checked again with a change, once the last check is old.
     let mut volume = 0;
     wait_for("the stream to end", async || {
         volume += 1;

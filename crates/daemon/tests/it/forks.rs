@@ -1,6 +1,6 @@
-//! What a child that was just forked holds, until it runs its program, keeps nobody out.
+//! Descriptors of a child that was just forked, until it runs its program, block nobody.
 //!
-//! All in this process, as in the daemon: threads start commands without end while others open what
+//! Everything is in this process, as in the daemon: threads start commands continuously while others open what
 //! is locked, close it and open it again.
 
 use std::path::Path;
@@ -19,16 +19,16 @@ use provisioner::volume::{NoLibvirt, Volumes as _};
 
 use crate::support::MIB;
 
-/// At least so often is opened,
+/// The least number of opens,
 const OPENS: u64 = 1000;
 
-/// while at least so many commands are started.
+/// and of commands that are started meanwhile.
 const COMMANDS: u64 = 500;
 
 /// Tasks that start a command whenever the last one has ended.
 const STARTERS: usize = 4;
 
-/// Opens as often as it says while commands are started; what was refused.
+/// Opens this many times while commands are started. Returns the refusals.
 async fn refusals(mut open: impl FnMut() -> Result<(), String> + Send + 'static) -> Vec<String> {
     let stop = Arc::new(AtomicBool::new(false));
     let started = Arc::new(AtomicU64::new(0));
@@ -73,7 +73,7 @@ fn assert_none(refused: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_volume_s_file_is_never_in_use_because_a_command_is_being_started() {
+async fn a_volumes_file_is_never_in_use_because_a_command_is_being_started() {
     let home = tempfile::tempdir().expect("there is room");
     let volumes = Dir::new(home.path().to_owned(), Arc::new(NoLibvirt));
     let job = JobId::random();
@@ -88,7 +88,7 @@ async fn a_volume_s_file_is_never_in_use_because_a_command_is_being_started() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_target_s_file_is_never_in_use_because_a_command_is_being_started() {
+async fn a_targets_file_is_never_in_use_because_a_command_is_being_started() {
     let home = tempfile::tempdir().expect("there is room");
     let path = home.path().join("disk");
     let refused = refusals(move || {
@@ -112,9 +112,9 @@ async fn a_block_device_is_never_in_use_because_a_command_is_being_started() {
     assert_none(&refused.await);
 }
 
-/// What is held for good is still told apart, and soon.
+/// What is held permanently is still refused, and quickly.
 #[test]
-fn what_is_held_for_good_is_refused_within_a_moment() {
+fn what_is_held_permanently_is_refused_within_a_moment() {
     let home = tempfile::tempdir().expect("there is room");
     let path = home.path().join("disk");
     let held = open(&path).expect("nobody has it");

@@ -1,4 +1,4 @@
-//! Full disks: the job fails in plain words, nothing is left, and with room again all is well.
+//! Full disks: the job fails with a clear error and leaves nothing, and works once there is space.
 
 use lvp_api::{JobState, JobStatus};
 use lvp_testkit::daemon::{Daemon, wait_for};
@@ -7,16 +7,7 @@ use lvp_testkit::require::require;
 use lvp_testkit::tmpfs::Tmpfs;
 use serde_json::json;
 
-use crate::support::{MIB, World, completed, ended, holds, image};
-
-/// Waits until a job has fetched this many bytes.
-async fn fetched(daemon: &Daemon, job: &str, bytes: u64) {
-    wait_for("the download", async || {
-        let progress = daemon.status(job).await.ok()?.progress?;
-        (progress.bytes_processed > bytes).then_some(())
-    })
-    .await;
-}
+use crate::support::{MIB, World, accepted, completed, ended, fetched, holds, image};
 
 fn assert_out_of_space(status: &JobStatus, what: &str) {
     assert_eq!(
@@ -35,7 +26,7 @@ async fn works_again(world: &World, daemon: &Daemon, url: &str, disk: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_cache_that_fills_up_during_a_download_fails_the_job_and_gives_the_room_back() {
+async fn a_cache_that_fills_up_during_a_download_fails_the_job_and_frees_the_space() {
     if !require("mount") {
         return;
     }
@@ -67,7 +58,7 @@ async fn a_cache_that_fills_up_during_a_download_fails_the_job_and_gives_the_roo
 }
 
 #[tokio::test]
-async fn an_unfinished_download_that_nobody_goes_on_with_makes_room_for_another() {
+async fn an_unfinished_download_that_no_job_continues_makes_room_for_another() {
     if !require("mount") {
         return;
     }
@@ -108,10 +99,7 @@ async fn a_volumes_directory_that_fills_up_fails_the_job_and_the_volume_is_remov
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::Slow(2_000_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 64 * MIB).await;
     fetched(&daemon, &job, MIB).await;
     volumes.fill().expect("it is filled");
     let status = daemon.ended(&job).await.expect("it ends");
@@ -123,7 +111,7 @@ async fn a_volumes_directory_that_fills_up_fails_the_job_and_the_volume_is_remov
 }
 
 #[tokio::test]
-async fn a_volume_whose_record_finds_no_room_is_not_made() {
+async fn a_volume_is_not_created_if_there_is_no_space_for_its_record() {
     if !require("mount") {
         return;
     }
@@ -135,7 +123,7 @@ async fn a_volume_whose_record_finds_no_room_is_not_made() {
     let daemon = world.start();
     works_again(&world, &daemon, &url, &builder.disk()).await;
     volumes.fill().expect("it is filled");
-    // The volume is there already: what finds no room is the word that it is being written.
+    // The volume exists already: there is no space for the mark that it is being written.
     let status = ended(&daemon, &url, "vm", 64 * MIB).await;
     assert_out_of_space(&status, "volume");
     assert!(
@@ -147,8 +135,8 @@ async fn a_volume_whose_record_finds_no_room_is_not_made() {
 }
 
 #[tokio::test]
-async fn a_full_disk_under_the_database_refuses_jobs_and_those_that_run_wait_for_room_and_complete()
-{
+async fn with_a_full_database_disk_new_jobs_are_refused_and_running_ones_wait_for_space_and_complete()
+ {
     if !require("mount") {
         return;
     }
@@ -161,14 +149,11 @@ async fn a_full_disk_under_the_database_refuses_jobs_and_those_that_run_wait_for
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::Slow(2_000_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 64 * MIB).await;
     fetched(&daemon, &job, 0).await;
     database.fill().expect("it is filled");
     proxy.clear();
-    // Some room may be left in the journal's last page; not for long.
+    // Some space may be left in the last page of the journal, but not for long.
     let refused = wait_for("a refusal", async || {
         let body = json!({"image_url": url});
         let answer = daemon.call("POST", "/api/v1/cache/fetch", Some(body)).await;
@@ -182,7 +167,7 @@ async fn a_full_disk_under_the_database_refuses_jobs_and_those_that_run_wait_for
         (answer.status == 503 && state["up"] == json!(false)).then_some(())
     })
     .await;
-    // What can be read is read all the while.
+    // Reading works all the time.
     daemon.status(&job).await.expect("it is readable");
     database.make_room().expect("there is room");
     let status = daemon.ended(&job).await.expect("it ends");

@@ -1,6 +1,8 @@
 //! Which object an image is of, in which version, and that nothing but its verified bytes reach a
 //! volume: servers that lie, objects that are replaced, URLs that are signed.
 
+mod urls;
+
 use std::fs;
 
 use lvp_api::{CachedImages, JobState, JobStatus};
@@ -9,14 +11,11 @@ use lvp_testkit::fault::{Fault, FaultProxy, Request, Rule};
 use lvp_testkit::s3::S3;
 use serde_json::json;
 
-use crate::support::{BINARY, MIB, World, holds, image};
+use crate::support::{BINARY, MIB, World, accepted, holds, image};
 
 const DISK: u64 = 32 * MIB;
 
-/// What signs the URLs of these tests.
-const SIGNATURE: &str = "c2VjcmV0LW9mLWEtcHJlLXNpZ25lZC11cmw";
-
-/// A web host that is no object storage of ours, behind a proxy.
+/// A web host that is not our object storage, behind a proxy.
 struct Host {
     server: S3,
     proxy: FaultProxy,
@@ -45,8 +44,7 @@ impl Host {
 }
 
 async fn provision(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
-    let job = daemon.provision(url, volume, DISK).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(daemon, url, volume, DISK).await;
     daemon.ended(&job).await.expect("it ends")
 }
 
@@ -61,12 +59,12 @@ async fn raw(daemon: &Daemon, url: &str, volume: &str, size: u64) -> JobStatus {
         .expect("it ends")
 }
 
-/// The planner asks for blocks, the one pass for ranges that are larger or go on to the end.
+/// The planner requests blocks, the pass requests ranges that are larger or extend to the end.
 fn is_of_plan(request: &Request) -> bool {
     request.range_bytes().is_some_and(|bytes| bytes <= 2 << 20)
 }
 
-/// Where the only L2 table of an image is.
+/// The offset of the only L2 table of an image.
 fn map_at(image: &[u8]) -> usize {
     let be64 = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().expect("8 bytes"));
     let table = |entry: u64| (entry & 0x00ff_ffff_ffff_fe00) as usize;
@@ -83,7 +81,7 @@ fn reads_map_of(image: &[u8]) -> impl Fn(&Request) -> bool + use<> {
     }
 }
 
-/// The same image but for two clusters that are swapped in its map.
+/// The same image with two clusters swapped in its map.
 fn with_another_map(image: &[u8]) -> Vec<u8> {
     let be64 = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().expect("8 bytes"));
     let l2 = map_at(image);
@@ -100,7 +98,7 @@ fn with_another_map(image: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_volume_is_not_ready_when_its_map_was_read_from_other_bytes_than_the_digest_is_of() {
+async fn a_volume_is_not_ready_if_its_map_was_read_from_other_bytes_than_were_hashed() {
     let (world, proxy) = World::with_faults().await;
     let builder = image(DISK, 250, 1);
     let bytes = builder.build();
@@ -120,7 +118,7 @@ async fn a_volume_is_not_ready_when_its_map_was_read_from_other_bytes_than_the_d
     assert_eq!(world.home.volume_files(), Vec::<String>::new());
     assert_eq!(world.home.cache_files(), Vec::<String>::new());
 
-    // Once only: the job starts afresh, and ends well.
+    // Only once: the job starts again, and completes.
     proxy.clear();
     proxy.inject(lie().when(reads_map_of(&bytes)).times(1));
     let status = provision(&daemon, &url, "vm").await;
@@ -133,15 +131,14 @@ async fn a_volume_is_not_ready_when_its_map_was_read_from_other_bytes_than_the_d
 }
 
 #[tokio::test]
-async fn the_resumed_part_of_a_download_is_compared_with_the_map_too() {
+async fn the_resumed_part_of_a_download_is_also_compared_with_the_map() {
     let (world, proxy) = World::with_faults().await;
     let builder = image(256 * MIB, 1500, 1);
     let bytes = builder.build();
     let url = world.put("a.qcow2", &bytes);
     proxy.inject(Rule::new(Fault::Slow(8_000_000)).when(|request| !is_of_plan(request)));
     let daemon = world.start();
-    let job = daemon.provision(&url, "vm", 256 * MIB).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 256 * MIB).await;
     wait_for("a part of the image to be durable", async || {
         let files = world.home.cache_files();
         let partial = files.iter().find(|name| name.ends_with(".partial"))?;
@@ -163,7 +160,7 @@ async fn the_resumed_part_of_a_download_is_compared_with_the_map_too() {
 }
 
 #[tokio::test]
-async fn without_a_strong_validator_no_volume_is_put_together_of_two_versions() {
+async fn without_a_strong_validator_no_volume_is_made_from_two_versions() {
     const SIZE: usize = 16 << 20;
     let (old, new) = (vec![b'A'; SIZE], vec![b'B'; SIZE]);
     let weak = || Fault::Header("etag", "W/\"1\"".to_owned());
@@ -173,7 +170,7 @@ async fn without_a_strong_validator_no_volume_is_put_together_of_two_versions() 
         let url = host.put("a.raw", &old);
         let daemon = host.home.start().expect("the daemon starts");
         let replaced = Fault::OtherBytes(new.clone().into());
-        // Were it read by ranges, those from the middle on would be of the new version.
+        // If it were read by ranges, those from the middle on would be of the new version.
         let upper = Rule::new(replaced.clone())
             .when(|request| request.range_start.is_some_and(|start| start > 8 << 20))
             .when(|request| request.range_bytes() > Some(1 << 20))
@@ -190,14 +187,14 @@ async fn without_a_strong_validator_no_volume_is_put_together_of_two_versions() 
             .filter(|request| is_whole(request) && request.target == "/images/a.raw");
         assert_eq!(whole.count(), 1, "{name}");
 
-        // The same again is no hit: nothing tells that it is the same version.
+        // The same request again is not a hit: nothing shows that it is the same version.
         let status = raw(&daemon, &url, name, SIZE as u64).await;
         assert_eq!(status.cache_hit, Some(false), "{name}: {status:?}");
     }
 }
 
 #[tokio::test]
-async fn a_download_that_breaks_off_and_cannot_be_gone_on_with_starts_afresh_or_fails() {
+async fn an_interrupted_download_that_cannot_be_continued_starts_again_or_fails() {
     const SIZE: usize = 8 << 20;
     let host = Host::new().await;
     let url = host.put("a.raw", &vec![b'A'; SIZE]);
@@ -212,7 +209,7 @@ async fn a_download_that_breaks_off_and_cannot_be_gone_on_with_starts_afresh_or_
             .when(is_whole)
             .also(Fault::NoHeader("etag"))
     };
-    // Replaced meanwhile, and nothing tells.
+    // Replaced meanwhile, and nothing shows that.
     let replaced = Rule::new(Fault::OtherBytes(vec![b'B'; SIZE].into()));
     let replaced = replaced.when(is_whole).also(Fault::NoHeader("etag"));
     host.proxy.inject(cut().times(1));
@@ -275,7 +272,7 @@ async fn an_object_longer_than_announced_fails_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_replaced_object_with_a_forgotten_sidecar_fails_whether_or_not_the_old_image_is_cached() {
+async fn a_replaced_object_with_an_outdated_sidecar_fails_whether_or_not_the_old_image_is_cached() {
     let mut errors = Vec::new();
     for is_cached in [false, true] {
         let world = World::new().await;
@@ -314,7 +311,7 @@ async fn a_replaced_object_with_a_forgotten_sidecar_fails_whether_or_not_the_old
 }
 
 #[tokio::test]
-async fn the_same_image_under_a_second_name_is_read_once_more_and_kept_once() {
+async fn the_same_image_under_a_second_name_is_read_again_and_kept_once() {
     let world = World::new().await;
     let bytes = image(DISK, 30, 1).build();
     let (first, second) = (world.put("a.qcow2", &bytes), world.put("b.qcow2", &bytes));
@@ -334,153 +331,4 @@ async fn the_same_image_under_a_second_name_is_read_once_more_and_kept_once() {
     }
     assert_eq!(world.home.cache_files().len(), 1);
     assert!(world.s3.traffic().object("images/b.qcow2").sent_bytes > 0);
-}
-
-#[tokio::test]
-async fn objects_that_differ_in_their_query_alone_do_not_get_each_others_bytes() {
-    let host = Host::new().await;
-    let (one, other) = (vec![b'A'; 1 << 20], vec![b'B'; 1 << 20]);
-    let url = host.put("file", &one);
-    let daemon = host.home.start().expect("the daemon starts");
-    // One path, one size and one tag, as of a script that serves files.
-    host.proxy.inject(
-        Rule::new(Fault::OtherBytes(other.clone().into()))
-            .when(|request| request.target.contains("file=b")),
-    );
-    for (name, bytes, hit) in [
-        ("a", &one, false),
-        ("b", &other, false),
-        ("a", &one, true),
-        ("b", &other, true),
-    ] {
-        let status = raw(&daemon, &format!("{url}?file={name}"), name, 1 << 20).await;
-        assert_eq!(
-            (status.status, status.cache_hit),
-            (JobState::Completed, Some(hit)),
-            "{name}: {status:?}"
-        );
-        assert!(
-            fs::read(host.home.volume(name)).expect("a volume") == **bytes,
-            "{name}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_url_that_is_signed_anew_is_the_same_object() {
-    let host = Host::new().await;
-    let url = host.put("a.raw", &vec![b'A'; 1 << 20]);
-    let daemon = host.home.start().expect("the daemon starts");
-    for (signature, hit) in [("one", false), ("two", true)] {
-        let url = format!("{url}?sv=2022-11-02&se=2030&sig={signature}");
-        let status = raw(&daemon, &url, "vm", 1 << 20).await;
-        assert_eq!(
-            (status.status, status.cache_hit),
-            (JobState::Completed, Some(hit)),
-            "{status:?}"
-        );
-    }
-}
-
-/// Everything that a daemon has written down, by file.
-fn written(home: &Home) -> Vec<(String, Vec<u8>)> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(home.path()).expect("a directory").flatten() {
-        if entry.path().is_file() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            files.push((name, fs::read(entry.path()).expect("it can be read")));
-        }
-    }
-    files
-}
-
-fn assert_is_secret(home: &Home, daemon: &Daemon) {
-    for (name, bytes) in written(home) {
-        let found = bytes
-            .windows(SIGNATURE.len())
-            .any(|window| window == SIGNATURE.as_bytes());
-        assert!(!found, "{name} has the signature in clear");
-    }
-    let log = daemon.log_text().join("\n");
-    assert!(!log.contains(SIGNATURE), "{log}");
-}
-
-#[tokio::test]
-async fn what_signs_a_url_survives_a_restart_without_being_written_down_in_clear() {
-    let host = Host::new().await;
-    let bytes = vec![b'A'; 8 << 20];
-    let url = format!("{}?sv=2022&sig={SIGNATURE}", host.put("a.raw", &bytes));
-    host.proxy
-        .inject(Rule::new(Fault::StallAt(1000)).method("GET"));
-    let daemon = host.home.start().expect("the daemon starts");
-    let request = json!({
-        "image_url": url, "volume_name": "vm", "volume_size_bytes": bytes.len(),
-        "image_type": "raw",
-    });
-    let job = daemon.submit("/api/v1/jobs", request).await;
-    let job = job.expect("it is accepted");
-    wait_for("the server to stall", async || {
-        (host.proxy.injected() > 0).then_some(())
-    })
-    .await;
-    assert_is_secret(&host.home, &daemon);
-    let shown = daemon.call("GET", "/api/v1/jobs", None).await;
-    let shown = shown.expect("an answer").body.to_string();
-    assert!(
-        !shown.contains(SIGNATURE) && shown.contains("/images/a.raw"),
-        "{shown}"
-    );
-    daemon.kill().expect("it is killed");
-    let backup = host
-        .home
-        .run(&["db", "backup", "copy.db"])
-        .expect("it runs");
-    assert!(backup.status.success(), "{backup:?}");
-
-    host.proxy.clear();
-    let daemon = host.home.start().expect("the daemon starts");
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
-    assert!(
-        host.proxy
-            .requests()
-            .iter()
-            .all(|request| request.target.contains(SIGNATURE)),
-        "the whole URL is asked for"
-    );
-    assert!(fs::read(host.home.volume("vm")).expect("a volume") == bytes);
-    assert_is_secret(&host.home, &daemon);
-    let images: CachedImages = daemon.get("/api/v1/cache/images").await.expect("a list");
-    assert!(!images.images[0].image_url.contains('?'));
-}
-
-#[tokio::test]
-async fn a_job_whose_url_cannot_be_decrypted_any_more_says_so() {
-    let host = Host::new().await;
-    let url = format!(
-        "{}?sv=2022&sig={SIGNATURE}",
-        host.put("a.raw", &[b'A'; 4096])
-    );
-    host.proxy
-        .inject(Rule::new(Fault::StallAt(10)).method("GET"));
-    let daemon = host.home.start().expect("the daemon starts");
-    let fetch = json!({"image_url": url, "image_type": "raw"});
-    let job = daemon.submit("/api/v1/cache/fetch", fetch).await;
-    let job = job.expect("it is accepted");
-    wait_for("the server to stall", async || {
-        (host.proxy.injected() > 0).then_some(())
-    })
-    .await;
-    daemon.kill().expect("it is killed");
-    host.proxy.clear();
-    fs::remove_file(host.home.path().join("jobs.db.key")).expect("it was made");
-    let daemon = host.home.start().expect("the daemon starts");
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(
-        (status.status, status.error_type.as_deref()),
-        (JobState::Failed, Some("url_unreadable")),
-        "{status:?}"
-    );
-    assert!(host.proxy.requests().is_empty());
-    assert_is_secret(&host.home, &daemon);
 }

@@ -1,4 +1,4 @@
-//! Jobs: the queue, cancelling, repeating, events.
+//! Jobs: the queue, cancelling, repeated requests, events.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use lvp_testkit::daemon::{Daemon, wait_for};
 use lvp_testkit::fault::{Fault, Rule};
 use serde_json::json;
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, accepted, image};
 
 /// A rule under which the image's last bytes arrive slowly, so that its job is running for long.
 fn slow() -> Rule {
@@ -34,15 +34,9 @@ async fn running_and_pending_jobs_are_cancelled_within_a_second_and_leave_nothin
     let url = world.put("slow.qcow2", &image(256 * MIB, 900, 1).build());
     proxy.inject(slow());
     let daemon = world.start();
-    let first = daemon
-        .provision(&url, "vm-1", 256 * MIB)
-        .await
-        .expect("it is accepted");
+    let first = accepted(&daemon, &url, "vm-1", 256 * MIB).await;
     running(&daemon, &first).await;
-    let second = daemon
-        .provision(&url, "vm-2", 256 * MIB)
-        .await
-        .expect("it is accepted");
+    let second = accepted(&daemon, &url, "vm-2", 256 * MIB).await;
     assert_eq!(
         daemon.status(&second).await.expect("a status").status,
         JobState::Pending
@@ -56,7 +50,7 @@ async fn running_and_pending_jobs_are_cancelled_within_a_second_and_leave_nothin
         let answer = daemon.call(method, &route, None).await.expect("an answer");
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.body, json!({"status": "cancelled", "job_id": job}));
-        // The bar is one second; the machine may be busy with other tests.
+        // The target is one second; the machine may be busy with other tests.
         assert!(
             started.elapsed() < Duration::from_secs(3),
             "{:?}",
@@ -83,10 +77,7 @@ async fn one_volume_has_one_job_at_a_time() {
     let url = world.put("slow.qcow2", &image(256 * MIB, 900, 1).build());
     proxy.inject(slow());
     let daemon = world.start();
-    let first = daemon
-        .provision(&url, "vm", 256 * MIB)
-        .await
-        .expect("it is accepted");
+    let first = accepted(&daemon, &url, "vm", 256 * MIB).await;
     let body = json!({"image_url": url, "volume_name": "vm", "volume_size_gb": 1, "correlation_id": "c-7"});
     let answer = daemon
         .call("POST", "/api/v1/jobs", Some(body))
@@ -110,10 +101,7 @@ async fn a_full_queue_answers_429_with_retry_after() {
     let url = world.put("slow.qcow2", &image(256 * MIB, 900, 1).build());
     proxy.inject(slow());
     let daemon = world.start();
-    let first = daemon
-        .provision(&url, "vm-1", 256 * MIB)
-        .await
-        .expect("it is accepted");
+    let first = accepted(&daemon, &url, "vm-1", 256 * MIB).await;
     running(&daemon, &first).await;
     daemon
         .provision(&url, "vm-2", 256 * MIB)
@@ -141,10 +129,7 @@ async fn health_is_degraded_exactly_while_every_slot_is_taken() {
         answer.body["status"].as_str().map(str::to_owned)
     };
     assert_eq!(health("/health").await.as_deref(), Some("healthy"));
-    let job = daemon
-        .provision(&url, "vm", 256 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 256 * MIB).await;
     running(&daemon, &job).await;
     for route in ["/health", "/healthz", "/livez"] {
         assert_eq!(health(route).await.as_deref(), Some("degraded"), "{route}");
@@ -190,10 +175,7 @@ async fn events_show_progress_that_never_goes_back_and_then_the_end() {
     let url = world.put("slow.qcow2", &image(256 * MIB, 120, 1).build());
     proxy.inject(Rule::new(Fault::Slow(2_000_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 256 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 256 * MIB).await;
     let events = events(&daemon, &job).await;
     let mut percent = 0.0;
     for (_, status) in &events {
@@ -251,10 +233,7 @@ async fn jobs_are_listed_newest_first_by_state_and_by_page() {
         ("s3://images/none", "vm-2"),
         (&url, "vm-3"),
     ] {
-        let job = daemon
-            .provision(image, volume, 32 * MIB)
-            .await
-            .expect("it is accepted");
+        let job = accepted(&daemon, image, volume, 32 * MIB).await;
         daemon.ended(&job).await.expect("it ends");
         jobs.insert(0, job);
     }
@@ -279,16 +258,13 @@ async fn jobs_are_listed_newest_first_by_state_and_by_page() {
 }
 
 #[tokio::test]
-async fn ended_jobs_are_forgotten_after_the_retention() {
+async fn ended_jobs_are_deleted_after_the_retention() {
     let world = World::new()
         .await
         .with("JOBS_RETENTION", "1ms")
         .with("CACHE_EVICTION_INTERVAL", "100ms");
     let daemon = world.start();
-    let job = daemon
-        .provision("s3://images/none", "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, "s3://images/none", "vm", 32 * MIB).await;
     wait_for("the job to be forgotten", async || {
         let answer = daemon
             .call("GET", &format!("/api/v1/jobs/{job}"), None)

@@ -1,4 +1,4 @@
-//! ARCHITECTURE.md tells the truth about the daemon's layers: no import runs up.
+//! ARCHITECTURE.md is right about the daemon's layers: there are no upward imports.
 
 use lvp_testkit::module_order::{self, Rows, Sources, against_the_table};
 
@@ -6,7 +6,7 @@ fn sources() -> Sources {
     module_order::sources(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The rows of the page's table: names of modules in backquotes, in the second column.
+/// The rows of the table in ARCHITECTURE.md: names of modules in backquotes, in the second column.
 fn rows() -> Rows {
     let page = include_str!("../../../../ARCHITECTURE.md");
     let section = page.split("### Layers of the daemon").nth(1);
@@ -43,7 +43,7 @@ fn the_page_names_every_module_and_no_other() {
 }
 
 #[test]
-fn an_import_that_runs_up_is_found_however_it_is_written() {
+fn an_upward_import_is_found_however_it_is_written() {
     for planted in [
         "use crate::jobs::Jobs;\n",
         "use crate::{\n    clock,\n    jobs::{Jobs, live},\n};\n",

@@ -54,18 +54,18 @@ mod real {
     use lvp_testkit::require::{command, find_program, require};
     use serde_json::Value;
 
-    use crate::support::{MIB, World, holds, image, metric};
+    use crate::support::{MIB, World, accepted, holds, image, metric};
 
-    /// A libvirtd with a socket and a pool of its own, in a world of its own: where libvirtd keeps its
-    /// state, which no option of it moves, there are directories of this test for it alone. So it
-    /// meets neither those of other tests nor the machine's.
+    /// A libvirtd with its own socket and pool in its own mount namespace: where libvirtd keeps its
+    /// state, which no option can move, it has directories of this test. So it
+    /// is independent of those of other tests and of the machine's.
     struct Libvirtd {
         dir: tempfile::TempDir,
         child: Child,
         pool: String,
     }
 
-    /// What a libvirtd of root writes to.
+    /// The directories that a libvirtd of root writes to.
     const STATE: [&str; 5] = [
         "/etc/libvirt",
         "/run/libvirt",
@@ -74,7 +74,7 @@ mod real {
         "/var/log/libvirt",
     ];
 
-    /// Puts the directory before each `:` on the one behind it, then becomes the command.
+    /// Mounts the directory before each `:` on the one after it, then executes the command.
     const IN_ITS_WORLD: &str = r#"
         set -e
         while [ "$1" != -- ]; do
@@ -238,7 +238,7 @@ mod real {
         libvirt_is(true).await;
     }
 
-    /// What somebody else's volume holds.
+    /// The content of somebody else's volume.
     const OTHERS: u8 = 0xa5;
 
     async fn world_with(libvirtd: &Libvirtd) -> World {
@@ -246,7 +246,7 @@ mod real {
         let others = vec![OTHERS; 32 << 20];
         std::fs::write(world.home.volume("others"), others).expect("it is written");
         world
-            // So that nothing but libvirt's word keeps them from it.
+            // So that only libvirt's answer protects it.
             .with("LVM_ADOPT_UNTAGGED", "true")
             .with("LIBVIRT_ENABLED", "true")
             .with("LIBVIRT_URI", &libvirtd.uri())
@@ -259,8 +259,7 @@ mod real {
     }
 
     async fn provision(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
-        let job = daemon.provision(url, volume, 32 * MIB).await;
-        let job = job.expect("it is accepted");
+        let job = accepted(daemon, url, volume, 32 * MIB).await;
         daemon.ended(&job).await.expect("it ends")
     }
 
@@ -271,11 +270,11 @@ mod real {
             "{status:?}"
         );
         let error = status.error.as_deref().unwrap_or_default();
-        assert!(error.contains("cannot be told"), "{error}");
+        assert!(error.contains("Cannot find out"), "{error}");
     }
 
     #[tokio::test]
-    async fn a_restart_of_libvirtd_fails_no_job_and_without_it_nothing_is_written() {
+    async fn a_restart_of_libvirtd_fails_no_job_and_nothing_is_written_while_it_is_down() {
         if !require("libvirt") {
             return;
         }
@@ -286,7 +285,7 @@ mod real {
         let daemon = world.start();
         let status = provision(&daemon, &url, "vm-1").await;
         assert_eq!(status.status, JobState::Completed, "{status:?}");
-        // The connection that the daemon still has is to one that is gone.
+        // The daemon's connection is to a libvirtd that is gone.
         libvirtd.kill();
         libvirtd.start_again().await;
         let status = provision(&daemon, &url, "vm-2").await;
@@ -298,8 +297,7 @@ mod real {
         cannot_tell(&provision(&daemon, &url, "others").await);
         assert!(is_untouched(&world), "written without asking libvirt");
 
-        let job = daemon.provision(&url, "others", 32 * MIB).await;
-        let job = job.expect("it is accepted");
+        let job = accepted(&daemon, &url, "others", 32 * MIB).await;
         let before = daemon.log().len();
         wait_for("it to ask", async || {
             daemon.log()[before..].iter().any(asked_again).then_some(())
@@ -312,7 +310,7 @@ mod real {
     }
 
     #[tokio::test]
-    async fn a_stuck_libvirtd_holds_up_its_job_alone_and_not_for_ever() {
+    async fn a_hanging_libvirtd_delays_only_its_job_and_not_for_ever() {
         if !require("libvirt") {
             return;
         }
@@ -324,8 +322,7 @@ mod real {
         let status = provision(&daemon, &url, "vm-1").await;
         assert_eq!(status.status, JobState::Completed, "{status:?}");
         libvirtd.signal("STOP");
-        let job = daemon.provision(&url, "others", 32 * MIB).await;
-        let job = job.expect("it is accepted");
+        let job = accepted(&daemon, &url, "others", 32 * MIB).await;
         for route in ["/health", "/metrics", "/api/v1/jobs"] {
             let asked = Instant::now();
             let answer = daemon.call("GET", route, None).await.expect("an answer");

@@ -1,4 +1,4 @@
-//! Log lines, in both forms and in a file.
+//! Log lines, in both formats and in a file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +17,7 @@ use crate::support::{MIB, World, address, ended, image};
 const TOKEN: &str = "do-not-log-this-token-0123456789abcdef";
 
 #[tokio::test]
-async fn every_line_within_a_job_leads_to_the_job_and_its_trace() {
+async fn every_line_of_a_job_has_the_ids_of_the_job_and_its_trace() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 20, 51).build());
     let daemon = world.start();
@@ -92,7 +92,7 @@ async fn a_line_has_the_form_of_the_guide_in_json_and_in_text() {
 }
 
 #[tokio::test]
-async fn the_file_has_the_lines_too_and_is_opened_anew_on_sighup() {
+async fn the_file_gets_the_lines_too_and_is_reopened_on_sighup() {
     let world = World::new().await;
     let (path, moved) = (
         world.home.path().join("log"),
@@ -111,10 +111,10 @@ async fn the_file_has_the_lines_too_and_is_opened_anew_on_sighup() {
     fs::rename(&path, &moved).expect("it is moved away");
     daemon.signal("HUP").expect("it is told");
     wait_for("a new file", async || {
-        text(&path).contains("Log file opened anew").then_some(())
+        text(&path).contains("Log file reopened").then_some(())
     })
     .await;
-    assert!(!text(&moved).contains("Log file opened anew"));
+    assert!(!text(&moved).contains("Log file reopened"));
     daemon.signal("TERM").expect("it is told");
     assert!(daemon.wait().expect("it ends").success());
     assert!(text(&path).contains("Stopping"), "{}", text(&path));
@@ -128,7 +128,7 @@ async fn no_secret_is_ever_in_a_line() {
         .await
         .expect("the web host starts");
     let host = web.endpoint().trim_start_matches("http://").to_owned();
-    // One that takes the lines, one that is not there.
+    // One that accepts the lines, one that does not exist.
     let inbox = Inbox::start().await.expect("a server");
     let world = with_tokens(world, &format!("ci:{TOKEN}\n"));
     let world = world
@@ -148,7 +148,7 @@ async fn no_secret_is_ever_in_a_line() {
     let job = daemon.provision(&url, "vm", 64 * MIB).await.expect("a job");
     let status = daemon.ended(&job).await.expect("it ends");
     assert_eq!(status.status, JobState::Completed);
-    // Refused by the host, then not reached at all, then refused by the daemon.
+    // Refused by the host, then unreachable, then refused by the daemon.
     let signed = format!("http://{host}/images/a.qcow2?X-Amz-Signature={signature}");
     for volume in ["refused", "unreachable"] {
         let status = ended(&daemon, &signed, volume, MIB).await;
@@ -174,7 +174,7 @@ async fn no_secret_is_ever_in_a_line() {
 }
 
 #[tokio::test]
-async fn lines_go_to_the_stream_that_is_asked_for_and_tell_the_journal_their_priority() {
+async fn lines_go_to_the_configured_stream_and_give_the_journal_their_priority() {
     for (output, is_journal) in [("stderr", true), ("stdout", true), ("stdout", false)] {
         let world = World::new().await.with("LOG_OUTPUT", output);
         // Which is worth a warning, as there are no credentials.
@@ -216,7 +216,7 @@ async fn lines_go_to_the_stream_that_is_asked_for_and_tell_the_journal_their_pri
 }
 
 #[tokio::test]
-async fn nothing_that_a_request_says_forges_a_line_or_makes_a_long_one() {
+async fn no_request_can_forge_a_line_or_make_an_overlong_one() {
     let forged = "2026-01-01T00:00:00.000Z [ERROR] audit: Forged";
     let evil = format!("vm, status=200)\n{forged}\r\n\u{1b}[2K\u{2028}{forged}\u{85}\u{202e}\" ");
     for format in ["text", "json"] {

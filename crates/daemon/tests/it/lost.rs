@@ -1,4 +1,4 @@
-//! The database or the cache goes away under the daemon: that is said, jobs wait, and go on when it is back.
+//! The database or the cache is lost while the daemon runs: that is reported, jobs wait, and continue when it is back.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,9 +11,9 @@ use lvp_testkit::require::{command, require};
 use lvp_testkit::tmpfs::Tmpfs;
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, MIB, World, holds, image};
+use crate::support::{BINARY, MIB, World, accepted, fetched, holds, image};
 
-/// What the readiness says of a dependency that is down.
+/// The reason that `/readyz` gives for a dependency that is down.
 async fn down(daemon: &Daemon, name: &str) -> String {
     wait_for(name, async || {
         let answer = daemon.call("GET", "/readyz", None).await.ok()?;
@@ -32,7 +32,7 @@ async fn is_ready(daemon: &Daemon) {
     .await;
 }
 
-/// Waits until a job says that it waits.
+/// Waits until a job has a note that it waits.
 async fn waits(daemon: &Daemon, job: &str) {
     wait_for("the job to wait", async || {
         let status = daemon.status(job).await.ok()?;
@@ -43,26 +43,15 @@ async fn waits(daemon: &Daemon, job: &str) {
     .await;
 }
 
-async fn fetched(daemon: &Daemon, job: &str) {
-    wait_for("the download", async || {
-        let progress = daemon.status(job).await.ok()?.progress?;
-        (progress.bytes_processed > 0).then_some(())
-    })
-    .await;
-}
-
-/// A job that is under way until the proxy is cleared.
+/// A job that runs until the proxy is cleared.
 async fn under_way(world: &World, proxy: &FaultProxy) -> (Daemon, String, Vec<u8>) {
     let builder = image(64 * MIB, 300, 1);
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::Slow(2_000_000)).method("GET"));
     let daemon = world.start();
     is_ready(&daemon).await;
-    let job = daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
-    fetched(&daemon, &job).await;
+    let job = accepted(&daemon, &url, "vm", 64 * MIB).await;
+    fetched(&daemon, &job, 0).await;
     (daemon, job, builder.disk())
 }
 
@@ -79,17 +68,17 @@ async fn ask(daemon: &Daemon) -> Answer {
 }
 
 #[tokio::test]
-async fn a_database_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+async fn a_database_that_is_moved_away_is_reported_and_jobs_wait_until_it_is_back() {
     is_waited_for("jobs.db").await;
 }
 
 #[tokio::test]
-async fn a_database_s_journal_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+async fn a_databases_wal_that_is_moved_away_is_reported_and_jobs_wait_until_it_is_back() {
     is_waited_for("jobs.db-wal").await;
 }
 
 #[tokio::test]
-async fn a_database_s_index_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+async fn a_databases_shm_that_is_moved_away_is_reported_and_jobs_wait_until_it_is_back() {
     is_waited_for("jobs.db-shm").await;
 }
 
@@ -109,7 +98,7 @@ async fn is_waited_for(file: &str) {
         refused.body.to_string().contains("was removed"),
         "{refused:?}"
     );
-    // Another file in its place is not what was opened.
+    // Another file in its place is not the one that was opened.
     fs::copy(&away, &there).expect("it is copied");
     wait_for("the other file to be seen", async || {
         let error = down(&daemon, "storage").await;
@@ -121,14 +110,14 @@ async fn is_waited_for(file: &str) {
     fs::rename(&away, &there).expect("it is moved back");
     completes(&world, &daemon, &job, &disk).await;
     is_ready(&daemon).await;
-    // It is written where the next start looks.
+    // It is written to the file that the next start opens.
     daemon.kill().expect("it is killed");
     let daemon = world.start();
     completes(&world, &daemon, &job, &disk).await;
 }
 
 #[tokio::test]
-async fn a_job_that_waits_for_a_lost_database_is_left_to_the_next_start_by_a_stop() {
+async fn a_job_that_waits_for_a_lost_database_is_left_to_the_next_start() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("SHUTDOWN_GRACE", "1s");
     let (daemon, job, disk) = under_way(&world, &proxy).await;
@@ -167,7 +156,7 @@ async fn a_job_that_waits_for_a_lost_cache_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn a_database_that_may_not_grow_is_told_and_jobs_wait_until_it_may() {
+async fn a_database_that_may_not_grow_is_reported_and_jobs_wait_until_it_may() {
     if !require("mount") {
         return;
     }
@@ -189,7 +178,7 @@ async fn a_database_that_may_not_grow_is_told_and_jobs_wait_until_it_may() {
     assert!(error.contains("probe"), "{error}");
     limit("unlimited:unlimited");
     is_ready(&daemon).await;
-    // The limit hits the cache's file as well, which is no matter of the database: so it may have failed.
+    // The limit also affects the cache's file, which has nothing to do with the database: so it may have failed.
     let status = daemon
         .ended(&job)
         .await
@@ -200,7 +189,7 @@ async fn a_database_that_may_not_grow_is_told_and_jobs_wait_until_it_may() {
 }
 
 #[tokio::test]
-async fn a_cache_directory_that_is_moved_away_is_told_and_jobs_wait_until_it_is_back() {
+async fn a_cache_directory_that_is_moved_away_is_reported_and_jobs_wait_until_it_is_back() {
     let (world, proxy) = World::with_faults().await;
     let (daemon, job, disk) = under_way(&world, &proxy).await;
     let (there, away) = (
@@ -208,10 +197,7 @@ async fn a_cache_directory_that_is_moved_away_is_told_and_jobs_wait_until_it_is_
         world.home.path().join("away"),
     );
     fs::rename(&there, &away).expect("it is moved");
-    let late = daemon
-        .provision("s3://images/a.qcow2", "late", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let late = accepted(&daemon, "s3://images/a.qcow2", "late", 64 * MIB).await;
     proxy.clear();
     waits(&daemon, &job).await;
     let error = down(&daemon, "cache").await;
@@ -229,7 +215,7 @@ async fn a_cache_directory_that_is_moved_away_is_told_and_jobs_wait_until_it_is_
 }
 
 #[tokio::test]
-async fn a_cache_that_is_unmounted_is_not_written_to_and_forgets_nothing() {
+async fn an_unmounted_cache_is_not_written_to_and_keeps_its_index() {
     if !require("mount") {
         return;
     }
@@ -259,7 +245,7 @@ async fn a_cache_that_is_unmounted_is_not_written_to_and_forgets_nothing() {
     assert!(error.contains("unmounted"), "{error}");
     let job = daemon.provision(&url, "vm", 32 * MIB).await.expect("a job");
     waits(&daemon, &job).await;
-    daemon.until_said("The cache cannot be tidied").await;
+    daemon.until_said("Cannot clean up the cache").await;
     assert_eq!(fs::read_dir(at("cache")).expect("it is there").count(), 0);
     mount();
     let status = daemon.ended(&job).await.expect("it ends");
@@ -277,14 +263,14 @@ struct Killed(std::process::Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // It may have ended by itself; in both cases it is gone afterwards.
         self.0.kill().ok();
         self.0.wait().ok();
     }
 }
 
 #[tokio::test]
-async fn the_database_and_its_backups_are_their_owner_s_alone_whatever_the_umask() {
+async fn the_database_and_its_backups_are_readable_by_their_owner_only_whatever_the_umask() {
     let mode = |path: &Path| {
         let found = fs::metadata(path)
             .expect("it is there")
@@ -329,7 +315,7 @@ async fn the_database_and_its_backups_are_their_owner_s_alone_whatever_the_umask
         assert!(made.status.success(), "{made:?}");
         assert_eq!(mode(&at("copy.db")), "600");
     }
-    // What an older release left.
+    // As an older release left it.
     let world = World::new().await;
     let at = |name: &str| world.home.path().join(name);
     world.start().kill().expect("it is killed");

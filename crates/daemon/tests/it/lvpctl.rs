@@ -94,7 +94,7 @@ async fn every_call_of_the_api_works_from_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_and_tokens_that_it_makes_open_a_daemon_and_nothing_less_does() {
+async fn certificates_and_tokens_made_by_lvpctl_are_accepted_and_nothing_less_is() {
     if !require("lvpctl") {
         return;
     }

@@ -11,6 +11,7 @@ mod certificates;
 mod checksums;
 mod clones;
 mod collector;
+mod compatibility;
 mod crash;
 mod database;
 mod dependencies;

@@ -1,9 +1,9 @@
-//! Metrics, as a scraper reads them: each is moved by the event that it counts.
+//! Metrics, as a scraper reads them: each counts its event.
+
+mod catalogue;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::Write as _;
-use std::path::Path;
 use std::process::Stdio;
 
 use lvp_api::JobState;
@@ -13,11 +13,11 @@ use lvp_testkit::require::{command, require};
 use provisioner::telemetry::metrics::catalogue::{CATALOGUE, Kind, OF_THE_GUIDE};
 use serde_json::json;
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, accepted, image};
 
 const PREFIX: &str = "libvirt_volume_provisioner_";
 
-/// What one scrape read.
+/// The result of one scrape.
 struct Scrape {
     text: String,
     series: BTreeMap<String, f64>,
@@ -40,7 +40,7 @@ impl Scrape {
         Self { text, series }
     }
 
-    /// A series of ours by name and labels; zero while there is none.
+    /// One of our series by name and labels; zero if it does not exist yet.
     fn get(&self, series: &str) -> f64 {
         let name = format!("{PREFIX}{series}");
         self.series.get(&name).copied().unwrap_or(0.0)
@@ -64,14 +64,11 @@ async fn text(daemon: &Daemon, accept: Option<&str>) -> String {
 
 /// Runs one job to its end and returns how it ended.
 async fn run(daemon: &Daemon, url: &str, volume: &str) -> JobState {
-    let job = daemon
-        .provision(url, volume, 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(daemon, url, volume, 64 * MIB).await;
     daemon.ended(&job).await.expect("it ends").status
 }
 
-/// A change that was to be seen: series, by how much.
+/// Checks expected changes: series, and by how much.
 fn assert_moved(before: &Scrape, after: &Scrape, expected: &[(&str, f64)]) {
     for (series, by) in expected {
         let moved = after.get(series) - before.get(series);
@@ -80,7 +77,7 @@ fn assert_moved(before: &Scrape, after: &Scrape, expected: &[(&str, f64)]) {
 }
 
 #[tokio::test]
-async fn a_miss_and_a_hit_move_what_they_should_and_by_how_much() {
+async fn a_miss_and_a_hit_move_the_right_metrics_by_the_right_amounts() {
     let world = World::new().await;
     let builder = image(64 * MIB, 80, 11);
     let file = builder.build();
@@ -147,7 +144,7 @@ async fn a_miss_and_a_hit_move_what_they_should_and_by_how_much() {
 }
 
 #[tokio::test]
-async fn failures_and_cancellations_are_counted_once_and_by_their_kind() {
+async fn failures_and_cancellations_are_counted_once_by_kind() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("MAX_CONCURRENT", "1");
     let url = world.put("wrong.qcow2", &image(32 * MIB, 20, 12).build());
@@ -168,14 +165,8 @@ async fn failures_and_cancellations_are_counted_once_and_by_their_kind() {
     );
     proxy
         .inject(Rule::new(Fault::StallAt(0)).when(|request| request.target.contains("slow.qcow2")));
-    let running = daemon
-        .provision(&slow, "vm-3", 64 * MIB)
-        .await
-        .expect("it is accepted");
-    let waiting = daemon
-        .provision(&slow, "vm-4", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    let running = accepted(&daemon, &slow, "vm-3", 64 * MIB).await;
+    let waiting = accepted(&daemon, &slow, "vm-4", 64 * MIB).await;
     let busy = wait_for("a job that runs and one that waits", async || {
         let now = Scrape::of(&daemon).await;
         (now.get("active_jobs") == 1.0 && now.get("queue_length") == 1.0).then_some(now)
@@ -274,7 +265,7 @@ async fn a_request_is_labelled_by_its_route_whatever_the_client_sends() {
 }
 
 #[tokio::test]
-async fn a_database_operation_that_fails_is_counted_as_its_kind() {
+async fn a_failed_database_operation_is_counted_by_kind() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 10, 15).build());
     let daemon = world.start();
@@ -294,179 +285,6 @@ async fn a_database_operation_that_fails_is_counted_as_its_kind() {
 }
 
 #[tokio::test]
-async fn every_metric_of_the_catalogue_is_served_with_its_type_and_labels_and_no_other() {
-    let world = World::new().await;
-    let daemon = world.start();
-    // What has no series before its first event.
-    rusqlite::Connection::open(world.home.path().join("jobs.db"))
-        .and_then(|database| database.execute_batch("ALTER TABLE measurements RENAME TO gone"))
-        .expect("the table can be renamed");
-    let url = world.put("a.qcow2", &image(32 * MIB, 10, 16).build());
-    run(&daemon, &url, "vm").await;
-    let scrape = Scrape::of(&daemon).await;
-    let mut types: BTreeMap<&str, &str> = BTreeMap::new();
-    for line in scrape.text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').expect("a type line has a type");
-            types.insert(name, kind);
-        }
-    }
-    let mut expected = BTreeMap::new();
-    for entry in CATALOGUE {
-        // Only a daemon with certificates has it; the test of those looks at it.
-        if entry.name == "certificate_expiry_timestamp_seconds" {
-            continue;
-        }
-        let name = entry.full_name();
-        let labels = labels_of(&scrape, &name, entry.kind);
-        let declared: BTreeSet<String> = entry.labels.iter().map(ToString::to_string).collect();
-        assert_eq!(labels, declared, "{name}");
-        expected.insert(name, entry.kind.as_str());
-    }
-    let served: BTreeMap<String, &str> = types
-        .into_iter()
-        .filter(|(name, _)| !name.ends_with("certificate_expiry_timestamp_seconds"))
-        .map(|(name, kind)| (name.to_owned(), kind))
-        .collect();
-    assert_eq!(served, expected);
-}
-
-fn labels_of(scrape: &Scrape, name: &str, kind: Kind) -> BTreeSet<String> {
-    let name = match kind {
-        Kind::Histogram => format!("{name}_count"),
-        _ => name.to_owned(),
-    };
-    let series = scrape.series.keys().find(|series| {
-        let rest = series.strip_prefix(&name);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
-    });
-    let series = series.unwrap_or_else(|| panic!("{name} has no series:\n{}", scrape.text));
-    let labels = series[name.len()..].trim_matches(['{', '}']);
-    labels
-        .split("\",")
-        .filter_map(|label| label.split_once("=\""))
-        .map(|(label, _)| label.to_owned())
-        .collect()
-}
-
-/// The guide's own table, word for word: this is what dashboards in the field rely on.
-#[test]
-fn the_metrics_of_the_guide_have_its_names_types_and_labels() {
-    let table: Vec<String> = CATALOGUE[..OF_THE_GUIDE]
-        .iter()
-        .map(|entry| {
-            let (name, kind) = (entry.full_name(), entry.kind.as_str());
-            format!("{name} {kind} {}", entry.labels.join(", "))
-        })
-        .collect();
-    let guide = "\
-requests_total counter method, endpoint, status
-request_duration_seconds histogram method, endpoint
-active_jobs gauge 
-jobs_total counter status
-job_duration_seconds histogram status
-cache_hits_total counter 
-cache_misses_total counter 
-cache_hit_ratio gauge 
-images_downloaded_total counter 
-image_download_size_bytes histogram image_type
-image_errors_total counter operation, error_type
-storage_operations_total counter operation, result
-storage_errors_total counter operation, error_type
-stage_duration_seconds histogram stage
-stage_throughput_bytes_per_second gauge stage
-health_status gauge 
-dependencies_up gauge dependency";
-    let guide: Vec<String> = guide
-        .lines()
-        .map(|line| format!("{PREFIX}{line}"))
-        .collect();
-    assert_eq!(table, guide);
-}
-
-#[tokio::test]
-async fn histograms_have_the_documented_buckets() {
-    let world = World::new().await;
-    let daemon = world.start();
-    let url = world.put("a.qcow2", &image(32 * MIB, 10, 17).build());
-    run(&daemon, &url, "vm").await;
-    let scrape = Scrape::of(&daemon).await;
-    for (name, buckets) in [
-        (
-            "request_duration_seconds",
-            "0.005 0.01 0.025 0.05 0.1 0.25 0.5 1.0 2.5 5.0 10.0 +Inf",
-        ),
-        (
-            "job_duration_seconds",
-            "1.0 5.0 10.0 30.0 60.0 120.0 300.0 600.0 1800.0 3600.0 +Inf",
-        ),
-        (
-            "stage_duration_seconds",
-            "0.1 0.5 1.0 5.0 10.0 30.0 60.0 120.0 300.0 600.0 +Inf",
-        ),
-        (
-            "image_download_size_bytes",
-            "1048576.0 4194304.0 16777216.0 67108864.0 268435456.0 1073741824.0 4294967296.0 \
-             17179869184.0 68719476736.0 +Inf",
-        ),
-    ] {
-        let mut found: Vec<&str> = Vec::new();
-        for line in scrape.text.lines() {
-            let bucket = line
-                .strip_prefix(&format!("{PREFIX}{name}_bucket{{"))
-                .and_then(|rest| rest.split_once("le=\"")?.1.split_once('"'));
-            if let Some((bucket, _)) = bucket
-                && !found.contains(&bucket)
-            {
-                found.push(bucket);
-            }
-        }
-        assert_eq!(found.join(" "), buckets, "{name}");
-    }
-}
-
-#[tokio::test]
-async fn promtool_has_nothing_to_say_against_the_metrics() {
-    if !require("promtool") {
-        return;
-    }
-    let world = World::new().await;
-    let daemon = world.start();
-    let url = world.put("a.qcow2", &image(32 * MIB, 10, 18).build());
-    run(&daemon, &url, "vm").await;
-    let text = text(&daemon, None).await;
-    let mut promtool = command("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool starts");
-    promtool
-        .stdin
-        .take()
-        .expect("it has an input")
-        .write_all(text.as_bytes())
-        .expect("it reads");
-    let output = promtool.wait_with_output().expect("it ends");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
-}
-
-#[tokio::test]
-async fn open_metrics_is_served_to_whoever_asks_for_it() {
-    let world = World::new().await;
-    let daemon = world.start();
-    let text = text(&daemon, Some("application/openmetrics-text; version=1.0.0")).await;
-    assert!(text.ends_with("# EOF\n"), "{text}");
-    assert!(
-        text.contains("# TYPE libvirt_volume_provisioner_jobs counter\n"),
-        "{text}"
-    );
-}
-
-#[tokio::test]
 async fn metrics_can_be_turned_off() {
     let world = World::new().await.with("METRICS_ENABLED", "false");
     let daemon = world.start();
@@ -475,24 +293,4 @@ async fn metrics_can_be_turned_off() {
         .await
         .expect("it answers");
     assert_eq!(answer.status, 404, "{answer:?}");
-}
-
-#[test]
-fn the_docs_hold_every_metric() {
-    const BEGIN: &str = "<!-- metrics begin -->\n";
-    const END: &str = "<!-- metrics end -->\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/monitoring.md");
-    let page = fs::read_to_string(&path).expect("the page is there");
-    let (before, rest) = page.split_once(BEGIN).expect("the table has a beginning");
-    let (_, after) = rest.split_once(END).expect("the table has an end");
-    let table = provisioner::telemetry::metrics::catalogue::markdown();
-    let expected = format!("{before}{BEGIN}\n{table}\n{END}{after}");
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(&path, &expected).expect("it is written");
-    }
-    let committed = fs::read_to_string(&path).expect("the page is there");
-    assert_eq!(
-        committed, expected,
-        "docs/monitoring.md is old: run ./dev docs"
-    );
 }

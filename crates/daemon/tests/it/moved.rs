@@ -1,26 +1,23 @@
-//! A start with volumes elsewhere says what was left where they were.
+//! A start with volumes in another place reports what is left in the former place.
 
 use std::fs;
 
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::{Fault, Rule};
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, accepted, image};
 
 const MESSAGE: &str = "Volumes were kept elsewhere before, and some there are unfinished: nothing here \
                        finishes or removes them. Set the former place again to have that done, or \
                        remove them there";
 
 #[tokio::test]
-async fn a_start_with_another_volumes_directory_says_that_the_old_one_holds_unfinished_volumes() {
+async fn a_start_with_another_volumes_directory_reports_unfinished_volumes_in_the_old_one() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(64 * MIB, 300, 1).build());
     proxy.inject(Rule::new(Fault::Slow(1_000_000)).method("GET"));
     let daemon = world.start();
-    daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
+    accepted(&daemon, &url, "vm", 64 * MIB).await;
     wait_for("the volume", async || {
         world.home.volume("vm").exists().then_some(())
     })
@@ -42,7 +39,7 @@ async fn a_start_with_another_volumes_directory_says_that_the_old_one_holds_unfi
         daemon.kill().expect("it is killed");
     }
 
-    // A place that cannot be looked at is not taken for an empty one.
+    // A place that cannot be read does not count as an empty one.
     let away = world.home.path().join("away");
     fs::rename(&old, &away).expect("it is moved");
     let daemon = world.start();

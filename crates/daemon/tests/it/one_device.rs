@@ -1,4 +1,4 @@
-//! A back end with one block device as its only volume, which was there before every job.
+//! A back end whose only volume is one block device, which exists before every job.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -1,4 +1,4 @@
-//! OpenTelemetry's variables, as a daemon follows them.
+//! The daemon's support for OpenTelemetry's variables.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -17,7 +17,7 @@ fn contains(body: &[u8], text: &str) -> bool {
 }
 
 #[tokio::test]
-async fn spans_are_posted_as_protocol_buffers_where_that_is_asked_for() {
+async fn spans_are_posted_as_protocol_buffers_if_configured() {
     let inbox = Inbox::start().await.expect("a server");
     let base = format!("http://{}/base", inbox.authority());
     let world = World::new()
@@ -63,7 +63,7 @@ async fn spans_are_posted_as_protocol_buffers_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn requests_that_only_look_do_not_drown_the_others() {
+async fn requests_that_only_read_do_not_crowd_out_the_others() {
     let collector = Collector::start().await;
     let world = World::new()
         .await
@@ -86,7 +86,7 @@ async fn requests_that_only_look_do_not_drown_the_others() {
 }
 
 #[tokio::test]
-async fn spans_on_standard_output_are_json_and_what_is_not_understood_is_told() {
+async fn spans_on_standard_output_are_json_and_unsupported_variables_are_warned_of() {
     let world = World::new()
         .await
         .with("OTEL_TRACES_EXPORTER", "console")
@@ -125,8 +125,8 @@ async fn spans_on_standard_output_are_json_and_what_is_not_understood_is_told() 
         "{span}"
     );
     for told in [
-        "OTEL_TRACES_SAMPLER is left out",
-        "OTEL_PROPAGATORS is set and does nothing",
+        "OTEL_TRACES_SAMPLER is ignored",
+        "OTEL_PROPAGATORS is set but has no effect",
     ] {
         assert!(text().contains(told), "{told}: {}", text());
     }

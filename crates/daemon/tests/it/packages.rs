@@ -40,7 +40,7 @@ fn text(path: &std::path::Path) -> &str {
 }
 
 #[tokio::test]
-async fn every_format_is_written_as_declared_and_as_recognised() {
+async fn every_format_is_written_when_declared_and_when_detected() {
     if !require("qemu-img") {
         return;
     }
@@ -146,7 +146,7 @@ async fn an_image_in_a_stream_or_an_archive_is_unpacked_beside_the_cached_one() 
 }
 
 #[tokio::test]
-async fn bytes_behind_a_gzip_stream_are_ignored_with_a_note() {
+async fn bytes_after_a_gzip_stream_are_ignored_with_a_note() {
     let world = World::new().await;
     let daemon = world.start();
     let disk = image(48 * MIB, 60, 13).disk();
@@ -166,7 +166,7 @@ async fn bytes_behind_a_gzip_stream_are_ignored_with_a_note() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_the_cache_unpacked_is_refused_and_leaves_nothing() {
+async fn an_image_that_does_not_fit_the_cache_unpacked_is_refused_and_leaves_nothing() {
     let world = World::new().await.with("CACHE_MAX_SIZE_BYTES", "8M");
     let daemon = world.start();
     // A qcow2 of 24 MiB of zeros that were written, as a stream of some kilobytes.

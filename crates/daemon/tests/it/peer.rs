@@ -1,5 +1,5 @@
-//! A peer that speaks HTTP/2 frame by frame, and does with the answers what no library would: it takes none of them,
-//! and stays polite. RFC 9113 for the frames, RFC 7541 for the headers.
+//! A peer that speaks HTTP/2 frame by frame, and does what no library would do with the answers: it reads none of them,
+//! and otherwise behaves correctly. RFC 9113 for the frames, RFC 7541 for the headers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Connects, asks once for each of `paths`, and gives the answers' bodies no room at all. Answers pings, and sends
+    /// Connects, requests each of `paths` once, and gives the answers' bodies no window at all. Answers pings, and sends
     /// its own.
     pub(crate) async fn connect(daemon: &Daemon, paths: &[&str], token: Option<&str>) -> Self {
         let mut stream = TcpStream::connect(address(daemon))
@@ -86,7 +86,7 @@ async fn stay(mut stream: TcpStream, closed: Arc<AtomicBool>) {
     closed.store(true, Ordering::SeqCst);
 }
 
-/// What has to be said to the frames that came; they are taken out of `bytes`.
+/// The replies that the received frames require; the frames are removed from `bytes`.
 fn replies(bytes: &mut Vec<u8>) -> Vec<u8> {
     let mut replies = Vec::new();
     while let Some([a, b, c, kind, flags]) = bytes.first_chunk().copied() {

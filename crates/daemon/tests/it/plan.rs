@@ -1,11 +1,11 @@
-//! What a request would do: said, and not done.
+//! Plans: what a request would do is reported, and not done.
 
 use lvp_api::plan::{CacheState, Plan};
 use lvp_testkit::daemon::Daemon;
 use lvp_testkit::fault::{Fault, Rule};
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, completed, image};
+use crate::support::{MIB, World, accepted, completed, fetched, image};
 
 async fn planned(daemon: &Daemon, body: Value) -> Plan {
     let answer = daemon.call("POST", "/api/v1/plan", Some(body)).await;
@@ -19,7 +19,7 @@ fn request(url: &str, volume: &str, bytes: u64) -> Value {
 }
 
 #[tokio::test]
-async fn a_plan_says_what_a_job_then_does_and_changes_nothing() {
+async fn a_plan_predicts_what_the_job_does_and_changes_nothing() {
     let world = World::new().await;
     let bytes = image(8 * MIB, 20, 3).build();
     let url = world.put("a.qcow2", &bytes);
@@ -38,7 +38,7 @@ async fn a_plan_says_what_a_job_then_does_and_changes_nothing() {
         (&[][..], &[][..])
     );
     assert_eq!(plan.expected_seconds, None, "nothing was measured yet");
-    // Nothing came of it.
+    // Nothing was changed.
     let jobs = daemon.call("GET", "/api/v1/jobs", None).await;
     assert_eq!(jobs.expect("an answer").body["total"], json!(0));
     assert!(world.home.volume_files().is_empty() && world.home.cache_files().is_empty());
@@ -66,7 +66,7 @@ async fn a_plan_says_what_a_job_then_does_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_plan_says_everything_that_is_in_a_jobs_way() {
+async fn a_plan_lists_everything_that_would_make_the_job_fail() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(8 * MIB, 20, 3).build());
     world.put("b.qcow2", b"this is no image");
@@ -114,7 +114,7 @@ async fn a_plan_says_everything_that_is_in_a_jobs_way() {
 }
 
 #[tokio::test]
-async fn a_plan_for_what_is_being_done_says_so() {
+async fn a_plan_for_a_volume_that_is_being_written_says_so() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("slow.qcow2", &image(64 * MIB, 300, 1).build());
     proxy.inject(
@@ -122,13 +122,8 @@ async fn a_plan_for_what_is_being_done_says_so() {
             .when(|request| request.target.ends_with("slow.qcow2") && request.method == "GET"),
     );
     let daemon = world.start();
-    let job = daemon.provision(&url, "vm-1", 64 * MIB).await;
-    let job = job.expect("it is accepted");
-    lvp_testkit::daemon::wait_for("the download", async || {
-        let progress = daemon.status(&job).await.ok()?.progress?;
-        (progress.bytes_processed > 0).then_some(())
-    })
-    .await;
+    let job = accepted(&daemon, &url, "vm-1", 64 * MIB).await;
+    fetched(&daemon, &job, 0).await;
     let plan = planned(&daemon, request(&url, "vm-1", 64 * MIB)).await;
     assert_eq!(
         (plan.cache, plan.bytes_to_fetch),
@@ -142,7 +137,7 @@ async fn a_plan_for_what_is_being_done_says_so() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_silent_holds_up_no_other_plan_and_none_for_long() {
+async fn a_silent_store_delays_no_other_plan_and_none_for_long() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(8 * MIB, 20, 3).build());
     let silent = world.put("silent.qcow2", &image(8 * MIB, 20, 3).build());
@@ -151,7 +146,7 @@ async fn a_store_that_is_silent_holds_up_no_other_plan_and_none_for_long() {
             .when(|request| request.target.ends_with("silent.qcow2") && request.method == "GET"),
     );
     let daemon = world.start();
-    // Those who do not wait for theirs take places, and not for long.
+    // Callers that do not wait for their plans occupy places, but not for long.
     let client = reqwest::Client::builder().timeout(std::time::Duration::from_millis(300));
     let client = client.build().expect("a client");
     for _ in 0..8 {

@@ -1,4 +1,4 @@
-//! How good the estimates of progress are, measured against the clock when a job has ended.
+//! The quality of progress estimates, measured against the actual time when a job has ended.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::{MIB, World};
 
-/// Shares of a job's time and of its work as they were shown, and when each was seen.
+/// Shares of a job's time and work as they were shown, and when.
 struct Course {
     samples: Vec<(Duration, f64)>,
     took: Duration,
@@ -52,7 +52,7 @@ impl Course {
 /// A server that serves no ranges has the two stages one after the other, so that their weights
 /// matter; writing is slow enough here that the default weights are far off.
 #[tokio::test]
-async fn estimates_learn_from_the_last_jobs_and_then_hold() {
+async fn estimates_learn_from_the_last_jobs() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("LVM_MAX_WRITE_BYTES_PER_SEC", "12M");
     proxy.inject(Rule::new(Fault::IgnoreRange));

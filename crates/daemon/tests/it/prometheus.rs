@@ -1,4 +1,4 @@
-//! A real Prometheus with a real Alertmanager behind it: what is shipped, at work.
+//! The shipped configuration with a real Prometheus and a real Alertmanager.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::support::{MIB, World, image};
 const PREFIX: &str = "libvirt_volume_provisioner";
 const READ: &str = "read-0123456789abcdef0123456789abcdef";
 
-/// A program; gone when dropped.
+/// A running program, which is ended when dropped.
 struct Program(Child);
 
 impl Program {
@@ -94,13 +94,13 @@ impl Prometheus {
     }
 }
 
-/// The shipped configuration, for this daemon, at a test's pace.
+/// The shipped configuration, for this daemon, with short intervals.
 fn config(home: &Path, target: &str, alertmanager: u16) -> String {
     let file = |name: &str| home.join(name).display().to_string();
     let mut config = shipped("prometheus/prometheus.yml");
     for (shipped, here) in [
         ("scrape_interval: 15s", "scrape_interval: 500ms"),
-        // The plain one is somebody else's, and down.
+        // The plain one is another daemon's, which is down.
         ("127.0.0.1:8080", "127.0.0.1:1"),
         ("hypervisor.example.com:8080", target),
         ("/etc/prometheus/ca.crt", &file("ca.pem")),
@@ -125,7 +125,7 @@ fn config(home: &Path, target: &str, alertmanager: u16) -> String {
     )
 }
 
-/// The shipped rules, without their patience.
+/// The shipped rules, without their waiting times.
 fn rules() -> String {
     let hurried = |line: &str| match line.trim_start() {
         text if text.starts_with("for: ") => "        for: 1s\n".to_owned(),
@@ -154,7 +154,7 @@ fn alertmanager(home: &Path, port: u16, inbox: &Inbox) -> Program {
     Program::start("prometheus-alertmanager", &arguments, &log)
 }
 
-/// The queries of the monitoring guide, as it has them, and those of every panel.
+/// The queries in the monitoring guide, and those of every panel.
 fn queries() -> Vec<String> {
     let average = |stage| {
         let metric = format!("{PREFIX}_stage_duration_seconds");
@@ -276,7 +276,7 @@ async fn a_real_prometheus_scrapes_over_mutual_tls_answers_every_query_and_fires
     for (alert, receiver) in [
         ("VolumeProvisionerDigestMismatch", "/on-call"),
         ("VolumeProvisionerJobFailures", "/team"),
-        // The daemon that is not there.
+        // The daemon that does not exist.
         ("VolumeProvisionerDown", "/on-call"),
     ] {
         let firing = format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}");

@@ -1,4 +1,4 @@
-//! The main job: image in S3, verified, on a volume.
+//! The main purpose: an image in S3 is verified and written to a volume.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use lvp_api::JobState;
 use lvp_testkit::require::{command, require};
 use serde_json::json;
 
-use crate::support::{MIB, World, completed, ended, holds, image, qemu_disk};
+use crate::support::{MIB, World, accepted, completed, ended, holds, image, qemu_disk};
 
 #[tokio::test]
 async fn an_image_is_provisioned_on_a_miss_and_again_on_a_hit() {
@@ -15,10 +15,7 @@ async fn an_image_is_provisioned_on_a_miss_and_again_on_a_hit() {
     let url = world.put("debian.qcow2", &builder.build());
     let daemon = world.start();
     for (volume, hit) in [("vm-1", false), ("vm-2", true)] {
-        let job = daemon
-            .provision(&url, volume, 300 * MIB)
-            .await
-            .expect("it is accepted");
+        let job = accepted(&daemon, &url, volume, 300 * MIB).await;
         let status = daemon.ended(&job).await.expect("it ends");
         assert_eq!(status.status, JobState::Completed, "{status:?}");
         assert_eq!(status.cache_hit, Some(hit));
@@ -40,7 +37,7 @@ async fn an_image_is_provisioned_on_a_miss_and_again_on_a_hit() {
 }
 
 #[tokio::test]
-async fn every_form_of_a_qemu_image_comes_out_as_qemu_img_reads_it() {
+async fn every_kind_of_qemu_image_is_written_as_qemu_img_reads_it() {
     if !require("qemu-img") || !require("qemu-io") {
         return;
     }

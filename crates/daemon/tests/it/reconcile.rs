@@ -1,4 +1,4 @@
-//! Volumes and jobs that do not agree: each case has one answer (docs/operations.md).
+//! Volumes and jobs that contradict each other: every case in docs/operations.md.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,23 +10,16 @@ use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, completed, holds, image};
+use crate::support::{MIB, World, accepted, completed, fetched, holds, image};
 
 pub(crate) const UNKNOWN_JOB: &str = "00000000-0000-4000-8000-000000000001";
 
-/// Kills a daemon in the middle of a job for `vm`; the job.
+/// Kills a daemon in the middle of a job for `vm`. Returns the job.
 async fn killed_half_way(world: &World, proxy: &FaultProxy, url: &str) -> String {
     proxy.inject(Rule::new(Fault::Slow(400_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
-    wait_for("the download", async || {
-        let progress = daemon.status(&job).await.ok()?.progress?;
-        (progress.bytes_processed > 0).then_some(())
-    })
-    .await;
+    let job = accepted(&daemon, url, "vm", 32 * MIB).await;
+    fetched(&daemon, &job, 0).await;
     daemon.kill().expect("it is killed");
     proxy.clear();
     assert_eq!(record(world)["state"], "populating");
@@ -76,7 +69,7 @@ pub(crate) const CANNOT: &str =
 const GONE: &str = "The volume of a completed job is gone: somebody removed it since";
 
 #[tokio::test]
-async fn a_volume_that_a_job_of_a_lost_database_made_and_not_finished_is_removed() {
+async fn an_unfinished_volume_of_a_job_in_a_lost_database_is_removed() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let job = killed_half_way(&world, &proxy, &url).await;
@@ -88,7 +81,7 @@ async fn a_volume_that_a_job_of_a_lost_database_made_and_not_finished_is_removed
 }
 
 #[tokio::test]
-async fn a_volume_that_an_ended_job_made_and_not_finished_is_removed() {
+async fn an_unfinished_volume_that_an_ended_job_created_is_removed() {
     for state in ["failed", "cancelled"] {
         let (world, proxy) = World::with_faults().await;
         let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
@@ -101,7 +94,7 @@ async fn a_volume_that_an_ended_job_made_and_not_finished_is_removed() {
 }
 
 #[tokio::test]
-async fn a_volume_that_was_there_before_a_lost_job_stays_not_ready_and_a_repeat_mends_it() {
+async fn an_existing_volume_of_a_lost_job_stays_not_ready_and_a_repeat_repairs_it() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("LVM_ADOPT_UNTAGGED", "true");
     let builder = image(32 * MIB, 200, 1);
@@ -134,10 +127,7 @@ async fn a_completed_job_whose_volume_is_gone_is_logged_once() {
     let world = World::new().await.with("CACHE_EVICTION_INTERVAL", "1s");
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 32 * MIB)
-        .await
-        .expect("it is accepted");
+    let job = accepted(&daemon, &url, "vm", 32 * MIB).await;
     daemon.ended(&job).await.expect("it ends");
     fs::remove_file(world.home.volume("vm")).expect("it is removed");
     assert_eq!(daemon.until_said(GONE).await["job_id"], job);
@@ -154,7 +144,7 @@ async fn a_completed_job_whose_volume_is_gone_is_logged_once() {
 }
 
 #[tokio::test]
-async fn what_is_left_over_while_the_daemon_runs_is_found_at_the_interval() {
+async fn leftovers_are_found_at_the_interval_while_the_daemon_runs() {
     let world = World::new().await.with("CACHE_EVICTION_INTERVAL", "1s");
     let daemon = world.start();
     daemon.until_said("Ready").await;
@@ -171,7 +161,7 @@ async fn what_is_left_over_while_the_daemon_runs_is_found_at_the_interval() {
 }
 
 #[tokio::test]
-async fn a_job_that_fails_after_a_restart_undoes_what_it_did_before() {
+async fn a_job_that_fails_after_a_restart_undoes_its_earlier_changes() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let job = killed_half_way(&world, &proxy, &url).await;
@@ -187,12 +177,12 @@ async fn a_job_that_fails_after_a_restart_undoes_what_it_did_before() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_cancelled_while_it_waits_after_a_restart_undoes_what_it_did_before() {
+async fn a_job_that_is_cancelled_while_it_waits_after_a_restart_undoes_its_earlier_changes() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("MAX_CONCURRENT", "1");
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let job = killed_half_way(&world, &proxy, &url).await;
-    // Somebody else's turn comes first: the job that was running waits.
+    // Another job runs first: the one that was running waits.
     let other = world.put("b.qcow2", &image(32 * MIB, 200, 3).build());
     set_state(&world, &job, "failed");
     proxy.inject(Rule::new(Fault::Slow(100_000)).method("GET"));

@@ -1,5 +1,8 @@
-//! A database that is older than the volumes: restored from a backup, or left behind by a kill. A
+//! A database that is older than the volumes: restored from a backup, or outdated because of a kill. A
 //! volume that says ready is written only by a job accepted after it said so.
+
+mod adopt;
+mod queue;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -11,15 +14,17 @@ use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, accepted, holds, image};
 
-/// What a guest has written since.
+pub(crate) use adopt::go_database;
+
+/// Data that a guest has written since.
 pub(crate) const GUEST: &[u8] = b"A guest's own data, in a place that the image has as well";
 
-/// Where: at its head, in its middle and at its end.
+/// Where it was written: at the head, in the middle and at the end of the disk.
 pub(crate) const PLACES: [u64; 3] = [4096, 16 * MIB, 24 * MIB - 512];
 
-/// The database as it is now, beside a daemon that may be running.
+/// Copies the database, even if a daemon is running.
 pub(crate) fn back_up(world: &World, name: &str) -> PathBuf {
     let copy = world.home.path().join(name);
     let arguments = ["db", "backup", "--config", "/dev/null"];
@@ -30,7 +35,7 @@ pub(crate) fn back_up(world: &World, name: &str) -> PathBuf {
     copy
 }
 
-/// Puts a copy in the database's place, as docs/operations.md says.
+/// Restores a copy of the database, as docs/operations.md says.
 pub(crate) fn restore(world: &World, copy: &PathBuf) {
     for file in ["jobs.db", "jobs.db-wal", "jobs.db-shm"] {
         fs::remove_file(world.home.path().join(file)).ok();
@@ -57,11 +62,10 @@ async fn ended(daemon: &Daemon, job: &str) -> JobStatus {
     daemon.ended(job).await.expect("it ends")
 }
 
-/// A job that runs and has marked the volume, and goes on once the proxy is cleared.
+/// A job that is running and has marked the volume, and continues once the proxy is cleared.
 async fn half_way(world: &World, proxy: &FaultProxy, daemon: &Daemon, url: &str) -> String {
     proxy.inject(Rule::new(Fault::Slow(400_000)).method("GET"));
-    let job = daemon.provision(url, "vm", 32 * MIB).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(daemon, url, "vm", 32 * MIB).await;
     wait_for("the download", async || {
         let progress = daemon.status(&job).await.ok()?.progress?;
         let is_marked = world.home.volume("vm").exists();
@@ -108,7 +112,7 @@ pub(crate) fn check_recorded(status: &JobStatus, digest: &str) {
 }
 
 #[tokio::test]
-async fn a_job_of_a_restored_database_that_had_finished_is_recorded_and_writes_nothing() {
+async fn a_finished_job_of_a_restored_database_is_recorded_and_writes_nothing() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let daemon = world.start();
@@ -127,7 +131,7 @@ async fn a_job_of_a_restored_database_that_had_finished_is_recorded_and_writes_n
 }
 
 #[tokio::test]
-async fn a_kill_between_ready_and_the_row_costs_nothing_whatever_number_of_starts_it_was() {
+async fn a_kill_between_ready_and_the_row_loses_nothing_at_any_attempt() {
     for attempts in [0, 1, 5] {
         let world = World::new().await;
         let url = world.put("a.qcow2", &image(32 * MIB, 20, 1).build());
@@ -199,7 +203,7 @@ async fn a_volume_that_a_later_job_finished_is_refused_to_a_job_of_a_restored_da
     let daemon = world.start();
     check_refused(&ended(&daemon, &job).await);
     check_untouched(&world, &guest);
-    // Whoever means it asks again.
+    // A new request is accepted.
     let again = provision(&daemon, &url).await;
     assert_eq!(again.status, JobState::Completed, "{again:?}");
 }
@@ -207,7 +211,7 @@ async fn a_volume_that_a_later_job_finished_is_refused_to_a_job_of_a_restored_da
 #[tokio::test]
 async fn a_volume_whose_record_is_gone_is_refused_to_a_job_of_a_restored_database() {
     let (world, proxy) = World::with_faults().await;
-    // Not even what lets every request take over such volumes lets this one.
+    // Not even the setting that lets requests take over such volumes applies to this job.
     let world = world.with("LVM_ADOPT_UNTAGGED", "true");
     let url = world.put("a.qcow2", &image(32 * MIB, 200, 1).build());
     let daemon = world.start();
@@ -221,114 +225,6 @@ async fn a_volume_whose_record_is_gone_is_refused_to_a_job_of_a_restored_databas
     restore(&world, &copy);
     let daemon = world.start();
     check_refused(&ended(&daemon, &job).await);
-    check_untouched(&world, &guest);
-}
-
-/// A job that waits for its turn, behind one on another volume.
-async fn waiting(daemon: &Daemon, proxy: &FaultProxy, slow: &str, url: &str) -> (String, String) {
-    proxy.inject(Rule::new(Fault::Slow(100_000)).method("GET"));
-    let first = daemon.provision(slow, "other", 32 * MIB).await;
-    let second = daemon.provision(url, "vm", 32 * MIB).await;
-    let (first, second) = (first.expect("accepted"), second.expect("accepted"));
-    wait_for("the first one to run", async || {
-        let status = daemon.status(&first).await.ok()?.status;
-        (status == JobState::Running).then_some(())
-    })
-    .await;
-    let status = daemon.status(&second).await.expect("it is known").status;
-    assert_eq!(status, JobState::Pending);
-    (first, second)
-}
-
-#[tokio::test]
-async fn a_job_that_waited_to_rewrite_a_volume_does_so_after_a_restart() {
-    let (world, proxy) = World::with_faults().await;
-    let world = world.with("MAX_CONCURRENT", "1");
-    let (old, new) = (image(32 * MIB, 20, 1), image(32 * MIB, 20, 3));
-    let (old_url, new_url) = (
-        world.put("old.qcow2", &old.build()),
-        world.put("new.qcow2", &new.build()),
-    );
-    let slow = world.put("slow.qcow2", &image(32 * MIB, 200, 5).build());
-    let daemon = world.start();
-    provision(&daemon, &old_url).await;
-    // One that ends without writing it is the last that the volume knows.
-    let missing = provision(&daemon, "s3://images/none.qcow2").await;
-    assert_eq!(missing.error_code, Some(404), "{missing:?}");
-    let (_, job) = waiting(&daemon, &proxy, &slow, &new_url).await;
-    daemon.kill().expect("it is killed");
-    proxy.clear();
-    let daemon = world.start();
-    let status = ended(&daemon, &job).await;
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
-    assert!(holds(&world.home.volume("vm"), &new.disk()));
-}
-
-#[tokio::test]
-async fn a_job_that_was_cancelled_since_the_backup_rewrites_nothing_after_it_is_restored() {
-    let (world, proxy) = World::with_faults().await;
-    let world = world.with("MAX_CONCURRENT", "1");
-    let (old, new) = (image(32 * MIB, 20, 1), image(32 * MIB, 20, 3));
-    let (old_url, new_url) = (
-        world.put("old.qcow2", &old.build()),
-        world.put("new.qcow2", &new.build()),
-    );
-    let slow = world.put("slow.qcow2", &image(32 * MIB, 200, 5).build());
-    let daemon = world.start();
-    provision(&daemon, &old_url).await;
-    let (_, job) = waiting(&daemon, &proxy, &slow, &new_url).await;
-    let copy = back_up(&world, "nightly.db");
-    let cancel = format!("/api/v1/jobs/{job}/cancel");
-    let answer = daemon.call("POST", &cancel, None).await.expect("an answer");
-    assert_eq!(answer.status, 200, "{answer:?}");
-    daemon.kill().expect("it is killed");
-    let guest = guest_writes(&world);
-    proxy.clear();
-    // And as often as it is restored: what it says then hides nothing.
-    for _ in 0..2 {
-        restore(&world, &copy);
-        let daemon = world.start();
-        check_refused(&ended(&daemon, &job).await);
-        check_untouched(&world, &guest);
-    }
-}
-
-#[tokio::test]
-async fn a_finished_job_that_waits_after_a_restore_cannot_be_cancelled() {
-    let (world, proxy) = World::with_faults().await;
-    let world = world.with("MAX_CONCURRENT", "1");
-    let url = world.put("a.qcow2", &image(32 * MIB, 20, 1).build());
-    let slow = world.put("slow.qcow2", &image(32 * MIB, 200, 5).build());
-    let daemon = world.start();
-    let finished = provision(&daemon, &url).await.job_id.to_string();
-    proxy.inject(Rule::new(Fault::Slow(100_000)).method("GET"));
-    let running = daemon.provision(&slow, "other", 32 * MIB).await;
-    let running = running.expect("it is accepted");
-    wait_for("it to run", async || {
-        let status = daemon.status(&running).await.ok()?.status;
-        (status == JobState::Running).then_some(())
-    })
-    .await;
-    daemon.kill().expect("it is killed");
-    forget_the_end(&world, &finished, 1);
-    let database = Connection::open(world.home.path().join("jobs.db")).expect("it opens");
-    let waits = database.execute(
-        "UPDATE jobs SET state = 'pending' WHERE id = ?1",
-        [&finished],
-    );
-    assert_eq!(waits.expect("it is changed"), 1);
-    drop(database);
-    let guest = guest_writes(&world);
-    let daemon = world.start();
-    wait_for("the other one to run", async || {
-        let status = daemon.status(&running).await.ok()?;
-        (status.attempts > 1).then_some(())
-    })
-    .await;
-    let cancel = format!("/api/v1/jobs/{finished}/cancel");
-    let answer = daemon.call("POST", &cancel, None).await.expect("an answer");
-    assert_eq!(answer.status, 400, "{answer:?}");
-    assert_eq!(ended(&daemon, &finished).await.status, JobState::Completed);
     check_untouched(&world, &guest);
 }
 
@@ -351,7 +247,7 @@ async fn a_restored_database_s_unfinished_jobs_can_be_ended_before_the_start() {
     let daemon = world.start();
     let status = daemon.status(&job).await.expect("it is known");
     assert_eq!(status.status, JobState::Cancelled, "{status:?}");
-    // What it had made is found by the look at all volumes.
+    // The volume that it had created is found by the reconciliation.
     wait_for("its volume to be removed", async || {
         (!world.home.volume("vm").exists()).then_some(())
     })
@@ -360,7 +256,7 @@ async fn a_restored_database_s_unfinished_jobs_can_be_ended_before_the_start() {
 }
 
 #[tokio::test]
-async fn what_a_volume_names_is_not_forgotten() {
+async fn the_last_job_that_a_volume_names_is_not_deleted() {
     let world = World::new()
         .await
         .with("CACHE_EVICTION_INTERVAL", "1s")
@@ -368,8 +264,7 @@ async fn what_a_volume_names_is_not_forgotten() {
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();
     let kept = provision(&daemon, &url).await.job_id.to_string();
-    let gone = daemon.provision(&url, "vm-2", 32 * MIB).await;
-    let gone = gone.expect("it is accepted");
+    let gone = accepted(&daemon, &url, "vm-2", 32 * MIB).await;
     ended(&daemon, &gone).await;
     fs::remove_file(world.home.volume("vm-2")).expect("it is removed");
     let database = Connection::open(world.home.path().join("jobs.db")).expect("it opens");
@@ -387,140 +282,6 @@ async fn what_a_volume_names_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn a_file_that_nobody_marked_is_refused_unless_the_request_or_an_operator_says_so() {
-    let world = World::new().await;
-    let builder = image(32 * MIB, 4, 1);
-    let url = world.put("a.qcow2", &builder.build());
-    let volume = world.home.volume("vm");
-    let strange = vec![0xa5; 32 << 20];
-    let daemon = world.start();
-    let body = json!({"image_url": url, "volume_name": "vm", "volume_size_bytes": 32 * MIB});
-    let ask = async |body| {
-        let answer = daemon.call("POST", "/api/v1/jobs", Some(body)).await;
-        let answer = answer.expect("an answer");
-        let job = answer.body["job_id"].as_str().expect("a job").to_owned();
-        ended(&daemon, &job).await
-    };
-    fs::write(&volume, &strange).expect("it is written");
-    let refused = ask(body.clone()).await;
-    assert_eq!(refused.error_code, Some(409), "{refused:?}");
-    let error = refused.error.expect("it says why");
-    assert!(error.contains("lvpctl volumes adopt vm"), "{error}");
-    assert!(fs::read(&volume).expect("it is there") == strange);
-
-    let mut meant = body.clone();
-    meant["adopt"] = true.into();
-    let status = ask(meant).await;
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
-    assert!(holds(&volume, &builder.disk()));
-
-    fs::remove_file(&volume).expect("it is removed");
-    fs::write(&volume, &strange).expect("it is written");
-    let adopt = async |name: &str| {
-        let route = format!("/api/v1/volumes/{name}/adopt");
-        daemon.call("POST", &route, None).await.expect("an answer")
-    };
-    let answer = adopt("vm").await;
-    assert_eq!(
-        (answer.status, &answer.body["state"]),
-        (200, &json!("adopted"))
-    );
-    assert!(fs::read(&volume).expect("it is there") == strange);
-    assert_eq!(adopt("absent").await.status, 404);
-    assert_eq!(adopt("-bad").await.status, 400);
-    let status = ask(body).await;
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
-    assert!(holds(&volume, &builder.disk()));
-}
-
-/// As the Go program's own schema has it.
-pub(crate) fn go_database(path: &std::path::Path, jobs: &[(&str, &str)]) {
-    let database = Connection::open(path).expect("it is made");
-    database
-        .execute_batch(
-            "CREATE TABLE jobs (id TEXT PRIMARY KEY, status TEXT NOT NULL, \
-             request_json TEXT NOT NULL, progress_json TEXT, error_message TEXT, \
-             retry_count INTEGER DEFAULT 0, created_at INTEGER NOT NULL, \
-             updated_at INTEGER NOT NULL, completed_at INTEGER)",
-        )
-        .expect("it is SQL");
-    for (index, (volume, status)) in jobs.iter().enumerate() {
-        let request = json!({"image_url": "http://s3/i.qcow2", "volume_name": volume}).to_string();
-        database
-            .execute(
-                "INSERT INTO jobs (id, status, request_json, created_at, updated_at) \
-                 VALUES (?1, ?2, ?3, 1, 1)",
-                (index.to_string(), status, request),
-            )
-            .expect("it is inserted");
-    }
-}
-
-#[tokio::test]
-async fn what_the_go_program_s_completed_jobs_made_is_handed_over_by_one_command() {
-    let world = World::new().await;
-    for name in ["one", "two", "failed", "strange"] {
-        fs::write(world.home.volume(name), vec![0xa5; 1 << 20]).expect("it is written");
-    }
-    // A running virtual machine has it open.
-    let guest = File::open(world.home.volume("one")).expect("it opens");
-    let old = world.home.path().join("go.db");
-    go_database(
-        &old,
-        &[
-            ("one", "completed"),
-            ("two", "completed"),
-            ("two", "completed"),
-            ("gone", "completed"),
-            ("failed", "failed"),
-            ("-bad", "completed"),
-        ],
-    );
-    let run = |more: &[&str]| {
-        let old = old.to_str().expect("a path");
-        let arguments = ["db", "adopt-go-volumes", "--config", "/dev/null", old];
-        let output = world.home.run(&[&arguments[..], more].concat());
-        let output = output.expect("it starts");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).expect("it is text")
-    };
-    let dry = run(&["--dry-run"]);
-    assert_eq!(
-        dry,
-        "gone: is gone\none: would be handed over\ntwo: would be handed over\n"
-    );
-    let said = run(&[]);
-    assert_eq!(said, "gone: is gone\none: handed over\ntwo: handed over\n");
-    assert_eq!(
-        run(&[]),
-        "gone: is gone\none: is this program's already\ntwo: is this program's already\n"
-    );
-    drop(guest);
-    let daemon = world.start();
-    let listed: lvp_api::VolumeList = daemon.get("/api/v1/volumes").await.expect("a list");
-    let states: Vec<_> = listed
-        .volumes
-        .iter()
-        .map(|volume| (volume.name.as_str(), volume.state.as_str()))
-        .collect();
-    assert_eq!(
-        states,
-        [
-            ("failed", "untagged"),
-            ("one", "adopted"),
-            ("strange", "untagged"),
-            ("two", "adopted"),
-        ]
-    );
-    let bytes = fs::read(world.home.volume("one")).expect("it is read");
-    assert!(bytes.iter().all(|byte| *byte == 0xa5), "a byte was changed");
-    let report = crate::doctor::report(&world.home, &[]);
-    let (status, message) = crate::doctor::check(&report, "volumes.adopted");
-    assert_eq!(status, "ok", "{message}");
-    assert!(message.contains("failed, strange"), "{message}");
-}
-
-#[tokio::test]
 async fn a_job_that_is_cancelled_before_its_first_write_leaves_the_volume_as_it_was() {
     let (world, proxy) = World::with_faults().await;
     let builder = image(32 * MIB, 20, 1);
@@ -535,8 +296,7 @@ async fn a_job_that_is_cancelled_before_its_first_write_leaves_the_volume_as_it_
     let guest = guest_writes(&world);
     // Before it looked at the volume at all.
     proxy.inject(Rule::new(Fault::Slow(2000)).method("GET"));
-    let job = daemon.provision(&other, "vm", 32 * MIB).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(&daemon, &other, "vm", 32 * MIB).await;
     let cancel = format!("/api/v1/jobs/{job}/cancel");
     let answer = daemon.call("POST", &cancel, None).await.expect("an answer");
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -549,8 +309,7 @@ async fn a_job_that_is_cancelled_before_its_first_write_leaves_the_volume_as_it_
     // After: it says that it is not ready, and cannot be booted.
     let job = {
         proxy.inject(Rule::new(Fault::Slow(400_000)).method("GET"));
-        let job = daemon.provision(&other, "vm", 32 * MIB).await;
-        let job = job.expect("it is accepted");
+        let job = accepted(&daemon, &other, "vm", 32 * MIB).await;
         wait_for("the volume to be marked", async || {
             (record()["state"] == "populating").then_some(())
         })

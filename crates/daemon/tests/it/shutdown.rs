@@ -1,4 +1,4 @@
-//! Stops, and clients that do not wait.
+//! Stopping the daemon, and clients that do not wait.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -10,25 +10,18 @@ use lvp_testkit::fault::{Fault, Rule};
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::support::{MIB, World, holds, image};
+use crate::support::{MIB, World, accepted, fetched, holds, image};
 
 #[tokio::test]
-async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_goes_on_at_the_next_start() {
+async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_continues_at_the_next_start() {
     let (world, proxy) = World::with_faults().await;
     let world = world.with("SHUTDOWN_GRACE", "1h");
     let builder = image(64 * MIB, 300, 1);
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::Slow(200_000)).method("GET"));
     let daemon = world.start();
-    let job = daemon
-        .provision(&url, "vm", 64 * MIB)
-        .await
-        .expect("it is accepted");
-    wait_for("the download", async || {
-        let progress = daemon.status(&job).await.ok()?.progress?;
-        (progress.bytes_processed > 0).then_some(())
-    })
-    .await;
+    let job = accepted(&daemon, &url, "vm", 64 * MIB).await;
+    fetched(&daemon, &job, 0).await;
     daemon.signal("TERM").expect("it is told");
     daemon.until_said("Stopping").await;
     // Within the grace period status stays readable, and new jobs are refused.
@@ -62,14 +55,14 @@ async fn a_second_sigterm_ends_the_daemon_at_once_and_its_job_goes_on_at_the_nex
 }
 
 #[tokio::test]
-async fn clients_that_hang_up_while_their_requests_are_worked_on_have_their_jobs() {
+async fn clients_that_disconnect_during_their_requests_still_get_their_jobs() {
     const CLIENTS: usize = 10;
     let world = World::new().await;
     let builder = image(32 * MIB, 20, 1);
     let url = world.put("a.qcow2", &builder.build());
     let daemon = world.start();
     let address = daemon.url().trim_start_matches("http://");
-    // The requests wait for the database, as they do while somebody else writes to it.
+    // The requests wait for the database, as if another process were writing to it.
     let database = Connection::open(world.home.path().join("jobs.db")).expect("it opens");
     database.busy_timeout(DEADLINE).expect("it is set");
     database
@@ -92,7 +85,7 @@ async fn clients_that_hang_up_while_their_requests_are_worked_on_have_their_jobs
             .expect("it is sent");
         clients.push(stream);
     }
-    // Later requests are answered, so those have been begun.
+    // Later requests are answered, so the earlier ones have begun.
     for _ in 0..5 {
         let list: JobList = daemon.get("/api/v1/jobs").await.expect("a list");
         assert_eq!(list.jobs.len(), 0, "the database was not locked");
@@ -119,7 +112,7 @@ async fn clients_that_hang_up_while_their_requests_are_worked_on_have_their_jobs
 }
 
 #[tokio::test]
-async fn clients_that_close_as_soon_as_they_have_sent_have_their_jobs() {
+async fn clients_that_close_directly_after_sending_still_get_their_jobs() {
     let world = World::new().await;
     let url = world.put("a.qcow2", &image(32 * MIB, 4, 1).build());
     let daemon = world.start();

@@ -1,4 +1,4 @@
-//! Lines that the daemon sends away by itself: to Loki and to a webhook.
+//! Log lines that the daemon itself sends: to Loki and to a webhook.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use lvp_testkit::daemon::{Daemon, wait_for};
 use lvp_testkit::inbox::{Inbox, Manner};
 use serde_json::{Value, json};
 
-use crate::support::{MIB, World, image, metric};
+use crate::support::{MIB, World, accepted, image, metric};
 
 const PASSWORD: &str = "do-not-log-this-password";
 const TOKEN: &str = "do-not-log-this-token";
@@ -87,9 +87,9 @@ async fn run(world: &World, daemon: &Daemon, volume: &str) -> String {
     job
 }
 
-// Waiting for the daemon's end blocks a thread; the receivers have another.
+// Waiting for the daemon's end blocks a thread; the receivers run on another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_line_reaches_loki_and_the_webhook_the_last_before_the_daemon_ends() {
+async fn every_line_reaches_loki_and_the_webhook_before_the_daemon_ends() {
     let (loki, webhook) = (Inbox::start().await, Inbox::start().await);
     let (loki, webhook) = (loki.expect("a server"), webhook.expect("a server"));
     let world = world(&loki, &webhook).await;
@@ -131,8 +131,8 @@ async fn receivers_that_are_down_or_silent_delay_nothing_and_get_the_lines_when_
     run(&world, &daemon, "vm-1").await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "the job took {took:?}");
-    let trouble = "Receiver does not take what is sent to it";
-    // One line, however often they are tried; and nothing of their URLs.
+    let trouble = "Cannot deliver to a receiver; trying again";
+    // One line, however often delivery is tried, without their URLs.
     let complaints = wait_for("both to be complained of", async || {
         let lines = daemon.log().into_iter();
         let complaints: Vec<_> = lines.filter(|line| line["message"] == trouble).collect();
@@ -156,8 +156,7 @@ async fn receivers_that_are_down_or_silent_delay_nothing_and_get_the_lines_when_
         wait_for(again, async || {
             let lines = daemon.log();
             let is_back = |line: &Value| {
-                line["receiver"] == again
-                    && line["message"] == "Receiver takes what is sent to it again"
+                line["receiver"] == again && line["message"] == "Delivery to a receiver works again"
             };
             lines.iter().any(is_back).then_some(())
         })
@@ -191,7 +190,7 @@ async fn receivers_that_are_down_or_silent_delay_nothing_and_get_the_lines_when_
 }
 
 #[tokio::test]
-async fn what_a_receiver_refuses_is_counted_and_not_sent_again() {
+async fn refused_lines_are_counted_and_not_sent_again() {
     let webhook = Inbox::start().await.expect("a server");
     webhook.be(Manner::Answer(400));
     let url = format!("http://{}/hook", webhook.authority());
@@ -236,10 +235,7 @@ async fn sampling_leaves_out_whole_traces_and_never_a_warning_an_error_or_an_aud
         .with("LOG_WEBHOOK_URL", &url);
     let daemon = world.start();
     let job = run(&world, &daemon, "vm-1").await;
-    let missing = daemon
-        .provision("s3://images/none", "vm-2", MIB)
-        .await
-        .expect("it is accepted");
+    let missing = accepted(&daemon, "s3://images/none", "vm-2", MIB).await;
     daemon.ended(&missing).await.expect("it ends");
     let log = daemon.log_text();
     daemon.signal("TERM").expect("it is told");
@@ -260,7 +256,7 @@ async fn sampling_leaves_out_whole_traces_and_never_a_warning_an_error_or_an_aud
         log.iter()
             .any(|line| line.contains("[ERROR] provisioner: Job failed"))
     );
-    // The sinks' form is JSON, whatever that of the log is.
+    // The sinks get JSON, whatever the format of the log is.
     assert!(log.iter().all(|line| !line.starts_with('{')), "{log:?}");
     assert!(sent.iter().all(|line| line["timestamp"].is_string()));
 }

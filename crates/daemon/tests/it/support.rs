@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lvp_api::{JobState, JobStatus};
 use lvp_image::builder::{ImageBuilder, Stored};
-use lvp_testkit::daemon::{Daemon, Home};
+use lvp_testkit::daemon::{Daemon, Home, wait_for};
 use lvp_testkit::fault::FaultProxy;
 use lvp_testkit::require::command;
 use lvp_testkit::s3::S3;
@@ -13,7 +13,7 @@ use lvp_testkit::s3::S3;
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_libvirt-volume-provisioner");
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// A world of its own for one test.
+/// The environment of one test.
 pub(crate) struct World {
     pub(crate) s3: S3,
     pub(crate) home: Home,
@@ -47,7 +47,7 @@ impl World {
         self.home.start().expect("the daemon starts")
     }
 
-    /// Puts an image with its sidecar into the store; its URL.
+    /// Puts an image and its sidecar into the store. Returns its URL.
     pub(crate) fn put(&self, key: &str, image: &[u8]) -> String {
         self.s3
             .objects()
@@ -61,21 +61,35 @@ impl World {
     }
 }
 
-/// Has an image put on a volume of so many bytes, and waits for the end.
-pub(crate) async fn ended(daemon: &Daemon, url: &str, volume: &str, bytes: u64) -> JobStatus {
+/// Requests a volume of this many bytes with an image. Returns the job.
+pub(crate) async fn accepted(daemon: &Daemon, url: &str, volume: &str, bytes: u64) -> String {
     let job = daemon.provision(url, volume, bytes).await;
-    let job = job.expect("it is accepted");
+    job.expect("it is accepted")
+}
+
+/// Waits until a job has fetched more than this many bytes.
+pub(crate) async fn fetched(daemon: &Daemon, job: &str, bytes: u64) {
+    wait_for("the download", async || {
+        let progress = daemon.status(job).await.ok()?.progress?;
+        (progress.bytes_processed > bytes).then_some(())
+    })
+    .await;
+}
+
+/// Provisions a volume of this many bytes with an image, and waits for the end.
+pub(crate) async fn ended(daemon: &Daemon, url: &str, volume: &str, bytes: u64) -> JobStatus {
+    let job = accepted(daemon, url, volume, bytes).await;
     daemon.ended(&job).await.expect("it ends")
 }
 
-/// The same, where it has to succeed.
+/// The same, which has to succeed.
 pub(crate) async fn completed(daemon: &Daemon, url: &str, volume: &str, bytes: u64) -> JobStatus {
     let status = ended(daemon, url, volume, bytes).await;
     assert_eq!(status.status, JobState::Completed, "{status:?}");
     status
 }
 
-/// A sound image: data of every kind over a disk of so many bytes.
+/// A valid image: data of every kind on a disk of this many bytes.
 pub(crate) fn image(disk_bytes: u64, data_clusters: u64, seed: u64) -> ImageBuilder {
     let mut builder = ImageBuilder::new(disk_bytes);
     let mut random = seed | 1;
@@ -109,7 +123,7 @@ pub(crate) fn image(disk_bytes: u64, data_clusters: u64, seed: u64) -> ImageBuil
     builder
 }
 
-/// Whether a volume's file holds exactly this disk, and zeros behind it.
+/// Whether a volume's file holds exactly this disk, and zeros after it.
 pub(crate) fn holds(volume: &Path, disk: &[u8]) -> bool {
     let found = fs::read(volume).expect("the volume can be read");
     found.len() >= disk.len()
@@ -117,7 +131,7 @@ pub(crate) fn holds(volume: &Path, disk: &[u8]) -> bool {
         && found[disk.len()..].iter().all(|byte| *byte == 0)
 }
 
-/// qemu-img's own idea of an image's disk.
+/// An image's disk, as qemu-img reads it.
 pub(crate) fn qemu_disk(image: &Path) -> Vec<u8> {
     let raw = tempfile::NamedTempFile::new().expect("there is room for a file");
     let converted = command("qemu-img")
@@ -135,7 +149,7 @@ pub(crate) fn address(s3: &S3) -> std::net::SocketAddr {
     address.parse().expect("an endpoint ends in an address")
 }
 
-/// A series of ours by name and labels, as a scraper reads it; none while there is none.
+/// One of our series by name and labels, as a scraper reads it; None if it does not exist yet.
 pub(crate) async fn metric(daemon: &Daemon, series: &str) -> Option<f64> {
     let answer = daemon.call("GET", "/metrics", None).await.ok()?;
     let text = answer.body.as_str()?.to_owned();

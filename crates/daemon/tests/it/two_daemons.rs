@@ -1,4 +1,4 @@
-//! One daemon for one database and one cache: the second is told who has it, and does nothing.
+//! One daemon per database and cache: a second one gets an error that names the first, and does nothing.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,7 +19,7 @@ fn other(world: &World, variables: &[(&str, &Path)]) -> (tempfile::TempDir, Home
     (dir, home)
 }
 
-/// It must not start, because of what this process has.
+/// It must not start, because of what this process holds.
 fn assert_refused(home: &Home, by: &Daemon, what: &str) {
     let error = format!("{:#}", home.start().expect_err("it starts"));
     let process = format!("process {} (", by.pid());
@@ -44,18 +44,18 @@ async fn a_second_daemon_on_the_same_database_is_refused_by_every_path_to_it() {
         let (_dir, second) = other(&world, &[("DB_PATH", &path)]);
         assert_refused(&second, &daemon, "The database");
     }
-    // The same file elsewhere, where the lock's file is another one.
+    // The same file under another path, where the lock file is a different one.
     fs::create_dir(at("elsewhere")).expect("it is made");
     fs::hard_link(at("jobs.db"), at("elsewhere/jobs.db")).expect("it is made");
     let (_dir, second) = other(&world, &[("DB_PATH", &at("elsewhere/jobs.db"))]);
     let error = format!("{:#}", second.start().expect_err("it starts"));
     assert!(error.contains("by another path"), "{error}");
-    // A lock's file that somebody has removed keeps nobody in.
+    // A lock file that was removed no longer protects.
     fs::remove_file(at("jobs.db.lock")).expect("it is removed");
     let (_dir, second) = other(&world, &[("DB_PATH", &at("jobs.db"))]);
     let error = format!("{:#}", second.start().expect_err("it starts"));
     assert!(error.contains("used by another process"), "{error}");
-    // What only looks is let in.
+    // Commands that only read are allowed.
     for arguments in [
         &["db", "check"][..],
         &["db", "backup", "copy.db"],
@@ -66,7 +66,7 @@ async fn a_second_daemon_on_the_same_database_is_refused_by_every_path_to_it() {
         let text = String::from_utf8_lossy(&looked.stderr);
         assert!(!text.contains("another process"), "{arguments:?}: {text}");
     }
-    // The kernel gives back what a killed daemon had.
+    // The kernel releases the locks of a killed daemon.
     daemon.kill().expect("it is killed");
     drop(world.start());
 }
@@ -119,7 +119,7 @@ async fn a_second_daemon_on_the_same_cache_is_refused_and_leaves_the_cache_alone
         assert_refused(&second, &daemon, "The cache");
     }
     assert!(partial.exists(), "it was swept by the second daemon");
-    // The database that it made stays free.
+    // The database that it created stays unlocked.
     let (_dir, third) = other(&world, &[]);
     drop(third.start().expect("it starts"));
     daemon.kill().expect("it is killed");
@@ -128,7 +128,7 @@ async fn a_second_daemon_on_the_same_cache_is_refused_and_leaves_the_cache_alone
 }
 
 #[tokio::test]
-async fn places_in_each_other_are_refused_by_config_check_and_at_start() {
+async fn paths_inside_each_other_are_refused_by_config_check_and_at_start() {
     let world = World::new().await;
     let inside = world.home.path().join("cache/volumes");
     fs::create_dir_all(&inside).expect("it is made");

@@ -1,4 +1,4 @@
-//! Webhooks: every job's end reaches its receivers, signed, whatever they and the daemon go through.
+//! Webhooks: every job's end reaches its receivers, signed, whatever happens to them and the daemon.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::support::{MIB, World, image};
+use crate::support::{MIB, World, accepted, image};
 
 const SECRET: &str = "a-secret-of-the-receiver";
 
@@ -40,7 +40,7 @@ impl Received {
     }
 }
 
-/// An HTTP server that keeps what it was sent and answers as it is told.
+/// An HTTP server that records requests and answers as configured.
 struct Receiver {
     address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
@@ -130,8 +130,7 @@ async fn world(urls: &str) -> (World, String) {
 }
 
 async fn provision(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
-    let job = daemon.provision(url, volume, 4 * MIB).await;
-    let job = job.expect("it is accepted");
+    let job = accepted(daemon, url, volume, 4 * MIB).await;
     daemon.ended(&job).await.expect("it ends")
 }
 
@@ -145,7 +144,7 @@ async fn deliveries(daemon: &Daemon, result: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn every_end_of_a_job_is_told_to_every_receiver_with_the_job_and_a_signature() {
+async fn every_jobs_end_is_posted_to_every_receiver_with_a_signature() {
     let first = Receiver::start("127.0.0.1:0", &[]).await;
     let second = Receiver::start("127.0.0.1:0", &[]).await;
     let (world, url) = world(&format!("{},{}", first.url(), second.url())).await;
@@ -165,7 +164,7 @@ async fn every_end_of_a_job_is_told_to_every_receiver_with_the_job_and_a_signatu
             assert_eq!(received.header("content-type"), "application/json");
             let told = received.event();
             assert_eq!(told.event, event);
-            // The document is the API's own.
+            // The document is the same as the API's.
             assert_eq!(&told.job, job);
         }
         let ids: Vec<_> = received
@@ -217,7 +216,7 @@ fn verify_by_the_documentation(received: &Received) {
 
 #[tokio::test]
 async fn a_failed_attempt_is_repeated_as_the_same_delivery() {
-    // The second event is refused once on its own account: the third does not wait for it.
+    // The second event is refused once by itself: the third does not wait for it.
     let receiver = Receiver::start("127.0.0.1:0", &[500, 204, 400]).await;
     let (world, url) = world(&receiver.url()).await;
     let daemon = world.start();
@@ -243,7 +242,7 @@ async fn a_failed_attempt_is_repeated_as_the_same_delivery() {
 }
 
 #[tokio::test]
-async fn events_outlive_the_daemon_and_a_receiver_that_is_down_holds_up_no_job() {
+async fn events_outlive_the_daemon_and_a_receiver_that_is_down_delays_no_job() {
     // Nobody listens there at first.
     let port = Port::reserve().expect("a port");
     let (world, url) = world(&format!("http://{}/hook", port.address())).await;
@@ -255,7 +254,7 @@ async fn events_outlive_the_daemon_and_a_receiver_that_is_down_holds_up_no_job()
     })
     .await;
     let told = |line: &Value| line["component"] == "webhook" && line["level"] == "warn";
-    // Counted first, then told.
+    // Counted first, then logged.
     wait_for("the line", async || {
         daemon.log().iter().any(told).then_some(())
     })
@@ -280,7 +279,7 @@ async fn events_outlive_the_daemon_and_a_receiver_that_is_down_holds_up_no_job()
 }
 
 #[tokio::test]
-async fn a_receiver_that_hangs_holds_up_neither_jobs_nor_the_stop() {
+async fn a_hanging_receiver_delays_neither_jobs_nor_the_stop() {
     let receiver = Receiver::serve("127.0.0.1:0", &[], true).await;
     let (world, url) = world(&receiver.url()).await;
     let daemon = world.start();
@@ -303,7 +302,7 @@ async fn a_receiver_that_hangs_holds_up_neither_jobs_nor_the_stop() {
 }
 
 #[tokio::test]
-async fn events_for_a_receiver_that_is_gone_from_the_configuration_are_dropped() {
+async fn events_for_a_receiver_that_was_removed_from_the_configuration_are_dropped() {
     let (world, url) = world("http://127.0.0.1:9/hook").await;
     let daemon = world.start();
     provision(&daemon, &url, "vm-1").await;
@@ -322,7 +321,7 @@ async fn events_for_a_receiver_that_is_gone_from_the_configuration_are_dropped()
 }
 
 #[tokio::test]
-async fn an_event_that_is_too_old_is_given_up() {
+async fn an_event_that_is_too_old_is_dropped() {
     let (world, url) = world("http://127.0.0.1:9/hook").await;
     let world = world.with("WEBHOOK_MAX_AGE", "1s");
     let daemon = world.start();
@@ -334,12 +333,12 @@ async fn an_event_that_is_too_old_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_webhook_without_a_secret_or_with_something_else_than_a_url_is_refused() {
+async fn a_webhook_without_a_secret_or_a_valid_url_is_refused() {
     let world = World::new()
         .await
         .with("WEBHOOK_URLS", "https://ci.example.com/x");
     let error = world.home.start().expect_err("no secret").to_string();
-    assert!(error.contains("webhooks.secret is needed"), "{error}");
+    assert!(error.contains("webhooks.secret must be set"), "{error}");
     let world = world
         .with("WEBHOOK_SECRET", SECRET)
         .with("WEBHOOK_URLS", "file:///etc/passwd");

@@ -1,4 +1,4 @@
-//! What the scenarios share: a back end on `vg0`, and LVM's own tools to look from outside.
+//! What the scenarios share: a back end on `vg0`, and LVM's own tools to inspect it from outside.
 
 use std::sync::Arc;
 use std::time::Duration;

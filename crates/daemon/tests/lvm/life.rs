@@ -1,4 +1,4 @@
-//! What works: a volume's way from nothing to ready and back.
+//! The life of a volume, from its creation to ready and back.
 
 use lvp_api::JobId;
 use provisioner::volume::{Removed, Unmarked, VolumeErrorKind, Volumes};
@@ -38,7 +38,7 @@ pub(crate) async fn each_change_of_state_is_one_commit() {
     assert!(open.is_block_device && !open.known_zero);
 }
 
-pub(crate) async fn the_list_has_no_insides_of_volumes() {
+pub(crate) async fn the_list_has_no_internal_volumes() {
     let lvm = backend();
     foreign("list-plain", "");
     foreign("list-origin", "");
@@ -54,7 +54,7 @@ pub(crate) async fn the_list_has_no_insides_of_volumes() {
     tool("lvremove --yes --force vg0/list-origin vg0/list-pool");
 }
 
-pub(crate) async fn the_very_last_extent_can_be_had() {
+pub(crate) async fn the_very_last_extent_can_be_used() {
     let (lvm, vm) = (backend(), name("huge"));
     let capacity = lvm.probe().await.unwrap();
     assert_eq!(capacity.unit_bytes, EXTENT);

@@ -1,4 +1,4 @@
-//! What is never written, and stays as it was.
+//! Volumes that are never written and do not change.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -13,7 +13,7 @@ use provisioner::volume::{InUse, Unmarked, VolumeErrorKind, VolumeState, Volumes
 use super::contract::OneDomain;
 use super::fixture::*;
 
-/// Asks to write a volume, whoever's it is, and checks that it is refused and as it was.
+/// Tries to write a volume, and checks that this is refused and nothing changed.
 async fn check_refused(lvm: &Lvm, volume: &str, expected: VolumeErrorKind) -> String {
     let before = tags_and_commits(volume);
     let found = look(lvm, &name(volume)).await;
@@ -26,7 +26,7 @@ async fn check_refused(lvm: &Lvm, volume: &str, expected: VolumeErrorKind) -> St
     error.to_string()
 }
 
-pub(crate) async fn who_lets_go_soon_is_waited_for() {
+pub(crate) async fn a_brief_opener_is_waited_for() {
     let (lvm, job) = (backend(), JobId::random());
     let volume = lvm.create(&name("opened"), EXTENT, job).await.unwrap();
     let holder = File::open("/dev/vg0/opened").unwrap();
@@ -80,20 +80,20 @@ pub(crate) async fn pools_thin_volumes_snapshots_and_origins_are_refused() {
     tool("lvremove --yes --force vg0/origin vg0/pool");
 }
 
-pub(crate) async fn what_others_tagged_is_refused() {
+pub(crate) async fn a_volume_with_another_tools_tags_is_refused() {
     let lvm = backend();
     foreign("osd", "--addtag ceph.osd_id=3");
     foreign("noted", "--addtag backup");
     for (volume, tag) in [("osd", "ceph.osd_id=3"), ("noted", "backup")] {
         let text = check_refused(&lvm, volume, VolumeErrorKind::NotOurs).await;
         assert!(text.contains(tag), "{text}");
-        // Nor is it handed over by this.
+        // Nor does this hand it over.
         let before = tags_and_commits(volume);
         let refused = lvm.adopt(&name(volume)).await;
         assert_eq!(kind(refused), VolumeErrorKind::NotOurs, "{volume}");
         assert_eq!(tags_and_commits(volume), before, "{volume} was changed");
     }
-    // With our own tag it is, also by hand.
+    // With our own tag it can be, even if the tag was added by hand.
     tool("lvchange --addtag lvp vg0/noted");
     let noted = look(&lvm, &name("noted")).await;
     assert_eq!(noted.state, VolumeState::Adopted);
@@ -103,14 +103,14 @@ pub(crate) async fn what_others_tagged_is_refused() {
     assert!(tags("noted").starts_with("backup,lvp,"), "theirs stay");
 }
 
-pub(crate) async fn what_lvm_does_not_let_write_is_refused() {
+pub(crate) async fn a_volume_that_lvm_makes_read_only_is_refused() {
     let (lvm, job) = (backend(), JobId::random());
     lvm.create(&name("read-only"), EXTENT, job).await.unwrap();
     tool("lvchange --permission r vg0/read-only");
     check_refused(&lvm, "read-only", VolumeErrorKind::NotOurs).await;
 }
 
-pub(crate) async fn a_device_that_is_not_the_volume_s_is_refused() {
+pub(crate) async fn a_device_that_is_not_the_volumes_is_refused() {
     let (lvm, job) = (backend(), JobId::random());
     let link = Path::new("/dev/vg0/meant");
     let meant = lvm.create(&name("meant"), EXTENT, job).await.unwrap();
@@ -133,7 +133,7 @@ pub(crate) async fn a_device_that_is_not_the_volume_s_is_refused() {
     lvm.open(&meant).await.unwrap();
 }
 
-pub(crate) async fn a_domain_s_disk_is_refused_by_any_of_its_paths() {
+pub(crate) async fn a_domains_disk_is_refused_by_any_of_its_paths() {
     let domain = Arc::new(OneDomain::default());
     let lvm = backend_asking(Arc::clone(&domain) as Arc<dyn InUse>);
     foreign("web-01", "");

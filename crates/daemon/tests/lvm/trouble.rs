@@ -1,4 +1,4 @@
-//! What goes wrong around LVM: kills, locks, openers.
+//! Trouble with LVM: kills, locks, other processes that open a volume.
 
 use std::fs::{self, File};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use provisioner::volume::{Removed, Unmarked, VolumeErrorKind, Volumes};
 
 use super::fixture::*;
 
-pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
+pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_its_jobs_volume() {
     let once = LvmSettings {
         retry_backoff: vec![],
         ..settings()
@@ -38,7 +38,7 @@ pub(crate) async fn a_killed_lvcreate_leaves_nothing_or_a_volume_of_its_job() {
     println!("after SIGKILL of lvcreate: {absent} absent, {present} present");
 }
 
-/// Whatever was left, the job can be rolled back, or taken up again and then rolled back.
+/// Whatever was left, the job can be rolled back, or resumed and then rolled back.
 async fn check_recovers(lvm: &Lvm, vm: &VolumeName, job: JobId, take_up: bool) {
     if take_up {
         let volume = lvm.create(vm, EXTENT, job).await.unwrap();

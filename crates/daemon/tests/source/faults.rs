@@ -1,5 +1,8 @@
 //! Every way in which a server and a network fail, at every range.
 
+mod flow;
+mod resolve;
+
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -59,7 +62,7 @@ impl Setup {
     }
 }
 
-/// From the last to the first: requests that an error left under way are for later ranges, and
+/// From the last to the first: requests that are still in flight after an error are for later ranges, and
 /// must not be counted in the next case.
 fn ranges() -> impl Iterator<Item = u64> {
     (0..RANGES).rev()
@@ -73,7 +76,7 @@ fn status(status: u16) -> Fault {
     }
 }
 
-/// What passes: the same request may work a moment later.
+/// Temporary faults: the same request may work a moment later.
 fn passing_faults() -> Vec<Fault> {
     vec![
         Fault::Reset,
@@ -98,7 +101,7 @@ fn passing_faults() -> Vec<Fault> {
     ]
 }
 
-/// Silence is noticed soon in these tests.
+/// Short time-outs, so that silence is noticed early.
 fn impatient(settings: SourceSettings) -> SourceSettings {
     SourceSettings {
         idle_timeout: Duration::from_millis(300),
@@ -107,7 +110,7 @@ fn impatient(settings: SourceSettings) -> SourceSettings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_fault_of_any_kind_at_any_range_leaves_the_bytes_exact() {
+async fn one_fault_of_any_kind_at_any_range_changes_no_byte() {
     let setup = Setup::with(impatient).await;
     for fault in passing_faults() {
         for range in ranges() {
@@ -123,7 +126,7 @@ async fn one_fault_of_any_kind_at_any_range_leaves_the_bytes_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn faults_at_every_range_at_once_are_survived_within_each_ones_budget() {
+async fn faults_at_all_ranges_at_once_are_survived_within_each_ranges_budget() {
     let setup = Setup::with(impatient).await;
     let retries = |setup: &Setup| setup.source.counters().retries.load(Ordering::SeqCst);
     let before = retries(&setup);
@@ -142,7 +145,7 @@ async fn faults_at_every_range_at_once_are_survived_within_each_ones_budget() {
 }
 
 #[tokio::test]
-async fn a_cut_range_goes_on_at_the_exact_byte_under_the_same_tag() {
+async fn an_interrupted_range_continues_at_the_exact_byte_of_the_same_version() {
     let setup = Setup::new().await;
     let rule = Rule::new(Fault::CutAt(1000)).range_from(RANGE_BYTES);
     setup.proxy.inject(rule);
@@ -155,7 +158,7 @@ async fn a_cut_range_goes_on_at_the_exact_byte_under_the_same_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fault_that_stays_fails_after_the_ranges_own_budget() {
+async fn a_permanent_fault_fails_after_the_ranges_own_budget() {
     let setup = Setup::with(impatient).await;
     for (fault, kind) in [
         (Fault::Reset, SourceErrorKind::Unavailable),
@@ -182,7 +185,7 @@ async fn a_fault_that_stays_fails_after_the_ranges_own_budget() {
 }
 
 #[tokio::test]
-async fn final_answers_are_not_asked_for_again() {
+async fn final_answers_are_not_requested_again() {
     let setup = Setup::new().await;
     for (code, kind) in [
         (400, SourceErrorKind::Protocol),
@@ -208,7 +211,7 @@ async fn final_answers_are_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn another_version_is_told_at_every_range_even_if_the_server_ignores_conditions() {
+async fn another_version_is_noticed_at_every_range_even_if_the_server_ignores_conditions() {
     let setup = Setup::new().await;
     let other_tag = Fault::Header("etag", "\"other\"".to_owned());
     let other_size =
@@ -226,7 +229,7 @@ async fn another_version_is_told_at_every_range_even_if_the_server_ignores_condi
 }
 
 #[tokio::test]
-async fn a_replacement_is_noticed_when_a_cut_range_goes_on() {
+async fn a_replacement_is_noticed_when_an_interrupted_range_continues() {
     let setup = Setup::new().await;
     setup
         .proxy
@@ -257,7 +260,7 @@ async fn a_server_that_ignores_ranges_is_read_on_one_connection() {
     let setup = Setup::new().await;
     for range in ranges() {
         setup.proxy.clear();
-        // Its head works, then a proxy in between begins to strip the header.
+        // HEAD works, then a proxy in between starts to strip the header.
         let later = move |start: Option<u64>| start.is_some_and(|at| at >= range * RANGE_BYTES);
         let rule = Rule::new(Fault::IgnoreRange).when(move |request| later(request.range_start));
         setup.proxy.inject(rule);
@@ -271,7 +274,7 @@ async fn a_server_that_ignores_ranges_is_read_on_one_connection() {
 }
 
 #[tokio::test]
-async fn a_whole_object_answer_that_is_cut_begins_again_and_repeats_nothing() {
+async fn an_interrupted_whole_object_answer_starts_again_and_repeats_no_byte() {
     let setup = Setup::new().await;
     let whole = |fault| Rule::new(fault).when(|request| request.range_start.is_none());
     setup
@@ -319,7 +322,7 @@ async fn a_slow_server_is_waited_for_while_bytes_come() {
 }
 
 #[tokio::test]
-async fn the_servers_own_wish_for_a_pause_is_honoured() {
+async fn retry_after_is_honoured() {
     let setup = Setup::new().await;
     for code in [429, 503] {
         setup.proxy.clear();
@@ -334,225 +337,4 @@ async fn the_servers_own_wish_for_a_pause_is_honoured() {
         let took = start.elapsed();
         assert!(took >= Duration::from_secs(1), "{took:?}");
     }
-}
-
-#[tokio::test]
-async fn resolving_and_sidecars_have_a_budget_too() {
-    let setup = Setup::new().await;
-    setup.server.objects().put_sidecar("img", "k").unwrap();
-    let url = setup.source.parse_url(URL).unwrap();
-    for fault in [Fault::Reset, status(500), status(429)] {
-        setup.proxy.clear();
-        setup.proxy.inject(Rule::new(fault.clone()).times(3));
-        assert_eq!(setup.source.resolve(&url).await.unwrap().size, SIZE);
-        setup.proxy.clear();
-        setup.proxy.inject(Rule::new(fault.clone()).times(3));
-        assert!(!setup.source.checksums(&url, None).await.unwrap().is_empty());
-        setup.proxy.clear();
-        setup.proxy.inject(Rule::new(fault));
-        let error = setup.source.resolve(&url).await.unwrap_err();
-        assert_eq!((error.attempts(), error.is_transient()), (4, true));
-        let error = setup.source.checksums(&url, None).await.unwrap_err();
-        assert_eq!((error.attempts(), error.is_transient()), (4, true));
-    }
-}
-
-#[tokio::test]
-async fn a_server_that_is_down_is_told_and_one_that_returns_is_used() {
-    let setup = Setup::with(|settings| SourceSettings {
-        retry_backoff: vec![Duration::from_millis(50); 100],
-        ..settings
-    })
-    .await;
-    setup.proxy.go_down().await;
-    let impatient = source(&setup.proxy.endpoint());
-    let error = soon(resolve(&impatient, URL)).await.unwrap_err();
-    check_error(&error, SourceErrorKind::Unavailable, "minio.endpoint");
-    assert_eq!(error.attempts(), 4);
-    let error = impatient.probe().await.unwrap_err();
-    assert!(error.is_transient());
-
-    let patient = setup.source.clone();
-    let reading = tokio::spawn(async move { read_all(&patient, URL).await });
-    let retries = || setup.source.counters().retries.load(Ordering::SeqCst);
-    eventually("it tries again", || retries() > 1).await;
-    setup.proxy.come_up().await.unwrap();
-    assert!(soon(reading).await.unwrap().unwrap() == pattern(SIZE));
-    impatient.probe().await.unwrap();
-}
-
-#[tokio::test]
-async fn credentials_that_may_only_get_objects_are_fine() {
-    let setup = Setup::new().await;
-    let answer = |status, code: &str| Fault::Status {
-        status,
-        retry_after: None,
-        code: Some(code.to_owned()),
-    };
-    for fault in [
-        answer(403, "AccessDenied"),
-        answer(501, "NotImplemented"),
-        answer(405, "MethodNotAllowed"),
-    ] {
-        setup.proxy.clear();
-        setup.proxy.inject(Rule::new(fault));
-        setup.source.probe().await.unwrap();
-    }
-    for (fault, kind, words) in [
-        (
-            answer(403, "SignatureDoesNotMatch"),
-            SourceErrorKind::AccessDenied,
-            "minio.secret_key",
-        ),
-        (
-            answer(403, "InvalidAccessKeyId"),
-            SourceErrorKind::AccessDenied,
-            "minio.access_key",
-        ),
-        (
-            answer(403, "RequestTimeTooSkewed"),
-            SourceErrorKind::AccessDenied,
-            "clock",
-        ),
-        (
-            answer(400, "AuthorizationHeaderMalformed"),
-            SourceErrorKind::AccessDenied,
-            "minio.region",
-        ),
-        (status(403), SourceErrorKind::AccessDenied, "403"),
-        (status(500), SourceErrorKind::Unavailable, "500"),
-        (Fault::Reset, SourceErrorKind::Unavailable, "broke"),
-    ] {
-        setup.proxy.clear();
-        setup.proxy.inject(Rule::new(fault));
-        let error = setup.source.probe().await.unwrap_err();
-        check_error(&error, kind, words);
-        assert_eq!(setup.proxy.requests().len(), 1, "a probe is one request");
-    }
-}
-
-#[tokio::test]
-async fn a_sidecar_that_may_not_be_seen_is_an_error_and_not_absent() {
-    let setup = Setup::new().await;
-    let denied = Fault::Status {
-        status: 403,
-        retry_after: None,
-        code: Some("AccessDenied".to_owned()),
-    };
-    setup.proxy.inject(Rule::new(denied));
-    let url = setup.source.parse_url(URL).unwrap();
-    let error = setup.source.checksums(&url, None).await.unwrap_err();
-    check_error(&error, SourceErrorKind::AccessDenied, "list the bucket");
-}
-
-#[tokio::test]
-async fn a_dropped_reader_frees_its_connections_at_once() {
-    let setup = Setup::new().await;
-    setup.proxy.inject(Rule::new(Fault::StallAt(10)));
-    let mut reader = setup.source.read_ranges(&setup.meta, 0..SIZE, OPTIONS);
-    reader.next().await.unwrap().unwrap();
-    eventually("all ranges stall", || setup.proxy.injected() == 3).await;
-    drop(reader);
-    let freed = || setup.proxy.open_connections() <= 1;
-    // One may be idle: that of the HEAD request, if it is kept for reuse.
-    eventually("the connections are closed", freed).await;
-}
-
-#[tokio::test]
-async fn a_consumer_that_waits_bounds_what_is_fetched() {
-    let size = 40 * RANGE_BYTES;
-    let setup = Setup::new().await;
-    setup
-        .server
-        .objects()
-        .put("img", "large", &pattern(size))
-        .unwrap();
-    let meta = resolve(&setup.source, "s3://img/large").await.unwrap();
-    setup.proxy.clear();
-    let received = || {
-        setup
-            .source
-            .counters()
-            .received_bytes
-            .load(Ordering::SeqCst)
-    };
-    let before = received();
-    let mut reader = setup.source.read_ranges(&meta, 0..size, OPTIONS);
-    let first = reader.next().await.unwrap().unwrap();
-    eventually("three ranges arrive", || {
-        received() - before == 3 * RANGE_BYTES
-    })
-    .await;
-    assert_eq!(setup.proxy.requests().len(), 3);
-    let mut found = first.to_vec();
-    while let Some(chunk) = reader.next().await {
-        found.extend_from_slice(&chunk.unwrap());
-        assert!(received() - before <= found.len() as u64 + 3 * RANGE_BYTES);
-    }
-    assert!(found == pattern(size));
-}
-
-#[tokio::test]
-async fn a_consumer_that_waits_bounds_a_whole_object_answer_too() {
-    const SIZE: u64 = 64 << 20;
-    const BOUND: u64 = 16 << 20;
-    let setup = Setup::new().await;
-    setup
-        .server
-        .objects()
-        .put("img", "large", &vec![1; SIZE as usize])
-        .unwrap();
-    let meta = resolve(&setup.source, "s3://img/large").await.unwrap();
-    setup.proxy.inject(Rule::new(Fault::IgnoreRange));
-    let received = || {
-        setup
-            .source
-            .counters()
-            .received_bytes
-            .load(Ordering::SeqCst)
-    };
-    let before = received();
-    let mut reader = setup.source.read_ranges(&meta, 0..SIZE, OPTIONS);
-    let first = reader.next().await.unwrap().unwrap();
-    // Until it stays the same for half a second.
-    let (mut last, mut since) = (received(), Instant::now());
-    while since.elapsed() < Duration::from_millis(500) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        if received() != last {
-            (last, since) = (received(), Instant::now());
-        }
-        assert!(last - before <= BOUND, "{} bytes", last - before);
-    }
-    let mut count = first.len() as u64;
-    while let Some(chunk) = reader.next().await {
-        count += chunk.unwrap().len() as u64;
-    }
-    assert_eq!(count, SIZE);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_hold_the_configured_rate_within_five_percent() {
-    const RATE: u64 = 2 << 20;
-    let setup = Setup::with(|settings| SourceSettings {
-        max_read_bytes_per_sec: Some(RATE),
-        ..settings
-    })
-    .await;
-    let size = 3 * RATE;
-    setup
-        .server
-        .objects()
-        .put("img", "large", &pattern(size))
-        .unwrap();
-    let start = Instant::now();
-    // Two readers share the rate.
-    let (one, two) = tokio::join!(
-        read_all(&setup.source, "s3://img/large"),
-        read_all(&setup.source, "s3://img/large")
-    );
-    let took = start.elapsed().as_secs_f64();
-    assert!(one.unwrap() == pattern(size) && two.unwrap() == pattern(size));
-    let rate = 2.0 * size as f64 / took;
-    let share = rate / RATE as f64;
-    assert!((0.95..=1.05).contains(&share), "{share:.3} of the limit");
 }

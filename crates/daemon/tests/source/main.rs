@@ -1,4 +1,4 @@
-//! Reading images from real servers, whole and broken ones.
+//! Reading images from real servers, with and without faults.
 
 #![expect(
     clippy::unwrap_used,
@@ -26,7 +26,7 @@ const OPTIONS: RangeOptions = RangeOptions {
     range_bytes: RANGE_BYTES,
     in_flight: 3,
 };
-/// Time for anything that should happen at once, on a machine that is busy with other tests.
+/// Deadline for anything that should happen at once, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Settings with three fast repeats and the keys of the test servers.
@@ -96,7 +96,7 @@ fn check_error(error: &SourceError, kind: SourceErrorKind, words: &str) {
     assert!(!text.contains(SECRET_KEY), "{text}");
 }
 
-/// Waits for a condition, by asking again and again.
+/// Waits for a condition by polling.
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {

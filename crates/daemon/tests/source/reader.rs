@@ -75,7 +75,7 @@ async fn any_part_reads_exactly_and_neighbours_cost_no_request() {
 }
 
 #[tokio::test]
-async fn passing_faults_are_survived_and_final_ones_told() {
+async fn temporary_faults_are_survived_and_final_ones_reported() {
     let (_server, proxy) = server().await;
     let reading = reader(&proxy, &CancellationToken::new()).await;
     proxy.inject(Rule::new(Fault::CutAt(1000)).times(3));
@@ -114,7 +114,7 @@ async fn planned(proxy: &FaultProxy) -> PlanCheck {
 }
 
 #[tokio::test]
-async fn what_was_read_is_compared_with_the_stream_however_that_is_cut() {
+async fn blocks_that_were_read_are_compared_with_the_stream_however_that_is_split() {
     let (_server, proxy) = server().await;
     let bytes = pattern(SIZE);
     for piece in [1000, BLOCK as usize, (2 << 20) - 1, SIZE as usize] {
@@ -143,7 +143,7 @@ async fn what_was_read_is_compared_with_the_stream_however_that_is_cut() {
 }
 
 #[tokio::test]
-async fn a_block_that_does_not_come_twice_as_the_same_is_told() {
+async fn a_block_that_differs_when_read_again_is_reported() {
     let (server, proxy) = server().await;
     // More blocks than the reader keeps, so that the first is fetched again.
     let size = 20 * BLOCK;

@@ -1,4 +1,4 @@
-//! What must be so with every S3 server: one in the process, and rclone's.
+//! Checks for every S3 server: ours in the process, and rclone's.
 
 use std::error::Error;
 
@@ -222,7 +222,7 @@ async fn one_read_asks_once_per_range_and_moves_each_byte_once() {
 }
 
 #[tokio::test]
-async fn an_own_ca_is_trusted_and_a_strange_one_is_not() {
+async fn a_configured_ca_is_trusted_and_an_unknown_one_is_not() {
     let ca = TestCa::new().unwrap();
     let server = S3::start_with_tls(&ca).await.unwrap();
     server.objects().put("img", "k", &pattern(100_000)).unwrap();

@@ -1,4 +1,4 @@
-//! Servers that do not tell versions apart, and answers that are longer than they should be.
+//! Servers that do not distinguish versions, and answers that are longer than they should be.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ fn status(status: u16) -> Fault {
 }
 
 #[tokio::test]
-async fn an_object_that_is_read_once_is_asked_for_once_and_whole() {
+async fn an_object_that_is_read_once_is_requested_once_and_whole() {
     let setup = Setup::new().await;
     let meta = setup.resolve().await;
     let found = soon(collect(setup.source.read_once(&meta))).await.unwrap();
@@ -57,7 +57,7 @@ async fn an_object_that_is_read_once_is_asked_for_once_and_whole() {
 }
 
 #[tokio::test]
-async fn an_object_that_is_read_once_is_asked_for_again_only_before_its_first_byte() {
+async fn an_object_that_is_read_once_is_requested_again_only_before_its_first_byte() {
     let setup = Setup::new().await;
     let meta = setup.resolve().await;
     for fault in [Fault::Reset, Fault::CutAt(0), status(503)] {
@@ -81,7 +81,7 @@ async fn an_object_that_is_read_once_is_asked_for_again_only_before_its_first_by
 }
 
 #[tokio::test]
-async fn a_range_with_a_longer_body_than_it_should_have_is_never_cut_to_fit() {
+async fn a_range_with_too_long_a_body_is_never_cut_to_fit() {
     let setup = Setup::new().await;
     let meta = setup.resolve().await;
     let read = || soon(collect(setup.source.read_ranges(&meta, 0..SIZE, OPTIONS)));
@@ -140,7 +140,7 @@ async fn a_whole_object_that_is_longer_than_announced_is_never_cut_to_fit() {
 }
 
 #[tokio::test]
-async fn a_part_of_an_object_may_be_had_from_a_server_that_ignores_ranges() {
+async fn a_part_of_an_object_can_be_read_from_a_server_that_ignores_ranges() {
     let setup = Setup::new().await;
     let meta = setup.resolve().await;
     setup.proxy.inject(Rule::new(Fault::IgnoreRange));
@@ -168,7 +168,7 @@ async fn bytes_that_come_in_tiny_chunks_arrive_whole() {
     let before = received();
     let mut reader = setup.source.read_ranges(&meta, 0..SIZE, OPTIONS);
     let mut found = soon(reader.next()).await.unwrap().unwrap().to_vec();
-    // All that may be under way is, before anybody reads on.
+    // Everything that may be in flight is in flight before reading continues.
     super::eventually("three ranges arrive", || {
         received() - before == 3 * RANGE_BYTES
     })

@@ -1,4 +1,4 @@
-//! Allowed hosts that are no object storage of ours, and redirects.
+//! Allowed hosts that are not our object storage, and redirects.
 
 use lvp_api::Verified;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
@@ -106,7 +106,7 @@ async fn a_redirect_to_a_host_that_is_not_allowed_is_refused() {
 }
 
 #[tokio::test]
-async fn an_endpoint_cannot_send_our_credentials_elsewhere() {
+async fn an_endpoint_cannot_redirect_our_credentials_elsewhere() {
     let mirror = Mirror::start().await;
     let proxied = FaultProxy::start(mirror.endpoint.address()).await.unwrap();
     let elsewhere = mirror.proxy.endpoint();
@@ -185,7 +185,7 @@ async fn a_url_that_is_signed_for_get_only_resolves_too() {
 }
 
 #[tokio::test]
-async fn without_an_etag_the_date_tells_versions_apart() {
+async fn without_an_etag_the_date_distinguishes_versions() {
     let mirror = Mirror::start().await;
     let source = mirror.source(&[&mirror.proxy.endpoint()]);
     mirror.proxy.inject(Rule::new(Fault::NoHeader("etag")));

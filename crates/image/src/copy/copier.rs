@@ -25,10 +25,11 @@ use crate::map::Batch;
 use crate::plan::{ImageInfo, Planner};
 use crate::source::{FileSource, ReadAt};
 
-/// A hole in a sparse raw image is skipped from this length on.
+/// A hole in a sparse raw image is skipped if it is at least this long.
 const MIN_HOLE_BYTES: u64 = 1 << 20; // 1 MiB
 
-/// An image that can be read once, front to back: what [`Copier::start`] needs of a [`Planner`].
+/// An image that can be read once, front to back: the part of a [`Planner`] that [`Copier::start`]
+/// needs.
 #[derive(Debug)]
 pub struct PlannedImage {
     info: ImageInfo,
@@ -37,8 +38,8 @@ pub struct PlannedImage {
 }
 
 impl PlannedImage {
-    /// Takes the map out of a planner that was just opened. [`ErrorKind::NotOnePass`] when the map
-    /// is too large for one batch: such an image is copied from a local file.
+    /// Takes the map out of a planner that was just opened. Fails with [`ErrorKind::NotOnePass`] if
+    /// the map is too large for one batch: such an image is copied from a local file.
     pub fn take<S: ReadAt>(planner: &mut Planner<S>) -> Result<Self> {
         if !planner.is_one_pass() {
             return Err(Error::new(
@@ -76,7 +77,7 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// Clears the target's head and starts the workers; the image's bytes are then fed in order.
+    /// Clears the target's head and starts the workers. The image's bytes are then fed in order.
     pub fn start(image: PlannedImage, target: Target, options: CopyOptions) -> Result<Self> {
         let (output, stop) = open_output(&image.info, target, &options)?;
         let workers = start_writers(&image.info, &options, &output, &stop)?;
@@ -91,7 +92,7 @@ impl Copier {
                 let feeder = StreamFeeder::new(*codec, windows, Arc::clone(&output), stop)?;
                 Feeder::Stream(Box::new(feeder))
             }
-            // A disk of no bytes needs no batch.
+            // A disk without bytes needs no batch.
             (None, _) => Feeder::Map(MapFeeder::new(None)),
         };
         Ok(Self {
@@ -104,7 +105,7 @@ impl Copier {
         })
     }
 
-    /// Takes the next bytes of the image, in chunks of any size. Waits while the workers are
+    /// Accepts the next bytes of the image, in chunks of any size. Waits while the workers are
     /// behind. Fails as soon as a worker has failed or the copy was cancelled; after that, every
     /// call fails.
     pub fn feed(&mut self, chunk: Bytes) -> Result<()> {
@@ -121,7 +122,7 @@ impl Copier {
         result
     }
 
-    /// The image has ended: waits until everything but the held head is on stable storage.
+    /// Ends the image, and waits until everything except the held-back parts is on stable storage.
     pub fn finish(self) -> Result<Body> {
         if self.failed {
             return Err(cancelled());
@@ -137,8 +138,8 @@ impl Copier {
         Body::complete(self.output, virtual_size, self.tail)
     }
 
-    /// Copies a local image; the workers read it themselves. Takes images whose map does not fit
-    /// one batch as well.
+    /// Copies a local image, which the workers read themselves. Also works for images whose map
+    /// does not fit in one batch.
     pub fn copy_file(
         mut planner: Planner<FileSource>,
         target: Target,
@@ -158,15 +159,15 @@ impl Copier {
             let batch = Arc::new(batch);
             zero_the_rest(&batch, &output, &workers);
             submit_batch(Cutter::new(batch, Select::All), &source, &output, &workers)?;
-            // Before the next batch, so that only one is in memory.
+            // Before the next batch is made, so that only one is in memory.
             workers.drain()?;
         }
         workers.finish()?;
         Body::complete(output, virtual_size, options.tail)
     }
 
-    /// Decodes everything whose soundness shows only then, and writes nothing. Returns the size of
-    /// the disk.
+    /// Decodes everything that can turn out to be damaged only then, and writes nothing. Returns
+    /// the size of the disk.
     pub(crate) fn verify_file(
         planner: &mut Planner<FileSource>,
         options: &CopyOptions,
@@ -210,7 +211,7 @@ impl fmt::Debug for Copier {
     }
 }
 
-/// A copy that is complete but for what was held back.
+/// A copy that is complete except for what was held back.
 #[derive(Debug)]
 #[must_use = "the disk is complete only after `commit`"]
 pub struct Body {
@@ -240,21 +241,21 @@ impl Body {
         Ok(Self { output, summary })
     }
 
-    /// What was done so far.
+    /// Progress so far.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// Where it was written.
+    /// The target.
     pub fn target(&self) -> &Target {
         self.output.target()
     }
 
-    /// Writes what was held back and waits until it is on stable storage. When that fails, the
-    /// places are cleared again as well as the target still permits.
+    /// Writes what was held back and waits until it is on stable storage. If that fails, the places
+    /// are cleared again, as far as the target permits.
     pub fn commit(mut self) -> Result<Summary> {
         if let Err(error) = self.output.write_held(self.summary.virtual_size) {
-            // The error that is reported is the one that has the cause.
+            // The first error is reported, because it has the cause.
             self.output.clear_held().ok();
             return Err(error);
         }
@@ -299,13 +300,13 @@ fn worker_count(options: &CopyOptions) -> usize {
     options.workers.clamp(1, MAX_WORKERS)
 }
 
-/// What compressed clusters decode to.
+/// The decoded size of a compressed cluster.
 fn cluster_bytes(info: &ImageInfo) -> usize {
     info.cluster_size
         .map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX))
 }
 
-/// Makes what the batch leaves out read as zero.
+/// Zeroes what the batch leaves out.
 fn zero_the_rest(batch: &Arc<Batch>, output: &Output, workers: &WorkerPool) {
     if output.is_known_zero() {
         let bytes = batch.zero_ranges().map(|range| range.end - range.start);
@@ -315,7 +316,7 @@ fn zero_the_rest(batch: &Arc<Batch>, output: &Output, workers: &WorkerPool) {
     }
 }
 
-/// Gives the workers a batch of a local file, without the holes that the file has itself.
+/// Passes a batch of a local file to the workers, without the file's own holes.
 fn submit_batch(
     mut cutter: Cutter,
     source: &Arc<LocalSource>,
@@ -343,8 +344,8 @@ fn submit_batch(
     }
 }
 
-/// The hole of the image file that the next extent begins with. `data` is the run of data that was
-/// last asked for.
+/// The hole in the image file with which the next extent begins. `data` is the last run of data
+/// that was found.
 fn hole_ahead(cutter: &Cutter, source: &LocalSource, data: &mut Range<u64>) -> Option<Range<u64>> {
     let host = cutter.plain_ahead()?;
     if host.end - host.start < MIN_HOLE_BYTES || data.contains(&host.start) {

@@ -1,46 +1,46 @@
-//! Cuts a batch into pieces of work, in host order.
+//! Cuts a batch into work items, in host order.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::map::{Batch, Encoding};
 
-/// How many host bytes a piece of work spans, unless one compressed cluster is longer.
+/// Host bytes of one work item, unless one compressed cluster is longer.
 pub(crate) const SPAN_BYTES: u64 = 2 << 20; // 2 MiB
 
-/// How many guest bytes a piece of work may make: clusters of zeros compress to next to nothing,
-/// and progress and cancellation count in whole pieces.
+/// Guest bytes that one work item may produce: clusters of zeros compress to next to nothing, and
+/// progress and cancellation work in whole items.
 const MAX_GUEST_BYTES: u64 = 8 << 20; // 8 MiB
 
-/// Host bytes between two extents that are not worth reading: a longer gap ends the piece.
+/// A gap of this many host bytes between two extents is not read: a longer gap ends the item.
 const MAX_GAP_BYTES: u64 = 64 << 10; // 64 KiB
 
 /// Long plain extents are cut at multiples of this in the guest, so that the writes on both sides
-/// of the cut stay aligned to any device's blocks.
+/// of the cut are aligned for any device.
 const CUT_BYTES: u64 = 1 << 20; // 1 MiB
 
-// Or a piece could be too short to end at a cut, and what follows would never be handed out.
+// Otherwise an item could be too short to end at a cut, and the rest would never be handed out.
 const _: () = assert!(SPAN_BYTES >= 2 * CUT_BYTES);
 
-/// A piece of work: some extents of a batch that stand close together in the image.
+/// A work item: extents of a batch that are close together in the image.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
     pub(crate) batch: Arc<Batch>,
-    /// Indexes of the extents. Plain ones count only as far as they lie in `host`.
+    /// Indexes of the extents. Of plain extents, only the part within `host` counts.
     pub(crate) extents: Range<usize>,
     /// The host bytes needed.
     pub(crate) host: Range<u64>,
 }
 
-/// Which extents are wanted.
+/// Which extents are selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Select {
     All,
-    /// Those whose soundness shows only when they are decoded.
+    /// Those that can turn out to be damaged only when they are decoded.
     Compressed,
 }
 
-/// Walks through a batch.
+/// Iterates over a batch.
 #[derive(Debug)]
 pub(crate) struct Cutter {
     batch: Arc<Batch>,
@@ -62,21 +62,21 @@ impl Cutter {
         cutter
     }
 
-    /// The first host byte that is still needed; `None` when nothing is.
+    /// The first host byte that is still needed; `None` if none is.
     pub(crate) fn needed_from(&self) -> Option<u64> {
         (self.next < self.batch.len())
             .then(|| self.batch.extent(self.next).host_offset + self.done_bytes)
     }
 
-    /// The rest of a plain extent that comes next, as host bytes.
+    /// The rest of the plain extent that comes next, as host bytes.
     pub(crate) fn plain_ahead(&self) -> Option<Range<u64>> {
         let extent = (self.next < self.batch.len()).then(|| self.batch.extent(self.next))?;
         let host = extent.host_offset + self.done_bytes..extent.host_range().end;
         (extent.encoding == Encoding::Plain && !host.is_empty()).then_some(host)
     }
 
-    /// Skips what comes next of a plain extent up to `host_end` or a little before, so that what
-    /// follows stays aligned; returns the guest range that was skipped.
+    /// Skips the plain extent that comes next up to `host_end` or slightly before it, so that the
+    /// rest stays aligned. Returns the guest range that was skipped.
     pub(crate) fn skip_plain(&mut self, host_end: u64) -> Option<Range<u64>> {
         let host = self.plain_ahead()?;
         let extent = self.batch.extent(self.next);
@@ -94,9 +94,8 @@ impl Cutter {
         Some(start..end)
     }
 
-    /// The next piece of work whose host bytes all come before `available`. `None` when there is
-    /// nothing more, or not yet enough for a piece worth its while, unless `flush` asks for what
-    /// there is.
+    /// The next work item whose host bytes all come before `available`. `None` if there is nothing
+    /// left, or not yet enough for an efficient item, unless `flush` asks for whatever there is.
     pub(crate) fn next(&mut self, available: u64, flush: bool) -> Option<Span> {
         let first = self.next;
         let mut host: Option<Range<u64>> = None;
@@ -139,7 +138,7 @@ impl Cutter {
             break;
         }
         let host = host?;
-        // A piece that waits for its last bytes grows with what comes next.
+        // An item that waits for its last bytes grows with what comes next.
         if is_short && !flush && host.end - host.start < SPAN_BYTES / 2 {
             return None;
         }
@@ -179,7 +178,8 @@ mod tests {
 
     const CLUSTER: u64 = 64 << 10;
 
-    /// One cluster of the guest (or many, for plain ones), and the host bytes left out before it.
+    /// Guest bytes of one cluster (or several, for plain ones), and the host bytes left out before
+    /// it.
     #[derive(Debug, Clone)]
     enum Run {
         Plain { clusters: u64, gap: u64 },
@@ -196,7 +196,7 @@ mod tests {
         ]
     }
 
-    /// The parts in guest order, at host offsets in the order that `keys` sorts them by.
+    /// The parts in guest order, at host offsets in the order given by `keys`.
     fn batch(parts: &[Run], keys: &[u32]) -> Batch {
         let mut order: Vec<usize> = (0..parts.len()).collect();
         order.sort_by_key(|index| keys[*index % keys.len()]);
@@ -236,7 +236,7 @@ mod tests {
         builder.finish()
     }
 
-    /// Every host byte that a span stands for, by extent.
+    /// Every host byte that a span covers, by extent.
     fn taken(span: &Span) -> Vec<(usize, Range<u64>)> {
         span.extents
             .clone()
@@ -250,7 +250,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_take_every_extent_once_and_never_ask_for_bytes_that_are_not_there(
+        fn items_cover_every_extent_once_and_need_only_available_bytes(
             parts in prop::collection::vec(run(), 1..60),
             keys in prop::collection::vec(any::<u32>(), 1..60),
             chunk in 1..(5_u64 << 20),

@@ -1,4 +1,4 @@
-//! What copies have in common: contexts for asynchronous writes, buffers, and the budget for windows.
+//! What copies share: contexts for asynchronous writes, buffers, and the budget for large windows.
 //!
 //! ```text
 //! Engine --lease()--> Lease (one for each worker) --> context, buffers
@@ -6,7 +6,7 @@
 //!    '---- given back; buffers are freed with the last lease
 //! ```
 //!
-//! Every copy is given an engine by its owner; there is no other state that copies share.
+//! Every copy gets an engine from its owner. Copies share no other state.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,21 +14,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::formats::stream::Windows;
 use crate::sys::{AlignedBuf, AsyncWrites, HUGE_PAGE_BYTES};
 
-/// A buffer: room for a span, for the longest compressed cluster (a 2 MiB cluster's descriptor can
-/// claim 4 MiB), and for the blocks that both begin and end in. Memory that is not used is not taken.
+/// Size of a buffer: room for a span, for the longest compressed cluster (the descriptor of a 2 MiB
+/// cluster can claim 4 MiB), and for the blocks in which both begin and end. Memory that is not
+/// touched is not taken.
 pub(crate) const BUFFER_BYTES: usize = (4 << 20) + (128 << 10);
 
-/// Writes that a worker has in progress at most: two full buffers of 64 KiB runs.
+/// Most writes that a worker has in progress: two full buffers of 64 KiB runs.
 const MAX_WRITES: u32 = 64;
 
-/// Contexts that are kept: those of six copies. They outlive copies: to end one took the kernel 32 ms
-/// where that was measured (io_destroy(2) waits for an RCU grace period), longer than a small copy.
+/// Contexts that are kept: those of six copies. They outlive copies because destroying one took the
+/// kernel 32 ms when measured (io_destroy(2) waits for an RCU grace period), which is longer than a
+/// small copy.
 const MAX_IDLE_CONTEXTS: usize = 32;
 
-/// Owns what is expensive to make for every copy. Make one for a program, and give it to every copy.
-/// Clones are the same engine.
+/// Owns what is expensive to create for every copy. A program creates one and gives it to every
+/// copy. Clones share it.
 ///
-/// At rest it has some contexts of the kernel and no memory: buffers are kept only while a copy runs.
+/// When idle it keeps some kernel contexts and no memory: buffers are kept only while a copy runs.
 #[derive(Debug, Clone, Default)]
 pub struct Engine {
     idle: Arc<Mutex<Idle>>,
@@ -43,12 +45,12 @@ struct Idle {
 }
 
 impl Engine {
-    /// An engine without anything yet.
+    /// An engine that owns nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What all copies together may have of large windows.
+    /// The memory that all copies together may use for large windows.
     pub(crate) fn windows(&self) -> Windows {
         self.windows.clone()
     }
@@ -62,25 +64,25 @@ impl Engine {
     }
 
     fn lock(&self) -> MutexGuard<'_, Idle> {
-        // Lists that no panic can leave half-changed.
+        // Lists that a panic cannot leave half-changed.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes from an engine and gives back.
+/// One worker's access to an engine.
 #[derive(Debug)]
 pub(crate) struct Lease {
     engine: Engine,
 }
 
 impl Lease {
-    /// A context for writes; None where the kernel has none to give.
+    /// A context for writes; None if the kernel provides none.
     pub(crate) fn context(&self) -> Option<AsyncWrites> {
         let idle = self.engine.lock().contexts.pop();
         idle.or_else(|| AsyncWrites::new(MAX_WRITES).ok())
     }
 
-    /// Takes a context back, unless it still has writes in progress.
+    /// Returns a context, unless it still has writes in progress.
     pub(crate) fn return_context(&self, context: AsyncWrites) {
         let mut idle = self.engine.lock();
         if context.is_idle() && idle.contexts.len() < MAX_IDLE_CONTEXTS {
@@ -88,16 +90,16 @@ impl Lease {
         }
     }
 
-    /// A buffer of [`BUFFER_BYTES`], whose content is whatever its last user left.
+    /// A buffer of [`BUFFER_BYTES`], which may still hold its previous user's data.
     pub(crate) fn buffer(&self) -> io::Result<AlignedBuf> {
         if let Some(buffer) = self.engine.lock().buffers.pop() {
             return Ok(buffer);
         }
-        // What lies beyond a huge page is rarely used, and should not be taken as a whole.
+        // Memory beyond a huge page is rarely used, and should not be taken as a whole.
         AlignedBuf::with_huge_pages(BUFFER_BYTES, HUGE_PAGE_BYTES)
     }
 
-    /// Takes buffers back for whoever copies now.
+    /// Returns buffers for other copies that are running.
     pub(crate) fn return_buffers(&self, buffers: impl IntoIterator<Item = AlignedBuf>) {
         self.engine.lock().buffers.extend(buffers);
     }
@@ -112,7 +114,7 @@ impl Drop for Lease {
         } else {
             Vec::new()
         };
-        // To unmap them takes a while.
+        // Unmapping takes time, so it is done without the lock.
         drop(idle);
         drop(unused);
     }

@@ -1,4 +1,4 @@
-//! Takes an image's bytes in order, in chunks of any size, and hands them to the workers.
+//! Accepts an image's bytes in order, in chunks of any size, and passes them to the workers.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,18 +19,18 @@ use crate::format::StreamCodec;
 use crate::formats::stream::{StreamDecoder, Windows};
 use crate::map::Batch;
 
-/// Chunks smaller than this are copied together first, so that a source of tiny chunks costs
-/// memory copies and not one bookkeeping entry for each.
+/// Smaller chunks are first copied together, so that a source of tiny chunks costs memory copies
+/// but not a work item each.
 const MIN_CHUNK_BYTES: usize = 256 << 10; // 256 KiB
 
 /// Feeds an image that has a map.
 #[derive(Debug)]
 pub(crate) struct MapFeeder {
-    /// `None` when nothing is needed at all.
+    /// `None` if no bytes are needed at all.
     cutter: Option<Cutter>,
-    /// Chunks that are still needed, with their host offsets, without gaps.
+    /// Chunks that are still needed, with their host offsets, contiguous.
     chunks: VecDeque<(u64, Bytes)>,
-    /// Host offset behind the last chunk.
+    /// Host offset after the last chunk.
     position: u64,
     small: BytesMut,
 }
@@ -106,7 +106,7 @@ impl MapFeeder {
         self.cutter.as_ref()?.needed_from()
     }
 
-    /// Lets go of chunks before the next byte that is needed.
+    /// Releases chunks before the next byte that is needed.
     fn forget_unneeded(&mut self) {
         let needed = self.needed_from().unwrap_or(u64::MAX);
         while let Some((start, chunk)) = self.chunks.front()
@@ -116,7 +116,7 @@ impl MapFeeder {
         }
     }
 
-    /// The bytes of a range that lies within the chunks.
+    /// The part of a range that lies within the chunks.
     fn slices(&self, range: &Range<u64>) -> Vec<Bytes> {
         let first = self
             .chunks
@@ -135,22 +135,23 @@ impl MapFeeder {
     }
 }
 
-/// What is decoded at a time; more than what is held back at the disk's end.
+/// How much is decoded at a time; more than what is held back at the end of the disk.
 const BLOCK_BYTES: usize = 2 << 20; // 2 MiB
 
 const _: () = assert!(BLOCK_BYTES as u64 >= held::HELD_BYTES + 8192);
 
-/// Decoded blocks in memory: the two that are kept back, and four to be written while the next one
-/// is decoded. With the largest window that a stream may have, more would pass 64 MiB.
+/// Decoded blocks in memory: the two that are kept back, and four that are being written while the
+/// next one is decoded. With the largest window that a stream may have, more blocks would exceed 64
+/// MiB.
 const BLOCKS: usize = 6;
 
-/// Disks are whole sectors: zeros follow a stream that ends inside one.
+/// A disk consists of whole sectors: a stream that ends inside one is padded with zeros.
 const SECTOR_BYTES: u64 = 512;
 
 /// Feeds a raw image that is inside one compressed stream.
 ///
-/// Nobody knows where the disk ends before the stream does. So the last two blocks stay here until
-/// then: they have what is held back at the disk's end.
+/// The end of the disk is known only when the stream ends. So the last two blocks are kept here
+/// until then: they include what is held back at the end of the disk.
 pub(crate) struct StreamFeeder {
     decoder: StreamDecoder,
     blocks: Blocks,
@@ -160,7 +161,7 @@ struct Blocks {
     pool: BufferPool,
     output: Arc<Output>,
     stop: Arc<StopSignal>,
-    /// A full one.
+    /// A full block.
     previous: Option<PooledBuf>,
     current: Option<PooledBuf>,
     filled: usize,
@@ -198,7 +199,7 @@ impl StreamFeeder {
         result
     }
 
-    /// The end of the stream; returns the disk's size.
+    /// Ends the stream. Returns the disk's size.
     pub(crate) fn finish(self, workers: &WorkerPool) -> Result<u64> {
         let Self {
             decoder,

@@ -1,9 +1,9 @@
-//! The guest bytes that reach the target last.
+//! The guest bytes that are written last.
 //!
-//! A disk whose first MiB is missing does not boot and shows no partitions, and neither does one
-//! that keeps its GPT only at its end. Both places are cleared before the first byte of a copy and
-//! filled after its last, so that a volume that was written only in part, or whose image turned
-//! out to be a wrong one, never looks complete.
+//! A disk without its first MiB does not boot and shows no partitions; neither does one that has
+//! its GPT only at its end. Both places are cleared before the first byte of a copy is written and
+//! filled after the last, so that a volume that was written only partly, or whose image turned out
+//! to be wrong, never looks complete.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -12,11 +12,11 @@ use super::zero::GRANULE_BYTES;
 use crate::buffer::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How much is held back at each end of the disk. A GPT needs 17 KiB, boot loaders in front of
-/// the first partition up to a MiB, since that is where partitions begin.
+/// How much is held back at each end of the disk. A GPT needs 17 KiB; boot loaders in front of the
+/// first partition take up to 1 MiB, where the first partition begins.
 pub(crate) const HELD_BYTES: u64 = 1 << 20; // 1 MiB
 
-/// The held regions, and what the copy brought for them so far.
+/// The held-back regions, and their bytes so far.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     /// Ascending; one or two.
@@ -26,16 +26,16 @@ pub(crate) struct Held {
 #[derive(Debug)]
 struct Region {
     range: Range<u64>,
-    /// The region's bytes, and zeros up to a whole granule.
+    /// The region's bytes, padded with zeros to a whole granule.
     bytes: Mutex<AlignedBuf>,
 }
 
-/// The first region of a disk; `None` stands for a size that is not known yet.
+/// The first region of a disk; `None` is a size that is not known yet.
 pub(crate) fn head(virtual_size: Option<u64>) -> Range<u64> {
     0..virtual_size.map_or(HELD_BYTES, |size| size.min(HELD_BYTES))
 }
 
-/// The last region of a disk of that size; empty when the head covers it.
+/// The last region of a disk of that size; empty if the head covers it.
 pub(crate) fn foot(virtual_size: u64) -> Range<u64> {
     let start = virtual_size.saturating_sub(HELD_BYTES);
     let aligned = start - start % GRANULE_BYTES as u64;
@@ -43,7 +43,7 @@ pub(crate) fn foot(virtual_size: u64) -> Range<u64> {
 }
 
 impl Held {
-    /// Holds one more region; it must come after those that are held already.
+    /// Adds a region, which must come after the existing ones.
     pub(crate) fn add(&self, range: Range<u64>) -> Result<()> {
         if range.is_empty() {
             return Ok(());
@@ -61,7 +61,7 @@ impl Held {
         Ok(())
     }
 
-    /// Keeps what of `bytes` falls into a region, and calls `outside` for the rest.
+    /// Keeps the parts of `bytes` that are in a region, and calls `outside` for the rest.
     pub(crate) fn keep(
         &self,
         guest_offset: u64,
@@ -111,8 +111,8 @@ impl Held {
         parts
     }
 
-    /// Calls `write` with each region and its bytes, followed by zeros up to a granule; the head
-    /// comes last.
+    /// Calls `write` with each region and its bytes, padded with zeros to a granule; the head comes
+    /// last.
     pub(crate) fn for_each(
         &self,
         mut write: impl FnMut(&Range<u64>, &[u8]) -> Result<()>,

@@ -1,4 +1,4 @@
-//! Joins guest bytes to long writes.
+//! Joins guest bytes into long writes.
 
 use std::ops::Range;
 
@@ -10,20 +10,20 @@ use crate::error::Result;
 use crate::map::Extent;
 use crate::sys::{AlignedBuf, Memory};
 
-/// How much of a buffer guest bytes are joined in, and so the longest write: qcow2's largest
-/// cluster fits, and devices gain nothing from longer requests.
+/// How much of a buffer is used to join guest bytes, which is the length of the longest write:
+/// qcow2's largest cluster fits, and devices do not benefit from longer requests.
 const JOIN_BYTES: usize = 2 << 20; // 2 MiB
 
-/// A plain run of this length is written from where it is, if its memory is aligned; shorter ones
-/// are copied together first.
+/// A plain run of at least this length is written directly from its memory, if that is aligned;
+/// shorter ones are first copied together.
 const DIRECT_RUN_BYTES: usize = 256 << 10; // 256 KiB
 
-/// Joins guest bytes in a buffer: those that follow each other into long writes, and others into
-/// writes that are in progress together.
+/// Joins guest bytes in a buffer: adjacent ones into one long write, others into writes that are in
+/// progress at the same time.
 pub(crate) struct Joiner<'a> {
     writes: &'a mut WriteQueue,
     output: &'a Output,
-    /// `None` while there is nothing in it.
+    /// `None` while it is empty.
     buffer: Option<AlignedBuf>,
     /// How much of a buffer is used.
     limit: usize,
@@ -48,12 +48,12 @@ impl<'a> Joiner<'a> {
         }
     }
 
-    /// Room for `bytes` guest bytes at `guest_offset`. The caller tells how much of it was
-    /// [filled](Joiner::filled).
+    /// Provides room for `bytes` guest bytes at `guest_offset`. The caller reports how much of it
+    /// was [filled](Joiner::filled).
     pub(crate) fn room(&mut self, guest_offset: u64, bytes: usize) -> Result<&mut [u8]> {
         let mut is_new = !self.is_next(guest_offset);
         if is_new {
-            // Direct writes need it.
+            // Direct writes need the alignment.
             self.len = self.len.next_multiple_of(GRANULE_BYTES);
         }
         if self.len + bytes > self.limit {
@@ -75,14 +75,14 @@ impl<'a> Joiner<'a> {
             .ok_or_else(out_of_span)
     }
 
-    /// Whether this guest offset follows what came last.
+    /// Whether this guest offset directly follows the last bytes.
     fn is_next(&self, guest_offset: u64) -> bool {
         self.segments.last().is_some_and(|segment| {
             segment.guest_offset + segment.range.len() as u64 == guest_offset
         })
     }
 
-    /// So much of the room was filled.
+    /// This much of the room was filled.
     pub(crate) fn filled(&mut self, bytes: usize) {
         self.len += bytes;
         if let Some(segment) = self.segments.last_mut() {
@@ -123,7 +123,7 @@ impl<'a> Joiner<'a> {
         self.missing(guest..piece.guest_range().end)
     }
 
-    /// How much may be added at `guest_offset` in one go.
+    /// How much may be added at `guest_offset` at once.
     fn free_after(&self, guest_offset: u64) -> usize {
         match self.limit.saturating_sub(self.len) {
             free if self.is_next(guest_offset) && free > 0 => free,
@@ -131,12 +131,12 @@ impl<'a> Joiner<'a> {
         }
     }
 
-    /// Guest bytes of a plain extent that the image file ends before: they read as zero.
+    /// Guest bytes of a plain extent that are after the end of the image file: they read as zero.
     fn missing(&mut self, range: Range<u64>) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
-        // Up to a whole block they go with the data before them, which may end anywhere.
+        // Up to a whole block they are written with the data before them, which may end anywhere.
         let block_end = range.start.next_multiple_of(GRANULE_BYTES as u64);
         let with_data = length(block_end.min(range.end) - range.start)?;
         self.room(range.start, with_data)?.fill(0);
@@ -148,7 +148,7 @@ impl<'a> Joiner<'a> {
         self.output.zero(rest)
     }
 
-    /// Starts writing what is in the buffer.
+    /// Starts writing the buffer's content.
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.len = 0;
         let segments = std::mem::take(&mut self.segments);

@@ -1,4 +1,4 @@
-//! Holds writes to a rate, so that running guests keep their share of the device.
+//! Limits the rate of writes, so that running guests keep their share of the device.
 
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use super::stop::StopSignal;
 use crate::error::Result;
 
-/// Time that went unused may be made up for within this span, and no longer: it absorbs jitter
-/// without letting a copy that waited for its source burst afterwards.
+/// Unused time may be made up for within this span, and no longer: this absorbs jitter, but a copy
+/// that waited for its source does not burst afterwards.
 const CATCH_UP: Duration = Duration::from_millis(200);
 
-/// Longest sleep between two looks at the cancel flag.
+/// Longest sleep between two checks of the cancel flag.
 const MAX_SLEEP: Duration = Duration::from_millis(50);
 
-/// A rate in bytes per second that one copy or several share.
+/// A rate in bytes per second for one copy, or shared by several.
 #[derive(Debug)]
 pub struct RateLimiter {
     bytes_per_sec: NonZeroU64,
-    /// When everything that was let through has been paid for.
+    /// The time at which everything that was let through is paid for.
     paid_until: Mutex<Option<Instant>>,
 }
 
@@ -44,19 +44,19 @@ impl RateLimiter {
         }
     }
 
-    /// Books `bytes` and returns when they may go: after all that was booked before.
+    /// Books `bytes` and returns when they may be written: after everything that was booked before.
     pub fn reserve(&self, bytes: u64, now: Instant) -> Instant {
         let mut paid_until = self
             .paid_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // What a copy writes in one request is far below 2^53 bytes, where f64 counts exactly.
+        // A single request is far below 2^53 bytes, up to which f64 is exact.
         #[expect(
             clippy::cast_precision_loss,
             reason = "a relative error of 2^-53 in a duration is of no consequence"
         )]
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_sec.get() as f64);
-        // The very first booking starts the clock: no burst before it.
+        // The first booking starts the clock: there is no burst before it.
         let earliest = paid_until.map_or(now, |_| now.checked_sub(CATCH_UP).unwrap_or(now));
         let start = paid_until.map_or(earliest, |paid| paid.max(earliest));
         *paid_until = Some(start + cost);

@@ -13,20 +13,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::{FileSource, ReadAt};
 use crate::sys;
 
-/// How a compressed file is read: in pieces that decode in a moment.
+/// How much of a compressed file is read at a time: as much as decodes in a moment.
 const STREAM_READ_BYTES: usize = 1 << 20; // 1 MiB
 
-/// What direct reads are aligned to where the file system does not tell: enough for all.
+/// Alignment of direct reads if the file system does not report one: enough for all.
 const DEFAULT_ALIGN: u64 = sys::PAGE_BYTES as u64;
 
-/// A local image, open twice: for reads through the page cache, and for reads past it.
+/// A local image, opened twice: for reads through the page cache, and for direct reads.
 ///
-/// What the page cache has is read from there, which costs a memory copy. The rest is read from
-/// the disk directly, so that a copy leaves the page cache as it found it.
+/// Data that is in the page cache is read from there, at the cost of a memory copy. The rest is
+/// read directly from the disk, so that a copy does not change the page cache.
 #[derive(Debug)]
 pub(crate) struct LocalSource {
     cached: File,
-    /// `None` where the file system has no direct I/O.
+    /// `None` if the file system does not support direct I/O.
     direct: Option<File>,
     align: u64,
     len: u64,
@@ -38,8 +38,8 @@ impl LocalSource {
         let cached = file
             .try_clone()
             .map_err(|e| Error::io(ErrorKind::Read, "Opening the image again failed", e))?;
-        // O_DIRECT belongs to an open file, so a second one is needed. It is the same file, even
-        // if another one has taken its name since.
+        // O_DIRECT belongs to an open file, so a second one is needed. It is the same file, even if
+        // another file has taken its name since.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let direct = OpenOptions::new()
             .read(true)
@@ -49,7 +49,7 @@ impl LocalSource {
         let align = sys::direct_io_alignment(file)
             .map_or(DEFAULT_ALIGN, |(memory, offset)| memory.max(offset))
             .max(512);
-        // An alignment of 0 says that there is no direct I/O; a huge one does not fit the buffers.
+        // An alignment of 0 means that there is no direct I/O; a huge one does not fit the buffers.
         let direct = direct.filter(|_| align.is_power_of_two() && align <= 64 << 10);
         Ok(Self {
             cached,
@@ -59,7 +59,7 @@ impl LocalSource {
         })
     }
 
-    /// Reads the host bytes of `range` somewhere into `buffer`, and returns where.
+    /// Reads the host bytes of `range` into `buffer`, and returns their place in it.
     pub(crate) fn read(&self, range: &Range<u64>, buffer: &mut [u8]) -> Result<Range<usize>> {
         if range.is_empty() {
             return Ok(0..0);
@@ -79,7 +79,7 @@ impl LocalSource {
         })
     }
 
-    /// Offset of the first data at or after `from`, where the file system keeps track of holes.
+    /// Offset of the first data at or after `from`, if the file system keeps track of holes.
     pub(crate) fn next_data(&self, from: u64) -> u64 {
         match sys::seek_data(&self.cached, from) {
             Ok(Some(offset)) => offset,
@@ -109,16 +109,16 @@ impl LocalSource {
             .get_mut(..index(end - start)?)
             .ok_or(io::ErrorKind::InvalidInput)?;
         let mut filled = 0;
-        // Past the file's end there is less than was asked for.
+        // Past the end of the file there are fewer bytes than were requested.
         while filled < inside.end {
             match direct.read_at(&mut room[filled..], start + filled as u64) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) if ((filled + read) as u64).is_multiple_of(self.align) => filled += read,
-                // Only at the end; what is missing after it was not asked for.
+                // Only at the end of the file; the missing bytes were not requested.
                 Ok(read) if filled + read >= inside.end => filled += read,
                 Ok(_) => return self.read_cached(range, buffer),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The file system promised more than it does.
+                // The file system accepted O_DIRECT and then refused the read.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                     return self.read_cached(range, buffer);
                 }
@@ -133,7 +133,7 @@ impl LocalSource {
         let room = buffer
             .get_mut(inside.clone())
             .ok_or(io::ErrorKind::InvalidInput)?;
-        // Without direct I/O every read fills the page cache; what was there before stays.
+        // Without direct I/O every read fills the page cache; pages that were there before stay.
         let keep = self.direct.is_some() || sys::is_cached(&self.cached, range).unwrap_or(true);
         self.cached.read_exact_at(room, range.start)?;
         if !keep {

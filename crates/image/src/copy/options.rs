@@ -1,4 +1,4 @@
-//! How a copy is made, its progress, and its summary.
+//! Options, progress and summary of a copy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -7,42 +7,43 @@ use super::engine::Engine;
 use super::limit::RateLimiter;
 use crate::device::ZeroMethod;
 
-/// Each takes 6 MiB, and decodes some 0.8 GiB/s of zlib on a core of its own (docs/benchmarks.md).
+/// Each worker takes 6 MiB, and decodes about 0.8 GiB/s of zlib on a core of its own
+/// (docs/benchmarks.md).
 pub(crate) const MAX_WORKERS: usize = 5;
 
-/// What happens to a target's bytes beyond the end of the disk.
+/// What happens to a target's bytes after the end of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TailPolicy {
     /// They read as zero afterwards.
     #[default]
     Zero,
-    /// The first and last MiB of them read as zero, so that nothing finds a partition table or a
-    /// file system's label there; the rest keeps what it held.
+    /// The first and last MiB of them read as zero, so that no partition table or file system label
+    /// is found there; the rest is kept.
     Edges,
-    /// They stay as they are, but for the rest of the block that the disk ends in.
+    /// They are kept, except for the rest of the block in which the disk ends.
     Keep,
 }
 
-/// What a copy has done so far, for whoever watches. Values only grow.
+/// Progress of a copy. Values only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Bytes of the image that were taken in.
+    /// Bytes of the image that were read.
     pub source_bytes: AtomicU64,
-    /// Bytes of the disk that are done: written, zeroed, held back, or known to be zero. Equals
-    /// the virtual size when the copy is complete.
+    /// Bytes of the disk that are done: written, zeroed, held back, or known to be zero. Equals the
+    /// virtual size when the copy is complete.
     pub guest_bytes: AtomicU64,
-    /// Bytes written to the target, zeros in the middle of data included.
+    /// Bytes written to the target, including zeros in the middle of data.
     pub written_bytes: AtomicU64,
-    /// Bytes of the target that were zeroed, its tail included.
+    /// Bytes of the target that were zeroed, including its tail.
     pub zeroed_bytes: AtomicU64,
-    /// Bytes behind a compressed stream that were ignored, as the codec's own tool does.
+    /// Bytes after a compressed stream that were ignored, as the codec's own tool does.
     pub ignored_bytes: AtomicU64,
 }
 
 /// How to copy.
 #[derive(Debug, Clone)]
 pub struct CopyOptions {
-    /// What this copy shares with others of the program.
+    /// What this copy shares with the program's other copies.
     pub engine: Engine,
     /// Threads that decode and write.
     pub workers: usize,
@@ -50,14 +51,15 @@ pub struct CopyOptions {
     pub counters: Arc<Counters>,
     /// Set by the owner to stop the copy.
     pub cancel: Arc<AtomicBool>,
-    /// What happens beyond the end of the disk.
+    /// What happens after the end of the disk.
     pub tail: TailPolicy,
-    /// Holds writes to a rate; shared by several copies, they share it.
+    /// Limits the rate of writes; several copies may share it.
     pub limiter: Option<Arc<RateLimiter>>,
 }
 
 impl CopyOptions {
-    /// Options for a target of its own device, with the number of threads that suits the machine.
+    /// Options for a target with a device of its own, with a number of threads that suits the
+    /// machine.
     pub fn new(engine: &Engine, tail: TailPolicy) -> Self {
         Self {
             engine: engine.clone(),
@@ -70,45 +72,45 @@ impl CopyOptions {
     }
 }
 
-/// One thread more than cores: while it waits for the disk that it reads, the others decode.
+/// One thread more than cores: while it waits for the disk, the others decode.
 fn default_workers() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (cores + 1).min(MAX_WORKERS)
 }
 
-/// Bytes that were zeroed in one way.
+/// Bytes that were zeroed by one method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Zeroed {
-    /// How.
+    /// The method.
     pub method: ZeroMethod,
     /// How many.
     pub bytes: u64,
 }
 
-/// What became of a target's bytes beyond the disk.
+/// What happened to a target's bytes after the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tail {
     /// How many there are.
     pub bytes: u64,
-    /// How many of them read as zero for certain; the others hold what they held before.
+    /// How many of them certainly read as zero; the others were kept.
     pub zero_bytes: u64,
 }
 
-/// What a copy did.
+/// The result of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
     /// Size of the disk.
     pub virtual_size: u64,
-    /// Image bytes that were taken in.
+    /// Image bytes that were read.
     pub source_bytes: u64,
     /// Bytes written to the target.
     pub written_bytes: u64,
-    /// Bytes behind a compressed stream that were ignored, as the codec's own tool does.
+    /// Bytes after a compressed stream that were ignored, as the codec's own tool does.
     pub ignored_bytes: u64,
-    /// What was zeroed, by method; empty where everything was known to be zero.
+    /// Zeroed bytes by method; empty if everything was known to be zero.
     pub zeroed: Vec<Zeroed>,
-    /// What became of the bytes beyond the disk.
+    /// What happened to the bytes after the disk.
     pub tail: Tail,
     /// Whether writes bypassed the page cache.
     pub direct: bool,

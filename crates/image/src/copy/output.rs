@@ -1,4 +1,4 @@
-//! The writing end: what workers produce goes through here to the target.
+//! The writing end: everything that workers produce goes to the target through here.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use super::zero::{self, GRANULE_BYTES, MIN_GAP_BYTES, Run};
 use crate::device::{Content, Target, ZeroMethod};
 use crate::error::Result;
 
-/// How much is zeroed at a time when zeroing costs bandwidth and that is limited: about what one
-/// write has, so that the rate is smooth.
+/// How much is zeroed at a time if zeroing costs bandwidth and that is limited: about the size of
+/// one write, so that the rate is smooth.
 const LIMITED_ZERO_STEP_BYTES: u64 = 2 << 20; // 2 MiB
 
-/// A part of some bytes that is to be written to the target at this offset.
+/// A part of some bytes that is to be written to this offset of the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WriteRange {
     pub(crate) range: Range<usize>,
     pub(crate) offset: u64,
 }
 
-/// A target with everything that decides how bytes get there.
+/// A target with everything that decides how bytes are written to it.
 #[derive(Debug)]
 pub(crate) struct Output {
     target: Target,
@@ -59,8 +59,8 @@ impl Output {
         self.target.content() == Content::KnownZero
     }
 
-    /// Clears what would make the volume look like a disk, before the first byte is written. What
-    /// the image has for these places is held back from now on.
+    /// Clears what would make the volume look like a disk, before the first byte is written. From
+    /// now on, what the image has for these places is held back.
     pub(crate) fn clear_ends(&self, virtual_size: Option<u64>, tail: TailPolicy) -> Result<()> {
         self.hold(held::head(virtual_size))?;
         if let Some(size) = virtual_size {
@@ -79,10 +79,10 @@ impl Output {
         self.target.sync()
     }
 
-    /// Holds back what comes for `range`, and clears it.
+    /// Holds back what will be written to `range`, and clears it.
     pub(crate) fn hold(&self, range: Range<u64>) -> Result<()> {
         if !self.is_known_zero() {
-            // A disk whose size is not known yet may be smaller than what is held of it.
+            // A disk whose size is not known yet may be smaller than the held-back region.
             let capacity = self.target.capacity().unwrap_or(u64::MAX);
             self.clear(range.start..self.up_to_unit(range.end).min(capacity))?;
         }
@@ -99,14 +99,15 @@ impl Output {
             .fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts guest bytes about which nothing is left to be done.
+    /// Counts guest bytes that need no further work.
     pub(crate) fn count_done(&self, bytes: u64) {
         self.counters
             .guest_bytes
             .fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// What of the target lies beyond the disk and is to be cleared, and what the report says.
+    /// The part of the target after the disk that is to be cleared, and what the report says about
+    /// it.
     pub(crate) fn tail(&self, virtual_size: u64, policy: TailPolicy) -> (Vec<Range<u64>>, Tail) {
         let Some(capacity) = self.target.capacity() else {
             return (Vec::new(), Tail::default());
@@ -139,7 +140,7 @@ impl Output {
         (ranges, report)
     }
 
-    /// Makes a range of the target read as zero, whatever the guest has there.
+    /// Makes a range of the target read as zero.
     pub(crate) fn clear(&self, range: Range<u64>) -> Result<()> {
         let mut start = range.start;
         while start < range.end {
@@ -162,15 +163,15 @@ impl Output {
         Ok(())
     }
 
-    /// Writes what was held back, the head last, and waits until all is on stable storage.
+    /// Writes what was held back, the head last, and waits until everything is on stable storage.
     pub(crate) fn write_held(&self, virtual_size: u64) -> Result<()> {
         self.held.for_each(|range, bytes| {
-            // A disk that turned out to be small ends inside the region. Where it ends may be no
-            // whole block: zeros follow it up to one.
+            // A disk that turned out to be small ends inside the region, perhaps not at the end of
+            // a block: it is padded with zeros to one.
             let end = self.up_to_unit(range.end.min(virtual_size));
             let len = end.saturating_sub(range.start);
             let len = usize::try_from(len).unwrap_or(bytes.len()).min(bytes.len());
-            // The region was cleared when the copy began, so its zeros are there.
+            // The region was cleared when the copy began, so its zeros are already there.
             let bytes = &bytes[..len];
             let ignore = |_| Ok(());
             self.split_runs(range.start, bytes, GRANULE_BYTES, ignore, &mut |part| {
@@ -189,7 +190,7 @@ impl Output {
         self.target.sync_all()
     }
 
-    /// Clears the held regions again, after writing them has failed half-way.
+    /// Clears the held-back regions again after writing them has failed half-way.
     pub(crate) fn clear_held(&self) -> Result<()> {
         self.held.for_each(|range, _| {
             let capacity = self.target.capacity().unwrap_or(u64::MAX);
@@ -216,8 +217,8 @@ impl Output {
         offset.next_multiple_of(self.target.write_unit())
     }
 
-    /// Takes guest bytes: keeps what is held back, zeroes what is zero, and hands `write` the parts of
-    /// `bytes` that are left to be written.
+    /// Processes guest bytes: keeps what is held back, zeroes what is zero, and calls `write` for the
+    /// parts of `bytes` that remain to be written.
     pub(crate) fn split(
         &self,
         guest_offset: u64,
@@ -225,7 +226,7 @@ impl Output {
         write: &mut dyn FnMut(WriteRange),
     ) -> Result<()> {
         self.held.keep(guest_offset, bytes, |offset, part| {
-            // Where in `bytes` it is.
+            // Its position in `bytes`.
             let start = usize::try_from(offset - guest_offset).unwrap_or(usize::MAX);
             let mut data = |WriteRange { range, offset }| {
                 let range = range.start + start..range.end + start;
@@ -242,10 +243,10 @@ impl Output {
         })
     }
 
-    /// Takes a guest range that reads as zero.
+    /// Processes a guest range that reads as zero.
     pub(crate) fn zero(&self, range: Range<u64>) -> Result<()> {
         if !self.is_known_zero() {
-            // The held regions were cleared when the copy began.
+            // The held-back regions were cleared when the copy began.
             for part in self.held.outside(range.clone()) {
                 self.clear(part)?;
             }
@@ -254,7 +255,7 @@ impl Output {
         Ok(())
     }
 
-    /// Counts bytes written to the target, and guest bytes about which nothing is left to be done.
+    /// Counts bytes written to the target, and guest bytes that need no further work.
     pub(crate) fn count(&self, written: u64, done: u64) {
         self.counters
             .written_bytes
@@ -262,7 +263,7 @@ impl Output {
         self.count_done(done);
     }
 
-    /// Writes guest bytes and waits for that.
+    /// Writes guest bytes and waits until they are written.
     pub(crate) fn write(&self, guest_offset: u64, bytes: &[u8]) -> Result<()> {
         let mut parts = Vec::new();
         self.split(guest_offset, bytes, &mut |part| parts.push(part))?;
@@ -276,14 +277,14 @@ impl Output {
         Ok(())
     }
 
-    /// Whether writes are held to a rate.
+    /// Whether the rate of writes is limited.
     pub(crate) fn is_limited(&self) -> bool {
         self.limiter.is_some()
     }
 
-    /// Splits `bytes`, which are for that offset of the target, into data and runs of zeros; at the
-    /// ends of `bytes`, zeros count as such from `min_edge` bytes on. Data waits for its turn at the
-    /// rate limit.
+    /// Splits `bytes`, which belong to that offset of the target, into data and runs of zeros. At
+    /// the ends of `bytes`, zeros count as such from `min_edge` bytes on. Data waits for its turn at
+    /// the rate limit.
     fn split_runs(
         &self,
         offset: u64,

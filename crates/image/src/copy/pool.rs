@@ -6,9 +6,9 @@
 //!        backlog of zeroing -+   (taken when the queue is empty)
 //! ```
 //!
-//! The first failure of a worker stops all others and is what the feeder gets, at its next call or
-//! in the wait that it is in. A worker that panics fails like one that returns an error. Threads
-//! are joined when the pool is dropped, on every way out.
+//! The first failure of a worker stops all others, and the feeder gets it from its next call or the
+//! wait that it is in. A worker that panics fails like one that returns an error. Threads are
+//! joined when the pool is dropped.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -23,24 +23,24 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::map::Batch;
 use crate::sys;
 
-/// Image bytes that may wait in the queue or be worked on: enough to keep every worker busy
-/// through the gap between two chunks of a download, and the greatest part of a copy's memory.
+/// Image bytes that may wait in the queue or be processed: enough to keep every worker busy through
+/// the gap between two chunks of a download. This is the largest part of a copy's memory.
 const MAX_QUEUED_BYTES: u64 = 16 << 20; // 16 MiB
 
-/// By how much the workers' priority is lowered: whoever shares the process with them, a server that answers
-/// requests say, gets about three times a worker's share of a busy core, and gets it at once.
+/// By how much the workers' priority is lowered: other threads of the process, for instance a server that
+/// answers requests, get about three times a worker's share of a busy core, and get it at once.
 const WORKER_NICENESS: i32 = 5;
 
-/// How often a wait looks whether the copy was cancelled from outside.
+/// How often a wait checks whether the copy was cancelled from outside.
 const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
-/// Zeroing that can be done at any time before the copy ends: when the queue is empty, so that it
-/// fills the pauses of a slow source instead of holding it up.
+/// Zeroing that can be done at any time before the copy ends: it is done when the queue is empty,
+/// so that it fills the pauses of a slow source instead of delaying it.
 #[derive(Debug, Default)]
 struct Backlog {
-    /// A batch's zero ranges, from this index on.
+    /// A batch's zero ranges from this index on.
     guest: VecDeque<(Arc<Batch>, usize)>,
-    /// What is left of the range being worked on.
+    /// The rest of the range that is being zeroed.
     started: Option<Range<u64>>,
 }
 
@@ -75,7 +75,7 @@ struct Queue {
     /// Not counted in `cost`.
     backlog: Backlog,
     zero_step_bytes: u64,
-    /// Cost of what is queued or being worked on.
+    /// Cost of what is queued or being processed.
     cost: u64,
     busy: usize,
     closed: bool,
@@ -86,7 +86,7 @@ impl Queue {
         self.work.is_empty() && self.backlog.is_empty() && self.busy == 0
     }
 
-    /// The next thing to do, and what to take off `cost` when it is done.
+    /// The next work item, and what to subtract from `cost` when it is done.
     fn pop(&mut self) -> Option<(Work, u64)> {
         if let Some(work) = self.work.pop_front() {
             let cost = work.cost();
@@ -99,9 +99,9 @@ impl Queue {
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// For workers: there is work, or there will be none.
+    /// Wakes workers: there is work, or there will be no more.
     ready: Condvar,
-    /// For the feeder: a worker has finished something.
+    /// Wakes the feeder: a worker has finished something.
     progress: Condvar,
     failure: Mutex<Option<Error>>,
     stop: Arc<StopSignal>,
@@ -115,7 +115,7 @@ impl Shared {
 
     fn fail(&self, error: Error) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        // Later ones are consequences of the first.
+        // Later failures are consequences of the first.
         failure.get_or_insert(error);
         drop(failure);
         self.stop.fail();
@@ -141,7 +141,7 @@ pub(crate) struct WorkerPool {
 }
 
 impl WorkerPool {
-    /// Starts so many threads, each with a worker of its own.
+    /// Starts this many threads, each with its own worker.
     pub(crate) fn start<W: Worker>(
         count: usize,
         new_worker: impl Fn() -> W,
@@ -172,7 +172,7 @@ impl WorkerPool {
         Ok(pool)
     }
 
-    /// Queues something; waits while much is queued.
+    /// Queues a work item. Waits while the queue is full.
     pub(crate) fn submit(&self, work: Work) -> Result<()> {
         let cost = work.cost();
         let mut queue =
@@ -191,7 +191,7 @@ impl WorkerPool {
         self.shared.ready.notify_all();
     }
 
-    /// Waits until all that was submitted is done.
+    /// Waits until everything that was submitted is done.
     pub(crate) fn drain(&self) -> Result<()> {
         self.wait_until(Queue::is_idle).map(drop)
     }
@@ -207,7 +207,7 @@ impl WorkerPool {
     fn wait_until(&self, done: impl Fn(&Queue) -> bool) -> Result<MutexGuard<'_, Queue>> {
         let mut queue = self.shared.lock();
         loop {
-            // Only the failure's own lock is taken inside, and nobody who holds that waits for
+            // Only the failure's own lock is taken inside, and no thread that holds it waits for
             // the queue.
             self.check()?;
             if done(&queue) {
@@ -222,7 +222,7 @@ impl WorkerPool {
         }
     }
 
-    /// Waits until all is done and the threads have ended.
+    /// Waits until everything is done and the threads have ended.
     pub(crate) fn finish(mut self) -> Result<()> {
         let drained = self.drain();
         self.join();
@@ -233,7 +233,7 @@ impl WorkerPool {
         self.shared.lock().closed = true;
         self.shared.ready.notify_all();
         for thread in self.threads.drain(..) {
-            // A panic inside is caught there and reported as the copy's failure.
+            // A panic in the thread is caught there and reported as the copy's failure.
             thread.join().ok();
         }
     }
@@ -242,17 +242,17 @@ impl WorkerPool {
 impl Drop for WorkerPool {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
-            // Not finished: what is still queued is not wanted any more.
+            // If the pool was not finished, what is still queued is not wanted any more.
             self.shared.stop.fail();
             self.join();
         }
     }
 }
 
-/// A worker thread's life.
+/// The loop of a worker thread.
 fn work(shared: &Shared, mut worker: impl Worker) {
-    // Whether the queue counts this worker as busy: while it works, and until what it has written is
-    // there.
+    // Whether the queue counts this worker as busy: while it works, and until its writes are
+    // complete.
     let mut is_busy = false;
     loop {
         let mut queue = shared.lock();
@@ -282,7 +282,7 @@ fn work(shared: &Shared, mut worker: impl Worker) {
         drop(queue);
         let (work, cost) = next.map_or((None, 0), |(work, cost)| (Some(work), cost));
         let is_flush = work.is_none();
-        // A panic leaves the worker unusable, and it is not used again.
+        // A panic leaves the worker in an unknown state, and it is not used again.
         let failure = match catch_unwind(AssertUnwindSafe(|| match work {
             Some(work) => worker.run(work),
             None => worker.flush(),

@@ -1,11 +1,11 @@
-//! What makes a copy stop before its end.
+//! Stops a copy before its end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The owner's wish to cancel, and the copy's own failure: every loop and wait looks here.
+/// The owner's cancel flag, and the copy's own failure. Every loop and wait checks this.
 #[derive(Debug)]
 pub(crate) struct StopSignal {
     cancel: Arc<AtomicBool>,
@@ -20,7 +20,7 @@ impl StopSignal {
         }
     }
 
-    /// Stops everything because one part failed, which reports its error elsewhere.
+    /// Stops everything because one part failed. That part reports its error elsewhere.
     pub(crate) fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
     }
@@ -29,7 +29,7 @@ impl StopSignal {
         self.failed.load(Ordering::Relaxed) || self.cancel.load(Ordering::Relaxed)
     }
 
-    /// An error once the copy is to stop.
+    /// An error if the copy is to stop.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_set() {
             return Err(cancelled());

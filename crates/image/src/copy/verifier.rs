@@ -1,4 +1,4 @@
-//! What one thread does to find out whether an image decodes: nothing is written.
+//! The work of one thread that finds out whether an image can be decoded; nothing is written.
 
 use super::engine::Lease;
 use super::view::{View, at_cluster, length, pieces};
@@ -8,18 +8,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::map::Encoding;
 use crate::sys::AlignedBuf;
 
-/// Decodes every compressed cluster that it is given.
+/// Decodes every compressed cluster that it gets.
 pub(crate) struct Verifier {
     lease: Lease,
     decoder: Decoder,
-    /// What is read; taken with the first piece of work.
+    /// Read buffer, allocated with the first work item.
     input: Option<AlignedBuf>,
-    /// What a cluster decodes to.
+    /// The decoded cluster.
     cluster: Vec<u8>,
 }
 
 impl Verifier {
-    /// `cluster_bytes` is the size that compressed clusters decode to.
+    /// `cluster_bytes` is the decoded size of a compressed cluster.
     pub(crate) fn new(lease: Lease, cluster_bytes: usize) -> Self {
         Self {
             lease,

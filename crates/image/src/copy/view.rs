@@ -6,9 +6,9 @@ use super::cut::Span;
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::{Encoding, Extent};
 
-/// A span's host bytes, in one piece or in several.
+/// A span's host bytes, in one slice or several.
 pub(crate) struct View<'a> {
-    /// With their host offsets, ascending, without gaps.
+    /// With their host offsets, ascending and contiguous.
     pub(crate) parts: Vec<(u64, &'a [u8])>,
 }
 
@@ -25,8 +25,8 @@ impl<'a> View<'a> {
         Self { parts }
     }
 
-    /// The bytes from the start of `range` on, as far as they lie in one part: which part that is,
-    /// where in it they begin, and themselves.
+    /// The bytes from the start of `range` on, as far as they are in one slice: the slice's index,
+    /// their offset in it, and the bytes.
     pub(crate) fn part(&self, range: Range<u64>) -> Result<(usize, usize, &'a [u8])> {
         let index = self
             .parts
@@ -42,7 +42,7 @@ impl<'a> View<'a> {
             .ok_or_else(out_of_span)
     }
 
-    /// All bytes of `range`, copied together if they lie in several pieces.
+    /// All bytes of `range`, copied together if they are in several slices.
     pub(crate) fn contiguous<'s>(
         &'s self,
         range: Range<u64>,
@@ -66,7 +66,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// The extents of a span in guest order, the plain ones cut to the span's host bytes.
+/// The extents of a span in guest order; plain ones are cut to the span's host bytes.
 pub(crate) fn pieces(span: &Span) -> Vec<Extent> {
     let mut pieces: Vec<Extent> = span
         .extents
@@ -84,7 +84,7 @@ fn cut_to(extent: Extent, host: &Range<u64>) -> Option<Extent> {
     let start = extent.host_offset.max(host.start);
     let end = extent.host_range().end.min(host.end);
     let skipped = start - extent.host_offset;
-    // The part that the file no longer holds belongs to the piece that reaches the file's end.
+    // The part after the end of the file belongs to the item that reaches the end of the file.
     let guest_len = if end == extent.host_range().end {
         extent.guest_len - skipped
     } else {
@@ -99,7 +99,7 @@ fn cut_to(extent: Extent, host: &Range<u64>) -> Option<Extent> {
     })
 }
 
-/// A decoder's error, with the place of what it decoded.
+/// Adds the place of the cluster to a decoder's error.
 pub(crate) fn at_cluster(error: &Error, piece: &Extent) -> Error {
     Error::new(
         error.kind(),
@@ -114,7 +114,7 @@ pub(crate) fn length(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| out_of_span())
 }
 
-/// A span whose bytes do not cover its extents: the plan and the cutter disagree.
+/// The error for a span whose bytes do not cover its extents: the plan and the cutter disagree.
 pub(crate) fn out_of_span() -> Error {
     Error::new(
         ErrorKind::Internal,

@@ -1,4 +1,4 @@
-//! Pieces of work, and who does them.
+//! Work items, and the trait of workers.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::cut::{SPAN_BYTES, Span};
 use super::local::LocalSource;
 use crate::error::Result;
 
-/// Something for a worker to do.
+/// A work item.
 #[derive(Debug)]
 pub(crate) enum Work {
     /// Decode these extents.
@@ -20,37 +20,37 @@ pub(crate) enum Work {
     Zero(Range<u64>),
 }
 
-/// Where a span's host bytes come from.
+/// The source of a span's host bytes.
 #[derive(Debug)]
 pub(crate) enum SpanBytes {
-    /// They are here: slices in host order, without gaps.
+    /// In memory: slices in host order, contiguous.
     Fed(Vec<Bytes>),
-    /// The worker reads them.
+    /// The worker reads them from the file.
     Read(Arc<LocalSource>),
 }
 
 impl Work {
-    /// What it counts against the bound of the queue.
+    /// How much it counts towards the bound of the queue.
     pub(crate) fn cost(&self) -> u64 {
         match self {
             Self::Extents { span, bytes } => match bytes {
                 SpanBytes::Fed(_) => span.host.end - span.host.start,
-                // Costs no memory before it is worked on; the bound keeps the queue short.
+                // Takes no memory before it is processed; the bound keeps the queue short.
                 SpanBytes::Read(_) => SPAN_BYTES,
             },
-            // Bounded by its pool.
+            // Bounded by the pool of its buffers.
             Self::Block { .. } => 0,
-            // Costs no memory either.
+            // Takes no memory either.
             Self::Zero(_) => SPAN_BYTES,
         }
     }
 }
 
-/// Does the work of one thread.
+/// The work of one thread.
 pub(crate) trait Worker: Send + 'static {
-    /// Does a piece of work. What it writes may be in progress still when this returns.
+    /// Processes a work item. Its writes may still be in progress when this returns.
     fn run(&mut self, work: Work) -> Result<()>;
 
-    /// Waits until everything is written.
+    /// Waits until all writes are complete.
     fn flush(&mut self) -> Result<()>;
 }

@@ -1,11 +1,11 @@
-//! Writes in progress: a worker decodes into one buffer while others are being written.
+//! Asynchronous writes: a worker decodes into one buffer while others are being written.
 //!
 //! ```text
 //! buffer() --> the worker fills it --> write() --> kernel --> counted, and the buffer is free again
 //! ```
 //!
-//! What this saves is not the system call but the wait. A worker that waits decodes nothing, and
-//! ext4 has every other writer of a file wait with it while one fills a hole.
+//! What this saves is not system calls but waiting. A worker that waits decodes nothing, and on
+//! ext4 all other writers of a file wait while one fills a hole.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use super::output::{Output, WriteRange};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{AlignedBuf, AsyncWrites, Memory};
 
-/// Buffers of a worker: one that it fills while another is written, and one for what it reads.
+/// Buffers of a worker: one that it fills while another is being written, and one for reading.
 const BUFFERS: usize = 3;
 
-/// Buffers that a worker has the kernel write at most. With more, a source that is faster than the target
-/// would fill the memory.
+/// Buffers of a worker that the kernel may be writing at the same time. With more, a source that is
+/// faster than the target would fill the memory.
 const MAX_PENDING: usize = 2;
 
-/// What of a buffer goes to one place of the guest.
+/// The part of a buffer that is written to one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) guest_offset: u64,
@@ -33,7 +33,7 @@ pub(crate) struct Segment {
 pub(crate) struct WriteQueue {
     output: Arc<Output>,
     lease: Lease,
-    /// `None` before the first write, and where the kernel has no asynchronous ones to give.
+    /// `None` before the first write, and if the kernel provides no asynchronous writes.
     writes: Option<AsyncWrites>,
     may_be_async: bool,
     idle: Vec<AlignedBuf>,
@@ -42,7 +42,7 @@ pub(crate) struct WriteQueue {
     pending: Vec<PendingWrite>,
 }
 
-/// A buffer that the kernel writes.
+/// A buffer that the kernel is writing.
 #[derive(Debug)]
 struct PendingWrite {
     key: usize,
@@ -63,8 +63,8 @@ impl WriteQueue {
         }
     }
 
-    /// A buffer, whose content is whatever its last user left; waits for a write to end when there
-    /// is none.
+    /// A buffer, which may still hold its previous user's data. If none is free, waits for a write
+    /// to complete.
     pub(crate) fn buffer(&mut self) -> Result<AlignedBuf> {
         loop {
             if let Some(buffer) = self.idle.pop() {
@@ -89,8 +89,8 @@ impl WriteQueue {
             self.free(memory);
             return Ok(());
         }
-        // Before the wait for the rate limit, or writes that end meanwhile would be counted only after
-        // it. A copy that is held to a rate loses nothing by seeing its writes end first.
+        // Before waiting for the rate limit; otherwise writes that complete meanwhile would be counted
+        // only afterwards. A rate-limited copy loses nothing by waiting for its writes first.
         let is_held = self.output.is_limited();
         while self.reap(is_held)? {}
         let mut parts = Vec::new();
@@ -147,7 +147,7 @@ impl WriteQueue {
         Ok(())
     }
 
-    /// Sees one buffer written, and waits for that if told to; false when there is none.
+    /// Completes one buffer, and waits for that if told to. False if there is none.
     fn reap(&mut self, wait: bool) -> Result<bool> {
         let Some(writes) = &mut self.writes else {
             return Ok(false);
@@ -169,10 +169,10 @@ impl WriteQueue {
         Ok(true)
     }
 
-    /// Counts what is written, writes what is not, and frees the memory.
+    /// Counts what is written, writes the rest, and frees the memory.
     ///
-    /// What went wrong is done once more, by a plain write: that one knows what to do about it, or
-    /// what to say.
+    /// A failed write is repeated synchronously: the synchronous code knows how to handle or report
+    /// the error.
     fn complete(
         &mut self,
         write: PendingWrite,
@@ -208,7 +208,7 @@ impl Drop for WriteQueue {
     }
 }
 
-/// Something that was handed out and did not come back.
+/// The error for something that was handed out and did not come back.
 fn lost(what: &str) -> Error {
     Error::new(
         ErrorKind::Internal,

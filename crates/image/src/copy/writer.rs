@@ -1,4 +1,4 @@
-//! What one thread of a copy does: reads, decodes, joins and writes.
+//! The work of one thread of a copy: reads, decodes, joins and writes.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// `cluster_bytes` is the size that compressed clusters decode to.
+    /// `cluster_bytes` is the decoded size of a compressed cluster.
     pub(crate) fn new(output: Arc<Output>, lease: Lease, cluster_bytes: usize) -> Self {
         Self {
             writes: WriteQueue::new(Arc::clone(&output), lease),
@@ -61,8 +61,8 @@ impl Writer {
         }
     }
 
-    /// Writes what has to be decoded or joined; returns what can be written from where it is, for
-    /// each part of the view.
+    /// Writes what has to be decoded or joined. Returns what can be written directly from its
+    /// memory, for each part of the view.
     fn decode(&mut self, span: &Span, view: &View<'_>) -> Result<Vec<Vec<Segment>>> {
         let mut direct = vec![Vec::new(); view.parts.len()];
         let mut joiner = Joiner::new(&mut self.writes, &self.output, self.cluster_bytes);

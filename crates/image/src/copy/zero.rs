@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
-/// Zeros are looked for in pieces of this size: a page, and what file systems allocate by.
+/// The granule in which zeros are detected: a page, which is also the usual block size of file
+/// systems.
 pub(crate) const GRANULE_BYTES: usize = 4096;
 
-/// A run of zeros between two runs of data interrupts the write only from this length on: one
+/// A run of zeros between two runs of data ends the write only if it is at least this long: one
 /// larger request costs less than two small ones with a gap.
 pub(crate) const MIN_GAP_BYTES: usize = 64 << 10; // 64 KiB
 
-/// A part of a buffer that is all data (with short runs of zeros), or all zeros.
+/// A part of a buffer that is all data (including short runs of zeros), or all zeros.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Run {
     Data(Range<usize>),
@@ -18,8 +19,8 @@ pub(crate) enum Run {
 
 /// Whether all bytes are zero.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    // Data nearly always shows in its first bytes; the rest is folded in blocks that the
-    // compiler turns into vector instructions, with an exit after each.
+    // Data nearly always shows in the first bytes. The rest is checked in blocks that the compiler
+    // turns into vector instructions, with an exit after each.
     let (blocks, rest) = bytes.as_chunks::<256>();
     bytes.first().is_none_or(|first| *first == 0)
         && blocks
@@ -30,8 +31,8 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 
 /// Splits a buffer into runs of data and of zeros, in order and without gaps.
 ///
-/// Runs begin and end at granules, counted from the buffer's start. Zeros at the buffer's ends
-/// make a run of their own from `min_edge` bytes on, zeros inside from [`MIN_GAP_BYTES`] on.
+/// Runs begin and end at granules, counted from the start of the buffer. Zeros at the ends of the
+/// buffer are a run of their own from `min_edge` bytes on, zeros inside from [`MIN_GAP_BYTES`] on.
 pub(crate) fn runs(bytes: &[u8], min_edge: usize) -> impl Iterator<Item = Run> + '_ {
     let mut position = 0;
     std::iter::from_fn(move || {

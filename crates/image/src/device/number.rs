@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A block device's number, as sysfs names it.
+/// A block device's number, in the form of sysfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct DeviceNumber {
     /// The driver.
@@ -28,7 +28,7 @@ impl fmt::Display for DeviceNumber {
 
 /// Whether the device has a WRITE ZEROES command (Documentation/ABI/stable/sysfs-block).
 pub(super) fn has_write_zeroes(number: DeviceNumber) -> bool {
-    // A partition has no queue of its own: its disk's is one level up.
+    // A partition has no queue of its own; its disk's is one level up.
     ["queue", "../queue"].iter().any(|queue| {
         let limit = format!("/sys/dev/block/{number}/{queue}/write_zeroes_max_bytes");
         std::fs::read_to_string(limit)

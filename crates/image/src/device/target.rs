@@ -1,4 +1,4 @@
-//! Opening a target, and what it is.
+//! Opens a target, and determines its properties.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,12 +14,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::grace;
 use crate::sys::{self, AlignedBuf};
 
-/// The bytes that QEMU locks in its disks' files (block/file-posix.c: RAW_LOCK_PERM_BASE 100 and
-/// RAW_LOCK_SHARED_BASE 200, one byte per permission bit).
+/// The bytes that QEMU locks in the files of its disks (block/file-posix.c: RAW_LOCK_PERM_BASE 100
+/// and RAW_LOCK_SHARED_BASE 200, one byte per permission bit).
 const QEMU_LOCK_BYTES: Range<u64> = 100..300;
 
-/// Whether no other open file, in whatever process or namespace, leads to this one: for reading or
-/// writing, by loop devices and swap as well. None where the file system or the file's owner keeps the
+/// Whether no other open file, in any process or namespace, refers to this file, for reading or
+/// writing, including loop devices and swap. None if the file system or the file's owner prevents the
 /// kernel from telling. The file must be open for writing.
 pub fn is_sole_opener(file: &File) -> io::Result<Option<bool>> {
     match sys::try_write_lease(file) {
@@ -39,16 +39,16 @@ pub fn is_sole_opener(file: &File) -> io::Result<Option<bool>> {
 pub enum Content {
     /// Every byte reads as zero: a volume fresh from a thin pool, a sparse file.
     KnownZero,
-    /// Anything, such as the last owner's data.
+    /// Anything, such as a previous owner's data.
     Unknown,
 }
 
 /// The size a target file has after the copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FileSize {
-    /// Exactly the image's virtual size.
+    /// Exactly the virtual size of the image.
     OfImage,
-    /// This many bytes, at least the image's virtual size: a volume with a size of its own.
+    /// This many bytes, at least the virtual size of the image: a volume with a size of its own.
     Bytes(u64),
 }
 
@@ -58,35 +58,35 @@ pub(super) enum Kind {
     File { size: FileSize },
 }
 
-/// An open block device or regular file that an image is written to.
+/// An open block device or regular file to which an image is written.
 #[derive(Debug)]
 pub struct Target {
     pub(super) file: File,
     pub(super) name: PathBuf,
     pub(super) kind: Kind,
     pub(super) content: Content,
-    /// The unit of requests that bypass the page cache.
+    /// The unit of direct I/O.
     pub(super) block_bytes: u64,
     pub(super) fast_zeroes: bool,
-    /// Whether a file's bytes beyond the disk were left as they are.
+    /// Whether a file's bytes after the disk were kept.
     pub(super) has_old_tail: bool,
-    /// The largest disk that is permitted.
+    /// The largest disk that is allowed.
     pub(super) limit: Option<u64>,
     pub(super) direct: AtomicBool,
-    /// Index into [`ZeroMethod::ALL`] of the best method that was not refused yet.
+    /// Index in [`ZeroMethod::ALL`] of the best method that was not refused yet.
     pub(super) zero_method: AtomicUsize,
     pub(super) zeros: OnceLock<AlignedBuf>,
     pub(super) dirty_bytes: AtomicU64,
 }
 
 impl Target {
-    /// Opens a block device for this process alone.
+    /// Opens a block device exclusively.
     ///
-    /// Refuses anything that is no block device ([`ErrorKind::BadTarget`]), and a device that is
+    /// Refuses anything that is not a block device ([`ErrorKind::BadTarget`]), and a device that is
     /// mounted or in use by another driver ([`ErrorKind::DeviceBusy`]).
     pub fn open_block(path: &Path, content: Content) -> Result<Self> {
         // O_EXCL without O_CREAT is the kernel's exclusive claim on a block device (open(2)).
-        // O_NONBLOCK keeps a FIFO at this path from blocking before its type is known.
+        // O_NONBLOCK prevents a FIFO at this path from blocking before its type is known.
         let claim = || {
             let opened = OpenOptions::new()
                 .write(true)
@@ -100,8 +100,8 @@ impl Target {
         Self::from_block_device(file, path, content)
     }
 
-    /// Takes a block device that is open for writing; `name` is for messages. The
-    /// exclusive claim (`O_EXCL`) is for the caller to make.
+    /// Takes a block device that is open for writing; `name` is for messages. The caller is
+    /// responsible for the exclusive claim (`O_EXCL`).
     pub fn from_block_device(file: File, name: &Path, content: Content) -> Result<Self> {
         let describe = |source| describe_error(name, source);
         let metadata = file.metadata().map_err(describe)?;
@@ -136,10 +136,10 @@ impl Target {
         })
     }
 
-    /// Opens a regular file, or creates it with access for its owner only. What it held is gone
-    /// once a copy starts. A symbolic link is not followed.
+    /// Opens a regular file, or creates it with access for its owner only. Its content is lost once
+    /// a copy starts. A symbolic link is not followed.
     ///
-    /// Refuses anything that is no regular file ([`ErrorKind::BadTarget`]), and a file that a
+    /// Refuses anything that is not a regular file ([`ErrorKind::BadTarget`]), and a file that a
     /// running QEMU has open ([`ErrorKind::DeviceBusy`]).
     pub fn open_file(path: &Path, size: FileSize) -> Result<Self> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
@@ -177,9 +177,9 @@ impl Target {
         }
         let block_bytes = match sys::direct_io_alignment(&file) {
             Some((memory, offset)) if memory > 0 && offset > 0 => memory.max(offset),
-            // Told, and it says that this file takes no direct I/O.
+            // Reported, and it says that this file does not support direct I/O.
             Some(_) => u64::MAX,
-            // Not told (a kernel before 6.1): a page suits every file system.
+            // Not reported (a kernel before 6.1): a page suits every file system.
             None => sys::PAGE_BYTES as u64,
         };
         let content = if metadata.blocks() == 0 {
@@ -208,12 +208,12 @@ impl Target {
         &self.name
     }
 
-    /// The open file, for callers that ask it for more (its mode, its owner).
+    /// The open file, for callers that need more of its properties (its mode, its owner).
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// How many bytes it holds; None for a file that takes the image's size.
+    /// How many bytes it holds; None for a file that gets the size of the image.
     pub fn capacity(&self) -> Option<u64> {
         match self.kind {
             Kind::Block { size } => Some(size),
@@ -224,19 +224,19 @@ impl Target {
         }
     }
 
-    /// What it held when it was opened; a file is emptied, and so known to be zero, when a copy
-    /// starts.
+    /// What it held when it was opened. A file is emptied when a copy starts, and so known to be
+    /// zero.
     pub fn content(&self) -> Content {
         self.content
     }
 
-    /// Whether the bytes beyond the disk are known to be zero.
+    /// Whether the bytes after the disk are known to be zero.
     pub(crate) fn has_zero_tail(&self) -> bool {
         self.content == Content::KnownZero && !self.has_old_tail
     }
 
-    /// Whether large ranges can be zeroed without moving their bytes: decides what a careful
-    /// owner does with a volume's tail.
+    /// Whether large ranges can be zeroed without transferring their bytes. This decides what a
+    /// careful owner does with a volume's tail.
     pub fn zeroes_fast(&self) -> bool {
         self.fast_zeroes
     }
@@ -246,7 +246,7 @@ impl Target {
         self.direct.load(Ordering::Relaxed)
     }
 
-    /// The unit of writes: their offset, length and memory are multiples of it. 1 when writes go
+    /// The unit of writes: their offset, length and memory are multiples of it. 1 if writes go
     /// through the page cache.
     pub(crate) fn write_unit(&self) -> u64 {
         if self.is_direct() {
@@ -266,9 +266,10 @@ fn open_error(path: &Path, source: io::Error) -> Error {
         ),
         Some(libc::EISDIR) => (ErrorKind::BadTarget, format!("{path} is a directory")),
         Some(libc::ELOOP) => (ErrorKind::BadTarget, format!("{path} is a symbolic link")),
-        Some(libc::ENXIO | libc::ENODEV) => {
-            (ErrorKind::BadTarget, format!("No device is behind {path}"))
-        }
+        Some(libc::ENXIO | libc::ENODEV) => (
+            ErrorKind::BadTarget,
+            format!("There is no device behind {path}"),
+        ),
         _ => (
             ErrorKind::Write,
             format!("Opening {path} for writing failed"),
@@ -278,6 +279,6 @@ fn open_error(path: &Path, source: io::Error) -> Error {
 }
 
 fn describe_error(path: &Path, source: io::Error) -> Error {
-    let context = format!("Asking {} for its properties failed", path.display());
+    let context = format!("Reading the properties of {} failed", path.display());
     Error::io(ErrorKind::Write, context, source)
 }

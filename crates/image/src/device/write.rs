@@ -1,4 +1,4 @@
-//! Getting a target ready, writing to it, and making that durable.
+//! Prepares a target, writes to it, and makes the writes durable.
 
 use std::io;
 use std::ops::Range;
@@ -9,12 +9,13 @@ use super::target::{Content, FileSize, Kind, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys;
 
-/// How much may wait in the page cache when writes cannot bypass it.
+/// How much may be dirty in the page cache if writes cannot bypass it.
 const MAX_DIRTY_BYTES: u64 = 16 << 20; // 16 MiB
 
 impl Target {
-    /// Makes the target ready for a disk of `virtual_size` bytes (None: not known yet) whose data
-    /// comes in multiples of `alignment`. With `keep_tail`, bytes beyond the disk's end stay.
+    /// Prepares the target for a disk of `virtual_size` bytes (None: not known yet) whose data
+    /// comes in multiples of `alignment`. With `keep_tail`, bytes after the end of the disk are
+    /// kept.
     ///
     /// A file is emptied here, so that it reads as zero everywhere.
     pub(crate) fn prepare(
@@ -29,14 +30,14 @@ impl Target {
         if let Kind::File { size } = self.kind {
             self.empty_file(size, virtual_size, keep_tail)?;
         }
-        // Refused (EINVAL) by file systems without direct I/O: then the page cache is used.
+        // File systems without direct I/O refuse this (EINVAL): then the page cache is used.
         let fits = self.block_bytes <= alignment && alignment.is_multiple_of(self.block_bytes);
         let direct = fits && sys::set_direct(&self.file, true).is_ok();
         self.direct.store(direct, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Permits no disk of more bytes than this, whatever fits.
+    /// Allows no disk larger than this, even if it would fit.
     pub(crate) fn limit(&mut self, bytes: Option<u64>) {
         self.limit = bytes;
     }
@@ -91,7 +92,7 @@ impl Target {
                 return Ok(());
             }
             (FileSize::Bytes(bytes), _) => {
-                // Never shorter in between: a crash there would leave a volume without its size.
+                // Never shorter meanwhile: after a crash, a volume would have lost its size.
                 resize(bytes)?;
                 if bytes > 0 && sys::punch_hole(&self.file, &(0..bytes)).is_err() {
                     self.has_old_tail = true;
@@ -108,8 +109,8 @@ impl Target {
         Ok(())
     }
 
-    /// Gives a file the size it was promised; the last, padded write may have made it longer, and
-    /// a disk whose size was not known beforehand may have made it shorter.
+    /// Gives a file its intended size. The last, padded write may have made it longer, and a disk
+    /// of unknown size may have made it shorter.
     pub(crate) fn set_final_size(&self, virtual_size: u64) -> Result<()> {
         let bytes = match self.kind {
             Kind::Block { .. } => return Ok(()),
@@ -127,7 +128,8 @@ impl Target {
     pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         let range = offset..offset + bytes.len() as u64;
         let result = match self.file.write_all_at(bytes, offset) {
-            // The file system took O_DIRECT but not this request: go on through the page cache.
+            // The file system accepted O_DIRECT but not this request: continue through the page
+            // cache.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && self.is_direct() => {
                 sys::set_direct(&self.file, false)
                     .map(|()| self.direct.store(false, Ordering::Relaxed))
@@ -142,7 +144,7 @@ impl Target {
         Ok(())
     }
 
-    /// Flushes and drops what this target has in the page cache once it is more than a little.
+    /// Flushes and drops what this target has in the page cache if it is more than a little.
     fn bound_page_cache(&self, written: u64) -> Result<()> {
         if self.dirty_bytes.fetch_add(written, Ordering::Relaxed) + written < MAX_DIRTY_BYTES {
             return Ok(());
@@ -151,12 +153,12 @@ impl Target {
         self.sync()
     }
 
-    /// Waits until the file's data, size and times are on stable storage.
+    /// Waits until the file's data and metadata are on stable storage.
     pub(crate) fn sync_all(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| self.sync_error(e))
     }
 
-    /// Waits until everything written is on stable storage.
+    /// Waits until everything that was written is on stable storage.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| self.sync_error(e))?;
         if !self.is_direct() {
@@ -168,7 +170,7 @@ impl Target {
 
     fn sync_error(&self, source: io::Error) -> Error {
         let context = format!("Flushing {} to stable storage failed", self.name.display());
-        Error::io(write_kind(&source), context, source)
+        Error::io(ErrorKind::of_write(&source), context, source)
     }
 
     pub(super) fn write_error(&self, doing: &str, range: &Range<u64>, source: io::Error) -> Error {
@@ -178,13 +180,6 @@ impl Target {
             range.start,
             range.end
         );
-        Error::io(write_kind(&source), context, source)
-    }
-}
-
-fn write_kind(error: &io::Error) -> ErrorKind {
-    match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
-        _ => ErrorKind::Write,
+        Error::io(ErrorKind::of_write(&source), context, source)
     }
 }

@@ -1,4 +1,4 @@
-//! Making ranges of a target read as zero.
+//! Makes ranges of a target read as zero.
 
 use std::io;
 use std::ops::Range;
@@ -9,15 +9,15 @@ use super::zero_method::ZeroMethod;
 use crate::error::Result;
 use crate::sys::{self, AlignedBuf};
 
-/// Zeros written by one request where nothing better works.
+/// Zeros written by one request if nothing better works.
 const ZERO_BLOCK_BYTES: usize = 1 << 20; // 1 MiB
 
-/// One request to a device that has WRITE ZEROES. Devices split it as they need; the bound keeps
-/// a cancelled copy from waiting long.
+/// Size of one request to a device that has WRITE ZEROES. Devices split it as needed; the bound
+/// keeps a cancelled copy from waiting long.
 const FAST_ZERO_STEP_BYTES: u64 = 256 << 20; // 256 MiB
 
-/// One request where the kernel or this program really writes the zeros: a slow disk (60 MB/s)
-/// takes about half a second for it, so that a cancelled copy ends in time.
+/// Size of one request if the kernel or this program actually writes the zeros: a slow disk (60
+/// MB/s) takes about half a second for it, so that a cancelled copy ends in time.
 const SLOW_ZERO_STEP_BYTES: u64 = 32 << 20; // 32 MiB
 
 impl Target {
@@ -42,8 +42,8 @@ impl Target {
             .expect("only a method's index is stored")
     }
 
-    /// Makes a range read as zero and tells how. Parts that are no whole blocks of the device are
-    /// written.
+    /// Makes a range read as zero, and returns the method. Parts that are not whole blocks of the
+    /// device are written.
     pub(crate) fn zero_range(&self, range: Range<u64>) -> Result<ZeroMethod> {
         let method = self.zero_method();
         if method == ZeroMethod::Written {
@@ -60,9 +60,9 @@ impl Target {
                     return Ok(ZeroMethod::Written);
                 }
                 let result = if method == ZeroMethod::WriteZeroes {
-                    // For a block device this is WRITE ZEROES and fails where there is none
-                    // (block/fops.c: BLKDEV_ZERO_NOFALLBACK). Unlike BLKZEROOUT it lets the device
-                    // free the space, as long as it reads as zero.
+                    // For a block device this is WRITE ZEROES, and it fails if the device does not
+                    // support that (block/fops.c: BLKDEV_ZERO_NOFALLBACK). Unlike BLKZEROOUT it
+                    // lets the device free the space, as long as it reads as zero.
                     sys::punch_hole(&self.file, &whole)
                 } else {
                     sys::block_zero_out(&self.file, &whole)

@@ -1,4 +1,4 @@
-//! The ways in which a range is made to read as zero.
+//! The methods by which a range is made to read as zero.
 
 use crate::names::named;
 
@@ -7,11 +7,11 @@ use crate::names::named;
 pub enum ZeroMethod {
     /// The file's blocks were freed.
     Hole,
-    /// The device's own WRITE ZEROES command, without moving data.
+    /// The device's own WRITE ZEROES command, which transfers no data.
     WriteZeroes,
-    /// The kernel wrote zeros, as the device has no command for it.
+    /// The kernel wrote zeros, because the device has no command for it.
     KernelZeros,
-    /// This program wrote zeros, as neither file system nor kernel do it.
+    /// This program wrote zeros, because neither file system nor kernel can.
     Written,
 }
 

@@ -1,49 +1,27 @@
-//! Images whose format nobody declared: their content has to say it, and say one thing.
+//! Images without a declared type: the content must identify exactly one format.
 
 use super::content::{Recognised, kinds, other_format_of};
-use super::qcow2::Qcow2;
-use super::raw::Raw;
-use super::reader::{ImageFormat, Opened};
-use super::vdi::Vdi;
-use super::vhd::Vhd;
-use super::vhdx::Vhdx;
-use super::vmdk::Vmdk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ImageType;
 use crate::source::ReadAt;
 
-/// Whichever format the content is.
-pub(super) struct Auto;
-
-impl ImageFormat for Auto {
-    fn open(&self, source: &dyn ReadAt, batch_bytes: usize) -> Result<Opened> {
-        let format: &dyn ImageFormat = match kinds(source)?[..] {
-            [] | [Recognised::Disk | Recognised::Stream(_)] => &Raw,
-            [Recognised::Other(name)] => match other_format_of(name) {
-                Some(ImageType::Qcow2) => &Qcow2,
-                Some(ImageType::Vmdk) => &Vmdk,
-                Some(ImageType::Vhd) => &Vhd,
-                Some(ImageType::Vhdx) => &Vhdx,
-                Some(ImageType::Vdi) => &Vdi,
-                Some(ImageType::Raw | ImageType::Auto) | None => {
-                    return Err(Error::new(
-                        ErrorKind::OtherFormat,
-                        format!(
-                            "The image's content is {name}, which is not read; convert it to qcow2"
-                        ),
-                    ));
-                }
-            },
-            [first, second, ..] => {
-                return Err(Error::new(
-                    ErrorKind::OtherFormat,
-                    format!(
-                        "The image's content is both {first} and {second}: declare what it is instead \
-                         of auto"
-                    ),
-                ));
-            }
-        };
-        format.open(source, batch_bytes)
+/// The type that the content shows; never [`ImageType::Auto`].
+pub(super) fn recognise(source: &dyn ReadAt) -> Result<ImageType> {
+    match kinds(source)?[..] {
+        [] | [Recognised::Disk | Recognised::Stream(_)] => Ok(ImageType::Raw),
+        [Recognised::Other(name)] => other_format_of(name).ok_or_else(|| {
+            Error::new(
+                ErrorKind::OtherFormat,
+                format!(
+                    "The image's content is {name}, which is not supported; convert it to qcow2"
+                ),
+            )
+        }),
+        [first, second, ..] => Err(Error::new(
+            ErrorKind::OtherFormat,
+            format!(
+                "The image's content is both {first} and {second}: declare what it is instead of auto"
+            ),
+        )),
     }
 }

@@ -1,4 +1,4 @@
-//! What formats with a table of blocks have in common: from the table to batches of extents.
+//! What formats with a table of blocks have in common: making batches of extents from the table.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,19 +10,20 @@ use crate::map::batch::{Batch, BatchBuilder, Totals};
 use crate::map::extent::Bounds;
 use crate::source::ReadAt;
 
-/// An image whose metadata has been read, and whose blocks can be told from there.
+/// An image whose metadata has been read.
 pub(super) trait Blocks: fmt::Debug + Send + Sync + 'static {
-    /// What the extents are relative to.
+    /// What is known about the image.
     fn bounds(&self) -> Bounds;
 
-    /// Where the metadata stands: ranges by ascending offset, in which no block may stand.
+    /// Where the metadata is: ranges by ascending offset, which no block may overlap.
     fn reserved(&self) -> &[Range<u64>];
 
-    /// Adds blocks from where the batch ends; true when it is full before the disk's end.
+    /// Adds blocks from the end of the batch on. Returns true if the batch is full before the end
+    /// of the disk.
     fn fill(&self, source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool>;
 }
 
-/// Opens an image: every block is looked at, and the map is kept if one batch holds it.
+/// Opens an image: every block is checked, and the map is kept if it fits in one batch.
 pub(super) fn open<T: Blocks>(
     image: T,
     format: Format,
@@ -55,20 +56,18 @@ pub(super) fn open<T: Blocks>(
     })
 }
 
-/// Refuses blocks that stand in the same place as others of the batch or as the metadata.
+/// Refuses blocks that overlap others of the batch or the metadata.
 fn check(image: &impl Blocks, batch: &mut BatchBuilder) -> Result<()> {
     match batch.overlap(image.reserved()) {
         None => Ok(()),
         Some(host_offset) => Err(Error::new(
             ErrorKind::Overlap,
-            format!(
-                "A block stands at {host_offset:#x}, where something else of the image stands as well"
-            ),
+            format!("The block at {host_offset:#x} overlaps another part of the image"),
         )),
     }
 }
 
-/// An image whose batches are made when they are asked for.
+/// An image whose batches are made on request.
 #[derive(Debug)]
 struct Later<T>(T);
 
@@ -83,22 +82,22 @@ impl<T: Blocks> Batches for Later<T> {
 /// Where a block's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Block {
-    /// Nowhere: it reads as zero.
+    /// Not in the file: it reads as zero.
     Zero,
     /// At this offset of the file, as they are.
     At(u64),
 }
 
-/// How much of a block has to be inside the file.
+/// Which part of a block has to be inside the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needed {
     /// All of it.
     Whole,
-    /// What the guest sees of it.
+    /// The part that the guest sees.
     Seen,
 }
 
-/// Adds equal blocks to a batch, by what `block` says of each.
+/// Adds equal blocks to a batch; `block` returns the place of each.
 pub(super) fn fill(
     batch: &mut BatchBuilder,
     bounds: &Bounds,
@@ -107,7 +106,7 @@ pub(super) fn fill(
     block: impl Fn(u64) -> Result<Block>,
 ) -> Result<bool> {
     while batch.next_guest_offset() < bounds.virtual_size {
-        // A plain block is two extents at most, when joining it ends at a cut.
+        // A plain block is two extents at most, if joining it ends at a cut.
         if batch.is_full(2) {
             return Ok(true);
         }
@@ -129,7 +128,7 @@ pub(super) fn fill(
     Ok(false)
 }
 
-/// Refuses what is not wholly inside the file.
+/// Refuses a block that is not completely inside the file.
 pub(super) fn inside(
     what: &dyn fmt::Display,
     offset: u64,
@@ -147,12 +146,12 @@ pub(super) fn inside(
     }
 }
 
-/// A header's field that makes no sense.
+/// The error for an invalid header field.
 pub(super) fn bad_header(context: impl Into<String>) -> Error {
     Error::new(ErrorKind::BadHeader, context)
 }
 
-/// The refusal of an image that holds a part of a disk, the rest of which another file holds.
+/// The error for an image that holds a part of a disk, whose rest is in another file.
 pub(super) fn needs_parent(format: &str) -> Error {
     Error::new(
         ErrorKind::BackingFile,
@@ -163,7 +162,7 @@ pub(super) fn needs_parent(format: &str) -> Error {
     )
 }
 
-/// The refusal of an image that is beyond a limit.
+/// The error for an image that exceeds a limit.
 pub(super) fn too_large(context: impl Into<String>) -> Error {
     Error::new(ErrorKind::TooLarge, context)
 }

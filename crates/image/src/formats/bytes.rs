@@ -1,4 +1,4 @@
-//! Fields of either byte order, and reads of the source with the right error for a file that is too short.
+//! Fields in either byte order, and reads of the source with the right error if the file is too short.
 
 use std::io;
 
@@ -62,14 +62,14 @@ pub(in crate::formats) fn read<S: ReadAt>(
     })
 }
 
-/// Reads a table of `len` bytes, which was compared with a limit.
+/// Reads a table of `len` bytes; the caller has compared `len` with a limit.
 pub(in crate::formats) fn read_table(
     source: &dyn ReadAt,
     what: &str,
     offset: u64,
     len: usize,
 ) -> Result<Vec<u8>> {
-    // Before there is memory for it.
+    // Checked before memory is allocated.
     let end = offset.checked_add(len as u64);
     if end.is_none_or(|end| end > source.len()) {
         return Err(Error::new(
@@ -100,7 +100,7 @@ pub(in crate::formats) struct Cursor<'a, S> {
 const CURSOR_WINDOW_BYTES: usize = 128 << 10;
 
 impl<'a, S: ReadAt> Cursor<'a, S> {
-    /// A cursor over `what`, from `offset` to no further than `end`.
+    /// A cursor over `what`, from `offset` to at most `end`.
     pub(in crate::formats) fn new(
         source: &'a S,
         what: &'static str,
@@ -122,7 +122,7 @@ impl<'a, S: ReadAt> Cursor<'a, S> {
         self.position
     }
 
-    /// Skips `len` bytes; they have to be inside the file.
+    /// Skips `len` bytes, which have to be inside the file.
     pub(in crate::formats) fn skip(&mut self, len: u64) -> Result<()> {
         if len > self.end.saturating_sub(self.position) {
             return Err(self.ended());

@@ -1,9 +1,9 @@
-//! Recognises, by an image's content, the formats that this crate reads and those that it does not.
+//! Recognises by their content the formats that this crate reads, and others that it does not.
 //!
-//! Anything can be a raw disk, so the content of an image that is declared raw is looked at: what
-//! begins (or, for two formats, ends) as another format's image or as an archive is refused. A
-//! guest, or a tool on the hypervisor, could otherwise be made to trust what stands in there, and a
-//! disk begins with a boot sector, a file system or nothing, never with one of these.
+//! Anything can be a raw disk, so the content of an image that is declared raw is checked: if it
+//! begins (or, for two formats, ends) like another image format or an archive, it is refused.
+//! Otherwise a guest or a tool on the hypervisor could be made to trust that content. A disk begins
+//! with a boot sector, a file system or nothing, never with one of these.
 
 use std::fmt;
 use std::io;
@@ -12,14 +12,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ImageType, StreamCodec};
 use crate::source::ReadAt;
 
-/// What the first bytes of a raw image are.
+/// What the first bytes of a raw image show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recognised {
     /// Nothing that is known: a disk.
     Disk,
     /// A compressed stream.
     Stream(StreamCodec),
-    /// Something else, by its name.
+    /// Something else, with its name.
     Other(&'static str),
 }
 
@@ -33,12 +33,12 @@ impl fmt::Display for Recognised {
     }
 }
 
-/// As much of an image's beginning as [`sniff_head`] looks at.
+/// How much of an image's beginning [`sniff_head`] looks at.
 pub(crate) const HEAD_BYTES: usize = 4096;
-/// As much of an image's end as [`sniff_tail`] looks at.
+/// How much of an image's end [`sniff_tail`] looks at.
 pub(crate) const TAIL_BYTES: usize = 512;
 
-/// Looks at both ends of an image that is declared raw: a disk or a stream, or it is refused.
+/// Checks both ends of an image that is declared raw: it is a disk or a stream, or it is refused.
 pub(crate) fn sniff_raw(source: &dyn ReadAt) -> Result<Recognised> {
     let len = source.len();
     if len == 0 {
@@ -80,7 +80,7 @@ fn read(source: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> Result<()> {
     })
 }
 
-/// The refusal of an image that is declared raw and is `name`.
+/// The error for an image that is declared raw and is `name`.
 pub(crate) fn other_format(name: &str) -> Error {
     let advice = match other_format_of(name) {
         Some(other) => format!("declare it {other} (image_type)"),
@@ -92,7 +92,7 @@ pub(crate) fn other_format(name: &str) -> Error {
     )
 }
 
-/// The type to declare, of what is recognised by this name.
+/// The declared type for what is recognised under this name; neither raw nor auto.
 pub(super) fn other_format_of(name: &str) -> Option<ImageType> {
     [
         ("VHDX", ImageType::Vhdx),
@@ -105,18 +105,18 @@ pub(super) fn other_format_of(name: &str) -> Option<ImageType> {
     .find_map(|(word, image_type)| name.contains(word).then_some(image_type))
 }
 
-/// The refusal of an image that is declared to be of a format, and is something else.
+/// The error for an image that is declared to be of one format and is something else.
 pub(super) fn not_this_format(declared: ImageType, source: &dyn ReadAt) -> Error {
     let found = match kinds(source) {
         Ok(found) => found.into_iter().next().unwrap_or(Recognised::Disk),
         Err(error) => return error,
     };
     let advice = match found {
-        Recognised::Disk => "nothing that is known; declare it raw if it is a disk".to_owned(),
+        Recognised::Disk => "of no known format; declare it raw if it is a disk".to_owned(),
         Recognised::Stream(codec) => format!("a {codec} stream"),
         Recognised::Other(name) => match other_format_of(name) {
             Some(other) => format!("{name}; declare it {other} (image_type)"),
-            None => format!("{name}, which is not read"),
+            None => format!("{name}, which is not supported"),
         },
     };
     Error::new(
@@ -125,7 +125,7 @@ pub(super) fn not_this_format(declared: ImageType, source: &dyn ReadAt) -> Error
     )
 }
 
-/// Everything that an image's two ends are known as, other than a disk.
+/// Everything that an image's two ends are recognised as, other than a disk.
 pub(super) fn kinds(source: &dyn ReadAt) -> Result<Vec<Recognised>> {
     let len = source.len();
     let head = read_head(source)?;
@@ -156,19 +156,19 @@ pub(super) fn kinds(source: &dyn ReadAt) -> Result<Vec<Recognised>> {
     Ok(found)
 }
 
-/// Streams that are decoded, by what they begin with.
+/// The supported streams, by their first bytes.
 const STREAMS: &[(&[u8], StreamCodec)] = &[
     (b"\x1f\x8b\x08", StreamCodec::Gzip),
     (b"\xfd7zXZ\0", StreamCodec::Xz),
     (b"\x28\xb5\x2f\xfd", StreamCodec::Zstd),
-    // After the block size: the magic numbers of a block, and of a stream without any.
+    // After the block size: the magic numbers of a block, and of an empty stream.
     (b"BZh?\x31\x41\x59\x26\x53\x59", StreamCodec::Bzip2),
     (b"BZh?\x17\x72\x45\x38\x50\x90", StreamCodec::Bzip2),
-    // Tools put skippable frames first; the last digit is of no meaning.
+    // Tools put skippable frames first; the last digit can be any.
     (b"\x50\x2a\x4d\x18", StreamCodec::Zstd),
 ];
 
-/// What else an image may be, by what it has at an offset.
+/// What else an image may be, by the bytes at an offset.
 const OTHERS: &[(usize, &[u8], &str)] = &[
     (0, b"QFI\xfb", "a qcow or qcow2 image"),
     (0, b"QED\0", "a QED image"),
@@ -208,14 +208,14 @@ const OTHERS: &[(usize, &[u8], &str)] = &[
     ),
 ];
 
-/// Recognises an image by its first [`HEAD_BYTES`] (all of it, if it has fewer).
+/// Recognises an image by its first [`HEAD_BYTES`], or all of it if it is shorter.
 pub(crate) fn sniff_head(head: &[u8]) -> Recognised {
     if head.is_empty() {
         return Recognised::Disk;
     }
     for &(magic, codec) in STREAMS {
         let is_skippable = magic[0] == 0x50;
-        // An image of a few bytes is no disk, so the beginning of a magic number is enough then.
+        // An image of a few bytes is not a disk, so the beginning of a magic number is enough.
         let is_stream = head.iter().zip(magic).all(|(byte, expected)| {
             *expected == b'?' || byte == expected || is_skippable && byte ^ expected < 0x10
         });
@@ -228,7 +228,7 @@ pub(crate) fn sniff_head(head: &[u8]) -> Recognised {
         .map_or(Recognised::Disk, Recognised::Other)
 }
 
-/// What an image is by its first bytes, other than a stream.
+/// What an image's first bytes show, other than a stream.
 fn others(head: &[u8]) -> impl Iterator<Item = &'static str> {
     let has_magic = |offset: usize, magic: &[u8]| {
         let found = head.get(offset..).and_then(|rest| rest.get(..magic.len()));
@@ -245,7 +245,7 @@ fn others(head: &[u8]) -> impl Iterator<Item = &'static str> {
         .chain(is_old_tar(head).then_some("a tar archive of the old format"))
 }
 
-/// A tar archive without the word `ustar`: its first header has its checksum.
+/// Recognises a tar archive without the word `ustar`: its first header has a valid checksum.
 fn is_old_tar(head: &[u8]) -> bool {
     const CHECKSUM: std::ops::Range<usize> = 148..156;
     let Some(header) = head.first_chunk::<512>() else {
@@ -259,7 +259,7 @@ fn is_old_tar(head: &[u8]) -> bool {
     };
     let stored = std::str::from_utf8(digits).ok();
     let stored = stored.and_then(|digits| u32::from_str_radix(digits, 8).ok());
-    // The field itself counts as blanks.
+    // The checksum field itself counts as spaces.
     let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
     let found = sum(&header[..CHECKSUM.start]) + sum(&header[CHECKSUM.end..]) + 8 * u32::from(b' ');
     has_name && stored == Some(found)
@@ -276,7 +276,8 @@ pub(crate) fn sniff_tail(tail: &[u8; TAIL_BYTES]) -> Option<&'static str> {
     }
 }
 
-/// A VMDK's text: the title, or comments and blank lines before a version, as QEMU probes for it.
+/// Recognises a VMDK descriptor: the title, or comments and blank lines before a version, as QEMU
+/// probes for it.
 pub(super) fn is_vmdk_descriptor(head: &[u8]) -> bool {
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     text.split(|byte| *byte == b'\n')

@@ -1,7 +1,8 @@
-//! Recognises what an image is packed in: a compressed stream, a tar archive, or one in the other.
+//! Recognises what an image is packed in: a compressed stream, a tar archive, or an archive in a
+//! stream.
 //!
 //! A raw disk in a stream is read as it is decoded. Other formats need random access, and archives are
-//! looked through for their one image: both are unpacked to a file first, which is not this module's.
+//! searched for their one image: both are first unpacked to a file, which is done elsewhere.
 
 use super::content::{
     HEAD_BYTES, Recognised, other_format, other_format_of, read_head, sniff_head,
@@ -11,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ImageType, StreamCodec};
 use crate::source::ReadAt;
 
-/// How much of a stream is decoded at most to see what it holds. A header may be long, but not that.
+/// How much of a stream is decoded at most to see what it holds. Headers may be long, but not that
+/// long.
 const MAX_PEEK_BYTES: u64 = 1 << 20; // 1 MiB
 
 /// How much is read at a time for that.
@@ -43,8 +45,8 @@ pub(crate) fn is_archive(content: Recognised) -> bool {
     matches!(content, Recognised::Other(name) if name.starts_with("a tar archive"))
 }
 
-/// Fails unless an image that is declared so can be read from its source directly: as
-/// [`ErrorKind::Packed`] when it can be once it has been unpacked.
+/// Fails unless an image of this declared type can be read from its source directly. The error is
+/// [`ErrorKind::Packed`] if it can be read once it has been unpacked.
 pub(crate) fn check(source: &dyn ReadAt, declared: ImageType) -> Result<()> {
     let (codec, content) = match look(source)? {
         None => return Ok(()),
@@ -54,7 +56,7 @@ pub(crate) fn check(source: &dyn ReadAt, declared: ImageType) -> Result<()> {
     let takes_disks = matches!(declared, ImageType::Raw | ImageType::Auto);
     match content {
         Recognised::Disk if takes_disks => Ok(()),
-        // A VHD of fixed size shows only at its end.
+        // A fixed VHD is recognised only by its end.
         Recognised::Disk if declared == ImageType::Vhd => Err(packed(&format!("a {codec} stream"))),
         content if is_archive(content) => Err(packed(&format!("an archive in a {codec} stream"))),
         Recognised::Other(name) => match other_format_of(name) {
@@ -65,7 +67,7 @@ pub(crate) fn check(source: &dyn ReadAt, declared: ImageType) -> Result<()> {
             inner => {
                 let advice = match inner {
                     Some(inner) => format!("declare it {inner} (image_type)"),
-                    None => "which is not read".to_owned(),
+                    None => "which is not supported".to_owned(),
                 };
                 Err(not_in_stream(declared, codec, &format!("{name}; {advice}")))
             }
@@ -73,7 +75,7 @@ pub(crate) fn check(source: &dyn ReadAt, declared: ImageType) -> Result<()> {
         Recognised::Disk => Err(not_in_stream(
             declared,
             codec,
-            "nothing that is known; declare it raw if it is a disk",
+            "something of no known format; declare it raw if it is a disk",
         )),
         Recognised::Stream(inner) => Err(Error::new(
             ErrorKind::OtherFormat,
@@ -101,10 +103,10 @@ fn not_in_stream(declared: ImageType, codec: StreamCodec, content: &str) -> Erro
     )
 }
 
-/// The first bytes that a stream decodes to. Too few when it is damaged, which shows when it is read.
+/// The first bytes that a stream decodes to. Too few if it is damaged, which shows when it is read.
 fn peek(source: &dyn ReadAt, codec: StreamCodec) -> Vec<u8> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
-    // An error says that there is enough, or that there is no more.
+    // An error means that there is enough, or that there is no more.
     decode_head(source, codec, &mut head).ok();
     head
 }
@@ -130,6 +132,6 @@ fn decode_head(source: &dyn ReadAt, codec: StreamCodec, head: &mut Vec<u8>) -> R
         decoder.push(chunk, &mut take)?;
         offset += len;
     }
-    // Some decoders hand their last bytes out when the stream has ended.
+    // Some decoders return their last bytes only when the stream has ended.
     decoder.finish(&mut take).map(drop)
 }

@@ -1,17 +1,18 @@
-//! QEMU's copy-on-write format, by its specification (`docs/interop/qcow2` in QEMU's sources).
+//! QEMU's copy-on-write format, according to its specification (`docs/interop/qcow2` in QEMU's
+//! sources).
 //!
 //! ```text
 //! header ─┬─> L1 table ──> L2 tables ──> clusters: plain, compressed, zero     the active layer
-//!         ├─> refcount table ──> refcount blocks                  where they stand is checked
-//!         ├─> snapshot table ──> L1 tables of the snapshots       where they stand is checked
-//!         └─> bitmap directory ──> bitmap tables ──> bitmaps      where they stand is checked
+//!         ├─> refcount table ──> refcount blocks                  only their place is checked
+//!         ├─> snapshot table ──> L1 tables of the snapshots       only their place is checked
+//!         └─> bitmap directory ──> bitmap tables ──> bitmaps      only their place is checked
 //! ```
 //!
-//! Opening reads the header and everything in that picture but the clusters themselves, the
-//! snapshots' L2 tables, and the refcounts of clusters inside the file. Every table and cluster
+//! Opening an image reads the header and everything in that picture except the clusters themselves,
+//! the snapshots' L2 tables, and the refcounts of clusters inside the file. Every table and cluster
 //! claims the host clusters it takes ([`claims`]); what is claimed twice, points outside the file
 //! or has a reserved bit set is refused. One walk over the L2 tables does that and collects the
-//! extents; images whose map is beyond its budget are walked again, batch by batch.
+//! extents; images whose map exceeds its budget are walked again, batch by batch.
 
 mod backing;
 mod bitmaps;
@@ -115,16 +116,18 @@ fn open<S: ReadAt>(source: &S, budget_bytes: usize) -> Result<Opened> {
     })
 }
 
-/// Refuses two clusters of one stream, as they are found in one batch.
+/// Refuses two clusters that use the same stream, if both are in one batch.
 ///
-/// Streams may share a host cluster, which is all that claims know. One stream for a million
-/// clusters would be a small file that takes hours to write.
+/// Streams may share a host cluster, which is all that claims record. With one stream for a million
+/// clusters, a small file would take hours to write.
 fn check_streams(batch: &mut BatchBuilder) -> Result<()> {
     match batch.shared_stream() {
         None => Ok(()),
         Some(host_offset) => Err(Error::new(
             ErrorKind::Overlap,
-            format!("The compressed cluster at {host_offset:#x} stands for several of the disk's"),
+            format!(
+                "The compressed cluster at {host_offset:#x} is used for several clusters of the disk"
+            ),
         )),
     }
 }

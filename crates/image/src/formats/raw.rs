@@ -1,4 +1,4 @@
-//! Raw images: the disk's bytes as they are, or inside one compressed stream.
+//! Raw images: the disk's bytes without any format, or in one compressed stream.
 
 use super::content::{Recognised, other_format, sniff_raw};
 use super::reader::{ImageFormat, Map, Opened};
@@ -9,7 +9,7 @@ use crate::map::batch::{BatchBuilder, Totals};
 use crate::map::extent::{Bounds, SECTOR};
 use crate::source::ReadAt;
 
-/// The disk's bytes as they are.
+/// The disk's bytes without any format.
 pub(super) struct Raw;
 
 impl ImageFormat for Raw {

@@ -1,4 +1,4 @@
-//! What a format has to do to be read.
+//! The interface of a format.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use crate::map::Batch;
 use crate::map::batch::Totals;
 use crate::source::ReadAt;
 
-/// A format that images are declared to be of.
+/// The reader for images of a declared type.
 pub(crate) trait ImageFormat {
-    /// Reads and checks everything of an image but its data; refuses what must be refused.
+    /// Reads and checks everything in an image except its data, and refuses what must be refused.
     ///
     /// A batch of the map takes at most `batch_bytes`.
     fn open(&self, source: &dyn ReadAt, batch_bytes: usize) -> Result<Opened>;
@@ -19,27 +19,27 @@ pub(crate) trait ImageFormat {
 /// What is known of an image once it has been opened.
 pub(crate) struct Opened {
     pub(crate) format: Format,
-    /// `None` when it is known only once the data has been decoded.
+    /// `None` if it is known only once the data has been decoded.
     pub(crate) virtual_size: Option<u64>,
-    /// What a compressed cluster decodes to; `None` where the format has none.
+    /// The decoded size of a compressed cluster; `None` if the format has none.
     pub(crate) cluster_size: Option<u64>,
     pub(crate) totals: Totals,
     pub(crate) map: Map,
 }
 
-/// Where the guest's bytes stand.
+/// The map of the guest's bytes.
 pub(crate) enum Map {
-    /// All of them in one batch; `None` for a stream, which has no map.
+    /// Complete in one batch; `None` for a stream, which has no map.
     Whole(Option<Batch>),
-    /// The map is made batch by batch.
+    /// Made batch by batch.
     Batches(Box<dyn Batches>),
 }
 
-/// An image that has been checked, and whose map is too large for one batch.
+/// An image that was checked, and whose map is too large for one batch.
 pub(crate) trait Batches: fmt::Debug + Send + Sync {
     /// The batch that begins at guest offset `start`.
     ///
-    /// `source` is the one that was opened. Should its content have changed since, the batch may be
-    /// refused or map other bytes of the source, but nothing else.
+    /// `source` is the one that was opened. If its content has changed since, the batch may be
+    /// refused or map other bytes of the source, but nothing else happens.
     fn batch_at(&self, source: &dyn ReadAt, start: u64, batch_bytes: usize) -> Result<Batch>;
 }

@@ -1,8 +1,8 @@
-//! Decodes a raw image that is inside one compressed stream.
+//! Decodes a raw image in a compressed stream.
 //!
-//! Concatenated members, frames and streams are one image, as for the formats' own tools. What is
-//! decoded is looked at like a raw image's own bytes: a compressed qcow2 is refused, and so is a
-//! stream inside a stream. Nothing leaves a decoder before that is known.
+//! Concatenated members, frames and streams are one image, as for the formats' own tools. The
+//! decoded content is checked like a raw image: a compressed qcow2 is refused, and so is a stream
+//! inside a stream. The decoder returns no data before that check.
 
 mod bzip2;
 mod codec;
@@ -22,13 +22,13 @@ use codec::Codec;
 use windows::Means;
 pub use windows::Windows;
 
-/// Where decoded bytes go; what it returns as an error ends the decoding.
+/// Where decoded bytes go. An error that it returns ends the decoding.
 pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
-/// Decoded bytes are handed on in pieces of at most this size.
+/// Decoded bytes are passed on in pieces of at most this size.
 const PIECE_BYTES: usize = 256 << 10; // 256 KiB
 
-/// A disk is whole sectors.
+/// A disk consists of whole sectors.
 const SECTOR: usize = 512;
 
 /// Decodes a raw image from the bytes of a compressed stream, pushed in order.
@@ -53,13 +53,13 @@ pub struct StreamDecoder {
 }
 
 impl StreamDecoder {
-    /// A decoder for a stream that begins with the next byte pushed, alone in the program.
+    /// A decoder for a stream that begins with the next byte pushed, with a budget of its own.
     pub fn new(codec: StreamCodec) -> Result<Self> {
         Self::within(codec, Windows::default(), || false)
     }
 
-    /// A decoder that shares a budget with others: one that needs a large window waits for it, in
-    /// [`push`](Self::push), until `is_cancelled` says that it need not.
+    /// A decoder that shares a budget with others. If it needs a large window it waits for it in
+    /// [`push`](Self::push), until `is_cancelled` returns true.
     pub fn within(
         codec: StreamCodec,
         windows: Windows,
@@ -77,23 +77,23 @@ impl StreamDecoder {
         })
     }
 
-    /// Lets anything pass, a disk or not.
+    /// Accepts any content, whether it is a disk or not.
     pub(crate) fn of_anything(mut self) -> Self {
         self.check.is_open = true;
         self.check.takes_anything = true;
         self
     }
 
-    /// Bytes behind the stream that were ignored, as gzip and bzip2 do.
+    /// Bytes after the stream that were ignored, as gzip and bzip2 do.
     pub fn ignored_bytes(&self) -> u64 {
         self.codec.ignored_bytes()
     }
 
-    /// Consumes all of `input` and hands decoded pieces to `sink` in order.
+    /// Consumes all of `input` and passes decoded pieces to `sink` in order.
     ///
-    /// After an error the decoder is of no further use.
+    /// After an error the decoder cannot be used any more.
     pub fn push(&mut self, mut input: &[u8], sink: &mut Sink<'_>) -> Result<()> {
-        // A codec may hold decoded bytes back when the piece is full, so that is asked again.
+        // A codec may still hold decoded bytes if the piece is full, so it is called again.
         loop {
             let step = self.codec.decode(input, &mut self.piece)?;
             input = &input[step.consumed..];
@@ -104,10 +104,10 @@ impl StreamDecoder {
         }
     }
 
-    /// Says that the input has ended; returns the disk's size.
+    /// Ends the input. Returns the disk's size.
     ///
-    /// The disk is filled up with zeros to a whole sector, as QEMU does with raw images. A stream
-    /// that has not ended is [`ErrorKind::Truncated`].
+    /// The disk is padded with zeros to a whole sector, as QEMU does with raw images. A stream that
+    /// is incomplete is [`ErrorKind::Truncated`].
     pub fn finish(mut self, sink: &mut Sink<'_>) -> Result<u64> {
         loop {
             let step = self.codec.finish(&mut self.piece)?;
@@ -129,15 +129,15 @@ impl fmt::Debug for StreamDecoder {
     }
 }
 
-/// Lets decoded bytes pass once their beginning is known to be a disk's.
+/// Passes decoded bytes on once their beginning is known to be a disk's.
 #[derive(Default)]
 struct ContentCheck {
     total: u64,
-    /// The disk's first bytes, until there are enough of them to know.
+    /// The disk's first bytes, until there are enough to decide.
     head: Vec<u8>,
     is_open: bool,
     takes_anything: bool,
-    /// The last bytes that passed.
+    /// The last bytes that were passed on.
     tail: Vec<u8>,
 }
 

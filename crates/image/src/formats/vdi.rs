@@ -1,10 +1,10 @@
-//! VirtualBox's format, as VirtualBox's `VDICore.h` and QEMU's `block/vdi.c` describe it.
+//! VirtualBox's format, according to VirtualBox's `VDICore.h` and QEMU's `block/vdi.c`.
 //!
 //! ```text
 //! header ──> block map (a number for each block of the disk) ──> blocks of 1 MiB
 //! ```
 //!
-//! A static image is a dynamic one in which every block is there.
+//! A static image is a dynamic one with all blocks allocated.
 
 mod header;
 
@@ -23,7 +23,7 @@ use header::{BLOCK_BYTES, Header};
 /// VDI images, dynamic and static.
 pub(super) struct Vdi;
 
-/// Numbers from here on are no blocks: 0xffffffff was never written, 0xfffffffe is zero.
+/// Values from here on are not blocks: 0xffffffff was never written, 0xfffffffe is zero.
 const FIRST_UNALLOCATED: u32 = 0xffff_fffe;
 
 impl ImageFormat for Vdi {
@@ -57,7 +57,7 @@ impl ImageFormat for Vdi {
 #[derive(Debug)]
 struct Image {
     bounds: Bounds,
-    /// The entries as they stand in the file.
+    /// The entries as they are in the file.
     map: Vec<u8>,
     data_offset: u64,
     reserved: Vec<Range<u64>>,

@@ -1,13 +1,13 @@
-//! Microsoft's older format, by its specification ("Virtual Hard Disk Image Format Specification",
-//! version 1.0). `qemu-img` calls it vpc.
+//! Microsoft's older format, according to its specification ("Virtual Hard Disk Image Format
+//! Specification", version 1.0). `qemu-img` calls it vpc.
 //!
 //! ```text
 //! fixed     the disk's bytes, footer
 //! dynamic   copy of the footer ──> header ──> block allocation table ──> blocks, footer
 //! ```
 //!
-//! A block is a bitmap of its sectors and then its data. The bitmap matters to differencing disks
-//! only, which are refused; elsewhere QEMU does not look at it, and neither does this.
+//! A block is a bitmap of its sectors followed by its data. The bitmap matters only for
+//! differencing disks, which are refused; QEMU ignores it for other disks, and so does this reader.
 
 mod footer;
 
@@ -34,7 +34,7 @@ const HEADER_COOKIE: &[u8] = b"cxsparse";
 const HEADER_CHECKSUM_AT: usize = 36;
 const HEADER_VERSION: u32 = 0x0001_0000;
 
-/// A table's entry of a block that is not there.
+/// The table entry of a block that is not allocated.
 const UNUSED: u32 = 0xffff_ffff;
 
 impl ImageFormat for Vhd {
@@ -128,9 +128,7 @@ fn open_dynamic(footer: &Footer, source: &dyn ReadAt, batch_bytes: usize) -> Res
         ));
     }
     if be32(&header, HEADER_CHECKSUM_AT) != checksum(&header, HEADER_CHECKSUM_AT) {
-        return Err(bad_header(
-            "The dynamic disk's header does not have its checksum",
-        ));
+        return Err(bad_header("The dynamic disk's header has a wrong checksum"));
     }
     let version = be32(&header, 24);
     if version != HEADER_VERSION {
@@ -204,7 +202,7 @@ struct Image {
 enum Content {
     Fixed,
     Dynamic {
-        /// The entries as they stand in the file.
+        /// The entries as they are in the file.
         table: Vec<u8>,
         block_size: u64,
         bitmap_bytes: u64,

@@ -1,4 +1,4 @@
-//! Microsoft's newer format, by its specification ([MS-VHDX]).
+//! Microsoft's newer format, according to its specification ([MS-VHDX]).
 //!
 //! ```text
 //! identifier, two headers ──> log (must be empty)
@@ -6,8 +6,8 @@
 //!                    └─> metadata: sizes, whether there is a parent
 //! ```
 //!
-//! Of the two headers the sound one with the greater sequence number counts, of the region tables the
-//! first sound one. A log with changes that were not applied is not replayed: such an image is refused.
+//! Of the two headers, the valid one with the higher sequence number is used, and of the region tables
+//! the first valid one. A log with pending changes is not replayed: such an image is refused.
 
 mod crc32c;
 mod guid;
@@ -39,7 +39,7 @@ const NOT_PRESENT: u64 = 0;
 const UNDEFINED: u64 = 1;
 const ZERO: u64 = 2;
 const UNMAPPED: u64 = 3;
-/// As drafts of the specification had it.
+/// The value in drafts of the specification.
 const UNMAPPED_OF_DRAFTS: u64 = 5;
 const FULLY_PRESENT: u64 = 6;
 const PARTIALLY_PRESENT: u64 = 7;
@@ -54,7 +54,7 @@ impl ImageFormat for Vhdx {
         }
         let ratio = metadata.chunk_ratio();
         let blocks = metadata.virtual_size.div_ceil(metadata.block_size);
-        // The entry of a chunk's bitmap comes behind those of its blocks.
+        // The entry of a chunk's bitmap comes after those of its blocks.
         let entries = blocks + blocks.saturating_sub(1) / ratio;
         let table_bytes = usize::try_from(entries * 8).unwrap_or(usize::MAX);
         if table_bytes > MAX_BLOCK_TABLE_BYTES {
@@ -111,10 +111,10 @@ impl ImageFormat for Vhdx {
 #[derive(Debug)]
 struct Image {
     bounds: Bounds,
-    /// The entries as they stand in the file.
+    /// The entries as they are in the file.
     table: Vec<u8>,
     block_size: u64,
-    /// Blocks of a chunk.
+    /// Blocks per chunk.
     ratio: u64,
     reserved: Vec<Range<u64>>,
 }
@@ -153,7 +153,7 @@ fn block(entry: u64) -> Result<Block, &'static str> {
         NOT_PRESENT | UNDEFINED | ZERO | UNMAPPED | UNMAPPED_OF_DRAFTS => Ok(Block::Zero),
         FULLY_PRESENT if entry & 0xf_fff8 == 0 => Ok(Block::At(entry & !0xf_ffff)),
         FULLY_PRESENT => Err("has reserved bits set"),
-        PARTIALLY_PRESENT => Err("says that a parent has a part of it"),
-        _ => Err("has a state that is not known"),
+        PARTIALLY_PRESENT => Err("says that a part of it is in a parent"),
+        _ => Err("has an unknown state"),
     }
 }

@@ -1,14 +1,14 @@
-//! VMware's format, by its specification ("Virtual Disk Format 5.0"): the sparse extents that hold a
-//! whole disk in one file.
+//! VMware's format, according to its specification ("Virtual Disk Format 5.0"): sparse extents that
+//! hold a whole disk in one file.
 //!
 //! ```text
-//! header ─┬─> descriptor (text): what kind of disk, which files it is in, its parent
+//! header ─┬─> descriptor (text): the kind of disk, its files, its parent
 //!         └─> grain directory ──> grain tables ──> grains: as they are, or compressed
 //! ```
 //!
-//! A stream-optimized image has its directory at the end, named by a copy of the header in a footer,
-//! and its grains compressed, each behind a marker with its length. What is in several files, in files
-//! of other names (flat extents) or has a parent is refused.
+//! A stream-optimized image has its grain directory at the end, to which a copy of the header in a
+//! footer points, and its grains are compressed, each after a marker with its length. An image that is
+//! split into several files, has flat extents (in other files) or has a parent is refused.
 
 mod descriptor;
 mod header;
@@ -28,13 +28,14 @@ use header::Header;
 /// VMDK images in one file: monolithicSparse and streamOptimized.
 pub(super) struct Vmdk;
 
-/// A grain table's entry of a grain that reads as zero, where the header says that there are any.
+/// The grain table entry of a grain that reads as zero, if the header says that there are such
+/// grains.
 const ZERO_GRAIN: u32 = 1;
 
-/// The marker before a compressed grain: its place on the disk and its length.
+/// The marker before a compressed grain: its sector on the disk and its length.
 const MARKER_BYTES: u64 = 12;
 
-/// Grain tables that stand in the file one after the other are read together, up to this many bytes.
+/// Grain tables that are adjacent in the file are read together, up to this many bytes.
 const TABLES_READ_BYTES: u64 = 1 << 20;
 
 impl ImageFormat for Vmdk {
@@ -62,7 +63,7 @@ impl ImageFormat for Vmdk {
             return Err(Error::new(
                 ErrorKind::Overlap,
                 format!(
-                    "What stands at {:#x} of the image begins inside what stands at {:#x}",
+                    "The part of the image at {:#x} begins inside the part at {:#x}",
                     pair[1].start, pair[0].start
                 ),
             ));
@@ -90,7 +91,7 @@ impl ImageFormat for Vmdk {
 struct Image {
     bounds: Bounds,
     header: Header,
-    /// The entries as they stand in the file.
+    /// The entries as they are in the file.
     directory: Vec<u8>,
     reserved: Vec<Range<u64>>,
 }
@@ -127,7 +128,7 @@ impl Blocks for Image {
 }
 
 impl Image {
-    /// Where a grain table stands; 0 when it is not there.
+    /// The offset of a grain table; 0 if it does not exist.
     fn table_offset(&self, index: u64) -> u64 {
         let at = usize::try_from(index * 4).unwrap_or(usize::MAX);
         match self.directory.get(at..) {
@@ -136,8 +137,8 @@ impl Image {
         }
     }
 
-    /// Adds the grains of a table that begins at `start`, from where the batch ends; true when that is
-    /// full.
+    /// Adds the grains of a table that begins at `start`, from the end of the batch on. True if the
+    /// batch is full.
     fn table(&self, table: &[u8], start: u64, batch: &mut BatchBuilder) -> Result<bool> {
         let grain_size = self.header.grain_size;
         let done = (batch.next_guest_offset() - start) / grain_size;
@@ -175,10 +176,10 @@ impl Image {
         Ok(false)
     }
 
-    /// How many sectors a compressed grain takes at most: to the next grain, if that is behind it, or as
-    /// much as a grain that does not compress may take.
+    /// How many sectors a compressed grain takes at most: up to the next grain, if that comes after it,
+    /// or as much as an incompressible grain may take.
     fn stream_sectors(&self, entry: u32, next: Option<u32>) -> u64 {
-        // What QEMU reads of one.
+        // What QEMU reads of a grain.
         let most = (2 * self.header.grain_size) / SECTOR;
         let to_next = next
             .and_then(|next| next.checked_sub(entry))
@@ -196,13 +197,13 @@ struct Tables {
 }
 
 impl Tables {
-    /// A table, which there has to be.
+    /// A table, which must exist.
     fn get(&mut self, image: &Image, source: &dyn ReadAt, index: u64) -> Result<&[u8]> {
         let table_bytes = image.header.table_bytes();
         if !(self.first..self.first + self.count).contains(&index) {
             let offset = image.table_offset(index);
             let most = (TABLES_READ_BYTES / table_bytes).max(1);
-            // Those that follow in the file as they do on the disk.
+            // Tables that are adjacent in the file in the same order as on the disk.
             let count = (1..most)
                 .take_while(|more| image.table_offset(index + more) == offset + more * table_bytes)
                 .count() as u64

@@ -1,4 +1,4 @@
-//! A batch: one guest range's extents in host order, and what of it reads as zero.
+//! A batch: the extents of one guest range in host order, and the parts of it that read as zero.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::limits::{MAX_BATCH_BYTES, MAX_EXTENT_SECTORS};
 
 /// What must be copied and what must be zeroed to produce one range of the guest's disk.
 ///
-/// Immutable and shared by worker threads. Takes 16 bytes for an extent and for a zero range.
+/// Immutable, shared by worker threads. Takes 16 bytes per extent and per zero range.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Batch {
     guest_range: Range<u64>,
@@ -85,8 +85,9 @@ pub(crate) struct BatchBuilder {
 
 impl BatchBuilder {
     pub(crate) fn new(start: u64, bounds: Bounds, budget_bytes: usize) -> Self {
-        // All that either may ever need: memory that is not touched costs nothing, whereas a vector
-        // that grows would for a while be there twice. An L2 entry of 16 bytes makes up to 32.
+        // The most that either may ever need: memory that is not touched costs nothing, whereas a
+        // growing vector would exist twice for a moment. An L2 entry of 16 bytes makes up to 32 of
+        // them.
         let most = bounds.file_size.saturating_mul(2).saturating_add(64);
         let entries = (budget_bytes.min(MAX_BATCH_BYTES) / size_of::<Packed>())
             .min(usize::try_from(most).unwrap_or(usize::MAX));
@@ -100,18 +101,18 @@ impl BatchBuilder {
         }
     }
 
-    /// Whether `entries` more extents or zero ranges would be beyond the budget.
+    /// Whether `entries` more extents or zero ranges would exceed the budget.
     pub(crate) fn is_full(&self, entries: usize) -> bool {
         (self.extents.len() + self.zeroes.len() + entries) * size_of::<Packed>() > self.budget_bytes
     }
 
-    /// The first guest byte that nothing was said about yet.
+    /// The first guest byte that is not covered yet.
     pub(crate) fn next_guest_offset(&self) -> u64 {
         self.next
     }
 
-    /// The next `len` guest bytes, a multiple of sectors, stand at `host_offset`. What of them is
-    /// beyond the disk's end is left out, as in the other methods.
+    /// The next `len` guest bytes, a multiple of sectors, are at `host_offset`. Bytes after the end
+    /// of the disk are left out, as in the other methods.
     pub(crate) fn plain(&mut self, host_offset: u64, len: u64) {
         let (mut guest, mut host) = (self.next, host_offset);
         let mut sectors = self.advance(len).div_ceil(SECTOR);
@@ -139,7 +140,7 @@ impl BatchBuilder {
         }
     }
 
-    /// The next cluster, of `len` guest bytes, is a compressed one.
+    /// The next `len` guest bytes are a compressed cluster.
     pub(crate) fn compressed(
         &mut self,
         host_offset: u64,
@@ -166,14 +167,14 @@ impl BatchBuilder {
         }
     }
 
-    /// Moves on by `len` bytes or to the disk's end; returns by how many it was.
+    /// Moves on by `len` bytes or to the end of the disk. Returns the distance.
     fn advance(&mut self, len: u64) -> u64 {
         let len = len.min(self.bounds.virtual_size - self.next);
         self.next += len;
         len
     }
 
-    /// The host offset of a stream that two clusters claim to be.
+    /// The host offset of a stream that two clusters use.
     pub(crate) fn shared_stream(&mut self) -> Option<u64> {
         self.extents.sort_unstable();
         self.extents
@@ -185,8 +186,8 @@ impl BatchBuilder {
             .map(|pair| pair[0].host_offset())
     }
 
-    /// A host offset that two extents have, or an extent and one of the `reserved` ranges, which are
-    /// sorted. Of a stream only the first sector counts, as its end is not known for certain.
+    /// A host offset that is in two extents, or in an extent and one of the `reserved` ranges, which
+    /// are sorted. Only the first sector of a stream counts, because its end is not certain.
     pub(crate) fn overlap(&mut self, reserved: &[Range<u64>]) -> Option<u64> {
         self.extents.sort_unstable();
         let claimed = |extent: &Packed| {
@@ -212,14 +213,14 @@ impl BatchBuilder {
         None
     }
 
-    /// Forgets everything but where the batch has ended: the next one begins there.
+    /// Clears everything except the end of the batch, where the next one begins.
     pub(crate) fn restart(&mut self) {
         self.start = self.next;
         self.extents.clear();
         self.zeroes.clear();
     }
 
-    /// The batch of all that was added, in host order.
+    /// The batch of everything that was added, in host order.
     pub(crate) fn finish(mut self) -> Batch {
         self.extents.sort_unstable();
         self.extents.shrink_to_fit();
@@ -233,7 +234,7 @@ impl BatchBuilder {
     }
 }
 
-/// Plain runs are cut here, at 2 GiB: what follows a cut stays aligned to any block size.
+/// Plain runs are cut here, at 2 GiB: what follows a cut stays aligned for any block size.
 const JOINED_SECTORS: u64 = 1 << 22;
 
 const _: () = assert!(JOINED_SECTORS <= MAX_EXTENT_SECTORS);
@@ -245,15 +246,15 @@ pub(crate) struct Totals {
     pub(crate) host_data_bytes: u64,
     pub(crate) extents: u64,
     pub(crate) compressed_clusters: u64,
-    /// All guest offsets and inner ends of extents, or-ed.
+    /// All guest offsets and inner ends of extents, OR-ed.
     boundaries: u64,
 }
 
 impl Totals {
-    /// The coarsest alignment that is of use to anybody.
+    /// The largest alignment that is of any use.
     const MAX_ALIGNMENT: u64 = 4096;
 
-    /// Adds what the batch holds so far.
+    /// Adds the batch's content so far.
     pub(crate) fn add(&mut self, batch: &BatchBuilder) {
         self.extents += batch.extents.len() as u64;
         for extent in &batch.extents {

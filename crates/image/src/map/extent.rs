@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::limits::{MAX_EXTENT_SECTORS, MAX_FILE_SIZE, MAX_VIRTUAL_SIZE};
 
-/// Every offset and length of a plan but those at the two ends of a file counts in these.
+/// The unit of every offset and length in a plan, except at the two ends of a file.
 pub(crate) const SECTOR: u64 = 512;
 
 /// How the bytes of an [`Extent`] are stored in the image.
@@ -25,12 +25,12 @@ pub enum Encoding {
 pub struct Extent {
     /// Where the bytes stand in the image file.
     pub host_offset: u64,
-    /// How many there are, already cut at the image file's end.
+    /// How many bytes there are, already cut at the end of the image file.
     pub host_len: u64,
     /// Where they belong on the guest's disk.
     pub guest_offset: u64,
-    /// How many guest bytes they make, already cut at the virtual size. For
-    /// [`Encoding::Plain`] this is at least `host_len`; what is missing reads as zero.
+    /// How many guest bytes they produce, already cut at the virtual size. For [`Encoding::Plain`]
+    /// this is at least `host_len`; the missing bytes read as zero.
     pub guest_len: u64,
     /// How they are stored.
     pub encoding: Encoding,
@@ -48,7 +48,7 @@ impl Extent {
     }
 }
 
-/// What a packed extent leaves to its batch.
+/// What a packed extent needs from its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) file_size: u64,
@@ -63,8 +63,8 @@ pub(crate) struct Bounds {
 /// guest  47 bits guest offset / 512            | 17 low bits of the sector count
 /// ```
 ///
-/// The sector count is that of the guest bytes for a plain extent; for a compressed cluster it
-/// counts the host sectors that the cluster's stream touches. Words compare in host order.
+/// The sector count is that of the guest bytes for a plain extent; for a compressed cluster it is
+/// the number of host sectors that the stream touches. Words compare in host order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Packed {
     host: u64,

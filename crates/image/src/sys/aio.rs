@@ -15,9 +15,9 @@ use super::memory::AlignedBuf;
 /// Memory that an asynchronous write reads from.
 #[derive(Debug)]
 pub(crate) enum Memory {
-    /// Used again afterwards.
+    /// It is reused afterwards.
     Own(AlignedBuf),
-    /// Given back to whoever else has it.
+    /// It is returned to its owner.
     Shared(Bytes),
 }
 
@@ -32,14 +32,14 @@ impl Deref for Memory {
     }
 }
 
-/// Writes that the kernel carries out while the caller goes on: io_submit(2). That is so for
-/// direct I/O; other writes are over when they are submitted.
+/// Writes that the kernel carries out while the caller continues: io_submit(2). This works for
+/// direct I/O; other writes are already complete when they are submitted.
 #[derive(Debug)]
 pub(crate) struct AsyncWrites {
     context: libc::c_ulong,
-    /// By key; None where a key is free.
+    /// By key; None if a key is free.
     batches: Vec<Option<Submitted>>,
-    /// Writes that the kernel has.
+    /// The number of writes in progress.
     in_flight: usize,
 }
 
@@ -51,12 +51,12 @@ struct Submitted {
     results: Vec<Option<io::Result<usize>>>,
 }
 
-/// What became of the writes of one call of [`AsyncWrites::submit`].
+/// The results of the writes of one call of [`AsyncWrites::submit`].
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) key: usize,
     pub(crate) memory: Memory,
-    /// How much each wrote.
+    /// How many bytes each wrote.
     pub(crate) results: Vec<io::Result<usize>>,
 }
 
@@ -73,12 +73,12 @@ struct IoEvent {
 /// `IOCB_CMD_PWRITE` of include/uapi/linux/aio_abi.h.
 const IOCB_CMD_PWRITE: u16 = 1;
 
-/// Events that are taken at a time.
+/// Events that are fetched at a time.
 const EVENTS: usize = 32;
 
 impl AsyncWrites {
-    /// A context for at least so many writes at once. EAGAIN when the system's limit
-    /// (fs.aio-max-nr) is reached, ENOSYS where the kernel is built without it.
+    /// A context for at least this many writes at once. EAGAIN if the system's limit
+    /// (fs.aio-max-nr) is reached, ENOSYS if the kernel was built without it.
     pub(crate) fn new(writes: u32) -> io::Result<Self> {
         let mut context: libc::c_ulong = 0;
         // SAFETY: io_setup writes one aio_context_t (an unsigned long) to its second argument,
@@ -94,8 +94,8 @@ impl AsyncWrites {
         })
     }
 
-    /// Starts writing parts of `memory` to the given offsets; returns the key that
-    /// [`AsyncWrites::next_done`] will name.
+    /// Starts writing parts of `memory` to the given offsets. Returns the key that
+    /// [`AsyncWrites::next_done`] will return.
     pub(crate) fn submit(
         &mut self,
         file: &File,
@@ -118,8 +118,8 @@ impl AsyncWrites {
             iocb.aio_offset = offset(position)?;
             iocbs.push(iocb);
         }
-        // The memory is in its place before the kernel hears of it, and leaves it only when the
-        // kernel has told of every write.
+        // The memory is stored before the kernel gets its address, and is released only when the
+        // kernel has reported every write.
         let batch = Some(Submitted { memory, results });
         match free {
             Some(key) => self.batches[key] = batch,
@@ -160,13 +160,13 @@ impl AsyncWrites {
         Ok(key)
     }
 
-    /// Whether it has no write in progress and holds no memory.
+    /// Whether there is no write in progress and no memory is held.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight == 0 && self.batches.iter().all(Option::is_none)
     }
 
-    /// The next batch of which every write is over. None when there are no more, or, without `wait`,
-    /// when they are not over yet.
+    /// The next batch whose writes are all complete. None if there are no more, or, without `wait`,
+    /// if none is complete yet.
     pub(crate) fn next_done(&mut self, wait: bool) -> io::Result<Option<Done>> {
         let mut is_last_look = false;
         loop {
@@ -192,7 +192,7 @@ impl AsyncWrites {
         }
     }
 
-    /// Takes note of writes that are over; with `wait`, waits for at least one.
+    /// Records writes that are complete; with `wait`, waits for at least one.
     fn collect(&mut self, wait: bool) -> io::Result<()> {
         let mut events = [IoEvent {
             data: 0,

@@ -1,4 +1,5 @@
-//! Block devices' ioctls, open file locks and leases, which rustix has not, and a wait for a pipe.
+//! Block device ioctls, open file locks and leases, for which rustix has no safe form, and a wait
+//! for a pipe.
 
 use std::fs::File;
 use std::io;
@@ -31,7 +32,7 @@ pub(crate) fn block_device_size(file: &File) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Makes a range of a block device read as zero without freeing its space; where the device has no
+/// Makes a range of a block device read as zero without freeing its space. If the device has no
 /// command for it, the kernel writes the zeros. Both ends must be multiples of the logical block
 /// size.
 pub(crate) fn block_zero_out(file: &File, range: &Range<u64>) -> io::Result<()> {
@@ -51,15 +52,15 @@ pub(crate) fn block_discard(file: &File, range: &Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes a write lock on a byte range of the file, for the life of this open file. False when
-/// another open file (of this or another process) holds a conflicting lock.
+/// Takes a write lock on a byte range of the file, for the life of this open file. False if another
+/// open file (of this or another process) holds a conflicting lock.
 pub(crate) fn try_lock_range(file: &File, range: &Range<u64>) -> io::Result<bool> {
     let lock = libc::flock {
         l_type: WRITE_LOCK,
         l_whence: FROM_START,
         l_start: offset(range.start)?,
         l_len: offset(range.end - range.start)?,
-        // F_OFD_SETLK demands it.
+        // Required by F_OFD_SETLK.
         l_pid: 0,
     };
     // SAFETY: F_OFD_SETLK reads one flock from its argument, which points to a live one; the
@@ -73,13 +74,13 @@ pub(crate) fn try_lock_range(file: &File, range: &Range<u64>) -> io::Result<bool
     }
 }
 
-/// Takes a write lease on the file and gives it back at once: the kernel grants one when no other
-/// open file, of this or another process, leads to the same inode. EAGAIN when one does, EINVAL
-/// where the file system has no leases, EACCES for another's file without CAP_LEASE.
+/// Takes a write lease on the file and releases it at once: the kernel grants one if no other open
+/// file, of this or another process, refers to the same inode. EAGAIN if one does, EINVAL if the
+/// file system has no leases, EACCES for another user's file without CAP_LEASE.
 pub(crate) fn try_write_lease(file: &File) -> io::Result<()> {
     let descriptor = file.as_raw_fd();
-    // Who opens the file meanwhile waits for the lease, and this process is told: by a signal that
-    // nobody minds instead of SIGIO, which would end it.
+    // A process that opens the file meanwhile waits for the lease, and this process is notified: by
+    // a signal that is ignored by default instead of SIGIO, which would terminate it.
     // SAFETY: F_SETSIG takes an int; the descriptor is open for the borrow's life.
     check(unsafe { libc::fcntl(descriptor, F_SETSIG, libc::SIGURG) })?;
     // SAFETY: F_SETLEASE takes an int; the descriptor is open for the borrow's life.
@@ -89,15 +90,15 @@ pub(crate) fn try_write_lease(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the last descriptor of a pipe's writing end is closed, in any process. False when that
+/// Waits until the last descriptor of a pipe's writing end is closed, in any process. False if that
 /// has not happened in time.
 pub(crate) fn wait_for_hangup(reader: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
     let mut wanted = libc::pollfd {
         fd: reader.as_raw_fd(),
-        events: 0, // POLLHUP is told without being asked for.
+        events: 0, // POLLHUP is reported without being requested.
         revents: 0,
     };
-    // Rounded up: not a moment too early.
+    // Rounded up, so that the wait is not too short.
     let limit = limit.as_micros().div_ceil(1000);
     let limit = libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX);
     // SAFETY: poll writes to one pollfd, which the pointer leads to and which lives through the call.

@@ -1,4 +1,4 @@
-//! Calls on files and threads that rustix has a safe form for.
+//! Calls on files and threads for which rustix has a safe form.
 
 use std::fs::File;
 use std::io;
@@ -10,29 +10,30 @@ use std::path::Path;
 use rustix::fs::{Advice, AtFlags, CWD, FallocateFlags, OFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 
-/// The unit in which a block device takes requests (512 or 4096 bytes, nearly always).
+/// The unit in which a block device processes requests (nearly always 512 or 4096 bytes).
 pub(crate) fn logical_block_size(file: &File) -> io::Result<u64> {
     Ok(u64::from(rustix::fs::ioctl_blksszget(file)?))
 }
 
-/// Frees a range of a file, so that it reads as zero; its size stays. On a block device this is
-/// its WRITE ZEROES command, and both ends must be multiples of the logical block size.
+/// Frees a range of a file, so that it reads as zero; the file's size does not change. On a block
+/// device this is its WRITE ZEROES command, and both ends must be multiples of the logical block
+/// size.
 pub(crate) fn punch_hole(file: &File, range: &Range<u64>) -> io::Result<()> {
     let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let len = range.end - range.start;
     Ok(rustix::fs::fallocate(file, mode, range.start, len)?)
 }
 
-/// Turns O_DIRECT on or off for every user of this open file. EINVAL where the file system has
-/// no direct I/O.
+/// Turns O_DIRECT on or off for every user of this open file. EINVAL if the file system does not
+/// support direct I/O.
 pub(crate) fn set_direct(file: &File, direct: bool) -> io::Result<()> {
     let mut flags = rustix::fs::fcntl_getfl(file)?;
     flags.set(OFlags::DIRECT, direct);
     Ok(rustix::fs::fcntl_setfl(file, flags)?)
 }
 
-/// What direct I/O on a regular file must be aligned to, `(memory, offset)`; None where the
-/// kernel (before 6.1) or the file system does not tell.
+/// The alignment that direct I/O on a regular file needs, `(memory, offset)`; None if the kernel
+/// (before 6.1) or the file system does not report it.
 pub(crate) fn direct_io_alignment(file: &File) -> Option<(u64, u64)> {
     let stat = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     let is_known = stat.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
@@ -44,14 +45,14 @@ pub(crate) fn direct_io_alignment(file: &File) -> Option<(u64, u64)> {
     })
 }
 
-/// Drops clean pages of the file from the page cache; `len` 0 means up to its end. A hint.
+/// Drops clean pages of the file from the page cache; `len` 0 means to the end of the file. A hint.
 pub(crate) fn drop_cached(file: &File, start: u64, len: u64) -> io::Result<()> {
     let len = NonZeroU64::new(len);
     Ok(rustix::fs::fadvise(file, start, len, Advice::DontNeed)?)
 }
 
-/// Offset of the first data at or after `from`; None when only a hole is left. Moves the file
-/// position, which this crate never relies on.
+/// Offset of the first data at or after `from`; None if only a hole is left. Moves the file
+/// position, on which this crate never relies.
 pub(crate) fn seek_data(file: &File, from: u64) -> io::Result<Option<u64>> {
     seek(file, SeekFrom::Data(from))
 }
@@ -76,10 +77,10 @@ pub(crate) fn link_unnamed(file: &File, path: &Path) -> io::Result<()> {
     Ok(rustix::fs::linkat(CWD, from, CWD, path, flags)?)
 }
 
-/// Lowers the calling thread's priority by so many steps, so that the others of its process come
-/// first when there are more of them than cores. On Linux a nice value belongs to a thread: nice(2),
+/// Lowers the calling thread's priority by this many steps, so that the process's other threads come
+/// first if there are more of them than cores. On Linux a nice value belongs to a thread: nice(2),
 /// "C library/kernel differences".
 pub(crate) fn lower_priority(steps: i32) {
-    // Nothing depends on it: a thread at the usual priority does its work as well.
+    // Nothing depends on it: a thread with the usual priority does its work as well.
     rustix::process::nice(steps).ok();
 }

@@ -1,4 +1,4 @@
-//! Memory that is mapped: aligned buffers, and a look at what the page cache has.
+//! Mapped memory: aligned buffers, and a check of what is in the page cache.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,8 @@ use std::ptr::{self, NonNull};
 
 use super::error::{check, offset};
 
-/// The smallest page of the supported machines; what `mmap` hands out is aligned to it at least.
+/// The smallest page of the supported machines; `mmap` returns memory that is aligned at least to
+/// this.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// Whether every page of the range is in the page cache, so that reading it costs no I/O.
@@ -42,7 +43,7 @@ impl Mapping {
         Self::new(len, protection, flags, -1, 0)
     }
 
-    /// Maps a part of a file without the right to read it: only `mincore` may look at it.
+    /// Maps a part of a file without permission to read it: only `mincore` may examine it.
     fn of_file(fd: RawFd, start: u64, len: NonZeroUsize) -> io::Result<Self> {
         Self::new(len, libc::PROT_NONE, libc::MAP_SHARED, fd, offset(start)?)
     }
@@ -73,8 +74,8 @@ impl Drop for Mapping {
     }
 }
 
-/// A huge page of x86-64, and of aarch64 with pages of 4 KiB. Elsewhere huge pages are larger, and
-/// memory of this size gets none.
+/// The size of a huge page on x86-64, and on aarch64 with pages of 4 KiB. Elsewhere huge pages are
+/// larger, and memory of this size gets none.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20; // 2 MiB
 
 /// Zeroed, page-aligned memory of a fixed length. Pages that are never touched cost nothing.
@@ -102,15 +103,16 @@ impl AlignedBuf {
         })
     }
 
-    /// The same, with the first `huge_bytes` in huge pages where the kernel has some to spare: a
-    /// direct write pins one of those where it would pin 512 others. Each is taken as a whole when
-    /// its first byte is touched.
+    /// The same, with the first `huge_bytes` in huge pages if the kernel has some free: a direct
+    /// write pins one of those instead of 512 small ones. Each is allocated as a whole when its
+    /// first byte is touched.
     pub(crate) fn with_huge_pages(len: usize, huge_bytes: usize) -> io::Result<Self> {
         let huge_bytes = huge_bytes.min(len) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
         if huge_bytes == 0 {
             return Self::new(len);
         }
-        // Before Linux 6.7, a mapping begins at any page: the room to begin at a huge one.
+        // Before Linux 6.7, a mapping begins at any page: this is the room for an aligned huge
+        // page.
         let mapping = Mapping::anonymous(not_empty(len + HUGE_PAGE_BYTES)?)?;
         let first = mapping.start.cast::<u8>();
         let start = first.align_offset(HUGE_PAGE_BYTES);

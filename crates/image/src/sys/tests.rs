@@ -35,7 +35,7 @@ fn a_freshly_written_file_is_cached_and_a_range_lock_excludes_a_second_opener() 
 }
 
 #[test]
-fn asynchronous_writes_land_where_they_should_and_tell_what_became_of_them() {
+fn asynchronous_writes_reach_their_offsets_and_return_their_results() {
     let file = tempfile::tempfile().unwrap();
     let mut writes = AsyncWrites::new(4).unwrap();
     assert!(writes.next_done(true).unwrap().is_none());

@@ -1,33 +1,32 @@
-//! Tar archives, of which one member is the image: the formats of v7, ustar, GNU and pax.
+//! Tar archives with one member that is the image, in the formats of v7, ustar, GNU and pax.
+
+mod fields;
+mod map;
 
 use std::collections::VecDeque;
 
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
+use fields::{MAX_MEMBER_BYTES, checksum, damaged, number, octal};
+use map::Map;
 
 const BLOCK: usize = 512;
 
-/// How a member that is an image is named.
+/// The suffixes of members that are images.
 const IMAGE_NAMES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "vdi"];
 
 /// Longest name, and longest pax header.
 const MAX_TEXT_BYTES: u64 = 64 << 10; // 64 KiB
 
-/// Names that an error shows.
+/// How many names an error shows.
 const SHOWN_NAMES: usize = 8;
-
-/// Longest member: what a file can have.
-const MAX_MEMBER_BYTES: u64 = 1 << 56;
-
-/// Pieces of a member that was sparse.
-const MAX_PIECES: usize = 1 << 16;
 
 /// Reads an archive from its bytes, pushed in order.
 pub(super) struct Archive {
     writer: Writer,
     state: State,
     block: Vec<u8>,
-    /// What a header before the member's own says of it.
+    /// What earlier headers say about the next member.
     next: Overrides,
     images: Vec<String>,
     others: Vec<String>,
@@ -41,7 +40,7 @@ struct Overrides {
 
 enum State {
     Header,
-    /// The blocks that go on with a sparse member's map.
+    /// The blocks that continue a sparse member's map.
     Map {
         map: Map,
         size: u64,
@@ -52,7 +51,7 @@ enum State {
     },
     /// Zeros up to the next block.
     Padding(u64),
-    /// Two blocks of zeros, or what is behind them.
+    /// Two blocks of zeros, or what follows them.
     End,
 }
 
@@ -61,13 +60,6 @@ enum What {
     Image(Map),
     Name(Vec<u8>),
     Pax(Vec<u8>),
-}
-
-/// Where an image's bytes belong.
-#[derive(Debug, Default)]
-struct Map {
-    pieces: VecDeque<(u64, u64)>,
-    len: u64,
 }
 
 impl Archive {
@@ -126,7 +118,7 @@ impl Archive {
         Ok(())
     }
 
-    /// The archive has ended: the image's file, and its name in the archive.
+    /// Ends the archive. Returns the image's file, and its name in the archive.
     pub(super) fn finish(self) -> Result<(Writer, String)> {
         let is_whole = match self.state {
             State::End => true,
@@ -177,11 +169,11 @@ impl Archive {
             return Ok(State::End);
         }
         if octal(&block[148..156]) != Some(checksum(block)) {
-            return Err(damaged("a header does not have its checksum"));
+            return Err(damaged("a header has a wrong checksum"));
         }
         let kind = block[156];
         let own_size = number(&block[124..136]).filter(|size| *size <= MAX_MEMBER_BYTES);
-        let own_size = own_size.ok_or_else(|| damaged("a member's length is no number"))?;
+        let own_size = own_size.ok_or_else(|| damaged("a member's length is not a number"))?;
         match kind {
             b'L' | b'K' | b'x' if own_size > MAX_TEXT_BYTES => {
                 return Err(damaged("a member's name or header is too long"));
@@ -192,11 +184,11 @@ impl Archive {
             _ => {}
         }
         let Overrides { name, size } = std::mem::take(&mut self.next);
-        let name = name.unwrap_or_else(|| self::name(block));
+        let name = name.unwrap_or_else(|| fields::name(block));
         let size = size.unwrap_or(own_size);
         match kind {
             b'0' | 0 | b'7' | b'S' if !name.ends_with('/') => self.file(name, size, kind, block),
-            // Links, devices and directories have no content, whatever length they say.
+            // Links, devices and directories have no content, whatever their length field says.
             b'1'..=b'6' => Ok(State::Header),
             _ => Ok(body(size, What::Skipped)),
         }
@@ -217,7 +209,8 @@ impl Archive {
             list.push(name);
         }
         if kind == b'S' {
-            // GNU's sparse members: a map of 4 pieces in the header, and more in blocks behind it.
+            // GNU's sparse members: a map of 4 pieces in the header, and more in the blocks after
+            // it.
             let mut map = Map::default();
             map.add(&block[386..482])?;
             map.len = number(&block[483..495]).unwrap_or(u64::MAX);
@@ -245,14 +238,14 @@ impl Archive {
         }
     }
 
-    /// The body of a sparse member whose map is complete: the last one that was listed.
+    /// The body of a sparse member whose map is complete: the last member that was listed.
     fn sparse(&mut self, map: Map, size: u64) -> Result<State> {
         let packed: u64 = map.pieces.iter().map(|(_, len)| len).sum();
         let end = map.pieces.iter().map(|(offset, len)| offset + len).max();
         if packed != size || end.unwrap_or(0) > map.len {
             return Err(damaged("a sparse member's map does not fit its length"));
         }
-        // Another image, or none, is only counted.
+        // Another image, or a member that is none, is only counted.
         if self.images.len() != 1 || self.writer.len() > 0 {
             return Ok(body(size, What::Skipped));
         }
@@ -285,7 +278,7 @@ impl Archive {
 
     /// Records of a pax header: `LENGTH KEY=VALUE\n`.
     fn pax(&mut self, mut text: &[u8]) -> Result<()> {
-        let bad = || damaged("a pax header has a record that is none");
+        let bad = || damaged("a pax header has an invalid record");
         while !text.is_empty() {
             let space = text.iter().position(|byte| *byte == b' ').ok_or_else(bad)?;
             let len = std::str::from_utf8(&text[..space]).ok();
@@ -317,47 +310,7 @@ impl Archive {
     }
 }
 
-impl Map {
-    /// Pieces of 12 digits of offset and 12 of length each; the first that is empty ends them.
-    fn add(&mut self, entries: &[u8]) -> Result<()> {
-        for entry in entries.chunks_exact(24) {
-            if entry[0] == 0 {
-                return Ok(());
-            }
-            let piece = number(&entry[..12]).zip(number(&entry[12..]));
-            let (offset, len) = piece
-                .filter(|(offset, len)| offset.max(len) <= &MAX_MEMBER_BYTES)
-                .filter(|_| self.pieces.len() < MAX_PIECES)
-                .ok_or_else(|| damaged("a sparse member's map is none"))?;
-            let end = self.pieces.back().map_or(0, |(offset, len)| offset + len);
-            if offset < end {
-                return Err(damaged("a sparse member's map goes back"));
-            }
-            if len > 0 {
-                self.pieces.push_back((offset, len));
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, writer: &mut Writer, mut bytes: &[u8]) -> Result<()> {
-        while let Some((offset, left)) = self.pieces.front_mut()
-            && !bytes.is_empty()
-        {
-            let len = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
-            writer.write(*offset, &bytes[..len])?;
-            bytes = &bytes[len..];
-            *offset += len as u64;
-            *left -= len as u64;
-            if *left == 0 {
-                self.pieces.pop_front();
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A member's body; in whole blocks where its bytes themselves do not tell when it has ended.
+/// A member's body; in whole blocks if the bytes themselves do not show where it ends.
 fn body(size: u64, what: What) -> State {
     let left = match what {
         // The padding is skipped with it, or belongs to no piece.
@@ -368,58 +321,4 @@ fn body(size: u64, what: What) -> State {
         0 => State::Header,
         left => State::Body { left, what },
     }
-}
-
-fn name(block: &[u8]) -> String {
-    let text = |field: &[u8]| {
-        let text = field.split(|byte| *byte == 0).next().unwrap_or_default();
-        String::from_utf8_lossy(text).into_owned()
-    };
-    let prefix = match block[257..].starts_with(b"ustar\0") {
-        true => text(&block[345..500]),
-        false => String::new(),
-    };
-    match prefix.is_empty() {
-        true => text(&block[..100]),
-        false => format!("{prefix}/{}", text(&block[..100])),
-    }
-}
-
-/// Octal digits between blanks and zero bytes.
-fn octal(field: &[u8]) -> Option<u64> {
-    let digits = field.trim_ascii_start();
-    let end = digits.iter().position(|byte| matches!(byte, 0 | b' '));
-    let digits = std::str::from_utf8(&digits[..end.unwrap_or(digits.len())]).ok()?;
-    match digits {
-        "" => Some(0),
-        digits => u64::from_str_radix(digits, 8).ok(),
-    }
-}
-
-/// Octal digits, or GNU's binary for what is too large for them.
-fn number(field: &[u8]) -> Option<u64> {
-    let (first, rest) = field.split_first()?;
-    if *first != 0x80 {
-        return octal(field);
-    }
-    let (high, low) = rest.split_last_chunk::<8>()?;
-    (high.iter().all(|byte| *byte == 0)).then_some(u64::from_be_bytes(*low))
-}
-
-/// The sum of a header's bytes, in which the sum itself counts as blanks.
-fn checksum(block: &[u8]) -> u64 {
-    let bytes = block.iter().enumerate();
-    bytes
-        .map(|(at, byte)| match (148..156).contains(&at) {
-            true => u64::from(b' '),
-            false => u64::from(*byte),
-        })
-        .sum()
-}
-
-fn damaged(what: &str) -> Error {
-    Error::new(
-        ErrorKind::BadStream,
-        format!("The tar archive is not sound: {what}; fetch the image again"),
-    )
 }

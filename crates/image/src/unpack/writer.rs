@@ -1,4 +1,4 @@
-//! Writes an unpacked image, without its zeros.
+//! Writes an unpacked image, leaving out its zeros.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::FileSource;
 
-/// Zeros are left out in pieces of this size.
+/// The granule in which zeros are left out.
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// Writes the unpacked image.
@@ -27,17 +27,17 @@ impl Writer {
         }
     }
 
-    /// How long the image is so far.
+    /// The length of the image so far.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Writes what comes next.
+    /// Writes the next bytes.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.write(self.len, bytes)
     }
 
-    /// Writes somewhere; what is left out reads as zero.
+    /// Writes at an offset; bytes that are left out read as zero.
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.extend(offset + bytes.len() as u64)?;
         let mut offset = offset;
@@ -50,7 +50,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The image has this length at least.
+    /// The image has at least this length.
     pub(super) fn extend(&mut self, len: u64) -> Result<()> {
         if len > self.max_bytes {
             return Err(Error::new(
@@ -73,9 +73,6 @@ impl Writer {
 }
 
 fn failed(source: io::Error) -> Error {
-    let kind = match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-        _ => ErrorKind::Write,
-    };
+    let kind = ErrorKind::of_write(&source);
     Error::io(kind, "Writing the unpacked image failed", source)
 }

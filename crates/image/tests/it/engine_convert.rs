@@ -1,4 +1,4 @@
-//! `convert`: what becomes of the destination, in success and in failure.
+//! `convert`: the destination after success and after failure.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -33,7 +33,7 @@ fn convert_raw(images: &Images, destination: &Path) -> Result<Summary, Error> {
     .map(|converted| converted.summary)
 }
 
-/// What is in the directory, so that leftovers show.
+/// The names in the directory, to detect leftovers.
 fn names(images: &Images) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(images.directory.path())
         .unwrap()
@@ -77,7 +77,7 @@ fn an_existing_file_is_replaced_and_keeps_its_permissions_and_owner() {
 }
 
 #[test]
-fn a_link_stays_a_link_and_what_it_leads_to_is_written() {
+fn a_link_stays_a_link_and_its_target_is_written() {
     let images = Images::new(2 * MIB);
     for existing in [true, false] {
         let (real, link) = (images.path("real"), images.path("link"));
@@ -164,7 +164,7 @@ fn a_device_that_is_too_small_stays_untouched() {
 }
 
 #[test]
-fn the_image_itself_is_no_destination_under_any_name() {
+fn the_image_itself_is_refused_as_destination_under_any_name() {
     let images = Images::new(MIB);
     let image = images.path("disk.raw");
     let (hard, soft) = (images.path("hard"), images.path("soft"));
@@ -183,7 +183,7 @@ fn the_image_itself_is_no_destination_under_any_name() {
 }
 
 #[test]
-fn what_is_neither_a_file_nor_a_block_device_is_no_destination() {
+fn what_is_neither_a_file_nor_a_block_device_is_refused_as_destination() {
     let images = Images::new(MIB);
     let fifo = images.path("fifo");
     run("mkfifo", &[text(&fifo)]);
@@ -204,7 +204,7 @@ fn what_is_neither_a_file_nor_a_block_device_is_no_destination() {
 }
 
 #[test]
-fn a_source_that_is_no_file_is_a_read_failure() {
+fn a_source_that_is_not_a_file_is_a_read_failure() {
     let images = Images::new(MIB);
     let destination = images.path("new");
     for source in [

@@ -1,4 +1,4 @@
-//! Copies: every byte is right, on files and on block devices, fed and read.
+//! Copies are exact, on files and block devices, from fed and from local images.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -44,7 +44,7 @@ pub(crate) fn file_target(path: &Path) -> Target {
     Target::open_file(path, FileSize::OfImage).unwrap()
 }
 
-/// Images of one disk that differ in everything a copy could stumble over.
+/// Images of one disk that differ in everything that could make a copy fail.
 fn images_of(images: &Images) -> Vec<(PathBuf, ImageType)> {
     let mut made = vec![(images.path("disk.raw"), ImageType::Raw)];
     if qemu() {

@@ -1,4 +1,4 @@
-//! Copies that do not end well: what is reported, how soon, and what is left on the target.
+//! Copies that fail: what is reported, how soon, and what is left on the target.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ fn a_cancelled_copy_ends_within_a_second() {
 }
 
 #[test]
-fn a_feeder_that_waits_is_told_of_the_cancellation_too() {
+fn a_waiting_feeder_also_gets_the_cancellation() {
     let images = Images::new(MIB);
     let image = images.path("noise");
     std::fs::write(&image, noise(4, 40 * MIB)).unwrap();
@@ -150,7 +150,7 @@ fn a_feeder_that_waits_is_told_of_the_cancellation_too() {
 }
 
 #[test]
-fn a_full_file_system_is_told_from_other_write_failures() {
+fn a_full_file_system_is_distinguished_from_other_write_failures() {
     if !loop_devices() {
         return;
     }
@@ -176,7 +176,7 @@ fn errno(error: &Error) -> Option<i32> {
 }
 
 #[test]
-fn an_image_file_that_shrinks_under_the_copy_is_a_read_failure() {
+fn an_image_file_that_shrinks_during_the_copy_is_a_read_failure() {
     let images = Images::new(8 * MIB);
     let image = images.path("noise");
     std::fs::write(&image, noise(6, 32 * MIB)).unwrap();
@@ -259,7 +259,7 @@ fn a_stream_that_holds_more_than_the_device_is_refused_and_leaves_no_head() {
 }
 
 #[test]
-fn a_device_that_is_held_or_mounted_is_busy() {
+fn a_device_that_is_claimed_or_mounted_is_busy() {
     if !loop_devices() {
         return;
     }
@@ -321,7 +321,7 @@ fn while_qemu_holds<T>(disk: &Path, during: impl FnOnce() -> T) -> T {
 }
 
 #[test]
-fn a_target_of_the_wrong_kind_is_refused_by_what_it_is() {
+fn a_target_of_the_wrong_kind_is_refused_by_kind() {
     let images = Images::new(MIB);
     let kind = |result: Result<Target, Error>| result.unwrap_err().kind();
     let directory = images.directory.path();

@@ -1,4 +1,4 @@
-//! What a copy takes: its rate, its memory, and the page cache.
+//! The resources of a copy: its rate, its memory, and the page cache.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -10,7 +10,7 @@ use lvp_image::format::ImageType;
 
 use crate::parser_support::{pipe, require, run, try_run};
 
-/// Whether loop devices and mounts can be had; see `parser_support::require`.
+/// Whether loop devices and mounts are available; see `parser_support::require`.
 pub(crate) fn loop_devices() -> bool {
     if !require("loop", &["losetup", "mount", "mkfs.ext4"]) {
         return false;
@@ -22,10 +22,10 @@ pub(crate) fn loop_devices() -> bool {
         .any(|name| name == "loop" || name == "all");
     assert!(
         usable || !is_required,
-        "LVP_REQUIRE lists loop, but no loop device can be had"
+        "LVP_REQUIRE lists loop, but no loop device is available"
     );
     if !usable {
-        eprintln!("SKIPPED: no loop device can be had (not root?)");
+        eprintln!("SKIPPED: no loop device is available (not root?)");
     }
     usable
 }
@@ -271,7 +271,7 @@ impl Images {
         to
     }
 
-    /// What qemu-img makes of an image.
+    /// An image's disk, as qemu-img converts it.
     pub(crate) fn oracle(&self, image: &Path, format: &str) -> Vec<u8> {
         let to = self.path("oracle.raw");
         run(
@@ -320,7 +320,7 @@ pub(crate) fn write_at(path: &Path, offset: u64, bytes: &[u8]) {
     file.write_all_at(bytes, offset).unwrap();
 }
 
-/// Waits until something holds, which must be soon.
+/// Waits until a condition holds, which must be soon.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! What becomes of a target's bytes that the image does not have.
+//! What happens to a target's bytes that the image does not have.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ fn the_tail_is_kept_or_cleared_at_its_edges_as_asked() {
 }
 
 #[test]
-fn a_volume_file_keeps_its_size_and_what_it_held_is_gone() {
+fn a_volume_file_keeps_its_size_and_loses_its_content() {
     let images = Images::new(3 * MIB + 512);
     let volume = images.path("volume");
     for tail in [TailPolicy::Zero, TailPolicy::Keep] {

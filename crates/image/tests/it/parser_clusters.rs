@@ -272,7 +272,7 @@ fn zstd_streams_are_judged_as_qemu_judges_them() {
 }
 
 #[test]
-fn a_stream_may_stand_anywhere_and_end_with_the_file() {
+fn a_stream_may_be_anywhere_and_end_with_the_file() {
     let text = text();
     for (method, stream) in [
         (Compression::Zlib, deflate(&text, 6, FlushCompress::Finish)),
@@ -322,7 +322,7 @@ fn a_stream_may_stand_anywhere_and_end_with_the_file() {
 }
 
 #[test]
-fn a_stream_that_the_file_s_end_cuts_is_refused() {
+fn a_stream_that_is_cut_by_the_end_of_the_file_is_refused() {
     let text = text();
     for (method, stream) in [
         (Compression::Zlib, deflate(&text, 6, FlushCompress::Finish)),

@@ -33,7 +33,7 @@ fn with(mut patient: Patient, change: impl FnOnce(&mut Patient)) -> Patient {
 }
 
 #[test]
-fn what_the_hostile_set_damages_was_sound() {
+fn the_images_that_the_hostile_set_damages_are_valid() {
     accept("plain", &plain());
     accept("version 2", &version_2());
     accept("zlib", &compressed(Compression::Zlib));
@@ -44,7 +44,7 @@ fn what_the_hostile_set_damages_was_sound() {
 }
 
 #[test]
-fn what_the_builder_writes_is_what_it_was_given() {
+fn the_builder_writes_the_disk_that_it_was_given() {
     for bits in [9, 10, 12, 14, 16, 18, 21] {
         for (version, compression) in [
             (2, Compression::Zlib),
@@ -184,7 +184,7 @@ fn tables_may_be_longer_than_needed_and_unmarked() {
 }
 
 #[test]
-fn a_size_that_is_no_whole_sector_is_rounded_down_as_qemu_does() {
+fn a_size_that_is_not_whole_sectors_is_rounded_down_as_qemu_does() {
     let patient = with(plain(), |p| {
         p.u64(field::SIZE, 3 * COVERAGE + 1535);
     });

@@ -3,7 +3,7 @@
 use crate::parser_support::{Lab, qemu};
 
 #[test]
-fn of_an_image_with_snapshots_the_active_layer_is_read() {
+fn the_active_layer_of_an_image_with_snapshots_is_read() {
     if !qemu() {
         return;
     }

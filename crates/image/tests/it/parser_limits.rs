@@ -287,7 +287,7 @@ fn sparse_giants_take_little_time_and_memory() {
 }
 
 #[test]
-fn a_file_of_any_length_is_only_looked_at() {
+fn a_file_of_any_length_is_recognised_from_a_few_reads() {
     // What is read of a sparse file of 8 TiB without any header is one sector.
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(8 * TIB).unwrap();

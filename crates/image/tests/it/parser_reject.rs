@@ -12,7 +12,7 @@ use crate::parser_support::{Lab, qemu, read, read_file, try_run};
 const MAX_TIME: Duration = Duration::from_secs(1);
 
 #[test]
-fn every_hostile_image_is_refused_as_what_it_is_within_a_second() {
+fn every_hostile_image_is_refused_with_the_right_kind_within_a_second() {
     let cases = cases();
     assert!(cases.len() >= 120, "there are only {}", cases.len());
     let mut wrong = Vec::new();

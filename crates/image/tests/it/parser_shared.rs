@@ -1,5 +1,5 @@
 //! Forms that QEMU takes as sound and other programs write: a backing file without a name, L1 tables
-//! and bitmaps that are used twice, a bitmap extension that nobody vouches for.
+//! and bitmaps that are used twice, a bitmap extension without its feature bit.
 //!
 //! qemu-img decides: what it opens is read, to the same bytes, and what it refuses is refused.
 
@@ -42,7 +42,7 @@ fn with_backing_name(base: &Patient, offset: u64, len: u32, name: &[u8]) -> Pati
 }
 
 #[test]
-fn a_backing_file_without_a_name_is_none() {
+fn an_empty_backing_file_name_means_no_backing_file() {
     for (version, base) in [("v3", plain()), ("v2", version_2())] {
         for (offset, len, name) in [
             (0, 11, &b""[..]),
@@ -69,7 +69,7 @@ fn a_backing_file_without_a_name_is_none() {
 }
 
 #[test]
-fn a_backing_file_with_a_name_or_an_impossible_place_is_refused_as_by_qemu() {
+fn a_backing_file_with_a_name_or_an_invalid_offset_is_refused_as_by_qemu() {
     for (version, base) in [("v3", plain()), ("v2", version_2())] {
         for (offset, len, name, kind) in [
             (1024, 1, &b"a"[..], ErrorKind::BackingFile),
@@ -94,7 +94,7 @@ fn a_backing_file_with_a_name_or_an_impossible_place_is_refused_as_by_qemu() {
 }
 
 #[test]
-fn header_extensions_end_where_the_backing_file_s_empty_name_begins() {
+fn header_extensions_end_where_an_empty_backing_file_name_begins() {
     if !qemu() {
         return;
     }
@@ -221,7 +221,7 @@ fn bitmaps_may_share_their_tables_and_clusters() {
 }
 
 #[test]
-fn a_bitmap_extension_that_nobody_vouches_for_may_say_anything() {
+fn a_bitmap_extension_without_its_feature_bit_may_say_anything() {
     let start = field::EXTENSIONS + 8;
     for (name, at, value) in [
         ("no bitmaps", 0, 0_u64),
@@ -246,7 +246,7 @@ fn a_bitmap_extension_that_nobody_vouches_for_may_say_anything() {
 }
 
 #[test]
-fn what_only_the_specification_forbids_is_refused_though_qemu_takes_it() {
+fn forms_that_only_the_specification_forbids_are_refused_though_qemu_accepts_them() {
     // docs/images.md lists these.
     for (name, kind, patient) in [
         ("a header of 109 bytes", ErrorKind::BadHeader, {

@@ -77,7 +77,7 @@ fn each_codec_is_recognised_and_decoded() {
 }
 
 #[test]
-fn members_one_after_the_other_are_one_image() {
+fn concatenated_members_are_one_image() {
     let raw = disk(300_000);
     for (name, pack) in PACKERS {
         let (one, two) = (pack(&raw[..1000]), pack(&raw[1000..]));
@@ -143,7 +143,7 @@ fn a_gzip_header_may_have_every_optional_field() {
 }
 
 #[test]
-fn every_byte_of_a_stream_s_end_is_needed() {
+fn every_byte_of_a_streams_end_is_needed() {
     let raw = disk(3000);
     for (name, pack) in PACKERS {
         let stream = pack(&raw);
@@ -201,7 +201,7 @@ fn streams_with_the_largest_windows_that_the_tools_make_by_themselves_are_decode
 }
 
 #[test]
-fn what_follows_a_stream_is_ignored_or_refused_as_by_its_own_tool() {
+fn bytes_after_a_stream_are_ignored_or_refused_as_by_its_own_tool() {
     let raw = disk(50_000);
     let ignored = |stream: &[u8], codec| {
         let mut decoder = StreamDecoder::new(codec).unwrap();

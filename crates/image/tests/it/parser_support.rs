@@ -1,4 +1,4 @@
-//! qemu-img and qemu-io, and a reader that is as simple as can be.
+//! qemu-img and qemu-io, and a reader that is as simple as possible.
 
 #![expect(
     clippy::cast_possible_truncation,

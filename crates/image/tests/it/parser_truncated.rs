@@ -1,4 +1,4 @@
-//! An image that was cut anywhere is refused, unless nobody ever sees what it lost.
+//! An image that was cut anywhere is refused, unless the guest cannot see what is missing.
 
 use lvp_image::format::ImageType;
 
@@ -36,7 +36,7 @@ fn an_image_that_was_cut_anywhere_is_refused() {
         (4096, "preallocation=full"),
     ] {
         let options = &format!("cluster_size={cluster},{more}");
-        // Whole clusters: what is beyond the disk's end nobody misses.
+        // Whole clusters: bytes after the end of the disk are not needed.
         let lab = Lab::create(options, if cluster > 1 << 20 { "4M" } else { "1M" });
         check(&format!("{options}, empty"), &lab, 0);
         lab.io(&["write -P 1 10k 100k", "write -z 40k 8k", "discard 60k 10k"]);

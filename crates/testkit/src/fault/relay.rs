@@ -18,7 +18,7 @@ struct Head {
     headers: Vec<(String, String)>,
 }
 
-/// What becomes of a body after the head was sent.
+/// What happens to a body after the head was sent.
 struct Plan {
     /// Bytes to send.
     send: u64,
@@ -52,7 +52,7 @@ pub(super) async fn connection(client: TcpStream, upstream: SocketAddr, state: A
     state.connections.fetch_add(1, Ordering::SeqCst);
     let open = Open(state);
     let mut client = BufReader::new(client);
-    // Every error here is a connection that a side closed, which tests do all the time.
+    // Every error here is a connection that one side closed, which is normal in tests.
     while let Ok(Some(head)) = Head::read(&mut client).await {
         match exchange(&mut client, upstream, head, &open.0).await {
             Ok(Then::NextRequest) => (),

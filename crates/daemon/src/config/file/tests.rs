@@ -58,7 +58,7 @@ fn text_is_taken_as_it_was_written_whatever_it_looks_like() {
 }
 
 #[test]
-fn null_is_as_good_as_no_key_and_quotes_make_it_text() {
+fn null_counts_as_no_key_and_quotes_make_it_text() {
     for null in ["", "~", "null", "Null"] {
         let read = read_text(&format!("lvm: {{volume_group: {null}}}\n")).expect("it is read");
         assert!(read.is_empty(), "{null}: {read:?}");
@@ -70,7 +70,7 @@ fn null_is_as_good_as_no_key_and_quotes_make_it_text() {
 }
 
 #[test]
-fn what_has_no_single_meaning_is_refused_by_its_key() {
+fn an_ambiguous_value_is_refused_by_its_key() {
     for (yaml, expected) in [
         ("server: {port: 08080}", "server.port is 08080"),
         ("cache: {max_size_bytes: 010}", "without leading zeros"),
@@ -99,7 +99,7 @@ fn what_has_no_single_meaning_is_refused_by_its_key() {
 }
 
 #[test]
-fn a_mistake_is_told_by_its_place_without_the_lines_around_it() {
+fn a_syntax_error_names_its_place_and_quotes_no_lines() {
     let error =
         read_text("minio:\n  secret_key: hunter2\n  access_key: [a\n").expect_err("it is open");
     assert!(error.contains("line"), "{error}");

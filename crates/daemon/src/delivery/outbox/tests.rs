@@ -14,7 +14,7 @@ const LIMITS: Limits = Limits {
 type Answers = Arc<Mutex<VecDeque<Outcome>>>;
 type Seen = Arc<Mutex<Vec<(u64, Vec<u32>)>>>;
 
-/// Answers as it was told, then takes everything; remembers when it was asked what.
+/// Answers as configured, then accepts everything. Records when it was called and with what.
 struct Script {
     began: tokio::time::Instant,
     answers: Answers,
@@ -53,7 +53,7 @@ fn count(counter: &AtomicU64) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn items_wait_a_moment_for_company_and_a_full_batch_does_not_wait() {
+async fn items_wait_a_moment_for_others_and_a_full_batch_does_not_wait() {
     let (running, seen) = start(Vec::new());
     running.outbox().push(1, 10);
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -69,13 +69,13 @@ async fn items_wait_a_moment_for_company_and_a_full_batch_does_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_is_sent_again_after_growing_waits_and_the_oldest_make_room() {
+async fn a_failed_batch_is_sent_again_after_growing_waits_and_the_oldest_items_are_dropped() {
     let (running, seen) = start(vec![failed(None); 4]);
     for item in 1..4 {
         running.outbox().push(item, 10);
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    // One more than there is room for: 1 goes, though it was under way.
+    // One more than there is room for: item 1 is dropped, though it is being sent.
     running.outbox().push(4, 10);
     running.outbox().push(5, 10);
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -103,7 +103,7 @@ async fn what_fails_is_sent_again_after_growing_waits_and_the_oldest_make_room()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_receivers_own_wish_lengthens_a_wait_within_bounds() {
+async fn retry_after_lengthens_a_wait_within_bounds() {
     let asked = |secs| failed(Some(Duration::from_secs(secs)));
     let (running, seen) = start(vec![asked(3), asked(3600)]);
     for item in 1..4 {
@@ -116,7 +116,7 @@ async fn the_receivers_own_wish_lengthens_a_wait_within_bounds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_is_not_sent_again() {
+async fn a_refused_batch_is_not_sent_again() {
     let (running, seen) = start(vec![Outcome::Refused("It is malformed".to_owned())]);
     running.outbox().push(1, 10);
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -176,11 +176,11 @@ impl Receiver<u32> for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_item_is_counted_once_also_when_it_made_room_while_it_was_under_way() {
+async fn every_item_is_counted_once_even_if_it_was_dropped_while_being_sent() {
     let running = Arc::new(Outbox::new("a test", LIMITS)).start(Slow);
     for item in 0..7 {
         if item == 3 {
-            // The first three are a batch, and under way.
+            // The first three items are a batch that is being sent.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         running.outbox().push(item, 10);

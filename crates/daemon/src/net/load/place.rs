@@ -1,5 +1,5 @@
-//! What a connection holds: its place, its requests in flight, its answers that are not yet taken. Each is given
-//! back when it is dropped.
+//! What a connection holds: its place, its requests in flight, and its answers that are not yet taken. Each is
+//! returned when it is dropped.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::{
     REQUESTS_SHARE, Refusal, Whose,
 };
 
-/// What a request asks for, as far as limits go.
+/// The kind of a request, as far as limits distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::net) enum Purpose {
     /// Health or metrics.
@@ -20,7 +20,7 @@ pub(in crate::net) enum Purpose {
     Work,
 }
 
-/// A connection's place; given back when dropped.
+/// A connection's place, returned when dropped.
 #[derive(Debug)]
 pub(in crate::net) struct Place {
     pub(super) load: Arc<Load>,
@@ -50,7 +50,7 @@ impl Place {
         self.load.count_refused(full);
     }
 
-    /// Takes a request, if there is room for it.
+    /// Accepts a request if there is room for it.
     pub(in crate::net) fn begin(self: &Arc<Self>, purpose: Purpose) -> Result<InFlight, Refusal> {
         let mut table = self.load.table();
         let costs = table
@@ -60,7 +60,7 @@ impl Place {
             .unwrap_or_default();
         let all = table.all.requests;
         let Some(connection) = table.connections.get_mut(&self.id) else {
-            // It was ended a moment ago.
+            // The connection was closed a moment ago.
             return Err(Refusal {
                 full: Full::Connections,
                 whose: Whose::All,
@@ -91,7 +91,7 @@ impl Place {
         })
     }
 
-    /// An answer that has no room of its own, such as a refusal; it has to be taken in time all the same.
+    /// An answer that has no room of its own, such as a refusal. It has to be taken in time all the same.
     pub(in crate::net) fn lease(self: &Arc<Self>, bytes: usize, now: Instant) -> Lease {
         let mut table = self.load.table();
         self.enter(&mut table, bytes, now)
@@ -185,7 +185,7 @@ impl Drop for Lease {
     }
 }
 
-/// How long a peer may take for so many bytes: 30 s, and a second for every 16 KiB.
+/// How long a peer may take for this many bytes: 30 s, and a second for every 16 KiB.
 fn time_to_take(bytes: usize) -> Duration {
     let seconds = u64::try_from(bytes >> 14).unwrap_or(u64::MAX);
     Duration::from_secs(30).saturating_add(Duration::from_secs(seconds))

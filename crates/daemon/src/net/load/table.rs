@@ -1,4 +1,4 @@
-//! The table of connections, and what they cost together.
+//! The table of connections, and their total cost.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -29,28 +29,28 @@ pub(super) struct Connection {
     pub(super) network: IpAddr,
     pub(super) is_visit: bool,
     pub(super) since: Instant,
-    /// Since when no request is in flight; of use only then.
+    /// Since when no request is in flight; only meaningful while none is.
     pub(super) quiet_since: Instant,
     pub(super) requests: usize,
-    /// Those for health and metrics.
+    /// Requests to health and metrics.
     pub(super) probes: usize,
     pub(super) bytes: usize,
-    /// When each answer must have been taken.
+    /// The deadline of each answer.
     pub(super) deadlines: BTreeMap<u64, Instant>,
     pub(super) ends: Ends,
 }
 
-/// How a connection is told to end.
+/// How a connection is told to close.
 #[derive(Debug, Clone, Default)]
 pub(in crate::net) struct Ends {
-    /// In order, with what is under way.
+    /// Gracefully, after what is in progress.
     pub(in crate::net) leave: CancellationToken,
     /// At once.
     pub(in crate::net) now: CancellationToken,
 }
 
 impl Table {
-    /// Makes room among the connections, or those of one network; false when all of them are busy.
+    /// Makes room among all connections, or those of one network. False if all of them are busy.
     pub(super) fn end_the_quietest(&mut self, of: Option<IpAddr>) -> bool {
         let quiet = self.connections.iter().filter(|(_, connection)| {
             !connection.is_visit
@@ -73,7 +73,7 @@ impl Table {
         if visits.clone().count() < RESERVE {
             return;
         }
-        // One that has asked is answered in a moment.
+        // A connection that has sent its request is answered in a moment.
         let oldest =
             visits.min_by_key(|(_, connection)| (connection.requests > 0, connection.since));
         if let Some(id) = oldest.map(|(id, _)| *id) {
@@ -81,7 +81,7 @@ impl Table {
         }
     }
 
-    /// Ends a connection, whose place is free at once.
+    /// Closes a connection, whose place is free at once.
     pub(super) fn end(&mut self, id: u64) {
         if let Some(connection) = self.connections.get(&id) {
             connection.ends.now.cancel();
@@ -89,7 +89,7 @@ impl Table {
         self.forget(id);
     }
 
-    /// Gives a connection's place back; once.
+    /// Returns a connection's place. Does nothing the second time.
     pub(super) fn forget(&mut self, id: u64) {
         let Some(connection) = self.connections.remove(&id) else {
             return;
@@ -99,7 +99,7 @@ impl Table {
         }
     }
 
-    /// Changes what a network costs, and with it what all cost.
+    /// Changes the cost of a network, and with it the total.
     pub(super) fn change(&mut self, network: IpAddr, change: impl Fn(&mut Costs)) {
         change(&mut self.all);
         let costs = self.networks.entry(network).or_default();

@@ -15,7 +15,7 @@ impl World {
         }
     }
 
-    /// A connection of an address, of which the number is the last part.
+    /// A connection from an address whose last part is this number.
     fn connect(&self, host: u8) -> Arc<Place> {
         let address = IpAddr::from([192, 0, 2, host]);
         Arc::new(self.load.admit(address, self.now))

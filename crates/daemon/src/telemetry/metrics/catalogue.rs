@@ -1,5 +1,5 @@
-//! Every metric: its name, type, labels and meaning. Registration takes its help texts from here,
-//! `docs/monitoring.md` its table, and a test compares both with what is served.
+//! Every metric: its name, type, labels and meaning. The help texts and the table in
+//! `docs/monitoring.md` are made from this, and a test compares both with what is served.
 
 use super::PREFIX;
 
@@ -15,7 +15,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As in a `# TYPE` line.
+    /// The type as in a `# TYPE` line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -34,7 +34,7 @@ pub struct Entry {
     pub kind: Kind,
     /// Its labels.
     pub labels: &'static [&'static str],
-    /// What it tells, without a full stop.
+    /// Its meaning, without a full stop.
     pub help: &'static str,
 }
 
@@ -94,11 +94,11 @@ pub const CATALOGUE: &[Entry] = &[
         &["method", "endpoint"],
         "Time from a request's arrival to its answer's first byte",
     ),
-    gauge("active_jobs", &[], "Jobs that run now"),
+    gauge("active_jobs", &[], "Jobs that are running"),
     counter(
         "jobs_total",
         &["status"],
-        "Jobs that ended, by how: completed, failed, cancelled",
+        "Jobs that ended, by final status: completed, failed, cancelled",
     ),
     histogram(
         "job_duration_seconds",
@@ -133,7 +133,7 @@ pub const CATALOGUE: &[Entry] = &[
     counter(
         "image_errors_total",
         &["operation", "error_type"],
-        "Jobs that failed over their image, by what was being done and what was wrong",
+        "Jobs that failed because of their image, by operation and error",
     ),
     counter(
         "storage_operations_total",
@@ -148,12 +148,12 @@ pub const CATALOGUE: &[Entry] = &[
     histogram(
         "stage_duration_seconds",
         &["stage"],
-        "Time that completed stages took: download, convert",
+        "Duration of completed stages: download, convert",
     ),
     gauge(
         "stage_throughput_bytes_per_second",
         &["stage"],
-        "Bytes per second of all running jobs over the last seconds: download, convert",
+        "Bytes per second of all running jobs over the last five seconds: download, convert",
     ),
     gauge(
         "health_status",
@@ -163,17 +163,17 @@ pub const CATALOGUE: &[Entry] = &[
     gauge(
         "dependencies_up",
         &["dependency"],
-        "1 when the last probe of the dependency found it well, 0 when not",
+        "1 if the last probe of the dependency succeeded, 0 if not",
     ),
     counter(
         "probe_crashes_total",
         &["dependency"],
-        "Probes of dependencies that crashed; all is what makes the probes",
+        "Probes of dependencies that crashed; the label value all is the task that runs the probes",
     ),
     counter(
         "images_verified_total",
         &["verified"],
-        "Jobs by what their image is verified against: request, sidecar, sums, none",
+        "Jobs by what their image was verified against: request, sidecar, sums, none",
     ),
     gauge("queue_length", &[], "Accepted jobs that wait for a slot"),
     histogram(
@@ -184,7 +184,7 @@ pub const CATALOGUE: &[Entry] = &[
     gauge(
         "job_stalled_seconds",
         &[],
-        "Longest time that a running job has not moved a byte; 0 when none runs",
+        "Longest time for which a running job has not moved a byte; 0 if none is running",
     ),
     gauge(
         "cache_size_bytes",
@@ -194,18 +194,18 @@ pub const CATALOGUE: &[Entry] = &[
     gauge(
         "cache_max_size_bytes",
         &[],
-        "Limit of the cache (cache.max_size_bytes); 0 is none",
+        "Limit of the cache (cache.max_size_bytes); 0 means none",
     ),
     gauge(
         "cache_free_bytes",
         &[],
-        "Free bytes in the cache's file system",
+        "Free bytes on the cache's file system",
     ),
     gauge("cache_images", &[], "Cached images"),
     counter(
         "cache_evictions_total",
         &[],
-        "Images evicted for their age or to make room",
+        "Images evicted because of their age or to make room",
     ),
     counter(
         "transferred_bytes_total",
@@ -220,12 +220,12 @@ pub const CATALOGUE: &[Entry] = &[
     counter(
         "source_retries_total",
         &[],
-        "Requests to object storage that were repeated after a passing fault",
+        "Requests to object storage that were repeated after a temporary error",
     ),
     gauge(
         "volumes_size_bytes",
         &["backend"],
-        "Size of the volume group, or of the file system of the volumes' directory",
+        "Size of the volume group, or of the file system with the volumes' directory",
     ),
     gauge(
         "volumes_free_bytes",
@@ -266,42 +266,48 @@ pub const CATALOGUE: &[Entry] = &[
     gauge(
         "certificate_expiry_timestamp_seconds",
         &["certificate"],
-        "When the first certificate of the server's chain, or of the CAs of clients, ends, in seconds since 1970",
+        "When the first certificate of the server's chain, or of the client CAs, expires, in seconds since 1970",
     ),
     counter(
         "access_failures_total",
         &["reason"],
-        "Callers that were turned away: missing, token, certificate, role, limited",
+        "Callers that were refused: missing, token, certificate, role, limited",
     ),
     counter(
         "callers_refused_total",
         &["full"],
-        "Times that a limit turned somebody away: connections, requests, answers, streams",
+        "Callers that were refused because of a limit: connections, requests, answers, streams",
     ),
     counter(
         "log_lines_sent_total",
         &["sink"],
-        "Log lines that were taken: by the sinks loki and webhook, by the stream and the file of this host",
+        "Log lines that were delivered to the sinks loki and webhook, or written to this host's stream and file",
     ),
     counter(
         "log_lines_dropped_total",
         &["sink", "reason"],
-        "Log lines that a sink, the stream or the file did not get: of a full queue, and what was refused",
+        "Log lines that a sink, the stream or the file did not get, because the queue was full or they were refused",
     ),
     counter(
         "trace_spans_sent_total",
         &[],
-        "Spans that the collector has taken",
+        "Spans that the collector accepted",
     ),
     counter(
         "trace_spans_dropped_total",
         &["reason"],
-        "Spans that the collector did not get: those that found the queue full, and what could not be delivered",
+        "Spans that the collector did not get, because the queue was full or they could not be delivered",
     ),
     counter(
         "webhook_deliveries_total",
         &["result"],
-        "Events for webhooks: delivered; failed attempts, each followed by another; dropped unsent",
+        "Webhook events by result: delivered, failed (an attempt, to be repeated), dropped",
+    ),
+    gauge("tokio_tasks", &[], "Asynchronous tasks that are alive"),
+    gauge(
+        "build_info",
+        &["version"],
+        "Always 1; the labels describe the build",
     ),
     gauge(
         "golden_volumes",
@@ -333,12 +339,10 @@ pub const CATALOGUE: &[Entry] = &[
         &["method"],
         "Volumes that completed jobs made, by how: clone, copy (from the cache), stream (as they were fetched)",
     ),
-    gauge("tokio_tasks", &[], "Asynchronous tasks that live now"),
-    gauge("build_info", &["version"], "1, with the build as labels"),
     counter(
         "process_cpu_seconds_total",
         &[],
-        "Processor time of the process, user and system",
+        "CPU time of the process, user and system",
     ),
     gauge(
         "process_resident_memory_bytes",
@@ -351,11 +355,7 @@ pub const CATALOGUE: &[Entry] = &[
         "Virtual memory of the process",
     ),
     gauge("process_open_fds", &[], "Open file descriptors"),
-    gauge(
-        "process_max_fds",
-        &[],
-        "Most file descriptors that may be open",
-    ),
+    gauge("process_max_fds", &[], "Limit of open file descriptors"),
     gauge("process_threads", &[], "Threads of the process"),
     gauge(
         "process_start_time_seconds",

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 /// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Prometheus' own, version 0.0.4: what is served unless asked otherwise.
+    /// Prometheus' own format, version 0.0.4: the default.
     Prometheus,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
@@ -42,8 +42,8 @@ impl Format {
     }
 }
 
-/// Turns OpenMetrics text into Prometheus' older one: there, a counter's `HELP` and `TYPE` name
-/// the series itself, with `_total`, and nothing marks the end.
+/// Turns OpenMetrics text into Prometheus' older format, in which the `HELP` and `TYPE` of a
+/// counter name the series itself, with `_total`, and nothing marks the end.
 pub(super) fn to_prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut lines = open_metrics.lines().peekable();
@@ -90,7 +90,7 @@ mod tests {
                 Format::Prometheus,
             ),
             (
-                // What Prometheus 2.42 sends.
+                // Sent by Prometheus 2.42.
                 Some(
                     "application/openmetrics-text;version=1.0.0,\
                      application/openmetrics-text;version=0.0.1;q=0.75,\

@@ -1,9 +1,9 @@
-//! What the kernel tells of this process.
+//! What the kernel reports about this process.
 
 use std::fs;
 use std::io;
 
-/// One look at the process.
+/// One reading.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Process {
     pub(super) cpu_seconds: f64,
@@ -23,8 +23,9 @@ impl Process {
         let limits = fs::read_to_string("/proc/self/limits")?;
         // One of the entries is the open directory itself.
         let open_fds = fs::read_dir("/proc/self/fd")?.count().saturating_sub(1);
-        parse(&stat, &boot, &limits, open_fds as u64)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc has another form"))
+        parse(&stat, &boot, &limits, open_fds as u64).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "/proc has an unknown format")
+        })
     }
 }
 

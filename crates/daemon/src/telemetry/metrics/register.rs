@@ -1,4 +1,4 @@
-//! All metrics, registered under the names of the catalogue.
+//! Registers all metrics with the names in the catalogue.
 
 use std::sync::Mutex;
 
@@ -38,7 +38,7 @@ const SIZE_BUCKETS: [f64; 9] = [
     68_719_476_736.0,
 ];
 
-/// Registers metrics under the names and texts of the catalogue.
+/// Registers metrics with the names and texts of the catalogue.
 #[derive(Default)]
 struct Registrar(Registry);
 
@@ -55,8 +55,8 @@ impl Registrar {
 }
 
 impl Metrics {
-    /// Metrics of a daemon with so many job slots and this cache limit. Series whose label values
-    /// are known stand at zero from the beginning, so that the first event is an increase.
+    /// Metrics of a daemon with this many job slots and this cache limit. Series whose label values
+    /// are known start at zero, so that the first event is an increase.
     pub fn new(max_concurrent: usize, cache_max_size_bytes: Option<u64>) -> Self {
         let mut to = Registrar::default();
         let mut metrics = Self {
@@ -217,7 +217,7 @@ impl Metrics {
     }
 }
 
-/// Makes a series without moving it.
+/// Creates a series without changing it.
 fn begin<const N: usize, M, C: MetricConstructor<M>>(
     family: &Family<Labels<N>, M, C>,
     labels: &Labels<N>,

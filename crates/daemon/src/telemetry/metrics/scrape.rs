@@ -1,4 +1,4 @@
-//! What is worked out, or fetched from others, when a scraper asks.
+//! What is computed, or fetched from other parts, when a scraper asks.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +15,10 @@ use crate::net::Load;
 use crate::source;
 use crate::telemetry::Exports;
 
-/// Counts that others keep, looked at when a scraper asks.
+/// Counts of other parts, read when a scraper asks.
 #[derive(Debug)]
 pub struct Counted<'a> {
-    /// What the source has done.
+    /// The source's counts.
     pub source: &'a source::Counters,
     /// Images that the cache has evicted.
     pub evicted_images: u64,
@@ -26,16 +26,16 @@ pub struct Counted<'a> {
     pub golden_dropped: u64,
     /// Asynchronous tasks alive.
     pub tokio_tasks: usize,
-    /// Certificates, and who was turned away.
+    /// Certificates, and refused callers.
     pub access: &'a Access,
-    /// What connections cost, and who was turned away for it.
+    /// The cost of connections, and callers that were refused because of it.
     pub load: &'a Load,
-    /// What became of log lines and spans.
+    /// Counts of log lines and spans.
     pub exports: &'a Exports,
 }
 
 impl Metrics {
-    /// Everything, as a scraper reads it.
+    /// Everything, in the format of a scraper.
     pub fn render(&self, format: Format, counted: &Counted<'_>) -> Result<String, fmt::Error> {
         self.look_around(counted);
         let mut text = String::new();
@@ -46,7 +46,7 @@ impl Metrics {
         })
     }
 
-    /// Sets what is only worked out when somebody asks.
+    /// Sets the values that are computed only when a scraper asks.
     fn look_around(&self, counted: &Counted<'_>) {
         let source = counted.source;
         set(&self.source_requests, load(&source.requests));
@@ -130,16 +130,16 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// A count that another keeps: it only grows there too.
+/// A count that is kept elsewhere, where it only grows.
 fn set(counter: &Counter, value: u64) {
     counter.inner().store(value, Ordering::Relaxed);
 }
 
 impl ProcessMetrics {
-    /// Without a readable `/proc` the last values stay; nobody else needs to know.
+    /// If `/proc` cannot be read, the last values stay; nothing else depends on them.
     fn look(&self) {
         let Ok(process) = Process::read() else { return };
-        // A float counter keeps the bits of its number.
+        // A float counter stores the bits of its number.
         let cpu = process.cpu_seconds.to_bits();
         self.cpu_seconds.inner().store(cpu, Ordering::Relaxed);
         self.start_time.set(process.start_time_seconds);

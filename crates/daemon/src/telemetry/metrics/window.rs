@@ -1,23 +1,23 @@
-//! Values that look back over a bounded while.
+//! Values over a limited period.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Look-ups that the hit ratio remembers.
+/// Look-ups that the hit ratio covers.
 const LOOKUPS: usize = 100;
 
-/// How far a throughput looks back: long enough to be steady, short enough to be "current".
+/// The period of a throughput: long enough to be steady, short enough to be "current".
 const THROUGHPUT_WINDOW: Duration = Duration::from_secs(5);
 
-/// A throughput over less than this would be noise.
+/// A throughput over a shorter period would be noise.
 const LEAST_SPAN: Duration = Duration::from_secs(1);
 
-/// Share of hits in the last look-ups.
+/// Share of hits among the last look-ups.
 #[derive(Debug, Default)]
 pub(super) struct HitRatio(VecDeque<bool>);
 
 impl HitRatio {
-    /// Takes in one look-up.
+    /// Records one look-up.
     pub(super) fn add(&mut self, hit: bool) {
         if self.0.len() == LOOKUPS {
             self.0.pop_front();
@@ -25,7 +25,7 @@ impl HitRatio {
         self.0.push_back(hit);
     }
 
-    /// Not a number before the first look-up: no ratio is not a bad ratio.
+    /// NaN before the first look-up: no ratio is not a bad ratio.
     pub(super) fn value(&self) -> f64 {
         let hits = self.0.iter().filter(|hit| **hit).count();
         let count = |number| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
@@ -38,7 +38,7 @@ impl HitRatio {
 pub(super) struct Throughput(VecDeque<(Instant, u64)>);
 
 impl Throughput {
-    /// Takes in bytes that moved since the last call.
+    /// Records the bytes that were moved since the last call.
     pub(super) fn add(&mut self, now: Instant, bytes: u64) {
         self.forget(now);
         if bytes > 0 {
@@ -46,7 +46,7 @@ impl Throughput {
         }
     }
 
-    /// Bytes per second now; 0 when nothing moved lately.
+    /// Bytes per second now; 0 if nothing was moved lately.
     pub(super) fn value(&mut self, now: Instant) -> f64 {
         self.forget(now);
         let Some((oldest, _)) = self.0.front() else {

@@ -32,7 +32,7 @@ fn bodies(posts: &[Post]) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_long_outage_costs_the_oldest_lines_and_never_the_writers_time() {
+async fn a_long_outage_drops_the_oldest_lines_and_never_delays_the_writer() {
     let mut inbox = Inbox::start().await.expect("a server");
     inbox.go_down().await;
     let sinks = Sinks::start(&logging(None, Some(&inbox))).expect("it starts");
@@ -55,7 +55,7 @@ async fn a_long_outage_costs_the_oldest_lines_and_never_the_writers_time() {
         (lines.last() == Some(&last)).then_some(lines)
     })
     .await;
-    // All of the newest, once, in order, in batches.
+    // All of the newest lines, once, in order, in batches.
     let expected: Vec<Value> = (2_000..total).map(|number| json!(number)).collect();
     assert!(received == expected, "{} lines came", received.len());
     assert_eq!(inbox.taken().len(), LIMITS.queue_items / LIMITS.batch_items);

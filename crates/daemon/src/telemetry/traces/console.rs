@@ -1,4 +1,4 @@
-//! Spans on standard output, a JSON object each, for whoever looks at traces without a collector.
+//! Spans on standard output, one JSON object each, to look at traces without a collector.
 
 use std::io::Write as _;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use serde_json::{Map, Value, json};
 
-/// Writes from the thread that the SDK has for sending: a standard output that nobody reads holds up nothing else.
+/// Writes from the SDK's export thread, so that a standard output that nobody reads delays nothing else.
 #[derive(Debug)]
 pub(super) struct Console;
 

@@ -1,8 +1,9 @@
-//! Spans on their way to the collector: the SDK batches and sends; here is counted what it gives up.
+//! Spans on their way to the collector: the SDK batches and sends; dropped spans are counted here.
 //!
-//! The SDK says nothing of spans that it drops, and tries a batch once. [`Gate`] stands before its
-//! queue and lets in no more than fit, so that whatever is dropped is dropped and counted here;
-//! [`Patient`] stands behind it and sends a batch again while the collector is away for a while.
+//! The SDK does not report spans that it drops, and tries a batch only once. [`Gate`] is in front
+//! of its queue and admits no more spans than fit, so that every dropped span is dropped and
+//! counted here. [`Patient`] is behind the queue and sends a batch again while the collector is
+//! down for a short time.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use opentelemetry_sdk::trace::{
 use crate::backoff::Backoff;
 use crate::delivery::outbox::Complaints;
 
-/// How long one batch is tried: a collector that is restarted loses nothing.
+/// How long one batch is tried: if the collector is restarted, nothing is lost.
 const RETRY_FOR: Duration = Duration::from_secs(60);
 
 /// First wait before a repeat; each further one is twice as long.
@@ -29,21 +30,21 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 /// Longest wait before a repeat.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// How often a wait looks whether the daemon ends.
+/// How often a wait checks whether the daemon is ending.
 const RETRY_STEP: Duration = Duration::from_millis(50);
 
-/// What became of spans.
+/// Counts of spans.
 #[derive(Debug, Default)]
 pub struct SpanCounts {
-    /// Spans that the collector has.
+    /// Spans that the collector accepted.
     pub sent: AtomicU64,
-    /// Spans that came while too many waited.
+    /// Spans that were dropped because the queue was full.
     pub overflowed: AtomicU64,
-    /// Spans that the collector did not take.
+    /// Spans that could not be delivered.
     pub undelivered: AtomicU64,
-    /// Spans that wait, or are under way.
+    /// Spans that wait or are being sent.
     waiting: AtomicUsize,
-    /// Whether there is no time left for repeats.
+    /// Whether batches are no longer repeated.
     closing: AtomicBool,
 }
 
@@ -52,13 +53,13 @@ impl SpanCounts {
         self.overflowed.load(Ordering::Relaxed) + self.undelivered.load(Ordering::Relaxed)
     }
 
-    /// Ends repeats: from now on everything is tried once.
+    /// Ends repeats: from now on every batch is tried once.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
     }
 }
 
-/// The SDK's batches between the two.
+/// The SDK's batch processor, between the two.
 pub(super) fn processor(
     exporter: impl SpanExporter + 'static,
     counts: Arc<SpanCounts>,
@@ -93,7 +94,7 @@ impl SpanProcessor for Gate {
         self.batches.on_start(span, context);
     }
 
-    /// Called within the log's own machinery: it counts, and must not write a line.
+    /// Called by the log's own machinery: it counts, and must not log.
     fn on_end(&self, span: SpanData) {
         if !span.span_context.is_sampled() {
             return;
@@ -120,7 +121,7 @@ impl SpanProcessor for Gate {
     }
 }
 
-/// Runs on the thread that the SDK has for sending, which may therefore sleep.
+/// Runs on the SDK's export thread, which may therefore sleep.
 #[derive(Debug)]
 struct Patient<E> {
     exporter: E,

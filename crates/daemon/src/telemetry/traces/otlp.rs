@@ -1,4 +1,4 @@
-//! The collector: OTLP by gRPC, or by protocol buffers that are posted.
+//! The collector: OTLP over gRPC or HTTP.
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -15,11 +15,11 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::{Compression, OtlpProtocol, Tracing};
 use crate::{files, web};
 
-/// What is said of an endpoint without the endpoint itself, which may hold credentials.
+/// The error for an endpoint. It does not show the endpoint, which may hold credentials.
 const UNUSABLE: &str =
     "tracing.endpoint cannot be used: it must be a URL such as https://otel.example.com:4317";
 
-/// What sends spans to this endpoint. Must be made within a runtime, which carries the sending.
+/// Creates the exporter for this endpoint. Must be called within a runtime, which runs the sending.
 pub(super) fn exporter(config: &Tracing, endpoint: &str) -> anyhow::Result<SpanExporter> {
     let ca = config
         .ca_cert
@@ -63,16 +63,16 @@ fn posted(config: &Tracing, endpoint: &str, ca: Option<Vec<u8>>) -> anyhow::Resu
     let mut http = web::client().timeout(config.timeout);
     if let Some(pem) = ca {
         let authorities = reqwest::Certificate::from_pem_bundle(&pem)
-            .context("tracing.ca_cert has no certificates that can be used")?;
+            .context("tracing.ca_cert has no usable certificates")?;
         http = http.tls_certs_merge(authorities);
     } else if endpoint.starts_with("http://") {
-        // Loading the system's authorities fails on a host without any, and plain HTTP needs none.
+        // Loading the system's CAs fails on a host without any, and plain HTTP needs none.
         http = http.tls_certs_only([]);
     }
     let client = Client {
         http: http
             .build()
-            .context("The client for traces cannot be made")?,
+            .context("Cannot create the HTTP client for traces")?,
         runtime: Handle::current(),
     };
     let mut exporter = SpanExporter::builder()
@@ -87,7 +87,7 @@ fn posted(config: &Tracing, endpoint: &str, ca: Option<Vec<u8>>) -> anyhow::Resu
     exporter.build().context(UNUSABLE)
 }
 
-/// Posts from the thread that the SDK has for sending, which has no runtime of its own.
+/// Posts from the SDK's export thread, which has no runtime of its own.
 #[derive(Debug)]
 struct Client {
     http: reqwest::Client,

@@ -1,7 +1,7 @@
 //! Which traces are kept.
 //!
-//! A job of an hour is asked for thousands of times. Those requests are chosen by a rate of their own, so that among the traces
-//! a collector has room for the jobs' are to be found.
+//! The status of a job that takes an hour is requested thousands of times. Such requests are sampled at a rate of their
+//! own, so that they do not crowd out the traces of jobs.
 
 use lvp_api::routes;
 use opentelemetry::trace::{Link, SpanKind, TraceId};
@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::{Sampler, SamplingResult, ShouldSample};
 
 use crate::config::{TraceSampler, Tracing};
 
-/// What is asked again and again.
+/// Routes that clients poll.
 const POLLED: [&str; 4] = [
     routes::JOB,
     routes::STATUS,
@@ -18,7 +18,7 @@ const POLLED: [&str; 4] = [
     routes::ALL_EVENTS,
 ];
 
-/// Chooses requests that only look apart from all others.
+/// Samples requests that only read separately from all others.
 #[derive(Debug, Clone)]
 pub(super) struct Apart {
     all: Sampler,
@@ -52,7 +52,7 @@ impl Apart {
     }
 }
 
-/// Whether a span of this name is a request that only looks.
+/// Whether a span with this name is a request that only reads.
 fn is_polling(name: &str) -> bool {
     let route = name
         .strip_prefix("GET ")
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_only_look_are_chosen_apart_from_jobs() {
+    fn requests_that_only_read_are_sampled_apart_from_jobs() {
         let polled = "GET /api/v1/jobs/{id}";
         assert_eq!(kept(&[], "POST /api/v1/jobs"), 2000);
         assert_eq!(kept(&[], "GET /api/v1/jobs"), 2000);

@@ -28,7 +28,10 @@ pub(crate) async fn the_doctor_sees_what_lvm_sees() {
         ("lvm.volume_group", "vg0: "),
         ("lvm.devices", "not scanned"),
         ("lvm.thin_pools", "There are none"),
-        ("volumes.adopted", "Every volume says what it is"),
+        (
+            "volumes.adopted",
+            "Every volume has this program's tags or record",
+        ),
     ] {
         let (status, message) = doctor::check(&sound, name);
         assert_eq!(status, "ok", "{name}: {message}");

@@ -12,7 +12,7 @@ use super::{has_tag, world};
 use crate::dependencies::becomes;
 use crate::support::{MIB, image, metric};
 
-const JUMPED: &str = "The clock jumped: nothing is taken for old until the next round";
+const JUMPED: &str = "The clock jumped: nothing expires by age until the next round";
 
 /// Sets the clock, which is this kernel's alone.
 fn set_clock(by_secs: i64) {

@@ -1,4 +1,4 @@
-//! What works: a volume's way from nothing to ready and back.
+//! The life of a volume, from its creation to ready and back.
 
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
@@ -23,7 +23,7 @@ pub(crate) async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_
     assert_eq!(made.size_bytes, size_bytes, "rounded up to whole units");
     assert_eq!((&made.name, &made.path), (&vm, &place.path("suite-life")));
     assert_eq!(made.state, populating(first, true));
-    // For a volume that the job created this changes nothing.
+    // For a volume that the job created, this changes nothing.
     let before = place.marks("suite-life");
     let made = volumes
         .mark_populating(&made, first, Unmarked::Refuse)
@@ -57,7 +57,7 @@ pub(crate) async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_
         .unwrap();
     assert_eq!(again.state, populating(second, false));
     assert_eq!(look(&*volumes, &vm).await.state, again.state);
-    // Another job's word counts for nothing, nor does what was looked up before.
+    // Another job's request has no effect, nor has an earlier look-up.
     let foreign = volumes.mark_ready(&again, first, &digest(2)).await;
     assert_eq!(kind(foreign), VolumeErrorKind::Internal);
     assert_eq!(kind(volumes.open(&ready).await), VolumeErrorKind::Internal);
@@ -88,7 +88,7 @@ pub(crate) async fn creating_is_idempotent_for_its_job_and_refused_to_another(pl
     assert!(is_as_made(&place.path("suite-idem-plain")));
 }
 
-pub(crate) async fn every_kind_of_name_will_do(place: &dyn Place) {
+pub(crate) async fn every_kind_of_name_works(place: &dyn Place) {
     let (volumes, job) = (volumes(place), JobId::random());
     let long = "x".repeat(100);
     // The last two are what some back end could put beside a volume of the first one's name.
@@ -105,7 +105,7 @@ pub(crate) async fn every_kind_of_name_will_do(place: &dyn Place) {
     }
 }
 
-pub(crate) async fn the_list_has_everybody_s_volumes_as_they_are_looked_up(place: &dyn Place) {
+pub(crate) async fn the_list_has_everybodys_volumes_as_a_look_up_shows_them(place: &dyn Place) {
     let (volumes, job) = (volumes(place), JobId::random());
     let ours = name("suite-list-c");
     volumes.create(&ours, SIZE, job).await.unwrap();
@@ -138,7 +138,7 @@ pub(crate) async fn the_list_has_everybody_s_volumes_as_they_are_looked_up(place
 }
 
 pub(crate) async fn a_volume_that_does_not_fit_is_refused_with_both_numbers(place: &dyn Place) {
-    // Others may use the place as well, but not so much of it meanwhile.
+    // Others may use the place as well, but not that much of it meanwhile.
     const SLACK: u64 = 1 << 30;
     let (volumes, vm) = (volumes(place), name("suite-huge"));
     let capacity = volumes.probe().await.unwrap();
@@ -169,7 +169,7 @@ pub(crate) async fn a_volume_that_does_not_fit_is_refused_with_both_numbers(plac
     assert!(volumes.lookup(&vm).await.unwrap().is_none());
 }
 
-pub(crate) async fn nothing_is_changed_before_it_is_open_and_what_is_said_to_be_zero_is(
+pub(crate) async fn nothing_is_changed_before_it_is_open_and_volumes_reported_as_zero_are_zero(
     place: &dyn Place,
 ) {
     let volumes = volumes(place);
@@ -197,7 +197,7 @@ pub(crate) async fn nothing_is_changed_before_it_is_open_and_what_is_said_to_be_
     }
 }
 
-pub(crate) async fn what_a_job_leaves_unwritten_says_what_it_said_before(place: &dyn Place) {
+pub(crate) async fn a_volume_that_a_job_did_not_write_keeps_its_marks(place: &dyn Place) {
     let (volumes, vm) = (volumes(place), name("suite-left"));
     let (first, second, third) = (JobId::random(), JobId::random(), JobId::random());
     let made = volumes.create(&vm, SIZE, first).await.unwrap();
@@ -210,7 +210,7 @@ pub(crate) async fn what_a_job_leaves_unwritten_says_what_it_said_before(place: 
     volumes.leave(&before, second).await.unwrap();
     let left = look(&*volumes, &vm).await;
     assert_eq!((left.state, left.last_ended), (before.state, Some(second)));
-    // One that came not so far as to mark it.
+    // A job that did not get as far as marking it.
     volumes.leave(&left, third).await.unwrap();
     let left = look(&*volumes, &vm).await;
     assert_eq!((left.state, left.last_ended), (before.state, Some(third)));

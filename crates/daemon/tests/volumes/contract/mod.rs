@@ -1,4 +1,4 @@
-//! What every back end of volumes promises: one suite, which each of them passes.
+//! The contract of every back end of volumes: one suite, which each of them passes.
 //!
 //! A back end gives a [`Place`] with what can be done there by hand, and runs [`each`] of the promises on
 //! it. They use names of their own, so that one place will do for all. What a back end does beyond them
@@ -28,12 +28,12 @@ pub(crate) const SIZE: u64 = 8 * MIB;
 /// What is at the beginning and at the end of what is made by hand.
 pub(crate) const BLOCK: [u8; 4096] = [0xaa; 4096];
 
-/// A place with volumes, as those have it who are not this program.
+/// A place with volumes, seen by other programs.
 pub(crate) trait Place: Sync {
     /// The back end on it, which asks this whether a domain uses a volume.
     fn asking(&self, in_use: Arc<dyn InUse>) -> Box<dyn Volumes>;
 
-    /// The back end on a place that is not there, and the name of that place.
+    /// The back end on a place that does not exist, and the name of that place.
     fn missing(&self) -> (Box<dyn Volumes>, String);
 
     /// Where a volume's bytes are.
@@ -45,7 +45,7 @@ pub(crate) trait Place: Sync {
     /// Puts another one of the same size in a volume's place.
     fn replace(&self, volume: &str);
 
-    /// Makes something under this name whose bytes are those of `other`.
+    /// Creates another name for the bytes of `other`.
     fn make_alias(&self, volume: &str, other: &str);
 
     /// How a volume is marked: another text after every change of its marks.
@@ -58,22 +58,22 @@ macro_rules! each {
         $run! {
             life::a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_next_job,
             life::creating_is_idempotent_for_its_job_and_refused_to_another,
-            life::every_kind_of_name_will_do,
-            life::the_list_has_everybody_s_volumes_as_they_are_looked_up,
+            life::every_kind_of_name_works,
+            life::the_list_has_everybodys_volumes_as_a_look_up_shows_them,
             life::a_volume_that_does_not_fit_is_refused_with_both_numbers,
-            life::nothing_is_changed_before_it_is_open_and_what_is_said_to_be_zero_is,
-            life::what_a_job_leaves_unwritten_says_what_it_said_before,
-            refusals::what_nobody_marked_is_written_only_when_that_is_meant,
-            refusals::what_is_handed_over_keeps_its_bytes_and_may_be_written,
-            refusals::what_is_open_elsewhere_is_refused_untouched,
+            life::nothing_is_changed_before_it_is_open_and_volumes_reported_as_zero_are_zero,
+            life::a_volume_that_a_job_did_not_write_keeps_its_marks,
+            refusals::an_unmarked_volume_is_written_only_if_that_is_intended,
+            refusals::a_handed_over_volume_keeps_its_bytes_and_may_be_written,
+            refusals::a_volume_that_is_open_elsewhere_is_refused_unchanged,
             refusals::two_writers_exclude_each_other,
-            refusals::what_was_put_in_a_volume_s_place_is_not_taken_for_it,
-            refusals::another_s_bytes_under_a_name_of_their_own_are_refused,
-            refusals::a_domain_s_disk_is_refused_by_the_domain_s_name,
-            refusals::nothing_is_touched_when_the_domains_cannot_be_asked,
-            refusals::a_place_that_is_not_there_is_down_and_not_empty,
+            refusals::a_replacement_of_a_volume_is_not_taken_for_it,
+            refusals::a_second_name_for_a_volumes_bytes_is_refused,
+            refusals::a_domains_disk_is_refused_by_the_domains_name,
+            refusals::nothing_is_written_if_the_domains_cannot_be_listed,
+            refusals::a_missing_place_is_down_and_not_empty,
             rollback::only_what_the_job_created_is_removed,
-            rollback::what_is_open_elsewhere_stays,
+            rollback::a_volume_that_is_open_elsewhere_is_not_removed,
         }
     };
 }

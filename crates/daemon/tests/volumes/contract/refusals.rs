@@ -1,4 +1,4 @@
-//! What is not written, and stays as it was.
+//! Volumes that are not written and do not change.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ async fn check_refused(
     error.to_string()
 }
 
-pub(crate) async fn what_nobody_marked_is_written_only_when_that_is_meant(place: &dyn Place) {
+pub(crate) async fn an_unmarked_volume_is_written_only_if_that_is_intended(place: &dyn Place) {
     let volumes = volumes(place);
     let vm = make(place, "suite-plain");
     let found = look(&*volumes, &vm).await;
@@ -57,7 +57,7 @@ pub(crate) async fn what_nobody_marked_is_written_only_when_that_is_meant(place:
     assert_eq!(marked.await.unwrap().state, populating(next, false));
 }
 
-pub(crate) async fn what_is_handed_over_keeps_its_bytes_and_may_be_written(place: &dyn Place) {
+pub(crate) async fn a_handed_over_volume_keeps_its_bytes_and_may_be_written(place: &dyn Place) {
     let volumes = volumes(place);
     let vm = make(place, "suite-given");
     // Also while a virtual machine has it open.
@@ -84,7 +84,7 @@ pub(crate) async fn what_is_handed_over_keeps_its_bytes_and_may_be_written(place
     assert_eq!(kind(absent), VolumeErrorKind::Absent);
 }
 
-pub(crate) async fn what_is_open_elsewhere_is_refused_untouched(place: &dyn Place) {
+pub(crate) async fn a_volume_that_is_open_elsewhere_is_refused_unchanged(place: &dyn Place) {
     let volumes = volumes(place);
     let vm = make(place, "suite-opened");
     let found = look(&*volumes, &vm).await;
@@ -114,7 +114,7 @@ pub(crate) async fn two_writers_exclude_each_other(place: &dyn Place) {
     volumes.open(&volume).await.unwrap();
 }
 
-pub(crate) async fn what_was_put_in_a_volume_s_place_is_not_taken_for_it(place: &dyn Place) {
+pub(crate) async fn a_replacement_of_a_volume_is_not_taken_for_it(place: &dyn Place) {
     let (volumes, vm, job) = (volumes(place), name("suite-twin"), JobId::random());
     let first = volumes.create(&vm, SIZE, job).await.unwrap();
     place.replace("suite-twin");
@@ -128,7 +128,7 @@ pub(crate) async fn what_was_put_in_a_volume_s_place_is_not_taken_for_it(place: 
     assert_eq!(look(&*volumes, &vm).await.state, VolumeState::Untagged);
 }
 
-pub(crate) async fn another_s_bytes_under_a_name_of_their_own_are_refused(place: &dyn Place) {
+pub(crate) async fn a_second_name_for_a_volumes_bytes_is_refused(place: &dyn Place) {
     let volumes = volumes(place);
     make(place, "suite-origin");
     place.make_alias("suite-alias", "suite-origin");
@@ -156,7 +156,7 @@ pub(crate) async fn another_s_bytes_under_a_name_of_their_own_are_refused(place:
     assert!(is_as_made(&place.path("suite-origin")));
 }
 
-pub(crate) async fn a_domain_s_disk_is_refused_by_the_domain_s_name(place: &dyn Place) {
+pub(crate) async fn a_domains_disk_is_refused_by_the_domains_name(place: &dyn Place) {
     let domain = Arc::new(OneDomain::default());
     let volumes = place.asking(Arc::clone(&domain) as Arc<dyn InUse>);
     let vm = make(place, "suite-web");
@@ -191,7 +191,7 @@ impl InUse for Silent {
     }
 }
 
-pub(crate) async fn nothing_is_touched_when_the_domains_cannot_be_asked(place: &dyn Place) {
+pub(crate) async fn nothing_is_written_if_the_domains_cannot_be_listed(place: &dyn Place) {
     let (silent, volumes) = (place.asking(Arc::new(Silent)), volumes(place));
     let vm = make(place, "suite-silent");
     let found = look(&*silent, &vm).await;
@@ -205,7 +205,7 @@ pub(crate) async fn nothing_is_touched_when_the_domains_cannot_be_asked(place: &
     assert!(is_as_made(&found.path));
 }
 
-pub(crate) async fn a_place_that_is_not_there_is_down_and_not_empty(place: &dyn Place) {
+pub(crate) async fn a_missing_place_is_down_and_not_empty(place: &dyn Place) {
     let (nowhere, called) = place.missing();
     let down = VolumeErrorKind::DependencyDown;
     let error = nowhere.probe().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! What a job may take away again.
+//! What a job may remove.
 
 use std::fs::File;
 
@@ -58,7 +58,7 @@ pub(crate) async fn only_what_the_job_created_is_removed(place: &dyn Place) {
     assert_eq!(again, Removed::Absent);
 }
 
-pub(crate) async fn what_is_open_elsewhere_stays(place: &dyn Place) {
+pub(crate) async fn a_volume_that_is_open_elsewhere_is_not_removed(place: &dyn Place) {
     let (volumes, vm, job) = (volumes(place), name("suite-held"), JobId::random());
     let volume = volumes.create(&vm, SIZE, job).await.unwrap();
     let holder = File::open(&volume.path).unwrap();

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 
-/// Does with a zero range what its start says.
+/// Treats a zero range as its start says.
 #[derive(Debug, Clone, Default)]
 struct Script {
     done: Arc<AtomicU64>,
@@ -34,7 +34,7 @@ fn pool(script: &Script) -> WorkerPool {
     WorkerPool::start(3, || script.clone(), stop).unwrap()
 }
 
-/// Submits far more than the queue holds, with one bad piece among it.
+/// Submits far more than fits in the queue, including one bad work item.
 fn submit_all(pool: &WorkerPool, bad: Option<u64>) -> Result<()> {
     for index in 0..100 {
         let start = bad.filter(|_| index == 40).unwrap_or(index);

@@ -8,10 +8,10 @@ use super::super::stop::StopSignal;
 use super::*;
 use crate::device::{FileSize, Target};
 
-/// As much of a buffer as is written.
+/// How much of a buffer is written.
 const USED_BYTES: usize = 16 << 10;
 
-/// A new file of two buffers, and who writes to it.
+/// A new file of two buffers, and the queue that writes to it.
 fn queue(path: &Path, may_be_async: bool) -> (Arc<Output>, WriteQueue) {
     let mut target = Target::open_file(path, FileSize::OfImage).unwrap();
     let size = 2 * USED_BYTES as u64;
@@ -25,10 +25,10 @@ fn queue(path: &Path, may_be_async: bool) -> (Arc<Output>, WriteQueue) {
     (output, queue)
 }
 
-/// Writes one buffer in two segments, the second of them `tail` bytes short; what is in the file
-/// then, and whether it still takes direct writes.
+/// Writes one buffer in two segments, the second of which is `tail` bytes short. Returns the file's
+/// content, and whether it still accepts direct writes.
 fn written(may_be_async: bool, tail: usize) -> (Vec<u8>, bool) {
-    // Beside the test's program, which is on a disk.
+    // Beside the test's executable, which is on a disk.
     let program = std::env::current_exe().unwrap();
     let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
     let path = directory.path().join("target");
@@ -67,7 +67,7 @@ fn with_and_without_asynchronous_writes_the_same_is_written() {
 
 #[test]
 fn a_write_that_the_kernel_refuses_is_done_again_in_another_way() {
-    // No whole blocks: EINVAL for a direct write, and then it goes through the page cache.
+    // Not whole blocks: a direct write fails with EINVAL, and then the page cache is used.
     for may_be_async in [true, false] {
         assert!(written(may_be_async, 1000) == (expected(1000), false));
     }

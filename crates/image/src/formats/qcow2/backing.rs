@@ -1,4 +1,4 @@
-//! Whether an image has a backing file, by the rules under which QEMU takes a name for none.
+//! Whether an image has a backing file, by QEMU's rules.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{be32, be64, read};
@@ -15,7 +15,7 @@ pub(super) struct BackingName {
 }
 
 impl BackingName {
-    /// The two fields of the header, which both versions have.
+    /// The two header fields, which both versions have.
     pub(super) fn new(header: &[u8]) -> Self {
         Self {
             offset: be64(header, 8),
@@ -23,7 +23,7 @@ impl BackingName {
         }
     }
 
-    /// Header extensions end where the name begins, even where that is empty.
+    /// Header extensions end where the name begins, even if the name is empty.
     pub(super) fn extensions_end(self, cluster_size: u32) -> u64 {
         match self.offset {
             0 => u64::from(cluster_size),
@@ -33,8 +33,8 @@ impl BackingName {
 
     /// Refuses an image that has a backing file.
     ///
-    /// It has none without an offset (its length means nothing then), and with an empty name: one of
-    /// no length, or one that begins with a zero byte, where QEMU's string ends.
+    /// An image has no backing file if the offset is zero (its length has no meaning then), or if
+    /// the name is empty: of length zero, or beginning with a zero byte, where QEMU's string ends.
     pub(super) fn refuse<S: ReadAt>(self, source: &S, cluster_size: u32) -> Result<()> {
         let Self { offset, len } = self;
         if offset == 0 {

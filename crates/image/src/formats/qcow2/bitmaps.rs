@@ -1,6 +1,6 @@
-//! Persistent dirty bitmaps: where they stand, by the rules under which QEMU loads them.
+//! Persistent dirty bitmaps: where they are, by the rules under which QEMU loads them.
 //!
-//! Their tables and clusters are counted like any others, so two bitmaps may have some in common.
+//! Their tables and clusters have refcounts like any others, so two bitmaps may share some.
 
 use super::claims::Claims;
 use super::extensions::Bitmaps;
@@ -13,19 +13,19 @@ use crate::source::ReadAt;
 
 /// The fixed part of a directory entry; the bitmap's name follows.
 const FIXED_LEN: usize = 24;
-/// The bitmap was being written: its data is void.
+/// The bitmap was being written: its data is invalid.
 const IN_USE: u32 = 1 << 0;
-/// Bits 0 (in use) and 1 (enabled) of the flags have a meaning.
+/// Only bits 0 (in use) and 1 (enabled) of the flags are defined.
 const RESERVED_FLAGS: u32 = !3;
 const DIRTY_TRACKING: u8 = 1;
 const MAX_NAME_LEN: u16 = 1023;
 /// Most bytes that one bitmap may take (`BME_MAX_PHYS_SIZE`).
 const MAX_BITMAP_BYTES: u64 = 0x2000_0000;
 
-/// Bits 1-8 and 56-63 of a bitmap table's entry mean nothing.
+/// Reserved bits of a bitmap table's entry: 1-8 and 56-63.
 const TABLE_RESERVED: u64 = 0xff00_0000_0000_01fe;
 const TABLE_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-/// With no offset: the bits of this cluster are all ones.
+/// Without an offset: all bits of this cluster are ones.
 const TABLE_ALL_ONES: u64 = 1;
 
 /// Walks the bitmap directory, and claims it, every bitmap table and every bitmap.
@@ -80,7 +80,7 @@ pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims)
     }
     if cursor.position() != directory.end {
         return Err(bad(format!(
-            "The bitmap directory goes on after its {count} bitmaps"
+            "The bitmap directory continues after its {count} bitmaps"
         )));
     }
     Ok(())
@@ -112,7 +112,7 @@ impl DirectoryEntry {
             || bytes > MAX_BITMAP_BYTES
         {
             return Err(bad(format!(
-                "The bitmap directory's entry {} is impossible",
+                "Entry {} of the bitmap directory is invalid",
                 self.index
             )));
         }
@@ -155,7 +155,7 @@ impl DirectoryEntry {
                 || (offset != 0 && entry & TABLE_ALL_ONES != 0)
             {
                 return Err(bad(format!(
-                    "{} has the impossible entry {entry:#x}",
+                    "{} has the invalid entry {entry:#x}",
                     self.table_name()
                 )));
             }

@@ -1,11 +1,12 @@
-//! Which host clusters are taken, and by what.
+//! Which host clusters are in use, and by what.
 //!
-//! QEMU never lets two things of one layer stand in the same host cluster, except compressed
-//! clusters, several of which share one. An image where they do is damaged or was made to confuse,
-//! for instance by an L2 table that is also guest data, or one that two L1 entries point to.
+//! In one layer, QEMU never puts two things in the same host cluster, except compressed clusters.
+//! An image where that happens is damaged or was made to confuse, for instance by an L2 table that
+//! is also guest data, or one that two L1 entries point to.
 //!
-//! What is not of the active layer may be shared among its like, as refcounts permit: bitmaps have
-//! tables and clusters in common, snapshots their L1 tables ([`snapshots`](super::snapshots)).
+//! Outside the active layer, things of one kind may be shared, with corresponding refcounts:
+//! bitmaps may share tables and clusters, and snapshots their L1 tables
+//! ([`snapshots`](super::snapshots)).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,13 +15,13 @@ use std::ops::Range;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_CLAIM_BYTES;
 
-/// What is in a host cluster, in two bits.
+/// The use of a host cluster, in two bits.
 const FREE: u64 = 0;
 const EXCLUSIVE: u64 = 1;
 const COMPRESSED: u64 = 2;
 const BITMAP: u64 = 3;
 
-/// A word of clusters that are all alike.
+/// A word of clusters with the same use.
 const ALL_FREE: u64 = 0;
 const ALL_EXCLUSIVE: u64 = u64::MAX / 3;
 
@@ -32,15 +33,15 @@ const PAGE_BYTES: usize = PAGE_WORDS * 8 + 64;
 
 type Page = [u64; PAGE_WORDS];
 
-/// The record of the host clusters that an image's tables and data take.
+/// The record of the host clusters that an image's tables and data use.
 ///
-/// Made of pages that exist only where something is claimed, so that its size follows from what the
-/// image uses, not from the length of a sparse file.
+/// It consists of pages that exist only where something is claimed, so that its size depends on
+/// what the image uses, not on the length of a sparse file.
 pub(super) struct Claims {
     cluster_bits: u32,
     index: HashMap<u64, usize>,
     pages: Vec<Box<Page>>,
-    /// The page that was used last: its number and its place in `pages`.
+    /// The page that was used last: its number and its index in `pages`.
     last: (u64, usize),
 }
 
@@ -59,13 +60,13 @@ impl Claims {
         self.exclusive(0..1, || "The header".to_owned())
     }
 
-    /// Claims every cluster that `range` (in bytes, not empty) touches for one user.
+    /// Claims every cluster that `range` (in bytes, not empty) touches, exclusively.
     pub(super) fn exclusive(&mut self, range: Range<u64>, what: impl Fn() -> String) -> Result<()> {
         let mut clusters = self.clusters(range);
         while let Some(cluster) = clusters.next() {
             let (word, shift) = self.slot(cluster)?;
             if shift == 0 && clusters.end - cluster >= CLUSTERS_PER_WORD && *word == ALL_FREE {
-                // A large table takes its clusters a word at a time.
+                // A large table claims its clusters a word at a time.
                 *word = ALL_EXCLUSIVE;
                 clusters.start = cluster + CLUSTERS_PER_WORD;
             } else if (*word >> shift) & 3 == FREE {
@@ -145,11 +146,11 @@ impl Claims {
         Error::new(
             ErrorKind::Overlap,
             if cluster == 0 {
-                format!("{what} stands in the header's cluster")
+                format!("{what} is in the header's cluster")
             } else {
                 format!(
-                    "{what} stands in the cluster at {offset:#x}, which something else of the \
-                     image takes already"
+                    "{what} is in the cluster at {offset:#x}, which another part of the \
+                     image uses"
                 )
             },
         )

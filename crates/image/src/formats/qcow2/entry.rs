@@ -1,10 +1,10 @@
-//! What one entry of an L1 or L2 table says.
+//! The meaning of one entry of an L1 or L2 table.
 
 use super::geometry::Geometry;
 
-/// Bits of an L1 entry that mean nothing: 0-8 and 56-62.
+/// Reserved bits of an L1 entry: 0-8 and 56-62.
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
-/// Bits of a standard cluster's descriptor that mean nothing: 1-8 and 56-61.
+/// Reserved bits of a standard cluster descriptor: 1-8 and 56-61.
 const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
 /// Bits 9-55, the offset of a table or a standard cluster.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
@@ -14,7 +14,7 @@ const COMPRESSED: u64 = 1 << 62;
 /// The cluster reads as zero; version 3, without subclusters.
 const ZERO: u64 = 1;
 
-/// An entry that cannot be: what is wrong with it.
+/// An invalid entry, and what is wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Impossible(pub(super) &'static str);
 
@@ -32,7 +32,7 @@ pub(super) fn l2_table_offset(entry: u64, geometry: &Geometry) -> Result<u64, Im
     }
 }
 
-/// What an L2 entry says of its cluster.
+/// The meaning of an L2 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cluster {
     /// Reads as zero and takes no host cluster.
@@ -41,7 +41,7 @@ pub(super) enum Cluster {
     ZeroAllocated { host_offset: u64 },
     /// Host bytes are guest bytes.
     Plain { host_offset: u64 },
-    /// A host cluster of which only the subclusters in the bitmap hold data; the others read as
+    /// A host cluster in which only the subclusters in the bitmap hold data; the others read as
     /// zero.
     Partial { host_offset: u64, data: u32 },
     /// A compressed stream that touches this many sectors.
@@ -88,7 +88,7 @@ fn compressed(entry: u64, bitmap: u64, geometry: &Geometry) -> Result<Cluster, I
     if bitmap != 0 {
         return Err(Impossible("is compressed and has subclusters"));
     }
-    // The descriptor's upper part counts the sectors after the first.
+    // The upper part of the descriptor counts the sectors after the first.
     let size_shift = 62 - (geometry.cluster_bits - 8);
     let host_offset = entry & ((1 << size_shift) - 1);
     let sectors = ((entry & !COMPRESSED) >> size_shift) + 1;
@@ -102,7 +102,7 @@ fn compressed(entry: u64, bitmap: u64, geometry: &Geometry) -> Result<Cluster, I
 }
 
 /// The lower half of the bitmap says which subclusters hold data, the upper half which read as
-/// zero; one with neither reads as zero too when there is no backing file.
+/// zero. A subcluster in neither half reads as zero too if there is no backing file.
 fn with_subclusters(host_offset: u64, bitmap: u64) -> Result<Cluster, Impossible> {
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
     let (data, zero) = (bitmap as u32, (bitmap >> 32) as u32);

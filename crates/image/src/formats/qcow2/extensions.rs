@@ -1,4 +1,4 @@
-//! Header extensions: what stands between the header's fields and the end of its cluster.
+//! Header extensions: between the header's fields and the end of its cluster.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ pub(super) struct Bitmaps {
 }
 
 impl Bitmaps {
-    /// Checks the extension of an image that vouches for it.
+    /// Checks the bitmaps extension of an image whose feature bit says that it is valid.
     pub(super) fn new(fields: &BitmapFields) -> Result<Self> {
         let (count, reserved) = (be32(fields, 0), be32(fields, 4));
         let (directory_len, offset) = (be64(fields, 8), be64(fields, 16));
@@ -57,21 +57,21 @@ impl Bitmaps {
     }
 }
 
-/// What the header extensions say, as far as it is of consequence.
+/// The header extensions that matter.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
     pub(super) data_file: bool,
     pub(super) encryption: bool,
-    /// Not looked into yet: without the feature bit that vouches for them they mean nothing.
+    /// Not checked yet: without the feature bit that says it is valid, it has no meaning.
     pub(super) bitmaps: Option<BitmapFields>,
     incompatible_names: Vec<(u8, String)>,
 }
 
 impl Extensions {
-    /// Walks the extensions in `area`: what the header's cluster has between its fields and the name
-    /// of a backing file. Empty when the name begins before the fields end.
+    /// Walks the extensions in `area`, the part of the header's cluster between its fields and the
+    /// name of a backing file. The area is empty if the name begins before the fields end.
     pub(super) fn read<S: ReadAt>(source: &S, area: Range<u64>) -> Result<Self> {
-        // At most one cluster of 2 MiB. A file that ends in it is too short for its tables.
+        // At most one cluster of 2 MiB. A file that ends inside it is too short for its tables.
         let len = area.end.saturating_sub(area.start);
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         read(source, "the header's cluster", area.start, &mut bytes)?;
@@ -115,13 +115,13 @@ impl Extensions {
             ENCRYPTION => self.encryption = true,
             EXTERNAL_DATA => self.data_file = true,
             BITMAPS => self.bitmaps = Some(bitmap_fields(data)?),
-            // What is not known may be ignored: that is what the incompatible bits are for.
+            // Unknown extensions may be ignored: incompatible changes have feature bits.
             _ => {}
         }
         Ok(())
     }
 
-    /// The name that the image gives to an incompatible feature.
+    /// The image's own name for an incompatible feature.
     pub(super) fn incompatible_name(&self, bit: u8) -> Option<&str> {
         self.incompatible_names
             .iter()
@@ -139,7 +139,7 @@ fn bitmap_fields(data: &[u8]) -> Result<BitmapFields> {
     })
 }
 
-/// An image's own words, fit to be shown.
+/// A text from the image, made safe to show.
 fn text(bytes: &[u8]) -> String {
     bytes
         .iter()

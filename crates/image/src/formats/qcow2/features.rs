@@ -1,4 +1,4 @@
-//! What version 3 added to the header, and the features that are refused by name.
+//! The header fields of version 3, and the features that are refused by name.
 
 use super::extensions::Extensions;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,7 +11,7 @@ pub(super) const V2_LENGTH: usize = 72;
 /// Version 3's header without additional fields.
 pub(super) const V3_LENGTH: usize = 104;
 
-/// Incompatible feature bits that are understood.
+/// The supported incompatible feature bits.
 pub(super) const DIRTY: u64 = 1 << 0;
 pub(super) const CORRUPT: u64 = 1 << 1;
 pub(super) const EXTERNAL_DATA: u64 = 1 << 2;
@@ -28,7 +28,7 @@ pub(super) const BITMAPS_CONSISTENT: u64 = 1 << 0;
 /// Autoclear feature bit 1: the external data file is a raw image by itself.
 pub(super) const RAW_EXTERNAL_DATA: u64 = 1 << 1;
 
-/// What version 3 adds; version 2's defaults for it.
+/// The fields of version 3, and their defaults for version 2.
 pub(super) struct Version3 {
     pub(super) incompatible: u64,
     pub(super) compatible: u64,
@@ -98,7 +98,7 @@ impl Version3 {
     }
 }
 
-/// Refuses what is understood but not supported, and what is not understood, each by its name.
+/// Refuses features that are known but not supported, and unknown ones, each by name.
 pub(super) fn refuse_features(
     fixed: &[u8; V2_LENGTH],
     extra: &Version3,
@@ -130,10 +130,7 @@ pub(super) fn refuse_features(
             .collect();
         return Err(Error::new(
             ErrorKind::UnknownFeature,
-            format!(
-                "The image needs features that are not known: {}",
-                names.join(", ")
-            ),
+            format!("The image needs unknown features: {}", names.join(", ")),
         ));
     }
     if extra.incompatible & CORRUPT != 0 {

@@ -1,4 +1,4 @@
-//! Sizes and places.
+//! Sizes and offsets.
 
 use std::ops::Range;
 
@@ -46,7 +46,7 @@ pub(super) fn inside(what: &str, table: &Range<u64>, file_size: u64) -> Result<(
         Error::new(
             ErrorKind::OutsideFile,
             format!(
-                "{what} is said to stand at {:#x}, outside the image file of {file_size} bytes; \
+                "{what} is at {:#x}, outside the image file of {file_size} bytes; \
                  fetch the image again",
                 table.start
             ),

@@ -24,7 +24,7 @@ pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// A subcluster is a 32nd of a cluster, and no smaller than a sector.
 const MIN_EXTENDED_CLUSTER_BITS: u32 = 14;
 
-/// A header whose every field has been checked, but not what it points to.
+/// A header whose every field has been checked, but not what the fields point to.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) version: u32,
@@ -39,7 +39,7 @@ pub(super) struct Header {
     pub(super) refcount_table: Range<u64>,
     pub(super) snapshots_offset: u64,
     pub(super) snapshot_count: u32,
-    /// The bitmaps extension, if the image vouches for it.
+    /// The bitmaps extension, if its feature bit says that it is valid.
     pub(super) bitmaps: Option<Bitmaps>,
 }
 
@@ -130,12 +130,12 @@ impl Header {
         })
     }
 
-    /// The L1 table's place; empty when it has no entry.
+    /// The range of the L1 table; empty if it has no entry.
     pub(super) fn l1_table(&self) -> Range<u64> {
         self.l1_offset..self.l1_offset + u64::from(self.l1_entries) * 8
     }
 
-    /// Claims the tables that the header itself points to; they have to be inside the file.
+    /// Claims the tables that the header itself points to. They have to be inside the file.
     pub(super) fn claim_tables(&self, file_size: u64, claims: &mut Claims) -> Result<()> {
         for (what, table) in [
             ("The refcount table", self.refcount_table.clone()),
@@ -157,7 +157,7 @@ fn virtual_size(size: u64) -> Result<u64> {
             format!("The image has a disk of {size} bytes, more than {MAX_VIRTUAL_SIZE}"),
         ));
     }
-    // A disk is whole sectors; QEMU drops what is beyond the last whole one.
+    // A disk consists of whole sectors; QEMU drops what is after the last whole one.
     Ok(size - size % SECTOR)
 }
 
@@ -182,7 +182,7 @@ fn snapshots(count: u32, offset: u64, geometry: &Geometry) -> Result<(u32, u64)>
             format!("The image has {count} snapshots, more than {MAX_SNAPSHOTS}"),
         ));
     }
-    // The smallest snapshot takes 40 bytes; how long they really are is seen when they are read.
+    // The smallest snapshot takes 40 bytes; their actual length is checked when they are read.
     let table = table_at("snapshot table", offset, u64::from(count) * 40, geometry)?;
     Ok((count, table.start))
 }

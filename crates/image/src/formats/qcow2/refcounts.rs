@@ -1,7 +1,7 @@
-//! Refcounts: where their tables stand, and whether they speak of clusters that the file lacks.
+//! Refcounts: where their tables are, and whether they count clusters that the file does not have.
 //!
-//! Reading needs no refcounts. But their tables have to be sound for the image to be, and they are
-//! the one witness of a file that was cut where only snapshots had data.
+//! Reading needs no refcounts. But their tables have to be valid for the image to be valid, and
+//! they are the only evidence of a truncated file if only snapshots had data in the missing part.
 
 use super::claims::Claims;
 use super::geometry::inside;
@@ -11,16 +11,16 @@ use crate::formats::bytes::{be64, read};
 use crate::limits::{MAX_REFCOUNT_BYTES_BEYOND_END, TABLE_READ_GAP_BYTES};
 use crate::source::ReadAt;
 
-/// Bits 0-8 of an entry of the refcount table mean nothing.
+/// Reserved bits of a refcount table entry: 0-8.
 const RESERVED: u64 = 0x1ff;
 
-/// A refcount block for clusters beyond the file's end.
+/// A refcount block for clusters after the end of the file.
 pub(super) struct BlockBeyondEnd {
     offset: u64,
     first_cluster: u64,
 }
 
-/// Claims every refcount block; returns those that speak of clusters beyond the file's end.
+/// Claims every refcount block. Returns those for clusters after the end of the file.
 pub(super) fn check<S: ReadAt>(
     source: &S,
     header: &Header,
@@ -30,7 +30,7 @@ pub(super) fn check<S: ReadAt>(
     let geometry = &header.geometry;
     let cluster_size = geometry.cluster_size();
     let clusters_per_block = (cluster_size * 8) >> header.refcount_order;
-    // The first cluster of which the file has nothing.
+    // The first cluster that is completely after the end of the file.
     let beyond = file_size.div_ceil(cluster_size);
 
     let mut beyond_end = Vec::new();
@@ -49,7 +49,7 @@ pub(super) fn check<S: ReadAt>(
                     return Err(Error::new(
                         ErrorKind::BadTable,
                         format!(
-                            "{} is said to stand at {entry:#x}, where no cluster begins",
+                            "{} is at {entry:#x}, which is not the start of a cluster",
                             what()
                         ),
                     ));
@@ -74,9 +74,9 @@ pub(super) fn check<S: ReadAt>(
     Ok(beyond_end)
 }
 
-/// Refuses an image that counts a cluster of which the file has nothing.
+/// Refuses an image with a refcount for a cluster that the file does not have.
 ///
-/// To be asked last: what an image with other faults has for refcount blocks may be anything.
+/// Called last: an image with other faults may have anything in its refcount blocks.
 pub(super) fn check_blocks_beyond_end<S: ReadAt>(
     source: &S,
     header: &Header,

@@ -1,8 +1,8 @@
-//! Internal snapshots: where they stand. Only the active layer is ever read.
+//! Internal snapshots: only their place is checked. Only the active layer is ever read.
 //!
-//! Two snapshots of one state may have one L1 table, counted twice, and it may be the active one:
-//! nothing of a snapshot is read, so that makes no difference here. Tables that overlap otherwise are
-//! refused.
+//! Two snapshots of the same state may share an L1 table, with a refcount of two, and it may be the
+//! active one. Nothing of a snapshot is read, so that makes no difference here. Tables that overlap
+//! in any other way are refused.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::source::ReadAt;
 /// The fixed part of a snapshot; extra data, its id and its name follow.
 const FIXED_LEN: usize = 40;
 
-/// L1 tables by where they begin: where the longest of them ends, and a snapshot that has it.
+/// L1 tables by offset, each with the end of the longest one there and a snapshot that has it.
 type L1Tables = BTreeMap<u64, (u64, u32)>;
 
 /// Walks the snapshot table, and claims it and every snapshot's L1 table.
@@ -68,12 +68,12 @@ pub(super) fn check<S: ReadAt>(source: &S, header: &Header, claims: &mut Claims)
     claims.exclusive(start..cursor.position(), || "The snapshot table".to_owned())
 }
 
-/// Claims each table once, however many snapshots have it.
+/// Claims each table once, however many snapshots share it.
 fn claim_l1_tables(l1_tables: L1Tables, header: &Header, claims: &mut Claims) -> Result<()> {
     let active = header.l1_table();
     for (start, (end, index)) in l1_tables {
         let unclaimed = if start == active.start && !active.is_empty() {
-            // The active table's clusters are claimed already.
+            // The active table's clusters are already claimed.
             active.end.next_multiple_of(header.geometry.cluster_size())..end
         } else {
             start..end

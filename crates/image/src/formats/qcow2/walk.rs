@@ -1,4 +1,4 @@
-//! One walk over the active layer in guest order: L1 entries, L2 tables, clusters.
+//! A walk over the active layer in guest order: L1 entries, L2 tables, clusters.
 
 use std::ops::Range;
 
@@ -13,25 +13,25 @@ use crate::map::batch::BatchBuilder;
 use crate::map::extent::{Bounds, SECTOR};
 use crate::source::ReadAt;
 
-/// L1 entries that are read at a time: 64 KiB of them.
+/// L1 entries that are read at a time: 64 KiB.
 const L1_CHUNK_ENTRIES: u64 = 8192;
 
 /// A cluster adds at most this many extents and zero ranges: one for every subcluster.
 const MAX_ENTRIES_PER_CLUSTER: usize = 32;
 
-/// How much of the image is checked on the way.
+/// How much of the image is checked during the walk.
 pub(super) enum Check<'a> {
-    /// Everything, and every cluster claims its place. [`claim_tables`] has been called before.
+    /// Everything, and every cluster is claimed. [`claim_tables`] was called before.
     Claims(&'a mut Claims),
-    /// Every entry by itself: the image has been checked before.
+    /// Every entry by itself: the image was checked before.
     Entries,
 }
 
 /// Checks every L1 entry, and claims the L2 tables they point to.
 ///
-/// This is done before the first of them is read, so that what is beyond a limit is refused at
-/// once. Entries after those that map the disk point to saved states of machines, and only their
-/// place matters.
+/// This is done before the first of them is read, so that an image that exceeds a limit is refused
+/// at once. Entries after those that map the disk point to saved machine states; only their place
+/// is checked.
 pub(super) fn claim_tables<S: ReadAt>(
     source: &S,
     header: &Header,
@@ -92,11 +92,11 @@ pub(super) struct Walk<'a, S> {
     bounds: Bounds,
     /// The first L1 entry after the window.
     next_l1: u64,
-    /// What of the window is still to do, in reverse.
+    /// The part of the window that is still to be processed, in reverse.
     window: Vec<Table>,
-    /// The window's tables, one after the other.
+    /// The window's tables, concatenated.
     tables: Vec<u8>,
-    /// A hole of the source, as long as that is known to go on.
+    /// A hole of the source, as far as it is known to extend.
     hole: Range<u64>,
     /// How much may still be read only to join reads.
     gap_bytes: u64,
@@ -106,9 +106,9 @@ pub(super) struct Walk<'a, S> {
 #[derive(Debug, Clone, Copy)]
 struct Table {
     l1_index: u64,
-    /// Zero when there is no table.
+    /// Zero if there is no table.
     host_offset: u64,
-    /// Where the table begins in `Walk::tables`.
+    /// Offset of the table in `Walk::tables`.
     at: usize,
 }
 
@@ -127,7 +127,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         }
     }
 
-    /// Adds clusters to `batch` until it is full (true) or the walk is over (false).
+    /// Adds clusters to `batch` until it is full (true) or the walk is complete (false).
     pub(super) fn advance(
         &mut self,
         batch: &mut BatchBuilder,
@@ -146,14 +146,14 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         }
     }
 
-    /// How many L1 entries map the disk; those after them hold saved states of machines.
+    /// How many L1 entries map the disk; those after them point to saved machine states.
     fn disk_l1_entries(&self) -> u64 {
         self.header
             .virtual_size
             .div_ceil(self.header.geometry.l2_coverage())
     }
 
-    /// Reads the next L1 entries and the tables they point to; false when there are none left.
+    /// Reads the next L1 entries and the tables they point to. False if there are none left.
     fn load_window(&mut self) -> Result<bool> {
         let count = self.disk_l1_entries().saturating_sub(self.next_l1);
         let count = count.min(L1_CHUNK_ENTRIES);
@@ -170,7 +170,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
             let mut host_offset = l2_table_offset(entry, &self.header.geometry)
                 .map_err(|why| bad_l1(l1_index, why))?;
             if host_offset != 0 && self.is_hole(host_offset..host_offset + table_len as u64) {
-                // A table of zeros maps nothing, as if it were not there.
+                // A table of zeros maps nothing, as if it did not exist.
                 host_offset = 0;
             }
             self.window.push(Table {
@@ -194,7 +194,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         range.end <= self.hole.end
     }
 
-    /// Reads the window's tables in host order, those close to each other in one go.
+    /// Reads the window's tables in host order, nearby ones with one read.
     fn read_tables(&mut self, used: usize) -> Result<()> {
         self.tables.resize(used, 0);
         let table_len = self.header.geometry.l2_table_len();
@@ -247,7 +247,8 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         count
     }
 
-    /// Adds a table's clusters to the batch, from where the batch ends; true when that is full.
+    /// Adds a table's clusters to the batch, from the end of the batch on. True if the batch is
+    /// full.
     fn table(&self, table: Table, batch: &mut BatchBuilder, check: &mut Check<'_>) -> Result<bool> {
         let geometry = &self.header.geometry;
         let start = table.l1_index * geometry.l2_coverage();
@@ -290,7 +291,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         Ok(false)
     }
 
-    /// Checks where a cluster stands, of which the guest sees the first `guest_len` bytes.
+    /// Checks the place of a cluster, of which the guest sees the first `guest_len` bytes.
     fn check_cluster(
         &self,
         cluster: Cluster,
@@ -307,8 +308,8 @@ impl<'a, S: ReadAt> Walk<'a, S> {
                 sectors,
             } => {
                 let end = (host_offset / SECTOR + sectors) * SECTOR;
-                // Its stream may end with the file, inside a sector: the decoder sees whether all
-                // of it is there.
+                // The stream may end with the file, inside a sector: the decoder finds out whether
+                // it is complete.
                 inside(&what(), &(host_offset..host_offset + 1), file_size)?;
                 if let Check::Claims(claims) = check {
                     claims.compressed(host_offset..end.min(file_size), what)?;
@@ -369,7 +370,7 @@ fn bad_l1(index: u64, Impossible(why): Impossible) -> Error {
     )
 }
 
-/// How many bytes before the first that is not zero; whole words of them.
+/// How many bytes come before the first that is not zero, in whole words.
 fn leading_zeros(bytes: &[u8]) -> usize {
     let (words, _) = bytes.as_chunks::<8>();
     let zeros = words.iter().take_while(|word| **word == [0; 8]).count();

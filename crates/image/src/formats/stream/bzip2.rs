@@ -1,4 +1,4 @@
-//! bzip2, one stream or several.
+//! bzip2, one or several streams.
 
 use bzip2::Decompress;
 
@@ -10,7 +10,7 @@ pub(super) struct Bzip2 {
     /// Bytes of the current stream that were consumed.
     consumed: u64,
     streams: u64,
-    /// Bytes behind the last stream, once they are known to be none.
+    /// Bytes after the last stream, once they are known not to be a stream.
     ignored: Option<u64>,
 }
 
@@ -41,12 +41,12 @@ impl Bzip2 {
         }
         let status = match self.decoder.decompress(input, output) {
             Ok(status) => status,
-            // Not a stream's beginning: bzip2 says "trailing garbage after EOF ignored".
+            // Not the beginning of a stream: bzip2 says "trailing garbage after EOF ignored".
             Err(bzip2::Error::DataMagic) if self.streams > 0 => {
                 self.ignored = Some(self.consumed);
                 return self.step(input, output);
             }
-            Err(error) => return Err(damaged(&format!("is no sound bzip2 stream ({error})"))),
+            Err(error) => return Err(damaged(&format!("is not a valid bzip2 stream ({error})"))),
         };
         let step = Step {
             consumed: length(self.decoder.total_in() - before_in),

@@ -49,13 +49,13 @@ impl Codec {
                 if input.is_empty() {
                     return Ok(done);
                 }
-                return Err(damaged("does not go on where it should"));
+                return Err(damaged("is damaged: its next block cannot be found"));
             }
         }
     }
 
-    /// What is still to come once the input has ended; nothing once that is all, and the stream is
-    /// known to be whole.
+    /// Decodes what remains once the input has ended. Nothing if that is all, and the stream is
+    /// known to be complete.
     pub(super) fn finish(&mut self, output: &mut [u8]) -> Result<Step> {
         let is_whole = match self {
             Self::Gzip(gzip) => gzip.is_whole(),
@@ -82,7 +82,7 @@ impl Codec {
         }
     }
 
-    /// Bytes behind the stream that are none of it, where the codec's own tool ignores such bytes.
+    /// Bytes after the stream that do not belong to it, if the codec's own tool ignores such bytes.
     pub(super) fn ignored_bytes(&self) -> u64 {
         match self {
             Self::Gzip(gzip) => gzip.ignored_bytes(),

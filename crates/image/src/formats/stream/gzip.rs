@@ -1,7 +1,7 @@
-//! gzip (RFC 1952) around raw deflate: members one after the other, then nothing or zeros.
+//! gzip (RFC 1952) around raw deflate: concatenated members, then nothing or zeros.
 //!
-//! What else comes behind the last member is ignored, as by gzip itself: firmware images have their
-//! metadata there.
+//! Anything else after the last member is ignored, as gzip does: firmware images have metadata
+//! there.
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
@@ -15,20 +15,20 @@ const HAS_NAME: u8 = 1 << 3;
 const HAS_COMMENT: u8 = 1 << 4;
 const RESERVED_FLAGS: u8 = 0xe0;
 
-/// How a member begins.
+/// The magic number of a member.
 const MAGIC: [u8; 2] = *b"\x1f\x8b";
 
 const FIXED_HEADER_LEN: usize = 10;
 const TRAILER_LEN: usize = 8;
 
-/// Where in a member the next byte belongs.
+/// The part of a member to which the next byte belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The header's first ten bytes; all of them, or for a member after the first none, are there.
+    /// The header's first ten bytes. For a member after the first, all or none may be there.
     Header,
-    /// The two bytes that say how long the extra field is.
+    /// The two bytes of the extra field's length.
     ExtraLen,
-    /// So many bytes of the extra field, or of the header's checksum.
+    /// This many bytes of the extra field, or of the header's checksum.
     Skip(u16),
     /// A name or comment up to its zero byte.
     Text,
@@ -42,7 +42,7 @@ enum State {
 
 pub(super) struct Gunzip {
     state: State,
-    /// Bytes of a header or trailer that is not complete yet.
+    /// Bytes of an incomplete header or trailer.
     partial: Vec<u8>,
     /// The header's optional fields that are still to come.
     flags: u8,
@@ -72,10 +72,10 @@ impl Gunzip {
                 || (self.state == State::Header && self.partial.len() < MAGIC.len()))
     }
 
-    /// Bytes behind the last member that are none.
+    /// Bytes after the last member that belong to none.
     pub(super) fn ignored_bytes(&self) -> u64 {
         match self.state {
-            // No magic number fits what is left of the file.
+            // The rest of the file is too short for a magic number.
             State::Header if self.members > 0 => self.partial.len() as u64,
             _ => self.ignored,
         }
@@ -103,7 +103,7 @@ impl Gunzip {
         let status = self
             .inflate
             .decompress(input, output, FlushDecompress::None)
-            .map_err(|error| damaged(&format!("is no sound gzip stream ({error})")))?;
+            .map_err(|error| damaged(&format!("is not a valid gzip stream ({error})")))?;
         let step = Step {
             consumed: usize::try_from(self.inflate.total_in() - before_in).unwrap_or(usize::MAX),
             produced: usize::try_from(self.inflate.total_out() - before_out).unwrap_or(usize::MAX),
@@ -115,7 +115,7 @@ impl Gunzip {
         Ok(step)
     }
 
-    /// Takes one byte that is not deflate's.
+    /// Processes one byte that is not part of deflate data.
     fn framing(&mut self, byte: u8) -> Result<()> {
         match self.state {
             State::Header => {
@@ -205,7 +205,7 @@ impl Gunzip {
         let mut expected = self.crc.sum().to_le_bytes().to_vec();
         expected.extend_from_slice(&self.crc.amount().to_le_bytes());
         if self.partial != expected {
-            return Err(damaged("does not have its gzip checksum"));
+            return Err(damaged("has a wrong gzip checksum"));
         }
         self.partial.clear();
         self.members += 1;

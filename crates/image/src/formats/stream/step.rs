@@ -1,20 +1,20 @@
-//! What the codecs have in common.
+//! What the codecs share.
 
 use crate::error::{Error, ErrorKind};
 
-/// What one call has done.
+/// The result of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) consumed: usize,
     pub(super) produced: usize,
 }
 
-/// What a counter of one call's bytes has grown by: no more than the call's buffers have.
+/// The increase of a counter by one call, which is at most the size of the call's buffers.
 pub(super) fn length(difference: u64) -> usize {
     usize::try_from(difference).unwrap_or(usize::MAX)
 }
 
-/// The refusal of a stream that says of itself `what`.
+/// The error for a damaged stream; `what` completes the sentence.
 pub(super) fn damaged(what: &str) -> Error {
     Error::new(
         ErrorKind::BadStream,

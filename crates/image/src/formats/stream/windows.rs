@@ -1,4 +1,4 @@
-//! What streams with large windows may take of memory, all of a program's together.
+//! The memory for streams with large windows, shared by the whole program.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_WINDOWS_BYTES;
 
-/// How often a wait looks whether it is still wanted.
+/// How often a wait checks whether it is still wanted.
 const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
-/// A budget for windows. Whoever finds it used up waits until another stream has ended.
+/// A budget for windows. A stream that finds it used up waits until another one has ended.
 ///
-/// Clones are the same budget.
+/// Clones share the budget.
 #[derive(Clone, Default)]
 pub struct Windows {
     shared: Arc<Shared>,
@@ -25,11 +25,11 @@ struct Shared {
 }
 
 impl Windows {
-    /// Takes a share, when there is one. `None` when `is_cancelled` says so before that.
+    /// Takes a share once there is one. `None` if `is_cancelled` returns true before that.
     fn take(&self, bytes: u64, is_cancelled: &dyn Fn() -> bool) -> Option<Share> {
         let shared = &self.shared;
         let mut used = shared.used.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that is greater than all there is gets all.
+        // A share that is larger than the whole budget gets all of it.
         let bytes = bytes.min(MAX_WINDOWS_BYTES);
         while *used + bytes > MAX_WINDOWS_BYTES {
             if is_cancelled() {
@@ -47,7 +47,7 @@ impl Windows {
 }
 
 impl Means {
-    /// A share of the budget, once there is one.
+    /// Takes a share of the budget once there is one.
     pub(super) fn take(&self, bytes: u64) -> Result<Share> {
         let share = self.windows.take(bytes, &self.is_cancelled);
         share.ok_or_else(|| Error::new(ErrorKind::Cancelled, "The copy was cancelled"))
@@ -60,14 +60,14 @@ impl fmt::Debug for Windows {
     }
 }
 
-/// What a codec may ask for while it decodes.
+/// The budget, as a codec uses it while it decodes.
 pub(super) struct Means {
     pub(super) windows: Windows,
-    /// Whether whoever wants the bytes still does.
+    /// Whether the decoded bytes are no longer wanted.
     pub(super) is_cancelled: Box<dyn Fn() -> bool + Send>,
 }
 
-/// A stream's part of the budget, until it is dropped.
+/// A stream's share of the budget, until it is dropped.
 pub(super) struct Share {
     shared: Arc<Shared>,
     bytes: u64,
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_finds_the_budget_used_up_waits_for_a_share_or_until_nobody_wants_it() {
+    fn a_stream_waits_for_a_share_of_the_budget_until_it_is_cancelled() {
         let windows = Windows::default();
         let first = windows.take(MAX_WINDOWS_BYTES - 1, &|| true).unwrap();
         assert!(windows.take(2, &|| true).is_none(), "cancelled");

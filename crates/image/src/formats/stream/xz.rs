@@ -1,4 +1,4 @@
-//! The .xz format, one stream or several with padding between.
+//! The .xz format, one or several streams with padding between them.
 
 use liblzma::stream::{Action, CONCATENATED, Status, Stream, TELL_UNSUPPORTED_CHECK};
 
@@ -11,7 +11,7 @@ pub(super) struct Xz {
     stream: Stream,
     is_whole: bool,
     means: Means,
-    /// Of the budget, for a window that is larger than every copy may have.
+    /// The share of the budget, for a window that is larger than every copy may have.
     share: Option<Share>,
 }
 
@@ -59,7 +59,7 @@ impl Xz {
                     self.is_whole = status == Status::StreamEnd;
                     break;
                 }
-                // The block's header was read, and nothing of what it needs was allocated.
+                // The block's header was read, and none of the memory that it needs was allocated.
                 Err(liblzma::stream::Error::MemLimit) => self.enlarge()?,
                 Err(other) => return Err(error(other)),
             }
@@ -67,13 +67,13 @@ impl Xz {
         Ok(done)
     }
 
-    /// Lets the decoder have the memory that it asked for, once the budget has it.
+    /// Allows the decoder the memory that it asked for, once the budget has it.
     fn enlarge(&mut self) -> Result<()> {
         let current = self.stream.memlimit();
         let steps = LARGE_XZ_MEMORY_BYTES.iter().copied();
         for bytes in steps.filter(|bytes| *bytes > current) {
             if self.stream.set_memlimit(bytes).is_ok() {
-                // What it had before is not needed beside the new one.
+                // Its previous share is not needed in addition to the new one.
                 self.share = None;
                 self.share = Some(self.means.take(bytes)?);
                 return Ok(());
@@ -93,8 +93,8 @@ fn error(error: liblzma::stream::Error) -> Error {
         ),
         Xz::Options | Xz::UnsupportedCheck => Error::new(
             ErrorKind::UnknownFeature,
-            "The xz stream needs a filter or a check that is not known",
+            "The xz stream uses an unknown filter or integrity check",
         ),
-        error => damaged(&format!("is no sound xz stream ({error})")),
+        error => damaged(&format!("is not a valid xz stream ({error})")),
     }
 }

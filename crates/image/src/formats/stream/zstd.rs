@@ -1,7 +1,7 @@
-//! Zstandard (RFC 8878), one frame or several.
+//! Zstandard (RFC 8878), one or several frames.
 //!
-//! A frame's header is held back until all of it is there: it says how large the window is, and a large
-//! one has to wait for its share of the budget before libzstd allocates it.
+//! A frame's header is held back until it is complete: it gives the window size, and a large window has
+//! to wait for its share of the budget before libzstd allocates it.
 
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
@@ -10,10 +10,10 @@ use super::windows::{Means, Share};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{FREE_ZSTD_WINDOW_LOG, MAX_ZSTD_WINDOW_LOG};
 
-/// How a frame begins, skippable ones aside.
+/// The magic number of a frame that is not skippable.
 const MAGIC: [u8; 4] = *b"\x28\xb5\x2f\xfd";
 
-/// The longest header: magic number, descriptor, window, dictionary's id, content's size.
+/// The longest header: magic number, descriptor, window, dictionary id, content size.
 const MAX_HEADER_BYTES: usize = 18;
 
 pub(super) struct Zstd {
@@ -71,11 +71,11 @@ impl Zstd {
         self.is_in_frame = true;
         let header = std::mem::take(&mut self.header);
         let mut done = 0;
-        // A frame of nothing ends with its header and three bytes more, so that no output is due yet.
+        // An empty frame ends with its header and three bytes more, so there is no output yet.
         while done < header.len() {
             let step = self.decompress(&header[done..], output)?;
             if step.consumed == 0 {
-                return Err(damaged("does not go on where it should"));
+                return Err(damaged("is damaged: its next frame cannot be found"));
             }
             done += step.consumed;
         }
@@ -105,8 +105,8 @@ impl Zstd {
     }
 }
 
-/// How large a window the frame has that begins with these bytes; `None` while there are too few of
-/// them. 0 for what is no frame with a window: libzstd says what is wrong with it, or skips it.
+/// The window size of the frame that begins with these bytes; `None` while there are too few of
+/// them. 0 for what is not a frame with a window: libzstd reports the error, or skips it.
 fn window(header: &[u8]) -> Option<u64> {
     let (magic, rest) = header.split_first_chunk::<4>()?;
     if *magic != MAGIC {
@@ -119,7 +119,7 @@ fn window(header: &[u8]) -> Option<u64> {
         let base = 1_u64 << (10 + (window >> 3));
         return Some(base + base / 8 * u64::from(window & 7));
     }
-    // The window is the content, whose size comes behind the dictionary's id.
+    // The window is the content, whose size comes after the dictionary id.
     let id_len = [0, 1, 2, 4][usize::from(descriptor & 3)];
     let size_len = [1, 2, 4, 8][usize::from(descriptor >> 6)];
     let size = rest.get(id_len..id_len + size_len)?;
@@ -130,7 +130,7 @@ fn window(header: &[u8]) -> Option<u64> {
 }
 
 fn error(code: zstd_safe::ErrorCode) -> Error {
-    // The text is all that libzstd's stable interface gives; it has been the same since 1.0.
+    // libzstd's stable interface gives only the text, which has been the same since 1.0.
     let text = zstd_safe::get_error_name(code);
     if text.contains("too much memory") {
         Error::new(
@@ -142,7 +142,7 @@ fn error(code: zstd_safe::ErrorCode) -> Error {
             ),
         )
     } else {
-        damaged(&format!("is no sound zstd stream ({text})"))
+        damaged(&format!("is not a valid zstd stream ({text})"))
     }
 }
 

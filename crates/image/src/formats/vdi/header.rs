@@ -9,10 +9,10 @@ use crate::limits::MAX_BLOCK_TABLE_BYTES;
 use crate::map::extent::SECTOR;
 use crate::source::ReadAt;
 
-/// The size of every block, as for QEMU: no program makes another.
+/// The size of every block, as in QEMU: no program uses another.
 pub(super) const BLOCK_BYTES: u64 = 1 << 20;
 
-/// The fields of version 1.1, with the text before them.
+/// The fields of version 1.1, including the text before them.
 const HEADER_BYTES: usize = 0x1c8;
 const SIGNATURE: u32 = 0xbeda_107f;
 const VERSION: u32 = 0x0001_0001;
@@ -56,7 +56,7 @@ impl Header {
                 )));
             }
         };
-        // The UUIDs of what the image differs from.
+        // The UUIDs of a parent image.
         if header[0x1a8..0x1c8].iter().any(|byte| *byte != 0) {
             return Err(needs_parent("VDI"));
         }
@@ -105,7 +105,7 @@ impl Header {
         })
     }
 
-    /// How many bytes of the block map are of the disk.
+    /// The length of the block map for the disk.
     pub(super) fn map_bytes(&self) -> Result<usize> {
         let bytes = usize::try_from(self.blocks * 4).unwrap_or(usize::MAX);
         if bytes > MAX_BLOCK_TABLE_BYTES {

@@ -1,4 +1,4 @@
-//! The footer: a dynamic disk has a copy of it at its beginning.
+//! The footer. A dynamic disk has a copy of it at the beginning of the file.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::blocks::bad_header;
@@ -11,17 +11,18 @@ const COOKIE: &[u8] = b"conectix";
 const CHECKSUM_AT: usize = 64;
 const VERSION: u32 = 0x0001_0000;
 
-/// Programs whose disks have the size of the footer's geometry, which may be less than the size that it
-/// says: Virtual PC, and QEMU unless it is told otherwise. QEMU knows the same two.
+/// Programs whose disks have the size of the footer's geometry, which may be smaller than the footer's
+/// size field: Virtual PC, and by default QEMU. QEMU knows the same two.
 const SIZE_IN_GEOMETRY: [&[u8; 4]; 2] = [b"vpc ", b"qemu"];
 
-/// The greatest geometry, which says nothing of the size: 65535 cylinders, 16 heads, 255 sectors.
+/// The largest geometry, from which the size cannot be computed: 65535 cylinders, 16 heads, 255
+/// sectors.
 const MAX_GEOMETRY_SECTORS: u64 = 65535 * 16 * 255;
 
-/// Greatest disk: 2040 GiB, of which the format and QEMU make their limit.
+/// Largest disk: 2040 GiB, the limit of the format and of QEMU.
 const MAX_SECTORS: u64 = 0xff00_0000;
 
-/// What kind of image it is.
+/// The type of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DiskType {
     Fixed,
@@ -29,7 +30,7 @@ pub(super) enum DiskType {
     Differencing,
 }
 
-/// A footer whose every field that matters has been checked.
+/// A footer whose relevant fields have been checked.
 #[derive(Debug)]
 pub(super) struct Footer {
     pub(super) disk_type: DiskType,
@@ -39,13 +40,13 @@ pub(super) struct Footer {
 }
 
 impl Footer {
-    /// Reads a footer; `None` when these bytes are none.
+    /// Parses a footer; `None` if these bytes are not one.
     pub(super) fn parse(bytes: &[u8; FOOTER_BYTES]) -> Result<Option<Self>> {
         if !bytes.starts_with(COOKIE) {
             return Ok(None);
         }
         if be32(bytes, CHECKSUM_AT) != checksum(bytes, CHECKSUM_AT) {
-            return Err(bad_header("The footer does not have its checksum"));
+            return Err(bad_header("The footer has a wrong checksum"));
         }
         let version = be32(bytes, 12);
         if version != VERSION {
@@ -92,7 +93,7 @@ fn sectors(bytes: &[u8; FOOTER_BYTES]) -> u64 {
     }
 }
 
-/// The complement of the sum of all bytes but the checksum's own.
+/// The complement of the sum of all bytes except the checksum's own.
 pub(super) fn checksum(bytes: &[u8], checksum_at: usize) -> u32 {
     let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
     let own: u32 = bytes[checksum_at..checksum_at + 4]

@@ -23,7 +23,7 @@ const fn table() -> [u32; 256] {
     table
 }
 
-/// Whether a structure has its checksum, which stands in its bytes 4 to 7 and counts as zero there.
+/// Whether a structure's checksum, in its bytes 4 to 7, is right. These bytes count as zero.
 pub(super) fn is_right(structure: &[u8]) -> bool {
     let Some((before, rest)) = structure.split_at_checked(4) else {
         return false;

@@ -1,13 +1,13 @@
-//! GUIDs, by which the format names regions and metadata.
+//! GUIDs, which identify regions and metadata items.
 
 use std::fmt;
 
-/// A GUID as it stands in the file: the first three fields in little-endian order.
+/// A GUID as it is in the file: the first three fields in little-endian order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Guid(pub(super) [u8; 16]);
 
 impl Guid {
-    /// From the number that its text has without the hyphens.
+    /// Converts from the number that is the GUID's text without hyphens.
     pub(super) const fn new(text: u128) -> Self {
         let t = text.to_be_bytes();
         Self([
@@ -16,7 +16,7 @@ impl Guid {
         ])
     }
 
-    /// The one that stands at an offset of a structure.
+    /// Reads one at an offset of a structure.
     pub(super) fn at(structure: &[u8], at: usize) -> Option<Self> {
         Some(Self(*structure.get(at..)?.first_chunk()?))
     }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_fields_stand_the_other_way_round() {
+    fn the_first_three_fields_are_little_endian() {
         let guid = Guid::new(0x2dc2_7766_f623_4200_9d64_115e_9bfd_4a08);
         assert_eq!(guid.0[..6], [0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6]);
         assert_eq!(guid.to_string(), "2dc27766-f623-4200-9d64-115e9bfd4a08");

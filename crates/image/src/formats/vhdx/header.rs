@@ -17,7 +17,7 @@ const HEADER_BYTES: usize = 4096;
 const OFFSETS: [u64; 2] = [64 << 10, 128 << 10];
 const VERSION: u16 = 1;
 
-/// Checks the headers; returns where the log is, if there is room for one.
+/// Checks the headers. Returns where the log is, if there is one.
 pub(super) fn read(source: &dyn ReadAt) -> Result<Option<Range<u64>>> {
     let mut identifier = [0; 8];
     if source.len() < identifier.len() as u64 {
@@ -41,7 +41,7 @@ pub(super) fn read(source: &dyn ReadAt) -> Result<Option<Range<u64>>> {
     }
     let Some(header) = current else {
         return Err(bad_header(
-            "Neither of the two headers has its checksum; fetch the image again",
+            "Both headers have a wrong checksum; fetch the image again",
         ));
     };
     let version = le16(&header, 66);

@@ -1,6 +1,6 @@
-//! What stands where in every file.
+//! The fixed layout of every file.
 
-/// What offsets in the file are multiples of.
+/// Offsets in the file are multiples of this.
 pub(super) const ALIGNMENT: u64 = 1 << 20;
 
 /// Everything before the log: identifier, headers and region tables.

@@ -20,16 +20,16 @@ const LOGICAL_SECTOR_SIZE: Guid = Guid::new(0x8141_bf1d_a96f_4709_ba47_f233_a8fa
 const PHYSICAL_SECTOR_SIZE: Guid = Guid::new(0xcda3_48c7_445d_4471_9cc9_e988_5251_c556);
 const PARENT_LOCATOR: Guid = Guid::new(0xa8d3_5f2d_b30b_454d_abf7_d3d8_4834_ab0c);
 
-/// Flags of an entry of the table, and of the file's parameters.
+/// Flags of a table entry, and of the file parameters.
 const IS_REQUIRED: u32 = 1 << 2;
 const LEAVE_BLOCKS_ALLOCATED: u32 = 1 << 0;
 const HAS_PARENT: u32 = 1 << 1;
 
-/// Sizes of a block, and of the disk (section 2.1).
+/// Limits of the block size and the disk size (section 2.1).
 const BLOCK_BYTES: Range<u64> = 1 << 20..(256 << 20) + 1;
 const MAX_DISK_BYTES: u64 = 64 << 40;
 
-/// Sectors that the bitmap of a chunk has bits for.
+/// Number of sectors that the bitmap of a chunk covers.
 const SECTORS_PER_CHUNK: u64 = 1 << 23;
 
 pub(super) struct Metadata {
@@ -40,7 +40,7 @@ pub(super) struct Metadata {
     sector_size: u64,
 }
 
-/// Items as they are found.
+/// Items found so far.
 #[derive(Default)]
 struct Items {
     parameters: Option<(u64, u32)>,
@@ -132,12 +132,12 @@ impl Items {
                 let name = guid.map(|guid| guid.to_string()).unwrap_or_default();
                 return Err(Error::new(
                     ErrorKind::UnknownFeature,
-                    format!("The image needs the metadata {name}, which is not known"),
+                    format!("The image needs the unknown metadata item {name}"),
                 ));
             }
         };
         match is_again {
-            true => Err(bad_header("The metadata table has an item twice")),
+            true => Err(bad_header("The metadata table has a duplicate item")),
             false => Ok(()),
         }
     }
@@ -147,7 +147,7 @@ impl Items {
             (self.parameters, self.disk_size, self.sector_size)
         else {
             return Err(bad_header(
-                "The metadata lacks the block size, the disk's size or its sectors' size",
+                "The metadata lacks the block size, the disk size or the sector size",
             ));
         };
         if !block_size.is_power_of_two() || !BLOCK_BYTES.contains(&block_size) {
@@ -168,7 +168,7 @@ impl Items {
         }
         if virtual_size == 0 || !virtual_size.is_multiple_of(sector_size) {
             return Err(bad_header(format!(
-                "The metadata says a disk of {virtual_size} bytes, which is no number of sectors of \
+                "The metadata says a disk of {virtual_size} bytes, which is not a whole number of sectors of \
                  {sector_size} bytes"
             )));
         }

@@ -16,13 +16,13 @@ const OFFSETS: [u64; 2] = [192 << 10, 256 << 10];
 const HEADER_BYTES: usize = 16;
 const ENTRY_BYTES: usize = 32;
 
-/// The most entries that a table has room for.
+/// Maximum number of entries in a table.
 const MAX_ENTRIES: usize = 2047;
 
 const BLOCK_TABLE: Guid = Guid::new(0x2dc2_7766_f623_4200_9d64_115e_9bfd_4a08);
 const METADATA: Guid = Guid::new(0x8b7c_a206_4790_4b9a_b8fe_575f_050f_886e);
 
-/// The regions that there have to be.
+/// The required regions.
 pub(super) struct Regions {
     pub(super) table: Range<u64>,
     pub(super) metadata: Range<u64>,
@@ -38,7 +38,7 @@ impl Regions {
             }
         }
         Err(bad_header(
-            "Neither of the two region tables has its checksum; fetch the image again",
+            "Both region tables have a wrong checksum; fetch the image again",
         ))
     }
 
@@ -61,19 +61,19 @@ impl Regions {
                     let name = guid.map(|guid| guid.to_string()).unwrap_or_default();
                     return Err(Error::new(
                         ErrorKind::UnknownFeature,
-                        format!("The image needs the region {name}, which is not known"),
+                        format!("The image needs the unknown region {name}"),
                     ));
                 }
             };
             let (offset, length) = (le64(entry, 16), u64::from(le32(entry, 24)));
             if !offset.is_multiple_of(ALIGNMENT) || offset < FIRST_REGION {
                 return Err(bad_header(format!(
-                    "A region is said to stand at {offset:#x}, which is not a multiple of {ALIGNMENT}"
+                    "A region is at {offset:#x}, which is not a multiple of {ALIGNMENT}"
                 )));
             }
             let range = inside(&"A region", offset, length, file_size)?;
             if found.replace(range).is_some() {
-                return Err(bad_header("The region table has a region twice"));
+                return Err(bad_header("The region table has a duplicate region"));
             }
         }
         match (blocks, metadata) {

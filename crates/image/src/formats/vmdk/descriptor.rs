@@ -1,4 +1,4 @@
-//! The descriptor: a text that says what kind of disk it is, and which files it is in.
+//! The descriptor: a text with the kind of disk and the files that it is in.
 
 use std::ops::Range;
 
@@ -7,13 +7,13 @@ use crate::formats::blocks::{bad_header, needs_parent};
 use crate::formats::bytes::read_table;
 use crate::source::ReadAt;
 
-/// Disks that are wholly in the file that has the descriptor.
+/// Kinds of disks that are completely in the file with the descriptor.
 const KINDS: [&str; 2] = ["monolithicSparse", "streamOptimized"];
 
-/// A `parentCID` of a disk that has no parent.
+/// The `parentCID` of a disk without a parent.
 const NO_PARENT: &str = "ffffffff";
 
-/// How an extent is accessed: such a line names a file.
+/// How an extent is accessed: a line that begins with one of these names a file.
 const ACCESS: [&str; 3] = ["RW", "RDONLY", "NOACCESS"];
 
 /// Refuses a disk that needs another file, or a key.

@@ -1,4 +1,4 @@
-//! The header, and the footer that a stream-optimized image has instead of it.
+//! The header, and the footer that replaces it in a stream-optimized image.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::map::extent::SECTOR;
 use crate::source::ReadAt;
 
 const MAGIC: &[u8] = b"KDMV";
-/// The format of ESX servers before that: no file that leaves them has it.
+/// The format of old ESX servers; files exported from them do not use it.
 const OLD_MAGIC: &[u8] = b"COWD";
 const HEADER_BYTES: usize = 512;
 
@@ -26,24 +26,26 @@ const HAS_MARKERS: u32 = 1 << 17;
 /// A method of compression.
 const DEFLATE: u16 = 1;
 
-/// What a transfer in text mode changes.
+/// Bytes that a transfer in text mode would change.
 const NEWLINE_TEST: [u8; 4] = *b"\n \r\n";
 
-/// The directory's offset when a footer says it.
+/// The directory's offset if the footer has it.
 const AT_END: u64 = u64::MAX;
 
-/// Footer, and the marker of the stream's end behind it: the last 1024 bytes. A marker is before it.
+/// The footer and the end-of-stream marker after it: the last 1024 bytes. A marker comes before
+/// them.
 const FOOTER_FROM_END: u64 = 1536;
 const END_OF_STREAM: u32 = 0;
 const FOOTER: u32 = 3;
 
-/// Sizes of a grain: by the specification a power of two above 8 sectors; a copy's buffers end at 2 MiB.
+/// Grain sizes: by the specification a power of two above 8 sectors; a copy's buffers limit them to 2
+/// MiB.
 const GRAIN_SECTORS: Range<u64> = 1..4097;
 
-/// Entries of a grain table; QEMU takes no more.
+/// Maximum entries of a grain table, as in QEMU.
 const MAX_TABLE_ENTRIES: u32 = 512;
 
-/// Longest descriptor: the specification's is 20 sectors.
+/// Longest descriptor: the specification's has 20 sectors.
 const MAX_DESCRIPTOR_BYTES: u64 = 1 << 20;
 
 #[derive(Debug)]
@@ -103,7 +105,7 @@ impl Header {
                 "The image was changed by a transfer in text mode; fetch it again",
             ));
         }
-        // QEMU goes by the method alone, and VMware by the flag: they have to say the same.
+        // QEMU decides by the method alone, and VMware by the flag: they have to agree.
         let is_compressed = le16(header, 77) == DEFLATE;
         let expected = if is_compressed {
             IS_COMPRESSED | HAS_MARKERS
@@ -113,7 +115,7 @@ impl Header {
         if flags & (IS_COMPRESSED | HAS_MARKERS) != expected {
             return Err(Error::new(
                 ErrorKind::UnknownFeature,
-                "The image's grains are compressed by a method that is not known",
+                "The image's grains are compressed by an unknown method",
             ));
         }
         let grain_sectors = le64(header, 20);
@@ -138,7 +140,7 @@ impl Header {
                 MAX_VIRTUAL_SIZE / SECTOR
             )));
         };
-        // In sectors, all three.
+        // All three are in sectors.
         let at = |sectors: u64| {
             let bytes = sectors.checked_mul(SECTOR);
             bytes.ok_or_else(|| bad_header(format!("The header names sector {sectors:#x}")))
@@ -189,17 +191,17 @@ impl Header {
         })
     }
 
-    /// What a grain table takes in the file.
+    /// The size of a grain table in the file.
     pub(super) fn table_bytes(&self) -> u64 {
         u64::from(self.table_entries) * 4
     }
 
-    /// What a grain table maps of the disk.
+    /// How much of the disk a grain table maps.
     pub(super) fn table_coverage(&self) -> u64 {
         u64::from(self.table_entries) * self.grain_size
     }
 
-    /// What the grain directory takes in the file; refuses more tables than can be read.
+    /// The size of the grain directory in the file. Refuses more tables than can be read.
     pub(super) fn directory_bytes(&self) -> Result<usize> {
         let tables = self.virtual_size.div_ceil(self.table_coverage());
         let directory = usize::try_from(tables * 4).unwrap_or(usize::MAX);
@@ -213,7 +215,7 @@ impl Header {
     }
 }
 
-/// The footer, and where it stands with its markers.
+/// The footer, and its place including its markers.
 fn footer(source: &dyn ReadAt) -> Result<([u8; HEADER_BYTES], Range<u64>)> {
     let missing = || {
         Error::new(

@@ -1,4 +1,4 @@
-//! Formats by content: recognised where it is one, refused where it is two, told where it was wrong.
+//! Detection by content: one format is recognised, an ambiguous content refused, a wrong declaration corrected.
 
 use lvp_image::ErrorKind;
 use lvp_image::format::{Format, ImageType};
@@ -38,7 +38,7 @@ fn content_that_fits_two_formats_is_refused_by_both_names() {
 }
 
 #[test]
-fn a_wrong_declaration_is_answered_with_the_right_one() {
+fn a_wrong_declaration_is_refused_with_the_right_one() {
     if !qemu() {
         return;
     }
@@ -69,7 +69,7 @@ fn a_wrong_declaration_is_answered_with_the_right_one() {
 }
 
 #[test]
-fn an_archive_of_the_oldest_format_is_no_disk() {
+fn an_archive_of_the_oldest_format_is_not_a_disk() {
     let mut header = [0_u8; 1024];
     header[..8].copy_from_slice(b"disk.raw");
     header[124..135].copy_from_slice(b"00000000000");

@@ -1,4 +1,4 @@
-//! VMDK, VHD, VHDX and VDI: sound ones read as qemu-img reads them, damaged ones as it or not at all.
+//! VMDK, VHD, VHDX and VDI: valid images are read as qemu-img reads them, damaged ones likewise or not at all.
 
 #![expect(
     clippy::cast_possible_truncation,

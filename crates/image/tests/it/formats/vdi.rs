@@ -26,7 +26,7 @@ fn vdi_images_read_as_qemu_reads_them() {
 }
 
 #[test]
-fn a_vdi_s_odd_size_and_zero_blocks_are_as_for_qemu() {
+fn a_vdis_odd_size_and_zero_blocks_are_as_for_qemu() {
     if !qemu() {
         return;
     }
@@ -39,7 +39,7 @@ fn a_vdi_s_odd_size_and_zero_blocks_are_as_for_qemu() {
 }
 
 #[test]
-fn a_vdi_that_cannot_be_right_is_refused() {
+fn an_invalid_vdi_is_refused() {
     if !qemu() {
         return;
     }

@@ -49,7 +49,7 @@ fn vhd_images_read_as_qemu_reads_them() {
 }
 
 #[test]
-fn a_vhd_s_size_is_the_geometry_s_or_the_footer_s_by_who_made_it() {
+fn a_vhds_size_is_the_geometrys_or_the_footers_depending_on_its_creator() {
     if !qemu() {
         return;
     }
@@ -66,7 +66,7 @@ fn a_vhd_s_size_is_the_geometry_s_or_the_footer_s_by_who_made_it() {
 }
 
 #[test]
-fn a_vhd_that_cannot_be_right_is_refused() {
+fn an_invalid_vhd_is_refused() {
     if !qemu() {
         return;
     }

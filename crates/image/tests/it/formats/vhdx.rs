@@ -101,7 +101,7 @@ fn a_vhdx_with_several_chunks_reads_as_qemu_reads_it() {
 }
 
 #[test]
-fn a_vhdx_with_one_sound_header_and_region_table_is_read() {
+fn a_vhdx_with_one_valid_header_and_region_table_is_read() {
     if !qemu() {
         return;
     }
@@ -121,7 +121,7 @@ fn a_vhdx_with_one_sound_header_and_region_table_is_read() {
 }
 
 #[test]
-fn a_vhdx_that_cannot_be_right_is_refused() {
+fn an_invalid_vhdx_is_refused() {
     if !qemu() {
         return;
     }

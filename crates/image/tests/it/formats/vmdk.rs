@@ -104,7 +104,7 @@ fn a_directory_at_the_end_is_found_by_the_footer() {
 }
 
 #[test]
-fn a_vmdk_that_cannot_be_right_is_refused() {
+fn an_invalid_vmdk_is_refused() {
     if !qemu() {
         return;
     }

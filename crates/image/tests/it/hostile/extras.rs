@@ -191,7 +191,7 @@ pub(super) fn bitmap_directories(set: &mut Set) {
     }
 }
 
-/// Compressed clusters that are not.
+/// Invalid compressed clusters.
 pub(super) fn streams(set: &mut Set) {
     use ErrorKind::BadCluster;
     for (name, method) in [("zlib", Compression::Zlib), ("zstd", Compression::Zstd)] {

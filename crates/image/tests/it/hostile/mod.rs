@@ -1,4 +1,4 @@
-//! The hostile set: sound images, damaged field by field, each with the refusal it deserves.
+//! The hostile set: valid images, damaged field by field, each with the expected refusal.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -22,7 +22,7 @@ pub(crate) struct Case {
     pub(crate) declared: ImageType,
     pub(crate) bytes: Vec<u8>,
     pub(crate) kind: ErrorKind,
-    /// Another kind that is as right.
+    /// Another acceptable kind.
     pub(crate) or: Option<ErrorKind>,
 }
 

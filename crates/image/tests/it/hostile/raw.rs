@@ -1,4 +1,4 @@
-//! What is declared raw and is something else.
+//! Images that are declared raw and are something else.
 
 #![expect(
     clippy::cast_possible_truncation,

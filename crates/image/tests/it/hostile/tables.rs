@@ -254,7 +254,7 @@ pub(super) fn entries(set: &mut Set) {
     });
 }
 
-/// Things that stand where something else does: the way of loops.
+/// Parts of an image that overlap others, which is how loops are made.
 pub(super) fn overlaps(set: &mut Set) {
     use ErrorKind::Overlap;
     let base = plain();

@@ -1,21 +1,23 @@
-//! What gets around and into a value by accident: line ends of secret files, blanks, byte order marks.
+//! Removes what gets around a value by accident: line ends of secret files, spaces, byte order marks.
 //!
-//! Around a value they are left out: no key's value begins or ends with any of them. Within one they are refused by the key's
-//! name, as what they would do there (headers that cannot be made, names that nobody can type) is seen much later.
+//! Around a value these characters are ignored: no key's value begins or ends with any of them. Inside a value they are
+//! refused, naming the key, because the damage they do there (headers that cannot be made, names that cannot be typed)
+//! would be noticed much later.
 
 use super::keys::Kind;
 
-/// A value without what stands around it.
+/// A value without the characters around it.
 pub(super) fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c))
 }
 
-/// Whether more than a last line end was left out, which is how most secret files end.
+/// Whether more than a final line end was removed. Most secret files end with one.
 pub(super) fn is_odd(text: &str) -> bool {
     text.trim_end_matches(['\r', '\n']) != trimmed(text)
 }
 
-/// Refuses characters that cannot have been meant. What is said shows no value: it may be a secret.
+/// Refuses characters that cannot have been intended. The error does not show the value, which may
+/// be a secret.
 pub(super) fn check(kind: Kind, text: &str) -> Result<(), String> {
     if let Some(found) = text.chars().find(|c| c.is_control() || is_invisible(*c)) {
         let code = u32::from(found);
@@ -26,7 +28,7 @@ pub(super) fn check(kind: Kind, text: &str) -> Result<(), String> {
             _ => "an invisible character",
         };
         return Err(format!(
-            "has {what} (U+{code:04X}) in the middle: take it out"
+            "has {what} (U+{code:04X}) in the middle: remove it"
         ));
     }
     if kind == Kind::Word
@@ -34,14 +36,14 @@ pub(super) fn check(kind: Kind, text: &str) -> Result<(), String> {
     {
         let code = u32::from(found);
         return Err(format!(
-            "has a character (U+{code:04X}) that no request can carry: letters, digits and signs of ASCII are taken, \
+            "has a character (U+{code:04X}) that cannot be sent in a header: use ASCII letters, digits and punctuation, \
              and no blanks"
         ));
     }
     Ok(())
 }
 
-/// Characters without width that are neither blanks nor controls: byte order marks, joiners, marks of direction.
+/// Characters without width that are neither spaces nor controls: byte order marks, joiners, direction marks.
 fn is_invisible(c: char) -> bool {
     matches!(
         c,
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_around_a_value_is_left_out_wherever_the_value_is_from() {
+    fn characters_around_a_value_are_ignored_wherever_the_value_is_from() {
         for key in KEYS {
             let clean = value(key);
             for around in AROUND {
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_that_were_left_out_are_told_and_a_last_line_end_is_not() {
+    fn ignored_spaces_are_warned_of_and_a_final_line_end_is_not() {
         for (dirty, told) in [
             ("AKID\n", 0),
             ("AKID\r\n", 0),
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_within_a_value_is_refused_by_the_key_s_name_and_a_secret_is_not_shown() {
+    fn characters_inside_a_value_are_refused_by_key_and_a_secret_is_not_shown() {
         for key in KEYS {
             for within in ["\n", "\0", "\t", "\u{feff}", "\u{202e}"] {
                 let dirty = format!("{}{within}x", value(key));
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_file_s_credentials_make_a_configuration() {
+    fn credentials_from_secret_files_make_a_configuration() {
         let settings = with(&[
             ("MINIO_ENDPOINT", "http://s3:9000\n"),
             ("MINIO_ACCESS_KEY", "AKID\n"),
