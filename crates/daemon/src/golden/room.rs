@@ -159,13 +159,21 @@ impl Shelf {
         let unfinished = self.0.store.unfinished_jobs().await?;
         let unfinished: HashSet<JobId> = unfinished.iter().map(|job| job.id).collect();
         for job in waiting {
-            if !unfinished.contains(&job) {
-                clones.remove_waiting(job).await?;
-                swept += 1;
-                tracing::warn!(
-                    component = "golden", job_id = %job,
-                    "Removed a clone that an ended job had not put in its volume's place"
-                );
+            if unfinished.contains(&job) {
+                continue;
+            }
+            match clones.remove_waiting(job).await {
+                Ok(_) => {
+                    swept += 1;
+                    tracing::warn!(
+                        component = "golden", job_id = %job,
+                        "Removed a clone that an ended job had not put in its volume's place"
+                    );
+                }
+                Err(error) => tracing::error!(
+                    component = "golden", job_id = %job, error = chain(&error),
+                    "A clone that an ended job had not put in its volume's place cannot be removed"
+                ),
             }
         }
         {

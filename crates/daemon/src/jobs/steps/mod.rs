@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] are that picture; what each step is made of is
-//! beside them: `image` (object, cache, plan, download), `checksums` (what its bytes must be), `unpack`,
+//! beside them: `image` (object, cache, plan, download), `clone` and `golden` (volumes by cloning), `checksums` (what its bytes must be), `unpack`,
 //! `volume` (making, opening, copying, finishing), `measure` (what is counted, and what is expected), and [`spans`].
 //!
 //! The order within `volume ... finish` is the promise of this program: the volume says
@@ -18,6 +18,7 @@
 
 mod checksums;
 mod clone;
+mod golden;
 mod image;
 mod measure;
 mod room;

@@ -1,8 +1,7 @@
 //! The blocking work of the file back end, one function for each of the trait's.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,13 +10,13 @@ use rustix::fs::{Access, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::super::{
-    Capacity, Content, Identity, OpenVolume, Removed, Unmarked, Volume, VolumeError,
-    VolumeErrorKind, VolumeState, how_to_adopt, round_up,
+    Capacity, Identity, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
+    VolumeState, how_to_adopt,
 };
 use super::claim::lock_against_qemu;
 use super::identity::{self, FileIdentity};
-use super::place::{is_apart, publish, remove_if_there, sync_directory};
-use super::record::{self, ContentRecord, Record, RecordState};
+use super::place::{is_apart, remove_if_there, sync_directory};
+use super::record::{self, Record, RecordState};
 use super::shared::Sharing;
 
 /// Disks are made of sectors, and QEMU rounds a raw file's size to them.
@@ -103,83 +102,6 @@ impl Files {
         }
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(volumes)
-    }
-
-    pub(super) fn create(
-        &self,
-        name: &VolumeName,
-        size_bytes: u64,
-        job: JobId,
-    ) -> Result<Volume, VolumeError> {
-        let path = self.path(name)?;
-        let free_bytes = self.probe()?.free_bytes;
-        let no_space = |want_bytes| {
-            VolumeError::no_space(
-                &self.directory.display().to_string(),
-                free_bytes,
-                want_bytes,
-            )
-        };
-        let size_bytes = round_up(size_bytes, SECTOR_BYTES).ok_or_else(|| no_space(size_bytes))?;
-        if let Some(existing) = self.lookup(name)? {
-            let same = VolumeState::Populating { job, created: true };
-            if existing.state == same && existing.size_bytes == size_bytes {
-                return Ok(existing);
-            }
-            return Err(already_exists(&path));
-        }
-        // A sparse file takes no room yet; but a guest that fills its disk must not fill the host.
-        if size_bytes > free_bytes {
-            return Err(no_space(size_bytes));
-        }
-        self.make(name, job, None, |file, staged| {
-            file.set_len(size_bytes)
-                .map_err(|error| VolumeError::io("Sizing", staged, error))
-        })
-    }
-
-    /// Makes a file, which has its name once it is filled and recorded.
-    pub(super) fn make(
-        &self,
-        name: &VolumeName,
-        job: JobId,
-        content: Option<&Content>,
-        fill: impl FnOnce(&File, &Path) -> Result<(), VolumeError>,
-    ) -> Result<Volume, VolumeError> {
-        let path = self.path(name)?;
-        let staged = self.staged(name)?;
-        remove_if_there(&staged)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&staged)
-            .map_err(|error| VolumeError::io("Creating", &staged, error))?;
-        if let Err(error) = fill(&file, &staged) {
-            remove_if_there(&staged)?;
-            return Err(error);
-        }
-        let metadata = file
-            .sync_all()
-            .and_then(|()| file.metadata())
-            .map_err(|error| VolumeError::io("Syncing", &staged, error))?;
-        let state = RecordState::Populating { created: true };
-        let identity = FileIdentity::of(&metadata);
-        let mut record = Record::new(identity, identity::mark(&file), Some(job), state);
-        record.content = content.map(ContentRecord::from);
-        self.write_record(name, &record)?;
-        if let Err(error) = publish(&staged, &path) {
-            // Whose file it is now is not known: nothing is said of it.
-            remove_if_there(&staged)?;
-            remove_if_there(&self.record_path(name, "json"))?;
-            return Err(match error.kind() {
-                io::ErrorKind::AlreadyExists => already_exists(&path),
-                _ => VolumeError::io("Creating", &path, error),
-            });
-        }
-        sync_directory(&self.home(name))?;
-        self.volume(name, &metadata)
     }
 
     pub(super) fn check_writable(
@@ -419,11 +341,6 @@ pub(super) fn not_a_file(path: &Path) -> VolumeError {
         path.display()
     );
     VolumeError::new(VolumeErrorKind::NotOurs, message)
-}
-
-fn already_exists(path: &Path) -> VolumeError {
-    let message = format!("{} exists already", path.display());
-    VolumeError::new(VolumeErrorKind::AlreadyExists, message)
 }
 
 pub(super) fn gone(path: &Path) -> VolumeError {

@@ -24,10 +24,12 @@ use crate::config::BackendKind;
 use crate::threads::blocking;
 
 mod claim;
+mod create;
 mod files;
 mod identity;
 mod place;
 mod record;
+mod replace;
 mod shared;
 mod users;
 

@@ -2,29 +2,22 @@
 //!
 //! A golden file is `DIR/.lvp/golden/NAME`, made as every volume's file is, and read-only once it is sealed.
 //! A clone is made as every new file is: filled under a name of its own, recorded, and only then moved to its
-//! name. One that replaces a volume waits beside the golden files until [`Files::replace`] exchanges the two:
-//!
-//! ```text
-//! NAME old, NAME.json of old -> NAME.next of new -> exchanged -> NAME.json of new, old removed
-//! ```
-//!
-//! A record holds for one file (`identity`), so whichever file has the name has its record in one of the two places.
+//! name. One that replaces a volume waits beside the golden files (`replace`).
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::sync::PoisonError;
 
 use lvp_api::{JobId, VolumeName};
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ioctl_ficlone};
+use rustix::fs::{Mode, OFlags, ioctl_ficlone};
 use rustix::io::Errno;
 
-use super::super::clones::{GoldenKey, waiting_job, waiting_name};
+use super::super::clones::{GoldenKey, waiting_name};
 use super::super::{
     Capacity, Content, Golden, Identity, Removed, Volume, VolumeError, VolumeState, round_up,
 };
-use super::files::{Files, SECTOR_BYTES, gone, identity_of};
+use super::files::{Files, SECTOR_BYTES, gone};
 use super::identity::{self, FileIdentity};
 use super::place::{RECORDS, SHARED, remove_if_there, sync_directory};
 use super::record::{ContentRecord, Record};
@@ -103,7 +96,7 @@ impl Files {
     }
 
     /// The names of what lies apart, in order.
-    fn apart(&self) -> Result<Vec<VolumeName>, VolumeError> {
+    pub(super) fn apart(&self) -> Result<Vec<VolumeName>, VolumeError> {
         self.probe()?;
         let directory = self.directory.join(RECORDS).join(SHARED);
         let failed = |error| VolumeError::io("Listing", &directory, error);
@@ -269,74 +262,6 @@ impl Files {
         self.open_unused(volume).map(drop)
     }
 
-    pub(super) fn replace(
-        &self,
-        old: &Volume,
-        clone: &Volume,
-        job: JobId,
-    ) -> Result<Volume, VolumeError> {
-        let (name, path, waits_at) = (&old.name, &old.path, &clone.path);
-        let current = self.lookup(name)?.ok_or_else(|| gone(path))?;
-        if current.identity != clone.identity {
-            if current.identity != old.identity {
-                return Err(gone(path));
-            }
-            let held = self.open_unused(old)?;
-            let waiting = self.reread(clone)?;
-            let is_ready =
-                matches!(waiting.state, VolumeState::Ready { job: by, .. } if by == Some(job));
-            let record = self.record(&waiting)?.filter(|_| is_ready);
-            let record = record.ok_or_else(|| VolumeError::not_populating(&waiting))?;
-            self.write_record_as("next", name, &record)?;
-            exchange(waits_at, path)?;
-            if identity_at(waits_at)? != identity_of(old)? {
-                // Somebody has put another file there since the look, and gets it back.
-                exchange(waits_at, path)?;
-                return Err(gone(path));
-            }
-            sync_directory(&self.directory)?;
-            sync_directory(&self.records(&clone.name))?;
-            drop(held);
-        }
-        let replaced = self.lookup(name)?.ok_or_else(|| gone(path))?;
-        let record = self.record(&replaced)?.ok_or_else(|| gone(path))?;
-        self.write_record(name, &record)?;
-        self.remove_waiting(job)?;
-        Ok(replaced)
-    }
-
-    pub(super) fn waiting(&self) -> Result<Vec<JobId>, VolumeError> {
-        let apart = self.apart()?;
-        // What a kill has left may be a record alone, or a file that had no name yet.
-        let jobs = apart.iter().filter_map(|name| {
-            let stem = name.as_str().split('.').next()?.parse().ok()?;
-            waiting_job(&stem)
-        });
-        let mut jobs: Vec<_> = jobs.collect();
-        jobs.dedup();
-        Ok(jobs)
-    }
-
-    pub(super) fn remove_waiting(&self, job: JobId) -> Result<Removed, VolumeError> {
-        let name = waiting_name(job);
-        let found = self.lookup(&name)?;
-        if let Some(volume) = &found {
-            let file = self.open_unused(volume)?;
-            remove_if_there(&volume.path)?;
-            drop(file);
-        }
-        for suffix in ["new", "tmp", "json"] {
-            remove_if_there(&self.record_path(&name, suffix))?;
-        }
-        Ok(match found {
-            Some(_) => {
-                sync_directory(&self.records(&name))?;
-                Removed::Removed
-            }
-            None => Removed::Absent,
-        })
-    }
-
     pub(super) fn remove_golden(&self, golden: &Golden) -> Result<Removed, VolumeError> {
         let volume = &golden.volume;
         let found = self.find_golden(&golden.key)?;
@@ -392,18 +317,6 @@ fn flaw(
         }
         _ => Some("has no record".to_owned()),
     }
-}
-
-/// Exchanges two files' names.
-fn exchange(first: &Path, second: &Path) -> Result<(), VolumeError> {
-    rustix::fs::renameat_with(CWD, first, CWD, second, RenameFlags::EXCHANGE)
-        .map_err(|error| VolumeError::io("Replacing", second, error.into()))
-}
-
-fn identity_at(path: &Path) -> Result<FileIdentity, VolumeError> {
-    let metadata = fs::symlink_metadata(path);
-    let metadata = metadata.map_err(|error| VolumeError::io("Examining", path, error))?;
-    Ok(FileIdentity::of(&metadata))
 }
 
 fn errno(error: &io::Error) -> Errno {
