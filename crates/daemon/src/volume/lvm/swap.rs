@@ -141,9 +141,8 @@ impl Lvm {
         let group = self.group_name();
         let mut pauses = self.pauses();
         loop {
-            let error = match self.run("lvrename", &[group, from, to]).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
+            let Err(error) = self.run("lvrename", &[group, from, to]).await else {
+                return Ok(());
             };
             let rows = self
                 .select(&format!("lv_name=\"{from}\" || lv_name=\"{to}\""))
