@@ -252,6 +252,7 @@ fn every_documented_variable_changes_what_the_daemon_runs_with() {
         ("MINIO_SECRET_ACCESS_KEY", "secret"),
         ("VOLUME_BACKEND", "dir"),
         ("VOLUME_DIR", "/volumes"),
+        ("LVM_THIN_POOL", "pool0"),
         ("CACHE_DIR", "/cache"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel"),
         // Without a share as the sampler, the sampler's argument is not used.

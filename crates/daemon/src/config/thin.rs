@@ -27,31 +27,18 @@ pub(super) fn pool(settings: &Settings) -> Result<Option<ThinPool>, ConfigError>
         key: "lvm.thin_pool",
         reason: format!("is no name of a thin pool (write it without the volume group): {error}"),
     })?;
-    let marks = |warn, max, what: &str| {
-        let marks: (u8, u8) = (settings.integer(warn)?, settings.integer(max)?);
-        match marks.0 <= marks.1 {
-            true => Ok(marks),
-            false => Err(ConfigError::Invalid {
-                key: warn,
-                reason: format!(
-                    "is {}, above {max} ({}): nobody would be warned of the pool's {what} before jobs are refused",
-                    marks.0, marks.1
-                ),
-            }),
-        }
+    // Nobody is refused without having been warned.
+    let marks = |warn, max| {
+        let (warn, max): (u8, u8) = (settings.integer(warn)?, settings.integer(max)?);
+        Ok((warn.min(max), max))
     };
     let overcommit: u64 = settings.integer("lvm.pool_overcommit_percent_max")?;
     Ok(Some(ThinPool {
         name,
-        data_percent: marks(
-            "lvm.pool_data_percent_warn",
-            "lvm.pool_data_percent_max",
-            "data",
-        )?,
+        data_percent: marks("lvm.pool_data_percent_warn", "lvm.pool_data_percent_max")?,
         metadata_percent: marks(
             "lvm.pool_metadata_percent_warn",
             "lvm.pool_metadata_percent_max",
-            "metadata",
         )?,
         overcommit_percent_max: (overcommit > 0).then_some(overcommit),
     }))
@@ -94,13 +81,10 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_that_comes_after_the_refusal_is_refused() {
+    fn nobody_is_refused_without_having_been_warned() {
         let keys = [("lvm.thin_pool", "p"), ("lvm.pool_data_percent_max", "60")];
-        let error = load(&keys).expect_err("nobody would be warned");
-        assert!(
-            error.to_string().contains("lvm.pool_data_percent_warn"),
-            "{error}"
-        );
+        let pool = load(&keys).expect("it can be used").expect("a pool");
+        assert_eq!(pool.data_percent, (60, 60));
         let keys = [
             ("lvm.thin_pool", "p"),
             ("lvm.pool_metadata_percent_max", "101"),

@@ -173,9 +173,11 @@ pub(crate) async fn a_pool_that_fills_up_fails_the_writer_and_recovers() {
     // A minute, where nobody has changed it.
     const PATIENCE: &str = "/sys/module/dm_thin_pool/parameters/no_space_timeout";
     fs::write(PATIENCE, "4").unwrap();
-    for (when_full, policy) in [("y", "error"), ("n", "queue")] {
+    for policy in ["error", "queue"] {
         make_pool(32, "");
-        tool(&format!("lvchange --errorwhenfull {when_full} vg0/pool0"));
+        if policy == "error" {
+            tool("lvchange --errorwhenfull y vg0/pool0");
+        }
         assert_eq!(field("pool0", "lv_when_full"), policy);
         let (lvm, job) = (thin_backend(), JobId::random());
         let room = lvm.reserve(&name("late"), disk(16 * MIB)).await.unwrap();

@@ -42,7 +42,7 @@ pub(super) enum Turn {
     /// Another job is making the golden volume.
     Wait(Follower),
     /// The image itself is needed, for the golden volume where its digest is known beforehand.
-    Image(Option<Making>),
+    Image(Option<Box<Making>>),
 }
 
 /// How a job ended that was to clone.
@@ -114,7 +114,7 @@ impl Steps<'_> {
     }
 
     /// Clones the object's golden volume if that is known to be the object's, or takes the lead in making it.
-    pub(super) async fn from_golden(
+    pub(super) async fn by_golden(
         &self,
         object: &ObjectMeta,
         checksums: &Checksums,
@@ -149,7 +149,8 @@ impl Steps<'_> {
             drop(flight);
             return self.clone_known(held).await;
         }
-        Ok(Turn::Image(Some(Making { key, flight, held })))
+        let making = Making { key, flight, held };
+        Ok(Turn::Image(Some(Box::new(making))))
     }
 
     async fn clone_known(&self, held: &Held) -> Result<Turn, JobError> {
@@ -174,7 +175,7 @@ impl Steps<'_> {
         &self,
         pin: Pin,
         checksums: &Checksums,
-        making: Option<Making>,
+        making: Option<Box<Making>>,
     ) -> Result<Ended, JobError> {
         self.show_image(&pin);
         let key = GoldenKey {
@@ -188,7 +189,7 @@ impl Steps<'_> {
                 match shelf.enter(&key) {
                     Ok(flight) => {
                         let held = shelf.find(&key).await?;
-                        break Making { key, flight, held };
+                        break Box::new(Making { key, flight, held });
                     }
                     Err(follower) => self.follow(follower).await?,
                 }

@@ -27,7 +27,7 @@ impl Steps<'_> {
         lead: Lead,
         (info, image, check): (ImageInfo, PlannedImage, PlanCheck),
         checksums: &Checksums,
-        making: Option<Making>,
+        making: Option<Box<Making>>,
     ) -> Result<Ended, JobError> {
         let image_url = lead.object().url.to_string();
         let volume = match &making {

@@ -77,7 +77,7 @@ enum Way {
     /// The volume is written.
     Write,
     /// A golden volume is, which the job may have the lead in making; the volume is its clone.
-    Clone(Option<Making>),
+    Clone(Option<Box<Making>>),
 }
 
 struct Steps<'a> {
@@ -129,7 +129,7 @@ impl Steps<'_> {
             let (object, checksums) = self.resolve().await?;
             let mut way = Way::Write;
             if is_to_clone {
-                match self.from_golden(&object, &checksums).await? {
+                match self.by_golden(&object, &checksums).await? {
                     Turn::Done => return Ok(()),
                     Turn::Wait(follower) => {
                         self.follow(follower).await?;

@@ -19,7 +19,7 @@
 //! A clone is extended while it is inactive: its size then is a number in the metadata, and its device is made
 //! once, as large as it has to be. Behind the image it has no blocks, and what has none reads as zeros; the first
 //! write to a block of a pool that zeroes fills up the rest of it. The golden volume's own end, behind the
-//! image's, is unwritten or was written as zeros: it was emptied before it was written ([`Lvm::emptied`]).
+//! image's, is unwritten or was written as zeros: it was emptied before it was written (`empty`).
 //!
 //! [`Volumes::remove_created`]: super::super::Volumes::remove_created
 
@@ -32,7 +32,7 @@ use super::super::clones::{Clones, Content, GOLDEN_PREFIX, Golden, GoldenKey, wa
 use super::super::{
     Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes, round_up,
 };
-use super::commands::{Found, found, may_pass};
+use super::commands::{Found, found};
 use super::device::{self, Purpose};
 use super::report::LvRow;
 use super::settings::PoolSettings;
@@ -41,9 +41,6 @@ use super::{Lvm, pool, rules};
 
 /// The longest name of a device-mapper device (`DM_NAME_LEN` in `linux/dm-ioctl.h`, less the end).
 const DEVICE_NAME_MAX: usize = 127;
-
-/// What is discarded at once.
-const DISCARD_BYTES: u64 = 16 << 30; // 16 GiB
 
 /// The longest name of a golden volume's image type.
 const TYPE_MAX: usize = 5;
@@ -78,50 +75,6 @@ impl Lvm {
                 "There are no clones without a thin pool: set lvm.thin_pool",
             )
         })
-    }
-
-    /// The device of a thin volume, all of whose blocks were given back to the pool, and whether LVM agrees that
-    /// none is left, so that all of it reads as zeros. Others as they are: a linear volume's extents hold what
-    /// their last owner wrote.
-    pub(super) async fn emptied(
-        &self,
-        now: &Found,
-        device: File,
-    ) -> Result<(File, bool), VolumeError> {
-        if !rules::is_thin(&now.row) {
-            return Ok((device, false));
-        }
-        // The pool's zeroing counts only once a block is taken.
-        let Some(pool) = &self.settings.pool else {
-            return Ok((device, false));
-        };
-        let zeroes = self.fresh_look(pool).await?.row.zero == "zero";
-        if is_unwritten(&now.row) {
-            return Ok((device, zeroes));
-        }
-        let mut device = device;
-        let size_bytes = now.row.lv_size;
-        let mut at = 0;
-        // Each of a piece, so that a large volume has the time that it needs and one that hangs has an end.
-        while at < size_bytes {
-            let end = size_bytes.min(at.saturating_add(DISCARD_BYTES));
-            let (back, discarded) = self
-                .blocking(move || {
-                    let discarded = lvp_image::device::discard(&device, &(at..end));
-                    Ok((device, discarded))
-                })
-                .await?;
-            device = back;
-            if let Err(error) = discarded {
-                // Where discards are switched off, the copier writes the zeros.
-                let path = now.volume.path.display();
-                tracing::debug!(%path, %error, "the volume cannot be emptied");
-                break;
-            }
-            at = end;
-        }
-        let now = self.find_again(&now.volume).await?;
-        Ok((device, zeroes && is_unwritten(&now.row)))
     }
 
     fn golden_of(&self, row: LvRow) -> Option<Golden> {
@@ -172,77 +125,6 @@ impl Lvm {
             ));
         }
         None
-    }
-
-    /// One `lvcreate` of a snapshot.
-    async fn snapshot(
-        &self,
-        golden: &Golden,
-        name: &VolumeName,
-        tags: &[String],
-    ) -> Result<(), VolumeError> {
-        let origin = format!("{}/{}", self.group_name(), golden.volume.name);
-        let mut args = vec![
-            "--yes",
-            "--snapshot",
-            "--setactivationskip",
-            "n",
-            "--activate",
-            "n",
-            "--permission",
-            "rw",
-            "--name",
-            name.as_str(),
-        ];
-        args.extend(tags.iter().flat_map(|tag| ["--addtag", tag.as_str()]));
-        args.push(&origin);
-        let mut pauses = self.pauses();
-        loop {
-            match self.run("lvcreate", &args).await {
-                Ok(_) => return Ok(()),
-                Err(error) if may_pass(&error) => {
-                    // Perhaps it has made it nevertheless.
-                    if self.find(name).await?.is_some() {
-                        return Ok(());
-                    }
-                    if !pauses.wait("lvcreate failed", &error).await {
-                        return Err(failed_clone(&origin, error));
-                    }
-                }
-                Err(error) => return Err(failed_clone(&origin, error)),
-            }
-        }
-    }
-
-    /// One `lvextend`.
-    async fn extend(&self, name: &VolumeName, size_bytes: u64) -> Result<(), VolumeError> {
-        let size = format!("{size_bytes}b");
-        let target = format!("{}/{name}", self.group_name());
-        let mut pauses = self.pauses();
-        loop {
-            let Err(error) = self.run("lvextend", &["--size", &size, &target]).await else {
-                return Ok(());
-            };
-            // It takes no selection, and fails for a volume that has the size.
-            let now = self.just_made(name).await?;
-            if now.row.lv_size >= size_bytes {
-                return Ok(());
-            }
-            if !may_pass(&error) || !pauses.wait("lvextend failed", &error).await {
-                let doing = format!("Extending the clone {target} failed");
-                return Err(VolumeError::command(doing, error));
-            }
-        }
-    }
-
-    /// Activates a volume that was just made, and looks at it.
-    async fn activated(&self, name: &VolumeName) -> Result<Found, VolumeError> {
-        let target = format!("{}/{name}", self.group_name());
-        if let Err(error) = self.run("lvchange", &["-a", "y", &target]).await {
-            // Perhaps it was for the moment.
-            tracing::debug!(%error, "the clone {target} cannot be activated at once");
-        }
-        self.just_made(name).await
     }
 }
 
@@ -459,62 +341,4 @@ impl Clones for Lvm {
         }
         self.remove_exactly(volume, "").await
     }
-}
-
-impl Lvm {
-    /// Removes the volume with this UUID, if it is there and matches `condition` as well.
-    pub(super) async fn remove_exactly(
-        &self,
-        volume: &Volume,
-        condition: &str,
-    ) -> Result<Removed, VolumeError> {
-        let mut pauses = self.pauses();
-        let mut tried = false;
-        loop {
-            let now = match self.find_again(volume).await {
-                Ok(now) => now,
-                Err(error) if error.kind() == VolumeErrorKind::NotFound => {
-                    return Ok(match tried {
-                        true => Removed::Removed,
-                        false => Removed::Absent,
-                    });
-                }
-                Err(error) => return Err(error),
-            };
-            if tried {
-                return Ok(Removed::Kept);
-            }
-            if let Some(refusal) = rules::foreign(&now.row, &now.tags) {
-                return Err(refusal);
-            }
-            self.check_no_domain_uses(&now.row).await?;
-            let selection = format!("lv_uuid=\"{}\"{condition}", now.row.lv_uuid);
-            let target = format!("{}/{}", self.group_name(), now.row.lv_name);
-            match self
-                .run("lvremove", &["--yes", "-S", &selection, &target])
-                .await
-            {
-                Ok(_) => tried = true,
-                Err(error) if may_pass(&error) && pauses.wait("lvremove failed", &error).await => {}
-                Err(error) if now.row.lv_device_open == "open" => {
-                    let user = "another process";
-                    return Err(VolumeError::in_use(&now.volume.path, user).caused_by(error));
-                }
-                Err(error) => {
-                    let doing = format!("Removing the volume {target} failed");
-                    return Err(VolumeError::command(doing, error));
-                }
-            }
-        }
-    }
-}
-
-/// Whether an active thin volume has taken nothing of its pool.
-fn is_unwritten(row: &LvRow) -> bool {
-    // LVM rounds no part down to nothing (`dm_percent_to_round_float`).
-    row.data_percent.is_some_and(|percent| percent <= 0.0)
-}
-
-fn failed_clone(origin: &str, error: crate::cmd::CmdError) -> VolumeError {
-    VolumeError::command(format!("Cloning the golden volume {origin} failed"), error)
 }

@@ -43,11 +43,13 @@ use crate::config::BackendKind;
 mod claim;
 mod commands;
 mod device;
+mod empty;
 mod golden;
 mod pool;
 pub mod report;
 mod rules;
 mod settings;
+mod steps;
 mod swap;
 mod tags;
 

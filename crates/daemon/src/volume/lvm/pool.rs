@@ -220,15 +220,18 @@ impl Level<'_> {
         } = self;
         let [size, reserved, need] =
             [self.size_bytes, self.reserved_bytes, self.need_bytes].map(ByteSize);
-        Some(VolumeError::new(
-            VolumeErrorKind::PoolFull,
-            format!(
-                "The thin pool {pool} has {used_percent:.2} % of its {what} ({size}) taken, running jobs are going to \
-                 take {reserved} and this one up to {need} ({} bytes): that would pass {max_percent} % ({key}); \
-                 {remedy}",
+        let taken =
+            format!("The thin pool {pool} has {used_percent:.2} % of its {what} ({size}) taken");
+        let limit = format!("{max_percent} % ({key})");
+        let text = match (self.reserved_bytes, self.need_bytes) {
+            (0, 0) => format!("{taken}, which is beyond {limit}: {remedy}"),
+            _ => format!(
+                "{taken}, running jobs are going to take {reserved} and this one up to {need} ({} bytes): that would \
+                 pass {limit}; {remedy}",
                 self.need_bytes
             ),
-        ))
+        };
+        Some(VolumeError::new(VolumeErrorKind::PoolFull, text))
     }
 }
 

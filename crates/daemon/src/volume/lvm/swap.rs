@@ -59,7 +59,11 @@ impl Lvm {
                     && waiting.tags.waits_for.as_ref() == Some(name)
             };
             let waiting = waiting.filter(is_ready);
-            let waiting = waiting.ok_or_else(|| VolumeError::not_populating(clone))?;
+            let waiting = waiting.ok_or_else(|| {
+                let path = clone.path.display();
+                let message = format!("{path} is no clone that is ready to be {name}");
+                VolumeError::new(VolumeErrorKind::Internal, message)
+            })?;
             match there {
                 Some(there) if is(&there, old) => self.put_aside(old, &aside).await?,
                 Some(there) => {
@@ -137,9 +141,8 @@ impl Lvm {
         let group = self.group_name();
         let mut pauses = self.pauses();
         loop {
-            let error = match self.run("lvrename", &[group, from, to]).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
+            let Err(error) = self.run("lvrename", &[group, from, to]).await else {
+                return Ok(());
             };
             let rows = self
                 .select(&format!("lv_name=\"{from}\" || lv_name=\"{to}\""))

@@ -1,5 +1,7 @@
 //! The daemon on a thin pool.
 
+#![expect(clippy::print_stdout, reason = "what was measured")]
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
@@ -33,7 +35,7 @@ async fn world(pool_mib: u64) -> World {
 async fn kind(daemon: &Daemon, name: &str) -> Option<VolumeKind> {
     let listed: VolumeList = daemon.get("/api/v1/volumes").await.expect("a list");
     let mut volumes = listed.volumes.into_iter();
-    volumes.find(|volume| volume.name == name)?.kind
+    volumes.find(|volume| volume.name.as_str() == name)?.kind
 }
 
 fn holds(volume: &str, disk: &[u8]) -> bool {
@@ -141,7 +143,6 @@ pub(crate) async fn a_pool_beyond_its_limit_refuses_requests_until_there_is_room
         .await;
     let refused = refused.expect("an answer");
     assert_eq!(refused.status, 503, "{refused:?}");
-    println!("refused: {}", refused.body);
     let text = refused.body.to_string();
     for part in [
         "vg0/pool0",
@@ -171,7 +172,7 @@ pub(crate) async fn a_pool_beyond_its_limit_refuses_requests_until_there_is_room
 async fn has_ended(daemon: &Daemon) -> bool {
     let listed: VolumeList = daemon.get("/api/v1/volumes").await.expect("a list");
     let mut volumes = listed.volumes.iter();
-    let is_ready = volumes.any(|volume| volume.name == "vm-1" && volume.state == "ready");
+    let is_ready = volumes.any(|volume| volume.name.as_str() == "vm-1" && volume.state == "ready");
     let failed = daemon.call("GET", "/api/v1/jobs?status=failed", None).await;
     let failed = failed.expect("an answer").body["total"].as_u64();
     assert_eq!(failed, Some(0), "{:?}", JobState::Failed);
