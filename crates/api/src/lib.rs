@@ -23,6 +23,6 @@ pub use error::{ErrorBody, ErrorCode};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
     CancelledJob, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList, JobState,
-    JobStatus, Progress, ProvisionRequest, Stage, Verified, WebhookEvent,
+    JobStatus, Progress, ProvisionRequest, SignatureFormat, Signer, Stage, Verified, WebhookEvent,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeList, VolumeName};

@@ -51,7 +51,7 @@ pub use evict::{Swept, Usage};
 pub use flight::{FlightState, Follower};
 pub use pin::Pin;
 pub use publish::{Lead, Published};
-pub use verify::{hash_file, hashed};
+pub use verify::{each_block, hash_file};
 
 use files::{Disk, Files};
 use flight::Flights;

@@ -17,6 +17,7 @@ mod setting;
 mod theirs;
 mod tidy;
 mod traces;
+mod trust;
 mod value;
 mod words;
 
@@ -32,10 +33,11 @@ pub use logging::Logging;
 pub use paths::check_with_cache;
 pub use setting::{Origin, Setting};
 pub use traces::Tracing;
+pub use trust::{Trust, web_name};
 pub use value::LogSampling;
 pub use words::{
-    BackendKind, Compression, LogFormat, LogOutput, OtlpProtocol, StaleData, TraceExporter,
-    TraceSampler,
+    BackendKind, Compression, LogFormat, LogOutput, OtlpProtocol, SignaturePolicy, StaleData,
+    TraceExporter, TraceSampler,
 };
 
 use crate::secret::Secret;
@@ -58,6 +60,8 @@ pub struct Config {
     pub volumes: Volumes,
     /// Cached images.
     pub cache: Cache,
+    /// Whose signatures images need.
+    pub trust: Trust,
     /// Queue and history.
     pub jobs: Jobs,
     /// Who is told of jobs' ends.
@@ -115,6 +119,8 @@ pub struct Minio {
     pub access_key: Option<String>,
     /// Secret key.
     pub secret_key: Option<Secret>,
+    /// Token of temporary credentials.
+    pub session_token: Option<Secret>,
     /// Region to sign for.
     pub region: String,
     /// CA of the server.
@@ -125,6 +131,8 @@ pub struct Minio {
     pub retry_backoff: Vec<Duration>,
     /// Longest silence of the server.
     pub idle_timeout: Duration,
+    /// Ranges at once.
+    pub parallel_ranges: usize,
     /// Limit of all downloads together.
     pub max_read_bytes_per_sec: Option<u64>,
 }
@@ -266,12 +274,16 @@ impl Config {
                 endpoint: settings.optional_text("minio.endpoint"),
                 access_key: settings.optional_text("minio.access_key"),
                 secret_key: settings.optional_text("minio.secret_key").map(Secret::new),
+                session_token: settings
+                    .optional_text("minio.session_token")
+                    .map(Secret::new),
                 region: settings.text("minio.region")?,
                 ca_cert: settings.optional_path("minio.ca_cert"),
                 allowed_hosts: settings.list("minio.allowed_hosts"),
                 retry_backoff: settings
                     .backoff("minio.retry_attempts", "minio.retry_backoff_ms")?,
                 idle_timeout: settings.duration("minio.idle_timeout")?,
+                parallel_ranges: settings.integer("minio.parallel_ranges")?,
                 max_read_bytes_per_sec: settings.limit("minio.max_read_bytes_per_sec")?,
             },
             libvirt: Libvirt {
@@ -301,6 +313,7 @@ impl Config {
                 min_free_bytes: settings.size("cache.min_free_bytes")?,
                 require_checksum: settings.boolean("cache.require_checksum")?,
             },
+            trust: Trust::new(settings)?,
             jobs: Jobs {
                 queue_limit: settings.integer("jobs.queue_limit")?,
                 retention: settings.duration("jobs.retention")?,

@@ -122,7 +122,9 @@ impl JobErrorKind {
                 SourceErrorKind::BadUrl | SourceErrorKind::HostNotAllowed => ErrorCode::BadRequest,
                 SourceErrorKind::NotFound => ErrorCode::NotFound,
                 SourceErrorKind::ObjectChanged => ErrorCode::Conflict,
-                SourceErrorKind::SidecarInvalid => ErrorCode::Unprocessable,
+                SourceErrorKind::SidecarInvalid
+                | SourceErrorKind::SignatureMissing
+                | SourceErrorKind::SignatureRefused => ErrorCode::Unprocessable,
                 // Wrong credentials are the daemon's configuration, not the client's request.
                 SourceErrorKind::Settings
                 | SourceErrorKind::AccessDenied
@@ -159,7 +161,11 @@ impl JobErrorKind {
     pub fn operation(self) -> Option<&'static str> {
         use lvp_image::ErrorKind as Image;
         match self {
-            Self::Source(SourceErrorKind::SidecarInvalid)
+            Self::Source(
+                SourceErrorKind::SidecarInvalid
+                | SourceErrorKind::SignatureMissing
+                | SourceErrorKind::SignatureRefused,
+            )
             | Self::ChecksumMissing
             | Self::DigestMismatch => Some("verify"),
             Self::Source(SourceErrorKind::Cancelled) => None,

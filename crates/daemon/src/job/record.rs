@@ -1,6 +1,6 @@
 //! One job as the daemon keeps it.
 
-use lvp_api::{JobId, JobState, JobStatus, Progress, Sha256Digest, Verified};
+use lvp_api::{JobId, JobState, JobStatus, Progress, Sha256Digest, Signer, Verified};
 
 use super::advice;
 use super::work::Work;
@@ -61,6 +61,8 @@ pub struct Job {
     pub image_digest: Option<Sha256Digest>,
     /// What the image was verified against.
     pub verified: Option<Verified>,
+    /// Whose signature it has.
+    pub signer: Option<Signer>,
     /// What an operator may want to know.
     pub notes: Vec<String>,
     /// How far it is.
@@ -90,6 +92,7 @@ impl Job {
             volume_path: None,
             image_digest: None,
             verified: None,
+            signer: None,
             notes: Vec::new(),
             progress: None,
             attempts: 0,
@@ -129,6 +132,7 @@ impl Job {
             volume_path: self.volume_path.clone(),
             image_digest: self.image_digest.map(|digest| digest.to_string()),
             verified: self.verified,
+            signer: self.signer.clone(),
             notes: self.notes.clone(),
             attempts: self.attempts,
             created_at: self.created_at.clone(),

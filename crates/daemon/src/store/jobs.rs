@@ -330,7 +330,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
          finished_at = ?15, \
          image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
          image_url_sealed = iif(?16 OR image_url_sealed IS NULL, image_url_sealed, x''), \
-         verified = ?17 WHERE id = ?1",
+         verified = ?17, signer = ?18 WHERE id = ?1",
         params![
             job.id.to_string(),
             job.state.as_str(),
@@ -350,6 +350,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             // What signs a URL is kept no longer than it is needed.
             !job.state.is_terminal(),
             job.verified.map(Verified::as_str),
+            job.signer.as_ref().map(json).transpose()?,
         ],
     )?;
     Ok(())

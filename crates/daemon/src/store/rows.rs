@@ -125,6 +125,7 @@ pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         volume_path: row.get("volume_path")?,
         image_digest: parsed_if_any(row, "image_digest")?,
         verified: parsed_if_any(row, "verified")?,
+        signer: from_json(row, "signer")?,
         notes: from_json(row, "notes")?.unwrap_or_default(),
         progress: from_json(row, "progress")?,
         attempts: row.get("attempts")?,

@@ -8,14 +8,15 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// The schema's version, kept in the file's `user_version`.
-pub(super) const VERSION: i32 = 4;
+pub(super) const VERSION: i32 = 5;
 
 /// What brings a database from one version to the next.
-const STEPS: [(i32, &str); 4] = [
+const STEPS: [(i32, &str); 5] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
     (3, include_str!("schema-3.sql")),
     (4, include_str!("schema-4.sql")),
+    (5, include_str!("schema-5.sql")),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.

@@ -111,7 +111,7 @@ impl Steps<'_> {
             let (object, checksums) = self.resolve().await?;
             match self.look_up(&object, &checksums).await? {
                 Lookup::Hit(pin) => {
-                    self.expect_sha512(&pin, &checksums).await?;
+                    self.expect_announced(&pin, &checksums).await?;
                     return self.write_cached(pin).await;
                 }
                 Lookup::Follow(follower) => self.follow(follower).await?,

@@ -1,0 +1,3 @@
+-- Version 5. Whose signature an image has, as JSON.
+
+ALTER TABLE jobs ADD COLUMN signer TEXT;
