@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -23,7 +24,10 @@ impl Default for Gpg {
 impl Gpg {
     /// An empty one.
     pub fn new() -> Self {
-        let home = tempfile::Builder::new().prefix("gpg").tempdir_in("/tmp");
+        let home = tempfile::Builder::new()
+            .prefix("gpg")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in("/tmp");
         Self {
             home: home.expect("/tmp has room"),
         }
@@ -53,6 +57,28 @@ impl Gpg {
         let mut arguments = vec!["--local-user", &key];
         arguments.extend(how);
         self.run(&arguments, data)
+    }
+
+    /// Revokes a key, by the certificate that gpg made beside it.
+    pub fn revoke(&self, key: &str) {
+        let file = self.home.path().join(format!("openpgp-revocs.d/{key}.rev"));
+        let text = fs::read_to_string(file).expect("gpg made it");
+        // The colon keeps it from being imported by mistake.
+        let text = text.replace(":-----BEGIN", "-----BEGIN");
+        self.run(&["--import"], text.as_bytes());
+    }
+
+    /// Gives its menu of a key these answers, one a line.
+    pub fn edit(&self, key: &str, answers: &str) {
+        let how = [
+            "--no-batch",
+            "--no-tty",
+            "--command-fd",
+            "0",
+            "--edit-key",
+            key,
+        ];
+        self.run(&how, answers.as_bytes());
     }
 
     /// Runs it, which has to succeed; returns what it prints.

@@ -38,7 +38,7 @@ pub fn explain(error: &(dyn Error + 'static), peer: &Peer<'_>) -> Option<String>
         )) => Some(format!(
             "{host} does not speak TLS on this port: write http:// in {endpoint}, or use the server's port for TLS"
         )),
-        Some(rustls::Error::AlertReceived(alert)) => Some(alerted(*alert, peer)),
+        Some(rustls::Error::AlertReceived(alert)) => alerted(*alert, peer),
         Some(rustls::Error::PeerIncompatible(_)) => Some(format!(
             "{host} and this program have no version or cipher of TLS in common; TLS 1.2 or 1.3 is needed"
         )),
@@ -112,9 +112,10 @@ fn is_authority(error: &(dyn Error + Send + Sync + 'static)) -> bool {
     )
 }
 
-fn alerted(alert: AlertDescription, peer: &Peer<'_>) -> String {
+/// None of those that say nothing of how either side is set up: they may pass.
+fn alerted(alert: AlertDescription, peer: &Peer<'_>) -> Option<String> {
     let host = peer.host;
-    match alert {
+    Some(match alert {
         AlertDescription::CertificateRequired => {
             format!("{host} asks for a client certificate, and none was shown")
         }
@@ -129,8 +130,8 @@ fn alerted(alert: AlertDescription, peer: &Peer<'_>) -> String {
         AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure => format!(
             "{host} and this program have no version or cipher of TLS in common; TLS 1.2 or 1.3 is needed"
         ),
-        alert => format!("{host} ended the TLS handshake ({alert:?})"),
-    }
+        _ => return None,
+    })
 }
 
 /// `DnsName("a")` and `IpAddress(127.0.0.1)` without what is around them.
