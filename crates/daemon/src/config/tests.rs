@@ -231,6 +231,8 @@ fn another(key: &keys::Key, now: &str) -> String {
         Kind::Duration { .. } => "7m".to_owned(),
         Kind::Size => "7G".to_owned(),
         Kind::MillisecondList => "7,8".to_owned(),
+        Kind::List if key.path == "trust.rules" => "images/=off".to_owned(),
+        Kind::List if key.path == "trust.keys" => "/other.asc".to_owned(),
         Kind::List => "seven,eight".to_owned(),
         Kind::OneOf(words) | Kind::Words(words) => {
             let other = words.iter().find(|word| **word != now);
@@ -253,6 +255,9 @@ fn every_documented_variable_changes_what_the_daemon_runs_with() {
         ("VOLUME_BACKEND", "dir"),
         ("VOLUME_DIR", "/volumes"),
         ("CACHE_DIR", "/cache"),
+        ("TRUST_POLICY", "if-present"),
+        ("TRUST_RULES", "images/=required"),
+        ("TRUST_KEYS", "/keys.asc"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel"),
         // Without it, nobody asks for its argument.
         ("OTEL_TRACES_SAMPLER", "traceidratio"),

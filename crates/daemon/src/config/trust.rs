@@ -127,6 +127,49 @@ pub fn web_name(url: &Url, path: &str) -> String {
 mod tests {
     use super::*;
 
+    fn load(variables: &[(&str, &str)]) -> Result<Trust, String> {
+        let found = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let settings = Settings::load("/no/config.yaml".as_ref(), false, found);
+        Trust::new(&settings.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_longest_prefix_comes_first_and_what_cannot_work_is_refused() {
+        let trust = load(&[
+            ("TRUST_POLICY", "required"),
+            ("TRUST_RULES", "a=off,a/b/c=if-present,a/b/=required"),
+            ("TRUST_KEYS", "/k.asc,a/b/=/other.asc"),
+        ]);
+        let trust = trust.expect("it is right");
+        let prefixes: Vec<_> = trust
+            .rules
+            .iter()
+            .map(|(prefix, _)| prefix.as_str())
+            .collect();
+        assert_eq!(prefixes, ["a/b/c", "a/b/", "a/", ""]);
+        assert_eq!(
+            trust.keys,
+            [
+                (String::new(), "/k.asc".into()),
+                ("a/b/".to_owned(), "/other.asc".into())
+            ]
+        );
+        for (variables, words) in [
+            (&[("TRUST_POLICY", "required")][..], "trust.keys is needed"),
+            (&[("TRUST_KEYS", "/k.asc")], "would do nothing"),
+            (&[("TRUST_RULES", "images")], "no '='"),
+            (&[("TRUST_RULES", "images/=always")], "required"),
+            (&[("TRUST_RULES", "a=off,a/=required")], "same prefix"),
+            (&[("TRUST_KEYS", "k.asc")], "begin with a slash"),
+        ] {
+            let error = load(variables).expect_err("it cannot work");
+            assert!(error.contains(words), "{words:?} is not in {error:?}");
+        }
+    }
+
     #[test]
     fn a_prefix_is_what_names_of_images_begin_with() {
         let endpoint = Url::parse("https://s3.example.com:9000").expect("it is a URL");

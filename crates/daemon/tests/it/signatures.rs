@@ -48,6 +48,9 @@ fn check_refused(status: &JobStatus, kind: &str, words: &[&str]) {
     assert_eq!(status.signer, None, "{status:?}");
 }
 
+/// Names and contents of what is beside an image.
+type Files<'a> = &'a [(&'a str, Vec<u8>)];
+
 /// Keys of gpg and of minisign, the files with their public parts, and a key that nobody trusts.
 struct Signers {
     gpg: Gpg,
@@ -114,7 +117,7 @@ async fn a_signed_image_is_written_and_its_job_says_by_whom() {
         .gpg
         .sign(&signers.key, &["--clearsign"], sums.as_bytes());
     let binary = |data: &[u8]| signers.gpg.sign(&signers.key, &["--detach-sign"], data);
-    let cases: [(&str, &[(&str, Vec<u8>)], SignatureFormat); 8] = [
+    let cases: [(&str, Files<'_>, SignatureFormat); 8] = [
         (
             "a",
             &[("a.qcow2.minisig", signers.minisign.sign(&[], &bytes))],
@@ -240,7 +243,7 @@ async fn an_image_that_is_not_rightly_signed_reaches_no_volume() {
     let bare = sum(&bytes);
     let renamed = line(&bytes, "older.qcow2");
     let stranger = signers.stranger.as_str();
-    let cases: [(&str, &[(&str, Vec<u8>)], &str, &[&str]); 9] = [
+    let cases: [(&str, Files<'_>, &str, &[&str]); 9] = [
         ("a", &[], "signature_missing", &["has no signature"]),
         // The body is written by then, and the head never.
         (
