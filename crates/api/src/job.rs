@@ -74,6 +74,8 @@ named!(ImageType, "image type", {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verified {
+    /// A signature of the image, or of a checksum file that names it, by a key that is trusted for it.
+    Signature,
     /// The checksum that came with the request.
     Request,
     /// A checksum file of the image's own, such as `KEY.sha256`.
@@ -85,6 +87,7 @@ pub enum Verified {
 }
 
 named!(Verified, "verification", {
+    Signature => "signature",
     Request => "request",
     Sidecar => "sidecar",
     Sums => "sums",
@@ -126,6 +129,40 @@ pub enum Method {
 }
 
 named!(Method, "way of making a volume", { Clone => "clone", Copy => "copy", Stream => "stream" });
+
+/// A form of signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SignatureFormat {
+    /// OpenPGP.
+    OpenPgp,
+    /// minisign.
+    Minisign,
+}
+
+named!(SignatureFormat, "form of signatures", { OpenPgp => "openpgp", Minisign => "minisign" });
+
+/// Whose signature an image was verified by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Signer {
+    /// The signature's form.
+    pub format: SignatureFormat,
+    /// Of an OpenPGP certificate the primary key's fingerprint, of a minisign key its id.
+    pub fingerprint: String,
+    /// What the key says of its owner: a user id, or a comment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl fmt::Display for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.fingerprint)?;
+        match &self.name {
+            Some(name) => write!(f, " ({name})"),
+            None => Ok(()),
+        }
+    }
+}
 
 /// What webhooks' receivers are sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -352,6 +389,9 @@ pub struct JobStatus {
     /// How the volume's bytes came there; absent until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
+    /// Whose signature the image has; absent until that was verified, and for images without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Signer>,
     /// What an operator may want to know of how it was done: why it did not run in one pass, how
     /// stale bytes were cleared, that a volume was left not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -25,6 +25,7 @@ pub use golden::{ByteRange, GoldenVolume, GoldenVolumes, VerifiedVolume};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
     CancelledJob, Cloning, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList,
-    JobState, JobStatus, Method, Progress, ProvisionRequest, Stage, Verified, WebhookEvent,
+    JobState, JobStatus, Method, Progress, ProvisionRequest, SignatureFormat, Signer, Stage,
+    Verified, WebhookEvent,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeKind, VolumeList, VolumeName};

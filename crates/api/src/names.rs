@@ -92,8 +92,8 @@ mod tests {
 
     use super::UnknownName;
     use crate::{
-        Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method, Stage,
-        Verified, VolumeKind,
+        Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method,
+        SignatureFormat, Stage, Verified, VolumeKind,
     };
 
     fn check<T>(all: &[T], what: &str)
@@ -134,6 +134,7 @@ mod tests {
     fn every_name_is_read_back_and_an_unknown_one_is_an_error_that_lists_them() {
         check(&ImageType::ALL, "image type");
         check(&Verified::ALL, "verification");
+        check(&SignatureFormat::ALL, "form of signatures");
         check(&JobState::ALL, "job state");
         check(&JobKind::ALL, "kind of job");
         check(&Stage::ALL, "stage");
@@ -149,6 +150,7 @@ mod tests {
     fn json_has_the_same_names() {
         check_json(&ImageType::ALL);
         check_json(&Verified::ALL);
+        check_json(&SignatureFormat::ALL);
         check_json(&JobState::ALL);
         check_json(&JobKind::ALL);
         check_json(&Stage::ALL);

@@ -13,6 +13,7 @@ use lvp_api::{
     JobAccepted, JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest,
     VerifiedVolume, VolumeInfo, VolumeList, VolumeName, routes,
 };
+use lvp_tls::Peer;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -385,13 +386,19 @@ impl Client {
         }
         let endpoint = &self.endpoint;
         let cause = root_cause(error);
-        let message = if error.is_connect() {
-            let hint = if cause.contains("certificate") {
-                "--ca-cert names the authority to trust"
-            } else {
-                "is the daemon running there? --endpoint or LVP_ENDPOINT name another address"
-            };
-            format!("Cannot reach {endpoint}: {cause}; {hint}")
+        let peer = Peer {
+            host: endpoint,
+            is_tls: endpoint.starts_with("https:"),
+            ca_setting: "--ca-cert",
+            endpoint_setting: "--endpoint (LVP_ENDPOINT)",
+        };
+        let message = if let Some(reason) = lvp_tls::explain(error, &peer) {
+            reason
+        } else if error.is_connect() {
+            format!(
+                "Cannot reach {endpoint}: {cause}; is the daemon running there? --endpoint or LVP_ENDPOINT name \
+                 another address"
+            )
         } else {
             format!("The connection to {endpoint} broke: {cause}")
         };

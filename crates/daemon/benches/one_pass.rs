@@ -66,7 +66,10 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         retry_backoff: vec![Duration::from_millis(100)],
         connect_timeout: web::CONNECT_TIMEOUT,
         idle_timeout: Duration::from_secs(30),
+        session_token: None,
+        parallel_ranges: 4,
         max_read_bytes_per_sec: None,
+        trust: source::Trust::default(),
     })?;
     let cache = CacheSettings {
         dir: dir.path().join("cache"),

@@ -1,9 +1,10 @@
-//! `image inspect` and `image convert`: the daemon's image code, for a local file.
+//! `image inspect`, `image verify` and `image convert`: the daemon's image code, for a local file.
 //!
 //! Exit codes: 0 done; 1 reading or writing failed, or the destination is not usable; 2 the image
 //! is refused; 64 the command line is wrong.
 
 mod overlap;
+mod verify;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -39,6 +40,8 @@ pub const EXIT_USAGE: u8 = 64;
 pub enum ImageCommand {
     /// Show what an image is, or why it is refused
     Inspect(InspectArgs),
+    /// Hold an image against the checksum files and signatures beside it
+    Verify(verify::VerifyArgs),
     /// Write an image's disk to a file or a block device
     Convert(ConvertArgs),
 }
@@ -51,6 +54,12 @@ pub struct InspectArgs {
     /// The declared type of the image; by default it is detected from the content
     #[arg(long, value_name = "TYPE", value_parser = image_type_parser())]
     image_type: Option<ImageType>,
+    /// Compare it with the checksum files and signatures beside it first, as image verify does
+    #[arg(long)]
+    verify: bool,
+    /// A file with public keys for --verify, one of which must have signed the image. May be given several times
+    #[arg(long = "key", value_name = "FILE", requires = "verify")]
+    keys: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -87,21 +96,39 @@ pub struct ConvertArgs {
 pub fn run(command: &ImageCommand) -> u8 {
     match command {
         ImageCommand::Inspect(args) => run_inspect(args),
+        ImageCommand::Verify(args) => verify::run(args),
         ImageCommand::Convert(args) => run_convert(args),
     }
 }
 
 fn run_inspect(args: &InspectArgs) -> u8 {
+    let verified = args.verify.then(|| verify::verify(&args.file, &args.keys));
+    let verified = match verified.transpose() {
+        Ok(verified) => verified,
+        Err(failed) => return failed.report(),
+    };
     let verdict = inspect(&args.file, args.image_type);
     let (text, code) = match &verdict {
         Err(error) if !error.kind().is_refusal() => return report(error),
-        verdict if args.json => (
-            format!("{:#}\n", to_json(verdict)),
-            verdict_code(verdict.as_ref().err()),
-        ),
-        Ok((info, unpacked)) => (to_text(info, unpacked.as_ref()), EXIT_DONE),
+        verdict if args.json => {
+            let mut shown = to_json(verdict);
+            if let Some(verified) = &verified {
+                shown["verification"] = verified.to_json();
+            }
+            (format!("{shown:#}\n"), verdict_code(verdict.as_ref().err()))
+        }
+        Ok((info, unpacked)) => {
+            let mut text = to_text(info, unpacked.as_ref());
+            text.push_str(&verified.map_or_else(String::new, |it| columns(&it.lines())));
+            (text, EXIT_DONE)
+        }
         Err(error) => return report(error),
     };
+    print(&text, code)
+}
+
+/// Writes the result, and returns the code to exit with.
+fn print(text: &str, code: u8) -> u8 {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => code,
         // The reader has what it wanted and closed the pipe.
@@ -218,6 +245,10 @@ fn to_text(info: &ImageInfo, unpacked: Option<&Unpacked>) -> String {
             lines.push(("feature", format!("{name} = {value}")));
         }
     }
+    columns(&lines)
+}
+
+fn columns(lines: &[(&str, String)]) -> String {
     lines
         .iter()
         .map(|(name, value)| format!("{name:<13} {value}\n"))

@@ -224,7 +224,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         config.cache.max_size_bytes,
     ));
     let store = Store::open(&config.server.db_path, Arc::clone(&metrics) as _)?;
-    let source = Source::new(&source::SourceSettings::from(&config.minio))?;
+    let source = Source::new(&source::SourceSettings::from(config))?;
     let cache = CacheSettings::new(cache_dir, &config.cache);
     let cache = Cache::open(cache, store.clone())?;
     let volumes = volumes(config, hypervisor.clone())?;
@@ -247,7 +247,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
 /// Checks whether the files that the configuration names can be used, as the start does.
 pub fn look(config: &Config) -> anyhow::Result<()> {
     Access::load(&config.server)?;
-    Source::new(&source::SourceSettings::from(&config.minio))?;
+    Source::new(&source::SourceSettings::from(config))?;
     Traces::new(&config.tracing)?;
     Webhooks::new(&config.webhooks)?;
     if let Some(file) = &config.logging.file {

@@ -27,7 +27,8 @@ export function Job({ id, act }) {
       ? Math.max(0, (sample.bytes - samples[at].bytes) / ((sample.at - samples[at].at) / 1000)) : 0));
   const facts = [
     ['Image', job.image_url], ['Volume', job.volume_path ?? job.volume_name], ['Digest', job.image_digest && `sha256:${job.image_digest}`],
-    ['Verified by', { none: 'nothing: no checksum was found', request: 'the checksum of the request', sidecar: 'its checksum file', sums: "its directory's checksum file" }[job.verified] ?? job.verified],
+    ['Verified by', { none: 'nothing: no checksum was found', signature: 'a signature', request: 'the checksum of the request', sidecar: 'its checksum file', sums: "its directory's checksum file" }[job.verified] ?? job.verified],
+    ['Signed by', job.signer && (job.signer.name ? `${job.signer.fingerprint} (${job.signer.name})` : job.signer.fingerprint)],
     ['Cache', job.cache_hit === undefined ? undefined : job.cache_hit ? 'hit: no byte was fetched' : 'miss: fetched from the store'],
     ['Made by', { clone: "cloning the image's golden volume", copy: 'copying the image from the cache', stream: 'writing the image as it was fetched' }[job.method] ?? job.method],
     ['Cached as', job.image_path], ['Correlation id', job.correlation_id], ['Attempts', job.attempts > 1 ? job.attempts : undefined],

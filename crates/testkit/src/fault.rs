@@ -103,6 +103,9 @@ struct State {
     requests: Mutex<Vec<Request>>,
     injected: AtomicUsize,
     connections: AtomicUsize,
+    /// Requests that are being answered, and how many may be; 0 is no limit.
+    active: AtomicUsize,
+    most_active: AtomicUsize,
 }
 
 impl Request {
@@ -196,6 +199,11 @@ impl FaultProxy {
         lock(&self.state.rules).clear();
         lock(&self.state.requests).clear();
         self.state.injected.store(0, Ordering::SeqCst);
+    }
+
+    /// Answers 503 to requests beyond so many at once.
+    pub fn serve_at_most(&self, requests: usize) {
+        self.state.most_active.store(requests, Ordering::SeqCst);
     }
 
     /// How many answers had a fault.

@@ -106,6 +106,14 @@ const COMPONENTS: &[Component] = &[
     program(&["lvpctl"], "cargo build -p lvpctl"),
     program(&["openssl"], "apt install openssl"),
     program(&["python3"], "apt install python3"),
+    Component {
+        name: "gpg",
+        programs: &["gpg", "gpg-agent", "gpgconf"],
+        also: nothing,
+        install: "apt install gpg gpg-agent gpgconf",
+    },
+    program(&["minisign"], "apt install minisign"),
+    program(&["sq"], "apt install sq"),
     program(&["sfdisk"], "apt install fdisk"),
     Component {
         name: "browser",

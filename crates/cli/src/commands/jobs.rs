@@ -113,6 +113,7 @@ fn row(job: &JobStatus) -> [String; 6] {
 
 fn verified(verified: Verified) -> String {
     match verified {
+        Verified::Signature => "a signature".to_owned(),
         Verified::Request => "the request's checksum".to_owned(),
         Verified::Sidecar => "the image's checksum file".to_owned(),
         Verified::Sums => "its directory's checksum file".to_owned(),
@@ -149,6 +150,7 @@ fn describe(job: &JobStatus) -> String {
         ("Image", Some(job.image_url.clone())),
         ("Digest", job.image_digest.clone()),
         ("Verified by", job.verified.map(verified)),
+        ("Signed by", job.signer.as_ref().map(ToString::to_string)),
         ("Cache", cache.map(str::to_owned)),
         ("Cached at", job.image_path.clone()),
         (

@@ -53,6 +53,20 @@ impl Subject {
     }
 }
 
+/// Logs that the image of a job was found to be signed by a trusted key.
+pub fn image_signed(job: lvp_api::JobId, image: &str, signer: &lvp_api::Signer) {
+    tracing::info!(
+        target: TARGET,
+        component = "audit",
+        job_id = %job,
+        image,
+        signature = %signer.format,
+        fingerprint = signer.fingerprint,
+        signer = signer.name,
+        "Verified the image's signature"
+    );
+}
+
 /// An audit line that is being built. It is written when this is dropped.
 #[derive(Debug)]
 pub(crate) struct AuditLine {

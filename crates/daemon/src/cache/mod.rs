@@ -50,7 +50,7 @@ pub use error::CacheError;
 pub use evict::{Swept, Usage};
 pub use pin::Pin;
 pub use publish::{Lead, Published};
-pub use verify::{hash_file, hashed};
+pub use verify::{each_block, hash_file};
 
 use crate::seats::{Closed, Seats};
 use files::{Disk, Files};

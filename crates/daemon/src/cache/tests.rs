@@ -8,7 +8,7 @@ use lvp_testkit::s3::{ACCESS_KEY, S3, SECRET_KEY};
 
 use super::*;
 use crate::secret::Secret;
-use crate::source::{Source, SourceSettings};
+use crate::source::{Source, SourceSettings, Trust};
 use crate::stamp::FileStamp;
 use crate::store::Observer;
 
@@ -41,7 +41,10 @@ impl Bench {
             retry_backoff: Vec::new(),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(10),
+            session_token: None,
+            parallel_ranges: 4,
             max_read_bytes_per_sec: None,
+            trust: Trust::default(),
         })
         .expect("the settings are good");
         let home = tempfile::tempdir().expect("there is room");

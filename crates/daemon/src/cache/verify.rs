@@ -9,7 +9,6 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use lvp_api::Sha256Digest;
-use sha2::digest::Output;
 use sha2::{Digest, Sha256};
 
 use super::files::Found;
@@ -21,19 +20,20 @@ const BLOCK_BYTES: usize = 1 << 20; // 1 MiB
 
 /// SHA-256 of a whole file. Blocks.
 pub fn hash_file(file: &File) -> io::Result<Sha256Digest> {
-    Ok(Sha256Digest::new(hashed::<Sha256>(file)?.into()))
+    let mut hasher = Sha256::new();
+    each_block(file, |block| hasher.update(block))?;
+    Ok(Sha256Digest::new(hasher.finalize().into()))
 }
 
-/// A whole file's digest of whatever kind. Blocks.
-pub fn hashed<D: Digest>(file: &File) -> io::Result<Output<D>> {
-    let mut hasher = D::new();
+/// Hands all bytes of a file to somebody, in order. Blocks.
+pub fn each_block(file: &File, mut take: impl FnMut(&[u8])) -> io::Result<()> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut offset = 0;
     loop {
         match file.read_at(&mut block, offset) {
-            Ok(0) => return Ok(hasher.finalize()),
+            Ok(0) => return Ok(()),
             Ok(read) => {
-                hasher.update(&block[..read]);
+                take(&block[..read]);
                 offset += read as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -20,6 +20,12 @@ impl Config {
                 "and minio.access_key must be set together",
             );
         }
+        if self.minio.session_token.is_some() && self.minio.access_key.is_none() {
+            return invalid(
+                "minio.session_token",
+                "is only of use with minio.access_key and minio.secret_key",
+            );
+        }
         if self.minio.endpoint.is_none() && self.minio.allowed_hosts.is_empty() {
             return invalid(
                 "minio.endpoint",

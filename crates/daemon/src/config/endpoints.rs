@@ -48,10 +48,19 @@ pub(super) fn receiver(text: &str) -> Result<Url, &'static str> {
     }
 }
 
-/// `host`, or `host:port`, of `minio.allowed_hosts`.
+/// `host` or `host:port` of `minio.allowed_hosts`, or the same after `*.`, which is kept: any host below a domain.
 pub fn allowed_host(entry: &str) -> Result<(String, Option<u16>), &'static str> {
+    if let Some(domain) = entry.strip_prefix("*.") {
+        let (host, port) = allowed_host(domain)?;
+        // Below `com`, or an address, anybody may be.
+        let is_address = host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
+        return match host.contains('.') && !is_address {
+            true => Ok((format!("*.{host}"), port)),
+            false => Err("a wild card stands before a domain with a dot in it: *.example.com"),
+        };
+    }
     if entry.contains('*') {
-        return Err("wildcards are not supported: name each host");
+        return Err("a wildcard is supported only as the whole first part: *.example.com");
     }
     if entry.is_empty() || entry.contains(['/', '@', '?', '#', '\\']) {
         return Err("it is neither a host nor host:port");
@@ -225,12 +234,24 @@ mod tests {
             read("a.example.com"),
             Some(("a.example.com".to_owned(), None))
         );
+        let below = |host: &str, port| Some((host.to_owned(), port));
+        assert_eq!(read("*.Example.org"), below("*.example.org", None));
+        assert_eq!(
+            read("*.example.org:8443"),
+            below("*.example.org", Some(8443))
+        );
         assert_eq!(read("A:443"), Some(("a".to_owned(), Some(443))));
         assert_eq!(read("[::1]:9000"), Some(("[::1]".to_owned(), Some(9000))));
         for entry in [
             "",
-            "*.example.org",
             "*",
+            "*.org",
+            "*.",
+            "a.*.example.org",
+            "*a.example.org",
+            "*.*.example.org",
+            "*.127.0.0.1",
+            "*.[::1]",
             "http://a",
             "a/b",
             "::1:9000",

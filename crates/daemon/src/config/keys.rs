@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::words::{Compression, OtlpProtocol, TraceSampler};
-use super::{BackendKind, LogFormat, LogOutput, StaleData, TraceExporter};
+use super::{BackendKind, LogFormat, LogOutput, SignaturePolicy, StaleData, TraceExporter};
 
 /// What a key's value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,6 +256,13 @@ pub const KEYS: &[Key] = &[
         "S3 secret key",
     ),
     key(
+        "minio.session_token",
+        &["MINIO_SESSION_TOKEN"],
+        Kind::Secret,
+        "",
+        "Session token of temporary credentials, which go with minio.access_key and minio.secret_key",
+    ),
+    key(
         "minio.region",
         &["MINIO_REGION"],
         Kind::Word,
@@ -274,7 +281,7 @@ pub const KEYS: &[Key] = &[
         &["MINIO_ALLOWED_HOSTS"],
         Kind::List,
         "",
-        "Other hosts (host or host:port) that image URLs may name",
+        "Other hosts (host or host:port, *.DOMAIN for those below one) that image URLs may name",
     ),
     key(
         "minio.retry_attempts",
@@ -296,6 +303,13 @@ pub const KEYS: &[Key] = &[
         INTERVAL,
         "30s",
         "How long the server may send nothing before a request is aborted and repeated",
+    ),
+    key(
+        "minio.parallel_ranges",
+        &["MINIO_PARALLEL_RANGES"],
+        Kind::Integer { min: 1, max: 16 },
+        "4",
+        "Ranges of one object that are read at once; fewer where the server answers 429 or 503",
     ),
     key(
         "minio.max_read_bytes_per_sec",
@@ -517,6 +531,30 @@ pub const KEYS: &[Key] = &[
         "A golden volume that nothing was cloned from for so long is removed",
     ),
     key(
+        "trust.policy",
+        &["TRUST_POLICY"],
+        Kind::OneOf(SignaturePolicy::NAMES),
+        "off",
+        "What is asked of images' signatures where trust.rules does not say else: nothing, that one which is there is good, \
+         or that there is a good one",
+    ),
+    key(
+        "trust.rules",
+        &["TRUST_RULES"],
+        Kind::List,
+        "",
+        "PREFIX=POLICY: another policy for images below a prefix (BUCKET, BUCKET/FOLDER/, https://HOST/FOLDER/); the longest \
+         prefix counts",
+    ),
+    key(
+        "trust.keys",
+        &["TRUST_KEYS"],
+        Kind::List,
+        "",
+        "Files with public keys of OpenPGP or minisign that images' signatures are believed by; PREFIX=FILE for images below \
+         a prefix only. They are read for each image",
+    ),
+    key(
         "jobs.queue_limit",
         &["JOBS_QUEUE_LIMIT"],
         Kind::Integer {
@@ -719,6 +757,13 @@ pub const KEYS: &[Key] = &[
         "",
         "URL of a Loki server that log lines are also pushed to, with credentials if it needs them; without \
          a path, /loki/api/v1/push is used",
+    ),
+    key(
+        "logging.loki_tenant",
+        &["LOG_LOKI_TENANT", "LOKI_TENANT_ID"],
+        Kind::Word,
+        "",
+        "Tenant of a Loki that has several, sent as X-Scope-OrgID",
     ),
     key(
         "logging.webhook_url",

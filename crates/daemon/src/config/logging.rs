@@ -20,6 +20,8 @@ pub struct Logging {
     pub sampling: LogSampling,
     /// Loki that lines are pushed to.
     pub loki_url: Option<SecretUrl>,
+    /// Its tenant.
+    pub loki_tenant: Option<String>,
     /// Where lines are posted.
     pub webhook_url: Option<SecretUrl>,
 }
@@ -56,6 +58,7 @@ pub(super) fn logging(settings: &Settings) -> Result<Logging, ConfigError> {
         file: file.map(PathBuf::from),
         sampling: settings.sampling("logging.sampling_rate")?,
         loki_url: settings.secret_url("logging.loki_url")?,
+        loki_tenant: settings.optional_text("logging.loki_tenant"),
         webhook_url: settings.secret_url("logging.webhook_url")?,
     })
 }

@@ -18,6 +18,7 @@ mod theirs;
 mod thin;
 mod traces;
 mod trim;
+mod trust;
 mod value;
 mod words;
 
@@ -34,10 +35,11 @@ pub use paths::check_with_cache;
 pub use setting::{Origin, Setting};
 pub use thin::ThinPool;
 pub use traces::Tracing;
+pub use trust::{Trust, web_name};
 pub use value::LogSampling;
 pub use words::{
-    BackendKind, Compression, LogFormat, LogOutput, OtlpProtocol, StaleData, TraceExporter,
-    TraceSampler,
+    BackendKind, Compression, LogFormat, LogOutput, OtlpProtocol, SignaturePolicy, StaleData,
+    TraceExporter, TraceSampler,
 };
 
 use crate::secret::Secret;
@@ -62,6 +64,8 @@ pub struct Config {
     pub cache: Cache,
     /// Golden volumes.
     pub golden: Golden,
+    /// Whose signatures images need.
+    pub trust: Trust,
     /// Queue and history.
     pub jobs: Jobs,
     /// Who is notified when jobs end.
@@ -119,6 +123,8 @@ pub struct Minio {
     pub access_key: Option<String>,
     /// Secret key.
     pub secret_key: Option<Secret>,
+    /// Token of temporary credentials.
+    pub session_token: Option<Secret>,
     /// Region to sign for.
     pub region: String,
     /// CA of the server.
@@ -129,6 +135,8 @@ pub struct Minio {
     pub retry_backoff: Vec<Duration>,
     /// How long the server may send nothing.
     pub idle_timeout: Duration,
+    /// Ranges at once.
+    pub parallel_ranges: usize,
     /// Limit of all downloads together.
     pub max_read_bytes_per_sec: Option<u64>,
 }
@@ -283,12 +291,16 @@ impl Config {
                 endpoint: settings.optional_text("minio.endpoint"),
                 access_key: settings.optional_text("minio.access_key"),
                 secret_key: settings.optional_text("minio.secret_key").map(Secret::new),
+                session_token: settings
+                    .optional_text("minio.session_token")
+                    .map(Secret::new),
                 region: settings.text("minio.region")?,
                 ca_cert: settings.optional_path("minio.ca_cert"),
                 allowed_hosts: settings.list("minio.allowed_hosts"),
                 retry_backoff: settings
                     .backoff("minio.retry_attempts", "minio.retry_backoff_ms")?,
                 idle_timeout: settings.duration("minio.idle_timeout")?,
+                parallel_ranges: settings.integer("minio.parallel_ranges")?,
                 max_read_bytes_per_sec: settings.limit("minio.max_read_bytes_per_sec")?,
             },
             libvirt: Libvirt {
@@ -324,6 +336,7 @@ impl Config {
                 max_bytes: settings.limit("golden.max_bytes")?,
                 max_age: settings.duration("golden.max_age")?,
             },
+            trust: Trust::new(settings)?,
             jobs: Jobs {
                 queue_limit: settings.integer("jobs.queue_limit")?,
                 retention: settings.duration("jobs.retention")?,

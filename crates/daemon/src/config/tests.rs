@@ -231,6 +231,8 @@ fn another(key: &keys::Key, now: &str) -> String {
         Kind::Duration { .. } => "7m".to_owned(),
         Kind::Size => "7G".to_owned(),
         Kind::MillisecondList => "7,8".to_owned(),
+        Kind::List if key.path == "trust.rules" => "images/=off".to_owned(),
+        Kind::List if key.path == "trust.keys" => "/other.asc".to_owned(),
         Kind::List => "seven,eight".to_owned(),
         Kind::OneOf(words) | Kind::Words(words) => {
             let other = words.iter().find(|word| **word != now);
@@ -254,6 +256,9 @@ fn every_documented_variable_changes_what_the_daemon_runs_with() {
         ("VOLUME_DIR", "/volumes"),
         ("LVM_THIN_POOL", "pool0"),
         ("CACHE_DIR", "/cache"),
+        ("TRUST_POLICY", "if-present"),
+        ("TRUST_RULES", "images/=required"),
+        ("TRUST_KEYS", "/keys.asc"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel"),
         // Without a share as the sampler, the sampler's argument is not used.
         ("OTEL_TRACES_SAMPLER", "traceidratio"),

@@ -13,6 +13,19 @@ pub enum BackendKind {
 
 named!(BackendKind, "back end of volumes", { Lvm => "lvm", Dir => "dir" });
 
+/// What is asked of an image's signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignaturePolicy {
+    /// They are not looked for.
+    Off,
+    /// One that is there has to be good.
+    IfPresent,
+    /// One has to be there, and good.
+    Required,
+}
+
+named!(SignaturePolicy, "policy for signatures", { Off => "off", IfPresent => "if-present", Required => "required" });
+
 /// What happens to older data between the image's end and the volume's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StaleData {

@@ -22,7 +22,7 @@ pub(super) async fn check(config: &Config, image: Option<&str>) -> Vec<Finding> 
     let settings = source::SourceSettings {
         // No repeats: the report is wanted now.
         retry_backoff: Vec::new(),
-        ..source::SourceSettings::from(&config.minio)
+        ..source::SourceSettings::from(config)
     };
     let source = match Source::new(&settings) {
         Ok(source) => source,

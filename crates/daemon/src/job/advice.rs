@@ -47,6 +47,17 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
         "Upload the one that the error names again: the output of `sha256sum IMAGE`",
     ),
     (
+        "signature_missing",
+        "`trust` asks for a signature of the image, and there is none",
+        "Sign it and upload the signature beside it (signatures.md), or change `trust.rules`",
+    ),
+    (
+        "signature_refused",
+        "A signature of the image, or of a checksum file of it, is wrong, or by a key that is not trusted for it, is \
+         expired or was revoked",
+        "The message says which: sign again, or add the key to `trust.keys` once you know whose it is",
+    ),
+    (
         "checksum_missing",
         "There is no digest for the image, and `cache.require_checksum` is on",
         "Upload a checksum file: `sha256sum IMAGE > IMAGE.sha256`; or send `checksum`",

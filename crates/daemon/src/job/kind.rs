@@ -131,7 +131,9 @@ impl JobErrorKind {
                 SourceErrorKind::BadUrl | SourceErrorKind::HostNotAllowed => ErrorCode::BadRequest,
                 SourceErrorKind::NotFound => ErrorCode::NotFound,
                 SourceErrorKind::ObjectChanged => ErrorCode::Conflict,
-                SourceErrorKind::SidecarInvalid => ErrorCode::Unprocessable,
+                SourceErrorKind::SidecarInvalid
+                | SourceErrorKind::SignatureMissing
+                | SourceErrorKind::SignatureRefused => ErrorCode::Unprocessable,
                 // Wrong credentials are a fault of the daemon's configuration, not of the client's
                 // request.
                 SourceErrorKind::Settings
@@ -172,7 +174,11 @@ impl JobErrorKind {
     pub fn operation(self) -> Option<&'static str> {
         use lvp_image::ErrorKind as Image;
         match self {
-            Self::Source(SourceErrorKind::SidecarInvalid)
+            Self::Source(
+                SourceErrorKind::SidecarInvalid
+                | SourceErrorKind::SignatureMissing
+                | SourceErrorKind::SignatureRefused,
+            )
             | Self::ChecksumMissing
             | Self::DigestMismatch => Some("verify"),
             Self::Source(SourceErrorKind::Cancelled) => None,

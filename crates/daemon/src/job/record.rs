@@ -1,6 +1,6 @@
 //! The daemon's record of a job.
 
-use lvp_api::{JobId, JobState, JobStatus, Method, Progress, Sha256Digest, Verified};
+use lvp_api::{JobId, JobState, JobStatus, Method, Progress, Sha256Digest, Signer, Verified};
 
 use super::advice;
 use super::work::Work;
@@ -63,6 +63,8 @@ pub struct Job {
     pub verified: Option<Verified>,
     /// How the volume's bytes came there.
     pub method: Option<Method>,
+    /// Whose signature it has.
+    pub signer: Option<Signer>,
     /// Notes for operators.
     pub notes: Vec<String>,
     /// Its progress.
@@ -93,6 +95,7 @@ impl Job {
             image_digest: None,
             verified: None,
             method: None,
+            signer: None,
             notes: Vec::new(),
             progress: None,
             attempts: 0,
@@ -134,6 +137,7 @@ impl Job {
             verified: self.verified,
             clone: work.volume().map(|volume| volume.clone),
             method: self.method,
+            signer: self.signer.clone(),
             notes: self.notes.clone(),
             attempts: self.attempts,
             created_at: self.created_at.clone(),

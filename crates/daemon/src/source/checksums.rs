@@ -4,21 +4,25 @@
 //! agree: an image of which two say different things is refused, as nobody knows which is right.
 
 use futures::future::join_all;
-use lvp_api::{Checksum, Sha256Digest, Sha512Digest, Verified};
+use lvp_api::{Checksum, Sha256Digest, Sha512Digest, Signer, Verified};
+use lvp_trust::Pending;
 
 use super::error::{Result, SourceError, SourceErrorKind};
-use super::sums::{self, Algorithm, Found, Scope};
+use super::evidence::{self, Beside, ImageSignature, SIGNATURES, SignatureFile, SumsFile};
+use super::sums::{Algorithm, Found};
 use super::url::ImageUrl;
 use super::{Source, url::Sibling};
+use crate::config::SignaturePolicy;
+use crate::threads::{Crashed, blocking};
 
 /// Longest checksum file of one image that is read: `sha256sum` of a few hundred files.
-const MAX_IMAGE_BYTES: usize = 64 << 10; // 64 KiB
+pub(super) const MAX_IMAGE_BYTES: usize = 64 << 10; // 64 KiB
 
 /// Longest of a directory: some ten thousand files.
-const MAX_DIRECTORY_BYTES: usize = 1 << 20; // 1 MiB
+pub(super) const MAX_DIRECTORY_BYTES: usize = 1 << 20; // 1 MiB
 
 /// The files that are looked for.
-const FILES: [(Sibling, Algorithm); 7] = [
+pub(super) const FILES: [(Sibling, Algorithm); 7] = [
     (Sibling::Suffix(".sha256"), Algorithm::Sha256),
     (Sibling::Suffix(".SHA256"), Algorithm::Sha256),
     (Sibling::Suffix(".sha256sum"), Algorithm::Sha256),
@@ -56,12 +60,18 @@ pub struct Announced<D> {
 }
 
 /// What an image's bytes must be, as far as anybody says.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Checksums {
     /// Its SHA-256.
     pub sha256: Option<Announced<Sha256Digest>>,
     /// Its SHA-512.
     pub sha512: Option<Announced<Sha512Digest>>,
+    /// Signatures of the image itself, by keys that are trusted for it.
+    pub signatures: Vec<ImageSignature>,
+    /// Who signed one of the digests.
+    pub signer: Option<Signer>,
+    /// Signatures that do not count, beside one that does.
+    pub ignored: Vec<String>,
 }
 
 impl Checksums {
@@ -91,11 +101,45 @@ impl Checksums {
 
     /// Whether nobody says anything.
     pub fn is_empty(&self) -> bool {
-        self.sha256.is_none() && self.sha512.is_none()
+        self.sha256.is_none() && self.sha512.is_none() && self.signatures.is_empty()
+    }
+
+    /// Whether a trusted key has signed the image, or one of its digests.
+    pub fn is_signed(&self) -> bool {
+        self.signer.is_some() || !self.signatures.is_empty()
+    }
+
+    /// How the image's digests differ from those that were announced, if they do.
+    pub fn mismatch(&self, sha256: &Sha256Digest, sha512: Option<&Sha512Digest>) -> Option<String> {
+        differs("SHA-256", self.sha256.as_ref(), Some(sha256))
+            .or_else(|| differs("SHA-512", self.sha512.as_ref(), sha512))
+    }
+
+    /// Begins to hold the image's own signatures against its bytes.
+    pub fn pending(&self) -> Result<Vec<Pending>> {
+        self.signatures.iter().map(ImageSignature::begin).collect()
+    }
+
+    /// What the image's own signatures have come to, in their order: whose they are.
+    pub fn signed_by(
+        &self,
+        results: Vec<std::result::Result<lvp_trust::Signer, lvp_trust::Refusal>>,
+    ) -> Result<Option<Signer>> {
+        let mut signer = self.signer.clone();
+        for (signature, result) in self.signatures.iter().zip(results) {
+            match result {
+                Ok(by) => _ = signer.get_or_insert(evidence::api(by)),
+                Err(refusal) => return Err(signature.refused(&refusal)),
+            }
+        }
+        Ok(signer)
     }
 
     /// The best that the image is verified against.
     pub fn verified(&self) -> Verified {
+        if self.is_signed() {
+            return Verified::Signature;
+        }
         let sha256 = self.sha256.as_ref().map(|announced| announced.verified);
         let sha512 = self.sha512.as_ref().map(|announced| announced.verified);
         let rank = |verified: &Verified| Verified::ALL.iter().position(|one| one == verified);
@@ -106,10 +150,28 @@ impl Checksums {
             .unwrap_or(Verified::None)
     }
 
-    fn add(&mut self, found: Found, by: &str, verified: Verified, url: &ImageUrl) -> Result<()> {
-        agree(&mut self.sha256, found.sha256, by, verified, url)?;
-        agree(&mut self.sha512, found.sha512, by, verified, url)
+    pub(super) fn add(
+        &mut self,
+        found: Found,
+        by: &str,
+        verified: Verified,
+        image: &str,
+    ) -> Result<()> {
+        agree(&mut self.sha256, found.sha256, by, verified, image)?;
+        agree(&mut self.sha512, found.sha512, by, verified, image)
     }
+}
+
+fn differs<D: PartialEq + std::fmt::Display>(
+    algorithm: &str,
+    expected: Option<&Announced<D>>,
+    found: Option<&D>,
+) -> Option<String> {
+    let (expected, found) = (expected?, found?);
+    (expected.digest != *found).then(|| {
+        let Announced { digest, by, .. } = expected;
+        format!("The image's {algorithm} is {found}, {by} says {digest}")
+    })
 }
 
 /// Takes a digest over, which has to be the one that was announced before.
@@ -118,7 +180,7 @@ fn agree<D: PartialEq + std::fmt::Display>(
     found: Option<D>,
     by: &str,
     verified: Verified,
-    url: &ImageUrl,
+    image: &str,
 ) -> Result<()> {
     let Some(digest) = found else {
         return Ok(());
@@ -127,7 +189,7 @@ fn agree<D: PartialEq + std::fmt::Display>(
         Some(known) if known.digest != digest => Err(SourceError::new(
             SourceErrorKind::SidecarInvalid,
             format!(
-                "The checksums of {url} disagree: {} says {}, {by} says {digest}; correct the wrong one",
+                "The checksums of {image} disagree: {} says {}, {by} says {digest}; correct the wrong one",
                 known.by, known.digest
             ),
         )),
@@ -144,74 +206,157 @@ fn agree<D: PartialEq + std::fmt::Display>(
 }
 
 impl Source {
-    /// Reads the checksum files beside an object; nothing for those of which the server says that they
-    /// are not there.
+    /// Reads the checksum files and signatures beside an object; nothing for those of which the server says that
+    /// they are not there.
     ///
     /// S3 answers 403 for a missing object when the credentials may not list its bucket. That is an
     /// error here unless a digest is known from elsewhere: otherwise a policy's slip would silently turn
-    /// verification off. A URL with a query (pre-signed) covers one object only, and has no such files.
+    /// verification off. Of signatures it is one unless there is another that counts. A URL with a query (pre-signed)
+    /// covers one object only, and has no such files.
     pub async fn checksums(
         &self,
         url: &ImageUrl,
         requested: Option<Checksum>,
     ) -> Result<Checksums> {
-        let mut checksums = Checksums::of_request(requested);
-        let files = FILES.iter().filter_map(|(sibling, algorithm)| {
+        let (trust, name) = (self.inner.trust.clone(), url.trust_name());
+        let demand = blocking(move || trust.demand(&name)).await;
+        let demand = demand.map_err(crashed)??;
+        let image = url.to_string();
+        if demand.policy == SignaturePolicy::Required && !url.has_siblings() {
+            return Err(evidence::missing(&format!(
+                "{image} has a query, which covers this one object, so no signature can be found beside it; trust asks \
+                 for one: give an s3:// URL"
+            )));
+        }
+        let is_asked = demand.policy != SignaturePolicy::Off;
+        let (gathered, unseen) = self.gather(url, is_asked).await?;
+        let base_name = url.base_name();
+        let judged =
+            blocking(move || evidence::judge(gathered, &demand, requested, &base_name, &image));
+        let judged = judged.await.map_err(crashed)?;
+        let Unseen { sums, signature } = unseen;
+        match judged {
+            Ok(checksums) if is_asked && !checksums.is_signed() => {
+                signature.or(sums).map_or(Ok(checksums), Err)
+            }
+            Ok(checksums) if checksums.is_empty() => sums.map_or(Ok(checksums), Err),
+            Err(error) if error.kind() == SourceErrorKind::SignatureMissing => {
+                Err(signature.or(sums).unwrap_or(error))
+            }
+            judged => judged,
+        }
+    }
+
+    /// Fetches all that is there.
+    async fn gather(&self, url: &ImageUrl, with_signatures: bool) -> Result<(Beside, Unseen)> {
+        let sums = FILES.iter().filter_map(|(sibling, algorithm)| {
             let file = url.sibling(*sibling)?;
-            Some(async move { (*sibling, self.found(url, &file, *sibling, *algorithm).await) })
+            Some(async move {
+                (
+                    *sibling,
+                    *algorithm,
+                    self.small(&file, *sibling).await,
+                    file,
+                )
+            })
         });
-        let mut unseen = None;
-        for (sibling, found) in join_all(files).await {
-            let (by, verified) = match sibling {
-                Sibling::Suffix(suffix) => (format!("its {suffix} object"), Verified::Sidecar),
-                Sibling::Beside(name) => (format!("its directory's {name}"), Verified::Sums),
-            };
+        let own = async {
+            match with_signatures {
+                true => self.signatures_of(url).await,
+                false => Ok((Vec::new(), None)),
+            }
+        };
+        let (sums, own) = futures::join!(join_all(sums), own);
+        let (signatures, signature) = own?;
+        let mut beside = Beside {
+            sums: Vec::new(),
+            signatures,
+        };
+        let mut unseen = Unseen {
+            sums: None,
+            signature,
+        };
+        for (sibling, algorithm, found, file) in sums {
             match found {
-                Ok(found) => checksums.add(found, &by, verified, url)?,
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
+                    let (signatures, signature) = match with_signatures {
+                        true => self.signatures_of(&file).await?,
+                        false => (Vec::new(), None),
+                    };
+                    if unseen.signature.is_none() {
+                        unseen.signature = signature;
+                    }
+                    beside.sums.push(SumsFile {
+                        sibling,
+                        algorithm,
+                        shown: file.to_string(),
+                        bytes,
+                        signatures,
+                    });
+                }
                 Err(error) if is_out_of_sight(&error) => {
-                    unseen.get_or_insert(error);
+                    unseen.sums.get_or_insert(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        match unseen {
-            Some(error) if checksums.is_empty() => Err(error),
-            _ => Ok(checksums),
-        }
+        Ok((beside, unseen))
     }
 
-    /// What one file says; nothing when it is not there.
-    async fn found(
+    /// The signatures beside a file, and why one cannot be seen.
+    async fn signatures_of(
         &self,
-        url: &ImageUrl,
-        file: &ImageUrl,
-        sibling: Sibling,
-        algorithm: Algorithm,
-    ) -> Result<Found> {
-        let (scope, max_bytes) = match sibling {
-            Sibling::Suffix(_) => (Scope::Image, MAX_IMAGE_BYTES),
-            Sibling::Beside(_) => (Scope::Directory, MAX_DIRECTORY_BYTES),
+        signed: &ImageUrl,
+    ) -> Result<(Vec<SignatureFile>, Option<SourceError>)> {
+        let files = SIGNATURES.iter().filter_map(|suffix| {
+            let sibling = Sibling::Suffix(suffix);
+            let file = signed.sibling(sibling)?;
+            Some(async move { (self.small(&file, sibling).await, file) })
+        });
+        let (mut found, mut unseen) = (Vec::new(), None);
+        for (result, file) in join_all(files).await {
+            match result {
+                Ok(None) => {}
+                Ok(Some(bytes)) => found.push(SignatureFile {
+                    shown: file.to_string(),
+                    bytes,
+                }),
+                Err(error) if is_out_of_sight(&error) => _ = unseen.get_or_insert(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((found, unseen))
+    }
+
+    /// A small file; nothing when it is not there.
+    async fn small(&self, file: &ImageUrl, sibling: Sibling) -> Result<Option<Vec<u8>>> {
+        let max_bytes = match sibling {
+            Sibling::Suffix(_) => MAX_IMAGE_BYTES,
+            Sibling::Beside(_) => MAX_DIRECTORY_BYTES,
         };
         let mut budget = self.budget();
-        let text = loop {
+        loop {
             let location = self.inner.locate(file)?;
             let too_long = || {
                 let found = format!("it is larger than {} KiB", max_bytes >> 10);
-                invalid(file, &found)
+                evidence::no_digest(&file.to_string(), &found)
             };
             match self.inner.read_small(location, max_bytes, too_long).await {
-                Ok(text) => break text,
+                Ok(text) => return Ok(Some(text)),
                 Err(failure) => match budget.pause(failure).await {
-                    Err(error) if error.kind() == SourceErrorKind::NotFound => {
-                        return Ok(Found::default());
-                    }
+                    Err(error) if error.kind() == SourceErrorKind::NotFound => return Ok(None),
                     result => result?,
                 },
             }
-        };
-        sums::parse(&text, &url.base_name(), algorithm, scope)
-            .map_err(|found| invalid(file, &found))
+        }
     }
+}
+
+/// Why files cannot be seen that may be there.
+struct Unseen {
+    sums: Option<SourceError>,
+    signature: Option<SourceError>,
 }
 
 /// Whether a file may be there, and may not be looked at.
@@ -222,9 +367,10 @@ fn is_out_of_sight(error: &SourceError) -> bool {
     )
 }
 
-fn invalid(file: &ImageUrl, found: &str) -> SourceError {
+fn crashed(error: Crashed) -> SourceError {
     SourceError::new(
-        SourceErrorKind::SidecarInvalid,
-        format!("The checksum file {file} holds no digest of the image: {found}"),
+        SourceErrorKind::SignatureRefused,
+        "What stands beside the image could not be judged",
     )
+    .with_source(error)
 }

@@ -27,6 +27,10 @@ pub enum SourceErrorKind {
     ObjectChanged,
     /// The sidecar holds no SHA-256 digest for the object.
     SidecarInvalid,
+    /// The configuration asks for a signature, and there is none that counts.
+    SignatureMissing,
+    /// A signature is there and must not be believed, or the bytes are not what was signed.
+    SignatureRefused,
     /// The server ignores `Range`: only [`super::Source::read_ranges`] can read the object.
     RangesIgnored,
     /// The server could not be reached, or kept failing, through every attempt.
@@ -45,6 +49,8 @@ named!(SourceErrorKind, "kind of error", {
     AccessDenied => "access_denied",
     ObjectChanged => "object_changed",
     SidecarInvalid => "sidecar_invalid",
+    SignatureMissing => "signature_missing",
+    SignatureRefused => "signature_refused",
     RangesIgnored => "ranges_ignored",
     Unavailable => "source_unavailable",
     Protocol => "protocol",

@@ -6,13 +6,16 @@
 //! is longer than it may be is an error, whether a header says so or only its body does.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Response;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{Result, SourceError, SourceErrorKind};
+use super::gate::Gate;
 use super::http::{header_text, no_answer};
 use super::refusal::refusal;
 use super::retry::{Budget, Failure};
@@ -42,6 +45,9 @@ pub(super) struct Fetch<'a> {
     /// The answer that is being read, and the object's offset of its next byte.
     answer: Option<(Response, u64)>,
     budget: Budget<'a>,
+    gate: Option<Arc<Gate>>,
+    /// The answer's place in the gate.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl<'a> Fetch<'a> {
@@ -59,7 +65,15 @@ impl<'a> Fetch<'a> {
             left: range,
             answer: None,
             budget: source.budget(),
+            gate: None,
+            place: None,
         }
+    }
+
+    /// Makes its requests only as others of the same gate leave room for them.
+    pub(super) fn through(mut self, gate: Arc<Gate>) -> Self {
+        self.gate = Some(gate);
+        self
     }
 
     /// The next chunk, never empty; `None` after the last one. Retries by its own budget.
@@ -75,7 +89,12 @@ impl<'a> Fetch<'a> {
                 }
                 Err(failure) => {
                     self.answer = None;
-                    self.budget.pause(failure).await?;
+                    let is_narrowed = is_overload(&failure.error)
+                        && (self.gate.as_ref()).is_some_and(|gate| gate.narrow(&mut self.place));
+                    self.place = None;
+                    if !is_narrowed {
+                        self.budget.pause(failure).await?;
+                    }
                 }
             }
         }
@@ -130,7 +149,12 @@ impl<'a> Fetch<'a> {
     async fn attempt(&mut self) -> Result<Bytes, Failure> {
         let (mut response, mut offset) = match self.answer.take() {
             Some(answer) => answer,
-            None => self.open().await?,
+            None => {
+                if let (Some(gate), None) = (&self.gate, &self.place) {
+                    self.place = gate.enter().await;
+                }
+                self.open().await?
+            }
         };
         loop {
             let chunk = response
@@ -281,6 +305,11 @@ impl<'a> Fetch<'a> {
             format!("{} was replaced while it was read: {how}", self.meta.url),
         ))
     }
+}
+
+/// Whether a server says that it has too much to do.
+fn is_overload(error: &SourceError) -> bool {
+    matches!(error.status(), Some(429 | 503))
 }
 
 /// A `Content-Range` of the form `bytes FIRST-LAST/TOTAL`.

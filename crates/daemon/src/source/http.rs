@@ -2,12 +2,12 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri, header};
+use lvp_tls::Peer;
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::Response;
@@ -81,7 +81,7 @@ impl Client {
             (Some(key_id), Some(secret_key)) => Some(AwsCredential {
                 key_id: key_id.clone(),
                 secret_key: secret_key.expose().to_owned(),
-                token: None,
+                token: (settings.session_token.as_ref()).map(|token| token.expose().to_owned()),
             }),
             (None, None) => None,
             _ => {
@@ -288,14 +288,18 @@ pub(super) fn no_answer(location: &Location, error: reqwest::Error) -> Failure {
             .with_source(error),
         );
     }
-    if is_bad_certificate(&error) {
-        return Failure::last(
-            SourceError::new(
-                SourceErrorKind::Unavailable,
-                format!("The certificate of {host} is not trusted; set minio.ca_cert to its CA"),
-            )
-            .with_source(error),
-        );
+    let peer = Peer {
+        host,
+        is_tls: location.url.scheme() == "https",
+        ca_setting: "minio.ca_cert",
+        endpoint_setting: match location.signed {
+            true => "minio.endpoint",
+            false => "the image's URL",
+        },
+    };
+    if let Some(reason) = lvp_tls::explain(&error, &peer) {
+        let error = SourceError::new(SourceErrorKind::Unavailable, reason).with_source(error);
+        return Failure::last(error);
     }
     let happened = if error.is_connect() {
         format!("{host} cannot be reached; check minio.endpoint and that the server is up")
@@ -307,20 +311,6 @@ pub(super) fn no_answer(location: &Location, error: reqwest::Error) -> Failure {
     Failure::passing(SourceError::new(SourceErrorKind::Unavailable, happened).with_source(error))
 }
 
-/// Whether TLS failed for a reason that another attempt will not change.
-fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
-    if let Some(error) = error.downcast_ref::<rustls::Error>() {
-        return matches!(error, rustls::Error::InvalidCertificate(_));
-    }
-    // An I/O error names as its source not the error that it wraps, but that one's source.
-    let wrapped = error
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::get_ref);
-    match wrapped {
-        Some(wrapped) => is_bad_certificate(wrapped),
-        None => error.source().is_some_and(is_bad_certificate),
-    }
-}
 /// A header's text, if it is text.
 pub(super) fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()

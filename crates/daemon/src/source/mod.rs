@@ -30,10 +30,13 @@
 
 mod checksums;
 pub mod error;
+pub mod evidence;
 mod fetch;
+mod gate;
 mod http;
 mod limit;
 mod listing;
+pub mod local;
 mod mover;
 mod object;
 mod queue;
@@ -44,6 +47,7 @@ mod refusal;
 mod retry;
 mod settings;
 mod sums;
+mod trust;
 pub mod url;
 
 use std::ops::Range;
@@ -72,6 +76,7 @@ pub use record::PlanCheck;
 use refusal::{Refusal, refusal};
 use retry::{Budget, Failure};
 pub use settings::{RangeOptions, SourceSettings};
+pub use trust::{Trust, read_keys};
 pub use url::{ImageUrl, UrlPolicy};
 
 /// A health probe that takes longer counts as down.
@@ -102,6 +107,8 @@ struct Inner {
     policy: UrlPolicy,
     backoff: Vec<Duration>,
     limit: Option<ReadLimit>,
+    trust: Trust,
+    parallel_ranges: usize,
 }
 
 impl Source {
@@ -114,11 +121,14 @@ impl Source {
             )
             .with_source(error)
         })?;
+        settings.trust.check()?;
         let inner = Inner {
             client: Client::new(settings, mover)?,
             policy: UrlPolicy::new(settings.endpoint.as_deref(), &settings.allowed_hosts)?,
             backoff: settings.retry_backoff.clone(),
             limit: settings.max_read_bytes_per_sec.and_then(ReadLimit::new),
+            trust: settings.trust.clone(),
+            parallel_ranges: settings.parallel_ranges,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -162,6 +172,14 @@ impl Source {
         options: RangeOptions,
     ) -> RangeReader {
         RangeReader::new(self.clone(), Arc::new(meta.clone()), range, options)
+    }
+
+    /// How whole objects are read: as many ranges at once as are configured.
+    pub fn range_options(&self) -> RangeOptions {
+        RangeOptions {
+            in_flight: self.inner.parallel_ranges,
+            ..RangeOptions::default()
+        }
     }
 
     /// Reads the whole object by one request, which is not repeated once bytes have come: for objects

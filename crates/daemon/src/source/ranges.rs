@@ -28,6 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::fetch::{Fetch, Mode};
+use super::gate::Gate;
 use super::queue::range_queue;
 use super::{ObjectMeta, RangeOptions, Source};
 
@@ -47,6 +48,7 @@ pub struct RangeReader {
     unclaimed: u64,
     end: u64,
     tasks: VecDeque<Task>,
+    gate: Arc<Gate>,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,7 @@ impl RangeReader {
             unclaimed: range.start,
             end,
             tasks: VecDeque::new(),
+            gate: Arc::new(Gate::new(options.in_flight)),
         }
     }
 
@@ -121,8 +124,9 @@ impl RangeReader {
     fn read_range(&mut self, range: Range<u64>) {
         let (mut sender, chunks) = range_queue(range.end - range.start);
         let (source, meta, end) = (self.source.clone(), Arc::clone(&self.meta), range.end);
+        let gate = Arc::clone(&self.gate);
         self.spawn(chunks, end, async move {
-            let mut fetch = Fetch::new(&source, &meta, range, Mode::Ranged);
+            let mut fetch = Fetch::new(&source, &meta, range, Mode::Ranged).through(gate);
             // Without a receiver the reader is gone, and this task is being aborted.
             let ended = loop {
                 match fetch.next().await {

@@ -12,33 +12,50 @@ use crate::web;
 
 /// How much of an error answer is read; S3's error documents are below 1 KiB.
 const MAX_ERROR_BODY_BYTES: usize = 16 << 10;
+/// How much of what it says is shown.
+const SHOWN_CHARS: usize = 200;
+
 /// An answer that is not the expected success.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     /// S3's error code.
     pub(super) code: Option<String>,
+    /// What it says beside the code, or the beginning of another text.
+    message: Option<String>,
     retry_after: Option<Duration>,
 }
 
 impl Refusal {
     pub(super) async fn read(response: Response) -> Self {
+        let status = response.status();
+        let retry_after = web::retry_after(response.headers(), SystemTime::now());
+        let (code, message) = error_text(response).await;
         Self {
-            status: response.status(),
-            retry_after: web::retry_after(response.headers(), SystemTime::now()),
-            code: error_code(response).await,
+            status,
+            code,
+            message,
+            retry_after,
         }
     }
 
     pub(super) fn into_failure(self, location: &Location) -> Failure {
         let (kind, advice) = meaning(self.status, self.code.as_deref(), location.signed);
+        // Of other refusals the status says enough, and the advice more.
+        let message = match self
+            .message
+            .filter(|_| self.status == StatusCode::BAD_REQUEST)
+        {
+            Some(message) => format!(": {message:?}"),
+            None => String::new(),
+        };
         let code = self
             .code
             .map_or_else(String::new, |code| format!(" ({code})"));
         let error = SourceError::new(
             kind,
             format!(
-                "The server answered {}{code} for {location}; {advice}",
+                "The server answered {}{code} for {location}{message}; {advice}",
                 self.status
             ),
         )
@@ -63,7 +80,7 @@ fn meaning(
     code: Option<&str>,
     signed: bool,
 ) -> (SourceErrorKind, &'static str) {
-    use SourceErrorKind::{AccessDenied, NotFound, ObjectChanged, Protocol, Unavailable};
+    use SourceErrorKind::{AccessDenied, BadUrl, NotFound, ObjectChanged, Protocol, Unavailable};
     if status.is_server_error()
         || matches!(
             status,
@@ -83,6 +100,12 @@ fn meaning(
         (Some("AuthorizationHeaderMalformed"), _) => (AccessDenied, "check minio.region"),
         (Some("InvalidToken" | "ExpiredToken"), _) => (AccessDenied, "renew the credentials"),
         (Some("NoSuchBucket"), _) => (NotFound, "the bucket does not exist"),
+        // Of the classes GLACIER and DEEP_ARCHIVE, by AWS and by those that have such classes too.
+        (Some("InvalidObjectState"), _) => (
+            AccessDenied,
+            "the object is archived: restore it, or copy it to a storage class that is read at once",
+        ),
+        (Some("InvalidBucketName"), _) => (BadUrl, "check the bucket's name in the image URL"),
         (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) if signed => (
             AccessDenied,
             "allow the access key to get the object, and to list the bucket so that \
@@ -105,12 +128,17 @@ fn meaning(
         (_, status) if status.is_redirection() => {
             (Protocol, "it redirects in the middle of an object")
         }
+        (None, StatusCode::BAD_REQUEST) => (
+            Protocol,
+            "if it wants TLS on this port, write https:// in minio.endpoint",
+        ),
+        (_, StatusCode::BAD_REQUEST) => (Protocol, "the server does not take the request"),
         _ => (Protocol, "the server does not take part in this protocol"),
     }
 }
 
-/// The `<Code>` of S3's error document, if the answer has one that is safe to show.
-async fn error_code(mut response: Response) -> Option<String> {
+/// The `<Code>` and `<Message>` of S3's error document; of another answer the beginning of its text.
+async fn error_text(mut response: Response) -> (Option<String>, Option<String>) {
     let mut body = Vec::new();
     while body.len() < MAX_ERROR_BODY_BYTES {
         match response.chunk().await {
@@ -118,8 +146,53 @@ async fn error_code(mut response: Response) -> Option<String> {
             Ok(None) | Err(_) => break,
         }
     }
-    let text = String::from_utf8_lossy(&body);
-    let code = text.split_once("<Code>")?.1.split_once("</Code>")?.0;
-    (code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()))
-        .then(|| code.to_owned())
+    read_error(&String::from_utf8_lossy(&body))
+}
+
+fn read_error(text: &str) -> (Option<String>, Option<String>) {
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once(&format!("</{name}>"))?.0)
+    };
+    let code = element("Code")
+        .filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    let message = match code {
+        Some(_) => element("Message").unwrap_or_default(),
+        None if text.trim_start().starts_with('<') => "",
+        None => text,
+    };
+    let message: String = message
+        .trim()
+        .chars()
+        .take_while(|c| !c.is_control())
+        .take(SHOWN_CHARS)
+        .collect();
+    (
+        code.map(str::to_owned),
+        (!message.is_empty()).then_some(message),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_answer_the_code_and_a_bounded_text_are_shown() {
+        let read = |text: &str| {
+            let (code, message) = read_error(text);
+            (code.unwrap_or_default(), message.unwrap_or_default())
+        };
+        let pair = |code: &str, message: &str| (code.to_owned(), message.to_owned());
+        let xml = "<?xml version=\"1.0\"?><Error><Code>InvalidBucketName</Code><Message>Too short.</Message></Error>";
+        assert_eq!(read(xml), pair("InvalidBucketName", "Too short."));
+        let plain = "Client sent an HTTP request to an HTTPS server.\nmore";
+        assert_eq!(
+            read(plain),
+            pair("", "Client sent an HTTP request to an HTTPS server.")
+        );
+        assert_eq!(read("<html><body>400</body></html>"), pair("", ""));
+        assert_eq!(read("<Code>a b</Code><Message>x</Message>"), pair("", ""));
+        assert_eq!(read(&"x".repeat(1000)).1.len(), SHOWN_CHARS);
+    }
 }

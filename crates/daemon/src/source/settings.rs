@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Trust;
 use crate::config;
 use crate::secret::Secret;
 use crate::web;
 
-/// What the configuration says about object storage.
+/// What the configuration says about object storage, and about whose images to take from it.
 #[derive(Debug, Clone)]
 pub struct SourceSettings {
     /// `http(s)://HOST:PORT`; `None` when only `allowed_hosts` are used.
@@ -16,6 +17,8 @@ pub struct SourceSettings {
     pub access_key: Option<String>,
     /// The key that signs.
     pub secret_key: Option<Secret>,
+    /// Token of temporary credentials.
+    pub session_token: Option<Secret>,
     /// Region that is signed for.
     pub region: String,
     /// PEM file of further certificate authorities, beside the system's.
@@ -28,23 +31,31 @@ pub struct SourceSettings {
     pub connect_timeout: Duration,
     /// Longest silence of a server.
     pub idle_timeout: Duration,
+    /// Ranges of one object at once.
+    pub parallel_ranges: usize,
     /// All reads together stay within this rate.
     pub max_read_bytes_per_sec: Option<u64>,
+    /// Whose signatures images need.
+    pub trust: Trust,
 }
 
-impl From<&config::Minio> for SourceSettings {
-    fn from(minio: &config::Minio) -> Self {
+impl From<&config::Config> for SourceSettings {
+    fn from(config: &config::Config) -> Self {
+        let minio = &config.minio;
         Self {
             endpoint: minio.endpoint.clone(),
             access_key: minio.access_key.clone(),
             secret_key: minio.secret_key.clone(),
+            session_token: minio.session_token.clone(),
             region: minio.region.clone(),
             ca_cert: minio.ca_cert.clone(),
             allowed_hosts: minio.allowed_hosts.clone(),
             retry_backoff: minio.retry_backoff.clone(),
             connect_timeout: web::CONNECT_TIMEOUT,
             idle_timeout: minio.idle_timeout,
+            parallel_ranges: minio.parallel_ranges,
             max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
+            trust: Trust::from(&config.trust),
         }
     }
 }

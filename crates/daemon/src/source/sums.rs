@@ -35,6 +35,9 @@ pub(super) enum Scope {
     Image,
     /// A directory's: a line counts by its name, and an image that has none is not the file's.
     Directory,
+    /// Whatever a signature covers: only a line with the image's name is about the image, as else one image's
+    /// digest could be put beside another.
+    Signed,
 }
 
 /// What a file says of an image.
@@ -83,6 +86,14 @@ pub(super) fn parse(
     }
     if found != Found::default() {
         return Ok(found);
+    }
+    if scope == Scope::Signed {
+        return match digests.iter().any(|line| line.name.is_none()) {
+            true => Err("what is signed has a digest without a name, which any image could be put under: sign the output \
+                 of sha256sum IMAGE"
+                .to_owned()),
+            false => Ok(found),
+        };
     }
     if scope == Scope::Directory {
         // A bare digest stands for all that the directory holds, which is one image.

@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::error::{Result, SourceError, SourceErrorKind};
-use crate::config::endpoints;
+use crate::config::{endpoints, web_name};
 use percent::{decode, decode_path, encode};
 pub use requested::RequestedUrl;
 pub use shown::redact;
@@ -61,7 +61,7 @@ pub struct UrlPolicy {
 }
 
 /// One entry of `minio.allowed_hosts`: `host`, good for the default ports of http and https, or
-/// `host:port`.
+/// `host:port`; `*.` before it stands for any host below.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct AllowedHost {
     host: String,
@@ -197,7 +197,7 @@ impl UrlPolicy {
 
 /// An object that is named after another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sibling {
+pub enum Sibling {
     /// It has this after the other's name.
     Suffix(&'static str),
     /// It has this name, in the other's directory.
@@ -212,6 +212,25 @@ impl ImageUrl {
             Location::Web(url) => decode(url.path()).unwrap_or_else(|_| url.path().to_owned()),
         };
         path.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// What rules of trust compare with their prefixes: decoded, so that every spelling is one name.
+    pub(crate) fn trust_name(&self) -> String {
+        match &self.0 {
+            Location::Object { bucket, key } => format!("{bucket}/{key}"),
+            Location::Web(url) => {
+                let path = decode(url.path()).unwrap_or_else(|_| url.path().to_owned());
+                web_name(url, &path)
+            }
+        }
+    }
+
+    /// Whether other objects can be named after this one.
+    pub(crate) fn has_siblings(&self) -> bool {
+        match &self.0 {
+            Location::Object { .. } => true,
+            Location::Web(url) => url.query().is_none(),
+        }
     }
 
     /// Whether the object lies on the configured endpoint and is read with its credentials.
@@ -294,7 +313,13 @@ impl fmt::Debug for ImageUrl {
 
 impl AllowedHost {
     fn covers(&self, url: &Url) -> bool {
-        url.host_str() == Some(&self.host)
+        let host = url.host_str().unwrap_or_default();
+        let is_this = match self.host.strip_prefix('*') {
+            // With its dot, so that the domain itself and others that end alike are none of them.
+            Some(domain) => host.len() > domain.len() && host.ends_with(domain),
+            None => host == self.host,
+        };
+        is_this
             && match self.port {
                 Some(port) => url.port_or_known_default() == Some(port),
                 None => url.port().is_none(),

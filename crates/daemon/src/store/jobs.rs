@@ -331,7 +331,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
          finished_at = ?15, \
          image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
          image_url_sealed = iif(?16 OR image_url_sealed IS NULL, image_url_sealed, x''), \
-         verified = ?17, method = ?18 WHERE id = ?1",
+         verified = ?17, method = ?18, signer = ?19 WHERE id = ?1",
         params![
             job.id.to_string(),
             job.state.as_str(),
@@ -352,6 +352,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             !job.state.is_terminal(),
             job.verified.map(Verified::as_str),
             job.method.map(Method::as_str),
+            job.signer.as_ref().map(json).transpose()?,
         ],
     )?;
     Ok(())

@@ -128,6 +128,7 @@ pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         image_digest: parsed_if_any(row, "image_digest")?,
         verified: parsed_if_any(row, "verified")?,
         method: parsed_if_any(row, "method")?,
+        signer: from_json(row, "signer")?,
         notes: from_json(row, "notes")?.unwrap_or_default(),
         progress: from_json(row, "progress")?,
         attempts: row.get("attempts")?,

@@ -8,15 +8,16 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// The schema's version, kept in the file's `user_version`.
-pub(super) const VERSION: i32 = 5;
+pub(super) const VERSION: i32 = 6;
 
 /// What brings a database from one version to the next.
-const STEPS: [(i32, &str); 5] = [
+const STEPS: [(i32, &str); 6] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
     (3, include_str!("schema-3.sql")),
     (4, include_str!("schema-4.sql")),
     (5, include_str!("schema-5.sql")),
+    (6, include_str!("schema-6.sql")),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.

@@ -64,10 +64,17 @@ impl Sinks {
             if url.path() == "/" {
                 url.set_path(LOKI_PATH);
             }
-            running.push((loki, start(loki, url, loki_body)?));
+            let tenant = logging.loki_tenant.as_deref().map(HeaderValue::from_str);
+            let tenant = tenant
+                .transpose()
+                .context("logging.loki_tenant cannot be sent")?;
+            running.push((loki, start(loki, url, tenant, loki_body)?));
         }
         if let Some(url) = &logging.webhook_url {
-            running.push((webhook, start(webhook, url.expose().clone(), webhook_body)?));
+            running.push((
+                webhook,
+                start(webhook, url.expose().clone(), None, webhook_body)?,
+            ));
         }
         Ok(Self(running))
     }
@@ -105,6 +112,7 @@ impl Sinks {
 fn start(
     name: &'static str,
     url: Url,
+    tenant: Option<HeaderValue>,
     body: fn(&str, &[Line]) -> serde_json::Result<Vec<u8>>,
 ) -> anyhow::Result<Running<Line>> {
     let http = Http {
@@ -112,6 +120,7 @@ fn start(
             .build()
             .context("Cannot create the HTTP client for log lines")?,
         url,
+        tenant,
         instance: rustix::system::uname()
             .nodename()
             .to_string_lossy()
@@ -124,6 +133,8 @@ fn start(
 struct Http {
     client: reqwest::Client,
     url: Url,
+    /// Of a Loki that has several.
+    tenant: Option<HeaderValue>,
     instance: String,
     body: fn(&str, &[Line]) -> serde_json::Result<Vec<u8>>,
 }
@@ -135,7 +146,10 @@ impl Receiver<Line> for Http {
             Err(error) => return Outcome::Refused(error.to_string()),
         };
         let json = HeaderValue::from_static("application/json");
-        let request = self.client.post(self.url.clone()).body(body);
+        let mut request = self.client.post(self.url.clone()).body(body);
+        if let Some(tenant) = &self.tenant {
+            request = request.header("X-Scope-OrgID", tenant);
+        }
         outbox::send(request.header(CONTENT_TYPE, json)).await
     }
 }

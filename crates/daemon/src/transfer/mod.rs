@@ -14,6 +14,7 @@
 //! which were fetched by separate requests.
 
 mod cachefile;
+mod digests;
 mod error;
 mod outlet;
 
@@ -27,20 +28,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lvp_api::{Sha256Digest, Sha512Digest};
 use lvp_image::buffer::{BufferPool, PooledBuf};
-use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
+pub use digests::{Digests, Hashers, Wanted};
 pub use error::TransferError;
 pub use outlet::{Aims, CacheOnly, Outlet, ToVolume, Written};
 
 use crate::cache::Lead;
 use crate::job::meter::Meter;
 use crate::job::stop::{Stop, StopReason};
-use crate::source::{PlanCheck, RangeOptions, RangeReader, Source, SourceError};
+use crate::source::{PlanCheck, RangeReader, Source, SourceError};
 
 /// Chunks that may wait in front of the pump. The HTTP library produces chunks of at most 400 KiB,
 /// mostly far smaller ones, and a chunk that waits here no longer occupies a range's buffer.
@@ -60,10 +60,8 @@ const QUEUED_PIECES: usize = 2;
 /// The result of a pass.
 #[derive(Debug)]
 pub struct Streamed<W> {
-    /// SHA-256 of every byte of the object.
-    pub digest: Sha256Digest,
-    /// SHA-512 of the same bytes, if it was wanted.
-    pub sha512: Option<Sha512Digest>,
+    /// Digests of every byte of the object, and what its signatures came to.
+    pub digests: Digests,
     /// The complete partial file.
     pub file: File,
     /// From the first request for the object's bytes to its last byte.
@@ -97,7 +95,7 @@ pub async fn stream<O: Outlet>(
     let pump = (source.mover()).spawn_blocking(move || pump.run(aims, receiver));
     let started = Instant::now();
     let reader = match lead.can_be_joined() {
-        true => source.read_ranges(&object, start..object.size, RangeOptions::default()),
+        true => source.read_ranges(&object, start..object.size, source.range_options()),
         false => source.read_once(&object),
     };
     let fetching = fetch(reader, chunks, Arc::clone(meter), stop.clone());
@@ -123,14 +121,12 @@ pub async fn stream<O: Outlet>(
     }
     let (download, ()) = fetched?;
     let Pumped {
-        digest,
-        sha512,
+        digests,
         file,
         written,
     } = pumped?;
     Ok(Streamed {
-        digest,
-        sha512,
+        digests,
         file,
         download,
         written,
@@ -179,8 +175,7 @@ struct Pump {
 
 /// The result of the pump.
 struct Pumped<W> {
-    digest: Sha256Digest,
-    sha512: Option<Sha512Digest>,
+    digests: Digests,
     file: File,
     written: W,
 }
@@ -208,12 +203,12 @@ impl Pump {
         let Aims {
             mut outlet,
             check,
-            sha512,
+            wanted,
         } = aims;
         thread::scope(|scope| {
             let (to_digest, for_digest) = sync_channel::<Bytes>(QUEUED_PIECES);
             let (to_cache, for_cache) = sync_channel::<Bytes>(QUEUED_PIECES);
-            let digest = scope.spawn(move || digest(for_digest, check, sha512));
+            let digest = scope.spawn(move || digest(for_digest, check, wanted));
             let cache = scope.spawn(move || cachefile::write(&file, start, for_cache, &durable));
             let moved = self.pump(
                 &mut chunks,
@@ -229,7 +224,7 @@ impl Pump {
             let digest = digest.join();
             let cache = cache.join();
             // First, because a plan of another object may be the reason why the rest failed.
-            let (digest, sha512, check) = digest.map_err(panicked)??;
+            let (digests, check) = digest.map_err(panicked)??;
             let received = moved?;
             cache
                 .map_err(panicked)?
@@ -242,8 +237,7 @@ impl Pump {
             };
             check.map(PlanCheck::finish).transpose()?;
             Ok(Pumped {
-                digest,
-                sha512,
+                digests,
                 file: self.file,
                 written: written?,
             })
@@ -346,29 +340,21 @@ impl<O: Outlet> Consumers<'_, O> {
     }
 }
 
-/// The digests of what arrived, and the comparison with the plan.
-type Digested = (Sha256Digest, Option<Sha512Digest>, Option<PlanCheck>);
-
 /// Hashes all pieces, and ends early if they are not those that the plan was made from. Returns the
 /// comparison, which is complete only at the end of the object.
 fn digest(
     pieces: Receiver<Bytes>,
     mut check: Option<PlanCheck>,
-    sha512: bool,
-) -> Result<Digested, SourceError> {
-    let mut hasher = Sha256::new();
-    let mut sha512 = sha512.then(Sha512::new);
+    wanted: Wanted,
+) -> Result<(Digests, Option<PlanCheck>), SourceError> {
+    let mut hashers = Hashers::new(wanted);
     for piece in pieces {
         if let Some(check) = &mut check {
             check.push(&piece)?;
         }
-        hasher.update(&piece);
-        if let Some(sha512) = &mut sha512 {
-            sha512.update(&piece);
-        }
+        hashers.update(&piece);
     }
-    let sha512 = sha512.map(|hasher| Sha512Digest::new(hasher.finalize().into()));
-    Ok((Sha256Digest::new(hasher.finalize().into()), sha512, check))
+    Ok((hashers.finish(), check))
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> TransferError {

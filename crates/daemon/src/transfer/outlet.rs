@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lvp_image::copy::{Body, Copier};
 
+use super::digests::Wanted;
 use crate::source::PlanCheck;
 
 /// Accepts all pieces of an image, in order.
@@ -25,14 +26,14 @@ pub struct Aims<O> {
     pub(super) outlet: O,
     /// Compares the bytes with those that the plan was made from.
     pub(super) check: Option<PlanCheck>,
-    /// Computes the SHA-512 as well.
-    pub(super) sha512: bool,
+    /// What is computed beside the SHA-256.
+    pub(super) wanted: Wanted,
 }
 
 impl<O> Aims<O> {
-    /// Whether the SHA-512 of all bytes is wanted as well.
-    pub fn with_sha512(mut self, wanted: bool) -> Self {
-        self.sha512 = wanted;
+    /// What else is to be taken of all bytes.
+    pub fn taking(mut self, wanted: Wanted) -> Self {
+        self.wanted = wanted;
         self
     }
 }
@@ -43,7 +44,7 @@ impl Aims<CacheOnly> {
         Self {
             outlet: CacheOnly,
             check,
-            sha512: false,
+            wanted: Wanted::default(),
         }
     }
 }
@@ -57,7 +58,7 @@ impl Aims<ToVolume> {
                 started: Instant::now(),
             },
             check: Some(check),
-            sha512: false,
+            wanted: Wanted::default(),
         }
     }
 }

@@ -161,3 +161,34 @@ async fn certificates_and_tokens_made_by_lvpctl_are_accepted_and_nothing_less_is
         assert_eq!(crate::doctor::check(&report, name).0, "ok", "{report:#}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_tls_say_the_true_reason() {
+    if !require("lvpctl") || !require("openssl") {
+        return;
+    }
+    let cases = lvp_testkit::openssl::Cases::start().await;
+    for case in &cases.expect("the servers start").cases {
+        let ca = case.ca.as_ref().map(|ca| ca.display().to_string());
+        let mut arguments = vec!["jobs"];
+        arguments.extend(
+            ca.as_deref()
+                .map_or_else(Vec::new, |ca| vec!["--ca-cert", ca]),
+        );
+        let output = lvpctl(&case.endpoint, &arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        for word in case.words {
+            assert!(
+                said.contains(word),
+                "{}: {word:?} is not in {said:?}",
+                case.name
+            );
+        }
+        assert_eq!(
+            output.status.code() == Some(7),
+            !case.words.is_empty(),
+            "{}: {said}",
+            case.name
+        );
+    }
+}

@@ -47,6 +47,7 @@ mod provision;
 mod reconcile;
 mod restore;
 mod shutdown;
+mod signatures;
 mod sinks;
 mod support;
 mod systemd;

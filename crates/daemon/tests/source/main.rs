@@ -8,6 +8,7 @@
 mod faults;
 mod reader;
 mod servers;
+mod tls;
 mod versions;
 mod web;
 
@@ -18,6 +19,7 @@ use lvp_testkit::s3::{ACCESS_KEY, SECRET_KEY};
 use provisioner::secret::Secret;
 use provisioner::source::{
     ObjectMeta, RangeOptions, RangeReader, Source, SourceError, SourceErrorKind, SourceSettings,
+    Trust,
 };
 
 /// Small ranges: a few of them cover a small object.
@@ -41,7 +43,10 @@ fn settings(endpoint: &str) -> SourceSettings {
         retry_backoff: vec![Duration::from_millis(1); 3],
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(10),
+        session_token: None,
+        parallel_ranges: 4,
         max_read_bytes_per_sec: None,
+        trust: Trust::default(),
     }
 }
 

@@ -48,6 +48,25 @@ impl Drop for Open {
     }
 }
 
+/// Counts a request while it is answered.
+struct Active<'a>(&'a State);
+
+impl<'a> Active<'a> {
+    /// None when there are as many as there may be.
+    fn begin(state: &'a State) -> Option<Self> {
+        let most = state.most_active.load(Ordering::SeqCst);
+        let active = Self(state);
+        let before = state.active.fetch_add(1, Ordering::SeqCst);
+        (most == 0 || before < most).then_some(active)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 pub(super) async fn connection(client: TcpStream, upstream: SocketAddr, state: Arc<State>) {
     state.connections.fetch_add(1, Ordering::SeqCst);
     let open = Open(state);
@@ -76,6 +95,11 @@ async fn exchange(
     let is_head = request.method == "HEAD";
     let start = request.range_start.unwrap_or(0);
     let faults = state.arrived(request);
+    let Some(_active) = Active::begin(state) else {
+        let answer = canned(503, None, Some("SlowDown"), is_head);
+        client.get_mut().write_all(answer.as_bytes()).await?;
+        return Ok(Then::NextRequest);
+    };
     for fault in &faults {
         match fault {
             Fault::Reset => return Ok(Then::Reset),

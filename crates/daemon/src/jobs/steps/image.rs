@@ -1,14 +1,15 @@
 //! The steps that have to do with the image: its object, the cache, its plan, its download.
 
+use std::fs::File;
 use std::sync::Arc;
 
-use lvp_api::{ImageType, Stage};
+use lvp_api::{ImageType, Sha256Digest, Stage};
 use lvp_image::copy::PlannedImage;
 use lvp_image::plan::{ImageInfo, Planner};
 use lvp_image::source::FileSource;
 use tokio_util::sync::CancellationToken;
 
-use super::{Steps, checksums};
+use super::Steps;
 use crate::cache::{Lead, Lookup, Pin, Published};
 use crate::job::error::JobError;
 use crate::job::flight::Follower;
@@ -48,6 +49,12 @@ pub(super) struct OnePass {
     pub(super) info: ImageInfo,
     pub(super) image: PlannedImage,
     pub(super) check: PlanCheck,
+}
+
+/// An object that is what it must be.
+struct Received<W> {
+    file: File,
+    written: W,
 }
 
 impl Steps<'_> {
@@ -164,16 +171,11 @@ impl Steps<'_> {
     ) -> Result<(Pin, O::Written), JobError> {
         let span = spans::download(&self.span, self.image.url.to_string(), &lead);
         let before = self.live.meter.retries();
-        let aims = aims.with_sha512(checksums.sha512.is_some());
+        let aims = aims.taking(self.wanted(checksums)?);
         let received = self.receive(&mut lead, aims, checksums);
         let received = spans::traced(span.clone(), received).await;
         spans::repeated(&span, self.live.meter.retries() - before);
-        let Streamed {
-            digest,
-            file,
-            written,
-            ..
-        } = received?;
+        let (digest, Received { file, written }) = received?;
         let size_bytes = lead.object().size;
         let published = lead.publish(file, digest).await?;
         Ok((self.record(published, size_bytes).await?, written))
@@ -185,7 +187,7 @@ impl Steps<'_> {
         lead: &mut Lead,
         aims: Aims<O>,
         checksums: &Checksums,
-    ) -> Result<Streamed<O::Written>, JobError> {
+    ) -> Result<(Sha256Digest, Received<O::Written>), JobError> {
         let fresh_bytes = lead.object().size - lead.durable_bytes();
         let (meter, stop) = (&self.live.meter, &self.live.stop);
         let streamed = match transfer::stream(&self.source, lead, aims, meter, stop).await {
@@ -197,15 +199,21 @@ impl Steps<'_> {
             }
             streamed => streamed?,
         };
-        let digest = streamed.digest;
+        let Streamed {
+            digests,
+            file,
+            download,
+            written,
+        } = streamed;
+        let digest = digests.sha256;
         self.live.update(|job| job.image_digest = Some(digest));
-        if let Err(error) = checksums::compare(checksums, &digest, streamed.sha512.as_ref()) {
+        if let Err(error) = self.compare(checksums, digests) {
             lead.discard().await?;
             return Err(error);
         }
-        self.measured(TimedStage::Download, fresh_bytes, streamed.download)
+        self.measured(TimedStage::Download, fresh_bytes, download)
             .await;
-        Ok(streamed)
+        Ok((digest, Received { file, written }))
     }
 
     /// Puts a published image into the index, once that can be written.

@@ -140,7 +140,7 @@ impl Steps<'_> {
             }
             let ended = match self.look_up(&object, &checksums).await? {
                 Lookup::Hit(pin) => {
-                    self.expect_sha512(&pin, &checksums).await?;
+                    self.expect_announced(&pin, &checksums).await?;
                     self.use_cached(pin, &checksums, way).await
                 }
                 Lookup::Follow(follower) => {

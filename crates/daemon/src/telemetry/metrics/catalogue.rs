@@ -173,7 +173,7 @@ pub const CATALOGUE: &[Entry] = &[
     counter(
         "images_verified_total",
         &["verified"],
-        "Jobs by what their image was verified against: request, sidecar, sums, none",
+        "Jobs by what their image was verified against: signature, request, sidecar, sums, none",
     ),
     gauge("queue_length", &[], "Accepted jobs that wait for a slot"),
     histogram(

@@ -22,6 +22,7 @@ fn logging(loki: Option<&Inbox>, webhook: Option<&Inbox>) -> Logging {
         file: None,
         sampling: LogSampling::All,
         loki_url: loki.and_then(url),
+        loki_tenant: loki.map(|_| "team-a".to_owned()),
         webhook_url: webhook.and_then(url),
     }
 }
@@ -81,6 +82,7 @@ async fn loki_gets_streams_of_few_labels_with_times_in_nanoseconds() {
     assert_eq!(posts.len(), 1, "{posts:?}");
     assert_eq!(posts[0].target, "/loki/api/v1/push");
     assert_eq!(posts[0].headers["content-type"], "application/json");
+    assert_eq!(posts[0].headers["x-scope-orgid"], "team-a");
     let mut body = bodies(&posts).remove(0);
     let streams = body["streams"].as_array_mut().expect("there are streams");
     let mut times = Vec::new();

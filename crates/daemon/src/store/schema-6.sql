@@ -1,0 +1,3 @@
+-- Version 6. Whose signature an image has, as JSON.
+
+ALTER TABLE jobs ADD COLUMN signer TEXT;

@@ -1,0 +1,177 @@
+//! Why a connection over TLS failed, in words that say what to do.
+//!
+//! The libraries' words are exact and help nobody who has not read them: `UnknownIssuer`, `CaUsedAsEndEntity`,
+//! `InvalidContentType`. [`explain`] finds the reason in an error's chain, for the daemon and for `lvpctl` alike.
+
+use std::error::Error;
+use std::io;
+
+use rustls::pki_types::UnixTime;
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
+use time::OffsetDateTime;
+
+/// Who did not answer as expected.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer<'a> {
+    /// Its host and port, as they are shown.
+    pub host: &'a str,
+    /// Whether TLS was spoken.
+    pub is_tls: bool,
+    /// What names further authorities: `minio.ca_cert`, `--ca-cert`.
+    pub ca_setting: &'a str,
+    /// What names the peer: `minio.endpoint`, `--endpoint`.
+    pub endpoint_setting: &'a str,
+}
+
+/// The reason and what to do, when the error is over TLS; another attempt changes none of them.
+pub fn explain(error: &(dyn Error + 'static), peer: &Peer<'_>) -> Option<String> {
+    let Peer {
+        host,
+        endpoint_setting: endpoint,
+        ..
+    } = peer;
+    match find::<rustls::Error>(error) {
+        Some(rustls::Error::InvalidCertificate(reason)) => Some(certificate(reason, peer)),
+        // Whatever it said, it was no record of TLS.
+        Some(rustls::Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        )) => Some(format!(
+            "{host} does not speak TLS on this port: write http:// in {endpoint}, or use the server's port for TLS"
+        )),
+        Some(rustls::Error::AlertReceived(alert)) => alerted(*alert, peer),
+        Some(rustls::Error::PeerIncompatible(_)) => Some(format!(
+            "{host} and this program have no version or cipher of TLS in common; TLS 1.2 or 1.3 is needed"
+        )),
+        _ if peer.is_tls => None,
+        // An answer that is not HTTP: an alert of TLS, as a rule.
+        _ => find::<hyper::Error>(error)
+            .is_some_and(hyper::Error::is_parse)
+            .then(|| {
+                format!(
+                    "{host} does not answer in HTTP: if this is its port for TLS, write https:// in {endpoint}"
+                )
+            }),
+    }
+}
+
+fn certificate(reason: &CertificateError, peer: &Peer<'_>) -> String {
+    let Peer {
+        host,
+        ca_setting: ca,
+        endpoint_setting: endpoint,
+        ..
+    } = peer;
+    match reason {
+        CertificateError::Expired => {
+            format!("The certificate of {host} has expired: renew it, or set this host's clock")
+        }
+        CertificateError::ExpiredContext { not_after, .. } => format!(
+            "The certificate of {host} expired on {}: renew it, or set this host's clock if it is wrong",
+            date(*not_after)
+        ),
+        CertificateError::NotValidYet => {
+            format!("The certificate of {host} is not valid yet: is this host's clock behind?")
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => format!(
+            "The certificate of {host} is valid from {} on: set this host's clock if it is behind",
+            date(*not_before)
+        ),
+        CertificateError::NotValidForName => format!(
+            "The certificate of {host} is for another name: write its name in {endpoint}, or have one made for this name"
+        ),
+        CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        } => format!(
+            "The certificate of {host} is not for {}, but for {}: write one of its names in {endpoint}, or have one made \
+             for this name",
+            expected.to_str(),
+            names(presented)
+        ),
+        CertificateError::UnknownIssuer => format!(
+            "The certificate of {host} is not trusted, as no known authority has signed it: give the certificate of the \
+             one that did by {ca}"
+        ),
+        CertificateError::Other(other) if is_authority(&*other.0) => format!(
+            "The certificate of {host} is an authority's own (CA:TRUE), which a server's must not be: have the server use \
+             one that this authority signed, or one that signs itself with basicConstraints=CA:FALSE and is given by {ca}"
+        ),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            format!(
+                "The certificate of {host} is not one of a server: its extendedKeyUsage has no serverAuth"
+            )
+        }
+        reason => format!("The certificate of {host} cannot be used: {reason}"),
+    }
+}
+
+fn is_authority(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    matches!(
+        error.downcast_ref::<webpki::Error>(),
+        Some(webpki::Error::CaUsedAsEndEntity)
+    )
+}
+
+/// None of those that say nothing of how either side is set up: they may pass.
+fn alerted(alert: AlertDescription, peer: &Peer<'_>) -> Option<String> {
+    let host = peer.host;
+    Some(match alert {
+        AlertDescription::CertificateRequired => {
+            format!("{host} asks for a client certificate, and none was shown")
+        }
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::AccessDenied => {
+            format!("{host} does not take the client certificate ({alert:?})")
+        }
+        AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure => format!(
+            "{host} and this program have no version or cipher of TLS in common; TLS 1.2 or 1.3 is needed"
+        ),
+        _ => return None,
+    })
+}
+
+/// `DnsName("a")` and `IpAddress(127.0.0.1)` without what is around them.
+fn names(presented: &[String]) -> String {
+    const MAX_NAMES: usize = 10;
+    let bare = |name: &String| {
+        let inner = name
+            .split_once('(')
+            .and_then(|(_, rest)| rest.strip_suffix(')'));
+        inner.unwrap_or(name).trim_matches('"').to_owned()
+    };
+    let mut names: Vec<_> = presented.iter().take(MAX_NAMES).map(bare).collect();
+    match presented.len() {
+        0 => return "no name at all (subjectAltName is missing)".to_owned(),
+        all if all > MAX_NAMES => names.push("others".to_owned()),
+        _ => {}
+    }
+    names.join(", ")
+}
+
+fn date(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).ok();
+    let date = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    date.map_or_else(
+        || "a day that no calendar has".to_owned(),
+        |time| time.date().to_string(),
+    )
+}
+
+/// An error of this type in the chain.
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    if let Some(found) = error.downcast_ref::<E>() {
+        return Some(found);
+    }
+    // An I/O error names as its source not the error that it wraps, but that one's source.
+    let wrapped = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    match wrapped {
+        Some(wrapped) => find(wrapped),
+        None => error.source().and_then(find),
+    }
+}
