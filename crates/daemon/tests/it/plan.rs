@@ -64,7 +64,7 @@ async fn a_plan_says_what_a_job_then_does_and_changes_nothing() {
         (plan.cache, plan.bytes_to_fetch),
         (Some(CacheState::Hit), 0)
     );
-    let old = plan.overwrites.expect("it is there");
+    let old = plan.overwrites.clone().expect("it is there");
     assert_eq!(
         (old.state.as_str(), old.job_id.as_ref()),
         ("ready", Some(&job))
