@@ -1,5 +1,7 @@
 //! The daemon on a thin pool.
 
+#![expect(clippy::print_stdout, reason = "what was measured")]
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
@@ -141,7 +143,6 @@ pub(crate) async fn a_pool_beyond_its_limit_refuses_requests_until_there_is_room
         .await;
     let refused = refused.expect("an answer");
     assert_eq!(refused.status, 503, "{refused:?}");
-    println!("refused: {}", refused.body);
     let text = refused.body.to_string();
     for part in [
         "vg0/pool0",
