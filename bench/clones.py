@@ -34,13 +34,13 @@ def run(*command):
 
 
 def make_image(path, gib):
-    """A qcow2 image of so many GiB, a tenth of them data, in pieces all over the disk."""
+    """A qcow2 image of so many GiB, a hundredth of them data, in pieces all over the disk."""
     raw = path.with_suffix(".raw")
     with open(raw, "wb") as disk:
         disk.truncate(gib * GIB)
-        piece = 4 << 20
-        for index in range(gib * GIB // 10 // piece):
-            disk.seek(index * 10 * piece)
+        piece = 1 << 20
+        for index in range(gib * GIB // 100 // piece):
+            disk.seek(index * 100 * piece)
             disk.write(os.urandom(piece))
     run("qemu-img", "convert", "-O", "qcow2", raw, path)
     raw.unlink()
