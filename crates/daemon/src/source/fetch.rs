@@ -89,12 +89,13 @@ impl<'a> Fetch<'a> {
                 }
                 Err(failure) => {
                     self.answer = None;
-                    let is_narrowed = is_overload(&failure.error)
-                        && (self.gate.as_ref()).is_some_and(|gate| gate.narrow(&mut self.place));
-                    self.place = None;
-                    if !is_narrowed {
-                        self.budget.pause(failure).await?;
+                    if is_overload(&failure.error)
+                        && let Some(gate) = &self.gate
+                    {
+                        gate.narrow(&mut self.place);
                     }
+                    self.place = None;
+                    self.budget.pause(failure).await?;
                 }
             }
         }

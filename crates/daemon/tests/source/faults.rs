@@ -560,7 +560,7 @@ async fn reads_hold_the_configured_rate_within_five_percent() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_serves_one_request_at_once_is_asked_for_one_range_at_once() {
     let setup = Setup::with(|settings| SourceSettings {
-        retry_backoff: Vec::new(),
+        retry_backoff: vec![Duration::from_millis(1)],
         ..settings
     })
     .await;
