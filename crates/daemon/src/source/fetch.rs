@@ -99,6 +99,8 @@ impl<'a> Fetch<'a> {
                 }
             }
         }
+        // Whoever waits for the rest to be read must not hold up the range that is read first.
+        self.place = None;
         match self.answer.take() {
             Some((response, offset)) => self.check_end(response, offset).await.map(|()| None),
             None => Ok(None),
