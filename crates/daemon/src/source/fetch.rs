@@ -89,15 +89,18 @@ impl<'a> Fetch<'a> {
                 }
                 Err(failure) => {
                     self.answer = None;
-                    let is_narrowed = is_overload(&failure.error)
-                        && (self.gate.as_ref()).is_some_and(|gate| gate.narrow(&mut self.place));
-                    self.place = None;
-                    if !is_narrowed {
-                        self.budget.pause(failure).await?;
+                    if is_overload(&failure.error)
+                        && let Some(gate) = &self.gate
+                    {
+                        gate.narrow(&mut self.place);
                     }
+                    self.place = None;
+                    self.budget.pause(failure).await?;
                 }
             }
         }
+        // Whoever waits for the rest to be read must not hold up the range that is read first.
+        self.place = None;
         match self.answer.take() {
             Some((response, offset)) => self.check_end(response, offset).await.map(|()| None),
             None => Ok(None),

@@ -1,8 +1,7 @@
 //! How many requests of one reader a server has at once.
 //!
 //! Some servers serve few connections, or one, and answer 429 or 503 to the rest. Each such answer takes one request
-//! at once away, down to one, and costs no repeat: the others wait until one is through. With one left such an answer is a
-//! failure as any other.
+//! at once away, down to one: the repeat waits until another is through, so that one repeat is enough.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

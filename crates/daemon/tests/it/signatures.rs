@@ -28,7 +28,7 @@ fn line(bytes: &[u8], name: &str) -> String {
 
 async fn run(daemon: &Daemon, key: &str) -> JobStatus {
     let body = json!({
-        "image_url": format!("s3://images/{key}"), "volume_name": key.replace(['/', '.'], "-"),
+        "image_url": format!("s3://images/{key}"), "volume_name": key.replace(['/', '.', '%'], "-"),
         "volume_size_bytes": 32 * MIB,
     });
     let job = daemon.submit("/provision", body).await;
@@ -227,7 +227,8 @@ async fn an_image_that_is_not_rightly_signed_reaches_no_volume() {
     let (world, signers) = required().await;
     let daemon = world.start();
     let bytes = image(8 * MIB, 20, 6).build();
-    let other = image(8 * MIB, 20, 7).build();
+    let other = image(8 * MIB, 20, 12).build();
+    assert!(other != bytes, "the seeds make two images");
     let sums = line(&bytes, "a.qcow2");
     let sign = |data: &[u8]| signers.detached(&signers.key, data);
     let sha1 = signers.gpg.sign(
