@@ -60,7 +60,7 @@ fn tests_in(directory: &Path, names: &mut BTreeSet<String>) {
                     }
                     Some(_) => is_test = false,
                     None => {
-                        is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test")
+                        is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
                     }
                 }
             }
