@@ -22,7 +22,7 @@ pub struct GoldenVolume {
     /// Bytes that it takes, with what clones share of them; absent where the back end cannot tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_bytes: Option<u64>,
-    /// SHA-256 of the disk's bytes.
+    /// Digest of the disk: SHA-256 over the SHA-256s of its blocks of 1 MiB (the last may be shorter).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_digest: Option<String>,
     /// How many volumes were cloned from it.
@@ -73,9 +73,9 @@ pub struct VerifiedVolume {
     pub image_digest: String,
     /// Size of the image's disk in bytes.
     pub disk_bytes: u64,
-    /// SHA-256 that the disk's bytes had when they were written.
+    /// Digest that the disk had when it was written, as in the list of golden volumes.
     pub expected_digest: String,
-    /// SHA-256 that they have now.
+    /// Digest that it has now.
     pub found_digest: String,
     /// Where the volume differs: from the golden volume of its image, where that is there to compare with, and from
     /// zeros behind the disk. The first 16 parts.

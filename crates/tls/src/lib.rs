@@ -36,11 +36,11 @@ pub fn explain(error: &(dyn Error + 'static), peer: &Peer<'_>) -> Option<String>
         Some(rustls::Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
         )) => Some(format!(
-            "{host} does not speak TLS on this port: write http:// in {endpoint}, or use the server's port for TLS"
+            "{host} does not speak TLS on this port: use http:// in {endpoint}, or the server's TLS port"
         )),
         Some(rustls::Error::AlertReceived(alert)) => alerted(*alert, peer),
         Some(rustls::Error::PeerIncompatible(_)) => Some(format!(
-            "{host} and this program have no version or cipher of TLS in common; TLS 1.2 or 1.3 is needed"
+            "{host} and this program have no TLS version or cipher in common; TLS 1.2 or 1.3 is needed"
         )),
         _ if peer.is_tls => None,
         // An answer that is not HTTP: an alert of TLS, as a rule.
@@ -48,7 +48,7 @@ pub fn explain(error: &(dyn Error + 'static), peer: &Peer<'_>) -> Option<String>
             .is_some_and(hyper::Error::is_parse)
             .then(|| {
                 format!(
-                    "{host} does not answer in HTTP: if this is its port for TLS, write https:// in {endpoint}"
+                    "{host} does not answer in HTTP: if this is its TLS port, use https:// in {endpoint}"
                 )
             }),
     }
@@ -77,28 +77,28 @@ fn certificate(reason: &CertificateError, peer: &Peer<'_>) -> String {
             date(*not_before)
         ),
         CertificateError::NotValidForName => format!(
-            "The certificate of {host} is for another name: write its name in {endpoint}, or have one made for this name"
+            "The certificate of {host} is for another name: use its name in {endpoint}, or have a certificate issued for this name"
         ),
         CertificateError::NotValidForNameContext {
             expected,
             presented,
         } => format!(
-            "The certificate of {host} is not for {}, but for {}: write one of its names in {endpoint}, or have one made \
-             for this name",
+            "The certificate of {host} is not for {}, but for {}: use one of these names in {endpoint}, or have one \
+             issued for this name",
             expected.to_str(),
             names(presented)
         ),
         CertificateError::UnknownIssuer => format!(
-            "The certificate of {host} is not trusted, as no known authority has signed it: give the certificate of the \
-             one that did by {ca}"
+            "The certificate of {host} is not trusted: no known certificate authority has signed it; set {ca} to the \
+             certificate of the one that did"
         ),
         CertificateError::Other(other) if is_authority(&*other.0) => format!(
-            "The certificate of {host} is an authority's own (CA:TRUE), which a server's must not be: have the server use \
-             one that this authority signed, or one that signs itself with basicConstraints=CA:FALSE and is given by {ca}"
+            "The certificate of {host} is that of a certificate authority (CA:TRUE), which a server must not use: give the \
+             server one that this authority signed, or a self-signed one with basicConstraints=CA:FALSE, and set {ca} to it"
         ),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             format!(
-                "The certificate of {host} is not one of a server: its extendedKeyUsage has no serverAuth"
+                "The certificate of {host} is not a server certificate: its extendedKeyUsage lacks serverAuth"
             )
         }
         reason => format!("The certificate of {host} cannot be used: {reason}"),
@@ -117,7 +117,7 @@ fn alerted(alert: AlertDescription, peer: &Peer<'_>) -> Option<String> {
     let host = peer.host;
     Some(match alert {
         AlertDescription::CertificateRequired => {
-            format!("{host} asks for a client certificate, and none was shown")
+            format!("{host} requires a client certificate, and none was sent")
         }
         AlertDescription::UnknownCA
         | AlertDescription::BadCertificate
@@ -125,10 +125,10 @@ fn alerted(alert: AlertDescription, peer: &Peer<'_>) -> Option<String> {
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateRevoked
         | AlertDescription::AccessDenied => {
-            format!("{host} does not take the client certificate ({alert:?})")
+            format!("{host} refused the client certificate ({alert:?})")
         }
         AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure => format!(
-            "{host} and this program have no version or cipher of TLS in common; TLS 1.2 or 1.3 is needed"
+            "{host} and this program have no TLS version or cipher in common; TLS 1.2 or 1.3 is needed"
         ),
         _ => return None,
     })
@@ -156,7 +156,7 @@ fn date(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).ok();
     let date = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     date.map_or_else(
-        || "a day that no calendar has".to_owned(),
+        || "an unknown date".to_owned(),
         |time| time.date().to_string(),
     )
 }

@@ -50,13 +50,13 @@ pub(super) fn receiver(text: &str) -> Result<Url, &'static str> {
 
 /// `host` or `host:port` of `minio.allowed_hosts`, or the same after `*.`, which is kept: any host below a domain.
 pub fn allowed_host(entry: &str) -> Result<(String, Option<u16>), &'static str> {
-    if let Some(domain) = entry.strip_prefix("*.") {
+    if let Some(domain) = entry.strip_prefix("*.").filter(|rest| !rest.contains('*')) {
         let (host, port) = allowed_host(domain)?;
         // Below `com`, or an address, anybody may be.
         let is_address = host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
         return match host.contains('.') && !is_address {
             true => Ok((format!("*.{host}"), port)),
-            false => Err("a wild card stands before a domain with a dot in it: *.example.com"),
+            false => Err("a wildcard needs a domain with a dot after it: *.example.com"),
         };
     }
     if entry.contains('*') {

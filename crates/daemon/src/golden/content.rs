@@ -1,4 +1,8 @@
 //! What a volume's bytes are.
+//!
+//! Most of a fresh disk is zeros, and it is read back whole when a golden volume is made. So the digest of a disk is a
+//! digest of digests: SHA-256 over the SHA-256s of its blocks of 1 MiB, the last of which may be shorter. A block of
+//! zeros costs a comparison, and one in a file's hole is not read.
 
 use std::fs::File;
 use std::io;
@@ -7,10 +11,14 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_api::{ByteRange, Sha256Digest};
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-/// Bytes read at a time.
+/// Bytes read at a time, and the blocks of a disk's digest.
 const BLOCK_BYTES: usize = 1 << 20; // 1 MiB
+
+static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// What differs is told in pieces of this.
 const PIECE_BYTES: usize = 4096;
@@ -40,11 +48,15 @@ impl Differences {
     }
 }
 
-/// SHA-256 of a disk's first bytes; None when it was told to stop. Blocks.
+/// The digest of a disk of so many bytes; None when it was told to stop. Blocks.
 pub fn digest(file: &File, size_bytes: u64, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
+    let zeros = Sha256::digest(ZEROS);
     let mut hasher = Sha256::new();
     let ended = read(file, 0..size_bytes, stop, |_, block| {
-        hasher.update(block);
+        match block == ZEROS {
+            true => hasher.update(zeros),
+            false => hasher.update(Sha256::digest(block)),
+        }
         Ok(())
     })?;
     Ok(ended.map(|()| Sha256Digest::new(hasher.finalize().into())))
@@ -99,17 +111,43 @@ fn read(
 ) -> io::Result<Option<()>> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut offset = range.start;
+    let mut data = offset;
+    // What is missing is no hole. A block device's length is not in its metadata, and it has no holes.
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.len() < range.end {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     while offset < range.end {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let length =
             usize::try_from(range.end - offset).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
-        file.read_exact_at(&mut block[..length], offset)?;
-        each(offset, &block[..length])?;
-        offset += length as u64;
+        let end = offset + length as u64;
+        if data <= offset {
+            data = next_data(file, offset)?;
+        }
+        if data >= end {
+            each(offset, &ZEROS[..length])?;
+        } else {
+            file.read_exact_at(&mut block[..length], offset)?;
+            each(offset, &block[..length])?;
+        }
+        offset = end;
     }
     Ok(Some(()))
+}
+
+/// Where the next bytes are that are no hole, from `offset` on: there itself where that cannot be told.
+fn next_data(file: &File, offset: u64) -> io::Result<u64> {
+    match seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => Ok(data),
+        // Nothing but a hole is left.
+        Err(Errno::NXIO) => Ok(u64::MAX),
+        // A block device, or a file system without holes.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(offset),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +191,35 @@ mod tests {
         let size = holes.len() as u64;
         compare_with_zeros(&file(&holes), 0..size, &stop, &mut found).expect("it is read");
         assert_eq!((found.parts.len(), found.has_more), (TOLD, true));
+    }
+
+    #[test]
+    fn a_disks_digest_is_that_of_its_blocks_digests_with_holes_or_without() {
+        let stop = AtomicBool::new(false);
+        let mut bytes = vec![0; 3 * BLOCK_BYTES + 100];
+        bytes[BLOCK_BYTES + 5] = 9;
+        let mut expected = Sha256::new();
+        for block in bytes.chunks(BLOCK_BYTES) {
+            expected.update(Sha256::digest(block));
+        }
+        let expected = Sha256Digest::new(expected.finalize().into());
+        let size = bytes.len() as u64;
+        let written = file(&bytes);
+        assert_eq!(
+            digest(&written, size, &stop).expect("it is read"),
+            Some(expected)
+        );
+        let sparse = tempfile::tempfile().expect("there is room");
+        sparse.set_len(size).expect("it grows");
+        sparse
+            .write_all_at(&[9], BLOCK_BYTES as u64 + 5)
+            .expect("it is written");
+        assert_eq!(
+            digest(&sparse, size, &stop).expect("it is read"),
+            Some(expected)
+        );
+        // A byte that is not there is not taken for a zero.
+        assert!(digest(&sparse, size + 1, &stop).is_err());
     }
 
     #[test]

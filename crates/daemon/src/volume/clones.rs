@@ -92,7 +92,7 @@ pub fn waiting_job(name: &VolumeName) -> Option<JobId> {
 pub struct Content {
     /// The size of the image's disk. What is behind it reads as zeros.
     pub size_bytes: u64,
-    /// SHA-256 of the disk's bytes.
+    /// The disk's digest (`golden::content`).
     pub digest: Sha256Digest,
 }
 

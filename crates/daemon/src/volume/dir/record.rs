@@ -49,7 +49,7 @@ pub(super) struct Record {
 pub(super) struct ContentRecord {
     /// The size of the image's disk.
     pub(super) size_bytes: u64,
-    /// SHA-256 of the disk's bytes.
+    /// The disk's digest (`golden::content`).
     pub(super) sha256: Sha256Digest,
 }
 

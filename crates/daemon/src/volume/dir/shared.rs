@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::sync::PoisonError;
 
 use lvp_api::{JobId, VolumeName};
@@ -272,7 +273,8 @@ impl Files {
             }
             Some(_) => {}
         }
-        // Whoever reads it goes on with it.
+        // One that is being read stays for its readers, without a name.
+        let unread = self.open_unused(volume).ok();
         for path in [
             volume.path.clone(),
             self.record_path(&volume.name, "new"),
@@ -282,8 +284,21 @@ impl Files {
             remove_if_there(&path)?;
         }
         sync_directory(&self.records(&volume.name))?;
+        if let Some(file) = unread {
+            give_back(&file, &volume.path)?;
+        }
         Ok(Removed::Removed)
     }
+}
+
+/// Frees the extents of a file that has no name any more. XFS frees those of a removed file some time later (`inodegc`
+/// in fs/xfs/xfs_icache.c), and until then a volume that needs the room would be refused.
+fn give_back(file: &File, path: &Path) -> Result<(), VolumeError> {
+    let emptied = file.metadata().and_then(|found| match found.nlink() {
+        0 => file.set_len(0),
+        _ => Ok(()),
+    });
+    emptied.map_err(|error| VolumeError::io("Emptying", path, error))
 }
 
 /// Why nothing may be cloned from a file that should be golden.
