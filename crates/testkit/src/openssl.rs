@@ -124,7 +124,7 @@ impl Cases {
             let own = Some(this.path(&format!("{name}.pem")));
             this.serve(name, true, own, words).await?;
         }
-        this.serve("http-to-tls", false, None, &["write https://"])
+        this.serve("http-to-tls", false, None, &["use https://"])
             .await?;
         this.serve_plain().await?;
         Ok(this)
