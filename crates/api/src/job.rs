@@ -357,7 +357,7 @@ pub struct JobStatus {
     /// The request's correlation id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
-    /// Whether the image was in the cache; absent until that is known.
+    /// Whether the image was on the host, in the cache or as a golden volume; absent until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_hit: Option<bool>,
     /// Path of the image in the cache.

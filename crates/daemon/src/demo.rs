@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use futures::StreamExt as _;
 use lvp_api::units::{ByteSize, MIB};
-use lvp_api::{JobAccepted, JobState, JobStatus};
+use lvp_api::{JobAccepted, JobState, JobStatus, Method};
 use lvp_image::builder::{ImageBuilder, Stored};
 use lvp_image::convert::ConvertOptions;
 use lvp_image::copy::{CopyOptions, Engine, TailPolicy};
@@ -131,8 +131,12 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
             "{path} does not hold the image's disk: {digest} instead of {}",
             image.disk_digest
         );
+        let way = match status.method {
+            Some(Method::Clone) => ", cloned",
+            _ => "",
+        };
         say(&format!(
-            "  ready in {seconds:.2} s; every byte of {path} is right ({})",
+            "  ready in {seconds:.2} s{way}; every byte of {path} is right ({})",
             image.how
         ));
     }

@@ -139,7 +139,10 @@ impl Steps<'_> {
         }
         let flight = match shelf.enter(&key) {
             Ok(flight) => flight,
-            Err(follower) => return Ok(Turn::Wait(follower)),
+            Err(follower) => {
+                self.note_lookup(false);
+                return Ok(Turn::Wait(follower));
+            }
         };
         // Another job may have made it between the look and the entry.
         let held = shelf.find(&key).await?;
@@ -156,6 +159,7 @@ impl Steps<'_> {
     }
 
     async fn clone_known(&self, held: &Held) -> Result<Turn, JobError> {
+        self.note_lookup(true);
         Ok(match self.clone_from(held).await? {
             Ended::Done => Turn::Done,
             Ended::WithoutClone => Turn::Image(None),

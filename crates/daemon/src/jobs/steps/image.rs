@@ -74,14 +74,18 @@ impl Steps<'_> {
         let cache = &self.services.cache;
         let sidecar = checksums.sha256.as_ref().map(|announced| announced.digest);
         let found = cache.lookup(object, self.image.image_type, sidecar).await?;
-        let is_hit = matches!(found, Lookup::Hit(_));
+        self.note_lookup(matches!(found, Lookup::Hit(_)));
+        Ok(found)
+    }
+
+    /// Notes whether the image is on this host: in the cache, or as a golden volume.
+    pub(super) fn note_lookup(&self, is_hit: bool) {
         self.count_lookup(is_hit);
         self.live.update(|job| match is_hit {
-            // One that has waited for another's download has missed.
+            // One that has waited for another job has missed.
             true => _ = job.cache_hit.get_or_insert(true),
             false => job.cache_hit = Some(false),
         });
-        Ok(found)
     }
 
     /// Waits for the job that is fetching the same object, showing its progress as this job's.

@@ -108,12 +108,12 @@ pub const CATALOGUE: &[Entry] = &[
     counter(
         "cache_hits_total",
         &[],
-        "Jobs whose image was in the cache and valid",
+        "Jobs whose image was on the host and valid: in the cache, or as a golden volume",
     ),
     counter(
         "cache_misses_total",
         &[],
-        "Jobs whose image was not in the cache",
+        "Jobs whose image was not on the host",
     ),
     gauge(
         "cache_hit_ratio",
