@@ -92,6 +92,10 @@ fn certificate(reason: &CertificateError, peer: &Peer<'_>) -> String {
             "The certificate of {host} is not trusted: no known certificate authority has signed it; set {ca} to the \
              certificate of the one that did"
         ),
+        CertificateError::BadSignature => format!(
+            "The certificate of {host} was not signed by the certificate authority in {ca}, but by another one of the \
+             same name: set {ca} to the certificate of that one"
+        ),
         CertificateError::Other(other) if is_authority(&*other.0) => format!(
             "The certificate of {host} is that of a certificate authority (CA:TRUE), which a server must not use: give the \
              server one that this authority signed, or a self-signed one with basicConstraints=CA:FALSE, and set {ca} to it"

@@ -149,8 +149,8 @@ async fn the_cache_is_listed_and_cleaned() {
 
     let outcome = fake.lvpctl(&["cache", "ls"]).run().await;
     insta::assert_snapshot!(outcome.stdout, @r"
-    KEY                                                                SIZE    IN USE   LAST USED              IMAGE
-    e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855   4 GiB   yes      2026-01-03T03:04:05Z   s3://images/debian-12.qcow2
+    KEY                                                                SIZE    IN USE   GOLDEN   LAST USED              IMAGE
+    e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855   4 GiB   yes      no       2026-01-03T03:04:05Z   s3://images/debian-12.qcow2
     ");
     let outcome = fake.lvpctl(&["cache", "ls", "-o", "name"]).run().await;
     assert_eq!(outcome.stdout, format!("{key}\n"));
@@ -168,6 +168,7 @@ async fn volumes_are_listed_with_what_they_hold() {
                 "name": "vm-01",
                 "path": "/dev/vg0/vm-01",
                 "size_bytes": 50_u64 << 30,
+                "kind": "clone",
                 "state": "ready",
                 "image_digest":
                     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
@@ -176,6 +177,7 @@ async fn volumes_are_listed_with_what_they_hold() {
                 "name": "swap",
                 "path": "/dev/vg0/swap",
                 "size_bytes": 1_u64 << 30,
+                "kind": "linear",
                 "state": "untagged",
             },
         ],
@@ -185,9 +187,9 @@ async fn volumes_are_listed_with_what_they_hold() {
     let fake = Fake::start(routes).await;
     let outcome = fake.lvpctl(&["volumes"]).run().await;
     insta::assert_snapshot!(outcome.stdout, @r"
-    NAME    SIZE     STATE      IMAGE          PATH
-    vm-01   50 GiB   ready      e3b0c44298fc   /dev/vg0/vm-01
-    swap    1 GiB    untagged   -              /dev/vg0/swap
+    NAME    SIZE     KIND     STATE      IMAGE          PATH
+    vm-01   50 GiB   clone    ready      e3b0c44298fc   /dev/vg0/vm-01
+    swap    1 GiB    linear   untagged   -              /dev/vg0/swap
     ");
     let outcome = fake.lvpctl(&["volumes", "-o", "name"]).run().await;
     assert_eq!(outcome.stdout, "vm-01\nswap\n");

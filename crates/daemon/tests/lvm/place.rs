@@ -64,10 +64,13 @@ impl Place for Pool {
     }
 
     fn missing(&self) -> (Box<dyn Volumes>, String) {
-        let mut settings = thin_settings();
-        let missing = settings.pool.iter_mut().next().unwrap();
-        missing.name = "pool9".parse().unwrap();
-        (Box::new(backend_with(settings)), "pool9".to_owned())
+        // What is looked up is looked up in the group, whatever pool new volumes are made in.
+        let volume_group = "vg9".to_owned();
+        let settings = LvmSettings {
+            volume_group: volume_group.clone(),
+            ..thin_settings()
+        };
+        (Box::new(backend_with(settings)), volume_group)
     }
 
     fn path(&self, volume: &str) -> PathBuf {

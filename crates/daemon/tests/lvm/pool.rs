@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lvp_api::JobId;
 use provisioner::volume::lvm::Lvm;
-use provisioner::volume::{Need, Removed, VolumeErrorKind, Volumes};
+use provisioner::volume::{Need, Removed, Reservation, VolumeErrorKind, Volumes};
 
 use super::fixture::*;
 
@@ -36,6 +36,19 @@ async fn fill(lvm: &Lvm, volume: &str, mib: u64) -> JobId {
     }
     open.file.sync_all().unwrap();
     job
+}
+
+/// Room that a removal gives back: the kernel counts it when it commits, about once a second (`COMMIT_PERIOD` in
+/// drivers/md/dm-thin.c).
+async fn room_again(lvm: &Lvm, volume: &str, need: Need) -> Reservation {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match lvm.reserve(&name(volume), need).await {
+            Ok(room) => return room,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 pub(crate) async fn what_jobs_reserved_is_not_promised_twice() {
@@ -79,7 +92,7 @@ pub(crate) async fn what_jobs_reserved_is_not_promised_twice() {
     assert_eq!(usage.virtual_bytes, 52 * MIB);
     assert_eq!(usage.flaw, None);
     lvm.remove_created(&name("guard-a"), job).await.unwrap();
-    drop(lvm.reserve(&name("guard-b"), disk(80 * MIB)).await.unwrap());
+    drop(room_again(&lvm, "guard-b", disk(80 * MIB)).await);
 
     // More may be promised than there is, unless that is bounded; never to one volume alone.
     let bounded = with_overcommit(150);
@@ -214,7 +227,7 @@ pub(crate) async fn a_pool_that_fills_up_fails_the_writer_and_recovers() {
         assert_eq!(removed, Removed::Removed);
         drop(guest);
         tool("lvremove --yes vg0/guest");
-        drop(lvm.reserve(&name("next"), disk(16 * MIB)).await.unwrap());
+        drop(room_again(&lvm, "next", disk(16 * MIB)).await);
         assert_eq!(field("pool0", "lv_health_status"), "", "{policy}");
     }
     fs::write(PATIENCE, "60").unwrap();
