@@ -35,7 +35,19 @@ fuzz_target!(|data: &[u8]| {
     let mut keys = Keys::default();
     if keys.add(data).is_ok() {
         keys.signers(NOW);
-        verify(include_bytes!("../corpus/trust/openpgp-detached"), DATA, &keys, NOW).ok();
-        verify(include_bytes!("../corpus/trust/minisign-detached"), DATA, &keys, NOW).ok();
+        verify(
+            include_bytes!("../corpus/trust/openpgp-detached"),
+            DATA,
+            &keys,
+            NOW,
+        )
+        .ok();
+        verify(
+            include_bytes!("../corpus/trust/minisign-detached"),
+            DATA,
+            &keys,
+            NOW,
+        )
+        .ok();
     }
 });

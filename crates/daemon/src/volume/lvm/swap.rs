@@ -16,7 +16,7 @@
 //! Between 2 and 3 no volume has the name in LVM: [`Lvm::find`] finds the clone by what it waits for, so that this
 //! program never sees a name without a volume. A guest that starts in that instant (or after a power cut in it,
 //! before the daemon runs again) finds no device, and none with half of an image. "A restart" is
-//! [`Clones::settle`], for jobs that do not go on; a job that does comes through here again.
+//! `Clones::remove_waiting`, for jobs that do not go on; a job that does comes through here again.
 //!
 //! The old volume is claimed by this process from before 1 until after 2, and then asked once more whether somebody
 //! has opened it in between: then it gets its name back.
