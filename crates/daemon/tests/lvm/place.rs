@@ -12,6 +12,21 @@ use super::fixture::{
     backend_asking, backend_with, settings, tags_and_commits, thin_settings, tool,
 };
 
+fn missing_group(settings: LvmSettings) -> (Box<dyn Volumes>, String) {
+    let volume_group = "vg9".to_owned();
+    let nowhere = backend_with(LvmSettings {
+        volume_group: volume_group.clone(),
+        ..settings
+    });
+    (Box::new(nowhere), volume_group)
+}
+
+fn make_snapshot(volume: &str, other: &str) {
+    tool(&format!(
+        "lvcreate --yes --snapshot --name {volume} --size 4M vg0/{other}"
+    ));
+}
+
 /// `vg0`.
 pub(crate) struct Group;
 
@@ -21,12 +36,7 @@ impl Place for Group {
     }
 
     fn missing(&self) -> (Box<dyn Volumes>, String) {
-        let volume_group = "vg9".to_owned();
-        let nowhere = backend_with(LvmSettings {
-            volume_group: volume_group.clone(),
-            ..settings()
-        });
-        (Box::new(nowhere), volume_group)
+        missing_group(settings())
     }
 
     fn path(&self, volume: &str) -> PathBuf {
@@ -45,9 +55,7 @@ impl Place for Group {
     }
 
     fn make_alias(&self, volume: &str, other: &str) {
-        tool(&format!(
-            "lvcreate --yes --snapshot --name {volume} --size 4M vg0/{other}"
-        ));
+        make_snapshot(volume, other);
     }
 
     fn marks(&self, volume: &str) -> String {
@@ -65,12 +73,7 @@ impl Place for Pool {
 
     fn missing(&self) -> (Box<dyn Volumes>, String) {
         // What is looked up is looked up in the group, whatever pool new volumes are made in.
-        let volume_group = "vg9".to_owned();
-        let settings = LvmSettings {
-            volume_group: volume_group.clone(),
-            ..thin_settings()
-        };
-        (Box::new(backend_with(settings)), volume_group)
+        missing_group(thin_settings())
     }
 
     fn path(&self, volume: &str) -> PathBuf {
@@ -90,9 +93,7 @@ impl Place for Pool {
 
     fn make_alias(&self, volume: &str, other: &str) {
         // A thin snapshot is a volume of its own; a thick one shares its origin's fate.
-        tool(&format!(
-            "lvcreate --yes --snapshot --name {volume} --size 4M vg0/{other}"
-        ));
+        make_snapshot(volume, other);
     }
 
     fn marks(&self, volume: &str) -> String {
