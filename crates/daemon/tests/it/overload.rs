@@ -51,6 +51,69 @@ async fn with_history(jobs: usize) -> (World, Daemon) {
     (world, daemon)
 }
 
+/// Connections whose answers nobody reads: every second one requests lists, the others metrics.
+struct Flood<'a> {
+    daemon: &'a Daemon,
+    list: &'a str,
+    peers: Vec<Peer>,
+    /// When the last of them connected.
+    began: Instant,
+}
+
+impl<'a> Flood<'a> {
+    fn new(daemon: &'a Daemon, list: &'a str) -> Self {
+        let (peers, began) = (Vec::new(), Instant::now());
+        Self {
+            daemon,
+            list,
+            peers,
+            began,
+        }
+    }
+
+    async fn connect(&self, number: usize) -> Peer {
+        match number % 2 {
+            0 => Peer::connect(self.daemon, &[self.list; STREAMS], Some(READ)).await,
+            _ => Peer::connect(self.daemon, &["/metrics"; STREAMS], None).await,
+        }
+    }
+
+    async fn grow(&mut self, connections: usize) {
+        for number in self.peers.len()..connections {
+            self.peers.push(self.connect(number).await);
+        }
+        self.began = Instant::now();
+    }
+
+    /// Waits until requests were refused because of this limit.
+    async fn until_refused(&mut self, full: &str) {
+        let series = format!("callers_refused_total{{full=\"{full}\"}}");
+        wait_for(&format!("{full} to be refused"), async || {
+            if metric(self.daemon, &series).await? > 20.0 {
+                return Some(());
+            }
+            // On a slow machine the connections are ended before so many of their requests are answered.
+            for number in 0..self.peers.len() {
+                if self.peers[number].is_closed() {
+                    self.peers[number] = self.connect(number).await;
+                    self.began = Instant::now();
+                }
+            }
+            None
+        })
+        .await;
+    }
+}
+
+async fn assert_answered(daemon: &Daemon, route: &str) {
+    let answer = daemon.call("GET", route, None).await.expect("an answer");
+    assert!(
+        matches!(answer.status, 200 | 503) && answer.body["error"].is_null(),
+        "{route}: {}",
+        answer.body
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_reads_are_bounded_and_end_their_connection() {
     let (_world, daemon) = with_history(500).await;
@@ -61,43 +124,23 @@ async fn answers_that_nobody_reads_are_bounded_and_end_their_connection() {
         "the answer is too short to tell"
     );
     let before = resident(&daemon);
-    let connect = async |number: usize| match number % 2 {
-        0 => Peer::connect(&daemon, &[list; STREAMS], Some(READ)).await,
-        _ => Peer::connect(&daemon, &["/metrics"; STREAMS], None).await,
-    };
-    let mut began = Instant::now();
-    let mut peers = Vec::new();
-    for number in 0..48 {
-        peers.push(connect(number).await);
+    let mut flood = Flood::new(&daemon, list);
+    // Fewer requests than an address may have in flight, and longer answers than may wait for it.
+    flood.grow(6).await;
+    flood.until_refused("answers").await;
+    for route in ["/health", "/readyz", "/metrics", "/api/v1/jobs?limit=1"] {
+        assert_answered(&daemon, route).await;
     }
+    flood.grow(48).await;
     let quiet = Peer::connect(&daemon, &[], None).await;
-    wait_for("the answers to be refused", async || {
-        let refused = metric(&daemon, r#"callers_refused_total{full="answers"}"#).await?;
-        if refused > 20.0 {
-            return Some(());
-        }
-        // On a slow machine the connections are ended before so many of their requests are answered.
-        for (number, peer) in peers.iter_mut().enumerate() {
-            if peer.is_closed() {
-                *peer = connect(number).await;
-                began = Instant::now();
-            }
-        }
-        None
-    })
-    .await;
+    flood.until_refused("requests").await;
     // Unbounded these would be 24 x 32 answers of more than 600 KiB: half a GiB.
     let grown = resident(&daemon).saturating_sub(before);
     assert!(grown < 128 << 20, "{} MiB", grown >> 20);
-    // Short answers are still sent, and so are those to health checks.
-    for route in ["/health", "/readyz", "/metrics", "/api/v1/jobs?limit=1"] {
-        let answer = daemon.call("GET", route, None).await.expect("an answer");
-        assert!(
-            matches!(answer.status, 200 | 503) && answer.body["error"].is_null(),
-            "{route}: {}",
-            answer.status
-        );
+    for route in ["/health", "/readyz", "/metrics"] {
+        assert_answered(&daemon, route).await;
     }
+    let Flood { peers, began, .. } = flood;
     wait_for("the connections to be ended", async || {
         (peers.iter().all(Peer::is_closed) && quiet.is_closed()).then_some(())
     })
