@@ -10,28 +10,39 @@ use crate::map::batch::{Batch, BatchBuilder, Totals};
 use crate::map::extent::Bounds;
 use crate::source::ReadAt;
 
-/// An image whose metadata has been read.
+/// The table of an image whose metadata has been read.
 pub(super) trait Blocks: fmt::Debug + Send + Sync + 'static {
-    /// What is known about the image.
-    fn bounds(&self) -> Bounds;
-
-    /// Where the metadata is: ranges by ascending offset, which no block may overlap.
-    fn reserved(&self) -> &[Range<u64>];
-
     /// Adds blocks from the end of the batch on. Returns true if the batch is full before the end
     /// of the disk.
-    fn fill(&self, source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool>;
+    fn fill(&self, bounds: &Bounds, source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool>;
+}
+
+/// An image whose metadata has been read.
+#[derive(Debug)]
+pub(super) struct BlockImage<T> {
+    /// What is known about the image.
+    pub(super) bounds: Bounds,
+    /// Where the metadata is: ranges by ascending offset, which no block may overlap.
+    pub(super) reserved: Vec<Range<u64>>,
+    /// The format's table.
+    pub(super) blocks: T,
+}
+
+impl<T: Blocks> BlockImage<T> {
+    fn fill(&self, source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool> {
+        self.blocks.fill(&self.bounds, source, batch)
+    }
 }
 
 /// Opens an image: every block is checked, and the map is kept if it fits in one batch.
 pub(super) fn open<T: Blocks>(
-    image: T,
+    image: BlockImage<T>,
     format: Format,
     cluster_size: Option<u64>,
     source: &dyn ReadAt,
     batch_bytes: usize,
 ) -> Result<Opened> {
-    let bounds = image.bounds();
+    let bounds = image.bounds;
     let mut batch = BatchBuilder::new(0, bounds, batch_bytes);
     let mut totals = Totals::default();
     let mut is_whole = true;
@@ -56,9 +67,23 @@ pub(super) fn open<T: Blocks>(
     })
 }
 
+/// Refuses parts of the metadata, by ascending offset, that overlap each other.
+pub(super) fn refuse_overlap(reserved: &[Range<u64>]) -> Result<()> {
+    match reserved.windows(2).find(|pair| pair[0].end > pair[1].start) {
+        None => Ok(()),
+        Some(pair) => Err(Error::new(
+            ErrorKind::Overlap,
+            format!(
+                "The part of the image at {:#x} begins inside the part at {:#x}",
+                pair[1].start, pair[0].start
+            ),
+        )),
+    }
+}
+
 /// Refuses blocks that overlap others of the batch or the metadata.
-fn check(image: &impl Blocks, batch: &mut BatchBuilder) -> Result<()> {
-    match batch.overlap(image.reserved()) {
+fn check<T>(image: &BlockImage<T>, batch: &mut BatchBuilder) -> Result<()> {
+    match batch.overlap(&image.reserved) {
         None => Ok(()),
         Some(host_offset) => Err(Error::new(
             ErrorKind::Overlap,
@@ -69,11 +94,11 @@ fn check(image: &impl Blocks, batch: &mut BatchBuilder) -> Result<()> {
 
 /// An image whose batches are made on request.
 #[derive(Debug)]
-struct Later<T>(T);
+struct Later<T>(BlockImage<T>);
 
 impl<T: Blocks> Batches for Later<T> {
     fn batch_at(&self, source: &dyn ReadAt, start: u64, batch_bytes: usize) -> Result<Batch> {
-        let mut batch = BatchBuilder::new(start, self.0.bounds(), batch_bytes);
+        let mut batch = BatchBuilder::new(start, self.0.bounds, batch_bytes);
         self.0.fill(source, &mut batch)?;
         Ok(batch.finish())
     }

@@ -8,9 +8,7 @@
 
 mod header;
 
-use std::ops::Range;
-
-use super::blocks::{self, Block, Blocks, Needed};
+use super::blocks::{self, Block, BlockImage, Blocks, Needed};
 use super::bytes::{le32, read_table};
 use super::reader::{ImageFormat, Opened};
 use crate::error::Result;
@@ -36,14 +34,16 @@ impl ImageFormat for Vdi {
             header.map_offset..header.map_offset + map_bytes as u64,
         ];
         reserved.sort_unstable_by_key(|range| range.start);
-        let image = Image {
+        let image = BlockImage {
             bounds: Bounds {
                 file_size: source.len(),
                 virtual_size: header.virtual_size,
                 cluster_size: SECTOR,
             },
-            map,
-            data_offset: header.data_offset,
+            blocks: Table {
+                map,
+                data_offset: header.data_offset,
+            },
             reserved,
         };
         let format = Format::Vdi(Layout {
@@ -55,25 +55,20 @@ impl ImageFormat for Vdi {
 }
 
 #[derive(Debug)]
-struct Image {
-    bounds: Bounds,
+struct Table {
     /// The entries as they are in the file.
     map: Vec<u8>,
     data_offset: u64,
-    reserved: Vec<Range<u64>>,
 }
 
-impl Blocks for Image {
-    fn bounds(&self) -> Bounds {
-        self.bounds
-    }
-
-    fn reserved(&self) -> &[Range<u64>] {
-        &self.reserved
-    }
-
-    fn fill(&self, _source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool> {
-        blocks::fill(batch, &self.bounds, BLOCK_BYTES, Needed::Seen, |index| {
+impl Blocks for Table {
+    fn fill(
+        &self,
+        bounds: &Bounds,
+        _source: &dyn ReadAt,
+        batch: &mut BatchBuilder,
+    ) -> Result<bool> {
+        blocks::fill(batch, bounds, BLOCK_BYTES, Needed::Seen, |index| {
             let at = usize::try_from(index * 4).unwrap_or(usize::MAX);
             Ok(match le32(&self.map, at) {
                 FIRST_UNALLOCATED.. => Block::Zero,

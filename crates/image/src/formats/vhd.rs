@@ -11,9 +11,9 @@
 
 mod footer;
 
-use std::ops::Range;
-
-use super::blocks::{self, Block, Blocks, Needed, bad_header, inside, needs_parent, too_large};
+use super::blocks::{
+    self, Block, BlockImage, Blocks, Needed, bad_header, inside, needs_parent, too_large,
+};
 use super::bytes::{be32, be64, read, read_table};
 use super::content::not_this_format;
 use super::reader::{ImageFormat, Opened};
@@ -91,7 +91,7 @@ fn open_fixed(
         ));
     }
     let footer_range = data_end..source.len();
-    let image = Image {
+    let image = BlockImage {
         bounds: Bounds {
             file_size: source.len(),
             virtual_size: footer.virtual_size,
@@ -170,7 +170,7 @@ fn open_dynamic(footer: &Footer, source: &dyn ReadAt, batch_bytes: usize) -> Res
         table_offset..table_end,
     ];
     reserved.sort_unstable_by_key(|range| range.start);
-    let image = Image {
+    let image = BlockImage {
         bounds: Bounds {
             file_size: source.len(),
             virtual_size: footer.virtual_size,
@@ -192,13 +192,6 @@ fn open_dynamic(footer: &Footer, source: &dyn ReadAt, batch_bytes: usize) -> Res
 }
 
 #[derive(Debug)]
-struct Image {
-    bounds: Bounds,
-    blocks: Content,
-    reserved: Vec<Range<u64>>,
-}
-
-#[derive(Debug)]
 enum Content {
     Fixed,
     Dynamic {
@@ -209,27 +202,24 @@ enum Content {
     },
 }
 
-impl Blocks for Image {
-    fn bounds(&self) -> Bounds {
-        self.bounds
-    }
-
-    fn reserved(&self) -> &[Range<u64>] {
-        &self.reserved
-    }
-
-    fn fill(&self, _source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool> {
-        match &self.blocks {
+impl Blocks for Content {
+    fn fill(
+        &self,
+        bounds: &Bounds,
+        _source: &dyn ReadAt,
+        batch: &mut BatchBuilder,
+    ) -> Result<bool> {
+        match self {
             Content::Fixed => {
                 let from = batch.next_guest_offset();
-                batch.plain(from, self.bounds.virtual_size - from);
+                batch.plain(from, bounds.virtual_size - from);
                 Ok(false)
             }
             Content::Dynamic {
                 table,
                 block_size,
                 bitmap_bytes,
-            } => blocks::fill(batch, &self.bounds, *block_size, Needed::Whole, |index| {
+            } => blocks::fill(batch, bounds, *block_size, Needed::Whole, |index| {
                 let at = usize::try_from(index * 4).unwrap_or(usize::MAX);
                 Ok(match be32(table, at) {
                     UNUSED => Block::Zero,

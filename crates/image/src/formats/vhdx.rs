@@ -16,9 +16,7 @@ mod layout;
 mod metadata;
 mod region;
 
-use std::ops::Range;
-
-use super::blocks::{self, Block, Blocks, Needed, bad_header, needs_parent, too_large};
+use super::blocks::{self, Block, BlockImage, Blocks, Needed, bad_header, needs_parent, too_large};
 use super::bytes::{le64, read_table};
 use super::reader::{ImageFormat, Opened};
 use crate::error::{Error, ErrorKind, Result};
@@ -77,15 +75,7 @@ impl ImageFormat for Vhdx {
         let mut reserved = vec![0..FIRST_REGION, regions.table, regions.metadata];
         reserved.extend(log);
         reserved.sort_unstable_by_key(|range| range.start);
-        if let Some(pair) = reserved.windows(2).find(|pair| pair[0].end > pair[1].start) {
-            return Err(Error::new(
-                ErrorKind::Overlap,
-                format!(
-                    "The region at {:#x} begins inside the one at {:#x}",
-                    pair[1].start, pair[0].start
-                ),
-            ));
-        }
+        blocks::refuse_overlap(&reserved)?;
         let format = Format::Vhdx(Layout {
             subformat: match metadata.is_fixed {
                 true => Subformat::Fixed,
@@ -93,15 +83,17 @@ impl ImageFormat for Vhdx {
             },
             block_size: Some(metadata.block_size),
         });
-        let image = Image {
+        let image = BlockImage {
             bounds: Bounds {
                 file_size: source.len(),
                 virtual_size: metadata.virtual_size,
                 cluster_size: SECTOR,
             },
-            table,
-            block_size: metadata.block_size,
-            ratio,
+            blocks: Table {
+                table,
+                block_size: metadata.block_size,
+                ratio,
+            },
             reserved,
         };
         blocks::open(image, format, None, source, batch_bytes)
@@ -109,42 +101,31 @@ impl ImageFormat for Vhdx {
 }
 
 #[derive(Debug)]
-struct Image {
-    bounds: Bounds,
+struct Table {
     /// The entries as they are in the file.
     table: Vec<u8>,
     block_size: u64,
     /// Blocks per chunk.
     ratio: u64,
-    reserved: Vec<Range<u64>>,
 }
 
-impl Blocks for Image {
-    fn bounds(&self) -> Bounds {
-        self.bounds
-    }
-
-    fn reserved(&self) -> &[Range<u64>] {
-        &self.reserved
-    }
-
-    fn fill(&self, _source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool> {
-        blocks::fill(
-            batch,
-            &self.bounds,
-            self.block_size,
-            Needed::Seen,
-            |index| {
-                let at = usize::try_from((index + index / self.ratio) * 8).unwrap_or(usize::MAX);
-                let entry = le64(&self.table, at);
-                block(entry).map_err(|why| {
-                    Error::new(
-                        ErrorKind::BadTable,
-                        format!("The entry {entry:#018x} for block {index} of the disk {why}"),
-                    )
-                })
-            },
-        )
+impl Blocks for Table {
+    fn fill(
+        &self,
+        bounds: &Bounds,
+        _source: &dyn ReadAt,
+        batch: &mut BatchBuilder,
+    ) -> Result<bool> {
+        blocks::fill(batch, bounds, self.block_size, Needed::Seen, |index| {
+            let at = usize::try_from((index + index / self.ratio) * 8).unwrap_or(usize::MAX);
+            let entry = le64(&self.table, at);
+            block(entry).map_err(|why| {
+                Error::new(
+                    ErrorKind::BadTable,
+                    format!("The entry {entry:#018x} for block {index} of the disk {why}"),
+                )
+            })
+        })
     }
 }
 

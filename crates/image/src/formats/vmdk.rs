@@ -13,12 +13,10 @@
 mod descriptor;
 mod header;
 
-use std::ops::Range;
-
-use super::blocks::{self, Blocks, inside};
+use super::blocks::{self, BlockImage, Blocks, inside};
 use super::bytes::{le32, read, read_table};
 use super::reader::{ImageFormat, Opened};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::format::{Format, Layout};
 use crate::map::batch::BatchBuilder;
 use crate::map::extent::{Bounds, Encoding, SECTOR};
@@ -59,28 +57,19 @@ impl ImageFormat for Vmdk {
             }
         }
         reserved.sort_unstable_by_key(|range| range.start);
-        if let Some(pair) = reserved.windows(2).find(|pair| pair[0].end > pair[1].start) {
-            return Err(Error::new(
-                ErrorKind::Overlap,
-                format!(
-                    "The part of the image at {:#x} begins inside the part at {:#x}",
-                    pair[1].start, pair[0].start
-                ),
-            ));
-        }
+        blocks::refuse_overlap(&reserved)?;
         let format = Format::Vmdk(Layout {
             subformat: header.subformat,
             block_size: Some(header.grain_size),
         });
         let cluster_size = header.is_compressed.then_some(header.grain_size);
-        let image = Image {
+        let image = BlockImage {
             bounds: Bounds {
                 file_size: source.len(),
                 virtual_size: header.virtual_size,
                 cluster_size: header.grain_size,
             },
-            header,
-            directory,
+            blocks: Directory { header, directory },
             reserved,
         };
         blocks::open(image, format, cluster_size, source, batch_bytes)
@@ -88,27 +77,17 @@ impl ImageFormat for Vmdk {
 }
 
 #[derive(Debug)]
-struct Image {
-    bounds: Bounds,
+struct Directory {
     header: Header,
     /// The entries as they are in the file.
     directory: Vec<u8>,
-    reserved: Vec<Range<u64>>,
 }
 
-impl Blocks for Image {
-    fn bounds(&self) -> Bounds {
-        self.bounds
-    }
-
-    fn reserved(&self) -> &[Range<u64>] {
-        &self.reserved
-    }
-
-    fn fill(&self, source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool> {
+impl Blocks for Directory {
+    fn fill(&self, bounds: &Bounds, source: &dyn ReadAt, batch: &mut BatchBuilder) -> Result<bool> {
         let coverage = self.header.table_coverage();
         let mut tables = Tables::default();
-        while batch.next_guest_offset() < self.bounds.virtual_size {
+        while batch.next_guest_offset() < bounds.virtual_size {
             let guest_offset = batch.next_guest_offset();
             let index = guest_offset / coverage;
             if self.table_offset(index) == 0 {
@@ -119,7 +98,7 @@ impl Blocks for Image {
                 continue;
             }
             let table = tables.get(self, source, index)?;
-            if self.table(table, index * coverage, batch)? {
+            if self.table(bounds, table, index * coverage, batch)? {
                 return Ok(true);
             }
         }
@@ -127,7 +106,7 @@ impl Blocks for Image {
     }
 }
 
-impl Image {
+impl Directory {
     /// The offset of a grain table; 0 if it does not exist.
     fn table_offset(&self, index: u64) -> u64 {
         let at = usize::try_from(index * 4).unwrap_or(usize::MAX);
@@ -139,7 +118,13 @@ impl Image {
 
     /// Adds the grains of a table that begins at `start`, from the end of the batch on. True if the
     /// batch is full.
-    fn table(&self, table: &[u8], start: u64, batch: &mut BatchBuilder) -> Result<bool> {
+    fn table(
+        &self,
+        bounds: &Bounds,
+        table: &[u8],
+        start: u64,
+        batch: &mut BatchBuilder,
+    ) -> Result<bool> {
         let grain_size = self.header.grain_size;
         let done = (batch.next_guest_offset() - start) / grain_size;
         let (entries, _) = table.as_chunks::<4>();
@@ -149,7 +134,7 @@ impl Image {
         let entries = entries.get(first..).unwrap_or_default();
         for (index, entry) in entries.iter().enumerate() {
             let guest_offset = batch.next_guest_offset();
-            if guest_offset >= self.bounds.virtual_size {
+            if guest_offset >= bounds.virtual_size {
                 break;
             }
             if batch.is_full(2) {
@@ -162,14 +147,14 @@ impl Image {
             }
             let host_offset = u64::from(entry) * SECTOR;
             let what = format_args!("The grain for guest offset {guest_offset:#x}");
-            let seen = grain_size.min(self.bounds.virtual_size - guest_offset);
+            let seen = grain_size.min(bounds.virtual_size - guest_offset);
             if self.header.is_compressed {
-                inside(&what, host_offset, MARKER_BYTES + 1, self.bounds.file_size)?;
+                inside(&what, host_offset, MARKER_BYTES + 1, bounds.file_size)?;
                 let next = entries.get(index + 1).copied().map(u32::from_le_bytes);
                 let sectors = self.stream_sectors(entry, next);
                 batch.compressed(host_offset, sectors, Encoding::Grain, grain_size);
             } else {
-                inside(&what, host_offset, seen, self.bounds.file_size)?;
+                inside(&what, host_offset, seen, bounds.file_size)?;
                 batch.plain(host_offset, grain_size);
             }
         }
@@ -198,14 +183,16 @@ struct Tables {
 
 impl Tables {
     /// A table, which must exist.
-    fn get(&mut self, image: &Image, source: &dyn ReadAt, index: u64) -> Result<&[u8]> {
-        let table_bytes = image.header.table_bytes();
+    fn get(&mut self, directory: &Directory, source: &dyn ReadAt, index: u64) -> Result<&[u8]> {
+        let table_bytes = directory.header.table_bytes();
         if !(self.first..self.first + self.count).contains(&index) {
-            let offset = image.table_offset(index);
+            let offset = directory.table_offset(index);
             let most = (TABLES_READ_BYTES / table_bytes).max(1);
             // Tables that are adjacent in the file in the same order as on the disk.
             let count = (1..most)
-                .take_while(|more| image.table_offset(index + more) == offset + more * table_bytes)
+                .take_while(|more| {
+                    directory.table_offset(index + more) == offset + more * table_bytes
+                })
                 .count() as u64
                 + 1;
             let len = usize::try_from(count * table_bytes).unwrap_or(usize::MAX);
