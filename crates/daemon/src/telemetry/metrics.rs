@@ -14,9 +14,11 @@
 
 pub mod catalogue;
 mod exposition;
+mod jobs;
 mod process;
 mod register;
 mod scrape;
+mod space;
 mod window;
 
 use std::borrow::Cow;
@@ -26,7 +28,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lvp_api::{ImageType, JobId, JobState, Method, Verified};
+use lvp_api::{ImageType, JobId, Verified};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -34,11 +36,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::delivery::{self, Delivery};
-use crate::golden;
-use crate::job::kind::JobErrorKind;
 use crate::job::meter::Moved;
 use crate::store::Observer;
-use crate::volume::{Capacity, PoolUsage};
 pub use exposition::Format;
 pub use scrape::Counted;
 use window::{HitRatio, Throughput};
@@ -189,104 +188,6 @@ impl Metrics {
         }
     }
 
-    /// A job starts to wait for a slot.
-    pub fn job_queued(&self) {
-        self.queue_length.inc();
-    }
-
-    /// A job no longer waits.
-    pub fn job_left_queue(&self, waited: Duration) {
-        self.queue_length.dec();
-        self.queue_wait.observe(waited.as_secs_f64());
-    }
-
-    /// A job has a slot and runs.
-    pub fn job_started(&self, id: JobId) {
-        self.active_jobs.inc();
-        let running = Running {
-            last: Moved::default(),
-            moved_at: Instant::now(),
-        };
-        self.moving().running.insert(id, running);
-    }
-
-    /// What a running job has moved since it began.
-    pub fn job_moved(&self, id: JobId, moved: Moved) {
-        let now = Instant::now();
-        let mut moving = self.moving();
-        let Some(running) = moving.running.get_mut(&id) else {
-            return;
-        };
-        if running.last == moved {
-            return;
-        }
-        let last = std::mem::replace(&mut running.last, moved);
-        running.moved_at = now;
-        let since = |now: u64, before: u64| now.saturating_sub(before);
-        let fetched = since(moved.fetched_bytes, last.fetched_bytes);
-        moving.download.add(now, fetched);
-        let settled = since(moved.settled_bytes, last.settled_bytes);
-        moving.convert.add(now, settled);
-        drop(moving);
-        for (direction, bytes) in [
-            ("read", fetched),
-            ("written", since(moved.written_bytes, last.written_bytes)),
-            ("zeroed", since(moved.zeroed_bytes, last.zeroed_bytes)),
-        ] {
-            self.transferred
-                .get_or_create(&[("direction", direction.into())])
-                .inc_by(bytes);
-        }
-    }
-
-    /// A job gives up its slot, having moved this much in total.
-    pub fn job_stopped(&self, id: JobId, moved: Moved) {
-        self.job_moved(id, moved);
-        self.moving().running.remove(&id);
-        self.active_jobs.dec();
-    }
-
-    /// A job ended; `ran` is how long it ran, if it was started.
-    pub fn job_ended(&self, state: JobState, ran: Option<Duration>) {
-        let labels = [("status", state.as_str().into())];
-        self.jobs.get_or_create(&labels).inc();
-        if let Some(ran) = ran {
-            let duration = self.job_duration.get_or_create(&labels);
-            duration.observe(ran.as_secs_f64());
-        }
-    }
-
-    /// A completed job made its volume so.
-    pub fn volume_made(&self, method: Method) {
-        self.job_methods
-            .get_or_create(&[("method", method.as_str().into())])
-            .inc();
-    }
-
-    /// A volume was cloned from a golden one.
-    pub fn volume_cloned(&self) {
-        self.clones.inc();
-    }
-
-    /// What golden volumes there are.
-    pub fn golden_measured(&self, usage: golden::Usage) {
-        self.golden_volumes.set(float(usage.volumes));
-        self.golden_flawed.set(float(usage.flawed));
-        self.golden_bytes.set(float(usage.bytes));
-    }
-
-    /// A job failed with this error. Counted if it was about the image.
-    pub fn job_failed(&self, kind: JobErrorKind) {
-        if let Some(operation) = kind.operation() {
-            self.image_errors
-                .get_or_create(&[
-                    ("operation", operation.into()),
-                    ("error_type", kind.word().into()),
-                ])
-                .inc();
-        }
-    }
-
     /// A job looked for its image in the cache.
     pub fn cache_looked_up(&self, hit: bool) {
         let counter = if hit {
@@ -341,65 +242,6 @@ impl Metrics {
     pub(crate) fn probe_crashes(&self, name: &'static str) -> u64 {
         let labels = [("dependency", name.into())];
         self.probe_crashes.get_or_create(&labels).get()
-    }
-
-    /// The result of the volumes' probe.
-    pub fn volumes_measured(&self, backend: &'static str, capacity: Capacity) {
-        let labels = [("backend", backend.into())];
-        for (family, bytes) in [
-            (&self.volumes_size, capacity.total_bytes),
-            (&self.volumes_free, capacity.free_bytes),
-        ] {
-            family.get_or_create(&labels).set(float(bytes));
-        }
-    }
-
-    /// What the look at the pool found. What could not be told is no number.
-    pub fn pool_measured(&self, pool: &PoolUsage) {
-        let name = || Cow::from(pool.name.clone());
-        let of = |resource: &'static str| [("pool", name()), ("resource", resource.into())];
-        let both = [
-            (
-                "data",
-                pool.size_bytes,
-                pool.data_ratio,
-                pool.warn_ratios.0,
-                pool.max_ratios.0,
-            ),
-            (
-                "metadata",
-                pool.metadata_size_bytes,
-                pool.metadata_ratio,
-                pool.warn_ratios.1,
-                pool.max_ratios.1,
-            ),
-        ];
-        for (resource, bytes, used, warn, max) in both {
-            self.pool_size
-                .get_or_create(&of(resource))
-                .set(float(bytes));
-            let used = used.unwrap_or(f64::NAN);
-            self.pool_used.get_or_create(&of(resource)).set(used);
-            for (level, ratio) in [("warn", warn), ("max", max)] {
-                let [pool, resource] = of(resource);
-                let labels = [pool, resource, ("level", level.into())];
-                self.pool_limit.get_or_create(&labels).set(ratio);
-            }
-        }
-        let labels = [("pool", name())];
-        let reserved = float(pool.reserved_bytes);
-        self.pool_reserved.get_or_create(&labels).set(reserved);
-        let promised = float(pool.virtual_bytes);
-        self.pool_virtual.get_or_create(&labels).set(promised);
-        let sound = i64::from(pool.flaw.is_none());
-        self.pool_sound.get_or_create(&labels).set(sound);
-    }
-
-    /// The cache's content.
-    pub fn cache_measured(&self, size_bytes: u64, images: u64, free_bytes: u64) {
-        self.cache_size.set(float(size_bytes));
-        self.cache_images.set(float(images));
-        self.cache_free.set(float(free_bytes));
     }
 
     fn moving(&self) -> MutexGuard<'_, Moving> {

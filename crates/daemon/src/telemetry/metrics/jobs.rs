@@ -1,0 +1,102 @@
+//! What jobs report.
+
+use std::time::{Duration, Instant};
+
+use lvp_api::{JobId, JobState, Method};
+
+use super::{Metrics, Running};
+use crate::job::kind::JobErrorKind;
+use crate::job::meter::Moved;
+
+impl Metrics {
+    /// A job starts to wait for a slot.
+    pub fn job_queued(&self) {
+        self.queue_length.inc();
+    }
+
+    /// A job no longer waits.
+    pub fn job_left_queue(&self, waited: Duration) {
+        self.queue_length.dec();
+        self.queue_wait.observe(waited.as_secs_f64());
+    }
+
+    /// A job has a slot and runs.
+    pub fn job_started(&self, id: JobId) {
+        self.active_jobs.inc();
+        let running = Running {
+            last: Moved::default(),
+            moved_at: Instant::now(),
+        };
+        self.moving().running.insert(id, running);
+    }
+
+    /// What a running job has moved since it began.
+    pub fn job_moved(&self, id: JobId, moved: Moved) {
+        let now = Instant::now();
+        let mut moving = self.moving();
+        let Some(running) = moving.running.get_mut(&id) else {
+            return;
+        };
+        if running.last == moved {
+            return;
+        }
+        let last = std::mem::replace(&mut running.last, moved);
+        running.moved_at = now;
+        let since = |now: u64, before: u64| now.saturating_sub(before);
+        let fetched = since(moved.fetched_bytes, last.fetched_bytes);
+        moving.download.add(now, fetched);
+        let settled = since(moved.settled_bytes, last.settled_bytes);
+        moving.convert.add(now, settled);
+        drop(moving);
+        for (direction, bytes) in [
+            ("read", fetched),
+            ("written", since(moved.written_bytes, last.written_bytes)),
+            ("zeroed", since(moved.zeroed_bytes, last.zeroed_bytes)),
+        ] {
+            self.transferred
+                .get_or_create(&[("direction", direction.into())])
+                .inc_by(bytes);
+        }
+    }
+
+    /// A job gives up its slot, having moved this much in total.
+    pub fn job_stopped(&self, id: JobId, moved: Moved) {
+        self.job_moved(id, moved);
+        self.moving().running.remove(&id);
+        self.active_jobs.dec();
+    }
+
+    /// A job ended; `ran` is how long it ran, if it was started.
+    pub fn job_ended(&self, state: JobState, ran: Option<Duration>) {
+        let labels = [("status", state.as_str().into())];
+        self.jobs.get_or_create(&labels).inc();
+        if let Some(ran) = ran {
+            let duration = self.job_duration.get_or_create(&labels);
+            duration.observe(ran.as_secs_f64());
+        }
+    }
+
+    /// A completed job made its volume so.
+    pub fn volume_made(&self, method: Method) {
+        self.job_methods
+            .get_or_create(&[("method", method.as_str().into())])
+            .inc();
+    }
+
+    /// A volume was cloned from a golden one.
+    pub fn volume_cloned(&self) {
+        self.clones.inc();
+    }
+
+    /// A job failed with this error. Counted if it was about the image.
+    pub fn job_failed(&self, kind: JobErrorKind) {
+        if let Some(operation) = kind.operation() {
+            self.image_errors
+                .get_or_create(&[
+                    ("operation", operation.into()),
+                    ("error_type", kind.word().into()),
+                ])
+                .inc();
+        }
+    }
+}
