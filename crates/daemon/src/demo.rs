@@ -20,6 +20,7 @@ use lvp_image::copy::{CopyOptions, Engine, TailPolicy};
 use lvp_image::format::ImageType;
 use lvp_s3server::{Options, S3Server};
 use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
 
 use crate::config::{Config, Settings};
 use crate::serve::{Daemon, Inherited};
@@ -56,29 +57,51 @@ struct Image {
     how: &'static str,
 }
 
+/// What is on the disk before anything starts.
+struct Prepared {
+    root: PathBuf,
+    /// Removed at the end.
+    temporary: Option<TempDir>,
+    image: Image,
+}
+
 /// Runs the demonstration.
 pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
-    let temporary = tempfile::Builder::new().prefix("lvp-demo-").tempdir()?;
-    let root = args
-        .dir
-        .clone()
-        .unwrap_or_else(|| temporary.path().to_owned());
+    let is_kept = args.dir.is_some();
+    let prepared = blocking(move || prepare(args)).await??;
+    let Prepared {
+        root,
+        temporary,
+        image,
+    } = prepared;
+    let shown = demonstrate(&root, &image, is_kept).await;
+    blocking(move || drop(temporary)).await?;
+    shown
+}
+
+/// Makes the directories and the image, with its checksum file.
+fn prepare(args: DemoArgs) -> anyhow::Result<Prepared> {
+    let (root, temporary) = match args.dir {
+        Some(dir) => (dir, None),
+        None => {
+            let temporary = tempfile::Builder::new().prefix("lvp-demo-").tempdir()?;
+            (temporary.path().to_owned(), Some(temporary))
+        }
+    };
     let bucket = root.join("s3/images");
     std::fs::create_dir_all(&bucket)?;
     std::fs::create_dir_all(root.join("volumes"))?;
     let object = bucket.join("demo.qcow2");
 
     say(&format!("Working in {}", root.display()));
-    let image = match args.image.clone() {
+    let image = match args.image {
         Some(path) => {
             say(&format!("Copying {} into the object store", path.display()));
-            let object = object.clone();
-            blocking(move || own_image(&path, &object)).await??
+            own_image(&path, &object)?
         }
         None => {
             say("Generating a qcow2 image with compressed, plain, zero and unallocated clusters");
-            let object = object.clone();
-            blocking(move || generate(&object)).await??
+            generate(&object)?
         }
     };
     let sidecar = sidecar_of(&object)?;
@@ -89,14 +112,22 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         ByteSize(image.disk_bytes),
         &sidecar[..16]
     ));
+    Ok(Prepared {
+        root,
+        temporary,
+        image,
+    })
+}
 
+/// Provisions the image twice and checks the volumes.
+async fn demonstrate(root: &Path, image: &Image, is_kept: bool) -> anyhow::Result<()> {
     let options = Options {
         credentials: Some((ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())),
         ..Options::default()
     };
     let s3 = S3Server::start(&root.join("s3"), options).await?;
     say(&format!("S3 server: {}", s3.endpoint()));
-    let daemon = Daemon::start(config(&root, s3.endpoint())?, Inherited::default()).await?;
+    let daemon = Daemon::start(config(root, s3.endpoint())?, Inherited::default()).await?;
     let address = daemon.address()?;
     let daemon = tokio::spawn(daemon.run());
     say(&format!(
@@ -142,7 +173,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     }
 
     say("\nWhat to look at next:");
-    if args.dir.is_some() {
+    if is_kept {
         say(&format!(
             "  {}   the volumes, the cache and the object store",
             root.display()
