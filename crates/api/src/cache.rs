@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 use crate::digest::Checksum;
 use crate::job::ImageType;
 
-/// Body of `POST /api/v1/cache/fetch`, which fills the cache without a volume, and of `POST /api/v1/golden`, which
-/// makes the image's golden volume ahead.
+/// Body of `POST /api/v1/cache/fetch`, which fetches an image into the cache without a volume, and of `POST
+/// /api/v1/golden`, which makes the image's golden volume in advance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CacheFetchRequest {
     /// `s3://bucket/key`, or the object's URL at the configured endpoint.
@@ -15,12 +15,12 @@ pub struct CacheFetchRequest {
     /// Format of the image; checked before it is cached.
     #[serde(default)]
     pub image_type: ImageType,
-    /// What the image's bytes must be: `sha256:HEX` or `sha512:HEX`. Checksum files beside the image
-    /// have to agree with it.
+    /// Digest that the image must have: `sha256:HEX` or `sha512:HEX`. Checksum files beside the image have to
+    /// agree with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub checksum: Option<Checksum>,
-    /// Free text that comes back on the job, in logs and in traces.
+    /// Free text that is repeated in the job's status, in logs and in traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
 }
@@ -44,7 +44,7 @@ pub struct CachedImage {
     pub image_url: String,
     /// Whether a job is using it now, so that it can be neither deleted nor evicted.
     pub in_use: bool,
-    /// Whether it has a golden volume, from which others are cloned.
+    /// Whether it has a golden volume, from which volumes are cloned.
     #[serde(default)]
     pub golden: bool,
 }
@@ -52,13 +52,13 @@ pub struct CachedImage {
 /// An image in object storage, as `GET /api/v1/images` lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StoredImage {
-    /// What a request calls it.
+    /// Its URL in requests.
     pub image_url: String,
     /// Its length in bytes.
     pub size: u64,
-    /// When it was written, RFC 3339, as the store says it.
+    /// When it was written, RFC 3339, according to the store.
     pub last_modified: String,
-    /// Whether an object with its digest lies beside it (`KEY.sha256`).
+    /// Whether there is an object with its digest beside it (`KEY.sha256`).
     pub has_digest: bool,
     /// Whether some version of it is in the cache.
     pub is_cached: bool,
@@ -73,7 +73,7 @@ pub struct StoredImages {
     pub folders: Vec<String>,
     /// The objects, without those that hold digests and signatures.
     pub images: Vec<StoredImage>,
-    /// What to send as `after` for the next page, when there is one.
+    /// What to send as `after` for the next page, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
     /// What of the request was left out, and why.
@@ -86,7 +86,7 @@ pub struct StoredImages {
 pub struct CachedImages {
     /// The images, newest first.
     pub images: Vec<CachedImage>,
-    /// How many images there are in all, as the Go program counts them.
+    /// How many images there are in total, as in the Go program.
     pub count: u64,
     /// The same.
     #[serde(default)]
@@ -108,6 +108,6 @@ pub struct CachedImages {
 pub struct DeletedImage {
     /// Always `deleted`.
     pub status: String,
-    /// The entry that is gone.
+    /// The entry that was deleted.
     pub key: String,
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The text is not the digest that was expected.
+/// The text is not a digest of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {algorithm} digest: {digits} hex digits are expected")]
 pub struct ParseDigestError {
@@ -14,7 +14,7 @@ pub struct ParseDigestError {
     text: String,
 }
 
-/// A digest type: so many bytes inside, twice as many lowercase hex digits outside.
+/// Defines a digest type: bytes in memory, and twice as many lowercase hex digits as text.
 macro_rules! digest {
     ($(#[$doc:meta])* $name:ident, $algorithm:literal, $bytes:literal) => {
         $(#[$doc])*
@@ -79,14 +79,14 @@ macro_rules! digest {
 }
 
 digest!(
-    /// A SHA-256 digest: 64 lowercase hex digits outside, 32 bytes inside.
+    /// A SHA-256 digest: 32 bytes, written as 64 lowercase hex digits.
     Sha256Digest,
     "SHA-256",
     32
 );
 
 digest!(
-    /// A SHA-512 digest: 128 lowercase hex digits outside, 64 bytes inside.
+    /// A SHA-512 digest: 64 bytes, written as 128 lowercase hex digits.
     Sha512Digest,
     "SHA-512",
     64
@@ -102,11 +102,11 @@ pub enum Checksum {
     Sha512(Sha512Digest),
 }
 
-/// The text is no [`Checksum`].
+/// The text is not a [`Checksum`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseChecksumError {
-    /// It does not begin with an algorithm that is known.
-    #[error("{0:?} is no checksum: write sha256:HEX or sha512:HEX")]
+    /// It does not begin with a known algorithm.
+    #[error("{0:?} is not a checksum: write sha256:HEX or sha512:HEX")]
     Algorithm(String),
     /// What follows the algorithm is not its digest.
     #[error(transparent)]

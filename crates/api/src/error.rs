@@ -10,15 +10,15 @@ use utoipa::ToSchema;
 pub enum ErrorCode {
     /// The request cannot be understood or breaks a rule.
     BadRequest,
-    /// No credential, or one that is not known.
+    /// No credential, or an unknown one.
     Unauthorized,
     /// The credential is known and may not do this.
     Forbidden,
-    /// There is no such thing.
+    /// The requested thing does not exist.
     NotFound,
-    /// The path exists and does not take this method.
+    /// The path exists and does not support this method.
     MethodNotAllowed,
-    /// Something else is in the way.
+    /// The state of something conflicts with the request.
     Conflict,
     /// A body without `Content-Length` where one is needed.
     LengthRequired,
@@ -30,11 +30,11 @@ pub enum ErrorCode {
     Unprocessable,
     /// The queue is full.
     TooManyRequests,
-    /// A fault of the daemon.
+    /// A bug in the daemon.
     Internal,
     /// A dependency is down, or the daemon is stopping.
     Unavailable,
-    /// There is no room for what is asked.
+    /// There is not enough space for the request.
     InsufficientStorage,
 }
 
@@ -101,7 +101,7 @@ impl ErrorCode {
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// A short phrase, the same for every error of one status and route.
+    /// A short phrase, the same for all errors with this status on this route.
     pub error: String,
     /// What was wrong and what to do.
     pub message: String,
@@ -135,8 +135,8 @@ impl ErrorBody {
     }
 }
 
-/// An error and its causes in one line. A cause that an error repeats at its own end, as libraries
-/// often do, is told once.
+/// An error and its causes in one line. A cause that an error already has at its own end, as libraries often
+/// do, is not repeated.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -176,7 +176,7 @@ mod tests {
             (&["top"][..], "top"),
             (&["top", "middle", "end"], "top: middle: end"),
             (&["top: end", "end"], "top: end"),
-            // Found elsewhere in the text, it is a cause nevertheless.
+            // A cause whose text appears elsewhere in the error is kept.
             (
                 &["end of file in a.qcow2", "end"],
                 "end of file in a.qcow2: end",

@@ -1,4 +1,4 @@
-//! Golden volumes: an image that is unpacked once, for volumes to be cloned from.
+//! Golden volumes: an image that is written once, for volumes to be cloned from.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -8,18 +8,18 @@ use crate::job::ImageType;
 /// One golden volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GoldenVolume {
-    /// SHA-256 of the image, by which `DELETE /api/v1/golden/{key}` knows it.
+    /// SHA-256 of the image: the key in `DELETE /api/v1/golden/{key}`.
     pub key: String,
     /// The format that the image was read as.
     pub image_type: ImageType,
-    /// Where the image came from; empty where that is not known.
+    /// Where the image came from; empty if that is not known.
     pub image_url: String,
     /// Path of the file or device.
     pub path: String,
     /// Size of the image's disk in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
-    /// Bytes that it takes, with what clones share of them; absent where the back end cannot tell.
+    /// Bytes that it uses, including those that clones share; absent if the back end does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_bytes: Option<u64>,
     /// Digest of the disk: SHA-256 over the SHA-256s of its blocks of 1 MiB (the last may be shorter).
@@ -35,7 +35,7 @@ pub struct GoldenVolume {
     pub last_used: Option<String>,
     /// Whether a job is making or cloning it now.
     pub in_use: bool,
-    /// Why nothing is cloned from it; it is made anew by the next job of its image.
+    /// Why nothing is cloned from it; the next job for its image makes it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flaw: Option<String>,
 }
@@ -47,7 +47,7 @@ pub struct GoldenVolumes {
     pub volumes: Vec<GoldenVolume>,
     /// How many there are.
     pub count: usize,
-    /// Why volumes are not cloned on this host, when they are not.
+    /// Why volumes cannot be cloned on this host; absent if they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
 }
@@ -67,7 +67,7 @@ pub struct VerifiedVolume {
     /// The volume.
     #[schema(value_type = String)]
     pub name: crate::VolumeName,
-    /// Whether it holds the image's disk, and zeros behind it.
+    /// Whether it holds the image's disk, followed by zeros.
     pub matches: bool,
     /// SHA-256 of the image.
     pub image_digest: String,
@@ -77,8 +77,8 @@ pub struct VerifiedVolume {
     pub expected_digest: String,
     /// Digest that it has now.
     pub found_digest: String,
-    /// Where the volume differs: from the golden volume of its image, where that is there to compare with, and from
-    /// zeros behind the disk. The first 16 parts.
+    /// The first 16 parts in which the volume differs from its image's golden volume, if there is one, or from
+    /// zeros after the disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<ByteRange>,
     /// Whether there are more.

@@ -42,10 +42,10 @@ pub struct DependencyState {
     pub error: Option<String>,
 }
 
-/// Answer to `GET /readyz`: 200 when `ready`, else 503.
+/// Answer to `GET /readyz`: 200 if `ready`, otherwise 503.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {
-    /// Whether every dependency is up and the daemon takes jobs.
+    /// Whether every dependency is up and the daemon accepts jobs.
     pub ready: bool,
     /// The dependencies by name: `minio`, `lvm`, `libvirt`, `storage`.
     pub dependencies: BTreeMap<String, DependencyState>,

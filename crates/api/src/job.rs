@@ -1,4 +1,4 @@
-//! Jobs: what is asked for, what state it is in, how far it is.
+//! Jobs: requests, states and progress.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use crate::named;
 /// Longest `correlation_id`, in characters.
 pub const CORRELATION_ID_MAX: usize = 128;
 
-/// Identifies a job for ever.
+/// Identifies a job permanently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub Uuid);
@@ -70,7 +70,7 @@ named!(ImageType, "image type", {
     Auto => "auto",
 });
 
-/// What an image's bytes were, or are going to be, verified against. The first that there is counts.
+/// What an image is verified against: the first of these that there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verified {
@@ -82,7 +82,7 @@ pub enum Verified {
     Sidecar,
     /// The image's line in a checksum file of its directory, such as `SHA256SUMS`.
     Sums,
-    /// Nothing: whatever the server sent was taken.
+    /// Nothing: whatever the server sent was accepted.
     None,
 }
 
@@ -94,43 +94,43 @@ named!(Verified, "verification", {
     None => "none",
 });
 
-/// Whether a volume shares the bytes of its image with other volumes of it.
+/// Whether a volume is cloned, so that it shares its image's bytes with other volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Cloning {
-    /// Where it can be done; else the image is written.
+    /// If possible; otherwise the image is written.
     #[default]
     Auto,
-    /// It is not: the volume gets bytes of its own.
+    /// Never: the volume gets bytes of its own.
     Never,
-    /// It is, or the job fails.
+    /// Always: the job fails if that is not possible.
     Require,
 }
 
 named!(Cloning, "way to clone", { Auto => "auto", Never => "never", Require => "require" });
 
 impl Cloning {
-    /// Whether it is what nobody has to say.
+    /// Whether it is the default.
     pub fn is_usual(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// How a volume's bytes came there.
+/// How a volume was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// They are shared with a golden volume of the image.
+    /// It was cloned from the image's golden volume.
     Clone,
-    /// They were written from the image in the cache.
+    /// It was written from the image in the cache.
     Copy,
-    /// They were written in the pass that fetched the image.
+    /// It was written in the pass that fetched the image.
     Stream,
 }
 
 named!(Method, "way of making a volume", { Clone => "clone", Copy => "copy", Stream => "stream" });
 
-/// A form of signatures.
+/// A format of signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SignatureFormat {
@@ -142,14 +142,14 @@ pub enum SignatureFormat {
 
 named!(SignatureFormat, "form of signatures", { OpenPgp => "openpgp", Minisign => "minisign" });
 
-/// Whose signature an image was verified by.
+/// The key by which an image was verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Signer {
-    /// The signature's form.
+    /// The signature's format.
     pub format: SignatureFormat,
-    /// Of an OpenPGP certificate the primary key's fingerprint, of a minisign key its id.
+    /// The fingerprint of an OpenPGP certificate's primary key, or the id of a minisign key.
     pub fingerprint: String,
-    /// What the key says of its owner: a user id, or a comment.
+    /// The owner according to the key: a user id, or a comment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
@@ -164,7 +164,7 @@ impl fmt::Display for Signer {
     }
 }
 
-/// What webhooks' receivers are sent.
+/// The body that is sent to a webhook's receiver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WebhookEvent {
     /// `job.completed`, `job.failed` or `job.cancelled`.
@@ -175,10 +175,10 @@ pub struct WebhookEvent {
     pub job: JobStatus,
 }
 
-/// Body of `POST /api/v1/jobs`: put this image on this volume.
+/// Body of `POST /api/v1/jobs`: write this image to this volume.
 ///
-/// Fields that are not known are left out and told in the answer's `warnings`; a name that is nearly a known one is
-/// refused. `null` is as good as no field.
+/// Unknown fields are ignored, with a warning in the answer's `warnings`; a name that is nearly a known one is
+/// refused. `null` counts as absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProvisionRequest {
     /// `s3://bucket/key`, or the object's URL at the configured endpoint.
@@ -194,28 +194,28 @@ pub struct ProvisionRequest {
     /// Format of the image.
     #[serde(default)]
     pub image_type: ImageType,
-    /// What the image's bytes must be: `sha256:HEX` or `sha512:HEX`. Checksum files beside the image
-    /// have to agree with it.
+    /// Digest that the image must have: `sha256:HEX` or `sha512:HEX`. Checksum files beside the image have to
+    /// agree with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub checksum: Option<Checksum>,
-    /// Free text that comes back on the job, in logs and in traces; at most 128 characters.
+    /// Free text that is repeated in the job's status, in logs and in traces; at most 128 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
-    /// Whether the volume may be one that is there already and says nothing of this program. Its
-    /// content is lost. Without this such a volume is refused.
+    /// Whether an existing volume may be overwritten that is not marked as this program's. Without this, such a
+    /// volume is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt: bool,
-    /// Whether the volume is to share the image's bytes with other volumes of it: `auto` where that can be done,
-    /// `never`, or `require`, by which the job fails where it cannot.
+    /// Whether the volume is cloned from the image's golden volume: `auto` (if possible), `never`, or `require`
+    /// (the job fails if it is not possible).
     #[serde(default, skip_serializing_if = "Cloning::is_usual")]
     pub clone: Cloning,
 }
 
-/// Answer to a request that made a job.
+/// Answer to a request that became a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JobAccepted {
-    /// The job to ask about.
+    /// The job's id.
     #[schema(value_type = Uuid)]
     pub job_id: JobId,
     /// What of the request was left out, and why.
@@ -239,11 +239,11 @@ pub struct CancelledJob {
 pub enum JobState {
     /// In the queue.
     Pending,
-    /// At work.
+    /// Running.
     Running,
     /// The volume is ready (or, for a cache job, the image is cached).
     Completed,
-    /// It did not work; `error` says why.
+    /// The job failed; `error` says why.
     Failed,
     /// Cancelled by a request.
     Cancelled,
@@ -279,15 +279,15 @@ pub enum JobKind {
 
 named!(JobKind, "kind of job", { Provision => "provision", Cache => "cache", Golden => "golden" });
 
-/// What a running job is busy with.
+/// What a running job is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Looking up the object, the cache and the volume.
     Initializing,
-    /// Bytes come from the source; on the way they are digested, cached, decoded and written.
+    /// The image is being fetched, and hashed, cached, decoded and written in the same pass.
     Downloading,
-    /// Only decoding and writing are left (or, with a cache hit, are all there is).
+    /// Only decoding and writing are left (or, on a cache hit, are all there is to do).
     Converting,
     /// Digest compared; syncing, writing the volume's head, publishing.
     Finalizing,
@@ -300,10 +300,10 @@ named!(Stage, "stage", {
     Finalizing => "finalizing",
 });
 
-/// How far a job is. Every number comes from bytes that moved.
+/// A job's progress. Every number is measured from bytes that were moved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
-    /// What the job is busy with.
+    /// What the job is doing.
     pub stage: Stage,
     /// The same as `overall_percent`, for clients of the 0.3 API.
     pub percent: f64,
@@ -339,13 +339,13 @@ pub struct JobStatus {
     pub kind: JobKind,
     /// The job's state.
     pub status: JobState,
-    /// How far it is; absent while pending.
+    /// Its progress; absent while pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
     /// Why it failed, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The HTTP status that fits the failure (422 for a refused image, 503 for a dependency, ...).
+    /// The HTTP status for the failure (422 for a refused image, 503 for a dependency, ...).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_code: Option<u16>,
     /// The kind of failure, one of the words in docs/troubleshooting.md.
@@ -368,7 +368,7 @@ pub struct JobStatus {
     /// Its declared format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_type: Option<ImageType>,
-    /// The size of the volume that was asked for, in bytes.
+    /// The requested size of the volume, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_size_bytes: Option<u64>,
     /// The volume that is written.
@@ -383,17 +383,17 @@ pub struct JobStatus {
     /// What the image's bytes were verified against; absent until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
-    /// Whether the volume was to be cloned, as the request says.
+    /// Whether the volume was to be cloned, according to the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone: Option<Cloning>,
-    /// How the volume's bytes came there; absent until that is known.
+    /// How the volume was made; absent until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
-    /// Whose signature the image has; absent until that was verified, and for images without one.
+    /// The signer of the image; absent until the signature was verified, and for images without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<Signer>,
-    /// What an operator may want to know of how it was done: why it did not run in one pass, how
-    /// stale bytes were cleared, that a volume was left not ready.
+    /// Notes for operators about how the job was done: why it did not run in one pass, how stale bytes were
+    /// cleared, that a volume was left not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// How often the job was started; more than once after a restart of the daemon.
@@ -411,7 +411,7 @@ pub struct JobList {
     pub jobs: Vec<JobStatus>,
     /// How many `jobs` holds.
     pub count: usize,
-    /// How many there are in all that match.
+    /// How many jobs match in total.
     pub total: u64,
     /// How many were skipped.
     pub offset: u32,
@@ -430,7 +430,7 @@ pub struct JobList {
 pub enum FeedEvent {
     /// A job is new or has changed; the data is its [`JobStatus`].
     Job,
-    /// What the follower has cannot be gone on from: it should list the jobs, and follow from here.
+    /// The stream cannot continue from the client's last event: it should list the jobs, and follow from here.
     Reset,
 }
 

@@ -1,8 +1,8 @@
-//! The words that the daemon and its clients exchange: requests, answers, identifiers, units.
+//! The types that the daemon and its clients exchange: requests, answers, identifiers, units.
 //!
-//! No I/O and no async here: `lvpctl` and anybody's tools depend on this crate alone. Names that
-//! come from outside ([`VolumeName`], [`Sha256Digest`], [`JobId`]) are parsed once, at the edge, into
-//! types that cannot hold a bad value.
+//! No I/O and no async code: `lvpctl` and other tools can depend on this crate alone. Names that come from
+//! outside ([`VolumeName`], [`Sha256Digest`], [`JobId`]) are parsed once, at the edge, into types that cannot
+//! hold an invalid value.
 
 pub mod cache;
 pub mod digest;

@@ -1,11 +1,11 @@
-//! Names of things that are written down: in requests, answers, configurations, databases.
+//! Names of enum variants as text: in requests, answers, configuration, databases.
 //!
-//! [`named!`](crate::named) gives an enum one table of names, by which it is written and read. A text that
-//! is not in the table is an error and never the first variant, or whatever was meant to be usual.
+//! [`named!`](crate::named) gives an enum one table of names, for both writing and reading. A text that is not
+//! in the table is an error, and never the first or a default variant.
 
 use std::fmt;
 
-/// A text that names nothing of its kind.
+/// A text that is not a known name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownName {
     what: &'static str,
@@ -27,7 +27,11 @@ impl UnknownName {
 impl fmt::Display for UnknownName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, found, known } = self;
-        write!(f, "{found:?} is no {what}: use one of {}", known.join(", "))
+        write!(
+            f,
+            "{found:?} is not a known {what}: use one of {}",
+            known.join(", ")
+        )
     }
 }
 
@@ -51,13 +55,13 @@ impl std::error::Error for UnknownName {}
 macro_rules! named {
     ($type:ty, $what:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
         impl $type {
-            /// All of them, in their order.
+            /// All variants, in order.
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
             /// Their names, in the same order.
             pub const NAMES: &'static [&'static str] = &[$($name),+];
 
-            /// The word for it.
+            /// The variant's name.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name),+
@@ -112,12 +116,12 @@ mod tests {
             &format!("{first} "),
         ] {
             let error = unknown.parse::<T>().unwrap_err().to_string();
-            let expected = format!("{unknown:?} is no {what}: use one of {first}");
+            let expected = format!("{unknown:?} is not a known {what}: use one of {first}");
             assert!(error.starts_with(&expected), "{error}");
         }
     }
 
-    /// What JSON has is the same name.
+    /// JSON uses the same names.
     fn check_json<T>(all: &[T])
     where
         T: Copy + Debug + Display + PartialEq + Serialize + DeserializeOwned,

@@ -18,7 +18,7 @@ pub const CANCEL: &str = "/api/v1/jobs/{id}/cancel";
 pub const CANCEL_OLD: &str = "/api/v1/cancel/{id}";
 /// What a request would do (POST).
 pub const PLAN: &str = "/api/v1/plan";
-/// Ask again for what an ended job was to do (POST).
+/// Submit the request of a failed or cancelled job again (POST).
 pub const RETRY: &str = "/api/v1/jobs/{id}/retry";
 /// Server-sent events of one job.
 pub const EVENTS: &str = "/api/v1/jobs/{id}/events";
@@ -30,7 +30,7 @@ pub const IMAGES: &str = "/api/v1/images";
 pub const CACHE_IMAGES: &str = "/api/v1/cache/images";
 /// Delete one cached image.
 pub const CACHE_IMAGE: &str = "/api/v1/cache/images/{key}";
-/// Fill the cache.
+/// Fetch an image into the cache.
 pub const CACHE_FETCH: &str = "/api/v1/cache/fetch";
 /// List (GET) and make (POST) golden volumes.
 pub const GOLDEN: &str = "/api/v1/golden";
@@ -60,7 +60,7 @@ pub const METRICS: &str = "/metrics";
 pub const OPENAPI: &str = "/openapi.json";
 /// The API's description for people.
 pub const DOCS: &str = "/docs";
-/// The page for people.
+/// The web page.
 pub const PAGE: &str = "/";
-/// What the page consists of.
+/// The files of the web page.
 pub const PAGE_FILE: &str = "/ui/{file}";

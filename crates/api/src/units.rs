@@ -1,4 +1,4 @@
-//! Units: sizes and durations as people write them, and how sizes are shown.
+//! Sizes and durations: parsing what people write, and formatting.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +12,8 @@ pub const MIB: u64 = 1 << 20;
 
 /// A size in bytes that parses `50G`, `512MiB`, `1.5T`, `1048576` and prints with a binary unit.
 ///
-/// A bare suffix is binary (`50G` is 50 GiB) as in LVM and qemu-img; `GB` with a `B` and no `i` is
-/// refused, because half of the world reads it as 10^9.
+/// A bare suffix is binary (`50G` is 50 GiB) as in LVM and qemu-img; `GB` is refused, because many people and
+/// tools read it as 10^9.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
@@ -38,7 +38,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Why a text is no size.
+/// Why a text is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseSizeError {
     /// Not a number with an optional unit.
@@ -95,9 +95,12 @@ impl FromStr for ByteSize {
     }
 }
 
-/// The text is no duration.
+/// The text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no duration: write numbers with ms, s, m or h, such as 168h, 1h30m, 5s or 100ms")]
+#[error(
+    "{0:?} is not a duration: write numbers with ms, s, m or h, such as 168h, 1h30m, 5s or \
+    100ms"
+)]
 pub struct ParseDurationError(String);
 
 const NANOSECONDS: [(&str, u64); 4] = [
@@ -132,8 +135,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     Ok(Duration::from_nanos(total))
 }
 
-/// A decimal number times `scale`, rounded down: `None` when it is no number, `Some(None)` when the
-/// product is beyond 2^64.
+/// A decimal number times `scale`, rounded down: `None` if it is not a number, `Some(None)` if the product is
+/// 2^64 or more.
 fn multiple(number: &str, scale: u64) -> Option<Option<u64>> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
@@ -148,12 +151,12 @@ fn multiple(number: &str, scale: u64) -> Option<Option<u64>> {
             u64::try_from(numerator * u128::from(scale) / denominator).ok()?
         }
     };
-    // Digits alone: what cannot be parsed is too large.
+    // There are only digits, so a failure to parse means that the number is too large.
     let product = whole.parse::<u64>().ok().and_then(|n| n.checked_mul(scale));
     Some(product.and_then(|product| product.checked_add(part)))
 }
 
-/// A duration in whole seconds as Go prints it, which the monitoring guide shows: `3h14m52s`.
+/// A duration in whole seconds in Go's format, as in the monitoring guide: `3h14m52s`.
 pub fn duration_text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -246,7 +249,7 @@ mod tests {
         ] {
             let error = parse_duration(text).unwrap_err().to_string();
             assert!(
-                error.starts_with(&format!("{text:?} is no duration")),
+                error.starts_with(&format!("{text:?} is not a duration")),
                 "{error}"
             );
         }

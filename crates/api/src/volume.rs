@@ -12,10 +12,10 @@ use crate::named;
 /// `lib/metadata/metadata-exported.h`).
 pub const VOLUME_NAME_MAX: usize = 127;
 
-/// Prefixes that LVM keeps for itself (`lvm(8)`, "VALID NAMES").
+/// Prefixes that LVM reserves (`lvm(8)`, "VALID NAMES").
 const RESERVED_PREFIXES: [&str; 2] = ["snapshot", "pvmove"];
 
-/// Parts of names that LVM keeps for the insides of its own volumes (`lvm(8)`, "VALID NAMES").
+/// Parts of names that LVM reserves for internal volumes (`lvm(8)`, "VALID NAMES").
 const RESERVED_PARTS: [&str; 15] = [
     "_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_wcorig", "_iorig", "_mimage", "_mlog",
     "_pmspare", "_rimage", "_rmeta", "_tdata", "_tmeta", "_vdata",
@@ -24,7 +24,7 @@ const RESERVED_PARTS: [&str; 15] = [
 /// The remaining reserved parts; together with [`RESERVED_PARTS`] they are lvm2's own list.
 const RESERVED_PARTS_MORE: [&str; 3] = ["_vorigin", "_imeta", "_vpool"];
 
-/// The name of a volume: a logical volume's name by LVM's rules, and so also a plain file name.
+/// The name of a volume: a valid name of a logical volume, and so also a valid file name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VolumeName(String);
@@ -33,10 +33,10 @@ pub struct VolumeName(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseVolumeNameError {
     /// No characters at all.
-    #[error("The volume name is empty: give 1 to {VOLUME_NAME_MAX} characters")]
+    #[error("The volume name is empty: use 1 to {VOLUME_NAME_MAX} characters")]
     Empty,
     /// Too many characters.
-    #[error("The volume name has {0} characters: LVM takes at most {VOLUME_NAME_MAX}")]
+    #[error("The volume name has {0} characters: LVM allows at most {VOLUME_NAME_MAX}")]
     TooLong(usize),
     /// A character outside LVM's set.
     #[error("The volume name {0:?} has {1:?}: only a-z A-Z 0-9 + _ . - are allowed")]
@@ -45,7 +45,7 @@ pub enum ParseVolumeNameError {
     #[error("The volume name {0:?} is not allowed: it must not be '.' or '..' or begin with '-'")]
     BadForm(String),
     /// A name that LVM keeps for itself.
-    #[error("The volume name {0:?} is reserved by LVM ({1:?}): choose another")]
+    #[error("The volume name {0:?} is reserved by LVM ({1:?}): choose another name")]
     Reserved(String, &'static str),
 }
 
@@ -115,8 +115,8 @@ pub struct VolumeInfo {
     pub path: String,
     /// Size in bytes.
     pub size_bytes: u64,
-    /// `ready`, `populating`, `adopted` for one that was handed over and not written yet, or `untagged`
-    /// for a volume that says nothing of this program.
+    /// `ready`, `populating`, `adopted` for a volume that was handed over and not written yet, or `untagged`
+    /// for one that is not marked as this program's.
     pub state: String,
     /// SHA-256 of the image that a ready volume was made from.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,7 +124,7 @@ pub struct VolumeInfo {
     /// The job that wrote it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_id: Option<String>,
-    /// What it is made of; absent where that is not known.
+    /// What it is made of; absent if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<VolumeKind>,
 }
@@ -139,7 +139,7 @@ pub enum VolumeKind {
     Linear,
     /// A thin logical volume that shares nothing.
     Thin,
-    /// One that shares the bytes of its image, `image_digest`, with other volumes of it.
+    /// A volume that shares the bytes of its image, `image_digest`, with other volumes.
     Clone,
 }
 

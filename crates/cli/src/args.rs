@@ -4,18 +4,22 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use lvp_api::units::{ByteSize, GIB, MIB};
-use lvp_api::{
-    CacheFetchRequest, Checksum, Cloning, ImageType, JobId, JobState, ProvisionRequest,
-    Sha256Digest, VolumeName,
-};
+use clap::{Args, Parser, Subcommand};
+use lvp_api::{ImageType, JobId, VolumeName};
 
 use crate::config::Layer;
 use crate::exit::EXIT_CODES;
 use crate::output::Format;
 
-/// Put images from object storage onto the volumes of a KVM host
+mod images;
+mod jobs;
+mod local;
+
+pub(crate) use images::{CacheCommand, GoldenCommand};
+pub(crate) use jobs::{JobsArgs, PlanArgs, ProvisionArgs, ReconnectArgs, WaitArgs};
+pub(crate) use local::{CertCommand, CertInitArgs, TokenArgs, TokenCommand, TokenRole};
+
+/// Write images from object storage to the volumes of a KVM host
 ///
 /// Talks to the libvirt-volume-provisioner daemon of one hypervisor. Results go
 /// to standard output, everything else to standard error.
@@ -54,11 +58,12 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection options")]
 pub(crate) struct ConnectionArgs {
-    /// The daemon's address [env: LVP_ENDPOINT] [default: http://127.0.0.1:8080]
+    /// The daemon's address [env: LVP_ENDPOINT] [default:
+    /// http://127.0.0.1:8080]
     #[arg(long, global = true, value_name = "URL")]
     endpoint: Option<String>,
 
-    /// Access token; seen by every user of this machine, so better a file
+    /// Access token; visible to every user of this machine, so a file is safer
     /// [env: LVP_TOKEN]
     #[arg(
         long,
@@ -84,9 +89,9 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, global = true, value_name = "PATH")]
     client_key: Option<PathBuf>,
 
-    /// Give up after this long, such as 90s or 2h: on the job when waiting
-    /// for one, else on the answer [env: LVP_TIMEOUT] [default: wait for a job
-    /// without limit, 30s for an answer]
+    /// Time limit, such as 90s or 2h: for the job when waiting for one,
+    /// otherwise for the answer [env: LVP_TIMEOUT] [default: no limit for a
+    /// job, 30s for an answer]
     #[arg(long, global = true, value_name = "DURATION")]
     timeout: Option<String>,
 
@@ -135,9 +140,9 @@ pub(crate) enum Command {
     },
     /// Follow all jobs, until Ctrl-C
     ///
-    /// On a terminal, a line with progress for each job that has not ended, and
-    /// one that stays for each that does. Otherwise, and with -o json, one line
-    /// for every change on standard output.
+    /// On a terminal, shows a line with progress for each unfinished job, and
+    /// leaves a line for each job that ends. Otherwise, and with -o json,
+    /// prints one line for every change on standard output.
     Top {
         #[command(flatten)]
         reconnect: ReconnectArgs,
@@ -145,36 +150,36 @@ pub(crate) enum Command {
     /// Cancel a pending or running job
     ///
     /// A volume that the job created is removed. One that it found stays: as it
-    /// was, if nothing was written to it yet, or else not ready and without a boot
-    /// sector.
+    /// was, if nothing was written to it yet, or else not ready and without a
+    /// boot sector.
     Cancel {
         /// The job's id
         job: JobId,
     },
-    /// Ask again for what a failed or cancelled job was to do
+    /// Submit the request of a failed or cancelled job again
     ///
-    /// Prints the id of the new job. The old one stays as it is.
+    /// Prints the id of the new job. The old job does not change.
     Retry {
         /// The old job's id
         job: JobId,
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// List, fill and clean the image cache
+    /// List, fetch and remove cached images
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// List, make and remove golden volumes, from which others are cloned
+    /// List, make and remove golden volumes, from which volumes are cloned
     #[command(subcommand)]
     Golden(GoldenCommand),
-    /// List the volumes, verify some, or hand some over to the daemon
+    /// List volumes, verify them, or hand them over to the daemon
     Volumes {
         #[command(subcommand)]
         command: Option<VolumesCommand>,
     },
     Upload(UploadArgs),
-    /// Show whether the daemon and what it depends on are well
+    /// Show the health of the daemon and its dependencies
     ///
-    /// The exit code is 7 when the daemon is not ready to take jobs.
+    /// The exit code is 7 if the daemon is not ready to accept jobs.
     Health,
     /// Make tokens for the daemon's tokens file
     #[command(subcommand)]
@@ -193,7 +198,7 @@ pub(crate) enum Command {
     ///
     /// For all users: lvpctl man /usr/local/share/man/man1
     Man {
-        /// The directory for the files; made when absent
+        /// The directory for the files; created if absent
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
@@ -204,9 +209,9 @@ pub(crate) enum Command {
 pub(crate) enum VolumesCommand {
     /// Hand existing volumes over to the daemon
     ///
-    /// For volumes that say nothing of this program: from then on jobs may
-    /// rewrite them. Nothing is written to them by this, and a running virtual
-    /// machine may have them open.
+    /// For volumes that are not marked as this program's: from then on, jobs
+    /// may overwrite them. This command does not change their content, and a
+    /// running virtual machine may have them open.
     Adopt {
         /// Names of the volumes
         #[arg(required = true)]
@@ -215,309 +220,18 @@ pub(crate) enum VolumesCommand {
     /// Read volumes and compare them with what was written to them
     ///
     /// For clones, golden volumes, and volumes whose image has a golden volume.
-    /// A virtual machine that was started since has changed its disk. The exit
-    /// code is 1 when a volume differs.
+    /// A volume differs once a virtual machine was started from it. The exit
+    /// code is 1 if a volume differs.
     Verify {
-        /// Names of the volumes; of golden ones lvp-golden-KEY-TYPE
+        /// Names of the volumes; a golden volume is called lvp-golden-KEY-TYPE
         #[arg(required = true)]
         volumes: Vec<VolumeName>,
     },
 }
 
-/// What to do with tokens.
-#[derive(Debug, Subcommand)]
-pub(crate) enum TokenCommand {
-    New(TokenArgs),
-}
-
-/// Make a token, and print its line for the tokens file
-///
-/// Nothing is sent: append the line to the file that the daemon's
-/// server.api_tokens_file names; it is read again by itself. With -o name, only
-/// the token is printed.
-#[derive(Debug, Args)]
-pub(crate) struct TokenArgs {
-    /// Name of the token's holder, for the daemon's audit log
-    #[arg(long, value_name = "NAME", default_value = "lvpctl", value_parser = crate::commands::parse_name)]
-    pub(crate) name: String,
-
-    /// What the token allows
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) role: TokenRole,
-}
-
-/// What a token allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum TokenRole {
-    /// Everything
-    #[default]
-    Provision,
-    /// To look, and change nothing
-    Read,
-}
-
-/// What to do with certificates.
-#[derive(Debug, Subcommand)]
-pub(crate) enum CertCommand {
-    Init(CertInitArgs),
-}
-
-/// Make a certificate authority, and a server's and a client's certificate
-///
-/// For a start, where there is no authority yet. Writes ca, server and client,
-/// each as .pem (certificate) and .key. Existing files are left alone.
-#[derive(Debug, Args)]
-pub(crate) struct CertInitArgs {
-    /// The directory for the files; made when absent
-    #[arg(value_name = "DIR")]
-    pub(crate) directory: PathBuf,
-
-    /// Name or address of the server; may be repeated
-    /// [default: localhost, 127.0.0.1 and ::1]
-    #[arg(long, value_name = "HOST")]
-    pub(crate) host: Vec<String>,
-
-    /// Name of the client, for the daemon's audit log
-    #[arg(long, value_name = "NAME", default_value = "lvpctl")]
-    pub(crate) client: String,
-
-    /// How long the server's and the client's certificates are valid
-    #[arg(long, default_value_t = 825, value_parser = clap::value_parser!(u16).range(1..=3650))]
-    pub(crate) days: u16,
-}
-
-/// Put an image on a volume
-///
-/// Creates the volume when there is none. An existing one is overwritten: it
-/// holds exactly the image afterwards. One that says nothing of this program is
-/// refused, unless --adopt is given. Prints the job's id.
-#[derive(Debug, Args)]
-pub(crate) struct ProvisionArgs {
-    #[command(flatten)]
-    pub(crate) what: WhatArgs,
-
-    /// Text that comes back on the job, in logs and in traces
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) correlation_id: Option<String>,
-
-    /// A repeated request with the same key returns the first one's job
-    #[arg(long, value_name = "KEY")]
-    pub(crate) idempotency_key: Option<String>,
-
-    #[command(flatten)]
-    pub(crate) wait: WaitArgs,
-}
-
-/// Show what provisioning would do, without doing it
-///
-/// Looks at the image, the cache and the volume as they are now; nothing is
-/// reserved. The exit code is 5 when something is in the way.
-#[derive(Debug, Args)]
-pub(crate) struct PlanArgs {
-    #[command(flatten)]
-    pub(crate) what: WhatArgs,
-}
-
-// No documentation comment: it would stand in for that of the commands.
-#[derive(Debug, Args)]
-pub(crate) struct WhatArgs {
-    /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
-    pub(crate) image_url: String,
-
-    /// Name of the volume
-    pub(crate) volume: VolumeName,
-
-    /// Size of the volume, such as 50G or 1.5T; units are powers of 1024
-    #[arg(long, value_parser = parse_volume_size)]
-    pub(crate) size: ByteSize,
-
-    /// Format of the image
-    #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
-    pub(crate) image_type: ImageType,
-
-    /// What the image must be: sha256:HEX or sha512:HEX
-    #[arg(long, value_name = "DIGEST")]
-    pub(crate) checksum: Option<Checksum>,
-
-    /// Overwrite the volume also if it says nothing of this program
-    #[arg(long)]
-    pub(crate) adopt: bool,
-
-    /// Share the image's bytes with other volumes of it where that can be done
-    /// (auto), never, or fail where it cannot (require)
-    #[arg(long, value_name = "WHETHER", default_value = "auto", value_parser = cloning_parser())]
-    pub(crate) clone: Cloning,
-}
-
-impl WhatArgs {
-    /// What the API is asked.
-    pub(crate) fn request(self) -> ProvisionRequest {
-        let ByteSize(size_bytes) = self.size;
-        let is_whole = size_bytes.is_multiple_of(GIB);
-        ProvisionRequest {
-            image_url: self.image_url,
-            volume_name: self.volume.into(),
-            // Whole GiB are said in the older field, which daemons of every generation know.
-            volume_size_gb: is_whole.then_some(size_bytes / GIB),
-            volume_size_bytes: (!is_whole).then_some(size_bytes),
-            image_type: self.image_type,
-            checksum: self.checksum,
-            correlation_id: None,
-            adopt: self.adopt,
-            clone: self.clone,
-        }
-    }
-}
-
-/// Whether and how to wait for the job that a command makes.
-#[derive(Debug, Args)]
-pub(crate) struct WaitArgs {
-    /// Wait for the end of the job; the exit code tells the outcome
-    #[arg(long)]
-    pub(crate) wait: bool,
-
-    #[command(flatten)]
-    pub(crate) reconnect: ReconnectArgs,
-}
-
-/// What to do when the daemon goes away while a job is followed.
-#[derive(Debug, Args)]
-pub(crate) struct ReconnectArgs {
-    /// While waiting: how long to try again when the daemon goes away
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::config::parse_duration)]
-    pub(crate) reconnect_for: std::time::Duration,
-}
-
-/// List the jobs, newest first
-#[derive(Debug, Args)]
-pub(crate) struct JobsArgs {
-    /// Only jobs in this state, or in one of several: failed,cancelled
-    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = job_state_parser())]
-    pub(crate) status: Vec<JobState>,
-
-    /// Only jobs of this volume
-    #[arg(long, value_name = "VOLUME")]
-    pub(crate) volume: Option<String>,
-
-    /// Only jobs with this in the image's URL, in any case
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) image: Option<String>,
-
-    /// Only jobs with this in id, volume, image URL, correlation id or error,
-    /// in any case
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) search: Option<String>,
-
-    /// Only jobs accepted at this time or later, such as 2026-01-27T10:30:00Z
-    #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<String>,
-
-    /// Only jobs accepted before this time
-    #[arg(long, value_name = "TIME")]
-    pub(crate) until: Option<String>,
-
-    /// At most so many jobs [default: the daemon's]
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u32>,
-
-    /// Leave out the first N jobs
-    #[arg(long, value_name = "N")]
-    pub(crate) offset: Option<u32>,
-}
-
-/// What to do with the image cache.
-#[derive(Debug, Subcommand)]
-pub(crate) enum CacheCommand {
-    /// List the cached images
-    #[command(visible_alias = "list")]
-    Ls {
-        /// At most so many images [default: the daemon's]
-        #[arg(long, value_name = "N")]
-        limit: Option<u32>,
-        /// Leave out the first N images
-        #[arg(long, value_name = "N")]
-        offset: Option<u32>,
-    },
-    /// Fetch an image into the cache, without a volume
-    Fetch {
-        #[command(flatten)]
-        what: ImageArgs,
-        /// Make the image's golden volume as well, from which volumes are cloned
-        #[arg(long)]
-        golden: bool,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
-    /// Remove images from the cache
-    ///
-    /// An image that a job is using is not removed.
-    #[command(visible_alias = "delete")]
-    Rm {
-        /// The images' keys, as "cache ls" shows them
-        #[arg(required = true, value_name = "KEY")]
-        keys: Vec<Sha256Digest>,
-    },
-}
-
-/// What to do with golden volumes.
-#[derive(Debug, Subcommand)]
-pub(crate) enum GoldenCommand {
-    /// List the golden volumes, the last used first
-    #[command(visible_alias = "list")]
-    Ls,
-    /// Make an image's golden volume ahead
-    ///
-    /// The first job of an image does so as well, where volumes can be cloned.
-    Make {
-        #[command(flatten)]
-        what: ImageArgs,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
-    /// Remove images' golden volumes
-    ///
-    /// What was cloned from them stays as it is. One that a job is making or
-    /// cloning is not removed.
-    #[command(visible_alias = "delete")]
-    Rm {
-        /// The images' keys, as "golden ls" shows them
-        #[arg(required = true, value_name = "KEY")]
-        keys: Vec<Sha256Digest>,
-    },
-}
-
-// No documentation comment: it would stand in for that of the commands.
-#[derive(Debug, Args)]
-pub(crate) struct ImageArgs {
-    /// s3://BUCKET/KEY, or the object's URL at the daemon's object store
-    pub(crate) image_url: String,
-    /// Format of the image
-    #[arg(long, value_name = "TYPE", default_value = "qcow2", value_parser = image_type_parser())]
-    pub(crate) image_type: ImageType,
-    /// What the image must be: sha256:HEX or sha512:HEX
-    #[arg(long, value_name = "DIGEST")]
-    pub(crate) checksum: Option<Checksum>,
-    /// Text that comes back on the job, in logs and in traces
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) correlation_id: Option<String>,
-}
-
-impl ImageArgs {
-    /// What the API is asked.
-    pub(crate) fn request(self) -> CacheFetchRequest {
-        CacheFetchRequest {
-            image_url: self.image_url,
-            image_type: self.image_type,
-            checksum: self.checksum,
-            correlation_id: self.correlation_id,
-        }
-    }
-}
-
 /// Write a file into an existing libvirt storage volume
 ///
-/// For the seed image of cloud-init. The volume keeps its size: the file must
-/// fit.
+/// For cloud-init's seed image. The volume keeps its size: the file must fit.
 #[derive(Debug, Args)]
 pub(crate) struct UploadArgs {
     /// The file to send
@@ -531,28 +245,7 @@ pub(crate) struct UploadArgs {
     pub(crate) pool: String,
 }
 
-/// A volume's size. A bare small number is a forgotten unit, not a volume of 50 bytes.
-fn parse_volume_size(text: &str) -> Result<ByteSize, String> {
-    let size = ByteSize::from_str(text).map_err(|error| error.to_string())?;
-    if size.0 < MIB {
-        return Err(format!(
-            "{size} is less than 1 MiB: is a unit missing, as in 50G?"
-        ));
-    }
-    Ok(size)
-}
-
 fn image_type_parser() -> impl TypedValueParser<Value = ImageType> {
     PossibleValuesParser::new(ImageType::ALL.map(ImageType::as_str))
         .try_map(|name| ImageType::from_str(&name))
-}
-
-fn cloning_parser() -> impl TypedValueParser<Value = Cloning> {
-    PossibleValuesParser::new(Cloning::ALL.map(Cloning::as_str))
-        .try_map(|name| Cloning::from_str(&name))
-}
-
-fn job_state_parser() -> impl TypedValueParser<Value = JobState> {
-    PossibleValuesParser::new(JobState::ALL.map(JobState::as_str))
-        .try_map(|name| JobState::from_str(&name))
 }

@@ -1,7 +1,7 @@
 //! The daemon's HTTP API as calls.
 //!
 //! Every call has a deadline. An answer that is not a success becomes a [`Failure`] with the
-//! daemon's own words and the exit code that fits the status.
+//! daemon's own message and the exit code for the status.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,25 +9,25 @@ use std::time::Duration;
 use lvp_api::error::chain;
 use lvp_api::plan::Plan;
 use lvp_api::{
-    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, GoldenVolumes, Health,
+    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, GoldenVolumes, Health,
     JobAccepted, JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest,
     VerifiedVolume, VolumeInfo, VolumeList, VolumeName, routes,
 };
-use lvp_tls::Peer;
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 use crate::config::{Settings, cannot_read};
 use crate::exit::{Exit, Failure};
-use crate::output::clean;
 use crate::sse::EventStream;
+
+mod answer;
 
 /// How long an answer may take unless `--timeout` says otherwise. Nearly every call is answered
 /// from memory or SQLite; listing volumes runs LVM, which takes seconds on a busy host.
 const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long connecting may take: hypervisor and operator are in one network.
+/// How long connecting may take: hypervisor and operator are in the same network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a request whose answer was lost is sent again under its idempotency key.
@@ -41,7 +41,7 @@ pub(crate) struct Client {
     has_explicit_timeout: bool,
 }
 
-/// Part of a list.
+/// A part of a list.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Page {
     pub(crate) limit: Option<u32>,
@@ -69,7 +69,7 @@ impl Client {
             let authorities = Certificate::from_pem_bundle(&read(path)?)
                 .map_err(|error| not_pem(path, &chain(&error)))?;
             if authorities.is_empty() {
-                return Err(not_pem(path, "there is no certificate in it"));
+                return Err(not_pem(path, "it contains no certificate"));
             }
             builder = builder.tls_certs_only(authorities);
         } else if settings.endpoint.starts_with("http:") {
@@ -103,8 +103,8 @@ impl Client {
         })
     }
 
-    /// Asks for a volume. When the answer is lost on the way, the request is sent again under the
-    /// same key, so that it cannot make two jobs.
+    /// Requests a volume. If the answer is lost, the request is sent again with the same idempotency key, so
+    /// that it cannot create two jobs.
     pub(crate) async fn provision(
         &self,
         request: &ProvisionRequest,
@@ -129,7 +129,7 @@ impl Client {
         }
     }
 
-    /// Jobs for which the given ones of these hold, as the API calls them.
+    /// Lists jobs. `filter` has the API's query parameters; those without a value are omitted.
     pub(crate) async fn jobs(
         &self,
         filter: impl IntoIterator<Item = (&'static str, Option<String>)>,
@@ -167,8 +167,7 @@ impl Client {
     ) -> Result<T, Failure> {
         let call = self.request(method, path);
         match self.send(call).await {
-            // 400 is the API's answer for a job that has already ended, or has not; the id is known
-            // to be well formed here.
+            // The API answers 400 if the job has already ended, or has not: the id is known to be well-formed.
             Err(failure) if failure.exit == Exit::Failed => {
                 Err(Failure::new(Exit::Conflict, failure.to_string()))
             }
@@ -182,7 +181,7 @@ impl Client {
         self.stream(call).await
     }
 
-    /// Opens the stream of all jobs' events, from after the event with this id if that is not empty.
+    /// Opens the stream of all jobs' events, starting after the event with this id unless it is empty.
     pub(crate) async fn all_events(&self, last_id: &str) -> Result<EventStream, Failure> {
         let mut call = self.request(Method::GET, routes::ALL_EVENTS);
         if !last_id.is_empty() {
@@ -193,7 +192,7 @@ impl Client {
 
     async fn stream(&self, call: RequestBuilder) -> Result<EventStream, Failure> {
         let call = call.header(header::ACCEPT, "text/event-stream");
-        // The stream itself has no end in time; only its beginning has.
+        // The stream itself has no time limit, only its beginning has.
         let response = tokio::time::timeout(self.answer_timeout, call.send())
             .await
             .map_err(|_| self.no_answer_in_time())?
@@ -205,7 +204,7 @@ impl Client {
             .and_then(|value| value.to_str().ok())
             .is_some_and(|value| value.starts_with("text/event-stream"));
         if !is_stream {
-            return Err(self.not_understood("it is no event stream"));
+            return Err(self.not_understood("it is not an event stream"));
         }
         Ok(EventStream::new(response))
     }
@@ -253,9 +252,9 @@ impl Client {
         self.send(self.request(Method::POST, &path)).await
     }
 
-    /// Has a volume read and compared.
+    /// Has the daemon read a volume and compare it.
     ///
-    /// Without an explicit `--timeout` only connecting is limited: how long that takes depends on its size.
+    /// Without an explicit `--timeout`, only connecting is limited: the duration depends on the volume's size.
     pub(crate) async fn verify(&self, name: &VolumeName) -> Result<VerifiedVolume, Failure> {
         let path = routes::VOLUME_VERIFY.replace("{name}", name.as_str());
         let mut call = self.request(Method::POST, &path);
@@ -268,8 +267,7 @@ impl Client {
 
     /// Streams `file` into a libvirt storage volume.
     ///
-    /// Without an explicit `--timeout` only connecting is limited: how long the bytes take depends
-    /// on how many there are.
+    /// Without an explicit `--timeout`, only connecting is limited: the duration depends on the file's size.
     pub(crate) async fn upload(
         &self,
         file: tokio::fs::File,
@@ -299,7 +297,7 @@ impl Client {
         self.get(routes::HEALTH, &[]).await
     }
 
-    /// Readiness. 503 is an answer here, not a failure.
+    /// Readiness. Here, 503 is an answer and not a failure.
     pub(crate) async fn readiness(&self) -> Result<Readiness, Failure> {
         let call = self.request(Method::GET, routes::READYZ);
         let response = call
@@ -330,102 +328,6 @@ impl Client {
         }
         self.send(self.http.get(url)).await
     }
-
-    async fn send<T: DeserializeOwned>(&self, call: RequestBuilder) -> Result<T, Failure> {
-        let response = call
-            .timeout(self.answer_timeout)
-            .send()
-            .await
-            .map_err(|error| self.no_answer(&error))?;
-        self.answer(response).await
-    }
-
-    async fn answer<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
-        let response = self.check(response).await?;
-        self.parse(response).await
-    }
-
-    async fn parse<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
-        let body = response
-            .bytes()
-            .await
-            .map_err(|error| self.no_answer(&error))?;
-        serde_json::from_slice(&body).map_err(|error| self.not_understood(&error.to_string()))
-    }
-
-    /// Turns an answer that is not a success into the daemon's own words.
-    async fn check(&self, response: Response) -> Result<Response, Failure> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let retry_after = response
-            .headers()
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
-        let body = response.bytes().await.unwrap_or_default();
-        let message = match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(body) => format!("{} ({}: {})", body.message, status.as_u16(), body.error),
-            // Not the daemon's own body: a proxy, or another server altogether.
-            Err(_) => format!("{} answers {status}", self.endpoint),
-        };
-        let hint = match (status, retry_after) {
-            (StatusCode::UNAUTHORIZED, _) => {
-                "; give a token (--token-file or LVP_TOKEN) or a client certificate".to_owned()
-            }
-            (_, Some(seconds)) => format!("; try again in {seconds} s"),
-            _ => String::new(),
-        };
-        let exit = Exit::from_http_status(status.as_u16());
-        Err(Failure::new(exit, clean(&format!("{message}{hint}"))))
-    }
-
-    fn no_answer(&self, error: &reqwest::Error) -> Failure {
-        if error.is_timeout() && !error.is_connect() {
-            return self.no_answer_in_time();
-        }
-        let endpoint = &self.endpoint;
-        let cause = root_cause(error);
-        let peer = Peer {
-            host: endpoint,
-            is_tls: endpoint.starts_with("https:"),
-            ca_setting: "--ca-cert",
-            endpoint_setting: "--endpoint (LVP_ENDPOINT)",
-        };
-        let message = if let Some(reason) = lvp_tls::explain(error, &peer) {
-            reason
-        } else if error.is_connect() {
-            format!(
-                "Cannot reach {endpoint}: {cause}; is the daemon running there? --endpoint or LVP_ENDPOINT name \
-                 another address"
-            )
-        } else {
-            format!("The connection to {endpoint} broke: {cause}")
-        };
-        Failure::new(Exit::Unavailable, message)
-    }
-
-    fn no_answer_in_time(&self) -> Failure {
-        Failure::new(
-            Exit::Timeout,
-            format!(
-                "No answer from {} within {:?}; --timeout allows more",
-                self.endpoint, self.answer_timeout
-            ),
-        )
-    }
-
-    fn not_understood(&self, why: &str) -> Failure {
-        Failure::new(
-            Exit::Failed,
-            clean(&format!(
-                "The answer of {} is not one that lvpctl {} understands: {why}; \
-                 is a libvirt-volume-provisioner of about this version there?",
-                self.endpoint,
-                env!("CARGO_PKG_VERSION"),
-            )),
-        )
-    }
 }
 
 impl Page {
@@ -438,15 +340,6 @@ impl Page {
 
 fn fill(template: &str, id: &JobId) -> String {
     template.replace("{id}", &id.to_string())
-}
-
-/// The innermost cause: the outer ones only say "error sending request".
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

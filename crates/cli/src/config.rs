@@ -1,4 +1,4 @@
-//! Endpoint and credentials: options beat the environment, which beats the configuration file.
+//! Endpoint and credentials: options override the environment, which overrides the configuration file.
 //!
 //! The three layers have the same keys. A token and a token file are two forms of one setting, so
 //! the topmost layer that has either decides, and one layer with both is an error.
@@ -13,10 +13,10 @@ use serde::Deserialize;
 
 use crate::exit::Failure;
 
-/// Where the daemon listens unless it is told otherwise.
+/// The daemon's default address.
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8080";
 
-/// What one source (options, environment, file) says.
+/// The settings from one source (options, environment or file).
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Layer {
@@ -29,7 +29,7 @@ pub(crate) struct Layer {
     pub(crate) timeout: Option<String>,
 }
 
-/// A secret that does not show up in debug output.
+/// A secret that does not appear in debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
@@ -46,7 +46,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The settled configuration.
+/// The resulting configuration.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Scheme, host and port, perhaps a path; no trailing slash.
@@ -56,11 +56,11 @@ pub(crate) struct Settings {
     /// Certificate and key.
     pub(crate) client_identity: Option<(PathBuf, PathBuf)>,
     pub(crate) timeout: Option<Duration>,
-    /// What the person should know about these settings.
+    /// Warnings about these settings for the user.
     pub(crate) warnings: Vec<String>,
 }
 
-/// Reads the layers below the options and settles each key.
+/// Reads the layers below the options, and decides each key.
 pub(crate) fn load(
     options: Layer,
     config_path: Option<&Path>,
@@ -80,7 +80,7 @@ pub(crate) fn load(
     settle(&[options, env_layer, file_layer], warnings)
 }
 
-/// The file that was named, which must exist, or the default one, which may not.
+/// Reads the named file, which must exist, or the default one, which may be absent.
 fn read_file(
     named: Option<&Path>,
     env: &dyn Fn(&str) -> Option<String>,
@@ -106,7 +106,7 @@ fn read_file(
         }
         Err(error) => return Err(cannot_read(&path, &error)),
     };
-    // A file of comments alone is an empty document, which is no mapping.
+    // A file with only comments is an empty document, which is not a mapping.
     let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     let mut layer: Layer = if text.lines().all(is_blank) {
         Layer::default()
@@ -114,7 +114,7 @@ fn read_file(
         serde_saphyr::from_str(&text)
             .map_err(|error| Failure::usage(format!("{} is not valid: {error}", path.display())))?
     };
-    // Paths in the file are relative to the file, not to wherever lvpctl is called.
+    // Paths in the file are relative to the file, not to the current directory.
     if let Some(directory) = path.parent() {
         for path in [
             &mut layer.token_file,
@@ -127,7 +127,7 @@ fn read_file(
     }
     if layer.token.is_some() && others_may_read(&path) {
         warnings.push(format!(
-            "{} holds a token and other users may read it: chmod 600 it",
+            "{} contains a token and can be read by other users: restrict it with chmod 600",
             path.display()
         ));
     }
@@ -172,7 +172,7 @@ fn settle(layers: &[Layer; 3], mut warnings: Vec<String>) -> Result<Settings, Fa
         .map_err(|error| Failure::usage(format!("The timeout is wrong: {error}")))?;
     if token.is_some() && endpoint.scheme() == "http" && !is_loopback(&endpoint) {
         warnings.push(format!(
-            "The token goes to {endpoint} unencrypted: use https"
+            "The token is sent to {endpoint} unencrypted: use https"
         ));
     }
     Ok(Settings {
@@ -200,7 +200,8 @@ fn parse_endpoint(text: &str) -> Result<Url, Failure> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Failure::usage(
-            "The endpoint holds a user or password: the daemon takes a token instead (--token-file)",
+            "The endpoint contains a user or password: the daemon expects a token instead \
+             (--token-file)",
         ));
     }
     Ok(url)
@@ -222,7 +223,7 @@ fn token(layers: &[Layer; 3]) -> Result<Option<Secret>, Failure> {
             (None, None) => continue,
             (Some(_), Some(_)) => {
                 return Err(Failure::usage(
-                    "Both a token and a token file are set in one place: keep one of them",
+                    "A token and a token file are set in the same place: keep one of them",
                 ));
             }
             (Some(token), None) => token.trim().to_owned(),
@@ -240,16 +241,16 @@ fn token(layers: &[Layer; 3]) -> Result<Option<Secret>, Failure> {
 
 fn read_token(path: &Path) -> Result<String, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
-    // Editors of other systems begin a file with a byte order mark.
+    // Some editors begin a file with a byte order mark.
     text.trim_start_matches('\u{feff}')
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with('#'))
         .map(str::to_owned)
-        .ok_or_else(|| Failure::usage(format!("{} holds no token", path.display())))
+        .ok_or_else(|| Failure::usage(format!("{} contains no token", path.display())))
 }
 
-/// A file that the configuration names cannot be read.
+/// The failure for a file that cannot be read.
 pub(crate) fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
     Failure::usage(format!("Cannot read {}: {error}", path.display()))
 }
@@ -258,7 +259,7 @@ pub(crate) fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let has_unit = text.bytes().any(|byte| !byte.is_ascii_digit());
     let unit = if has_unit { "" } else { "s" };
-    // A year: more is a slip, and far more would overflow the clock.
+    // A year: more is a typing error, and far more would overflow the clock.
     let longest = Duration::from_secs(366 * 24 * 3600);
     units::parse_duration(&format!("{text}{unit}"))
         .ok()

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// How the program ends. Scripts rely on the numbers: they do not change between releases.
+/// The exit code. Scripts rely on the numbers: they do not change between releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// It worked; with `--wait`, the job completed.
+    /// Success; with `--wait`, the job completed.
     Success = 0,
     /// The job failed, or the daemon refused the request.
     Failed = 1,
@@ -30,7 +30,7 @@ pub(crate) enum Exit {
 /// The table in `--help` and in the reference page.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
-    0  It worked; with --wait: the job completed
+    0 Success; with --wait: the job completed
     1  The job failed, or the request was refused
     2  The job was cancelled
     3  No answer, or no end of the job, within --timeout
@@ -39,16 +39,16 @@ Exit codes:
     6  The credential is missing, unknown, or may not do this
     7  The daemon cannot be reached, is not ready or is too busy: try again
    64  The command line or the configuration is wrong; nothing was sent
-  130  Interrupted while waiting; the job goes on";
+  130  Interrupted while waiting; the job continues";
 
 impl Exit {
-    /// The code that fits an HTTP status which is not a success.
+    /// The code for an HTTP status that is not a success.
     pub(crate) fn from_http_status(status: u16) -> Self {
         match status {
             401 | 403 => Self::Unauthorized,
             404 => Self::NotFound,
             409 => Self::Conflict,
-            // 502 and 504 come from a proxy whose daemon is away.
+            // 502 and 504 come from a proxy that cannot reach the daemon.
             429 | 502..=504 => Self::Unavailable,
             _ => Self::Failed,
         }
@@ -61,7 +61,7 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// Why the program does not end well: one line for the person, one code for the script.
+/// Why the program fails: one line for people, one code for scripts.
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// The exit code.
@@ -70,7 +70,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure with its line.
+    /// A failure with its message.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { exit, message }
@@ -82,7 +82,7 @@ impl Failure {
     }
 
     /// Whether the same call may succeed in a moment, as while the daemon restarts.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub(crate) fn is_temporary(&self) -> bool {
         matches!(self.exit, Exit::Unavailable | Exit::Timeout)
     }
 }

@@ -6,13 +6,13 @@
 //!   open the event stream ------------+      ended: done
 //!           | closed, broken, or not offered
 //!           v
-//!   ask for the status once                  ended: done; 401, 404, ...: that is the answer
-//!           | no connection: say so once, and go on until `reconnect_for` has passed
+//!   ask for the status once ended: done; 401, 404, ...: that is the result
+//!           | no connection: report it once, and retry until `reconnect_for` has passed
 //!           v
-//!   pause, then from the top (only polling, when the daemon offers no stream)
+//!   pause, then from the top (only polling, if the daemon offers no stream)
 //! ```
 //!
-//! The daemon keeps jobs across a restart, so a lost connection is no failure of the job.
+//! The daemon keeps jobs across a restart, so a lost connection does not mean that the job failed.
 
 use std::time::{Duration, Instant};
 
@@ -22,19 +22,19 @@ use crate::client::Client;
 use crate::exit::{Exit, Failure};
 
 /// Pause between two attempts: short enough to feel immediate, long enough that a restarting
-/// daemon is not hammered.
+/// daemon is not flooded.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the follower reports.
 pub(crate) enum News<'a> {
     /// The job's status, perhaps the same as before.
     Status(&'a JobStatus),
-    /// Something the person should know.
+    /// Something that the user should know.
     Notice(&'a str),
 }
 
-/// Follows `id` until it has ended. `has_answered` tells that the daemon has just answered, so
-/// that a refused connection is worth some patience; else it is a failure at once.
+/// Follows `id` until it has ended. `has_answered` says that the daemon has just answered, so that a refused
+/// connection is retried; otherwise it is a failure at once.
 pub(crate) async fn follow(
     client: &Client,
     id: JobId,
@@ -58,8 +58,8 @@ pub(crate) async fn follow(
                         last_contact = Some(Instant::now());
                     }
                 }
-                Err(failure) if failure.may_pass() => {}
-                // Whether the job or the stream is missing, asking for the status will tell.
+                Err(failure) if failure.is_temporary() => {}
+                // The status request shows whether the job or the stream is missing.
                 Err(_) => has_stream = false,
             }
         }
@@ -72,7 +72,7 @@ pub(crate) async fn follow(
                 }
                 last_contact = Some(Instant::now());
             }
-            Err(failure) if failure.may_pass() => {
+            Err(failure) if failure.is_temporary() => {
                 let Some(contact) = last_contact else {
                     return Err(failure);
                 };
@@ -94,8 +94,8 @@ fn given_up(id: JobId, reconnect_for: Duration, failure: &Failure) -> Failure {
     Failure::new(
         Exit::Unavailable,
         format!(
-            "No contact for {reconnect_for:?}: {failure}; the daemon takes the job up again when \
-             it is back: lvpctl watch {id}"
+            "No contact for {reconnect_for:?}: {failure}; the daemon resumes the job when it is \
+             back: follow it with lvpctl watch {id}"
         ),
     )
 }

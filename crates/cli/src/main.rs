@@ -1,7 +1,7 @@
 //! `lvpctl`, the command-line client of libvirt-volume-provisioner.
 //!
-//! `args` is the command line, `config` settles endpoint and credentials, `client` speaks HTTP,
-//! `follow` waits for jobs, `commands` put these together, `output` and `progress` show the result.
+//! `args` is the command line, `config` decides endpoint and credentials, `client` speaks HTTP, `follow` waits
+//! for jobs, `commands` put these together, `output` and `progress` show the result.
 
 use std::process::ExitCode;
 
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to standard output and are no error; nobody may be reading.
+            // Help and version go to standard output and are not errors; the reader may be gone.
             error.print().ok();
             let exit = if error.use_stderr() {
                 Exit::Usage
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             return exit.into();
         }
     };
-    // One thread is plenty for one conversation.
+    // One thread is enough for one connection.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

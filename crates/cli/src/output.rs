@@ -14,13 +14,13 @@ pub(crate) enum Format {
     /// For people
     #[default]
     Table,
-    /// As the API answers
+    /// The API's JSON
     Json,
-    /// Only ids, names or keys, one a line
+    /// Only ids, names or keys, one per line
     Name,
 }
 
-/// Prints a result. A reader that has gone away (`lvpctl jobs | head -1`) is no error.
+/// Prints a result. A reader that has gone away (`lvpctl jobs | head -1`) is not an error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout
@@ -57,7 +57,7 @@ fn not_json(error: serde_json::Error) -> Failure {
     )
 }
 
-/// Says something to the person. Nobody may be reading, and that changes nothing.
+/// Prints a message for the user. A failure is ignored, as there is nowhere to report it.
 pub(crate) fn say(text: &str) {
     writeln!(io::stderr().lock(), "{text}").ok();
 }
@@ -104,8 +104,8 @@ pub(crate) fn details(fields: &[(&str, Option<String>)]) -> String {
     text
 }
 
-/// The text on one line and without control characters: what a server sends must not be able to
-/// move the cursor or change the terminal's title.
+/// Puts a text on one line and removes control characters: a server's text must not be able to move the cursor
+/// or change the terminal's title.
 pub(crate) fn clean(text: &str) -> String {
     text.trim()
         .chars()

@@ -13,11 +13,11 @@ use crate::output::say;
 pub(crate) enum Reporter {
     /// One line that is redrawn.
     Bar(ProgressBar),
-    /// A line for each stage and each tenth of the way.
+    /// A line for each stage and each ten percent.
     Lines(Lines),
 }
 
-/// What the last line said.
+/// What the last line showed.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     last: Option<(JobState, Option<Stage>, u8)>,
@@ -60,7 +60,7 @@ impl Reporter {
         }
     }
 
-    /// Says something in between.
+    /// Prints a message without disturbing the bar.
     pub(crate) fn say(&self, text: &str) {
         match self {
             Self::Bar(bar) => bar.suspend(|| say(text)),
@@ -68,7 +68,7 @@ impl Reporter {
         }
     }
 
-    /// Removes the bar, before the last words.
+    /// Removes the bar before the final output.
     pub(crate) fn finish(&self) {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();
@@ -76,7 +76,7 @@ impl Reporter {
     }
 }
 
-/// Whether this is a terminal that can draw a line anew.
+/// Whether this is a terminal that can redraw a line.
 pub(crate) fn can_draw(stream: &impl IsTerminal) -> bool {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     stream.is_terminal() && !is_dumb
@@ -141,7 +141,7 @@ pub(crate) fn describe(progress: &Progress, state: JobState) -> String {
     text
 }
 
-/// What a server calls seconds may be negative, infinite or no number.
+/// A server's number of seconds may be negative, infinite or not a number.
 fn seconds(number: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(number.ceil()).ok()
 }

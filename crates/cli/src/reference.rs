@@ -1,4 +1,4 @@
-//! The reference page `docs/cli.md` is made from the command line's own definition.
+//! The reference page `docs/cli.md` is generated from the command line's definition.
 
 use std::path::Path;
 
@@ -35,9 +35,8 @@ fn long_help(command: &clap::Command) -> String {
 
 fn page() -> String {
     let mut page = String::from(
-        "# lvpctl\n\n\
-         <!-- Generated from the command line's definition by `./dev docs`. Do not edit. -->\n\n\
-         The global and connection options below go with every command.\n",
+        "# lvpctl\n\n<!-- Generated from the command line's definition by `./dev docs`. Do not \
+         edit. -->\n\nThe global and connection options below apply to every command.\n",
     );
     for (index, command) in commands().into_iter().enumerate() {
         let name = command.get_bin_name().unwrap_or_default().to_owned();

@@ -1,26 +1,26 @@
 //! Server-sent events: the subset that the daemon sends (WHATWG HTML, section 9.2.6).
 //!
-//! Of one job, `data` alone is needed: it is the job's whole status, which itself says whether the job has
-//! ended. Of all jobs, `event` tells what the data is, and `id` where to go on.
+//! In the stream of one job, only `data` is needed: it is the job's whole status, which says whether the job
+//! has ended. In the stream of all jobs, `event` says what the data is, and `id` where to continue.
 
 use std::time::Duration;
 
 use lvp_api::JobStatus;
 use reqwest::Response;
 
-/// A stream without a byte for so long is dead. The daemon sends a comment every 15 s.
+/// A stream that is silent for this long is dead. The daemon sends a comment every 15 s.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// A status is below 8 KiB. A server that sends more than this without an end of line is no
-/// daemon of ours, and must not fill the memory.
+/// A status is below 8 KiB. A server that sends more than this without an end of line is not the daemon, and
+/// must not fill the memory.
 const MAX_EVENT_BYTES: usize = 1 << 20; // 1 MiB
 
-/// Why a stream gives no further status.
+/// Why a stream has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum StreamEnd {
     /// The server closed it.
     Closed,
-    /// It broke, went silent, or sent something else than events.
+    /// It was cut off, went silent, or sent something other than events.
     Broken,
 }
 
@@ -72,7 +72,7 @@ impl EventStream {
     }
 }
 
-/// Cuts bytes into events, however they were cut into chunks.
+/// Splits bytes into events, however they were split into chunks.
 #[derive(Debug, Default)]
 struct Parser {
     buffer: Vec<u8>,

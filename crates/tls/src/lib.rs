@@ -1,7 +1,8 @@
-//! Why a connection over TLS failed, in words that say what to do.
+//! Explains why a TLS connection failed, and says what to do.
 //!
-//! The libraries' words are exact and help nobody who has not read them: `UnknownIssuer`, `CaUsedAsEndEntity`,
-//! `InvalidContentType`. [`explain`] finds the reason in an error's chain, for the daemon and for `lvpctl` alike.
+//! The libraries' errors are exact, but help only those who know the libraries: `UnknownIssuer`,
+//! `CaUsedAsEndEntity`, `InvalidContentType`. [`explain`] finds the reason in an error's chain, for the daemon
+//! and for `lvpctl`.
 
 use std::error::Error;
 use std::io;
@@ -10,20 +11,20 @@ use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 use time::OffsetDateTime;
 
-/// Who did not answer as expected.
+/// The peer of a failed connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer<'a> {
     /// Its host and port, as they are shown.
     pub host: &'a str,
-    /// Whether TLS was spoken.
+    /// Whether TLS was used.
     pub is_tls: bool,
-    /// What names further authorities: `minio.ca_cert`, `--ca-cert`.
+    /// The setting for further authorities: `minio.ca_cert`, `--ca-cert`.
     pub ca_setting: &'a str,
-    /// What names the peer: `minio.endpoint`, `--endpoint`.
+    /// The setting for the peer's address: `minio.endpoint`, `--endpoint`.
     pub endpoint_setting: &'a str,
 }
 
-/// The reason and what to do, when the error is over TLS; another attempt changes none of them.
+/// The reason and what to do, if TLS is the cause. Retrying does not help with any of these.
 pub fn explain(error: &(dyn Error + 'static), peer: &Peer<'_>) -> Option<String> {
     let Peer {
         host,
@@ -32,7 +33,7 @@ pub fn explain(error: &(dyn Error + 'static), peer: &Peer<'_>) -> Option<String>
     } = peer;
     match find::<rustls::Error>(error) {
         Some(rustls::Error::InvalidCertificate(reason)) => Some(certificate(reason, peer)),
-        // Whatever it said, it was no record of TLS.
+        // The answer was not a TLS record.
         Some(rustls::Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
         )) => Some(format!(
@@ -43,7 +44,7 @@ pub fn explain(error: &(dyn Error + 'static), peer: &Peer<'_>) -> Option<String>
             "{host} and this program have no TLS version or cipher in common; TLS 1.2 or 1.3 is needed"
         )),
         _ if peer.is_tls => None,
-        // An answer that is not HTTP: an alert of TLS, as a rule.
+        // An answer that is not HTTP is usually a TLS alert.
         _ => find::<hyper::Error>(error)
             .is_some_and(hyper::Error::is_parse)
             .then(|| {
@@ -63,28 +64,36 @@ fn certificate(reason: &CertificateError, peer: &Peer<'_>) -> String {
     } = peer;
     match reason {
         CertificateError::Expired => {
-            format!("The certificate of {host} has expired: renew it, or set this host's clock")
+            format!(
+                "The certificate of {host} has expired: renew it, or set this host's clock if \
+                it is wrong"
+            )
         }
         CertificateError::ExpiredContext { not_after, .. } => format!(
             "The certificate of {host} expired on {}: renew it, or set this host's clock if it is wrong",
             date(*not_after)
         ),
         CertificateError::NotValidYet => {
-            format!("The certificate of {host} is not valid yet: is this host's clock behind?")
+            format!(
+                "The certificate of {host} is not valid yet: set this host's clock if it is \
+                behind"
+            )
         }
         CertificateError::NotValidYetContext { not_before, .. } => format!(
-            "The certificate of {host} is valid from {} on: set this host's clock if it is behind",
+            "The certificate of {host} is not valid before {}: set this host's clock if it is \
+             behind",
             date(*not_before)
         ),
         CertificateError::NotValidForName => format!(
-            "The certificate of {host} is for another name: use its name in {endpoint}, or have a certificate issued for this name"
+            "The certificate of {host} is for another name: use its name in {endpoint}, or get a \
+             certificate that was issued for this name"
         ),
         CertificateError::NotValidForNameContext {
             expected,
             presented,
         } => format!(
-            "The certificate of {host} is not for {}, but for {}: use one of these names in {endpoint}, or have one \
-             issued for this name",
+            "The certificate of {host} is not for {}, but for {}: use one of these names in \
+             {endpoint}, or get a certificate that was issued for this name",
             expected.to_str(),
             names(presented)
         ),
@@ -93,12 +102,13 @@ fn certificate(reason: &CertificateError, peer: &Peer<'_>) -> String {
              certificate of the one that did"
         ),
         CertificateError::BadSignature => format!(
-            "The certificate of {host} was not signed by the certificate authority in {ca}, but by another one of the \
-             same name: set {ca} to the certificate of that one"
+            "The certificate of {host} was not signed by the certificate authority in {ca}, but \
+             by another one with the same name: set {ca} to that one's certificate"
         ),
         CertificateError::Other(other) if is_authority(&*other.0) => format!(
-            "The certificate of {host} is that of a certificate authority (CA:TRUE), which a server must not use: give the \
-             server one that this authority signed, or a self-signed one with basicConstraints=CA:FALSE, and set {ca} to it"
+            "The certificate of {host} belongs to a certificate authority (CA:TRUE), which a \
+             server must not use: give the server a certificate that this authority signed, or a \
+             self-signed one with basicConstraints=CA:FALSE, and set {ca} to it"
         ),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             format!(
@@ -116,7 +126,7 @@ fn is_authority(error: &(dyn Error + Send + Sync + 'static)) -> bool {
     )
 }
 
-/// None of those that say nothing of how either side is set up: they may pass.
+/// None for alerts that are not about the configuration of either side: they may be temporary.
 fn alerted(alert: AlertDescription, peer: &Peer<'_>) -> Option<String> {
     let host = peer.host;
     Some(match alert {
@@ -138,7 +148,7 @@ fn alerted(alert: AlertDescription, peer: &Peer<'_>) -> Option<String> {
     })
 }
 
-/// `DnsName("a")` and `IpAddress(127.0.0.1)` without what is around them.
+/// `DnsName("a")` and `IpAddress(127.0.0.1)` as plain names.
 fn names(presented: &[String]) -> String {
     const MAX_NAMES: usize = 10;
     let bare = |name: &String| {
@@ -165,12 +175,12 @@ fn date(time: UnixTime) -> String {
     )
 }
 
-/// An error of this type in the chain.
+/// The first error of this type in the chain.
 fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     if let Some(found) = error.downcast_ref::<E>() {
         return Some(found);
     }
-    // An I/O error names as its source not the error that it wraps, but that one's source.
+    // The source of an I/O error is not the error that it wraps, but that one's source.
     let wrapped = error
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref);

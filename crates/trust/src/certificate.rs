@@ -1,8 +1,8 @@
-//! OpenPGP certificates: whether a key of one may be used now.
+//! OpenPGP certificates: whether one of their keys may be used now.
 //!
-//! The file with the certificate is the operator's, so nobody else can have put a self-signature into it, and one made
-//! with SHA-1 is taken here, as old certificates have no others. What the owner says last counts: of the direct
-//! signatures and the certifications of user ids that were not taken back, the latest.
+//! The certificate comes from the operator's file, so nobody else can have added a self-signature, and those
+//! made with SHA-1 are accepted, as old certificates have no others. The owner's latest statement counts: the
+//! latest of the direct signatures and the certifications of user ids that were not revoked.
 
 use pgp::composed::{SignedPublicKey, SignedPublicSubKey};
 use pgp::crypto::hash::HashAlgorithm;
@@ -19,14 +19,14 @@ use crate::refusal::printable;
 use crate::time::date;
 use crate::{Format, Now, Signer};
 
-/// RSA keys below are broken, or soon are.
+/// Shorter RSA keys are broken, or soon will be.
 const RSA_MIN_BITS: usize = 2048;
 
-/// A certificate as it was read.
+/// A parsed certificate.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificate(SignedPublicKey);
 
-/// A certificate's key that may have made a signature.
+/// A key of a certificate that may have made a signature.
 #[derive(Debug, Clone)]
 pub(crate) enum SigningKey {
     Primary(PublicKey),
@@ -34,7 +34,7 @@ pub(crate) enum SigningKey {
 }
 
 impl SigningKey {
-    /// Whether a signature over bytes in memory is right.
+    /// Whether a signature over bytes in memory is valid.
     pub(crate) fn has_signed(&self, signature: &Signature, data: &[u8]) -> bool {
         match self {
             Self::Primary(key) => signature.verify(key, data).is_ok(),
@@ -42,7 +42,7 @@ impl SigningKey {
         }
     }
 
-    /// Whether a signature over a hash is right.
+    /// Whether a signature over a hash is valid.
     pub(crate) fn has_signed_hash(
         &self,
         algorithm: HashAlgorithm,
@@ -71,7 +71,7 @@ impl SigningKey {
     }
 }
 
-/// What the owner said last of a key.
+/// The owner's latest statement about a key.
 struct Said<'a> {
     created: u64,
     signature: &'a Signature,
@@ -82,7 +82,7 @@ impl Certificate {
         Self(key)
     }
 
-    /// The key that a signature says to be by, if it is one of this certificate.
+    /// The key that a signature claims to be made with, if it belongs to this certificate.
     pub(crate) fn issuer_of(&self, signature: &Signature) -> Option<SigningKey> {
         let primary = SigningKey::Primary(self.0.primary_key.clone());
         let subkeys = self.0.public_subkeys.iter();
@@ -100,7 +100,7 @@ impl Certificate {
         })
     }
 
-    /// Whose it is.
+    /// The owner.
     pub(crate) fn signer(&self, now: Now) -> Signer {
         let users = &self.0.details.users;
         let valid = users
@@ -114,16 +114,16 @@ impl Certificate {
         }
     }
 
-    /// Whose it is, and why its primary key cannot be used at all.
+    /// The owner, and the reason if the primary key cannot be used at all.
     pub(crate) fn judged(&self, now: Now) -> (Signer, Option<String>) {
         (self.signer(now), self.check_primary(now).err())
     }
 
-    /// Says as a part of a sentence why a key may not be used to verify signatures over data now.
+    /// Fails if a key may not be used to verify signatures over data now. The reason is part of a sentence.
     pub(crate) fn check(&self, key: &SigningKey, now: Now) -> Result<(), String> {
         let said = self.check_primary(now)?;
         let SigningKey::Sub(key) = key else {
-            // A certificate without flags is older than they are.
+            // A certificate without flags is older than the flags are.
             return match flags(said.signature) {
                 Some(flags) if !flags.sign() => Err("which may not sign data".to_owned()),
                 _ => Ok(()),
@@ -140,8 +140,8 @@ impl Certificate {
         check_strength(key.version(), key.public_params())?;
         let own = key.fingerprint();
         for revocation in &details.revocation_signatures {
-            // One by another key is by a revoker, whose certificate is not here. It is believed: the file is the
-            // operator's.
+            // A revocation by another key was made by a designated revoker, whose certificate is not available.
+            // It is accepted, as the file is the operator's.
             let is_foreign = !revocation.issuer_fingerprint().contains(&&own)
                 && !revocation.issuer_key_id().contains(&&key.legacy_key_id());
             if is_foreign || revocation.verify_key(key).is_ok() {
@@ -158,13 +158,13 @@ impl Certificate {
             .iter()
             .filter_map(|user| self.said_of(user, now));
         let latest = direct.chain(users).max_by_key(|said| said.created);
-        let latest = latest.ok_or("which has no valid signature of its own")?;
+        let latest = latest.ok_or("which has no valid self-signature")?;
         let created = u64::from(key.created_at().as_secs());
         check_validity(created, latest.signature, now)?;
         Ok(latest)
     }
 
-    /// The latest that the owner says of a user id, unless it was taken back.
+    /// The owner's latest statement about a user id, unless it was revoked.
     fn said_of<'a>(&'a self, user: &'a pgp::types::SignedUser, now: Now) -> Option<Said<'a>> {
         let key = &self.0.primary_key;
         let own = user.signatures.iter().filter(|signature| {
@@ -176,7 +176,7 @@ impl Certificate {
         });
         let latest = own
             .filter_map(|signature| said(signature, now))
-            // Of the same second, a revocation counts.
+            // If both have the same second, a revocation counts.
             .max_by_key(|said| (said.created, is_revocation(said.signature)))?;
         (!is_revocation(latest.signature)).then_some(latest)
     }
@@ -201,28 +201,28 @@ impl Certificate {
             }
         }
         let latest = latest
-            .ok_or("whose part that signed is not bound to it")?
+            .ok_or("whose subkey that signed is not bound to it")?
             .signature;
         if !flags(latest).is_some_and(|flags| flags.sign()) {
-            return Err("whose part that signed may not sign data".to_owned());
+            return Err("whose subkey that signed may not sign data".to_owned());
         }
-        // Else somebody could present another's subkey as their own.
+        // Otherwise, somebody could present another certificate's subkey as their own.
         let back = latest.embedded_signature();
         if !back.is_some_and(|back| {
             is_strong_for_keys(back) && back.verify_primary_key_binding(key, primary).is_ok()
         }) {
-            return Err("whose part that signed has not agreed to be its".to_owned());
+            return Err("whose subkey that signed has not confirmed the binding".to_owned());
         }
         check_validity(u64::from(key.created_at().as_secs()), latest, now)
     }
 }
 
-/// `AB12..`, upper case as every tool prints it.
+/// `AB12..`, in upper case, as other tools print it.
 pub(crate) fn shown(fingerprint: &Fingerprint) -> String {
     format!("{fingerprint:X}")
 }
 
-/// A self-signature that counts now.
+/// A self-signature, if it is valid now.
 fn said(signature: &Signature, now: Now) -> Option<Said<'_>> {
     let created = u64::from(signature.created()?.as_secs());
     let is_over = signature
@@ -244,7 +244,7 @@ fn is_revocation(signature: &Signature) -> bool {
     signature.typ() == Some(SignatureType::CertRevocation)
 }
 
-/// What a key may be used for, where its owner says so.
+/// What a key may be used for, if its owner has said so.
 fn flags(signature: &Signature) -> Option<KeyFlags> {
     let subpackets = signature.config()?.hashed_subpackets();
     let mut flags = subpackets.filter_map(|subpacket| match &subpacket.data {
@@ -257,8 +257,8 @@ fn flags(signature: &Signature) -> Option<KeyFlags> {
 fn revoked(signature: &Signature) -> String {
     let why = match signature.revocation_reason_code() {
         Some(RevocationCode::KeyCompromised) => ": it was compromised",
-        Some(RevocationCode::KeySuperseded) => ": another has taken its place",
-        Some(RevocationCode::KeyRetired) => ": it is no longer used",
+        Some(RevocationCode::KeySuperseded) => ": it was superseded",
+        Some(RevocationCode::KeyRetired) => ": it was retired",
         _ => "",
     };
     match signature.created() {
@@ -291,14 +291,15 @@ fn check_validity(created: u64, said: &Signature, now: Now) -> Result<(), String
 
 fn check_strength(version: KeyVersion, parameters: &PublicParams) -> Result<(), String> {
     if !matches!(version, KeyVersion::V4 | KeyVersion::V6) {
-        return Err("which is of a version that is not taken".to_owned());
+        return Err("which has an unsupported version".to_owned());
     }
     match parameters {
         PublicParams::RSA(rsa) => {
             let bits = rsa.key.n().bits();
             match bits < RSA_MIN_BITS {
                 true => Err(format!(
-                    "which is too weak: RSA of {bits} bits, {RSA_MIN_BITS} are needed"
+                    "which is too weak: RSA of {bits} bits, and at least {RSA_MIN_BITS} are \
+                     required"
                 )),
                 false => Ok(()),
             }
@@ -307,7 +308,7 @@ fn check_strength(version: KeyVersion, parameters: &PublicParams) -> Result<(), 
         | PublicParams::EdDSALegacy(_)
         | PublicParams::Ed25519(_)
         | PublicParams::Ed448(_) => Ok(()),
-        PublicParams::DSA(_) => Err("which is of DSA, a form that is not taken".to_owned()),
-        _ => Err("which is of an algorithm that does not sign".to_owned()),
+        PublicParams::DSA(_) => Err("which is a DSA key, and DSA is not supported".to_owned()),
+        _ => Err("whose algorithm cannot sign".to_owned()),
     }
 }

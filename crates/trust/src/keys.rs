@@ -1,19 +1,19 @@
-//! The keys that signatures are believed by.
+//! Trusted keys.
 
 use crate::certificate::Certificate;
 use crate::minisign;
 use crate::openpgp::{self, PUBLIC_KEY_BEGIN};
 use crate::{MINISIGN_BEGIN, Signer};
 
-/// Certificates and keys of one file.
+/// Most certificates.
 const MAX_KEYS: usize = 1000;
 
-/// A file of keys that cannot be used.
+/// Why a key file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct KeyError(pub(crate) String);
 
-/// Keys that somebody trusts, read from files.
+/// Trusted keys, read from files.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
     certificates: Vec<Certificate>,
@@ -21,7 +21,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Adds what a file holds: OpenPGP certificates, armored or not, or a minisign key as `minisign -G` writes it.
+    /// Adds the keys in a file: OpenPGP certificates, armored or not, or a minisign key as `minisign -G` writes
+    /// it.
     pub fn add(&mut self, file: &[u8]) -> Result<(), KeyError> {
         if file.starts_with(MINISIGN_BEGIN) || minisign::looks_like_a_key(file) {
             self.minisign.push(minisign::Key::read(file)?);
@@ -32,14 +33,12 @@ impl Keys {
             .windows(PUBLIC_KEY_BEGIN.len())
             .any(|window| window == PUBLIC_KEY_BEGIN);
         if !is_binary && !has_block {
-            let found = "it holds neither an OpenPGP public key nor one of minisign";
+            let found = "it contains neither an OpenPGP public key nor a minisign public key";
             return Err(KeyError(found.to_owned()));
         }
         let certificates = openpgp::read_certificates(file)?;
         if certificates.is_empty() {
-            return Err(KeyError(
-                "it holds no public key that is understood".to_owned(),
-            ));
+            return Err(KeyError("it contains no supported public key".to_owned()));
         }
         if self.certificates.len() + certificates.len() > MAX_KEYS {
             return Err(KeyError(format!("there are more than {MAX_KEYS} keys")));
@@ -48,12 +47,12 @@ impl Keys {
         Ok(())
     }
 
-    /// Whether there is none.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.certificates.is_empty() && self.minisign.is_empty()
     }
 
-    /// Whose keys they are, and why one of them cannot be used.
+    /// The owners of the keys, each with the reason if the key cannot be used.
     pub fn signers(&self, now: crate::Now) -> Vec<(Signer, Option<String>)> {
         let certificates = self
             .certificates

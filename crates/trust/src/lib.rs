@@ -1,20 +1,20 @@
-//! Who signed a file: OpenPGP (RFC 9580) and minisign, with the keys that somebody gave.
+//! Verifies who signed a file: OpenPGP (RFC 9580) and minisign signatures, by given keys.
 //!
-//! Everything but the keys comes from a server that may lie, so parsing is bounded by the length of its input, which
-//! callers bound ([`MAX_SIGNATURE_BYTES`]), and all doubt is a [`Refusal`]. Nothing is read and nothing is asked here:
-//! keys, signatures and what they are over are bytes.
+//! Everything except the keys comes from a server that may lie, so parsing is bounded by the length of its
+//! input, which callers limit ([`MAX_SIGNATURE_BYTES`]), and anything doubtful is a [`Refusal`]. This crate
+//! does no I/O: keys, signatures and signed data are passed in as bytes.
 //!
-//! - [`verify`] is for a file in memory, [`verify_cleartext`] for a text that carries its signature.
-//! - [`begin`] is for what comes as a stream: it refuses at once what can never verify, and yields a [`Pending`] that
-//!   is fed and then [finished](Pending::finish).
+//! - [`verify`] is for a file in memory, [`verify_cleartext`] for a text that contains its signature.
+//! - [`begin`] is for a stream: it refuses at once what can never be valid, and returns a [`Pending`] that gets
+//!   the bytes and is then [finished](Pending::finish).
 //!
-//! # What counts
+//! # Which signatures are accepted
 //!
-//! A file may carry several signatures, as files of distributions do. It is verified when one of them is good and
-//! none that a known key claims to have made is wrong; what unknown or unusable keys say beside a good signature counts
-//! for nothing. A key is usable when it is neither revoked (whatever the reason, and whenever) nor expired now, is
-//! strong enough and may sign; a signature when it is made with a strong hash, is not from the future and has not
-//! expired.
+//! A file may have several signatures, as those of distributions do. It is verified if one of them is good and
+//! none that claims to be made with a known key is wrong; beside a good signature, those by unknown or unusable
+//! keys are ignored. A key is usable if it is neither revoked (whatever the reason and the time) nor expired,
+//! is strong enough and may sign; a signature is usable if it is made with a strong hash, is not from the
+//! future and has not expired.
 
 mod certificate;
 mod keys;
@@ -29,16 +29,16 @@ pub use pending::Pending;
 pub use refusal::{Format, Refusal, Signer};
 pub use time::Now;
 
-/// Largest file of signatures that is read; one signature has some hundred bytes, or as many KiB with notations.
+/// Largest signature file that is read; one signature has some hundred bytes, or several KiB with notations.
 pub const MAX_SIGNATURE_BYTES: usize = 64 << 10; // 64 KiB
 
-/// Largest file of keys: a keyring of a distribution has some hundred KiB.
+/// Largest key file that is read: a distribution's keyring has some hundred KiB.
 pub const MAX_KEYS_BYTES: u64 = 1 << 20; // 1 MiB
 
-/// Signatures of one file that are looked at.
+/// Most signatures in one file.
 const MAX_SIGNATURES: usize = 16;
 
-/// How a minisign signature begins, and its public key.
+/// The beginning of a minisign signature or public key.
 const MINISIGN_BEGIN: &[u8] = b"untrusted comment:";
 
 /// Verifies a signature over a file that is in memory.
@@ -50,12 +50,12 @@ pub fn verify(signature: &[u8], data: &[u8], keys: &Keys, now: Now) -> Result<Si
     }
 }
 
-/// Verifies a text that carries its signature (RFC 9580, section 7), and yields what of it is signed.
+/// Verifies a text that contains its signature (RFC 9580, section 7), and returns the signed part.
 pub fn verify_cleartext(text: &[u8], keys: &Keys, now: Now) -> Result<(String, Signer), Refusal> {
     openpgp::verify_cleartext(text, keys.certificates(), now)
 }
 
-/// Whether a text claims to carry its signature.
+/// Whether a text claims to contain its signature.
 pub fn is_cleartext(text: &[u8]) -> bool {
     openpgp::is_cleartext(text)
 }

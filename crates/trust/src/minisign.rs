@@ -1,7 +1,7 @@
-//! minisign's signatures: Ed25519 over the file's BLAKE2b, or over the file itself by its former form.
+//! minisign signatures: Ed25519 over the file's BLAKE2b hash, or over the file itself in the legacy format.
 //!
 //! Four lines: an untrusted comment; base64 of algorithm, key id and signature; a trusted comment; base64 of a second
-//! signature, over the first and the trusted comment. The comments name nothing that counts here.
+//! signature, over the first and the trusted comment. The comments' content is not used.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -36,7 +36,7 @@ pub(crate) fn looks_like_a_key(file: &[u8]) -> bool {
 
 impl Key {
     pub(crate) fn read(file: &[u8]) -> Result<Self, KeyError> {
-        let error = |why: &str| KeyError(format!("it is no public key of minisign: {why}"));
+        let error = |why: &str| KeyError(format!("it is not a minisign public key: {why}"));
         let text = std::str::from_utf8(file).map_err(|_| error("it is not UTF-8 text"))?;
         let mut lines = text.lines().map(str::trim_end);
         let first = lines.next().unwrap_or_default();
@@ -50,7 +50,7 @@ impl Key {
         let bytes = STANDARD.decode(encoded);
         let bytes = bytes.map_err(|_| error("its second line is not base64"))?;
         let Ok(bytes) = <[u8; KEY_BYTES]>::try_from(bytes) else {
-            return Err(error("its key has another length"));
+            return Err(error("its key has the wrong length"));
         };
         if &bytes[..2] != b"Ed" {
             return Err(error("it is of an algorithm that is not known"));
@@ -59,9 +59,11 @@ impl Key {
         id.copy_from_slice(&bytes[2..10]);
         key.copy_from_slice(&bytes[10..]);
         let key = VerifyingKey::from_bytes(&key);
-        let key = key.map_err(|_| error("its key is not one of Ed25519"))?;
+        let key = key.map_err(|_| error("its key is not a valid Ed25519 key"))?;
         if key.is_weak() {
-            return Err(error("its key is one by which anything can be signed"));
+            return Err(error(
+                "its key is weak: anybody could make signatures for it",
+            ));
         }
         let comment = comment.map(printable).filter(|comment| !comment.is_empty());
         Ok(Self { id, key, comment })
@@ -76,12 +78,12 @@ impl Key {
     }
 }
 
-/// As minisign writes it: a little-endian number in hexadecimal.
+/// In minisign's format: a little-endian number in hexadecimal.
 fn shown(id: &[u8; 8]) -> String {
     format!("{:016X}", u64::from_le_bytes(*id))
 }
 
-/// What was read of a file with a signature, whose trusted comment is verified.
+/// A parsed signature file, whose trusted comment is verified.
 struct Signed<'a> {
     key: &'a Key,
     signature: Signature,
@@ -89,7 +91,7 @@ struct Signed<'a> {
 }
 
 fn read<'a>(file: &[u8], keys: &'a [Key]) -> Result<Signed<'a>, Refusal> {
-    let error = |why: &str| Refusal::Unreadable(format!("it is no signature of minisign: {why}"));
+    let error = |why: &str| Refusal::Unreadable(format!("it is not a minisign signature: {why}"));
     let text = std::str::from_utf8(file).map_err(|_| error("it is not UTF-8 text"))?;
     let mut lines = text
         .split('\n')
@@ -102,10 +104,10 @@ fn read<'a>(file: &[u8], keys: &'a [Key]) -> Result<Signed<'a>, Refusal> {
     line()?;
     let decoded = |line: &str| {
         let decoded = STANDARD.decode(line.trim());
-        decoded.map_err(|_| error("a line that has to be base64 is not"))
+        decoded.map_err(|_| error("a line that must be base64 is not"))
     };
     let Ok(bytes) = <[u8; SIGNATURE_BYTES]>::try_from(decoded(line()?)?) else {
-        return Err(error("its signature has another length"));
+        return Err(error("its signature has the wrong length"));
     };
     let is_prehashed = match &bytes[..2] {
         b"ED" => true,
@@ -115,11 +117,11 @@ fn read<'a>(file: &[u8], keys: &'a [Key]) -> Result<Signed<'a>, Refusal> {
     let (mut id, mut signature) = ([0; 8], [0; 64]);
     id.copy_from_slice(&bytes[2..10]);
     signature.copy_from_slice(&bytes[10..]);
-    // Signatures of signify have the same two lines, and no others.
+    // signify's signatures have only the same first two lines.
     let comment = line()?.strip_prefix(TRUSTED_BEGIN);
-    let comment = comment.ok_or_else(|| error("its third line is no trusted comment"))?;
+    let comment = comment.ok_or_else(|| error("its third line is not a trusted comment"))?;
     let Ok(global) = <[u8; 64]>::try_from(decoded(line()?)?) else {
-        return Err(error("its second signature has another length"));
+        return Err(error("its second signature has the wrong length"));
     };
     let key = keys.iter().find(|key| key.id == id);
     let key = key.ok_or_else(|| Refusal::UnknownKey(shown(&id)))?;
@@ -158,7 +160,8 @@ pub(crate) fn begin(file: &[u8], keys: &[Key]) -> Result<Stream, Refusal> {
     if !signed.is_prehashed {
         return Err(Refusal::SignatureUnusable {
             signer,
-            why: "is of minisign's former form, for which a whole image would have to be in memory: sign it without -l"
+            why: "is in minisign's legacy format, for which the whole image would have to be in \
+                memory: sign it without -l"
                 .to_owned(),
         });
     }

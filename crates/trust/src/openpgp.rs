@@ -1,4 +1,4 @@
-//! OpenPGP's signatures: detached ones over files and streams, and cleartext that carries its own.
+//! OpenPGP signatures: detached ones over files and streams, and cleartext-signed texts.
 
 use std::iter;
 
@@ -27,7 +27,7 @@ pub(crate) fn read_certificates(file: &[u8]) -> Result<Vec<Certificate>, KeyErro
     for part in parts(file, PUBLIC_KEY_BEGIN) {
         let unreadable = |error: pgp::errors::Error| {
             let why = printable(&error.to_string());
-            KeyError(format!("it is no OpenPGP public key: {why}"))
+            KeyError(format!("it is not an OpenPGP public key: {why}"))
         };
         let (keys, _) = SignedPublicKey::from_reader_many_buf(part).map_err(unreadable)?;
         for key in keys {
@@ -37,7 +37,7 @@ pub(crate) fn read_certificates(file: &[u8]) -> Result<Vec<Certificate>, KeyErro
     Ok(certificates)
 }
 
-/// The blocks of a file: `cat` joins armored ones, of which the library reads the first.
+/// The blocks of a file: armored ones may be joined with `cat`, and the library reads only the first.
 fn parts<'a>(file: &'a [u8], begin: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
     let is_binary = file.first().is_some_and(|byte| byte & 0x80 != 0);
     let mut rest = match is_binary {
@@ -61,7 +61,7 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 
 fn unreadable(error: &pgp::errors::Error) -> Refusal {
     let why = printable(&error.to_string());
-    Refusal::Unreadable(format!("it is no OpenPGP signature: {why}"))
+    Refusal::Unreadable(format!("it is not an OpenPGP signature: {why}"))
 }
 
 /// The signatures of a file.
@@ -77,7 +77,7 @@ fn read(file: &[u8]) -> Result<Vec<Signature>, Refusal> {
     }
     match signatures.is_empty() {
         true => Err(Refusal::Unreadable(
-            "it holds no signature of OpenPGP or minisign that is understood".to_owned(),
+            "it contains no supported OpenPGP or minisign signature".to_owned(),
         )),
         false => Ok(signatures),
     }
@@ -86,13 +86,13 @@ fn read(file: &[u8]) -> Result<Vec<Signature>, Refusal> {
 fn check_number(signatures: &[Signature]) -> Result<(), Refusal> {
     match signatures.len() > MAX_SIGNATURES {
         true => Err(Refusal::Unreadable(format!(
-            "it holds more than {MAX_SIGNATURES} signatures"
+            "it contains more than {MAX_SIGNATURES} signatures"
         ))),
         false => Ok(()),
     }
 }
 
-/// A signature that may be verified: by whom, by which key, and with which algorithms.
+/// A signature that may be verified: the signer, the key and the algorithms.
 struct Candidate<'a> {
     signer: Signer,
     key: SigningKey,
@@ -100,16 +100,14 @@ struct Candidate<'a> {
     signature: &'a Signature,
 }
 
-/// Finds the key, and refuses what never counts.
+/// Finds the key, and refuses signatures that are never accepted.
 fn candidate<'a>(
     signature: &'a Signature,
     certificates: &[Certificate],
     now: Now,
 ) -> Result<Candidate<'a>, Refusal> {
     let Some(config) = signature.config() else {
-        return Err(Refusal::Unreadable(
-            "it is of a version that is not known".to_owned(),
-        ));
+        return Err(Refusal::Unreadable("its version is unknown".to_owned()));
     };
     let issuer = certificates
         .iter()
@@ -149,14 +147,14 @@ fn unknown(signature: &Signature) -> Refusal {
     }
 }
 
-/// Says as a part of a sentence why a signature does not count, whoever made it.
+/// Fails if a signature is not accepted, whoever made it. The reason is part of a sentence.
 fn check_signature(
     signature: &Signature,
     config: &SignatureConfig,
     now: Now,
 ) -> Result<(), String> {
     if !matches!(config.typ(), SignatureType::Binary | SignatureType::Text) {
-        return Err("is not one over a document".to_owned());
+        return Err("is not a signature over a document".to_owned());
     }
     let is_strong = matches!(
         config.hash_alg,
@@ -176,7 +174,7 @@ fn check_signature(
         config.version_specific,
         SignatureVersionSpecific::V4 | SignatureVersionSpecific::V6 { .. }
     ) {
-        return Err("is of a version that is not taken".to_owned());
+        return Err("has an unsupported version".to_owned());
     }
     let Some(created) = signature
         .created()
@@ -186,7 +184,7 @@ fn check_signature(
     };
     if now.is_before(created) {
         return Err(format!(
-            "was made on {}: that is to come, or this host's clock is wrong",
+            "was made on {}: that is in the future, or this host's clock is wrong",
             date(created)
         ));
     }
@@ -205,7 +203,7 @@ fn check_signature(
     let is_notation = |data: &SubpacketData| matches!(data, SubpacketData::Notation(_));
     let mut subpackets = config.hashed_subpackets();
     if subpackets.any(|subpacket| subpacket.is_critical && is_notation(&subpacket.data)) {
-        return Err("holds a critical notation, which is not known here".to_owned());
+        return Err("contains an unknown critical notation".to_owned());
     }
     Ok(())
 }
@@ -218,7 +216,7 @@ impl Candidate<'_> {
         }
     }
 
-    /// As the library's `Signature::verify`, which wants a reader (RFC 9580, section 5.2.4).
+    /// Like the library's `Signature::verify`, which needs a reader (RFC 9580, section 5.2.4).
     fn begin(self) -> Result<Stream, Refusal> {
         let Self {
             signer,
@@ -231,26 +229,25 @@ impl Candidate<'_> {
             why: why.to_owned(),
         };
         if config.typ() == SignatureType::Text {
-            let why = "is one over a text, which an image is not: sign it with gpg --detach-sign";
+            let why = "is a signature over a text, which an image is not: sign it with gpg \
+                --detach-sign";
             return Err(unusable(why));
         }
         let hasher = config.hash_alg.new_hasher();
         let mut hasher = hasher.map_err(|_| unusable("is made with an unknown hash"))?;
         if let SignatureVersionSpecific::V6 { salt } = &config.version_specific {
             if config.hash_alg.salt_len() != Some(salt.len()) {
-                return Err(unusable(
-                    "has a salt of another length than its hash asks for",
-                ));
+                return Err(unusable("has a salt with the wrong length for its hash"));
             }
             hasher.update(salt);
         }
         let is_v6 = matches!(config.version_specific, SignatureVersionSpecific::V6 { .. });
         if is_v6 != key.is_v6() {
-            return Err(unusable("is of another version than its key"));
+            return Err(unusable("has a different version than its key"));
         }
         let (Some(begins), Some(bytes)) = (signature.signed_hash_value(), signature.signature())
         else {
-            return Err(unusable("is of a version that is not known"));
+            return Err(unusable("has an unknown version"));
         };
         let (config, bytes) = (config.clone(), bytes.clone());
         Ok(Stream {
@@ -285,7 +282,7 @@ pub(crate) fn verify(
     )
 }
 
-/// All that usable keys are to have made; the first refusal where there is none.
+/// All signatures that claim to be made with usable keys; the first refusal if there are none.
 pub(crate) fn begin(
     file: &[u8],
     certificates: &[Certificate],

@@ -1,4 +1,4 @@
-//! Signatures over bytes that come one after another.
+//! Signatures over a stream of bytes.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use digest::DynDigest;
 use crate::refusal::decide;
 use crate::{Refusal, Signer};
 
-/// One signature, whose bytes are being hashed.
+/// One signature, with the hash of the bytes so far.
 pub(crate) struct Stream {
     pub(crate) signer: Signer,
     pub(crate) hasher: Box<dyn DynDigest + Send>,
-    /// Takes the hash of all bytes, and tells whether it is what was signed.
+    /// Checks whether the hash of all bytes is the one that was signed.
     pub(crate) finish: Box<dyn FnOnce(Box<dyn DynDigest + Send>) -> bool + Send>,
 }
 
@@ -39,7 +39,7 @@ impl Pending {
         }
     }
 
-    /// There are no more bytes: whose signature they have.
+    /// Ends the stream and returns the signer.
     pub fn finish(self) -> Result<Signer, Refusal> {
         decide(
             self.streams

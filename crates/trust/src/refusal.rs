@@ -1,8 +1,8 @@
-//! Who signed, or why it does not count.
+//! The result of a verification: the signer, or why the signature is refused.
 
 use std::fmt;
 
-/// A form of signatures.
+/// A format of signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// OpenPGP.
@@ -11,14 +11,14 @@ pub enum Format {
     Minisign,
 }
 
-/// Whose signature was found to be good.
+/// The owner of the key that made a good signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signer {
-    /// The signature's form.
+    /// The signature's format.
     pub format: Format,
     /// OpenPGP: the fingerprint of the certificate's primary key; minisign: the key's id. Upper case.
     pub fingerprint: String,
-    /// What the key says of its owner, printable and bounded.
+    /// The owner's name according to the key, printable and bounded.
     pub name: Option<String>,
 }
 
@@ -32,18 +32,18 @@ impl fmt::Display for Signer {
     }
 }
 
-/// Why a signature does not count. The texts go on after the signature's name and a colon.
+/// Why a signature is refused. The texts follow the signature's name and a colon.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It is no signature, or one of a form that is not taken.
+    /// It is not a signature, or one in an unsupported format.
     #[error("it cannot be used: {0}")]
     Unreadable(String),
-    /// Nobody gave the key.
-    #[error("it is by the key {0}, which is not among the trusted keys")]
+    /// The key is not among the given ones.
+    #[error("it was made with the key {0}, which is not among the trusted keys")]
     UnknownKey(String),
     /// The key is known and may not be used.
-    #[error("it is by the key {signer}, {why}")]
+    #[error("it was made with the key {signer}, {why}")]
     KeyUnusable {
         /// Whose it is.
         signer: Signer,
@@ -51,28 +51,31 @@ pub enum Refusal {
         why: String,
     },
     /// The key may be used, the signature may not.
-    #[error("it is by the key {signer} and {why}")]
+    #[error("it was made with the key {signer} and {why}")]
     SignatureUnusable {
         /// Whose it is.
         signer: Signer,
         /// As a part of the sentence: `is made with SHA1, ..`.
         why: String,
     },
-    /// What was signed is something else.
+    /// The signed data is different.
     #[error(
-        "it claims to be by the key {0} and does not match the bytes: they are not what was signed"
+        "it claims to be made with the key {0} and does not match the bytes: they are not what \
+         was signed"
     )]
     Mismatch(Signer),
 }
 
 impl Refusal {
-    /// Whether it says that the bytes are not what a known key signed, rather than that it says nothing.
+    /// Whether it shows that the bytes are not what a known key signed, and not just that there is no usable
+    /// signature.
     pub fn is_mismatch(&self) -> bool {
         matches!(self, Self::Mismatch(_))
     }
 }
 
-/// Of several signatures: the first good one, unless one that a known key is to have made is wrong.
+/// The result of several signatures: the first good one, unless one that claims to be made with a known key is
+/// wrong.
 pub(crate) fn decide(
     results: impl IntoIterator<Item = Result<Signer, Refusal>>,
 ) -> Result<Signer, Refusal> {
@@ -87,11 +90,11 @@ pub(crate) fn decide(
     match (good, refused) {
         (Some(signer), _) => Ok(signer),
         (None, Some(refusal)) => Err(refusal),
-        (None, None) => Err(Refusal::Unreadable("it holds no signature".to_owned())),
+        (None, None) => Err(Refusal::Unreadable("it contains no signature".to_owned())),
     }
 }
 
-/// A text that others chose, for one line: printable, and bounded.
+/// An untrusted text, made printable and bounded for one line.
 pub(crate) fn printable(text: &str) -> String {
     const MAX_CHARS: usize = 120;
     let mut shown: String = text

@@ -1,33 +1,33 @@
-//! Times as OpenPGP has them.
+//! Times in OpenPGP's format.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How far a signer's clock may be ahead.
 const SKEW_SECS: u64 = 600;
 
-/// The instant that keys and signatures are judged at, in seconds since 1970.
+/// The time at which keys and signatures are evaluated, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now(pub u64);
 
 impl Now {
-    /// This instant by the host's clock; a clock before 1970 makes everything lie in the future.
+    /// The current time by the host's clock; with a clock before 1970, everything is in the future.
     pub fn by_clock() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self(since.map_or(0, |since| since.as_secs()))
     }
 
-    /// Whether something that was dated then has not happened yet.
+    /// Whether this time is in the future.
     pub(crate) fn is_before(self, secs: u64) -> bool {
         secs > self.0.saturating_add(SKEW_SECS)
     }
 
-    /// Whether what is valid for so long from then on is over.
+    /// Whether a validity that begins at `from_secs` and lasts `valid_secs` has ended.
     pub(crate) fn is_after(self, from_secs: u64, valid_secs: u64) -> bool {
         from_secs.saturating_add(valid_secs) <= self.0
     }
 }
 
-/// `2026-11-29`, of seconds since 1970 (the civil calendar's arithmetic, days from 0000-03-01).
+/// Formats seconds since 1970 as `2026-11-29` (the civil calendar's arithmetic, days from 0000-03-01).
 pub(crate) fn date(secs: u64) -> String {
     let days = secs / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -1,4 +1,4 @@
-//! What gpg, sq and minisign sign, and what must not count.
+//! Signatures made by gpg, sq and minisign, and what must be refused.
 
 use std::fs;
 
@@ -327,7 +327,7 @@ fn what_minisign_signs_is_verified() {
     let former = pair.sign(&["-l"], DATA);
     verify(&former, DATA, &keys, now).expect("a file of sums may be signed so");
     check_refused(verify(&former, OTHER, &keys, now), &["does not match"]);
-    check_refused(begin(&former, &keys, now), &["former form"]);
+    check_refused(begin(&former, &keys, now), &["legacy format"]);
     // As it is passed on minisign's command line.
     let bare = comment.lines().nth(1).expect("there is one");
     let mut bare_keys = Keys::default();

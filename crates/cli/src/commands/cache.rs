@@ -1,7 +1,7 @@
 //! The image cache.
 
 use lvp_api::units::ByteSize;
-use lvp_api::{CacheFetchRequest, CachedImage, DeletedImage, Sha256Digest};
+use lvp_api::{CacheFetchRequest, CachedImage, Sha256Digest};
 
 use super::{Context, wait};
 use crate::args::WaitArgs;
@@ -28,7 +28,7 @@ pub(super) async fn list(context: &Context, page: Page) -> Result<Exit, Failure>
     if let Some(next) = list.next_offset
         && context.format != Format::Json
     {
-        say(&format!("There are more; --offset {next} shows them"));
+        say(&format!("There are more; use --offset {next} to see them"));
     }
     Ok(Exit::Success)
 }
@@ -42,15 +42,10 @@ pub(super) async fn fetch(
     wait::accepted(context, &accepted, wait).await
 }
 
-/// Removes images one by one. What was removed is shown even when a later one fails.
+/// Removes images one by one. Each removed image is shown even if a later removal fails.
 pub(super) async fn remove(context: &Context, keys: &[Sha256Digest]) -> Result<Exit, Failure> {
     for key in keys {
-        let DeletedImage { status, key } = context.client.delete_cached(key).await?;
-        match context.format {
-            Format::Json => output::print_json_line(&DeletedImage { status, key })?,
-            Format::Name => output::print_line(&output::clean(&key))?,
-            Format::Table => output::print_line(&output::clean(&format!("{key} {status}")))?,
-        }
+        super::show_deleted(context, &context.client.delete_cached(key).await?)?;
     }
     Ok(Exit::Success)
 }

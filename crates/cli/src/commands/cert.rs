@@ -15,7 +15,7 @@ use crate::args::CertInitArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{print_line, say};
 
-/// How long the authority lives. Its certificate has to reach every client, so: long.
+/// How long the authority's certificate is valid: long, as it has to be distributed to every client.
 const AUTHORITY_DAYS: i64 = 3650;
 
 /// Certificates begin a little in the past, for clocks that are behind.
@@ -27,7 +27,7 @@ pub(super) fn init(args: &CertInitArgs) -> Result<Exit, Failure> {
     let made = make(args).map_err(|error| {
         Failure::new(
             Exit::Failed,
-            format!("Cannot make the certificates: {error}"),
+            format!("Cannot create the certificates: {error}"),
         )
     })?;
     let directory = &args.directory;
@@ -37,12 +37,12 @@ pub(super) fn init(args: &CertInitArgs) -> Result<Exit, Failure> {
             format!("Cannot write to {}: {error}", directory.display()),
         )
     };
-    // Before the first file is written: half of an old and half of a new set is no use.
+    // Before the first file is written: a mixture of old and new files would be useless.
     if let Some((name, ..)) = made.iter().find(|(name, ..)| directory.join(name).exists()) {
         return Err(Failure::new(
             Exit::Failed,
             format!(
-                "{} exists: take another directory",
+                "{} exists: choose another directory",
                 directory.join(name).display()
             ),
         ));
@@ -58,7 +58,7 @@ pub(super) fn init(args: &CertInitArgs) -> Result<Exit, Failure> {
     say(
         "For the daemon: server.tls_cert server.pem, server.tls_key server.key, server.ca_cert \
          ca.pem. For lvpctl: --ca-cert ca.pem --client-cert client.pem --client-key client.key. \
-         Whoever has ca.key can make more clients: keep it elsewhere.",
+         Anybody who has ca.key can create client certificates: move it to a safe place.",
     );
     Ok(Exit::Success)
 }
@@ -97,7 +97,7 @@ fn authority() -> Result<Authority, rcgen::Error> {
     params
         .distinguished_name
         .push(DnType::CommonName, "libvirt-volume-provisioner CA");
-    // It signs servers and clients, no further authorities.
+    // It may sign servers and clients, but not further authorities.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     valid_for(&mut params, AUTHORITY_DAYS);

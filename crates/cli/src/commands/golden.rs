@@ -1,7 +1,7 @@
 //! Golden volumes, from which others are cloned.
 
 use lvp_api::units::ByteSize;
-use lvp_api::{CacheFetchRequest, DeletedImage, GoldenVolume, Sha256Digest};
+use lvp_api::{CacheFetchRequest, GoldenVolume, Sha256Digest};
 
 use super::{Context, wait};
 use crate::args::WaitArgs;
@@ -18,7 +18,7 @@ pub(super) async fn list(context: &Context) -> Result<Exit, Failure> {
             }
         }
         Format::Table if list.volumes.is_empty() => match &list.unavailable {
-            Some(why) => say(&format!("Volumes are not cloned: {}", output::clean(why))),
+            Some(why) => say(&format!("Volumes cannot be cloned: {}", output::clean(why))),
             None => say("No golden volumes"),
         },
         Format::Table => {
@@ -27,7 +27,7 @@ pub(super) async fn list(context: &Context) -> Result<Exit, Failure> {
                 "KEY",
                 "TYPE",
                 "DISK",
-                "TAKES",
+                "SPACE",
                 "CLONES",
                 "LAST USED",
                 "STATE",
@@ -48,15 +48,10 @@ pub(super) async fn make(
     wait::accepted(context, &accepted, wait).await
 }
 
-/// Removes golden volumes one by one. What was removed is shown even when a later one fails.
+/// Removes golden volumes one by one. Each removed one is shown even if a later removal fails.
 pub(super) async fn remove(context: &Context, keys: &[Sha256Digest]) -> Result<Exit, Failure> {
     for key in keys {
-        let DeletedImage { status, key } = context.client.delete_golden(key).await?;
-        match context.format {
-            Format::Json => output::print_json_line(&DeletedImage { status, key })?,
-            Format::Name => output::print_line(&output::clean(&key))?,
-            Format::Table => output::print_line(&output::clean(&format!("{key} {status}")))?,
-        }
+        super::show_deleted(context, &context.client.delete_golden(key).await?)?;
     }
     Ok(Exit::Success)
 }

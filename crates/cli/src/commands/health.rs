@@ -29,7 +29,7 @@ pub(super) async fn health(context: &Context) -> Result<Exit, Failure> {
     } else {
         Err(Failure::new(
             Exit::Unavailable,
-            "The daemon is not ready to take jobs",
+            "The daemon is not ready to accept jobs",
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs: make, list, show, follow, cancel.
+//! Commands for jobs: provision, list, show, follow, cancel, retry.
 
 use lvp_api::{JobId, JobState, JobStatus, Method, ProvisionRequest, Verified};
 
@@ -117,7 +117,7 @@ fn verified(verified: Verified) -> String {
         Verified::Request => "the request's checksum".to_owned(),
         Verified::Sidecar => "the image's checksum file".to_owned(),
         Verified::Sums => "its directory's checksum file".to_owned(),
-        Verified::None => "none: nobody said what the image must be".to_owned(),
+        Verified::None => "nothing: there was no checksum and no signature".to_owned(),
     }
 }
 
@@ -130,7 +130,7 @@ fn made_by(method: Method) -> &'static str {
 }
 
 fn describe(job: &JobStatus) -> String {
-    // Of a job that did not complete it matters how far it came.
+    // Only for a job that has not completed: how far it got.
     let is_completed = job.status == JobState::Completed;
     let progress = job.progress.as_ref().filter(|_| !is_completed);
     let cache = job.cache_hit.map(|hit| if hit { "hit" } else { "miss" });

@@ -1,9 +1,10 @@
-//! The commands: call the daemon, show what it answers.
+//! The commands: call the daemon and show its answers.
 
 use std::io;
 use std::path::Path;
 
 use clap::CommandFactory as _;
+use lvp_api::DeletedImage;
 
 use crate::args::{
     CacheCommand, CertCommand, Cli, Command, GoldenCommand, TokenCommand, VolumesCommand,
@@ -36,7 +37,7 @@ struct Context {
 
 /// Runs the command.
 pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
-    // What needs no daemon needs no configuration either.
+    // Commands that need no daemon need no configuration either.
     match &cli.command {
         Command::Completion { shell } => return completion(*shell),
         Command::Man { directory } => return man(directory),
@@ -115,18 +116,28 @@ fn completion(shell: clap_complete::Shell) -> Result<Exit, Failure> {
     clap_complete::generate(shell, &mut Cli::command(), "lvpctl", &mut script);
     let script = String::from_utf8(script).map_err(|error| {
         let error = io::Error::new(io::ErrorKind::InvalidData, error);
-        Failure::new(Exit::Failed, format!("The script is no text: {error}"))
+        Failure::new(Exit::Failed, format!("The script is not text: {error}"))
     })?;
     output::print(&script)?;
     Ok(Exit::Success)
 }
 
-/// Says that a list has more than was shown.
+/// Shows what was deleted: a cached image or a golden volume.
+fn show_deleted(context: &Context, deleted: &DeletedImage) -> Result<(), Failure> {
+    let DeletedImage { status, key } = deleted;
+    match context.format {
+        Format::Json => output::print_json_line(deleted),
+        Format::Name => output::print_line(&output::clean(key)),
+        Format::Table => output::print_line(&output::clean(&format!("{key} {status}"))),
+    }
+}
+
+/// Tells the user if a list has more entries than were shown.
 fn say_if_more(shown: usize, offset: u32, total: u64) {
     let end = u64::from(offset).saturating_add(u64::try_from(shown).unwrap_or(u64::MAX));
     if shown > 0 && end < total {
         say(&format!(
-            "{shown} of {total} shown; --offset {end} shows more"
+            "{shown} of {total} shown; use --offset {end} to see more"
         ));
     }
 }

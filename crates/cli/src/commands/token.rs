@@ -6,10 +6,10 @@ use crate::args::{TokenArgs, TokenRole};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Format, say};
 
-/// Bytes of randomness: nobody guesses 256 bits.
+/// Random bytes: 256 bits cannot be guessed.
 const TOKEN_BYTES: usize = 32;
 
-/// Makes scanners for leaked secrets find our tokens.
+/// Lets scanners for leaked secrets recognise these tokens.
 const PREFIX: &str = "lvp_";
 
 pub(super) fn new(format: Format, args: &TokenArgs) -> Result<Exit, Failure> {
@@ -28,7 +28,7 @@ pub(super) fn new(format: Format, args: &TokenArgs) -> Result<Exit, Failure> {
             output::print_line(&line)?;
             say(
                 "Append this line to the daemon's tokens file; the part after the last colon is \
-                 the token, for the client",
+                 the token that the client uses",
             );
         }
     }

@@ -16,10 +16,10 @@ use crate::progress;
 /// Pause between two attempts to reach the daemon.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Lines on a terminal at most; there may be more jobs than it has room for.
+/// Most lines on a terminal; there may be more jobs than fit.
 const LINES_MAX: usize = 40;
 
-/// Follows until it is interrupted, or the daemon is away for too long.
+/// Follows all jobs until it is interrupted or the daemon is unreachable for too long.
 pub(super) async fn run(context: &Context, reconnect: &ReconnectArgs) -> Result<Exit, Failure> {
     let mut view = View::new(context.format);
     let followed = follow(context, reconnect.reconnect_for, &mut view);
@@ -53,12 +53,12 @@ async fn follow(
                                 view.show(&job)?;
                             }
                         }
-                        // Of a later daemon.
+                        // An event of a later daemon.
                         Err(_) => {}
                     }
                 }
             }
-            Err(failure) if failure.may_pass() && last_contact.is_some() => {
+            Err(failure) if failure.is_temporary() && last_contact.is_some() => {
                 let away = last_contact.map_or(Duration::ZERO, |contact| contact.elapsed());
                 if away >= reconnect_for {
                     return Err(failure);
@@ -74,7 +74,7 @@ async fn follow(
     }
 }
 
-/// Everything that has not ended, as after it no event may come for long.
+/// Shows all unfinished jobs, as their next event may come late.
 async fn list(context: &Context, view: &mut View) -> Result<(), Failure> {
     view.clear();
     let unended = [("status", Some("pending,running".to_owned()))];
@@ -90,7 +90,7 @@ async fn list(context: &Context, view: &mut View) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where jobs are shown.
+/// How jobs are shown.
 enum View {
     /// Lines that are redrawn.
     Terminal {
@@ -126,7 +126,7 @@ impl View {
                 if let Some(bar) = bars.remove(&job.job_id) {
                     all.remove(&bar);
                 }
-                // Whoever reads it has a terminal, which may be gone.
+                // The terminal may be gone.
                 all.println(line(job)).ok();
             }
             Self::Terminal { all, bars } => {

@@ -1,4 +1,4 @@
-//! Volumes: list them, hand them over, and write a libvirt storage volume's content.
+//! Commands for volumes: list, hand over, verify, and upload to a libvirt storage volume.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub(super) async fn list(context: &Context) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// Hands volumes over one by one. What was done is shown even when a later one fails.
+/// Hands volumes over one by one. Each is shown even if a later one fails.
 pub(super) async fn adopt(context: &Context, names: &[VolumeName]) -> Result<Exit, Failure> {
     for name in names {
         let volume = context.client.adopt(name).await?;
@@ -46,7 +46,7 @@ pub(super) async fn adopt(context: &Context, names: &[VolumeName]) -> Result<Exi
     Ok(Exit::Success)
 }
 
-/// Verifies volumes one by one, also after one that differs.
+/// Verifies volumes one by one, and continues after one that differs.
 pub(super) async fn verify(context: &Context, names: &[VolumeName]) -> Result<Exit, Failure> {
     let mut exit = Exit::Success;
     for name in names {
@@ -80,11 +80,11 @@ fn sentence(verified: &VerifiedVolume) -> String {
         .map(|part| format!("{} bytes at {}", part.length, part.offset));
     let parts: Vec<_> = parts.collect();
     let told = match (parts.is_empty(), has_more) {
-        (true, _) => "its digest is another".to_owned(),
+        (true, _) => "its digest is different".to_owned(),
         (false, true) => format!("{} and more", parts.join(", ")),
         (false, false) => parts.join(", "),
     };
-    format!("{name} does not hold image {image_digest} as it was written: {told}")
+    format!("{name} no longer holds image {image_digest} as it was written: {told}")
 }
 
 pub(super) async fn upload(context: &Context, args: &UploadArgs) -> Result<Exit, Failure> {
@@ -106,7 +106,7 @@ pub(super) async fn upload(context: &Context, args: &UploadArgs) -> Result<Exit,
     Ok(Exit::Success)
 }
 
-/// Opens a regular file: only its size can be told before its bytes are sent.
+/// Opens a regular file: other files do not have a size that could be sent first.
 async fn open(path: &Path) -> Result<(tokio::fs::File, u64), Failure> {
     let file = tokio::fs::File::open(path)
         .await
@@ -125,7 +125,7 @@ async fn open(path: &Path) -> Result<(tokio::fs::File, u64), Failure> {
 }
 
 fn row(volume: &VolumeInfo) -> [String; 6] {
-    // Twelve digits tell images apart for a person; -o json has them all.
+    // Twelve digits are enough for people; -o json has the whole digest.
     let digest = volume.image_digest.as_deref();
     let image = digest.map_or("-".to_owned(), |digest| digest.chars().take(12).collect());
     [

@@ -88,12 +88,15 @@ pub(super) async fn until_end(
 
 async fn interrupted(id: JobId) -> Failure {
     if tokio::signal::ctrl_c().await.is_err() {
-        // Without a handler Ctrl-C ends the program by itself.
+        // Without a handler, Ctrl-C ends the program anyway.
         future::pending::<()>().await;
     }
     Failure::new(
         Exit::Interrupted,
-        format!("Interrupted; the job goes on: lvpctl watch {id}, or stop it: lvpctl cancel {id}"),
+        format!(
+            "Interrupted; the job continues: follow it with 'lvpctl watch {id}' or stop it \
+            with 'lvpctl cancel {id}'"
+        ),
     )
 }
 
@@ -105,8 +108,8 @@ async fn timed_out(id: JobId, timeout: Option<Duration>) -> Failure {
     Failure::new(
         Exit::Timeout,
         format!(
-            "The job has not ended within {timeout:?} and goes on: lvpctl watch {id}, or stop it: \
-             lvpctl cancel {id}"
+            "The job did not end within {timeout:?} and continues: follow it with 'lvpctl watch \
+             {id}' or stop it with 'lvpctl cancel {id}'"
         ),
     )
 }
@@ -119,7 +122,7 @@ fn outcome(status: &JobStatus) -> Result<Exit, Failure> {
             let reason = status
                 .error
                 .as_deref()
-                .unwrap_or("the daemon gives no reason");
+                .unwrap_or("the daemon did not give a reason");
             Err(Failure::new(
                 Exit::Failed,
                 output::clean(&format!("The job failed: {reason}")),

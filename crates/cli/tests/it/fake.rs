@@ -33,7 +33,7 @@ pub(crate) struct Seen {
     pub(crate) body: Bytes,
 }
 
-/// A daemon that answers by its script and remembers what it was asked.
+/// A daemon that answers by its script and records the requests.
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -114,7 +114,7 @@ impl Drop for Fake {
     }
 }
 
-/// Binds, perhaps to an address whose last owner is just going.
+/// Binds, perhaps to an address whose previous owner is just closing it.
 async fn bind(address: SocketAddr) -> TcpListener {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     loop {
@@ -218,7 +218,7 @@ pub(crate) fn status(state: &str) -> Value {
     })
 }
 
-/// The same, running and so far.
+/// The same, running and at this percentage.
 pub(crate) fn running(stage: &str, percent: f64) -> Value {
     let mut value = status("running");
     value["progress"] = json!({

@@ -59,7 +59,10 @@ async fn jobs_are_a_table_for_people_and_names_for_scripts() {
     6c8a5b4e-0d6f-4a53-9d5b-0f4e1f6b7a01   pending     -       vm-01    s3://images/debian-12.qcow2   2026-01-02T03:04:05Z
     6c8a5b4e-0d6f-4a53-9d5b-0f4e1f6b7a01   completed   100 %   vm-01    s3://images/debian-12.qcow2   2026-01-02T03:04:05Z
     ");
-    assert_eq!(outcome.stderr, "3 of 120 shown; --offset 13 shows more\n");
+    assert_eq!(
+        outcome.stderr,
+        "3 of 120 shown; use --offset 13 to see more\n"
+    );
 
     let outcome = fake.lvpctl(&["jobs", "-o", "name"]).run().await;
     assert_eq!(outcome.stdout, format!("{JOB}\n{JOB}\n{JOB}\n"));
@@ -196,7 +199,7 @@ async fn volumes_are_listed_with_what_they_hold() {
 }
 
 #[tokio::test]
-async fn health_names_what_is_down_and_the_exit_code_tells_it() {
+async fn health_names_what_is_down_and_the_exit_code_shows_it() {
     for (is_ready, code) in [(true, 0), (false, 7)] {
         let health = json!({
             "status": "degraded",

@@ -1,4 +1,4 @@
-//! What is sent, and what comes of the answers.
+//! The requests that are sent, and how answers are handled.
 
 mod offline;
 
@@ -52,8 +52,8 @@ async fn provision_prints_the_job_s_id_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_the_daemon_left_out_of_a_request_is_told_on_standard_error() {
-    let warning = "colour: is not known, and was left out";
+async fn warnings_of_the_daemon_are_printed_on_standard_error() {
+    let warning = "colour: unknown field, ignored";
     let answer = post(async move || Json(json!({"job_id": JOB, "warnings": [warning]})));
     let fake = Fake::start(Router::new().route("/api/v1/jobs", answer)).await;
     let outcome = fake.lvpctl(&PROVISION).run().await;
@@ -63,7 +63,7 @@ async fn what_the_daemon_left_out_of_a_request_is_told_on_standard_error() {
 }
 
 #[tokio::test]
-async fn the_request_says_what_the_command_line_said() {
+async fn the_request_has_what_the_command_line_has() {
     let fake = Fake::start(accepting()).await;
     let more = [
         "--image-type",
@@ -126,7 +126,7 @@ async fn a_size_that_is_no_whole_gib_is_sent_in_bytes() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_asked_for_again_under_the_same_key() {
+async fn after_a_lost_answer_the_request_is_repeated_with_the_same_key() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
     let server = std::thread::spawn(move || {
@@ -196,7 +196,7 @@ async fn a_refusal_is_one_clear_line_and_an_exit_code_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_the_daemon_s_is_told_as_such() {
+async fn an_answer_of_another_server_is_reported_as_such() {
     let routes = Router::new()
         .route(
             "/health",
@@ -207,7 +207,7 @@ async fn an_answer_that_is_not_the_daemon_s_is_told_as_such() {
 
     let outcome = fake.lvpctl(&["health"]).run().await;
     assert_eq!(outcome.code, Some(7));
-    let expected = format!("error: {} answers 502 Bad Gateway\n", fake.endpoint());
+    let expected = format!("error: {} answered 502 Bad Gateway\n", fake.endpoint());
     assert_eq!(outcome.stderr, expected);
 
     let outcome = fake.lvpctl(&["volumes"]).run().await;
@@ -219,7 +219,7 @@ async fn an_answer_that_is_not_the_daemon_s_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_not_there_is_told_with_its_address() {
+async fn an_unreachable_daemon_is_reported_with_its_address() {
     // Port 1 (tcpmux) is privileged and long out of use: nothing listens there.
     let address = "http://127.0.0.1:1";
     let outcome = lvpctl(&["jobs"]).env("LVP_ENDPOINT", address).run().await;
@@ -283,7 +283,7 @@ async fn the_token_goes_into_the_header_from_wherever_it_is_configured() {
 }
 
 #[tokio::test]
-async fn a_plan_is_shown_and_its_exit_code_says_whether_something_is_in_the_way() {
+async fn a_plan_is_shown_and_its_exit_code_says_whether_provisioning_would_fail() {
     for (fits, problems, code) in [(true, json!([]), 0), (false, json!(["It is full"]), 5)] {
         let plan = json!({
             "fits": fits, "problems": problems, "warnings": ["vm-01 exists"],

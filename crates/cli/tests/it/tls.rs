@@ -94,7 +94,7 @@ fn write(directory: &Path, name: &str, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_client_certificate_opens_the_door_and_nothing_less_does() {
+async fn only_a_client_certificate_of_the_authority_is_accepted() {
     let authority = authority();
     let endpoint = format!("https://localhost:{}", serve(&authority).await.port());
     let directory = tempfile::tempdir().expect("a directory");
@@ -123,7 +123,7 @@ async fn a_client_certificate_opens_the_door_and_nothing_less_does() {
 }
 
 #[tokio::test]
-async fn files_that_are_no_certificates_are_told_by_name() {
+async fn files_that_are_not_certificates_are_named() {
     let directory = tempfile::tempdir().expect("a directory");
     let garbage = write(directory.path(), "garbage.pem", "no certificate\n");
     for args in [

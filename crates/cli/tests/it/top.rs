@@ -38,7 +38,7 @@ fn daemon(first: String, second: String) -> Router {
 }
 
 #[tokio::test]
-async fn every_change_is_a_line_and_a_cut_stream_is_gone_on_with() {
+async fn every_change_is_a_line_and_a_cut_stream_is_continued() {
     let first = event("reset", 4, &json!({})) + &event("job", 5, &running("converting", 80.0));
     let second = event("job", 6, &completed()) + &event("later", 7, &json!({"x": 1}));
     let fake = Fake::start(daemon(first, second)).await;
@@ -79,7 +79,7 @@ async fn every_change_is_a_line_and_a_cut_stream_is_gone_on_with() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_refuses_is_no_daemon_that_is_away() {
+async fn a_refusal_is_not_retried() {
     let refusing = Router::new().route(
         "/api/v1/events",
         get(async || error(401, "unauthorized", "The token is not known")),
@@ -92,7 +92,7 @@ async fn a_daemon_that_refuses_is_no_daemon_that_is_away() {
         "{outcome:?}"
     );
     assert_eq!(fake.calls().len(), 1);
-    // A daemon that never was there is told at once.
+    // A daemon that was never reachable is reported at once.
     let outcome = crate::fake::lvpctl(&["top"])
         .env("LVP_ENDPOINT", "http://127.0.0.1:9")
         .run()

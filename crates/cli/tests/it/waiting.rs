@@ -1,4 +1,4 @@
-//! Waiting for jobs: outcomes, cuts, restarts, impatience.
+//! Waiting for jobs: outcomes, lost connections, restarts, timeouts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ pub(crate) fn streaming(statuses: Vec<Value>) -> Router {
         .route("/api/v1/jobs/{id}/events", get(async || events(statuses)))
 }
 
-/// A daemon whose job is at work and stays there.
+/// A daemon whose job runs and never ends.
 fn stuck() -> Router {
     let now = running("downloading", 10.0);
     let same = now.clone();
@@ -91,7 +91,7 @@ async fn wait_reports_stages_on_stderr_and_the_result_on_stdout() {
 }
 
 #[tokio::test]
-async fn the_exit_code_tells_how_the_job_ended() {
+async fn the_exit_code_shows_how_the_job_ended() {
     for (end, code, line) in [
         (completed(), 0, None),
         (
@@ -215,17 +215,17 @@ async fn a_daemon_that_stays_away_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_job_that_takes_too_long_goes_on_without_us() {
+async fn a_job_that_takes_too_long_continues_after_the_timeout() {
     let fake = Fake::start(stuck()).await;
     let args = [&PROVISION[..], &["--timeout", "1s", "-o", "name"]].concat();
     let outcome = fake.lvpctl(&args).run().await;
     assert_eq!(outcome.code, Some(3), "{outcome:?}");
     assert_eq!(outcome.stdout, format!("{JOB}\n"));
-    assert!(outcome.stderr.contains("goes on"), "{outcome:?}");
+    assert!(outcome.stderr.contains("continues"), "{outcome:?}");
 }
 
 #[tokio::test]
-async fn ctrl_c_says_that_the_job_goes_on_and_how_to_stop_it() {
+async fn ctrl_c_says_that_the_job_continues_and_how_to_stop_it() {
     let fake = Fake::start(stuck()).await;
     let child = fake.lvpctl(&PROVISION).spawn();
     fake.wait_for(EVENTS).await;

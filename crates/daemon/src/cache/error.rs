@@ -1,4 +1,4 @@
-//! What goes wrong in the cache.
+//! The errors of the cache.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::files::is_full;
 use crate::lock::LockError;
 use crate::store::StoreError;
 
-/// What went wrong in the cache.
+/// An error of the cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
@@ -23,9 +23,10 @@ pub enum CacheError {
         /// Why not.
         source: io::Error,
     },
-    /// The directory is not there, or not the cache.
+    /// The directory is missing, or is not the cache.
     #[error(
-        "The cache directory {} {why}: bring it back, or restart the daemon to begin with what is there",
+        "The cache directory {} {why}: restore it, or restart the daemon to start with what is \
+         there now",
         dir.display()
     )]
     Lost {
@@ -34,19 +35,20 @@ pub enum CacheError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// Another process has the cache, or its lock cannot be had.
+    /// Another process uses the cache, or its lock cannot be taken.
     #[error(transparent)]
     Locked(#[from] LockError),
     /// The image does not fit.
     #[error(
-        "The cache in {} has {available} bytes to give (after eviction, keeping cache.min_free_bytes \
-         and what running jobs have reserved), the image needs {needed}: free space there or raise the limits",
+        "The image needs {needed} bytes, and the cache in {} can provide {available} (after \
+         eviction, without cache.min_free_bytes and what running jobs have reserved): free space \
+         there or raise the limits",
         dir.display()
     )]
     NoRoom {
         /// The cache's directory.
         dir: PathBuf,
-        /// What it can give.
+        /// What it can provide.
         available: u64,
         /// What is needed.
         needed: u64,
@@ -78,7 +80,7 @@ impl CacheError {
         }
     }
 
-    /// Whether it may pass without a restart and without any change to what was asked for.
+    /// Whether the error may be temporary, so that the same operation can succeed later without a restart.
     pub fn may_heal(&self) -> bool {
         match self {
             Self::Lost { .. } | Self::Locked(_) => true,

@@ -1,4 +1,4 @@
-//! Making room, and sweeping what no longer belongs.
+//! Eviction to make room, and removal of what no longer belongs.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -9,13 +9,13 @@ use super::files::Files;
 use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, PUBLISHED, file_name};
 use crate::clock;
 
-/// A partial download that nobody went on with for so long is not resumed any more.
+/// A partial download that no job has continued for this long is no longer resumed.
 const PARTIAL_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// What a sweep took away.
+/// What a sweep removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// Images that were too old or in the way.
+    /// Images that were too old, or removed to make room.
     pub images: usize,
     /// Files without a row, and downloads that were given up.
     pub files: usize,
@@ -63,8 +63,8 @@ impl Cache {
         self.0.disk.run(Files::free_bytes).await
     }
 
-    /// Evicts the longest unused images until `needed` more bytes fit under all limits. What would
-    /// not fit even then is refused before anything is evicted. The caller holds the turn.
+    /// Evicts the longest unused images until `needed` more bytes fit within all limits. If they could not fit
+    /// even then, this is an error and nothing is evicted. The caller holds the lock `room`.
     pub(super) async fn make_room(&self, needed: u64) -> Result<(), CacheError> {
         let rows = self.0.store.images_by_use().await?;
         let partials = self.partials().await?;
@@ -90,7 +90,7 @@ impl Cache {
                 return Ok(());
             }
             let Some(row) = candidates.next() else {
-                // The last to go, as each saves a download: what nobody is going on with now.
+                // Unfinished downloads that no job is continuing go last, as each saves a part of a download.
                 match self.drop_idle_partials().await? {
                     0 => return Err(refused(room)),
                     dropped => used -= i128::from(dropped),
@@ -113,9 +113,9 @@ impl Cache {
         }
     }
 
-    /// A file for an image of so many bytes that has to be unpacked, and how large that may become: what
-    /// fits beside the images under all limits. Images that are not in use make room for as much as the
-    /// packed one has. The file has no name, and is gone when it is closed.
+    /// A file for unpacking an image of this size, and how large it may become: what fits beside the images
+    /// within all limits. Unused images are evicted for as much as the packed image takes. The file has no
+    /// name, and disappears when it is closed.
     pub async fn scratch(&self, packed_bytes: u64) -> Result<(File, u64), CacheError> {
         let _turn = self.0.room.lock().await;
         self.make_room(packed_bytes).await?;
@@ -125,8 +125,8 @@ impl Cache {
         Ok((file, room))
     }
 
-    /// How many more bytes fit beside so many used ones, once so many that are on the disk now are
-    /// freed. Negative when it is too full already.
+    /// How many more bytes fit beside `used` bytes, after `freed` bytes that are on the disk now are freed.
+    /// Negative if the cache is already too full.
     async fn room(&self, used: i128, freed: i128) -> Result<i128, CacheError> {
         let settings = &self.0.settings;
         let reserved = i128::from(self.0.reserved_bytes.load(Ordering::Relaxed));
@@ -173,11 +173,11 @@ impl Cache {
         Ok(dropped)
     }
 
-    /// Evicts what is too old, then brings files and index back together. Runs at start and
-    /// every `cache.eviction_interval`.
+    /// Evicts what is too old, then makes files and index agree again. Runs at the start and every
+    /// `cache.eviction_interval`.
     pub async fn reconcile(&self) -> Result<Swept, CacheError> {
         let _turn = self.0.room.lock().await;
-        // In a directory that is not the cache every file would seem to be missing.
+        // In a directory that is not the cache, every file would appear to be missing.
         self.probe().await?;
         let names: HashSet<String> = self.names().await?.into_iter().collect();
         let mut swept = Swept::default();
@@ -203,7 +203,7 @@ impl Cache {
             }
         }
         self.make_room(0).await.or_else(|error| match error {
-            // All that is left is in use: there is nothing more to do about it now.
+            // All remaining images are in use: nothing more can be evicted now.
             CacheError::NoRoom { .. } => Ok(()),
             error => Err(error),
         })?;
@@ -213,15 +213,15 @@ impl Cache {
         Ok(swept)
     }
 
-    /// Removes files of ours that no row knows: the rest of a crash between rename and row, and
-    /// downloads that were given up. Files with other names are not ours and stay.
+    /// Removes the cache's files that have no row: those left by a crash between rename and row, and downloads
+    /// that were given up. Files with other names are not the cache's, and stay.
     async fn sweep_files(&self, known: &HashSet<String>) -> Result<usize, CacheError> {
         let mut removed = 0;
         for name in self.names().await? {
             let orphan = if let Some(key) = partial_key(&name) {
                 !self.0.flights.contains(key) && self.0.store.partial(name.clone()).await?.is_none()
             } else if let Some(digest) = published_digest(&name) {
-                // Files are published in turn, together with their rows.
+                // Publishing holds the lock `room` from the file to its row.
                 !known.contains(&name)
                     && !self.0.pins.has(&digest)
                     && self.0.store.image(digest).await?.is_none()
@@ -235,7 +235,7 @@ impl Cache {
                 tracing::info!(
                     component = "cache",
                     file = name,
-                    "Removed a file without an owner"
+                    "Removed a file that is not in the cache's index"
                 );
             }
         }

@@ -1,9 +1,10 @@
-//! The cache's files: everything here blocks, and is reached through [`Disk::run`] alone, on a thread where it may.
+//! The cache's files. Everything here blocks, and is called only through [`Disk::run`], on a thread that may
+//! block.
 //!
-//! The directory is found again before every use. One that is gone, was replaced, or whose file system is no
-//! longer mounted is told apart from an empty cache ([`Home`]). Everything is done relative to a handle of the
-//! directory that was just found to be the right one: no file is made on another file system, and no
-//! link is followed out of it.
+//! The directory is checked before every use. One that is missing, was replaced, or whose file system is no
+//! longer mounted is distinguished from an empty cache ([`Home`]). Everything is done relative to a handle of
+//! the directory that was just checked: no file is created on another file system, and no link is followed out
+//! of the directory.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -21,10 +22,11 @@ use super::{CacheError, file_name};
 use crate::stamp::FileStamp;
 use crate::threads::blocking;
 
-/// Rights of the files: others have nothing to look for in them.
+/// Mode of the files: not readable by other users.
 const FILE_MODE: u32 = 0o640;
 
-/// A file that has no name for longer than a moment; swept like any partial file, if that was cut short.
+/// Name of a file that is unlinked as soon as it is created; swept like any partial file, if a crash comes in
+/// between.
 const SCRATCH: &str = ".lvp-unpacked.partial";
 
 /// The cache's files, for async code.
@@ -35,10 +37,10 @@ pub(super) struct Disk(Arc<Files>);
 #[derive(Debug)]
 pub(super) struct Files(Home);
 
-/// What has a published image's name.
+/// What was found under a published image's name.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// The image, as it was left.
+    /// The image, unchanged.
     Unchanged(File),
     /// A file that was changed, and what it is now.
     Changed {
@@ -48,18 +50,18 @@ pub(super) enum Found {
     },
     /// Nothing.
     Gone,
-    /// A link, or something else that is no file.
+    /// A link, or something else that is not a regular file.
     Strange,
 }
 
-/// The directory, as long as it is needed.
+/// The open directory.
 struct Handle {
     path: PathBuf,
     fd: OwnedFd,
 }
 
 impl Disk {
-    /// Makes the directory if it is absent, and takes it for this process alone. Blocks; called before serving.
+    /// Creates the directory if it is absent, and locks it for this process. Blocks; called before serving.
     pub(super) fn open(dir: &Path) -> Result<Self, CacheError> {
         let home = Home::open(dir.to_owned())?;
         Ok(Self(Arc::new(Files(home))))
@@ -70,7 +72,7 @@ impl Disk {
         self.0.dir()
     }
 
-    /// Works with the files, to the end, whoever still waits for it.
+    /// Runs `work` to its end, whether or not the caller still waits.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Files) -> Result<T, CacheError> + Send + 'static,
@@ -93,12 +95,12 @@ impl Files {
         self.0.dir()
     }
 
-    /// Whether the directory is there, is the cache, and can be written to.
+    /// Fails unless the directory exists, is the cache, and can be written to.
     pub(super) fn check(&self) -> Result<(), CacheError> {
         self.0.check()
     }
 
-    /// Whether the directory is the cache: a lost one is no empty one.
+    /// Fails unless the directory is the cache, so that a lost cache does not look empty.
     pub(super) fn find(&self) -> Result<(), CacheError> {
         self.handle().map(drop)
     }
@@ -108,7 +110,7 @@ impl Files {
         self.handle()?.names()
     }
 
-    /// Names and lengths of those files that are asked for.
+    /// Names and lengths of the files whose names are `wanted`.
     pub(super) fn lengths(
         &self,
         wanted: impl Fn(&str) -> bool,
@@ -123,13 +125,12 @@ impl Files {
         Ok(lengths.collect())
     }
 
-    /// Length of a regular file; 0 for anything else and when there is none.
+    /// Length of a regular file; 0 for anything else, and if there is none.
     pub(super) fn length(&self, name: &str) -> Result<u64, CacheError> {
         Ok(self.handle()?.length(name))
     }
 
-    /// Removes a file, a link itself and not what it leads to; it may be gone already. The file system may take
-    /// its time with a large one.
+    /// Removes a file, or a link and not its target; it need not exist. Removing a large file may take long.
     pub(super) fn remove(&self, name: &str) -> Result<(), CacheError> {
         self.handle()?.remove(name)
     }
@@ -139,7 +140,7 @@ impl Files {
         self.handle()?.free_bytes()
     }
 
-    /// Opens the image of a digest, and hashes it when it is not what it was at the last look.
+    /// Opens the image with this digest, and hashes it if its stamp has changed.
     pub(super) fn image(
         &self,
         digest: &Sha256Digest,
@@ -170,25 +171,25 @@ impl Files {
         })
     }
 
-    /// Opens a partial file, cut to what is durable. Without any of that it is a new one.
+    /// Opens a partial file, truncated to what is durable, or creates a new one if nothing is.
     pub(super) fn partial(&self, name: &str, durable_bytes: u64) -> Result<File, CacheError> {
         let handle = self.handle()?;
         if durable_bytes == 0 {
             return handle.new_partial(name);
         }
-        // What is to be gone on with must be there: an empty file would read as zeros.
+        // The durable part must exist: a new file would read as zeros.
         let file = handle.partial(name)?;
         file.set_len(durable_bytes)
-            .map_err(|error| handle.failed("cut the partial image", name, error))?;
+            .map_err(|error| handle.failed("truncate the partial image", name, error))?;
         Ok(file)
     }
 
-    /// A file without a name, for what is not needed any more when it is closed.
+    /// A file without a name, which disappears when it is closed.
     pub(super) fn unnamed(&self) -> Result<File, CacheError> {
         let handle = self.handle()?;
         match handle.open(".", OFlags::RDWR | OFlags::TMPFILE) {
             Ok(file) => Ok(file),
-            // The file system has none: it loses its name at once.
+            // The file system does not support O_TMPFILE: the file is unlinked at once.
             Err(_) => {
                 let file = handle.new_partial(SCRATCH)?;
                 handle.remove(SCRATCH)?;
@@ -206,12 +207,12 @@ impl Files {
     ) -> Result<FileStamp, CacheError> {
         let handle = self.handle()?;
         let to = file_name(digest);
-        let unread = |error| handle.failed("look at the image", &to, error);
+        let unread = |error| handle.failed("inspect the image", &to, error);
         file.sync_all()
             .map_err(|error| handle.failed("sync the image", &to, error))?;
         handle.rename(from, &to)?;
         let stamp = FileStamp::settled(file).map_err(unread)?;
-        // Whatever had the partial file's name has the image's now.
+        // The renamed file may be another one that had taken the partial file's name.
         let named = handle.image(&to).and_then(|named| FileStamp::of(&named));
         let named = named.map_err(unread)?;
         if named != stamp {
@@ -233,7 +234,7 @@ impl Files {
         if (stat.st_dev, stat.st_ino) != number {
             return Err(CacheError::Lost {
                 dir: path.to_owned(),
-                why: "was replaced at this moment",
+                why: "was replaced just now",
             });
         }
         Ok(Handle {
@@ -251,7 +252,7 @@ impl Handle {
         };
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd).map_err(failed)? {
-            // Our own names are text; others are none of our business.
+            // The cache's own names are UTF-8; other files are ignored.
             match entry.map_err(failed)?.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
                 Ok(name) => names.push(name.to_owned()),
@@ -260,7 +261,7 @@ impl Handle {
         Ok(names)
     }
 
-    /// Length of a regular file; 0 for anything else and when there is none.
+    /// Length of a regular file; 0 for anything else, and if there is none.
     fn length(&self, name: &str) -> u64 {
         rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
             .ok()
@@ -268,10 +269,10 @@ impl Handle {
             .map_or(0, |stat| stat.st_size.cast_unsigned())
     }
 
-    /// Opens a published image to read it. Whose file it is does not matter, and not how many names it
-    /// has: it is hashed again when that changes.
+    /// Opens a published image to read it. Its owner and number of links do not matter: the image is hashed
+    /// again when they change.
     fn image(&self, name: &str) -> io::Result<File> {
-        // Not to wait for the other end of a FIFO.
+        // O_NONBLOCK, so as not to wait for the other end of a FIFO.
         let file = self.open(name, OFlags::RDONLY | OFlags::NONBLOCK)?;
         match file.metadata()?.is_file() {
             true => Ok(file),
@@ -279,7 +280,7 @@ impl Handle {
         }
     }
 
-    /// Opens a partial file to go on with it.
+    /// Opens a partial file to continue it.
     fn partial(&self, name: &str) -> Result<File, CacheError> {
         let failed = |error| self.failed("open the partial image", name, error);
         let file = self
@@ -291,11 +292,11 @@ impl Handle {
         }
     }
 
-    /// Makes an empty partial file. What had its name before loses it, and is not written to.
+    /// Creates an empty partial file. A file that had its name is unlinked, and not written to.
     fn new_partial(&self, name: &str) -> Result<File, CacheError> {
         self.remove(name)?;
         self.open(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
-            .map_err(|error| self.failed("make the partial image", name, error))
+            .map_err(|error| self.failed("create the partial image", name, error))
     }
 
     /// Removes a file, a link itself and not what it leads to; it may be gone already.
@@ -309,10 +310,10 @@ impl Handle {
     /// Gives a file its final name, durably.
     fn rename(&self, from: &str, to: &str) -> Result<(), CacheError> {
         renameat(&self.fd, from, &self.fd, to).map_err(|error| match error {
-            // Its directory was replaced under it, or somebody removed it: it has to be fetched again.
+            // The directory was replaced, or somebody removed the file: it has to be fetched again.
             rustix::io::Errno::NOENT => CacheError::Lost {
                 dir: self.path.clone(),
-                why: "has lost the file of a download",
+                why: "no longer has the file of a running download",
             },
             error => self.failed("publish the image as", to, error.into()),
         })?;
@@ -323,7 +324,7 @@ impl Handle {
     /// Free bytes in the file system.
     fn free_bytes(&self) -> Result<u64, CacheError> {
         let stat = rustix::fs::fstatvfs(self.fd.as_fd()).map_err(|error| {
-            CacheError::file("look at the file system of", &self.path, error.into())
+            CacheError::file("inspect the file system of", &self.path, error.into())
         })?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
@@ -339,14 +340,14 @@ impl Handle {
     }
 }
 
-/// What is wrong with a file that should be ours.
+/// What is wrong with a file that should belong to the cache.
 fn strange(meta: &Metadata) -> Option<&'static str> {
     if !meta.is_file() {
         Some("it is not a regular file")
     } else if meta.uid() != rustix::process::geteuid().as_raw() {
         Some("it belongs to another user")
     } else if meta.nlink() > 1 {
-        Some("it has another name too")
+        Some("it has another hard link")
     } else {
         None
     }

@@ -1,9 +1,9 @@
-//! The cache's directory: for one daemon alone, and still the one that was opened.
+//! The cache's directory: used by one daemon only, and still the one that was opened.
 //!
-//! A file system that is unmounted leaves an empty directory under the same path, and what is written
-//! there fills another disk. So the directory is known by its number. Another one is taken for the cache
-//! when it is on the same file system (somebody emptied the cache by removing its directory) or has the
-//! cache's lock file in it (the file system is mounted again); any other is not written to.
+//! A file system that is unmounted leaves an empty directory at the same path, and what is written there fills
+//! another disk. So the directory is identified by its device and inode. Another directory is accepted as the
+//! cache if it is on the same file system (somebody emptied the cache by removing its directory) or contains
+//! the cache's lock file (the file system was mounted again); any other is not written to.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use rustix::fs::Access;
 use super::{CacheError, PARTIAL_PREFIX};
 use crate::lock::Lock;
 
-/// The lock's file; hidden, so that libvirt's pool does not list it.
+/// The lock file; hidden, so that libvirt's pool does not list it.
 fn lock_path(dir: &Path) -> PathBuf {
     dir.join(format!("{PARTIAL_PREFIX}lock"))
 }
@@ -27,7 +27,7 @@ pub(super) struct Home {
     now: Mutex<Now>,
 }
 
-/// The directory that is in use.
+/// The directory that is in use now.
 #[derive(Debug)]
 struct Now {
     device: u64,
@@ -38,7 +38,7 @@ struct Now {
 impl Now {
     fn take(dir: &Path) -> Result<Self, CacheError> {
         let found = fs::metadata(dir)
-            .map_err(|error| CacheError::file("look at the cache directory", dir, error))?;
+            .map_err(|error| CacheError::file("inspect the cache directory", dir, error))?;
         let shown = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let what = format!("The cache {}", shown.display());
         Ok(Self {
@@ -50,10 +50,10 @@ impl Now {
 }
 
 impl Home {
-    /// Makes the directory if it is absent, and locks it.
+    /// Creates the directory if it is absent, and locks it.
     pub(super) fn open(dir: PathBuf) -> Result<Self, CacheError> {
         fs::create_dir_all(&dir)
-            .map_err(|error| CacheError::file("make the cache directory", &dir, error))?;
+            .map_err(|error| CacheError::file("create the cache directory", &dir, error))?;
         let now = Mutex::new(Now::take(&dir)?);
         Ok(Self { dir, now })
     }
@@ -62,7 +62,7 @@ impl Home {
         &self.dir
     }
 
-    /// Whether the directory is there, is the cache, and can be written to. Blocks.
+    /// Fails unless the directory exists, is the cache, and can be written to. Blocks.
     pub(super) fn check(&self) -> Result<(), CacheError> {
         self.find()?;
         rustix::fs::access(&self.dir, Access::WRITE_OK | Access::EXEC_OK)
@@ -71,7 +71,7 @@ impl Home {
         Ok(now.lock.renew()?)
     }
 
-    /// The device and the inode of the directory that is there, if it is the cache.
+    /// The device and inode of the directory, if it is the cache.
     pub(super) fn find(&self) -> Result<(u64, u64), CacheError> {
         let lost = |why| CacheError::Lost {
             dir: self.dir.clone(),
@@ -80,10 +80,12 @@ impl Home {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let found = match fs::metadata(&self.dir) {
             Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(lost("is gone")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(lost("is missing"));
+            }
             Err(error) => {
                 return Err(CacheError::file(
-                    "look at the cache directory",
+                    "inspect the cache directory",
                     &self.dir,
                     error,
                 ));
@@ -93,7 +95,8 @@ impl Home {
             let is_cache = found.dev() == now.device || lock_path(&self.dir).exists();
             if !found.is_dir() || !is_cache {
                 return Err(lost(
-                    "is another one than at the start: is its file system unmounted?",
+                    "is not the one from the daemon's start; check whether its file system is \
+                     mounted",
                 ));
             }
             *now = Now::take(&self.dir)?;
@@ -119,7 +122,7 @@ mod tests {
         let away = home.path().join("away");
         fs::rename(&dir, &away).expect("it is moved");
         let lost = cache.check().expect_err("it is gone");
-        assert!(lost.to_string().contains("is gone"), "{lost}");
+        assert!(lost.to_string().contains("is missing"), "{lost}");
         assert!(!dir.exists(), "a look makes nothing");
         fs::rename(&away, &dir).expect("it is moved");
         cache.check().expect("it is there");

@@ -1,5 +1,4 @@
-//! Images on the local disk: found by what they are, written by one job at a time, never served
-//! unless verified.
+//! Images on the local disk: found by content, written by one job at a time, never served unverified.
 //!
 //! ```text
 //!             lookup
@@ -12,13 +11,13 @@
 //! - Invariant: a file named by a digest has that digest. It gets the name by rename, after its
 //!   bytes were hashed and synced; a file that changed since (size, inode, modification or change
 //!   time) is hashed again before it is served.
-//! - Invariant: what a job gets does not depend on what is cached. A hit is an object that had this
-//!   digest when it was read, and by size and validator is the same now; a `.sha256` object alone says
-//!   what the object should be, not what it is.
+//! - Invariant: what a job gets does not depend on what is cached. On a hit, the object had this digest when it
+//!   was read, and has the same size and validator now; a `.sha256` object only says what the object should be,
+//!   not what it is.
 //! - Invariant: one flight per object. The second request waits for the first one's file.
-//! - Invariant: what is pinned is neither evicted nor deleted; that a removal is refused changes
-//!   nothing. Removal and publication take turns.
-//! - Invariant: nothing is made, read or forgotten while the directory is not the one of the start.
+//! - Invariant: what is pinned is neither evicted nor deleted; a refused removal changes nothing. Removal and
+//!   publication exclude each other.
+//! - Invariant: nothing is created, read or forgotten while the directory is not the one from the start.
 //!
 //! The index is in the database; files without a row and rows without a file are swept by
 //! [`Cache::reconcile`].
@@ -67,11 +66,11 @@ const PARTIAL_SUFFIX: &str = ".partial";
 pub struct CacheSettings {
     /// The directory.
     pub dir: PathBuf,
-    /// Evict what was not used for so long.
+    /// Images that were not used for this long are evicted.
     pub max_age: Duration,
-    /// Largest sum of images.
+    /// Most bytes of all images together.
     pub max_size_bytes: Option<u64>,
-    /// Free space to leave in the file system.
+    /// Bytes to leave free in the file system.
     pub min_free_bytes: u64,
 }
 
@@ -88,7 +87,7 @@ struct Inner {
     flights: Flights,
     /// Bytes that running downloads will still write.
     reserved_bytes: Arc<AtomicU64>,
-    /// Removal, publication and admission of new downloads take turns.
+    /// Held by removal, publication and admission of new downloads, which exclude each other.
     room: AsyncMutex<()>,
     evicted_images: AtomicU64,
 }
@@ -98,25 +97,25 @@ struct Inner {
 pub enum Lookup {
     /// From the cache.
     Hit(Pin),
-    /// From the source: this job fetches it for all.
+    /// From the source: this job fetches it for all jobs.
     Lead(Box<Lead>),
     /// Another job is fetching it: wait, then look again.
     Follow(Follower),
 }
 
-/// What a job would find.
+/// What a job would find now.
 #[derive(Debug)]
 pub enum Peek {
     /// The image.
     Hit(Pin),
-    /// Another job that fetches it.
+    /// Another job is fetching it.
     Fetching,
     /// Nothing.
     Miss,
 }
 
 impl Cache {
-    /// Makes the directory if it is absent, and takes it for this process alone.
+    /// Creates the directory if it is absent, and locks it for this process.
     pub fn open(settings: CacheSettings, store: Store) -> Result<Self, CacheError> {
         Ok(Self(Arc::new(Inner {
             disk: Disk::open(&settings.dir)?,
@@ -135,12 +134,12 @@ impl Cache {
         self.0.disk.dir()
     }
 
-    /// Whether the directory is there, is still the cache, and can be written to.
+    /// Fails unless the directory exists, is still the cache, and can be written to.
     pub async fn probe(&self) -> Result<(), CacheError> {
         self.0.disk.run(Files::check).await
     }
 
-    /// What a job of this object would find now. Begins nothing.
+    /// What a job of this object would find now. Starts nothing.
     pub async fn peek(
         &self,
         object: &ObjectMeta,
@@ -154,17 +153,17 @@ impl Cache {
         })
     }
 
-    /// What stays free in the file system.
+    /// How many bytes stay free in the file system.
     pub fn min_free_bytes(&self) -> u64 {
         self.0.settings.min_free_bytes
     }
 
-    /// The largest sum of all images, if there is a limit.
+    /// Most bytes of all images together, if there is a limit.
     pub fn max_size_bytes(&self) -> Option<u64> {
         self.0.settings.max_size_bytes
     }
 
-    /// Finds the image, or makes the caller the one who fetches it.
+    /// Finds the image, or makes the caller its leader or a follower.
     pub async fn lookup(
         &self,
         object: &ObjectMeta,
@@ -213,7 +212,7 @@ impl Cache {
         Ok(self.0.store.count_images().await?)
     }
 
-    /// Deletes one image; false when there is none.
+    /// Deletes one image; false if there is none.
     pub async fn delete(&self, digest: Sha256Digest) -> Result<bool, CacheError> {
         let _turn = self.0.room.lock().await;
         self.probe().await?;
@@ -224,7 +223,7 @@ impl Cache {
         Ok(true)
     }
 
-    /// Removes an image that nobody has pinned: first the row, then the file. The caller has the turn.
+    /// Removes an image that nobody has pinned: first the row, then the file. The caller holds the lock `room`.
     async fn remove(&self, digest: Sha256Digest) -> Result<(), CacheError> {
         self.0.disk.run(Files::find).await?;
         // Nobody can pin it from here on, and nothing has changed yet.
@@ -235,7 +234,7 @@ impl Cache {
         self.remove_closed(closed).await
     }
 
-    /// Removes the file of an image that nobody has, and lets go of its name afterwards.
+    /// Removes the file of an image that nobody has pinned, and allows pinning again afterwards.
     async fn remove_closed(&self, closed: Closed<Sha256Digest>) -> Result<(), CacheError> {
         let name = file_name(closed.of());
         let removed = move |files: &Files| {
@@ -246,7 +245,7 @@ impl Cache {
         self.0.disk.run(removed).await
     }
 
-    /// The published image of this object, pinned, if it is there and right.
+    /// The published image of this object, pinned, if it exists and is intact.
     async fn find(
         &self,
         object: &ObjectMeta,
@@ -270,7 +269,7 @@ impl Cache {
         let Some(digest) = self.known_digest(object, sidecar).await? else {
             return Ok(None);
         };
-        // The seat comes before the look, so that no removal comes between.
+        // Pinned before the lookup, so that no removal comes in between.
         let Some(seat) = self.0.pins.take(digest) else {
             return Ok(None);
         };
@@ -287,15 +286,15 @@ impl Cache {
         Ok(Some(Pin::new(seat, path, file, row.stamp)))
     }
 
-    /// The digest that this version of the object had when it was read. None when it was not, when
-    /// nothing that the server says shows that it is the same version, and when it is not the digest
-    /// that it should have: then only its bytes can tell.
+    /// The digest that this version of the object had when it was read. None if it was not read, if nothing in
+    /// the server's answer shows that it is the same version, or if the digest is not the one that it should
+    /// have: then the object has to be read.
     pub async fn known_digest(
         &self,
         object: &ObjectMeta,
         sidecar: Option<Sha256Digest>,
     ) -> Result<Option<Sha256Digest>, CacheError> {
-        // A weak validator does for what is known to be right of two: the sidecar says the same.
+        // With a sidecar that gives the same digest, a weak validator is enough.
         let validator = match sidecar {
             Some(_) => object.validator(),
             None => object.strong_validator(),
@@ -320,7 +319,7 @@ fn file_name(digest: &Sha256Digest) -> String {
     format!("{digest}{PUBLISHED}")
 }
 
-/// Names one version of one object and what it should be: what flights and partial files go by.
+/// The key of flights and partial files: one version of one object, with the digest that it should have.
 fn object_key(object: &ObjectMeta, sidecar: Option<Sha256Digest>) -> String {
     let mut hasher = Sha256::new();
     for part in [

@@ -9,7 +9,7 @@ use lvp_api::Sha256Digest;
 use crate::seats::Seat;
 use crate::stamp::FileStamp;
 
-/// A published image that stays while this lives: its open file, as it was found to be right.
+/// A published image, which is not removed while this lives: its open file, as it was verified.
 pub struct Pin {
     seat: Seat<Sha256Digest>,
     path: PathBuf,
@@ -32,12 +32,13 @@ impl Pin {
         }
     }
 
-    /// The image's file, as it is shown; what is read is [`Pin::file`], whatever has this name.
+    /// The path of the image's file, for display; read [`Pin::file`] instead, as another file may have this
+    /// path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The image, open. Its position is nobody's.
+    /// The open image. Its file offset is shared, so it is read by position only.
     pub fn file(&self) -> &File {
         &self.file
     }

@@ -29,7 +29,7 @@ pub struct Lead {
     reservation: Reservation,
 }
 
-/// Space that a running download will still take.
+/// Space that a running download still needs.
 #[derive(Debug)]
 struct Reservation {
     all: Arc<AtomicU64>,
@@ -45,7 +45,7 @@ impl Reservation {
         }
     }
 
-    /// So many bytes are written and show in the file system's own numbers from now on.
+    /// Releases bytes that were written, and that the file system now counts as used.
     fn spent(&mut self, bytes: u64) {
         let bytes = bytes.min(self.mine);
         self.mine -= bytes;
@@ -70,10 +70,10 @@ impl Lead {
     ) -> Result<Self, CacheError> {
         let file_name = format!("{PARTIAL_PREFIX}{key}{PARTIAL_SUFFIX}");
         let turn = cache.0.room.lock().await;
-        // In turn with those who remove partial files: what is counted on here stays.
+        // Under the lock, so that the partial file is not removed meanwhile.
         let durable_bytes = cache.resumable(&file_name, object).await?;
         if durable_bytes == 0 {
-            // What nobody can go on with only takes room.
+            // A partial file that cannot be continued only takes up space.
             let name = file_name.clone();
             cache.0.disk.run(move |files| files.remove(&name)).await?;
         }
@@ -103,8 +103,8 @@ impl Lead {
         self.durable_bytes
     }
 
-    /// Whether the object may be put together of several answers: something tells its versions apart,
-    /// or the digest that it must have does.
+    /// Whether the object may be joined from several answers: its versions can be told apart, or its digest is
+    /// known.
     pub fn can_be_joined(&self) -> bool {
         self.object.strong_validator().is_some() || self.sidecar.is_some()
     }
@@ -119,7 +119,7 @@ impl Lead {
         self.cache.dir().join(&self.file_name)
     }
 
-    /// Opens the partial file, cut to what is durable. Without any of that it is a new one.
+    /// Opens the partial file, truncated to what is durable, or creates a new one if nothing is.
     pub async fn open(&self) -> Result<File, CacheError> {
         let (name, durable_bytes) = (self.file_name.clone(), self.durable_bytes);
         let disk = &self.cache.0.disk;
@@ -127,12 +127,12 @@ impl Lead {
             .await
     }
 
-    /// Notes that the first `bytes` are on the disk: a later attempt goes on from there.
+    /// Records that the first `bytes` are on the disk: a later attempt continues from there.
     pub async fn durable(&mut self, bytes: u64) -> Result<(), CacheError> {
         self.reservation
             .spent(bytes.saturating_sub(self.durable_bytes));
         self.durable_bytes = bytes;
-        // Without one, nobody can tell later whether it is still the same object.
+        // Without a strong validator, it is unknown later whether the object is still the same.
         let Some(etag) = self.object.strong_validator() else {
             return Ok(());
         };
@@ -151,12 +151,12 @@ impl Lead {
             .await
         {
             Err(error) if error.may_heal() => {
-                // What is not noted is fetched again after a restart; the download need not wait for it.
+                // Without the record, more is fetched again after a restart; the download need not wait for it.
                 let error = crate::error::chain(&error);
                 tracing::debug!(
                     component = "cache",
                     error,
-                    "A download's progress is not noted"
+                    "The progress of a download was not recorded"
                 );
                 Ok(())
             }
@@ -164,7 +164,7 @@ impl Lead {
         }
     }
 
-    /// Throws the partial file away: its bytes are the wrong ones, nobody may go on from them.
+    /// Discards the partial file: its bytes are wrong, and must not be continued from.
     pub async fn discard(&mut self) -> Result<(), CacheError> {
         self.durable_bytes = 0;
         self.cache
@@ -185,15 +185,14 @@ impl Lead {
     }
 
     /// Publishes the partial file, whose bytes were just hashed: sync, rename, sync the
-    /// directory. The digest must be the sidecar's, if there is one. An image that is there already
-    /// stays, so that whoever reads it goes on with the same file. The row follows
-    /// ([`Published::record`]).
+    /// directory. The digest must be the sidecar's, if there is one. An image that already exists is kept, so
+    /// that its readers continue with the same file. The row follows ([`Published::record`]).
     pub async fn publish(self, file: File, digest: Sha256Digest) -> Result<Published, CacheError> {
         debug_assert!(self.sidecar.is_none_or(|expected| expected == digest));
         let cache = self.cache.clone();
-        // Not while the same image is being removed.
+        // So that the same image is not removed meanwhile.
         let _turn = cache.0.room.lock().await;
-        // Whoever removes an image has the turn, or has gone away and left the removal to its end.
+        // A removal holds the lock, or its caller has gone and the removal is still running.
         let seat = (cache.0.pins.take(digest)).ok_or(CacheError::InUse(digest))?;
         let known = match cache.0.store.image(digest).await? {
             Some(row) => cache.still_right(row).await?,
@@ -245,8 +244,8 @@ impl Lead {
     }
 }
 
-/// A published file that is not in the index yet. The flight goes on until it is; the seat keeps the
-/// file from being swept.
+/// A published file that is not in the index yet. The flight continues until it is; the seat prevents the file
+/// from being swept.
 #[derive(Debug)]
 pub struct Published {
     lead: Lead,
@@ -257,7 +256,7 @@ pub struct Published {
 }
 
 impl Published {
-    /// Puts the file into the index; may be repeated when it fails.
+    /// Adds the file to the index; may be repeated if it fails.
     pub async fn record(&self) -> Result<(), CacheError> {
         let store = &self.lead.cache.0.store;
         let partial = self.lead.file_name.clone();

@@ -1,4 +1,4 @@
-//! What the cache needs to know, from the configuration.
+//! The cache's settings, from the configuration.
 
 use std::path::PathBuf;
 

@@ -379,7 +379,7 @@ async fn a_lost_directory_is_told_from_an_empty_cache() {
     lost(published.expect_err("gone"), "is gone");
     assert!(!dir.exists(), "a look makes nothing");
     fs::write(&dir, b"").expect("a file");
-    lost(look().await.expect_err("a file"), "is another one");
+    lost(look().await.expect_err("a file"), "is not the one");
     fs::remove_file(&dir).expect("it is removed");
     // It comes back, and nothing was forgotten.
     fs::rename(&away, &dir).expect("it is moved");

@@ -1,8 +1,8 @@
 //! Whether a cached file is still what its name says.
 //!
-//! A file whose size, inode and both of its times are those of the last look has not been written to
-//! since: whoever sets back the modification time changes the change time by that, which nobody can
-//! set. In doubt the file is hashed again.
+//! A file whose size, inode, modification time and change time are the same as at the last look has not been
+//! written to since: setting back the modification time changes the change time, which cannot be set. In doubt,
+//! the file is hashed again.
 
 use std::fs::File;
 use std::io;
@@ -25,7 +25,7 @@ pub fn hash_file(file: &File) -> io::Result<Sha256Digest> {
     Ok(Sha256Digest::new(hasher.finalize().into()))
 }
 
-/// Hands all bytes of a file to somebody, in order. Blocks.
+/// Passes all bytes of a file to `take`, in order. Blocks.
 pub fn each_block(file: &File, mut take: impl FnMut(&[u8])) -> io::Result<()> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut offset = 0;
@@ -42,7 +42,7 @@ pub fn each_block(file: &File, mut take: impl FnMut(&[u8])) -> io::Result<()> {
     }
 }
 
-/// Hashes a file that may have changed, and looks whether it stayed as it is meanwhile. Blocks.
+/// Hashes a file that may have changed, and fails if it changes meanwhile. Blocks.
 pub(super) fn hash_again(file: &File) -> io::Result<(Sha256Digest, FileStamp)> {
     let before = FileStamp::settled(file)?;
     let digest = hash_file(file)?;
@@ -53,8 +53,8 @@ pub(super) fn hash_again(file: &File) -> io::Result<(Sha256Digest, FileStamp)> {
 }
 
 impl Cache {
-    /// The row and its open file, if it is there and right; a file that changed is hashed again, one
-    /// that is wrong is dropped with its row.
+    /// The row and its open file, if the file exists and is intact; a file that changed is hashed again, and
+    /// one that is wrong is removed with its row.
     pub(super) async fn still_right(
         &self,
         row: ImageRow,
@@ -76,7 +76,8 @@ impl Cache {
             Found::Gone => {
                 tracing::warn!(
                     component = "cache", path = %path.display(),
-                    "A cached image is gone; it will be fetched again"
+                    "A cached image is missing on the disk; it will be fetched again when it is \
+                     needed"
                 );
                 self.0.store.forget_image(row.digest).await?;
                 return Ok(None);
@@ -85,7 +86,8 @@ impl Cache {
         }
         tracing::error!(
             component = "cache", path = %path.display(),
-            "A cached image has changed on the disk; it is dropped and will be fetched again"
+            "A cached image has changed on the disk; it was removed and will be fetched again \
+             when it is needed"
         );
         self.0.store.forget_image(row.digest).await?;
         let name = file_name(&row.digest);
@@ -95,8 +97,8 @@ impl Cache {
 }
 
 impl super::Pin {
-    /// Whether the file still has the image's bytes, after it was read. Blocks; when anything about
-    /// the file has changed, for as long as it takes to hash it.
+    /// Whether the file still has the image's bytes after it was read. Blocks; if the file's stamp has changed,
+    /// for as long as it takes to hash the file.
     pub fn is_unchanged(&self) -> io::Result<bool> {
         if FileStamp::of(self.file())? == self.stamp {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! What a volume's bytes are.
+//! The digest of a volume's content, and comparisons of contents.
 //!
 //! Most of a fresh disk is zeros, and it is read back whole when a golden volume is made. So the digest of a disk is a
 //! digest of digests: SHA-256 over the SHA-256s of its blocks of 1 MiB, the last of which may be shorter. A block of
@@ -20,10 +20,10 @@ const BLOCK_BYTES: usize = 1 << 20; // 1 MiB
 
 static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
-/// What differs is told in pieces of this.
+/// Granularity in which differences are reported.
 const PIECE_BYTES: usize = 4096;
 
-/// So many parts that differ are told.
+/// How many differing parts are reported.
 const TOLD: usize = 16;
 
 /// Where two volumes differ.
@@ -48,7 +48,7 @@ impl Differences {
     }
 }
 
-/// The digest of a disk of so many bytes; None when it was told to stop. Blocks.
+/// The digest of a disk of this size; None if it was told to stop. Blocks.
 pub fn digest(file: &File, size_bytes: u64, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
     let zeros = Sha256::digest(ZEROS);
     let mut hasher = Sha256::new();
@@ -62,7 +62,7 @@ pub fn digest(file: &File, size_bytes: u64, stop: &AtomicBool) -> io::Result<Opt
     Ok(ended.map(|()| Sha256Digest::new(hasher.finalize().into())))
 }
 
-/// Adds where a file is not zero; None when it was told to stop. Blocks.
+/// Adds the parts of a file that are not zero; None if it was told to stop. Blocks.
 pub fn compare_with_zeros(
     file: &File,
     range: Range<u64>,
@@ -80,7 +80,7 @@ pub fn compare_with_zeros(
     })
 }
 
-/// Adds where two files differ within their first bytes; None when it was told to stop. Blocks.
+/// Adds the parts of the first `size_bytes` in which two files differ; None if it was told to stop. Blocks.
 pub fn compare(
     file: &File,
     other: &File,
@@ -112,7 +112,8 @@ fn read(
     let mut block = vec![0; BLOCK_BYTES];
     let mut offset = range.start;
     let mut data = offset;
-    // What is missing is no hole. A block device's length is not in its metadata, and it has no holes.
+    // A file that is too short does not read as zeros. A block device's length is not in its metadata, and it
+    // has no holes.
     let metadata = file.metadata()?;
     if metadata.is_file() && metadata.len() < range.end {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -138,7 +139,8 @@ fn read(
     Ok(Some(()))
 }
 
-/// Where the next bytes are that are no hole, from `offset` on: there itself where that cannot be told.
+/// The start of the next data that is not a hole, at or after `offset`; `offset` itself if holes cannot be
+/// found.
 fn next_data(file: &File, offset: u64) -> io::Result<u64> {
     match seek(file, SeekFrom::Data(offset)) {
         Ok(data) => Ok(data),

@@ -1,4 +1,4 @@
-//! Golden volumes: one for each image, from which further volumes of it are cloned.
+//! Golden volumes: one for each image, from which volumes with that image are cloned.
 //!
 //! ```text
 //!         find
@@ -9,12 +9,12 @@
 //!           '---- nobody is ------------> make, write, seal --> Held
 //! ```
 //!
-//! What there is, the back end says, and it decides ([`Golden::flaw`]); the database keeps beside it what only the
-//! daemon knows: where the image came from, how many clones were made, and when the last.
+//! The back end decides which golden volumes exist and can be used ([`Golden::flaw`]). The database adds what
+//! only the daemon knows: where the image came from, how many clones were made, and when the last one was.
 //!
 //! - Invariant: one flight per golden volume. The second job waits for the first one's.
-//! - Invariant: what is held is not removed, nor what is being made.
-//! - Invariant: no request is refused for want of room as long as there is a golden volume that nobody holds.
+//! - Invariant: what is held or being made is not removed.
+//! - Invariant: no request is refused for lack of room while there is a golden volume that nobody holds.
 
 pub mod content;
 mod room;
@@ -37,11 +37,11 @@ use crate::volume::{Clones, Content, Golden, GoldenKey, Volume, VolumeError, Vol
 pub use room::Usage;
 pub use settings::GoldenSettings;
 
-/// What goes wrong with golden volumes.
+/// An error of golden volumes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GoldenError {
-    /// The back end has none.
+    /// The back end cannot clone.
     #[error("Volumes cannot be cloned here: {0}")]
     Unavailable(String),
     /// A job is making it or cloning it.
@@ -51,7 +51,7 @@ pub enum GoldenError {
     #[error(transparent)]
     Volume(#[from] VolumeError),
     /// The database failed.
-    #[error("What is known of golden volumes cannot be read or written")]
+    #[error("The database's records of golden volumes cannot be read or written")]
     Store(#[from] StoreError),
 }
 
@@ -66,12 +66,12 @@ struct Inner {
     store: Store,
     seats: Arc<Seats<GoldenKey>>,
     flights: Flights,
-    /// Removals take turns.
+    /// Serialises removals.
     turn: AsyncMutex<()>,
     dropped: AtomicU64,
 }
 
-/// A sound golden volume that stays while this lives.
+/// A usable golden volume, which is not removed while this lives.
 #[derive(Debug)]
 pub struct Held {
     golden: Golden,
@@ -85,7 +85,7 @@ impl Held {
     }
 }
 
-/// A golden volume, and what is known of it.
+/// A golden volume, and what is known about it.
 #[derive(Debug)]
 pub struct Entry {
     /// What the back end says.
@@ -119,7 +119,7 @@ impl Shelf {
         }))
     }
 
-    /// What the back end offers.
+    /// The back end's cloning, if it has any.
     async fn clones(&self) -> Result<&dyn Clones, GoldenError> {
         self.0
             .volumes
@@ -128,10 +128,10 @@ impl Shelf {
             .map_err(GoldenError::Unavailable)
     }
 
-    /// The image's golden volume, if there is a sound one.
+    /// The image's golden volume, if there is a usable one.
     pub async fn find(&self, key: &GoldenKey) -> Result<Option<Held>, GoldenError> {
         let clones = self.clones().await?;
-        // The seat comes before the look, so that no removal comes between.
+        // Held before the lookup, so that no removal comes in between.
         let Some(seat) = self.0.seats.take(*key) else {
             return Ok(None);
         };
@@ -143,7 +143,7 @@ impl Shelf {
             if !self.0.flights.contains(name.as_str()) {
                 tracing::warn!(
                     component = "golden", volume = %name, flaw,
-                    "A golden volume is not used; it will be made anew"
+                    "A golden volume cannot be used; it will be made anew"
                 );
             }
             return Ok(None);
@@ -154,12 +154,12 @@ impl Shelf {
         }))
     }
 
-    /// Takes the lead in making an image's golden volume, or a seat behind whoever has it.
+    /// Takes the lead in making an image's golden volume, or follows whoever has it.
     pub fn enter(&self, key: &GoldenKey) -> Result<FlightGuard, Follower> {
         self.0.flights.enter(key.volume_name().as_str())
     }
 
-    /// Makes the volume that is to be golden, in place of one with a flaw. The caller leads.
+    /// Creates the golden volume, in place of one with a flaw. The caller has the lead.
     pub async fn make(
         &self,
         key: &GoldenKey,
@@ -178,7 +178,7 @@ impl Shelf {
             .await
     }
 
-    /// Says that the volume holds its image, and holds it. The caller leads still.
+    /// Marks the volume as finished, and holds it. The caller still has the lead.
     pub async fn seal(
         &self,
         volume: &Volume,
@@ -188,7 +188,7 @@ impl Shelf {
         origin: Origin,
     ) -> Result<Held, GoldenError> {
         let clones = self.clones().await?;
-        // Nobody removes what is being made, so the seat is free.
+        // A golden volume that is being made is not removed, so the seat is free.
         let seat = self.0.seats.take(*key);
         let seat = seat.ok_or(GoldenError::InUse(key.digest))?;
         let golden = clones.seal(volume, key, job, content).await?;
@@ -213,11 +213,11 @@ impl Shelf {
         })
     }
 
-    /// Removes what its maker could not finish. The caller leads still.
+    /// Removes a golden volume that could not be finished. The caller still has the lead.
     pub async fn give_up(&self, volume: &Volume, job: JobId) {
         let removed = self.0.volumes.remove_created(&volume.name, job).await;
         if let Err(error) = removed {
-            // The next interval tries again.
+            // `reconcile` tries again at the next interval.
             tracing::warn!(
                 component = "golden", volume = %volume.name, job_id = %job,
                 error = crate::error::chain(&error),
@@ -226,13 +226,13 @@ impl Shelf {
         }
     }
 
-    /// The SHA-512 of an image that has a golden volume, where it is known.
+    /// The SHA-512 of an image that has a golden volume, if it is known.
     pub async fn sha512(&self, key: &GoldenKey) -> Result<Option<Sha512Digest>, GoldenError> {
         let row = self.0.store.golden(*key).await?;
         Ok(row.and_then(|row| row.sha512))
     }
 
-    /// Notes the SHA-512 that an image was found to have.
+    /// Records the SHA-512 that an image was found to have.
     pub async fn learned_sha512(
         &self,
         key: &GoldenKey,
@@ -254,7 +254,7 @@ impl Shelf {
         Ok(self.0.store.golden_cloned(held.golden.key, now).await?)
     }
 
-    /// All golden volumes, the longest unused first; those of which nothing is known before them.
+    /// All golden volumes, the longest unused first; those without a row come before them.
     pub async fn list(&self) -> Result<Vec<Entry>, GoldenError> {
         let found = self.clones().await?.golden().await?;
         let rows = self.0.store.golden_by_use().await?;
@@ -274,7 +274,7 @@ impl Shelf {
         Ok(entries.into_iter().map(|(_, entry)| entry).collect())
     }
 
-    /// The images that had golden volumes at the last look, by their digests.
+    /// The digests of the images that had golden volumes at the last look.
     pub async fn digests(&self) -> Result<HashSet<String>, GoldenError> {
         let rows = self.0.store.golden_by_use().await?;
         Ok(rows.iter().map(|row| row.key.digest.to_string()).collect())

@@ -1,4 +1,4 @@
-//! Bounds, removal, and what is swept.
+//! Limits, removal and sweeping.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -11,19 +11,19 @@ use crate::error::chain;
 use crate::store::GoldenRow;
 use crate::volume::{GoldenKey, VolumeError, VolumeErrorKind, VolumeState};
 
-/// What golden volumes take.
+/// How many golden volumes there are, and the space that they use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Sound ones.
+    /// Usable golden volumes.
     pub volumes: u64,
-    /// Those that are not used, unfinished ones that a job is making left out.
+    /// Golden volumes that cannot be used, not counting those that a job is making.
     pub flawed: u64,
-    /// What they take, as far as the back end can tell.
+    /// The space that they use, as far as the back end knows it.
     pub bytes: u64,
 }
 
 impl Shelf {
-    /// Does `work` again for every golden volume that had to go because there was no room for it.
+    /// Runs `work`; while there is no room for it, removes a golden volume and runs it again.
     pub async fn with_room<T, F: Future<Output = Result<T, VolumeError>>>(
         &self,
         mut work: impl FnMut() -> F,
@@ -41,7 +41,7 @@ impl Shelf {
         }
     }
 
-    /// Removes the longest unused golden volume that nobody has; false when there is none.
+    /// Removes the longest unused golden volume that nobody holds; false if there is none.
     pub async fn drop_oldest(&self, why: &str) -> Result<bool, GoldenError> {
         if self.clones().await.is_err() {
             return Ok(false);
@@ -60,7 +60,7 @@ impl Shelf {
         Ok(false)
     }
 
-    /// Removes the golden volumes of an image; false when there are none.
+    /// Removes the golden volumes of an image; false if there are none.
     pub async fn remove(&self, digest: Sha256Digest) -> Result<bool, GoldenError> {
         let _turn = self.0.turn.lock().await;
         let mut entries = self.list().await?;
@@ -79,7 +79,7 @@ impl Shelf {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// Removes one that nobody has: first the row, then the volume. The caller has the turn.
+    /// Removes one that nobody holds: first the row, then the volume. The caller holds the lock `turn`.
     async fn remove_entry(&self, entry: &Entry) -> Result<(), GoldenError> {
         let key = entry.golden.key;
         let in_use = GoldenError::InUse(key.digest);
@@ -98,11 +98,11 @@ impl Shelf {
         self.0.dropped.fetch_add(1, Ordering::Relaxed);
         tracing::info!(
             component = "golden", digest = %key.digest, image_type = %key.image_type,
-            "Dropped a golden volume {why}"
+            "Removed a golden volume {why}"
         );
     }
 
-    /// Drops the longest unused ones until what is left is within the bounds of count and bytes.
+    /// Removes the longest unused ones until the rest is within the limits on count and bytes.
     pub(super) async fn keep_bounds(&self) -> Result<(), GoldenError> {
         let _turn = self.0.turn.lock().await;
         let entries = self.list().await?;
@@ -120,7 +120,7 @@ impl Shelf {
                     bytes -= bytes_of(entry);
                     self.say_dropped(
                         &entry.golden.key,
-                        "to keep to golden.max_count and golden.max_bytes",
+                        "to stay within golden.max_count and golden.max_bytes",
                     );
                 }
                 Err(GoldenError::InUse(_)) => {}
@@ -130,7 +130,7 @@ impl Shelf {
         Ok(())
     }
 
-    /// What there is.
+    /// How many golden volumes there are now, and the space that they use.
     pub async fn usage(&self) -> Result<Usage, GoldenError> {
         if self.clones().await.is_err() {
             return Ok(Usage::default());
@@ -147,14 +147,16 @@ impl Shelf {
         Ok(usage)
     }
 
-    /// Brings golden volumes and what is known of them together, and removes what is too old, what no unfinished
-    /// job will finish, and clones that wait for nobody. Runs at start and every `cache.eviction_interval`.
+    /// Makes golden volumes and their rows agree, and removes what is too old, what no unfinished job will
+    /// finish, and clones of ended jobs that were not put in place. Runs at the start and every
+    /// `cache.eviction_interval`.
     pub async fn reconcile(&self, may_age: bool) -> Result<usize, GoldenError> {
         let Ok(clones) = self.clones().await else {
             return Ok(0);
         };
         let mut swept = 0;
-        // The order of the looks matters, as jobs go on meanwhile: no clone of a job that has just begun.
+        // Jobs continue meanwhile, so clones are listed first: otherwise one of a job that has just started
+        // could be removed.
         let waiting = clones.waiting().await?;
         let unfinished = self.0.store.unfinished_jobs().await?;
         let unfinished: HashSet<JobId> = unfinished.iter().map(|job| job.id).collect();
@@ -167,12 +169,12 @@ impl Shelf {
                     swept += 1;
                     tracing::warn!(
                         component = "golden", job_id = %job,
-                        "Removed a clone that an ended job had not put in its volume's place"
+                        "Removed a clone of an ended job that had not replaced its volume yet"
                     );
                 }
                 Err(error) => tracing::error!(
                     component = "golden", job_id = %job, error = chain(&error),
-                    "A clone that an ended job had not put in its volume's place cannot be removed"
+                    "A clone of an ended job that had not replaced its volume yet cannot be removed"
                 ),
             }
         }
@@ -186,7 +188,7 @@ impl Shelf {
             for entry in &entries {
                 let why = match (entry.golden.volume.state, &entry.row) {
                     (VolumeState::Populating { job, .. }, _) if !unfinished.contains(&job) => {
-                        "that an ended job had not finished"
+                        "that an ended job did not finish"
                     }
                     (VolumeState::Populating { .. }, _) => continue,
                     (_, Some(row)) if may_age && row.last_used_at < oldest => {
@@ -211,7 +213,7 @@ impl Shelf {
         Ok(swept)
     }
 
-    /// Rows follow volumes: a sound volume without a row gets one, a row without a volume goes.
+    /// Makes rows follow volumes: a usable volume without a row gets one, a row without a volume is removed.
     async fn match_rows(
         &self,
         rows: Vec<GoldenRow>,
@@ -232,7 +234,7 @@ impl Shelf {
             match (&entry.golden.flaw, &entry.row) {
                 (Some(flaw), _) if !entry.in_use => tracing::warn!(
                     component = "golden", volume = %entry.golden.volume.name, flaw,
-                    "A golden volume is not used; it will be made anew"
+                    "A golden volume cannot be used; it will be made anew"
                 ),
                 (None, None) => {
                     let row = GoldenRow {

@@ -1,4 +1,4 @@
-//! What golden volumes need to know, from the configuration.
+//! The settings of golden volumes, from the configuration.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::config;
 /// How many golden volumes are kept, and for how long.
 #[derive(Debug, Clone)]
 pub struct GoldenSettings {
-    /// So many at most.
+    /// Most golden volumes.
     pub max_count: usize,
-    /// Largest sum of what they take.
+    /// Most space that they use together.
     pub max_bytes: Option<u64>,
-    /// One that nothing was cloned from for so long is removed.
+    /// A golden volume that nothing was cloned from for this long is removed.
     pub max_age: Duration,
 }
 

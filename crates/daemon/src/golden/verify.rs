@@ -12,7 +12,7 @@ use crate::threads::blocking;
 use crate::volume::clones::is_reserved;
 use crate::volume::{Clones, Content, Volume, VolumeError, VolumeErrorKind, VolumeState};
 
-/// Stops the reading when nobody waits for it any more.
+/// Stops the reading when the caller no longer waits.
 struct Reading(Arc<AtomicBool>);
 
 impl Drop for Reading {
@@ -22,8 +22,8 @@ impl Drop for Reading {
 }
 
 impl Shelf {
-    /// Reads a ready volume, or a golden one, and compares it with what its content was when it was made. Nobody may
-    /// use it meanwhile. Dropping the future ends the reading.
+    /// Reads a ready or golden volume, and compares it with its content when it was made. It must not be in use
+    /// meanwhile. Dropping the future ends the reading.
     pub async fn verify(&self, name: &VolumeName) -> Result<VerifiedVolume, GoldenError> {
         let clones = self.clones().await?;
         let Some(volume) = self.0.volumes.lookup(name).await? else {
@@ -44,8 +44,8 @@ impl Shelf {
             .or_else(|| held.as_ref().and_then(|held| held.golden().content));
         let Some(content) = recorded else {
             return Err(refused(format!(
-                "Nothing was recorded of the content of volume {name}, and its image has no golden volume to \
-                 compare it with: make one with 'lvpctl golden make'"
+                "The content of volume {name} was not recorded when it was made, and its image \
+                 has no golden volume to compare it with: make one with 'lvpctl golden make'"
             )));
         };
         let file = clones.read_golden(&volume).await?;
@@ -81,8 +81,8 @@ impl Shelf {
         })
     }
 
-    /// The sound golden volume with the same content, if there is one, and only one where the volume does not say
-    /// what its content was.
+    /// The usable golden volume with the same content. If the volume's content was not recorded, the image must
+    /// have exactly one golden volume.
     async fn of_image(
         &self,
         clones: &dyn Clones,
@@ -107,7 +107,7 @@ impl Shelf {
 
 type Compared = Option<(lvp_api::Sha256Digest, Differences)>;
 
-/// None when it was told to stop. Blocks.
+/// None if it was told to stop. Blocks.
 fn compare(
     file: &File,
     golden: Option<File>,

@@ -1,4 +1,4 @@
-//! The cache over HTTP.
+//! The cache's handlers.
 
 use axum::Json;
 use axum::body::Body;
@@ -14,7 +14,7 @@ use crate::access::audit::Subject;
 use crate::job::work::{ImageRequest, Work};
 use crate::source::url::redact;
 
-/// What a listing may be asked for.
+/// The query parameters of a listing.
 const LISTING: &[&str] = &["limit", "offset"];
 
 /// `GET /api/v1/cache/images`
@@ -22,7 +22,7 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<Cached
     let fields = Fields::of_query(&uri, LISTING)?;
     let Part { limit, offset } = Part::of(&fields)?;
     let _place = app.shared.lists.place().await?;
-    // A thousand rows of URLs of 4 KiB are read at most.
+    // At most a thousand rows are read, with URLs of at most 4 KiB.
     let cache = &app.services.cache;
     let mut images = cache.list(limit, offset).await?;
     let golden = app.services.golden.digests().await?;
@@ -50,7 +50,7 @@ pub(super) async fn fetch(
     new_job(&app, request, |image| Work::Fetch { image }).await
 }
 
-/// Makes a job of a request that names an image and no volume.
+/// Makes a job from a request that names an image and no volume.
 pub(super) async fn new_job(
     app: &App,
     request: Request<Body>,
@@ -90,7 +90,7 @@ pub(super) async fn delete(
     }
 }
 
-/// The digest that an image's key is.
+/// Parses an image's key, which is its digest.
 pub(super) fn key_of(key: &str, listed_by: &str) -> Result<Sha256Digest, ApiError> {
     let digest: Option<Sha256Digest> = key.parse().ok();
     let digest = digest.filter(|digest| digest.to_string() == key);

@@ -1,6 +1,6 @@
-//! The API's calls: one list, by which they are served and described.
+//! The API's calls: one list from which they are served and described.
 //!
-//! Each row has its handler, so that nothing can be served that is not described, or the reverse.
+//! Each row has its handler, so that nothing can be served without being described, or the reverse.
 
 use axum::routing::{MethodFilter, MethodRouter, on};
 use lvp_api::routes;
@@ -8,13 +8,13 @@ use utoipa::openapi::path::HttpMethod;
 
 use super::{App, cache, events, golden, health, images, jobs, metrics, plan, upload, volumes};
 
-/// A handler, for the method that it is asked for.
+/// Makes the route of a handler for a method.
 type Handler = fn(MethodFilter) -> MethodRouter<App>;
 
 /// One call and all the routes that it has.
 pub(super) struct Call {
     pub(super) method: HttpMethod,
-    /// What serves it, with this method.
+    /// Serves the call, with this method.
     pub(super) handler: Handler,
     pub(super) routes: &'static [&'static str],
     pub(super) summary: &'static str,
@@ -28,23 +28,27 @@ pub(super) struct Call {
 pub(super) const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 const TEXT: &str = "text/plain";
-/// In place of a schema's name: a text without one.
+/// Used instead of a schema's name for plain text.
 pub(super) const PLAIN: &str = "text";
 
-const LIMIT: (&str, &str) = ("limit", "At most so many; 100 unless given, 1000 at most");
-const OFFSET: (&str, &str) = ("offset", "Not the first so many");
+const LIMIT: (&str, &str) = (
+    "limit",
+    "Most entries to return: 100 by default, at most 1000",
+);
+const OFFSET: (&str, &str) = ("offset", "How many entries to skip");
 const STATUS: (&str, &str) = (
     "status",
-    "Only jobs in this state, or in one of several with commas between",
+    "Only jobs in this state, or in one of several, separated by commas",
 );
 const VOLUME: (&str, &str) = ("volume", "Only jobs of this volume");
 const IMAGE: (&str, &str) = (
     "image",
-    "Only jobs with this in the image's URL, in any case",
+    "Only jobs whose image URL contains this text, in any case",
 );
 const TEXT_FILTER: (&str, &str) = (
     "q",
-    "Only jobs with this in id, volume, image URL, correlation id or error, in any case",
+    "Only jobs that contain this text in id, volume, image URL, correlation id or error, in any \
+     case",
 );
 const SINCE: (&str, &str) = (
     "since",
@@ -53,7 +57,7 @@ const SINCE: (&str, &str) = (
 const UNTIL: (&str, &str) = ("until", "Only jobs accepted before this time (RFC 3339)");
 const UPLOAD_HEADERS: &[(&str, &str)] = &[
     ("X-Volume-Name", "The storage volume; required"),
-    ("X-Pool-Name", "Its pool; cloud-init unless given"),
+    ("X-Pool-Name", "Its pool; cloud-init by default"),
 ];
 const NEW_JOB_HEADERS: &[(&str, &str)] = &[
     (
@@ -110,7 +114,7 @@ pub(super) const CALLS: &[Call] = &[
     new_job(
         |method| on(method, jobs::create),
         &[routes::JOBS, routes::PROVISION_V1, routes::PROVISION],
-        "Put an image on a volume",
+        "Write an image to a volume",
         "ProvisionRequest",
         &[400, 409, 413, 429, 503],
     ),
@@ -154,7 +158,7 @@ pub(super) const CALLS: &[Call] = &[
         DELETE,
         |method| on(method, jobs::cancel),
         &[routes::CANCEL_OLD],
-        "Cancel a job (0.3's route)",
+        "Cancel a job (the route of release 0.3)",
         "CancelledJob",
         &[400, 404, 503],
     ),
@@ -164,7 +168,8 @@ pub(super) const CALLS: &[Call] = &[
             POST,
             |method| on(method, plan::plan),
             &[routes::PLAN],
-            "What the same request to /api/v1/jobs would do now: nothing is reserved or changed",
+            "Show what the same request to /api/v1/jobs would do now; nothing is reserved or \
+             changed",
             "Plan",
             &[400, 413, 503],
         )
@@ -175,7 +180,7 @@ pub(super) const CALLS: &[Call] = &[
             POST,
             |method| on(method, jobs::retry),
             &[routes::RETRY],
-            "Make a new job of what a failed or cancelled one was to do",
+            "Submit the request of a failed or cancelled job again, as a new job",
             "",
             &[400, 404, 409, 429, 503],
         )
@@ -183,15 +188,16 @@ pub(super) const CALLS: &[Call] = &[
     Call {
         headers: &[(
             "Last-Event-ID",
-            "Go on after this event; without it, or when that is not possible, `reset` comes first",
+            "Continue after this event; without it, or if that is not possible, the first event \
+             is `reset`",
         )],
         success: (200, EVENTS, "JobStatus"),
         ..call(
             GET,
             |method| on(method, events::of_all),
             &[routes::ALL_EVENTS],
-            "Follow all jobs: a `job` event with the status for every change, several of one job \
-             within 100 ms as one; `reset` tells to list the jobs anew",
+            "Follow all jobs: a `job` event with the status for every change, with changes of one \
+             job within 100 ms combined; after a `reset` event, list the jobs again",
             "",
             &[503],
         )
@@ -214,13 +220,13 @@ pub(super) const CALLS: &[Call] = &[
                 "prefix",
                 "The folder: s3://BUCKET/ and the beginning of a key; required",
             ),
-            ("after", "The `next` of the page before"),
+            ("after", "The `next` of the previous page"),
         ],
         ..call(
             GET,
             |method| on(method, images::list),
             &[routes::IMAGES],
-            "List images in object storage, folder by folder; 503 where the store forbids it",
+            "List images in object storage, folder by folder; 503 if the store forbids it",
             "StoredImages",
             &[400, 404, 503],
         )
@@ -239,7 +245,7 @@ pub(super) const CALLS: &[Call] = &[
     new_job(
         |method| on(method, cache::fetch),
         &[routes::CACHE_FETCH],
-        "Fill the cache without a volume",
+        "Fetch an image into the cache, without a volume",
         "CacheFetchRequest",
         &[400, 413, 429, 503],
     ),
@@ -262,7 +268,7 @@ pub(super) const CALLS: &[Call] = &[
     new_job(
         |method| on(method, golden::make),
         &[routes::GOLDEN],
-        "Make an image's golden volume ahead",
+        "Make an image's golden volume in advance",
         "CacheFetchRequest",
         &[400, 413, 429, 503],
     ),
@@ -270,7 +276,7 @@ pub(super) const CALLS: &[Call] = &[
         DELETE,
         |method| on(method, golden::delete),
         &[routes::GOLDEN_ONE],
-        "Remove an image's golden volumes; what was cloned from them stays as it is",
+        "Remove an image's golden volumes; volumes that were cloned from them are not affected",
         "DeletedImage",
         &[400, 404, 409, 422, 503],
     ),
@@ -280,7 +286,7 @@ pub(super) const CALLS: &[Call] = &[
             PUT,
             |method| on(method, upload::put),
             &[routes::UPLOAD_V1, routes::UPLOAD],
-            "Write an existing libvirt storage volume; the body is its content",
+            "Write the body to an existing libvirt storage volume",
             "UploadedContent",
             &[400, 404, 409, 411, 422, 503],
         )
@@ -297,7 +303,8 @@ pub(super) const CALLS: &[Call] = &[
         POST,
         |method| on(method, volumes::adopt),
         &[routes::VOLUME_ADOPT],
-        "Hand a volume over that says nothing of this program: from then on jobs may rewrite it",
+        "Hand over a volume that is not marked as this program's: from then on, jobs may rewrite \
+         it",
         "VolumeInfo",
         &[400, 404, 409, 503],
     ),
@@ -305,7 +312,8 @@ pub(super) const CALLS: &[Call] = &[
         POST,
         |method| on(method, volumes::verify),
         &[routes::VOLUME_VERIFY],
-        "Read a ready volume, or a golden one, and compare it with what was written to it; ends when the caller hangs up",
+        "Read a ready or golden volume and compare it with what was written to it; ends when the \
+         caller disconnects",
         "VerifiedVolume",
         &[400, 404, 409, 422, 429, 503],
     ),
@@ -313,7 +321,7 @@ pub(super) const CALLS: &[Call] = &[
         GET,
         |method| on(method, health::health),
         &[routes::HEALTH, routes::HEALTHZ, routes::LIVEZ],
-        "Whether the daemon runs; degraded while every job slot is taken",
+        "Whether the daemon is running; degraded while every job slot is taken",
         "Health",
         &[],
     ),
@@ -321,7 +329,7 @@ pub(super) const CALLS: &[Call] = &[
         GET,
         |method| on(method, health::ready),
         &[routes::READYZ],
-        "Whether every dependency is up; 503 with the same body when not",
+        "Whether every dependency is up; 503 with the same body if not",
         "Readiness",
         &[],
     ),
@@ -331,7 +339,7 @@ pub(super) const CALLS: &[Call] = &[
             GET,
             |method| on(method, metrics::serve),
             &[routes::METRICS],
-            "Metrics for Prometheus, as OpenMetrics where the Accept header asks for it; 404 when \
+            "Metrics for Prometheus, as OpenMetrics if the Accept header asks for it; 404 if \
              metrics.enabled is false",
             "",
             &[404],
@@ -345,7 +353,7 @@ const DELETE: HttpMethod = HttpMethod::Delete;
 const PUT: HttpMethod = HttpMethod::Put;
 
 impl Call {
-    /// What serves it.
+    /// The route that serves it.
     pub(super) fn served(&self) -> MethodRouter<App> {
         let method = match self.method {
             HttpMethod::Post => MethodFilter::POST,

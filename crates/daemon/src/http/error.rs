@@ -1,5 +1,5 @@
-//! Which answer an error of the parts below is: the status of the kind of failure that it would be to a
-//! job ([`JobErrorKind::code`]).
+//! How errors of lower modules are answered: with the status that a job's failure of the same kind has
+//! ([`JobErrorKind::code`]).
 
 use lvp_api::ErrorCode;
 
@@ -17,7 +17,7 @@ use crate::volume::VolumeError;
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let message = format!(
-            "{}: see the daemon's log, and try again when that is fixed",
+            "{}: see the daemon's log, and try again when the problem is fixed",
             chain(&error)
         );
         Self::new(JobErrorKind::from(&error).code(), message)
@@ -28,7 +28,7 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         let code = match &error {
             SubmitError::Refused(Refusal::NoRoom(_)) => {
-                // Room comes back when volumes go: with the time to try again.
+                // There will be room when volumes are removed, so the answer has a Retry-After.
                 return Self::busy(ErrorCode::Unavailable, chain(&error));
             }
             SubmitError::Refused(Refusal::QueueFull(_)) => ErrorCode::TooManyRequests,

@@ -29,7 +29,7 @@ use crate::net::Peer;
 /// Silence on an event stream after which a comment is sent, so that proxies keep it open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Changes of all jobs are gathered for so long: a burst is one look for each follower.
+/// Changes of all jobs are collected for this long, so that a burst of changes wakes each follower once.
 const GATHER: Duration = Duration::from_millis(100);
 
 /// `GET /api/v1/jobs/{id}/events`
@@ -56,7 +56,7 @@ pub(super) async fn of_job(
             WatchStream::new(watch)
                 .take_while(until_end)
                 .map(move |job| {
-                    // It goes when the stream does.
+                    // Released when the stream is dropped.
                     let _ = &place;
                     event(&job)
                 })
@@ -86,9 +86,9 @@ pub(super) async fn of_all(
     ))
 }
 
-/// One more stream of the caller's.
+/// Counts one more stream of the caller.
 fn place(app: &App, caller: Option<Extension<Principal>>) -> Result<Place, ApiError> {
-    // Whoever is not known is on this host.
+    // Without authentication, all callers are on this host.
     let Extension(caller) = caller.unwrap_or(Extension(Principal::Local));
     app.shared.streams.open(caller).map_err(|refusal| {
         app.load.count_refused(refusal.full);
@@ -109,14 +109,14 @@ fn event(job: &Job) -> Result<Event, Infallible> {
         JobEvent::Progress
     };
     let event = Event::default().event(name.as_str());
-    // A status is plain data; there is nothing in it that JSON cannot say.
+    // A status is plain data, which always serialises.
     Ok(event.json_data(job.status()).unwrap_or_default())
 }
 
-/// How long a stream goes on before its credential is looked at again.
+/// How long a stream continues before its credential is checked again.
 const TRUST: Duration = Duration::from_secs(5);
 
-/// By what a stream was asked for: it ends when that is good no more.
+/// The credential that a stream was requested with: the stream ends when it is no longer valid.
 struct Credential {
     access: Arc<Access>,
     headers: HeaderMap,
@@ -135,7 +135,7 @@ impl Credential {
         })
     }
 
-    /// Whether it still lets its bearer read. By the files as they are now, at most [`TRUST`] ago.
+    /// Whether the credential may still read, according to the files as they were at most [`TRUST`] ago.
     fn is_good(&mut self) -> bool {
         if self.looked_at.elapsed() < TRUST {
             return true;
@@ -145,15 +145,15 @@ impl Credential {
     }
 }
 
-/// One who follows all jobs.
+/// A client that follows all jobs.
 struct Follower {
     jobs: Jobs,
     news: watch::Receiver<u64>,
-    /// What it has seen; none before it began.
+    /// The last change that it has seen; None before the first.
     cursor: Option<Cursor>,
-    /// What it is given next.
+    /// The changes that it gets next.
     ready: VecDeque<(Cursor, Arc<Change>)>,
-    /// None where nobody is asked for one.
+    /// None if no credentials are required.
     credential: Option<Credential>,
     _place: Place,
 }
@@ -166,7 +166,7 @@ impl Follower {
         place: Place,
     ) -> Self {
         let mut news = jobs.feed().news();
-        // What it missed before it came is asked for like news.
+        // So that it first asks for what it missed before it connected.
         news.mark_changed();
         Self {
             jobs,
@@ -185,7 +185,7 @@ impl Follower {
         })
     }
 
-    /// The next event; none when the daemon ends.
+    /// The next event; None when the daemon stops.
     async fn next(&mut self) -> Option<Event> {
         loop {
             if self

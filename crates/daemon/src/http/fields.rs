@@ -1,9 +1,9 @@
 //! The fields of a request: of its JSON body, or of its query.
 //!
-//! They are read one by one, so that an error names the field, what was expected and what was found. `null` is as good as no
-//! field, everywhere. A name is known in any case, as by the Go program. A field that nobody knows is left out, and told:
-//! in the answer (`warnings`) and in the log; one that is nearly a known name is refused, as leaving it out would do
-//! something else than what was asked for.
+//! They are read one by one, so that an error names the field, what was expected and what was found. `null`
+//! always counts as absent. Names are matched in any case, as the Go program does. An unknown field is ignored,
+//! with a warning in the answer (`warnings`) and in the log; one that is nearly a known name is refused, as
+//! ignoring it would do something other than what was requested.
 
 use std::fmt;
 
@@ -13,16 +13,16 @@ use serde_json::Value;
 
 use super::error::ApiError;
 
-/// How alike an unknown name and a known one must be to be the same one misspelt, 0 to 1.
+/// How similar an unknown name must be to a known one to count as misspelt, 0 to 1.
 const MISSPELT_SIMILARITY: f64 = 0.75;
 
-/// Unknown fields that are told one by one; of more, their number.
+/// How many unknown fields are named; the others are only counted.
 const WARNINGS_MAX: usize = 10;
 
-/// How much of a name or value that was not expected is shown.
+/// How many characters of an unexpected name or value are shown.
 const SHOWN_CHARS: usize = 64;
 
-/// What a request may say.
+/// The fields of a request.
 #[derive(Debug)]
 pub(super) struct Fields {
     found: Vec<(&'static str, Value)>,
@@ -30,7 +30,7 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// Those of a JSON object.
+    /// The fields of a JSON object.
     pub(super) fn of_json(body: &[u8], known: &[&'static str]) -> Result<Self, ApiError> {
         let value: Object = serde_json::from_slice(body)
             .map_err(|error| ApiError::bad_request(format!("The body is not JSON: {error}")))?;
@@ -43,7 +43,7 @@ impl Fields {
         }
     }
 
-    /// Those of a query.
+    /// The fields of a query.
     pub(super) fn of_query(uri: &Uri, known: &[&'static str]) -> Result<Self, ApiError> {
         let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
         let fields = pairs.map(|(name, value)| (name.into_owned(), value.into_owned().into()));
@@ -57,7 +57,7 @@ impl Fields {
             let Some(known) = known.iter().find(|known| known.eq_ignore_ascii_case(&name)) else {
                 if let Some(meant) = meant(&name, known) {
                     return Err(ApiError::bad_request(format!(
-                        "{}: is not known: {meant} is, which seems to be meant",
+                        "{}: unknown field: use {meant} if that is what was meant",
                         shown(&name)
                     )));
                 }
@@ -73,39 +73,37 @@ impl Fields {
         let mut warnings: Vec<_> = strangers
             .iter()
             .take(WARNINGS_MAX)
-            .map(|name| format!("{name}: is not known, and was left out"))
+            .map(|name| format!("{name}: unknown field, ignored"))
             .collect();
         if more > 0 {
-            warnings.push(format!(
-                "{more} more fields are not known, and were left out"
-            ));
+            warnings.push(format!("{more} more unknown fields were ignored"));
         }
         if !warnings.is_empty() {
             tracing::warn!(
                 component = "http",
                 warnings = warnings.join("; "),
-                "A request has fields that are not known"
+                "A request has unknown fields"
             );
         }
         found.retain(|(_, value)| !value.is_null());
         Ok(Self { found, warnings })
     }
 
-    /// What the client is told beside its answer.
+    /// Warnings for the client, sent with the answer.
     pub(super) fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
     }
 
-    /// A text.
+    /// A string.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => Err(expected(name, "a text", other)),
+            Some(other) => Err(expected(name, "a string", other)),
         }
     }
 
-    /// A whole number that is not negative; of a query, one that is written out.
+    /// A whole number that is not negative.
     pub(super) fn whole<T: TryFrom<u64>>(&self, name: &str) -> Result<Option<T>, ApiError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
@@ -116,7 +114,7 @@ impl Fields {
             .ok_or_else(|| expected(name, "a whole number", value))
     }
 
-    /// The same of a query, where everything is text.
+    /// The same in a query, where everything is a string.
     pub(super) fn whole_text<T: TryFrom<u64>>(&self, name: &str) -> Result<Option<T>, ApiError> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
@@ -147,13 +145,13 @@ fn expected(name: &str, what: &str, found: &Value) -> ApiError {
     ApiError::bad_request(format!("{name}: must be {what}, not {}", described(found)))
 }
 
-/// A value as it is shown to whoever sent it.
+/// A value as it is shown to the client that sent it.
 fn described(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(truth) => truth.to_string(),
         Value::Number(number) => format!("the number {number}"),
-        Value::String(text) => format!("the text {:?}", cut(text)),
+        Value::String(text) => format!("the string {:?}", cut(text)),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }
@@ -174,7 +172,7 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// The known name that is meant by a misspelt one.
+/// The known name that a misspelt one most likely means.
 fn meant(name: &str, known: &[&'static str]) -> Option<&'static str> {
     let squeezed = |name: &str| -> String {
         let kept = name.chars().filter(char::is_ascii_alphanumeric);
@@ -193,7 +191,7 @@ fn meant(name: &str, known: &[&'static str]) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// A JSON object with its fields in their order, those that are there twice among them.
+/// A JSON object with its fields in order, including duplicates.
 enum Object {
     Fields(Vec<(String, Value)>),
     Other(Value),

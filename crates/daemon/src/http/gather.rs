@@ -1,9 +1,10 @@
-//! An expensive read for any number of callers: one at a time.
+//! Runs an expensive read once at a time, for any number of callers.
 //!
-//! Callers that come before a read begins share its answer. One that comes while a read is under way is not given that one's
-//! answer, which may be older than what the caller has just changed: it waits, with all who come meanwhile, for the next. So there
-//! is one read under way and one group that waits, whatever the number of callers. The read has a task of its own: a caller
-//! that goes away takes nothing from the others. A group of which everybody has gone is not read for.
+//! Callers that arrive before a read begins share its answer. A caller that arrives during a read does not get
+//! its answer, which may be older than what the caller has just changed: it waits, with all others that arrive
+//! meanwhile, for the next read. So there is at most one read in progress and one group that waits, whatever
+//! the number of callers. The read runs in a task of its own, so that a caller that disconnects does not affect
+//! the others. There is no read for a group whose callers have all gone.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,9 +16,9 @@ pub struct Gather<T>(Arc<Inner<T>>);
 
 #[derive(Debug)]
 struct Inner<T> {
-    /// Held while a read is under way.
+    /// Held during a read.
     turn: tokio::sync::Mutex<()>,
-    /// Those whose read has not begun.
+    /// The group whose read has not begun.
     waiting: Mutex<Option<watch::Receiver<Option<T>>>>,
 }
 
@@ -65,7 +66,7 @@ impl<T: Clone + Send + Sync + 'static> Gather<T> {
         let inner = Arc::clone(&self.0);
         tokio::spawn(async move {
             let _turn = inner.turn.lock().await;
-            // From here on, whoever comes is of the next group.
+            // Callers that arrive from here on are in the next group.
             let group = inner
                 .waiting
                 .lock()
@@ -74,7 +75,7 @@ impl<T: Clone + Send + Sync + 'static> Gather<T> {
             drop(group);
             if sender.receiver_count() > 0 {
                 let answer = read().await;
-                // Nobody may be left to be told.
+                // All callers may have gone by now.
                 sender.send(Some(answer)).ok();
             }
         });

@@ -1,4 +1,4 @@
-//! Golden volumes over HTTP.
+//! The handlers of golden volumes.
 
 use axum::Json;
 use axum::body::Body;

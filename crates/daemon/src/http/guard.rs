@@ -1,4 +1,4 @@
-//! Asks every request for its credential, before it reaches a handler.
+//! Checks every request's credential before it reaches a handler.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::access::audit::AuditLine;
 use crate::access::{Needs, Reason, Role, token};
 use crate::net::{ApiError, Peer};
 
-/// Lets a request through to its handler, or answers in the handler's stead.
+/// Passes a request on to its handler, or refuses it.
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let access = &app.access;
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -23,13 +23,13 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         return next.run(request).await;
     }
     let peer = request.extensions().get::<Peer>().cloned();
-    // Only a router that is served by something else than `net` has requests from nowhere.
+    // Requests have no peer only if the router is served by something other than `net`.
     let peer = peer.unwrap_or(Peer {
         address: SocketAddr::from(([0, 0, 0, 0], 0)),
         identity: None,
     });
     if needs == Needs::Nothing {
-        // Everybody may know that something is wrong; what is, and where, is for those who may read.
+        // Everybody may see that something is wrong; the details are for callers who may read.
         let is_anonymous = token(request.headers()).is_none() && peer.identity.is_none();
         if !(is_anonymous && access.asks_for_credentials())
             && let Ok((principal, _)) = access.identify(request.headers(), &peer)
@@ -54,7 +54,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
             access.failures().count(Reason::Role);
             refuse(ApiError::new(
                 ErrorCode::Forbidden,
-                "This token may only read: changes need one with the role provision",
+                "This token may only read: use one with the role provision for changes",
             ))
         }
         Ok((principal, _)) => {

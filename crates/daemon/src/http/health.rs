@@ -31,7 +31,7 @@ pub(super) async fn ready(
     caller: Option<Extension<Principal>>,
 ) -> Answer<Readiness> {
     let mut dependencies = app.dependencies.states();
-    // Before the first probes nothing is known, and nothing unknown is ready.
+    // Before the first probes, the state of the dependencies is unknown, which is not ready.
     let all_up = !dependencies.is_empty() && dependencies.values().all(|state| state.up);
     if caller.is_none() {
         // Errors name endpoints, paths and versions.

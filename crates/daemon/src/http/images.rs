@@ -13,10 +13,10 @@ use super::fields::Fields;
 use crate::error::chain;
 use crate::source::{ListedObject, is_checksum_file, own_checksum_files};
 
-/// What holds another object's signature or weaker sum, and is no image.
+/// Suffixes of objects that hold another object's signature or MD5 sum, and are not images.
 const BESIDE: [&str; 5] = [".md5", ".minisig", ".asc", ".sig", ".gpg"];
 
-/// What a listing may be asked for.
+/// The query parameters of a listing.
 const LISTING: &[&str] = &["prefix", "after"];
 
 /// `GET /api/v1/images`
@@ -28,7 +28,7 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<Stored
     let source = &app.services.source;
     source.check_bucket(bucket).map_err(|error| {
         ApiError::bad_request(format!(
-            "prefix: must be s3://BUCKET/ and the beginning of a key, not the text {prefix:?}: {}",
+            "prefix: must be s3://BUCKET/ and the beginning of a key, not {prefix:?}: {}",
             chain(&error)
         ))
     })?;

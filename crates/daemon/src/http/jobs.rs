@@ -1,4 +1,4 @@
-//! Jobs over HTTP.
+//! The handlers of jobs.
 
 use axum::Json;
 use axum::body::Body;
@@ -18,12 +18,12 @@ use crate::jobs::retry::RetryError;
 use crate::store::JobFilter;
 use crate::telemetry::traces;
 
-/// What a listing may be asked for.
+/// The query parameters of a listing.
 const LISTING: &[&str] = &[
     "status", "volume", "image", "q", "since", "until", "limit", "offset",
 ];
 
-/// What the Go program's clients know these errors by.
+/// The phrases by which clients of the Go program recognise these errors.
 const NOT_FOUND: &str = "job not found";
 const NOT_CANCELLED: &str = "failed to cancel job";
 const NOT_STARTED: &str = "failed to start provisioning";
@@ -98,7 +98,7 @@ fn states(text: Option<&str>) -> Result<Vec<JobState>, ApiError> {
         .collect()
 }
 
-/// A time as RFC 3339 has it, in the form that the database compares.
+/// Parses a time in RFC 3339, and returns it in the form that the database compares.
 fn moment(field: &str, text: Option<String>) -> Result<Option<String>, ApiError> {
     let Some(text) = text else {
         return Ok(None);
@@ -106,7 +106,8 @@ fn moment(field: &str, text: Option<String>) -> Result<Option<String>, ApiError>
     match clock::parsed(&text) {
         Some(time) => Ok(Some(clock::text(time))),
         None => Err(ApiError::bad_request(format!(
-            "{field}: a time such as 2026-01-27T10:30:00Z, not the text {text:?} (in a URL, + is %2B)"
+            "{field}: must be a time such as 2026-01-27T10:30:00Z, not {text:?} (in a URL, write \
+             + as %2B)"
         ))),
     }
 }
@@ -146,7 +147,7 @@ async fn cancelled(app: &App, id: &str) -> Result<Json<CancelledJob>, ApiError> 
         Cancellation::Unknown => Err(unknown(id)),
         Cancellation::Slow => Err(ApiError::new(
             ErrorCode::Unavailable,
-            format!("Job {job_id} was told to stop and has not ended yet: ask for its status"),
+            format!("Job {job_id} was told to stop, and has not ended yet: check its status"),
         )),
     }
 }
@@ -177,7 +178,7 @@ pub(super) async fn retry(
 }
 
 pub(super) fn job_id(text: &str) -> Result<JobId, ApiError> {
-    // What is no id names no job.
+    // A text that is not an id names no job.
     text.parse().map_err(|_| unknown(text))
 }
 

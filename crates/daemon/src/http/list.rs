@@ -1,7 +1,7 @@
-//! Lists that end where an answer should: after so many items, or so many bytes.
+//! Lists of bounded length, in items and in bytes.
 //!
-//! Items have texts of their callers' choosing, so that a number of items bounds nothing. A list that ends sooner than it was
-//! asked to says where the next one begins.
+//! Callers choose the texts in items, so that a limit on their number alone bounds nothing. A list that ends
+//! earlier than requested says where the next one begins.
 
 use lvp_api::ErrorCode;
 use serde::Serialize;
@@ -9,14 +9,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::ApiError;
 
-/// Longest list, in bytes of its items' JSON. One item is always there, and has less than this.
+/// Longest list, in bytes of its items' JSON. A list has at least one item if there is one.
 pub(crate) const LIST_MAX_BYTES: usize = 1 << 20; // 1 MiB
 
-/// Lists that are made at once; further callers wait in order. A list takes some milliseconds of one processor, and the
-/// others are for those who ask for less.
+/// Lists that are made at the same time; further callers wait in order. A list takes some milliseconds on one
+/// core, and the other cores are for cheaper requests.
 const MAKERS: usize = 1;
 
-/// Places for those who make lists.
+/// Limits how many lists are made at the same time.
 #[derive(Debug)]
 pub(super) struct Makers(Semaphore);
 
@@ -27,9 +27,9 @@ impl Default for Makers {
 }
 
 impl Makers {
-    /// Waits for a place.
+    /// Waits until a list may be made.
     pub(super) async fn place(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        let closed = |_| ApiError::new(ErrorCode::Internal, "The daemon is ending");
+        let closed = |_| ApiError::new(ErrorCode::Internal, "The daemon is stopping");
         self.0.acquire().await.map_err(closed)
     }
 }
@@ -38,7 +38,7 @@ impl Makers {
 pub(super) struct Part<T> {
     /// The items.
     pub(super) items: Vec<T>,
-    /// Where the next part begins, when this one ends before the list that was asked for does.
+    /// Where the next part begins, if this one ends before the requested list does.
     pub(super) next_offset: Option<u32>,
 }
 
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!((found.items.len(), found.next_offset), (2, None));
         let found = part(&items[..2], 40, true).expect("it is written");
         assert_eq!((found.items.len(), found.next_offset), (2, Some(42)));
-        // One that is too long by itself is there all the same, or nobody would get past it.
+        // An item that is too long by itself is included, or nobody would get past it.
         let long = ["\u{1b}".repeat(LIST_MAX_BYTES)];
         let found = part(&long, 0, false).expect("it is written");
         assert_eq!((found.items.len(), found.next_offset), (1, None));

@@ -1,4 +1,4 @@
-//! Metrics over HTTP: what scrapers read, and the requests that are counted in it.
+//! The handler of `/metrics`, and the counting of requests.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! The HTTP API. Handlers unpack, call, and wrap; decisions are made below.
+//! The HTTP API. Handlers unpack, call, and wrap; decisions are made in lower layers.
 //!
 //! Both generations of routes are served by the same handlers ([`lvp_api::routes`]).
 
@@ -53,43 +53,43 @@ pub use streams::Streams;
 
 pub use openapi::document as openapi_document;
 
-/// What handlers work with.
+/// What handlers use.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// What jobs and handlers work with.
+    /// The services that jobs and handlers use.
     pub services: Arc<Services>,
     /// All jobs.
     pub jobs: Jobs,
-    /// Who gets in.
+    /// Authentication and authorisation.
     pub access: Arc<Access>,
-    /// What the probes found.
+    /// The results of the probes.
     pub dependencies: Arc<Dependencies>,
     /// When the daemon started.
     pub started: Instant,
     /// Whether scrapers are served.
     pub serve_metrics: bool,
-    /// Whether people are served a page.
+    /// Whether the page is served.
     pub serve_page: bool,
-    /// What became of log lines and spans.
+    /// Counters of exported log lines and spans.
     pub exports: Arc<Exports>,
-    /// What all connections cost.
+    /// The load by all connections, and its limits.
     pub load: Arc<Load>,
-    /// What handlers share.
+    /// State that handlers share.
     pub shared: Arc<Shared>,
 }
 
-/// What keeps handlers from costing more the more callers there are.
+/// Bounds what handlers cost, whatever the number of callers.
 #[derive(Debug)]
 pub struct Shared {
-    /// Who follows jobs.
+    /// The open event streams.
     pub streams: Arc<Streams>,
     /// The list of volumes, as JSON.
     pub volumes: Gather<Result<Bytes, ApiError>>,
-    /// Lists in the making.
+    /// Limits the lists that are made at the same time.
     lists: list::Makers,
-    /// Plans in the making.
+    /// Limits the plans that are made at the same time.
     plans: plan::Makers,
-    /// Volumes that are read to verify them: one at a time, as it takes a disk's whole speed.
+    /// Limits verifications to one at a time, as each uses a disk's full throughput.
     verifications: Semaphore,
 }
 
@@ -132,18 +132,18 @@ pub fn router(app: App) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(traces::trace))
-        // Outside of these, so that a request that crashed is counted, and has its id, too.
+        // Outside of these, so that a request that crashed is counted too, and has its id.
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .layer(middleware::from_fn(request_id::identify))
         .with_state(app)
 }
 
-/// How the path of a verification ends, and no other.
+/// The end of a verification's path, and of no other.
 const VERIFY: &str = "/verify";
 
-/// Carries a request that changes something to its end: a client that hangs up after sending it
-/// would otherwise take its handler along, wherever that is. A plan and a verification change nothing: nobody needs
-/// one that has lost its reader.
+/// Runs the handler of a request that changes something to its end: otherwise, a client that disconnects would
+/// cancel the handler wherever it is. A plan and a verification change nothing, and are cancelled when their
+/// client disconnects.
 async fn detached(request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let changes_nothing = path == routes::PLAN || path.ends_with(VERIFY);
@@ -158,7 +158,7 @@ async fn detached(request: Request, next: Next) -> Response {
 
 async fn not_found(uri: axum::http::Uri) -> ApiError {
     let message = format!(
-        "There is nothing at {}: see /openapi.json for what there is",
+        "There is nothing at {}: see /openapi.json for the routes",
         uri.path()
     );
     ApiError::new(ErrorCode::NotFound, message)
@@ -166,7 +166,7 @@ async fn not_found(uri: axum::http::Uri) -> ApiError {
 
 async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
     let message = format!(
-        "{} does not take {method}: see /openapi.json for what it takes",
+        "{} does not support {method}: see /openapi.json for the methods that it supports",
         uri.path()
     );
     ApiError::new(ErrorCode::MethodNotAllowed, message)

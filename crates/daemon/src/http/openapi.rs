@@ -55,9 +55,9 @@ pub(super) async fn docs() -> Html<String> {
     ))
 }
 
-/// Every answer that is foreseen: method, route and status.
+/// Every documented answer: method, route and status.
 pub(super) fn answers() -> impl Iterator<Item = (&'static str, &'static str, u16)> {
-    // Whatever is asked for, a credential may be missing, and the daemon may be at fault.
+    // On every route, the credential may be missing or insufficient, and the daemon may fail.
     const ANYWHERE: [u16; 3] = [401, 403, 500];
     CALLS.iter().flat_map(|call| {
         let statuses = std::iter::once(call.success.0)

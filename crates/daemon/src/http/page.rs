@@ -1,7 +1,7 @@
-//! The page for people: static files in the binary, which ask the API as any client does.
+//! The web page: static files in the binary, which use the API as any client does.
 //!
-//! They hold nothing of this host, so that everybody may have them; what they show comes by the
-//! viewer's own credential. The browser is told to run no other code and to ask no other host.
+//! They contain nothing about this host, so that everybody may read them; what they show is fetched with the
+//! viewer's own credential. The browser is told to run no other code and to contact no other host.
 
 use std::io::Write as _;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::ApiError;
 
-/// No code, style or data but the daemon's own, in no frame of another page. Icons are in the style.
+/// Only code, styles and data of the daemon itself, and no frame of another page. Icons are in the style sheet.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -58,7 +58,7 @@ const ASSETS: &[Asset] = &[
 struct Served {
     asset: &'static Asset,
     gzip: Vec<u8>,
-    /// Strong validators of both forms.
+    /// Strong entity tags of both forms.
     etag: HeaderValue,
     gzip_etag: HeaderValue,
 }
@@ -72,7 +72,7 @@ fn served(asset: &'static Asset) -> Served {
         .take(12)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    // Hexadecimal digits and quotes are what a header may hold.
+    // Hexadecimal digits and quotes are valid in a header.
     let tag = |suffix: &str| {
         HeaderValue::from_str(&format!("\"{digest}{suffix}\""))
             .unwrap_or_else(|_| HeaderValue::from_static("\"\""))
@@ -85,7 +85,7 @@ fn served(asset: &'static Asset) -> Served {
     }
 }
 
-/// Empty when it cannot be done; then it is sent as it is.
+/// Empty if compression fails; then the file is sent uncompressed.
 fn compressed(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
@@ -177,7 +177,7 @@ mod tests {
         assert!(bytes <= 60 << 10, "{bytes} bytes");
     }
 
-    /// What a browser would ask for in vain is seen here and not by its user.
+    /// A file that a browser would not find is noticed here, and not by its user.
     #[test]
     fn every_import_and_link_names_a_file_that_is_served() {
         for asset in ASSETS.iter().filter(|asset| asset.name != "preact.js") {
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// The page is no Rust, and the compiler names no list of it.
+    /// The page is not Rust, so the compiler cannot check its lists.
     #[test]
     fn the_page_knows_every_format_state_and_stage() {
         let text = |name: &str| {

@@ -1,4 +1,4 @@
-//! What a request would do.
+//! The handler of plans: what a request would do.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use super::{App, request};
 use crate::error::chain;
 use crate::jobs;
 
-/// Plans that are made at once. Each reads an image's metadata.
+/// Plans that are made at the same time. Each reads an image's metadata.
 const MAKERS: usize = 8;
 
-/// How long a further caller waits for a place: until those that are made now have ended, however that is.
+/// How long a further caller waits: until the plans in progress have ended, even by their time limit.
 const WAIT: Duration = Duration::from_secs(15);
 
-/// How long a plan may take: who asks for one looks at it, and a store that is silent for so long is what the plan
-/// would say.
+/// How long a plan may take: somebody is waiting for it, and a store that does not answer for this long is
+/// worth reporting.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Places for those who make plans.
+/// Limits how many plans are made at the same time.
 #[derive(Debug)]
 pub(super) struct Makers(Semaphore);
 
@@ -43,7 +43,7 @@ pub(super) async fn plan(
     let headers = request.headers().clone();
     let fields = request::provision_fields(request).await?;
     let new = request::provision(&fields, &headers, &app.services.source)?;
-    let closed = |_| ApiError::new(ErrorCode::Internal, "The daemon is ending");
+    let closed = |_| ApiError::new(ErrorCode::Internal, "The daemon is stopping");
     let place = tokio::time::timeout(WAIT, app.shared.plans.0.acquire()).await;
     let busy = |_| {
         let message =
@@ -54,8 +54,8 @@ pub(super) async fn plan(
     let planned = tokio::time::timeout(LIMIT, jobs::plan::plan(&app.services, &new)).await;
     let late = |_| {
         let message = format!(
-            "There is no plan after {} s, which a job would wait for longer: the object store, the volumes or the \
-             database do not answer; GET /readyz says which",
+            "The plan could not be made within {} s: the object store, the volumes or the \
+             database do not answer; GET /readyz says which (a job would wait longer)",
             LIMIT.as_secs()
         );
         ApiError::new(ErrorCode::Unavailable, message)

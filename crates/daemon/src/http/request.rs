@@ -22,17 +22,17 @@ use crate::volume::clones::{GOLDEN_PREFIX, WAITING_PREFIX, is_reserved};
 /// Largest body of a request.
 pub(super) const BODY_MAX_BYTES: usize = 1 << 20; // 1 MiB
 
-/// Largest volume: half of what a signed 64-bit number counts, far beyond any disk, so that sums
-/// of sizes cannot overflow.
+/// Largest volume: half of the range of a signed 64-bit number, far beyond any disk, so that sums of sizes
+/// cannot overflow.
 const VOLUME_MAX_BYTES: u64 = 1 << 62; // 4 EiB
 
-/// Longest `Idempotency-Key`: a UUID has 36 characters, and nobody needs a page.
+/// Longest `Idempotency-Key`: a UUID has 36 characters.
 const IDEMPOTENCY_KEY_MAX: usize = 255;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a request for a volume may say.
+/// The fields of a request for a volume.
 const PROVISION: &[&str] = &[
     "image_url",
     "volume_name",
@@ -45,28 +45,27 @@ const PROVISION: &[&str] = &[
     "clone",
 ];
 
-/// What a request for the cache may say.
+/// The fields of a request for the cache.
 const CACHE_FETCH: &[&str] = &["image_url", "image_type", "checksum", "correlation_id"];
 
-/// The fields of a request for a volume.
+/// Reads the fields of a request for a volume.
 pub(super) async fn provision_fields(request: Request<Body>) -> Result<Fields, ApiError> {
     Fields::of_json(&body(request).await?, PROVISION)
 }
 
-/// The fields of a request for the cache.
+/// Reads the fields of a request for the cache.
 pub(super) async fn cache_fetch_fields(request: Request<Body>) -> Result<Fields, ApiError> {
     Fields::of_json(&body(request).await?, CACHE_FETCH)
 }
 
-/// Reads a body. The content type is not looked at: the Go program did not either, and
-/// `curl -d` sends another.
+/// Reads a body. The content type is ignored, as in the Go program: `curl -d` sends another one.
 async fn body(request: Request<Body>) -> Result<Bytes, ApiError> {
     let body = Limited::new(request.into_body(), BODY_MAX_BYTES).collect();
     let body = tokio::time::timeout(BODY_TIMEOUT, body)
         .await
         .map_err(|_| {
             ApiError::bad_request(format!(
-                "The body did not arrive within {} s: send it at once",
+                "The body did not arrive within {} s: send it without delay",
                 BODY_TIMEOUT.as_secs()
             ))
         })?;
@@ -76,7 +75,7 @@ async fn body(request: Request<Body>) -> Result<Bytes, ApiError> {
                 format!("The body is larger than {BODY_MAX_BYTES} bytes, the limit of this call");
             ApiError::new(ErrorCode::PayloadTooLarge, message)
         } else {
-            ApiError::bad_request(format!("The body did not arrive whole: {error}"))
+            ApiError::bad_request(format!("The body is incomplete: {error}"))
         }
     })?;
     let bytes = body.to_bytes();
@@ -88,7 +87,7 @@ async fn body(request: Request<Body>) -> Result<Bytes, ApiError> {
     Ok(bytes)
 }
 
-/// What a part of a list is asked for.
+/// Which part of a list is requested.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) limit: u32,
@@ -96,9 +95,9 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Listed entries unless `limit` says otherwise.
+    /// The default of `limit`.
     const LIMIT: u32 = 100;
-    /// Listed entries at most.
+    /// The maximum of `limit`.
     const LIMIT_MAX: u32 = 1000;
 
     pub(super) fn of(fields: &Fields) -> Result<Self, ApiError> {
@@ -119,7 +118,7 @@ pub(super) fn provision(
     checked_provision(fields, headers, source).map_err(|error| correlated(error, fields))
 }
 
-/// Adds a request's correlation id to its error, where it can be read.
+/// Adds a request's correlation id to its error, if it can be read.
 pub(super) fn correlated(error: ApiError, fields: &Fields) -> ApiError {
     error.correlated(fields.text("correlation_id").ok().flatten())
 }
@@ -165,7 +164,7 @@ pub(super) fn of_image(
     checked().map_err(|error| correlated(error, fields))
 }
 
-/// The image as it is kept, and where it is: the only look at a request's URL.
+/// The image as it is stored, and where it is: the only place where a request's URL is parsed.
 fn image(
     url: &str,
     image_type: ImageType,
@@ -199,21 +198,21 @@ fn image_url(fields: &Fields) -> Result<String, ApiError> {
     })
 }
 
-/// A volume's name, if it is one that a request may have.
+/// Parses a volume's name, if requests may use it.
 pub(super) fn volume_name(field: &str, name: &str) -> Result<VolumeName, ApiError> {
     let name: VolumeName = name
         .parse()
         .map_err(|error| ApiError::bad_request(format!("{field}: {error}")))?;
     match is_reserved(&name) {
         true => Err(ApiError::bad_request(format!(
-            "{field}: names that begin with {GOLDEN_PREFIX} or {WAITING_PREFIX} are kept for golden volumes \
-             and their clones: choose another"
+            "{field}: names that begin with {GOLDEN_PREFIX} or {WAITING_PREFIX} are reserved for \
+             golden volumes and their clones: choose another name"
         ))),
         false => Ok(name),
     }
 }
 
-/// Whether the volume is to be cloned; an empty text is as good as none.
+/// Whether the volume is to be cloned; an empty string counts as absent.
 fn cloning(fields: &Fields) -> Result<Cloning, ApiError> {
     match fields.text("clone")?.as_deref() {
         None | Some("") => Ok(Cloning::default()),
@@ -223,7 +222,7 @@ fn cloning(fields: &Fields) -> Result<Cloning, ApiError> {
     }
 }
 
-/// The image's format; an empty one is as good as none, as in Go.
+/// The image's format; an empty string counts as absent, as in the Go program.
 fn image_type(fields: &Fields) -> Result<ImageType, ApiError> {
     match fields.text("image_type")?.as_deref() {
         None | Some("") => Ok(ImageType::default()),
@@ -234,7 +233,7 @@ fn image_type(fields: &Fields) -> Result<ImageType, ApiError> {
     }
 }
 
-/// The digest that the image must have; an empty one is as good as none.
+/// The digest that the image must have; an empty string counts as absent.
 fn checksum(fields: &Fields) -> Result<Option<Checksum>, ApiError> {
     match fields.text("checksum")?.as_deref() {
         None | Some("") => Ok(None),
@@ -266,7 +265,7 @@ fn volume_size(gib: Option<u64>, bytes: Option<u64>) -> Result<u64, ApiError> {
         ))),
         Some(size) if size <= VOLUME_MAX_BYTES => Ok(size),
         _ => Err(ApiError::bad_request(format!(
-            "{field} is beyond {VOLUME_MAX_BYTES} bytes, the largest volume: it counts {}",
+            "{field} is above the limit of {VOLUME_MAX_BYTES} bytes: its unit is {}",
             if field == "volume_size_gb" {
                 "GiB"
             } else {
@@ -279,7 +278,7 @@ fn volume_size(gib: Option<u64>, bytes: Option<u64>) -> Result<u64, ApiError> {
 fn correlation_id(id: Option<String>) -> Result<Option<String>, ApiError> {
     match id {
         Some(id) if id.chars().count() > CORRELATION_ID_MAX => Err(ApiError::bad_request(format!(
-            "correlation_id has {} characters: at most {CORRELATION_ID_MAX} are taken",
+            "correlation_id has {} characters: at most {CORRELATION_ID_MAX} are allowed",
             id.chars().count()
         ))),
         id => Ok(id.filter(|id| !id.is_empty())),

@@ -1,4 +1,4 @@
-//! `X-Request-ID`: by which a client, a proxy and the log speak of the same request.
+//! `X-Request-ID`, which identifies a request to the client, to proxies and in the log.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -9,14 +9,14 @@ use uuid::Uuid;
 /// The header, of requests and answers.
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest id that is taken: a UUID has 36 characters, proxies' own forms less than 100.
+/// Longest id that is accepted: a UUID has 36 characters, and the ids of proxies have fewer than 100.
 const ID_MAX_CHARS: usize = 128;
 
-/// A request's id, among its extensions.
+/// A request's id, stored in its extensions.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
 
-/// Takes the client's id, or makes one, and answers it.
+/// Uses the client's id, or makes one, and sends it in the answer.
 pub(super) async fn identify(mut request: Request, next: Next) -> Response {
     let id = given(request.headers()).unwrap_or_else(|| Uuid::new_v4().to_string());
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -27,7 +27,7 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// The client's id, if it can stand in a header and in a log line.
+/// The client's id, if it is valid in a header and in a log line.
 fn given(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(HEADER)?.to_str().ok()?.trim();
     let is_good =

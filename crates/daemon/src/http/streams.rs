@@ -1,6 +1,6 @@
-//! Event streams: how many each caller may have, and all together.
+//! Limits on event streams: per caller and in total.
 //!
-//! A stream is a request that lasts as long as its job, so that it cannot be bounded by time.
+//! A stream lasts as long as its job, so it cannot be limited by time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::access::Principal;
 use crate::net::{Full, Refusal, Whose};
 
-/// Streams at once.
+/// Most streams in total.
 const STREAMS_MAX: usize = 256;
 
-/// Those of one caller: of one token, one certificate, or this host's programs.
+/// Most streams of one caller: of one token, one certificate, or the programs on this host.
 const STREAMS_SHARE: usize = 100;
 
-/// Who has how many streams.
+/// The number of streams of each caller.
 #[derive(Debug, Default)]
 pub struct Streams(Mutex<HashMap<Principal, usize>>);
 
-/// A caller's stream, until it is dropped.
+/// Counts as a caller's stream until it is dropped.
 #[derive(Debug)]
 pub(super) struct Stream {
     streams: Arc<Streams>,
@@ -26,7 +26,7 @@ pub(super) struct Stream {
 }
 
 impl Streams {
-    /// One stream more, if there is room.
+    /// Opens one more stream, if the limits allow it.
     pub(super) fn open(self: &Arc<Self>, caller: Principal) -> Result<Stream, Refusal> {
         let mut counts = self.counts();
         let mine = counts.get(&caller).copied().unwrap_or(0);
@@ -48,7 +48,7 @@ impl Streams {
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<Principal, usize>> {
-        // Numbers, each changed in one step.
+        // A panic cannot leave numbers half-changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

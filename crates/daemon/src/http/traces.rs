@@ -1,4 +1,4 @@
-//! One server span for every request but the scrapers'.
+//! One server span for every request except scrapes of `/metrics`.
 
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;

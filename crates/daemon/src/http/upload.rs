@@ -1,4 +1,4 @@
-//! Writing a libvirt storage volume's content: the seed image of cloud-init.
+//! The handler that writes a libvirt storage volume's content, such as the seed image of cloud-init.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use super::error::ApiError;
 use crate::access::audit::Subject;
 use crate::libvirt::{LibvirtError, LibvirtErrorKind, Upload};
 
-/// The pool unless the request names one.
+/// The default pool.
 const DEFAULT_POOL: &str = "cloud-init";
 
-/// Longest name of a pool or volume: the longest name of a file.
+/// Longest name of a pool or volume: the longest name that a file can have.
 const NAME_MAX_BYTES: usize = 255;
 
-/// Pieces of the content between the client and libvirt.
+/// Pieces of the content that are buffered between the client and libvirt.
 const CHUNKS: usize = 4;
 
 /// How long libvirt may take to accept a piece of the content.
@@ -30,8 +30,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the client may take for the next piece.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is still read of a content that is refused, and for how long: an answer reaches most clients
-/// only once they have sent all they had to send.
+/// How much of a refused body is still read, and for how long: most clients read the answer only after they
+/// have sent the whole body.
 const DRAIN_MAX_BYTES: usize = 64 << 20; // 64 MiB
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,26 +61,28 @@ pub(super) async fn put(
         size_bytes,
         content,
     };
-    // It ends in order, whether or not the client waits for it: an early end of the content aborts.
+    // A task of its own, so that it ends properly even if the client disconnects: content that ends early
+    // aborts it.
     let mut upload = tokio::spawn(async move { hypervisor.upload(upload).await });
     let mut body = request.into_body().into_data_stream();
-    // A client that sends no more ends the upload, whatever else it does.
+    // A client that stops sending aborts the upload.
     let next = async |body: &mut BodyDataStream| {
         let next = tokio::time::timeout(READ_TIMEOUT, body.next()).await;
         next.map_err(|_| {
             ApiError::bad_request(format!(
-                "Nothing of the content arrived for {} s: the volume is not complete",
+                "No content arrived for {} s: the upload was aborted, and the volume's content is \
+                 incomplete",
                 READ_TIMEOUT.as_secs()
             ))
         })
     };
     while let Some(chunk) = next(&mut body).await? {
         let chunk = chunk.map_err(|error| {
-            ApiError::bad_request(format!("The content did not arrive whole: {error}"))
+            ApiError::bad_request(format!("The content is incomplete: {error}"))
         })?;
         match tokio::time::timeout(WRITE_TIMEOUT, chunks.send(chunk)).await {
             Ok(Ok(())) => {}
-            // The upload has ended, and says why.
+            // The upload has ended; its result says why.
             Ok(Err(_)) => {
                 drain(&mut body).await;
                 break;
@@ -113,7 +115,7 @@ async fn drain(body: &mut BodyDataStream) {
             left = left.saturating_sub(chunk.len());
         }
     };
-    // A client that is slower than this will see its connection closed.
+    // A slower client will see its connection closed.
     tokio::time::timeout(DRAIN_TIMEOUT, read).await.ok();
 }
 
@@ -121,13 +123,14 @@ fn slow() -> ApiError {
     ApiError::new(
         ErrorCode::Unavailable,
         format!(
-            "libvirt took nothing for {} s: is libvirtd well? The volume is not complete",
+            "libvirt accepted no data for {} s, and the volume's content is incomplete: check \
+             libvirtd",
             WRITE_TIMEOUT.as_secs()
         ),
     )
 }
 
-/// A pool's or volume's name, which names no path.
+/// A pool's or volume's name, which must not be a path.
 fn name(headers: &HeaderMap, header: &str) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(header) else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Volumes over HTTP.
+//! The handlers of volumes.
 
 use std::sync::Arc;
 
@@ -49,14 +49,14 @@ pub(super) async fn verify(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Json<VerifiedVolume>, ApiError> {
-    // A golden volume's name will do as well.
+    // The name of a golden volume is allowed too.
     let name: VolumeName = name
         .parse()
         .map_err(|error| ApiError::bad_request(format!("name: {error}")))?;
     let Ok(_place) = app.shared.verifications.try_acquire() else {
         return Err(ApiError::new(
             ErrorCode::TooManyRequests,
-            "Another volume is being verified, and one at a time is: try again later",
+            "Another volume is being verified, and only one can be at a time: try again later",
         ));
     };
     Ok(Json(app.services.golden.verify(&name).await?))

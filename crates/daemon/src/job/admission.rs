@@ -48,7 +48,7 @@ pub enum Refusal {
     /// Too many jobs are waiting.
     #[error("{0} jobs are waiting, which is the limit (jobs.queue_limit): try again later")]
     QueueFull(usize),
-    /// The pool that volumes share gives no room.
+    /// The pool that volumes share has no room.
     #[error("{0}")]
     NoRoom(String),
 }

@@ -1,5 +1,4 @@
-//! What each error means to an operator, and what to do. `docs/troubleshooting.md` is made from
-//! this.
+//! What each error means to an operator, and what to do. `docs/troubleshooting.md` is generated from this.
 
 use lvp_api::ErrorCode;
 
@@ -44,17 +43,17 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     (
         "sidecar_invalid",
         "A checksum file beside the image has no digest of it, or a digest that contradicts another source",
-        "Upload the one that the error names again: the output of `sha256sum IMAGE`",
+        "Upload the file that the error names again: the output of `sha256sum IMAGE`",
     ),
     (
         "signature_missing",
-        "`trust` asks for a signature of the image, and there is none",
+        "`trust` requires a signature of the image, and there is none",
         "Sign it and upload the signature beside it (signatures.md), or change `trust.rules`",
     ),
     (
         "signature_refused",
-        "A signature of the image, or of a checksum file of it, is wrong, or by a key that is not trusted for it, is \
-         expired or was revoked",
+        "A signature of the image or of a checksum file is wrong, or was made with a key that is \
+         not trusted for this image, has expired or was revoked",
         "The message says which: sign again, or add the key to `trust.keys` once you know whose it is",
     ),
     (
@@ -74,12 +73,13 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "source_unavailable",
-        "The server could not be reached, cut the connection, or answered 5xx after all repeats",
+        "The server could not be reached, closed the connection early, or answered 5xx, even \
+         after all retries",
         "Run `doctor`; check the server; send the request again",
     ),
     (
         "incomplete",
-        "The object ended before its length",
+        "The object ended before its announced length",
         "Check the server and proxies in front of it; send the request again",
     ),
     (
@@ -104,8 +104,8 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "attempts",
-        "The daemon ended five times while it ran this job",
-        "Check the daemon's log before each of these ends, and report it; send the request again",
+        "The daemon crashed or was killed five times while it ran this job",
+        "Check what the daemon logged before each crash, and report it; send the request again",
     ),
     (
         "internal",
@@ -145,8 +145,9 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "volume_refused",
-        "The volume is open, mounted, a running domain's, another tool's, part of something larger, not \
-         handed over, or was finished by another job before a restart",
+        "The volume is open, mounted, used by a running domain, owned by another tool, part of a \
+         larger device, not handed over to this program, or was finished by another job before a \
+         restart",
         "The message says which: stop the domain, unmount it, hand it over (`lvpctl volumes adopt`) if it may be \
          rewritten, send the request again, or use another name",
     ),
@@ -157,9 +158,10 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "volume_pool",
-        "The thin pool would become fuller than `lvm.pool_data_percent_max` or `lvm.pool_metadata_percent_max`, or it \
-         is not sound",
-        "The message says which: remove volumes, extend the pool (`lvextend`), or mend it; see docs/volumes.md",
+        "The thin pool would become fuller than `lvm.pool_data_percent_max` or \
+         `lvm.pool_metadata_percent_max`, or is not healthy",
+        "The message says which: remove volumes, extend the pool (`lvextend`), or repair it; see \
+         docs/volumes.md",
     ),
     (
         "volume_timeout",
@@ -173,9 +175,10 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "clone_unavailable",
-        "The request demands a clone (`clone: require`), or a golden volume, and here there is none to be had",
-        "Send `clone: auto`; or put `volumes.dir` on XFS, btrfs or bcachefs, or volumes into a thin pool \
-         (volumes.md)",
+        "The request requires a clone (`clone: require`) or a golden volume, which this host \
+         cannot make",
+        "Send `clone: auto`; or keep volumes in a thin pool, or set `volumes.dir` to a directory \
+         on XFS, btrfs or bcachefs (volumes.md)",
     ),
     (
         "device_busy",
@@ -194,7 +197,7 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "no_space",
-        "The volume's file system ran full while it was written",
+        "The volume's file system filled up while the volume was written",
         "Free space there, and send the request again",
     ),
     (
@@ -219,7 +222,7 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     ),
     (
         "other_format",
-        "The image is not the raw disk that `image_type` says, or of a format that is not read",
+        "The image is not the raw disk that `image_type` says, or its format is not supported",
         "Set `image_type` to what the error names, or convert it: `qemu-img convert -O qcow2`",
     ),
     (
@@ -285,7 +288,7 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     (
         "too_large",
         "The image exceeds a limit of the reader (images.md lists them)",
-        "Create it with larger clusters, or smaller",
+        "Create it with larger clusters, or with a smaller disk",
     ),
 ];
 
@@ -301,7 +304,8 @@ pub const fn of_status(code: ErrorCode) -> (&'static str, &'static str) {
             "Send a token or connect with a client certificate: security.md",
         ),
         ErrorCode::Forbidden => (
-            "The token may only read; or, if no tokens are configured, another site's page sent the request",
+            "The token is read-only; or no tokens are configured and a page of another site sent \
+             the request",
             "Use a token with the role `provision`",
         ),
         ErrorCode::NotFound => (
@@ -334,8 +338,8 @@ pub const fn of_status(code: ErrorCode) -> (&'static str, &'static str) {
             "See the job's error below",
         ),
         ErrorCode::TooManyRequests => (
-            "The queue is full, the caller has used up its share of the daemon's limits, or the token is \
-             unknown, as were others before it",
+            "The queue is full, the caller has used up its share of the daemon's limits, or the \
+             caller has sent too many unknown tokens",
             "Wait as long as `Retry-After` says; see `jobs.queue_limit`, 'Bounds' in docs/security.md, or the \
              tokens file",
         ),

@@ -20,7 +20,7 @@ pub struct JobError {
 }
 
 impl JobError {
-    /// An error without a deeper cause.
+    /// An error without an underlying cause.
     pub fn new(kind: JobErrorKind, context: impl Into<String>) -> Self {
         Self {
             kind,
@@ -47,7 +47,7 @@ impl JobError {
         self
     }
 
-    /// Marks the error as one of the database or the cache that may pass.
+    /// Marks the error as a temporary one of the database or the cache.
     #[must_use]
     pub fn that_may_heal(mut self, may_heal: bool) -> Self {
         self.may_heal = may_heal;
@@ -67,7 +67,7 @@ impl JobError {
         }
     }
 
-    /// Whether the error is one of the database or the cache that may pass: the job waits for that.
+    /// Whether the error is a temporary one of the database or the cache, so that the job waits for its end.
     pub fn may_heal(&self) -> bool {
         self.may_heal
     }

@@ -1,4 +1,4 @@
-//! One effort for all who want the same: the first asker leads, the others follow.
+//! Work that several jobs need is done once: the first of them leads, the others follow.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,7 +21,7 @@ type Table = Arc<Mutex<HashMap<String, watch::Receiver<FlightState>>>>;
 #[derive(Debug, Default)]
 pub struct Flights(Table);
 
-/// The leader's seat: the flight ends when this is dropped, whatever became of it.
+/// Held by the leader: the flight ends when this is dropped, whether it succeeded or not.
 #[derive(Debug)]
 pub struct FlightGuard {
     table: Table,
@@ -29,12 +29,12 @@ pub struct FlightGuard {
     state: watch::Sender<FlightState>,
 }
 
-/// A seat behind the leader.
+/// Held by a job that waits for the leader.
 #[derive(Debug)]
 pub struct Follower(watch::Receiver<FlightState>);
 
 impl Flights {
-    /// Takes the lead, or a seat behind whoever has it.
+    /// Takes the lead, or follows whoever has it.
     pub fn enter(&self, key: &str) -> Result<FlightGuard, Follower> {
         match lock(&self.0).entry(key.to_owned()) {
             Entry::Occupied(flight) => Err(Follower(flight.get().clone())),
@@ -70,7 +70,7 @@ impl Drop for FlightGuard {
 }
 
 impl Follower {
-    /// Returns when the flight has ended, well or not.
+    /// Returns when the flight has ended, whether it succeeded or not.
     pub async fn ended(&mut self) {
         // The sender is dropped with the leader's guard; that is the end.
         while self.0.changed().await.is_ok() {}

@@ -52,7 +52,7 @@ pub enum JobErrorKind {
     VolumeTooSmall,
     /// There is no room for the volume.
     VolumeNoSpace,
-    /// The pool that volumes share is too full for it, or not sound.
+    /// The pool that volumes share is too full for it, or not healthy.
     VolumePool,
     /// LVM did not answer in time.
     VolumeTimeout,
@@ -262,7 +262,7 @@ mod tests {
         }
         for (word, ..) in advice::ERROR_TYPES {
             let is_used = JobErrorKind::all().any(|kind| kind.word() == *word);
-            assert!(is_used, "nothing fails by {word}");
+            assert!(is_used, "nothing fails with {word}");
         }
     }
 }

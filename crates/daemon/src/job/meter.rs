@@ -67,7 +67,7 @@ pub struct Meter {
     state: Mutex<State>,
 }
 
-/// The current copy, and what abandoned copies before it had moved.
+/// The current copy, and what abandoned earlier copies had moved.
 #[derive(Debug, Default)]
 struct Copying {
     counters: Arc<Counters>,
@@ -291,7 +291,7 @@ impl Meter {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain data that a panic cannot leave half-changed.
+    // A panic cannot leave plain data half-changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -303,7 +303,7 @@ struct Share {
 }
 
 impl Share {
-    /// `free` bytes of both need no work. They count as done from the start.
+    /// `free` bytes need no work: they are subtracted from both counts.
     fn new(done: &AtomicU64, total: &AtomicU64, free: u64) -> Self {
         let total_bytes = total.load(Ordering::Relaxed).saturating_sub(free);
         let done_bytes = done

@@ -27,8 +27,8 @@
 //! - `RUNNING -> FAILED` and `-> CANCELLED` happen after the job's changes to its volume were undone
 //!   ([`jobs`](crate::jobs), `undo`). If the volume turns out to be ready by then, the job has completed,
 //!   whatever was going to end it.
-//! - `PENDING -> CANCELLED` changes no data; the volume may be marked to say that this job was the last
-//!   on it.
+//! - `PENDING -> CANCELLED` changes no data; the volume may be marked with this job as the last that ended on
+//!   it.
 //! - A crash changes no state: a job that is running according to the database is run again from the start, and
 //!   every step can be repeated. For the same reason a database that is older than the volumes is not trusted on
 //!   its own ([`jobs`](crate::jobs), `standing`).

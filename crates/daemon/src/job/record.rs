@@ -32,7 +32,7 @@ pub struct NewJob {
 /// Why a job failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The HTTP status that fits.
+    /// The corresponding HTTP status.
     pub code: u16,
     /// A word from a fixed list, for metrics.
     pub error_type: String,

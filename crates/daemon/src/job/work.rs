@@ -22,7 +22,7 @@ pub enum Work {
         /// The image.
         image: ImageRequest,
     },
-    /// An image into a golden volume, from which others will be cloned.
+    /// Write an image to a golden volume, from which others will be cloned.
     Golden {
         /// The image.
         image: ImageRequest,
@@ -47,7 +47,7 @@ pub struct VolumeRequest {
     pub name: VolumeName,
     /// The requested size.
     pub size_bytes: u64,
-    /// Whether it may be a volume that is not marked as this program's.
+    /// Whether an existing volume may be written that is not marked as this program's.
     pub adopt: bool,
     /// Whether it is cloned where that can be done.
     pub clone: Cloning,

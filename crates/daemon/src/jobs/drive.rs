@@ -19,11 +19,10 @@ use crate::job::record::Job;
 use crate::job::stop::StopReason;
 use crate::store::StoreError;
 
-/// A job that was started so often without reaching an end is given up: something about it brings
-/// the daemon down.
+/// A job that was started this often without reaching an end fails: something about it crashes the daemon.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// Waits between attempts to write a job's end to a database that cannot be written.
+/// Pause between attempts to record a job's end while the database cannot be written.
 const SAVE_BACKOFF: Duration = Duration::from_secs(2);
 
 impl Jobs {
@@ -41,7 +40,7 @@ impl Jobs {
             slot = turn => slot.map_err(|_| JobError::stopped(StopReason::Shutdown)),
         };
         metrics.job_left_queue(accepted.elapsed());
-        // A job that never runs has none.
+        // A job that never runs has no span.
         let mut span = Span::none();
         let (ended, ran) = match slot {
             Err(error) => (Err(error), None),
@@ -69,7 +68,7 @@ impl Jobs {
     }
 
     async fn run(&self, live: &Arc<Live>) -> Result<(), JobError> {
-        // Before anything that may fail: what is done needs neither the image nor another attempt.
+        // Before anything that may fail: a job that has finished needs neither the image nor another attempt.
         if self.has_finished(live).await {
             return Ok(());
         }
@@ -78,8 +77,9 @@ impl Jobs {
             return Err(JobError::new(
                 JobErrorKind::Attempts,
                 format!(
-                    "The job was started {MAX_ATTEMPTS} times and the daemon ended each time before \
-                     it did: see the daemon's log for the reason, then send the request again"
+                    "The job was started {MAX_ATTEMPTS} times, and each time the daemon ended \
+                     before the job did: see the daemon's log for the reason, then send the \
+                     request again"
                 ),
             ));
         }
@@ -103,7 +103,7 @@ impl Jobs {
         );
         let steps = {
             let (jobs, live) = (self.clone(), Arc::clone(live));
-            // A task of its own: a panic in a step ends the job, not its bookkeeping.
+            // In a task of its own, so that a panic in a step does not skip the bookkeeping.
             let steps = async move { steps::run(&jobs.0.services, &live).await };
             tokio::spawn(steps.in_current_span())
         };
@@ -153,7 +153,7 @@ impl Jobs {
                 Some(StopReason::Shutdown) => {
                     tracing::info!(
                         component = "provisioner", job_id = %live.id,
-                        "Job left for the next start"
+                        "The job continues at the next start"
                     );
                     return;
                 }
@@ -165,7 +165,7 @@ impl Jobs {
             && job.state == JobState::Failed
         {
             let error = match stopped {
-                // What the stop broke is not why the job failed.
+                // An error that the stop caused is not why the job failed.
                 Some(reason) => &JobError::stopped(reason),
                 None => error,
             };
@@ -192,8 +192,8 @@ impl Jobs {
         live.end(job);
     }
 
-    /// Writes a job's end to the database, again and again while it cannot be written: a result
-    /// that is not recorded would be worked for a second time.
+    /// Records a job's end, and repeats that while the database cannot be written: a job whose end is not
+    /// recorded would run a second time.
     async fn save_end(&self, job: &Job) {
         let Services {
             store,
@@ -214,7 +214,7 @@ impl Jobs {
                     let error = chain(&error);
                     tracing::error!(
                         component = "storage", job_id = %job.id, error,
-                        "A job's end cannot be recorded; trying again"
+                        "The end of a job cannot be recorded; trying again"
                     );
                     self.0.services.doubt.notify_one();
                     if self.0.stopping.load(Ordering::Acquire) {

@@ -1,4 +1,4 @@
-//! What failures of the parts that jobs work with are to the job.
+//! What errors of other modules mean to a job.
 
 use crate::cache::CacheError;
 use crate::golden::GoldenError;
@@ -7,7 +7,7 @@ use crate::job::kind::JobErrorKind;
 use crate::store::StoreError;
 use crate::transfer::TransferError;
 
-/// What a full disk under the database means for the one who asks.
+/// What a full disk under the database means to the caller.
 const DATABASE_FULL: &str =
     "The database's file system is full: free space there and send the request again";
 
@@ -82,7 +82,7 @@ impl From<TransferError> for JobError {
                 JobErrorKind::Internal
             }
         };
-        // Its own text is the context, and is told once.
+        // Its own text is the context, and appears once in the chain.
         Self::new(kind, error.to_string()).because(error)
     }
 }

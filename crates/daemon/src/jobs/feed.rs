@@ -1,9 +1,9 @@
-//! What changed about all jobs, in order, for those who follow every one of them.
+//! Changes of all jobs, in order, for clients that follow them.
 //!
-//! Each change has a number. Of each job only the last change is kept, so that whoever reads slowly
-//! gets fewer and newer ones and costs nothing. A follower that comes back with the number that it saw
-//! last goes on from there; when what it missed is no longer kept, or comes from an earlier run of the
-//! daemon, it is told to begin anew.
+//! Each change has a number. Only the last change of each job is kept, so that a slow reader gets fewer, newer
+//! changes and needs no buffer. A follower that reconnects with the last number that it saw continues from
+//! there; if what it missed is no longer kept, or its number comes from an earlier run of the daemon, it is
+//! told to start over.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::job::record::Job;
 /// Jobs whose last change is kept.
 const KEPT: usize = 2048;
 
-/// A place in the order of changes. Its text is the id of a server-sent event.
+/// A position in the order of changes. Its text is the id of a server-sent event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     /// The run of the daemon that counted.
@@ -49,21 +49,21 @@ impl FromStr for Cursor {
 /// The last change of one job.
 #[derive(Debug)]
 pub struct Change {
-    // Not the job itself, whose URL may be a secret.
+    // Not the job itself, whose URL may contain a secret.
     status: JobStatus,
     json: OnceLock<Bytes>,
 }
 
 impl Change {
-    /// The job's status as JSON, made once for all who follow.
+    /// The job's status as JSON, serialised once for all followers.
     pub fn json(&self) -> Bytes {
-        // A status is plain data; there is nothing in it that JSON cannot say.
+        // A status is plain data, which always serialises.
         let json = || Bytes::from(serde_json::to_vec(&self.status).unwrap_or_default());
         self.json.get_or_init(json).clone()
     }
 }
 
-/// What changed, and news of it.
+/// The changes, and notification of new ones.
 #[derive(Debug)]
 pub struct Feed {
     run: Uuid,
@@ -75,7 +75,7 @@ pub struct Feed {
 #[derive(Debug, Default)]
 struct Changes {
     newest: u64,
-    /// Up to here, changes may be missing.
+    /// Changes up to this number may be missing.
     forgotten: u64,
     by_number: BTreeMap<u64, Arc<Change>>,
     by_job: HashMap<JobId, u64>,
@@ -92,7 +92,7 @@ impl Default for Feed {
 }
 
 impl Feed {
-    /// A job is like this now.
+    /// Records that a job has changed.
     pub fn changed(&self, job: &Job) {
         let mut changes = self.lock();
         changes.newest += 1;
@@ -121,17 +121,17 @@ impl Feed {
         });
     }
 
-    /// There will be no more changes: those who wait for one end.
+    /// Ends the feed: there will be no more changes, and nobody waits for one any longer.
     pub fn close(&self) {
         self.newest.send_replace(u64::MAX);
     }
 
-    /// Tells of news: the value rises with each change, up to `u64::MAX` at the end.
+    /// A value that rises with each change, and is `u64::MAX` at the end.
     pub fn news(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
     }
 
-    /// Now.
+    /// The position after the last change.
     pub fn now(&self) -> Cursor {
         Cursor {
             run: self.run,
@@ -139,7 +139,7 @@ impl Feed {
         }
     }
 
-    /// What changed after `cursor`, in order. None when that is no longer known.
+    /// The changes after `cursor`, in order. None if they are no longer known.
     pub fn since(&self, cursor: Cursor) -> Option<Vec<(Cursor, Arc<Change>)>> {
         let changes = self.lock();
         if cursor.run != self.run
@@ -160,7 +160,7 @@ impl Feed {
     }
 
     fn lock(&self) -> MutexGuard<'_, Changes> {
-        // Whoever panicked within left at worst a change that nobody is told of.
+        // A panic under the lock loses at worst one change.
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,9 @@
 //! The places where volumes were kept before `volumes.dir`, `volumes.backend` or `lvm.volume_group` was
 //! changed.
 //!
-//! A job goes on where volumes are kept now. What it had begun elsewhere says `populating` for ever, and
-//! nobody would look there again: so each start does, and says what it finds until nothing is left.
+//! A job continues in the place where volumes are kept now. A volume that it had begun elsewhere would stay
+//! `populating` for ever without anybody noticing. So each start looks there, and logs what it finds until
+//! nothing is left.
 
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use crate::error::chain;
 use crate::store::{Store, StoreError};
 use crate::volume::{self, Place, Volume, VolumeError, VolumeState};
 
-/// How long a look at a place may take that nobody needs now.
+/// How long listing a former place may take: nothing depends on it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many volumes are named in one line.
+/// How many volumes are named in one log line.
 const NAMED: usize = 20;
 
-/// Notes where volumes are kept now, and says what is unfinished where they were before.
+/// Records where volumes are kept now, and logs what is unfinished in former places.
 pub async fn report(store: &Store, config: &Config) -> Result<(), StoreError> {
     let now = volume::place(config);
     for place in store.use_place(now, clock::now_text()).await? {
@@ -39,9 +40,9 @@ pub async fn report(store: &Store, config: &Config) -> Result<(), StoreError> {
                     location,
                     count,
                     volumes = names.join(", "),
-                    "Volumes were kept elsewhere before, and some there are unfinished: nothing here \
-                     finishes or removes them. Set the former place again to have that done, or remove \
-                     them there"
+                    "Volumes were kept elsewhere before, and some there are unfinished: the \
+                     daemon does not finish or remove them. Configure the former place again to \
+                     have that done, or remove them there by hand"
                 );
             }
             Ok(Err(error)) => unknown(&place, &chain(&error)),
@@ -58,7 +59,7 @@ fn unknown(place: &Place, error: &str) {
         backend,
         location,
         error,
-        "Volumes were kept elsewhere before; whether some there are unfinished cannot be told"
+        "Volumes were kept elsewhere before, and it is unknown whether some there are unfinished"
     );
 }
 

@@ -1,4 +1,4 @@
-//! A job that has not ended: its record, its counters, its switch.
+//! A job that has not ended: its record, its counters, and how it is stopped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,7 +19,7 @@ use crate::volume::{Volume, VolumeState};
 /// Where a job comes from.
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// A request to this process, which has looked where the image is.
+    /// A request to this process, for which the image's URL was already resolved.
     Request(ImageUrl),
     /// The database: it was accepted before a restart.
     Database,
@@ -29,16 +29,16 @@ pub(super) enum Origin {
 /// task changes it.
 #[derive(Debug)]
 pub struct Live {
-    /// The job's name.
+    /// The job's id.
     pub id: JobId,
     /// Its counters.
     pub meter: Arc<Meter>,
-    /// Its switch.
+    /// Stops it.
     pub stop: Stop,
     origin: Origin,
     spec: JobSpec,
     touched_volume: AtomicBool,
-    /// The volume as this run found it.
+    /// The volume as this run of the job found it.
     found: OnceLock<Volume>,
     wrote_volume: AtomicBool,
     record: watch::Sender<Job>,
@@ -68,13 +68,13 @@ impl Live {
         &self.spec
     }
 
-    /// Whether it comes from the database and not from a request to this process.
+    /// Whether it was resumed from the database, instead of requested from this process.
     pub(super) fn is_taken_up(&self) -> bool {
         matches!(self.origin, Origin::Database)
     }
 
-    /// Where the image is. For a job from the database the configuration of now says so, which may be another
-    /// than when it was accepted.
+    /// Where the image is. For a job from the database, the current configuration decides, which may differ
+    /// from the one under which the job was accepted.
     pub(super) fn location(&self, source: &Source) -> Result<ImageUrl, JobError> {
         if let Origin::Request(location) = &self.origin {
             return Ok(location.clone());
@@ -84,15 +84,15 @@ impl Live {
             JobError::new(
                 JobErrorKind::UrlUnreadable,
                 format!(
-                    "The query of {url} was encrypted with another key than the one beside the database: \
-                     send the request again"
+                    "The query of {url} was encrypted with a different key than the one beside \
+                     the database: send the request again"
                 ),
             )
         })?;
         Ok(source.parse_url(&whole)?)
     }
 
-    /// Notes that this run is about to make or mark the volume: from here on it is rolled back.
+    /// Notes that this run is about to make or mark the volume: from here on, a failure rolls it back.
     pub(super) fn touch_volume(&self) {
         self.touched_volume.store(true, Ordering::Release);
     }
@@ -102,9 +102,9 @@ impl Live {
         self.touched_volume.load(Ordering::Acquire)
     }
 
-    /// Notes how this run found a volume that is not this job's yet.
+    /// Notes the state in which this run found a volume that is not this job's yet.
     pub(super) fn found_volume(&self, volume: &Volume) {
-        // The first look stands: a run that begins afresh finds its own mark.
+        // The first look counts: a later attempt would find this job's own mark.
         self.found.get_or_init(|| volume.clone());
     }
 
@@ -113,7 +113,7 @@ impl Live {
         self.wrote_volume.store(true, Ordering::Release);
     }
 
-    /// The volume as this run found it, if another's, and no byte of it was changed.
+    /// The volume as this run found it, if it was not this job's and none of its bytes was changed.
     pub(super) fn found_unwritten(&self) -> Option<Volume> {
         let is_unwritten = !self.wrote_volume.load(Ordering::Acquire);
         let found = self.found.get().filter(|_| is_unwritten)?;
@@ -126,12 +126,12 @@ impl Live {
         self.record.borrow().clone()
     }
 
-    /// Follows the record.
+    /// A receiver of the record's changes.
     pub fn watch(&self) -> watch::Receiver<Job> {
         self.record.subscribe()
     }
 
-    /// Changes the record for those who watch; the database gets it at the next transition.
+    /// Changes the record for watchers; the database gets it at the next change of state.
     pub(super) fn update<R>(&self, change: impl FnOnce(&mut Job) -> R) {
         self.record.send_modify(|job| {
             change(job);
@@ -140,8 +140,8 @@ impl Live {
         });
     }
 
-    /// Shows the record as its end was written to the database and told to receivers: to the
-    /// millisecond the same, whoever is asked.
+    /// Publishes the final record exactly as it was written to the database and sent to webhooks, timestamps
+    /// included.
     pub(super) fn end(&self, job: Job) {
         self.feed.changed(&job);
         self.record.send_replace(job);
@@ -157,7 +157,7 @@ impl Live {
         });
     }
 
-    /// Shows the counters on the record, if they moved.
+    /// Copies the counters to the record, if they have changed.
     pub(super) fn sample(&self) {
         let progress = Some(self.meter.progress());
         self.record.send_if_modified(|job| {

@@ -1,12 +1,12 @@
-//! Jobs: accepted durably, run a few at a time, taken up again after a crash.
+//! Jobs: accepted durably, run a few at a time, resumed after a crash.
 //!
-//! What a job is, its states and the commands that it takes stand in [`job`](crate::job). Here is what does the
-//! work: `drive` takes one job from its acceptance to its end, `steps` is the way of its bytes, `undo` takes back
-//! what a job that failed did, `standing` and `reconcile` settle what jobs and volumes say of each other.
+//! What a job is, its states and its commands are described in [`job`](crate::job). This module does the work:
+//! `drive` takes one job from its acceptance to its end, `steps` moves its bytes, `undo` reverts what a failed
+//! job did, `standing` and `reconcile` resolve disagreements between the database and the volumes.
 //!
-//! - Invariant: a job's state is changed by its own task alone (`drive`); everybody else
-//!   asks by [`Stop`](crate::job::stop::Stop). That a client goes away changes nothing.
-//! - Invariant: a state is in the database before anybody is told of it.
+//! - Invariant: only a job's own task changes its state (`drive`); everything else requests a stop through
+//!   [`Stop`](crate::job::stop::Stop). A client that disconnects changes nothing.
+//! - Invariant: a state is in the database before anybody is told about it.
 //! - Invariant: a job that comes from the database writes its volume only where the volume's own
 //!   record says that it may ([`standing`]).
 //! - Invariant: nothing runs twice at once: one task per job, one unfinished job per volume
@@ -74,21 +74,21 @@ pub enum SubmitError {
     /// The job could not be made durable.
     #[error("The job could not be recorded")]
     Store(#[from] StoreError),
-    /// A fault of the daemon.
+    /// A bug in the daemon.
     #[error("The request crashed; see the log")]
     Internal,
 }
 
-/// What became of a wish to cancel.
+/// The result of a request to cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancellation {
     /// The job is cancelled.
     Cancelled,
-    /// It had ended before, so.
+    /// It had already ended, in this state.
     Ended(JobState),
     /// There is no such job.
     Unknown,
-    /// It was told to stop and has not ended in time.
+    /// It was told to stop, and did not end in time.
     Slow,
 }
 
@@ -110,7 +110,7 @@ struct Inner {
 }
 
 impl Jobs {
-    /// No job runs before [`Jobs::resume`].
+    /// Jobs that the database already has do not run before [`Jobs::resume`].
     pub fn new(services: Arc<Services>) -> Self {
         let slots = Arc::new(Semaphore::new(services.settings.max_concurrent));
         Self(Arc::new(Inner {
@@ -125,7 +125,7 @@ impl Jobs {
         }))
     }
 
-    /// Takes up the jobs that had not ended when the daemon did; returns how many.
+    /// Resumes the jobs that had not ended when the daemon did; returns how many.
     pub async fn resume(&self) -> Result<usize, StoreError> {
         let jobs = self.0.services.store.unfinished_jobs().await?;
         let count = jobs.len();
@@ -135,7 +135,7 @@ impl Jobs {
         Ok(count)
     }
 
-    /// Makes a request a job. It happens whole or not at all, whether or not the caller waits.
+    /// Makes a request a job. It is done completely or not at all, whether or not the caller waits.
     pub async fn submit(&self, new: NewJob) -> Result<JobId, SubmitError> {
         if self.0.stopping.load(Ordering::Acquire) {
             return Err(SubmitError::Stopping);
@@ -164,18 +164,18 @@ impl Jobs {
         admitted.await.unwrap_or(Err(SubmitError::Internal))
     }
 
-    /// Why a job's volume has no room in the pool that volumes share, by the last look: told to who asks, rather
-    /// than to a job that would fail by it. A volume with room of its own needs none.
+    /// Why a job's volume has no room in the pool that volumes share, as of the last look, so that the request
+    /// is refused instead of the job failing later. A volume with extents of its own needs no room there.
     async fn has_no_room(&self, job: &Job) -> Option<String> {
         let volumes = &self.services().volumes;
         let error = volumes.has_room().err()?;
         let has_its_own = match job.spec.work.volume() {
-            // What cannot be looked at shows in the job.
+            // If the lookup fails, the job will report why.
             Some(request) => match volumes.lookup(&request.name).await {
                 Ok(found) => found.is_some_and(|found| found.kind == Some(VolumeKind::Linear)),
                 Err(_) => true,
             },
-            // Golden volumes are dropped for others, and made again.
+            // Golden volumes are removed to make room, and made again.
             None => true,
         };
         (!has_its_own).then(|| chain(&error))
@@ -203,12 +203,12 @@ impl Jobs {
         Ok((jobs, total))
     }
 
-    /// Follows a job that has not ended.
+    /// A receiver of the changes of a job that has not ended.
     pub fn watch(&self, id: JobId) -> Option<watch::Receiver<Job>> {
         self.find(id).map(|live| live.watch())
     }
 
-    /// What changes about all jobs.
+    /// The changes of all jobs.
     pub fn feed(&self) -> &Feed {
         &self.0.feed
     }
@@ -239,17 +239,17 @@ impl Jobs {
         self.active() >= self.0.services.settings.max_concurrent
     }
 
-    /// Whether the daemon takes no further job.
+    /// Whether the daemon is stopping and accepts no more jobs.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Acquire)
     }
 
-    /// Forgets jobs that ended longer ago than `jobs.retention`, but for those that volumes name;
-    /// returns how many.
+    /// Forgets jobs that ended longer ago than `jobs.retention`, except those that volumes name; returns how
+    /// many.
     pub async fn forget_old(&self) -> Result<usize, JobError> {
         let services = &self.0.services;
         let oldest = clock::text(clock::now() - services.settings.retention);
-        // What volumes name is what unfinished jobs are compared with after a restart.
+        // After a restart, unfinished jobs are compared with the jobs that volumes name.
         let volumes = services.volumes.list().await?;
         let named = volumes.iter().flat_map(|volume| match volume.state {
             VolumeState::Ready { job, .. } => [job, volume.last_ended],
@@ -259,14 +259,13 @@ impl Jobs {
         Ok(services.store.forget_jobs_before(oldest, named).await?)
     }
 
-    /// Takes no further job, waits for the running ones, and after `grace` leaves the rest to the
-    /// next start.
+    /// Accepts no more jobs, waits for the running ones, and after `grace` leaves the rest to the next start.
     pub async fn shut_down(&self, grace: Duration) {
         self.0.stopping.store(true, Ordering::Release);
         self.0.tasks.close();
-        // Those who follow it would hold up the end of their connections.
+        // Open event streams would delay the end of their connections.
         self.0.feed.close();
-        // Waiting jobs do not begin any more: they stay pending.
+        // Waiting jobs no longer start: they stay pending.
         self.0.slots.close();
         if tokio::time::timeout(grace, self.0.tasks.wait())
             .await
@@ -281,7 +280,7 @@ impl Jobs {
             {
                 tracing::warn!(
                     component = "provisioner",
-                    "Some jobs did not stop in time; they go on at the next start"
+                    "Some jobs did not stop in time; they continue at the next start"
                 );
             }
         }
@@ -304,8 +303,8 @@ impl Jobs {
         let live = Arc::new(Live::new(job, origin, Arc::clone(&self.0.feed)));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
-        // The first look takes the place in the semaphore's queue. It is taken here: tasks begin in any
-        // order.
+        // The first poll takes the job's place in the semaphore's queue. It is done here because tasks start in
+        // any order.
         let mut turn = Box::pin(Arc::clone(&self.0.slots).acquire_owned());
         let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         let turn = async move {

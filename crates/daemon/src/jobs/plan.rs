@@ -1,5 +1,5 @@
-//! What a job would do, without doing any of it: nothing is reserved, marked or fetched but what has to be
-//! read of the image to know it.
+//! What a job would do, without doing any of it: nothing is reserved or marked, and only the image's metadata
+//! is fetched.
 
 use lvp_api::plan::{CacheState, Plan};
 use lvp_api::{Cloning, Method, VolumeName};
@@ -110,12 +110,12 @@ async fn look_at_image(
         let url = &plan.image_url;
         if services.settings.require_checksum {
             let problem = format!(
-                "{url}.sha256 is not there nor another checksum, and cache.require_checksum is on"
+                "There is no {url}.sha256 and no other checksum, and cache.require_checksum is on"
             );
             plan.problems.push(problem);
         } else {
             let warning = format!(
-                "{url}.sha256 is not there nor another checksum: the image cannot be verified"
+                "There is no {url}.sha256 and no other checksum: the image cannot be verified"
             );
             plan.warnings.push(warning);
         }
@@ -161,7 +161,7 @@ async fn look_at_image(
                 plan.bytes_to_fetch = object.size;
                 check_cache_room(services, &object, plan).await?;
             }
-            // Reading ends when nobody waits for it any more.
+            // Reading is cancelled when the caller no longer waits.
             let cancel = CancellationToken::new();
             let _ended = cancel.clone().drop_guard();
             let reader = source.reader(&object, cancel);
@@ -171,7 +171,7 @@ async fn look_at_image(
     };
     match opened {
         Ok(info) => show(&info, plan),
-        // What is inside shows only once it has been fetched and unpacked.
+        // The image inside is known only once the object has been fetched and unpacked.
         Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
             plan.warnings.push(chain(&error));
             if plan.method == Some(Method::Stream) {
@@ -197,7 +197,7 @@ fn show(info: &ImageInfo, plan: &mut Plan) {
     plan.bytes_to_write = info.virtual_size.map(|_| info.allocated_bytes);
 }
 
-/// An image that is larger than the cache may be is refused before anything is evicted for it.
+/// Checks whether the cache can take the image, and what would be evicted for it.
 async fn check_cache_room(
     services: &Services,
     object: &ObjectMeta,
@@ -207,7 +207,7 @@ async fn check_cache_room(
         && object.size > limit
     {
         plan.problems.push(format!(
-            "The image has {} bytes, and the cache takes {limit} (cache.max_size_bytes)",
+            "The image has {} bytes, and the cache may hold {limit} (cache.max_size_bytes)",
             object.size
         ));
     }
@@ -216,14 +216,16 @@ async fn check_cache_room(
     let evictable = services.cache.usage().await?.size_bytes;
     if object.size > usable.saturating_add(evictable) {
         plan.problems.push(format!(
-            "The image has {} bytes, and the cache's file system {free} free, of which {} stay so \
-             (cache.min_free_bytes); cached images that could be evicted have {evictable}",
+            "The image has {} bytes, and the cache's file system has {free} bytes free, of which \
+             {} must stay free (cache.min_free_bytes); evicting cached images would free \
+             {evictable}",
             object.size,
             services.cache.min_free_bytes()
         ));
     } else if object.size > usable {
         plan.warnings.push(format!(
-            "The cache's file system has {free} bytes free, the image {}: older images would be evicted",
+            "The cache's file system has {free} bytes free, and the image has {}: older images \
+             would be evicted",
             object.size
         ));
     }
@@ -253,7 +255,7 @@ async fn look_at_volume(
                 "The volume would have {} bytes, and {} are free",
                 request.size_bytes, capacity.free_bytes
             );
-            // A sparse file takes room only as it is written.
+            // A sparse file takes up space only as it is written.
             match capacity.is_sparse {
                 true => plan.warnings.push(text),
                 false => plan.problems.push(text),
@@ -269,14 +271,14 @@ async fn look_at_volume(
         plan.problems.push(chain(&error));
     }
     plan.warnings.push(format!(
-        "{} exists: its content would be lost",
+        "Volume {} exists: its content would be lost",
         existing.name
     ));
     plan.overwrites = Some(existing.info());
     Ok(())
 }
 
-/// A volume that another job is writing takes no further one.
+/// A volume that another job is writing is refused.
 async fn check_holder(
     services: &Services,
     name: &VolumeName,
@@ -290,10 +292,10 @@ async fn check_holder(
     Ok(())
 }
 
-/// What was measured of less says how long a request takes, and nothing of a rate.
+/// Smaller transfers measure latency rather than throughput, and are not used for rates.
 const MEASURED_MIN_BYTES: u64 = 64 << 20; // 64 MiB
 
-/// Fetching and writing overlap, so that the slower of them counts. None where the rates or the sizes are not known.
+/// Fetching and writing overlap, so the slower of them counts. None if the rates or the sizes are not known.
 async fn expected_seconds(services: &Services, plan: &Plan) -> Result<Option<f64>, JobError> {
     let store = &services.store;
     let fetch = store
@@ -311,7 +313,7 @@ async fn expected_seconds(services: &Services, plan: &Plan) -> Result<Option<f64
         bytes => rate.map(|rate| bytes as f64 / rate),
     };
     let fetched = seconds(plan.bytes_to_fetch, fetch);
-    // In one pass writing has no measure of its own, and is no slower.
+    // In one pass, writing is not measured separately, and does not take longer.
     let written = match plan.bytes_to_fetch {
         0 => plan.bytes_to_write.and_then(|bytes| seconds(bytes, write)),
         _ => Some(0.0),

@@ -1,17 +1,18 @@
-//! Volumes and jobs that do not agree: after a crash, a lost database, or by somebody's own hand.
+//! Volumes and jobs that do not agree: after a crash, after the loss of a database, or because somebody changed
+//! a volume.
 //!
-//! | the volume says | the job | the one answer |
+//! | the volume says | the job | what happens |
 //! |---|---|---|
 //! | populating | has not ended, or another one waits for the volume | left to that job |
 //! | populating, created by the job | unknown, failed or cancelled | removed |
-//! | populating, there before the job | unknown, failed or cancelled | stays, logged as not ready |
+//! | populating, older than the job | unknown, failed or cancelled | stays, logged as not ready |
 //! | populating | completed | stays, logged: somebody changed it since |
 //! | ready or nothing | any | left alone |
 //! | (gone) | completed | logged once |
 //!
-//! The order of the looks matters, as jobs go on meanwhile: completed jobs, then volumes, then
-//! unfinished jobs. So no volume of a job that has just begun or just ended is misread; and a
-//! removal asks the volume itself once more ([`Volumes::remove_created`]).
+//! Jobs continue meanwhile, so the order of the queries matters: completed jobs, then volumes, then unfinished
+//! jobs. This way, no volume of a job that has just started or ended is misjudged; and a removal checks the
+//! volume itself once more ([`Volumes::remove_created`]).
 //!
 //! [`Volumes::remove_created`]: crate::volume::Volumes::remove_created
 
@@ -26,19 +27,19 @@ use crate::job::error::JobError;
 use crate::job::record::Job;
 use crate::volume::{Removed, Volume, VolumeState};
 
-/// What a look at all volumes found.
+/// What was found when volumes and jobs were compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reconciled {
-    /// Volumes that ended jobs had made and not finished; they are gone now.
+    /// Volumes that ended jobs had made and not finished, and that were removed now.
     pub removed: usize,
-    /// Volumes that are left not ready, for an operator or the next request.
+    /// Volumes that stay not ready, for an operator or the next request.
     pub not_ready: usize,
     /// Volumes of completed jobs that are gone.
     pub missing: usize,
 }
 
 impl Jobs {
-    /// Brings volumes and jobs back together; at start and at every interval.
+    /// Compares volumes with jobs and resolves disagreements; at the start and at every interval.
     pub async fn reconcile_volumes(&self) -> Result<Reconciled, JobError> {
         let services = self.services();
         let completed = services.store.completed_volumes().await?;
@@ -111,7 +112,7 @@ impl Jobs {
             Ok(Removed::Removed | Removed::Absent) => {
                 tracing::warn!(
                     component = "provisioner", volume = %path, job_id = %job,
-                    "Removed a volume that an ended job had made and not finished"
+                    "Removed an unfinished volume that an ended job had created"
                 );
                 true
             }
@@ -120,7 +121,7 @@ impl Jobs {
             Err(error) => {
                 tracing::error!(
                     component = "provisioner", volume = %path, job_id = %job, error = chain(&error),
-                    "A volume that an ended job had made and not finished cannot be removed"
+                    "An unfinished volume that an ended job had created cannot be removed"
                 );
                 false
             }

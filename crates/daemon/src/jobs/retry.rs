@@ -1,4 +1,4 @@
-//! Asking again for what an ended job was to do.
+//! Submitting what a failed or cancelled job was to do as a new job.
 
 use lvp_api::{JobId, JobState, VolumeName};
 
@@ -7,7 +7,7 @@ use crate::job::record::{JobSpec, NewJob};
 use crate::source::SourceError;
 use crate::store::StoreError;
 
-/// Why a job is not done again.
+/// Why a job is not retried.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetryError {
@@ -17,13 +17,13 @@ pub enum RetryError {
     /// It has not failed.
     #[error("Job {0} is {1}: only a failed or cancelled job can be retried")]
     NotFailed(JobId, JobState),
-    /// Its URL is not known any more.
+    /// Its URL is no longer known.
     #[error(
         "Job {0} was for a URL with a query, which may be a signature and is not kept after the \
          job's end: send the whole request again"
     )]
     QueryNotKept(JobId),
-    /// Its volume is another job's by now.
+    /// A later job has written its volume.
     #[error(
         "Volume {volume} was written by the later job {later}: retrying job {job} would overwrite it; send \
          a new request if that is meant"
@@ -36,7 +36,7 @@ pub enum RetryError {
         /// The job whose image the volume has.
         later: JobId,
     },
-    /// Its URL is not one that the configuration of now takes.
+    /// The current configuration does not accept its URL.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The new job was not made.
@@ -48,8 +48,8 @@ pub enum RetryError {
 }
 
 impl Jobs {
-    /// Makes a new job of what a failed or cancelled one was asked to do. A repeat with the same key is the
-    /// same job.
+    /// Submits what a failed or cancelled job was to do as a new job. A repeat with the same key returns the
+    /// same new job.
     pub async fn retry(
         &self,
         id: JobId,

@@ -1,4 +1,4 @@
-//! What jobs, and the handlers and probes beside them, work with.
+//! The services that jobs, HTTP handlers and probes use.
 
 use std::sync::Arc;
 
@@ -16,30 +16,30 @@ use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::volume::Volumes;
 
-/// What jobs work with.
+/// The services that jobs use.
 #[derive(Debug)]
 pub struct Services {
     /// Where images come from.
     pub source: Source,
-    /// Where they are kept.
+    /// Where images are kept.
     pub cache: Cache,
-    /// Where they are put.
+    /// Where images are written to.
     pub volumes: Arc<dyn Volumes>,
-    /// What they are cloned from.
+    /// The golden volumes that volumes are cloned from.
     pub golden: Shelf,
     /// What all copies share.
     pub engine: Engine,
     /// libvirt, where it is used.
     pub hypervisor: Option<Arc<dyn Hypervisor>>,
-    /// Where intent and results are.
+    /// The database: what was requested, and the results.
     pub store: Store,
-    /// Told of everything that happens.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Who is told of jobs' ends.
+    /// Sends the ends of jobs to receivers.
     pub webhooks: Option<Arc<Webhooks>>,
-    /// Rung when a job failed for want of a dependency, so that the dependencies are probed at once.
+    /// Notified when a job failed because of a dependency, so that the dependencies are probed at once.
     pub doubt: Arc<Notify>,
-    /// The rules.
+    /// The settings of jobs.
     pub settings: JobSettings,
 }
 

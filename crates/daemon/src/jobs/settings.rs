@@ -12,7 +12,7 @@ use crate::volume::Unmarked;
 /// What jobs need to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct JobSettings {
-    /// Jobs at once.
+    /// Most jobs that run at the same time.
     pub max_concurrent: usize,
     /// Most waiting jobs.
     pub queue_limit: usize,
@@ -22,7 +22,7 @@ pub struct JobSettings {
     pub retention: Duration,
     /// Refuse images without a sidecar.
     pub require_checksum: bool,
-    /// What becomes of older data behind the image's end.
+    /// What happens to older data after the end of the image.
     pub tail: TailPolicy,
     /// Whether volumes that nobody marked are taken over without the request saying so.
     pub adopt_untagged: bool,

@@ -30,7 +30,7 @@ pub(super) fn job(live: &Live) -> Span {
     span
 }
 
-/// Says on a job's span how it ended.
+/// Records on a job's span how it ended.
 pub(super) fn ended(span: &Span, job: &Job, live: &Live) {
     let moved = live.meter.moved();
     attribute(span, "retries", Some(number(live.meter.retries())));
@@ -64,7 +64,7 @@ pub(super) fn download(job: &Span, url: String, lead: &Lead) -> Span {
     span
 }
 
-/// Says on a download's span how often a request was repeated for it.
+/// Records on a download's span how many of its requests were repeated.
 pub(super) fn repeated(download: &Span, retries: u64) {
     attribute(download, "retries", Some(number(retries)));
 }
@@ -110,7 +110,7 @@ fn named(span: &Span, volume: &VolumeName) {
     attribute(span, "volume.name", Some(volume.to_string()));
 }
 
-/// Runs a step within its span, and says there why it failed.
+/// Runs a step within its span, and records there why it failed.
 pub(super) async fn traced<T>(
     span: Span,
     step: impl Future<Output = Result<T, JobError>>,

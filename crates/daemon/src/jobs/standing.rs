@@ -1,26 +1,26 @@
-//! Whether a job that was taken up from the database may still write its volume.
+//! Whether a job that was resumed from the database may still write its volume.
 //!
 //! A database may be older than the volumes: restored from a backup, or left behind because it could
 //! not be written when the job ended. Its unfinished jobs may have ended long ago, and their volumes
-//! may be guests' disks by now. So for these jobs the volume's own record decides, and no clock:
+//! may be guests' disks by now. So for these jobs the volume's own record decides, not timestamps:
 //!
 //! | the volume says | the job |
 //! |---|---|
 //! | nothing: there is none | makes it |
-//! | populating, by whichever job | goes on: nobody's data are in it |
-//! | ready by this job | has completed; that is recorded, and nothing is written |
-//! | ready, and the last job that ended on it is the one before this in the database | goes on |
-//! | ready by, or left by, any other job | is refused |
-//! | nothing that this program wrote | is refused |
+//! | populating, by any job | continues: the volume holds nobody's data |
+//! | ready by this job | has completed: that is recorded, and nothing is written |
+//! | ready, and the last job that ended on it is this job's predecessor in the database | continues |
+//! | ready, and any other job made it or ended on it last | is refused |
+//! | nothing, or nothing that this program wrote | is refused |
 //!
-//! Jobs on one volume follow each other: each is accepted after the one before it has ended (a unique
-//! index). A job that ends says so on the volume, before the database does: by `ready`, or, when it
-//! leaves a ready volume as it is, as the last one that ended. If the volume's last word is that of
-//! the job's predecessor, this job has not ended since, wherever the database comes from; else the
-//! database is not the newest, or too much was forgotten, and in doubt nothing is written.
+//! Jobs on one volume follow each other: each is accepted after the one before it has ended (a unique index). A
+//! job that ends records this on the volume before the database does: by `ready` or, if it leaves a ready
+//! volume as it is, as the last job that ended. If the volume's last record is of the job's predecessor, this
+//! job has not ended since, wherever the database comes from. Otherwise the database is not the newest, or too
+//! many jobs were forgotten, and in doubt nothing is written.
 //!
-//! Invariant: a volume that says ready is written only by a job accepted after it said so. Jobs that
-//! this process has accepted need no look: no database can have been put in its place since.
+//! Invariant: a volume that is marked ready is written only by a job that was accepted after it was marked.
+//! Jobs that this process has accepted are not checked: the database cannot have been replaced since.
 
 use lvp_api::{JobId, Sha256Digest};
 
@@ -28,14 +28,14 @@ use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::volume::{Volume, VolumeState};
 
-/// What a job that was taken up from the database may do.
+/// What a job that was resumed from the database may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Run.
+    /// It may run.
     GoOn,
     /// It has finished its volume, which holds this image.
     Finished(Sha256Digest),
-    /// Its volume has been another's since, or may have been.
+    /// Another job has used its volume since, or may have.
     Overtaken,
 }
 
@@ -63,20 +63,20 @@ pub(super) fn of(volume: Option<&Volume>, job: JobId, predecessor: Option<JobId>
     }
 }
 
-/// Why a job that was overtaken ends.
+/// The error of a job that was overtaken.
 pub(super) fn overtaken(volume: &Volume) -> JobError {
     let says = match volume.state {
         VolumeState::Ready { job: Some(by), .. } => match volume.last_ended {
-            Some(ended) => format!("is ready by job {by}, and job {ended} has ended on it"),
-            None => format!("is ready by job {by}"),
+            Some(ended) => format!("was finished by job {by}, and job {ended} ended on it later"),
+            None => format!("was finished by job {by}"),
         },
-        VolumeState::Ready { job: None, .. } => "is ready by an unknown job".to_owned(),
+        VolumeState::Ready { job: None, .. } => "was finished by an unknown job".to_owned(),
         _ => "has no record of any job".to_owned(),
     };
     JobError::new(
         JobErrorKind::VolumeRefused,
         format!(
-            "The job was taken up from the database after a restart, and volume {} {says}: it may \
+            "The job was resumed from the database after a restart, and volume {} {says}: it may \
              hold a guest's data by now, so nothing was written; send the request again if it is \
              to be rewritten",
             volume.path.display()

@@ -1,13 +1,13 @@
-//! The end of a job that did not complete: what it did to its volume is undone, and the volume says
+//! The end of a job that did not complete: what it did to its volume is undone, and the volume is marked with
 //! what it is.
 //!
 //! | the volume | is left |
 //! |---|---|
 //! | made by the job | removed |
-//! | found by the job, nothing written to it | saying what it said before |
+//! | found by the job, nothing written to it | with its former mark |
 //! | found by the job and written | `populating`, with a cleared first MiB: it does not boot |
-//! | ready, not by this job | as it is, with a word that this job has ended on it ([`standing`]) |
-//! | ready by this job | as it is: the job *has* completed, whatever was to end it |
+//! | ready, not by this job | as it is, with a mark that this job ended on it ([`standing`]) |
+//! | ready by this job | as it is: the job *has* completed, whatever error or stop ended it |
 //!
 //! [`standing`]: super::standing
 
@@ -25,28 +25,28 @@ use crate::telemetry::traces;
 use crate::threads::blocking;
 use crate::volume::{OpenVolume, Removed, Volume, VolumeError, VolumeState};
 
-/// How long the end of a job that has not touched its volume waits for the volume's word. A back end
-/// that hangs must not hold up a cancellation.
+/// How long a job that has not touched its volume waits until its end is marked on it. A back end that hangs
+/// must not delay a cancellation.
 const WORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is cleared of a volume that is left not ready: more than any boot sector and partition table.
 const HEAD_BYTES: usize = 1 << 20; // 1 MiB
 
-/// What is left of a job's work.
+/// What a job leaves behind.
 enum Left {
-    /// Nothing that anybody has to know.
+    /// Nothing that has to be reported.
     Nothing,
     /// A volume that the job found and began to write.
     NotReady,
-    /// The same, and it could not be kept from booting.
+    /// The same, and its boot sector could not be cleared.
     Bootable(VolumeError),
-    /// All of it.
+    /// A finished volume.
     Finished(Volume),
 }
 
 impl Jobs {
-    /// Whether a job that was taken up from the database had finished its volume before. Then that
-    /// is on its record, and durable.
+    /// Whether a job that was resumed from the database had already finished its volume. If so, the job's
+    /// record says so, and the volume's mark is durable.
     pub(super) async fn has_finished(&self, live: &Live) -> bool {
         let request = live.spec().work.volume();
         let Some(request) = request.filter(|_| live.is_taken_up()) else {
@@ -70,10 +70,10 @@ impl Jobs {
             }
             Ok(None) => false,
             Err::<_, VolumeError>(error) => {
-                // The job's own look at the volume decides, once there is something to write.
+                // The job checks the volume again before it writes.
                 tracing::warn!(
                     component = "provisioner", job_id = %live.id, error = chain(&error),
-                    "It cannot be told whether the job had finished its volume before the restart"
+                    "It is unknown whether the job had finished its volume before the restart"
                 );
                 false
             }
@@ -86,13 +86,14 @@ impl Jobs {
         let Some(request) = live.spec().work.volume() else {
             return Err(error);
         };
-        // A run before a restart may have made the volume, even if this one did not come that far.
+        // A run before a restart may have made the volume, even if this run did not get that far.
         if !live.is_taken_up() && !live.has_touched_volume() {
             let word = tokio::time::timeout(WORD_TIMEOUT, self.leave_word(live, &request.name));
             if word.await.is_err() {
                 tracing::warn!(
                     component = "provisioner", job_id = %live.id, volume = %request.name,
-                    "The volume does not answer: it does not say that this job has ended"
+                    "The back end does not answer: the volume is not marked with the end of this \
+                     job"
                 );
             }
             return Err(error);
@@ -110,7 +111,7 @@ impl Jobs {
                 let why = chain(&error);
                 tracing::error!(
                     component = "provisioner", job_id = %job, error = why,
-                    "A volume that is not ready may have a boot sector still"
+                    "A volume that is not ready may still have a boot sector"
                 );
                 live.note(format!(
                     "{} (its first MiB is not cleared: {why})",
@@ -140,7 +141,7 @@ impl Jobs {
     ) -> Result<Left, VolumeError> {
         let volumes = &self.services().volumes;
         if let Ok(clones) = volumes.clones().await {
-            // One that was to replace the volume has not, or is the volume by now.
+            // A clone that was to replace the volume has not done so, or is the volume by now.
             clones.remove_waiting(live.id).await?;
         }
         let removed = volumes.remove_created(name, live.id).await?;
@@ -175,7 +176,7 @@ impl Jobs {
         }
     }
 
-    /// Says on a ready volume that the job has ended, which has not come so far as to look at it.
+    /// Marks a ready volume with the end of a job that did not get as far as looking at it.
     async fn leave_word(&self, live: &Live, name: &lvp_api::VolumeName) {
         let volumes = &self.services().volumes;
         let left = async {
@@ -192,13 +193,13 @@ impl Jobs {
         if let Err(error) = left.await {
             tracing::warn!(
                 component = "provisioner", job_id = %live.id, volume = %name, error = chain(&error),
-                "The volume cannot be made to say that this job has ended"
+                "The volume cannot be marked with the end of this job"
             );
         }
     }
 
-    /// Whether the volume's last word may be this job's. That of a job from an older database would
-    /// hide who was there since.
+    /// Whether the volume may be marked with the end of this job. A job from an older database would hide which
+    /// jobs have ended there since.
     async fn may_speak(&self, live: &Live, volume: &Volume) -> bool {
         if !live.is_taken_up() {
             return true;
@@ -209,7 +210,7 @@ impl Jobs {
         })
     }
 
-    /// A volume that is not ready does not boot, however far its job came.
+    /// Clears the first MiB, so that a volume that is not ready does not boot.
     async fn clear_head(&self, volume: &Volume) -> Result<(), VolumeError> {
         let opened = self.services().volumes.open(volume).await?;
         let cleared = blocking(move || clear(&opened)).await;
@@ -244,13 +245,16 @@ fn record_finished(live: &Live, volume: &Volume) {
         job.image_digest = Some(digest);
         job.volume_path = Some(volume.path.display().to_string());
     });
-    live.note("The volume says that this job has finished it: recorded, and nothing was written");
+    live.note(
+        "The volume's mark says that this job has finished it: this was recorded, and \
+        nothing was written",
+    );
     tracing::info!(
         component = "provisioner", job_id = %live.id, volume = %volume.path.display(),
-        "The volume says that the job has finished it; nothing is written"
+        "The volume's mark says that the job has finished it; nothing is written"
     );
 }
 
 fn not_ready(name: &str) -> String {
-    format!("Volume {name} was there before the job and is left not ready: provision it again")
+    format!("Volume {name} existed before the job and is not ready now: provision it again")
 }

@@ -1,5 +1,5 @@
-//! A job whose database or cache is not there waits for it: what it has done is not in vain, and
-//! whoever repairs the disk need not send every request again.
+//! A job waits while the database or the cache is unavailable: what it has done is not lost, and the requests
+//! need not be sent again after the disk was repaired.
 //!
 //! A wait ends when both can be written again, or when the job is stopped: cancelled, out of time, or
 //! left to the next start.
@@ -11,19 +11,20 @@ use super::live::Live;
 use crate::error::chain;
 use crate::job::error::JobError;
 
-/// How often a waiting job looks whether it can go on.
+/// How often a waiting job checks whether it can continue.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Returns when the database and the cache can be written, which the job could not go on without.
+/// Returns when the database and the cache can be written again.
 pub(super) async fn until_healed(
     services: &Services,
     live: &Live,
     error: &JobError,
 ) -> Result<(), JobError> {
     let why = chain(error);
-    tracing::warn!(component = "provisioner", job_id = %live.id, why, "Job waits");
+    tracing::warn!(component = "provisioner", job_id = %live.id, why, "Job waits until the \
+        database and the cache are available");
     live.note(format!("Waited: {why}"));
-    // The readiness says it too, from now on.
+    // So that /readyz shows it from now on.
     services.doubt.notify_one();
     loop {
         tokio::select! {
@@ -35,7 +36,7 @@ pub(super) async fn until_healed(
             break;
         }
     }
-    tracing::info!(component = "provisioner", job_id = %live.id, "Job goes on");
+    tracing::info!(component = "provisioner", job_id = %live.id, "Job continues");
     services.doubt.notify_one();
     Ok(())
 }

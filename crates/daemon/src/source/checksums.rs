@@ -1,7 +1,7 @@
-//! What an image's bytes must be: the request's digest, and those of the checksum files beside it.
+//! The digests that an image must have: the request's, and those in checksum files beside the image.
 //!
-//! All files are asked for at once, so that they cost one round trip. Those that are there have to
-//! agree: an image of which two say different things is refused, as nobody knows which is right.
+//! All files are requested at the same time, so that they cost one round trip. Those that exist have to agree:
+//! an image with contradicting digests is refused, as it is unknown which one is right.
 
 use futures::future::join_all;
 use lvp_api::{Checksum, Sha256Digest, Sha512Digest, Signer, Verified};
@@ -18,7 +18,7 @@ use crate::threads::{Crashed, blocking};
 /// Longest checksum file of one image that is read: `sha256sum` of a few hundred files.
 pub(super) const MAX_IMAGE_BYTES: usize = 64 << 10; // 64 KiB
 
-/// Longest of a directory: some ten thousand files.
+/// Longest checksum file of a directory that is read: some ten thousand files.
 pub(super) const MAX_DIRECTORY_BYTES: usize = 1 << 20; // 1 MiB
 
 /// The files that are looked for.
@@ -32,7 +32,7 @@ pub(super) const FILES: [(Sibling, Algorithm); 7] = [
     (Sibling::Beside("CHECKSUM"), Algorithm::Either),
 ];
 
-/// Whether a key is one of a checksum file.
+/// Whether a key names a checksum file.
 pub fn is_checksum_file(key: &str) -> bool {
     let name = key.rsplit('/').next().unwrap_or_default();
     FILES.iter().any(|(sibling, _)| match sibling {
@@ -41,7 +41,7 @@ pub fn is_checksum_file(key: &str) -> bool {
     })
 }
 
-/// The keys that a checksum file of this object's own may have.
+/// The keys under which checksum files of this object alone are looked for.
 pub fn own_checksum_files(key: &str) -> impl Iterator<Item = String> {
     FILES.iter().filter_map(move |(sibling, _)| match sibling {
         Sibling::Suffix(suffix) => Some(format!("{key}{suffix}")),
@@ -49,17 +49,17 @@ pub fn own_checksum_files(key: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// A digest that somebody announced.
+/// A digest that the image should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced<D> {
     /// The digest.
     pub digest: D,
-    /// Who says so, as part of a sentence: `its .sha256 object`.
+    /// Where it comes from, as part of a sentence: `its .sha256 object`.
     pub by: String,
     verified: Verified,
 }
 
-/// What an image's bytes must be, as far as anybody says.
+/// The digests and signatures that an image should have.
 #[derive(Debug, Clone, Default)]
 pub struct Checksums {
     /// Its SHA-256.
@@ -70,12 +70,12 @@ pub struct Checksums {
     pub signatures: Vec<ImageSignature>,
     /// Who signed one of the digests.
     pub signer: Option<Signer>,
-    /// Signatures that do not count, beside one that does.
+    /// Signatures that are not valid, beside one that is.
     pub ignored: Vec<String>,
 }
 
 impl Checksums {
-    /// What a request says.
+    /// The digest of a request.
     pub fn of_request(checksum: Option<Checksum>) -> Self {
         let by = || "the request's checksum".to_owned();
         let mut checksums = Self::default();
@@ -99,7 +99,7 @@ impl Checksums {
         checksums
     }
 
-    /// Whether nobody says anything.
+    /// Whether there are no digests and no signatures.
     pub fn is_empty(&self) -> bool {
         self.sha256.is_none() && self.sha512.is_none() && self.signatures.is_empty()
     }
@@ -109,18 +109,18 @@ impl Checksums {
         self.signer.is_some() || !self.signatures.is_empty()
     }
 
-    /// How the image's digests differ from those that were announced, if they do.
+    /// How the image's digests differ from the expected ones, if they do.
     pub fn mismatch(&self, sha256: &Sha256Digest, sha512: Option<&Sha512Digest>) -> Option<String> {
         differs("SHA-256", self.sha256.as_ref(), Some(sha256))
             .or_else(|| differs("SHA-512", self.sha512.as_ref(), sha512))
     }
 
-    /// Begins to hold the image's own signatures against its bytes.
+    /// Begins to verify the image's own signatures.
     pub fn pending(&self) -> Result<Vec<Pending>> {
         self.signatures.iter().map(ImageSignature::begin).collect()
     }
 
-    /// What the image's own signatures have come to, in their order: whose they are.
+    /// Evaluates the results of the image's own signatures, in order; returns the signer.
     pub fn signed_by(
         &self,
         results: Vec<std::result::Result<lvp_trust::Signer, lvp_trust::Refusal>>,
@@ -135,7 +135,7 @@ impl Checksums {
         Ok(signer)
     }
 
-    /// The best that the image is verified against.
+    /// The strongest evidence that the image is verified against.
     pub fn verified(&self) -> Verified {
         if self.is_signed() {
             return Verified::Signature;
@@ -170,11 +170,11 @@ fn differs<D: PartialEq + std::fmt::Display>(
     let (expected, found) = (expected?, found?);
     (expected.digest != *found).then(|| {
         let Announced { digest, by, .. } = expected;
-        format!("The image's {algorithm} is {found}, {by} says {digest}")
+        format!("The image's {algorithm} is {found}, but {by} says {digest}")
     })
 }
 
-/// Takes a digest over, which has to be the one that was announced before.
+/// Adds a digest, which must be equal to the one that is known already.
 fn agree<D: PartialEq + std::fmt::Display>(
     known: &mut Option<Announced<D>>,
     found: Option<D>,
@@ -189,7 +189,8 @@ fn agree<D: PartialEq + std::fmt::Display>(
         Some(known) if known.digest != digest => Err(SourceError::new(
             SourceErrorKind::SidecarInvalid,
             format!(
-                "The checksums of {image} disagree: {} says {}, {by} says {digest}; correct the wrong one",
+                "The checksums of {image} disagree: {} says {}, and {by} says {digest}; correct \
+                 the wrong one",
                 known.by, known.digest
             ),
         )),
@@ -206,13 +207,13 @@ fn agree<D: PartialEq + std::fmt::Display>(
 }
 
 impl Source {
-    /// Reads the checksum files and signatures beside an object; nothing for those of which the server says that
-    /// they are not there.
+    /// Reads the checksum files and signatures beside an object. Files that the server reports as absent are
+    /// skipped.
     ///
-    /// S3 answers 403 for a missing object when the credentials may not list its bucket. That is an
-    /// error here unless a digest is known from elsewhere: otherwise a policy's slip would silently turn
-    /// verification off. Of signatures it is one unless there is another that counts. A URL with a query (pre-signed)
-    /// covers one object only, and has no such files.
+    /// S3 answers 403 for a missing object if the credentials may not list its bucket. That is an error unless
+    /// a digest is known from elsewhere: otherwise, a mistake in a policy would silently disable verification.
+    /// For signatures it is an error unless another one is valid. A URL with a query (pre-signed) covers one
+    /// object only, and has no such files.
     pub async fn checksums(
         &self,
         url: &ImageUrl,
@@ -224,8 +225,8 @@ impl Source {
         let image = url.to_string();
         if demand.policy == SignaturePolicy::Required && !url.has_siblings() {
             return Err(evidence::missing(&format!(
-                "{image} has a query, which covers this one object, so no signature can be found beside it; trust asks \
-                 for one: give an s3:// URL"
+                "{image} has a query, which covers this object only, so no signature can be read \
+                 beside it, and trust.rules requires one: use an s3:// URL"
             )));
         }
         let is_asked = demand.policy != SignaturePolicy::Off;
@@ -247,7 +248,7 @@ impl Source {
         }
     }
 
-    /// Fetches all that is there.
+    /// Fetches all files that exist.
     async fn gather(&self, url: &ImageUrl, with_signatures: bool) -> Result<(Beside, Unseen)> {
         let sums = FILES.iter().filter_map(|(sibling, algorithm)| {
             let file = url.sibling(*sibling)?;
@@ -304,7 +305,7 @@ impl Source {
         Ok((beside, unseen))
     }
 
-    /// The signatures beside a file, and why one cannot be seen.
+    /// The signatures beside a file, and the error if one may exist but cannot be read.
     async fn signatures_of(
         &self,
         signed: &ImageUrl,
@@ -329,7 +330,7 @@ impl Source {
         Ok((found, unseen))
     }
 
-    /// A small file; nothing when it is not there.
+    /// Reads a small file; None if it does not exist.
     async fn small(&self, file: &ImageUrl, sibling: Sibling) -> Result<Option<Vec<u8>>> {
         let max_bytes = match sibling {
             Sibling::Suffix(_) => MAX_IMAGE_BYTES,
@@ -353,13 +354,13 @@ impl Source {
     }
 }
 
-/// Why files cannot be seen that may be there.
+/// Errors of files that may exist but cannot be read.
 struct Unseen {
     sums: Option<SourceError>,
     signature: Option<SourceError>,
 }
 
-/// Whether a file may be there, and may not be looked at.
+/// Whether a file may exist, but must not be read.
 fn is_out_of_sight(error: &SourceError) -> bool {
     matches!(
         error.kind(),
@@ -370,7 +371,7 @@ fn is_out_of_sight(error: &SourceError) -> bool {
 fn crashed(error: Crashed) -> SourceError {
     SourceError::new(
         SourceErrorKind::SignatureRefused,
-        "What stands beside the image could not be judged",
+        "Evaluating the checksum files and signatures crashed; see the log",
     )
     .with_source(error)
 }

@@ -9,7 +9,7 @@ use lvp_api::named;
 /// Result of this module's functions.
 pub type Result<T, E = SourceError> = std::result::Result<T, E>;
 
-/// What went wrong, for callers that decide by it.
+/// The kind of an error, for callers that decide by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceErrorKind {
@@ -27,17 +27,17 @@ pub enum SourceErrorKind {
     ObjectChanged,
     /// The sidecar holds no SHA-256 digest for the object.
     SidecarInvalid,
-    /// The configuration asks for a signature, and there is none that counts.
+    /// The configuration requires a signature, and there is no valid one.
     SignatureMissing,
-    /// A signature is there and must not be believed, or the bytes are not what was signed.
+    /// A signature exists and is not valid, or the bytes are not those that were signed.
     SignatureRefused,
     /// The server ignores `Range`: only [`super::Source::read_ranges`] can read the object.
     RangesIgnored,
-    /// The server could not be reached, or kept failing, through every attempt.
+    /// The server could not be reached or failed, in every attempt.
     Unavailable,
-    /// The server's answer makes no sense, through every attempt.
+    /// The server's answer makes no sense, in every attempt.
     Protocol,
-    /// The owner of the work cancelled it.
+    /// The work was cancelled.
     Cancelled,
 }
 
@@ -58,7 +58,7 @@ named!(SourceErrorKind, "kind of error", {
 });
 
 impl SourceErrorKind {
-    /// Whether the same request may work later, with nothing changed by anybody.
+    /// Whether the same request may succeed later without any change.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Unavailable)
     }
@@ -113,12 +113,12 @@ impl SourceError {
         self.status
     }
 
-    /// How many requests were made for the part that failed; 0 when none left the machine.
+    /// How many requests were made for the part that failed; 0 if none was sent.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// Whether the same request may work later, with nothing changed by anybody.
+    /// Whether the same request may succeed later without any change.
     pub fn is_transient(&self) -> bool {
         self.kind.is_transient()
     }

@@ -1,11 +1,12 @@
-//! What stands beside an image and says what its bytes must be, and what of it counts.
+//! Evaluates the checksum files and signatures beside an image.
 //!
-//! Nothing is fetched here: files come as bytes, from a server or from a disk. Where signatures are asked for, a
-//! checksum file counts by its signature, of which only the lines with the image's name are about the image; and the
-//! image's own signatures are held against its bytes when these come.
+//! Nothing is fetched here: files come as bytes, from a server or from a disk. If signatures are used, a
+//! checksum file counts by its signature, and only its lines with the image's name are about the image. The
+//! image's own signatures are verified against its bytes when these arrive.
 //!
-//! One good signature by a trusted key will do. What else is beside it is then only noted, unless it says that the
-//! bytes are not what a trusted key signed. Without a good one, the first that is bad is why the image is refused.
+//! One good signature by a trusted key is enough. Other signatures are then only noted, unless one shows that
+//! the bytes are not what a trusted key signed. Without a good one, the first bad one is the reason why the
+//! image is refused.
 
 use std::sync::Arc;
 
@@ -18,28 +19,28 @@ use super::sums::{self, Algorithm, Found, Scope};
 use super::url::Sibling;
 use crate::config::SignaturePolicy;
 
-/// Endings of files with signatures, of an image and of a checksum file alike.
+/// Suffixes of files with signatures, of images and of checksum files.
 pub(super) const SIGNATURES: [&str; 5] = [".minisig", ".asc", ".sig", ".gpg", ".sign"];
 
 /// A file with signatures.
 #[derive(Debug)]
 pub struct SignatureFile {
-    /// What it is called in sentences.
+    /// Its name in messages.
     pub shown: String,
-    /// What it holds.
+    /// Its content.
     pub bytes: Vec<u8>,
 }
 
-/// A checksum file that is there, and its signatures.
+/// A checksum file, and its signatures.
 #[derive(Debug)]
 pub struct SumsFile {
     /// Whose digests it holds.
     pub sibling: Sibling,
-    /// Which ones.
+    /// Which digests it may hold.
     pub(super) algorithm: Algorithm,
-    /// What it is called in sentences.
+    /// Its name in messages.
     pub shown: String,
-    /// What it holds.
+    /// Its content.
     pub bytes: Vec<u8>,
     /// Signatures over it.
     pub signatures: Vec<SignatureFile>,
@@ -54,18 +55,18 @@ pub struct Beside {
     pub signatures: Vec<SignatureFile>,
 }
 
-/// What is asked of an image's signatures.
+/// What is required of an image's signatures.
 #[derive(Debug, Clone)]
 pub struct Demand {
-    /// Whether there has to be one.
+    /// Whether there must be one.
     pub policy: SignaturePolicy,
-    /// Whom to believe.
+    /// The trusted keys.
     pub keys: Arc<Keys>,
     /// The time by which keys and signatures are judged.
     pub now: Now,
 }
 
-/// A signature over the image itself, to be held against its bytes.
+/// A signature over the image itself, to be verified against its bytes.
 #[derive(Debug, Clone)]
 pub struct ImageSignature {
     shown: String,
@@ -74,19 +75,19 @@ pub struct ImageSignature {
 }
 
 impl ImageSignature {
-    /// Begins to hash what comes.
+    /// Begins to hash the image's bytes.
     pub fn begin(&self) -> Result<Pending> {
         lvp_trust::begin(&self.bytes, &self.demand.keys, self.demand.now)
             .map_err(|refusal| self.refused(&refusal))
     }
 
-    /// What a refusal is as an error.
+    /// The error for a refusal.
     pub fn refused(&self, refusal: &Refusal) -> SourceError {
         refused(&self.shown, refusal)
     }
 }
 
-/// What the files say together. `base_name` is what they call the image, `image` what sentences call it.
+/// Evaluates all files together. `base_name` is the image's name in the files, `image` its name in messages.
 pub fn judge(
     beside: Beside,
     demand: &Demand,
@@ -110,9 +111,9 @@ pub fn judge(
 
 struct Judged {
     checksums: Checksums,
-    /// The first signature that does not count.
+    /// The first signature that is not valid.
     refused: Option<SourceError>,
-    /// A signed file that says nothing of the image.
+    /// A signed file that does not name the image.
     elsewhere: Option<String>,
 }
 
@@ -155,7 +156,7 @@ impl Judged {
         self.checksums.add(found, &by, verified, image)
     }
 
-    /// What of a checksum file is signed by a trusted key, and by whose.
+    /// The part of a checksum file that is signed by a trusted key, and the signer.
     fn signed(&mut self, sums: &SumsFile, demand: &Demand) -> Result<Option<(Vec<u8>, Signer)>> {
         let mut good = None;
         let mut add =
@@ -188,7 +189,7 @@ impl Judged {
         };
         match lvp_trust::begin(&signature.bytes, &demand.keys, demand.now) {
             Ok(_) => self.checksums.signatures.push(signature),
-            // minisign's comment is verified at once.
+            // The signature of minisign's comment is verified at once.
             Err(refusal) if refusal.is_mismatch() => return Err(signature.refused(&refusal)),
             Err(refusal) => self.refuse(signature.refused(&refusal)),
         }
@@ -212,15 +213,15 @@ impl Judged {
                 format!(" ({signed}, and does not name it)")
             });
             return Err(missing(&format!(
-                "{image} has no signature, and trust asks for one{elsewhere}: sign the image, or a checksum file that \
-                 names it, and upload the signature beside it"
+                "{image} has no signature, and trust.rules requires one{elsewhere}: sign the \
+                 image, or a checksum file that names it, and upload the signature beside it"
             )));
         }
         Ok(self.checksums)
     }
 }
 
-/// What a checksum file is called beside a digest, and what an image is verified against by it.
+/// How messages name a checksum file, and what an image is then verified against.
 fn said_by(sibling: Sibling) -> (String, Verified) {
     match sibling {
         Sibling::Suffix(suffix) => (format!("its {suffix} object"), Verified::Sidecar),
@@ -247,20 +248,20 @@ pub(super) fn missing(context: &str) -> SourceError {
 fn refused(shown: &str, refusal: &Refusal) -> SourceError {
     SourceError::new(
         SourceErrorKind::SignatureRefused,
-        format!("The signature {shown} does not count: {refusal}"),
+        format!("The signature {shown} is not accepted: {refusal}"),
     )
 }
 
 fn misnamed(shown: &str, why: &str) -> SourceError {
     SourceError::new(
         SourceErrorKind::SignatureRefused,
-        format!("The signed checksum file {shown} does not count: {why}"),
+        format!("The signed checksum file {shown} is not accepted: {why}"),
     )
 }
 
 pub(super) fn no_digest(shown: &str, found: &str) -> SourceError {
     SourceError::new(
         SourceErrorKind::SidecarInvalid,
-        format!("The checksum file {shown} holds no digest of the image: {found}"),
+        format!("The checksum file {shown} has no digest of the image: {found}"),
     )
 }

@@ -1,4 +1,4 @@
-//! One range of one object on one connection: resumed at the exact byte it was cut at, and never
+//! One range of one object on one connection: resumed at the exact byte at which it was cut off, and never
 //! mixed from two versions of the object.
 //!
 //! Every request carries `If-Match`, and every answer is checked as if the server had ignored it:
@@ -21,15 +21,16 @@ use super::refusal::refusal;
 use super::retry::{Budget, Failure};
 use super::{Inner, ObjectMeta, Source};
 
-/// How the bytes are asked for.
+/// How the bytes are requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// By `Range`; what was received is not asked for again.
+    /// By `Range`; what was received is not requested again.
     Ranged,
-    /// The whole object, for servers that ignore `Range`; a cut means to begin again and skip.
+    /// The whole object, for servers that ignore `Range`; after a cut, it is read again from the start and the
+    /// received part is skipped.
     Whole,
-    /// The whole object by one request: nothing tells whether another one's answer would be of the
-    /// same version, so a cut is the end.
+    /// The whole object by one request: it is unknown whether the answer to another one would be of the same
+    /// version, so a cut is final.
     Once,
 }
 
@@ -40,13 +41,13 @@ pub(super) struct Fetch<'a> {
     mode: Mode,
     /// First byte of the range.
     begin: u64,
-    /// What was not yielded yet.
+    /// What has not been yielded yet.
     left: Range<u64>,
     /// The answer that is being read, and the object's offset of its next byte.
     answer: Option<(Response, u64)>,
     budget: Budget<'a>,
     gate: Option<Arc<Gate>>,
-    /// The answer's place in the gate.
+    /// The answer's permit of the gate.
     place: Option<OwnedSemaphorePermit>,
 }
 
@@ -70,13 +71,13 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Makes its requests only as others of the same gate leave room for them.
+    /// Limits its requests together with the others of the same gate.
     pub(super) fn through(mut self, gate: Arc<Gate>) -> Self {
         self.gate = Some(gate);
         self
     }
 
-    /// The next chunk, never empty; `None` after the last one. Retries by its own budget.
+    /// The next chunk, never empty; `None` after the last one. Retries within its own budget.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
         while !self.left.is_empty() {
             match self.attempt().await {
@@ -99,7 +100,7 @@ impl<'a> Fetch<'a> {
                 }
             }
         }
-        // Whoever waits for the rest to be read must not hold up the range that is read first.
+        // Waiting for the end of the answer must not delay the range that is read first.
         self.place = None;
         match self.answer.take() {
             Some((response, offset)) => self.check_end(response, offset).await.map(|()| None),
@@ -107,9 +108,9 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Looks whether an answer ends where it should: without a `Content-Length`, only its end tells.
+    /// Checks that an answer ends where it should: without a `Content-Length`, only its end shows that.
     async fn check_end(&self, mut response: Response, offset: u64) -> Result<()> {
-        // A part of a whole-object answer was wanted, or the length was announced and has come.
+        // Only a part of a whole-object answer was wanted, or the announced length has arrived.
         if self.mode != Mode::Ranged && offset < self.meta.size
             || response.content_length() == Some(0)
         {
@@ -127,9 +128,10 @@ impl<'a> Fetch<'a> {
 
     fn too_long(&self) -> Failure {
         match self.mode {
-            Mode::Ranged => Failure::passing(
-                self.error(SourceErrorKind::Protocol, "has more bytes than asked for"),
-            ),
+            Mode::Ranged => Failure::passing(self.error(
+                SourceErrorKind::Protocol,
+                "has more bytes than were requested",
+            )),
             Mode::Whole | Mode::Once => self.changed(&format!(
                 "it has more than the announced {} bytes",
                 self.meta.size
@@ -141,8 +143,8 @@ impl<'a> Fetch<'a> {
         SourceError::new(
             cause.kind(),
             format!(
-                "The download of {} ended after {} of {} bytes; without a strong ETag it cannot be \
-                 gone on with (a .sha256 object makes up for one)",
+                "The download of {} was cut off after {} of {} bytes; without a strong ETag or a \
+                 .sha256 object it cannot be continued",
                 self.meta.url, self.left.start, self.meta.size
             ),
         )
@@ -190,7 +192,7 @@ impl<'a> Fetch<'a> {
                 if self.mode == Mode::Ranged || offset > self.meta.size {
                     return Err(self.too_long());
                 }
-                // The whole object comes, of which a part was wanted.
+                // The answer is the whole object, and only a part was wanted.
                 chunk.truncate(index(self.left.end - self.left.start));
             }
             self.answer = Some((response, offset));
@@ -246,7 +248,7 @@ impl<'a> Fetch<'a> {
         };
         match header_text(response.headers(), name.clone()) {
             Some(found) if found == expected => Ok(()),
-            Some(found) => Err(self.changed(&format!("its {name} is {found}, was {expected}"))),
+            Some(found) => Err(self.changed(&format!("its {name} is {found} and was {expected}"))),
             None => Err(Failure::passing(self.error(
                 SourceErrorKind::Protocol,
                 &format!("lacks the {name} that the object has"),
@@ -265,9 +267,9 @@ impl<'a> Fetch<'a> {
         if let Some(total) = found.total
             && total != self.meta.size
         {
-            return Err(self.changed(&format!("it has {total} bytes, had {}", self.meta.size)));
+            return Err(self.changed(&format!("it has {total} bytes and had {}", self.meta.size)));
         }
-        // A server may serve less than was asked for, but must begin where it was asked to.
+        // A server may send less than was requested, but must begin at the requested byte.
         if found.first != self.left.start || found.last >= self.left.end {
             return Err(Failure::passing(self.error(
                 SourceErrorKind::Protocol,
@@ -281,7 +283,7 @@ impl<'a> Fetch<'a> {
         let expected = range.end - range.start;
         match response.content_length() {
             Some(found) if found != expected && self.mode != Mode::Ranged => {
-                Err(self.changed(&format!("it has {found} bytes, had {expected}")))
+                Err(self.changed(&format!("it has {found} bytes and had {expected}")))
             }
             Some(found) if found != expected => Err(Failure::passing(self.error(
                 SourceErrorKind::Protocol,
@@ -310,7 +312,7 @@ impl<'a> Fetch<'a> {
     }
 }
 
-/// Whether a server says that it has too much to do.
+/// Whether a server reports that it is overloaded.
 fn is_overload(error: &SourceError) -> bool {
     matches!(error.status(), Some(429 | 503))
 }
@@ -341,15 +343,14 @@ impl ContentRange {
     }
 }
 
-/// The object's size as a range answer tells it, for a range that starts at 0.
+/// The object's size according to a range answer, for a range that starts at 0.
 pub(super) fn total_size(headers: &HeaderMap) -> Option<u64> {
     let text = header_text(headers, header::CONTENT_RANGE)?;
     let (_, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     total.parse().ok()
 }
 
-/// Asks for no other version than the resolved one. Weak tags never match, and are compared in
-/// the answer only.
+/// Requests the resolved version only. Weak tags never match, and are only compared in the answer.
 fn match_version(meta: &ObjectMeta) -> HeaderMap {
     let tag = meta.strong_validator();
     let value = tag.and_then(|tag| HeaderValue::from_str(tag).ok());

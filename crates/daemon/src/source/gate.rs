@@ -1,7 +1,7 @@
-//! How many requests of one reader a server has at once.
+//! Limits the concurrent requests of one reader.
 //!
-//! Some servers serve few connections, or one, and answer 429 or 503 to the rest. Each such answer takes one request
-//! at once away, down to one: the repeat waits until another is through, so that one repeat is enough.
+//! Some servers serve few connections, or one, and answer 429 or 503 to the rest. Each such answer lowers the
+//! limit by one, down to one: the retry waits until another request has finished, so that one retry is enough.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,12 +24,12 @@ impl Gate {
         }
     }
 
-    /// Waits until another request may be made. None only if the gate were closed, which nobody does.
+    /// Waits until another request may be made. None only if the gate is closed, which never happens.
     pub(super) async fn enter(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 
-    /// Takes a request's place away for good, unless it is the last one. Whether it did.
+    /// Removes a request's permit for good, unless it is the last one. Returns whether it did.
     pub(super) fn narrow(&self, place: &mut Option<OwnedSemaphorePermit>) -> bool {
         let fewer = |width: usize| (width > 1).then(|| width - 1);
         let narrowed = place.is_some()

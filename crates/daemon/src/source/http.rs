@@ -1,4 +1,4 @@
-//! One request at a time: signing, sending, and telling apart what its failures mean.
+//! Single requests: signing, sending, and classifying failures.
 
 use std::error::Error;
 use std::fmt;
@@ -155,8 +155,8 @@ impl Client {
         )))
     }
 
-    /// The headers that SigV4 asks for. Only what must be signed is (the host and `x-amz-*`), so
-    /// that a proxy which handles ranges or conditions itself does not break the signature.
+    /// The headers that SigV4 needs. Only the host and `x-amz-*` are signed, so that a proxy which handles
+    /// ranges or conditions itself does not break the signature.
     fn sign(&self, method: &Method, location: &Location) -> Result<HeaderMap, Failure> {
         let Some(credential) = self.credential.as_ref().filter(|_| location.signed) else {
             return Ok(HeaderMap::new());
@@ -186,12 +186,12 @@ fn build_http(settings: &SourceSettings) -> Result<reqwest::Client> {
     };
     let builder = || {
         web::client()
-            // Ranges in flight need connections of their own, which HTTP/2 would join into one.
+            // Parallel ranges need connections of their own, and HTTP/2 would use a single one.
             .http1_only()
             .connect_timeout(settings.connect_timeout)
             .read_timeout(settings.idle_timeout)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            // For how long the server's certificate is valid.
+            // To read how long the server's certificate is valid.
             .tls_info(true)
     };
     match builder().tls_certs_merge(ca).build() {
@@ -201,7 +201,8 @@ fn build_http(settings: &SourceSettings) -> Result<reqwest::Client> {
         Err(error) if settings.ca_cert.is_none() => {
             tracing::warn!(
                 error = &error as &dyn Error,
-                "No certificate authorities on this host; https endpoints need minio.ca_cert"
+                "There are no certificate authorities on this host: https endpoints need \
+                 minio.ca_cert"
             );
             builder().tls_certs_only([]).build()
         }
@@ -220,7 +221,7 @@ fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
     let error = |why: &str| {
         SourceError::new(
             SourceErrorKind::Settings,
-            format!("minio.ca_cert {} {why}", path.display()),
+            format!("The file {} of minio.ca_cert {why}", path.display()),
         )
     };
     let pem = files::read(path, files::PEM_MAX_BYTES);
@@ -228,7 +229,7 @@ fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
     let certificates = reqwest::Certificate::from_pem_bundle(&pem)
         .map_err(|cause| error("is not a PEM file").with_source(cause))?;
     if certificates.is_empty() {
-        return Err(error("holds no certificate"));
+        return Err(error("contains no certificate"));
     }
     Ok(certificates)
 }
@@ -253,10 +254,10 @@ fn redirected(policy: &UrlPolicy, from: &Location, response: &Response) -> Resul
         .join(target)
         .map_err(|cause| protocol("with a malformed location").with_source(cause))?;
     if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() {
-        return Err(protocol("with a location that is no plain http(s) URL"));
+        return Err(protocol("with a location that is not a plain http(s) URL"));
     }
     if from.url.scheme() == "https" && url.scheme() == "http" {
-        return Err(protocol("with a location that gives up https"));
+        return Err(protocol("with a location that leaves https for http"));
     }
     let same_origin = url.origin() == from.url.origin();
     if !same_origin {
@@ -304,14 +305,14 @@ pub(super) fn no_answer(location: &Location, error: reqwest::Error) -> Failure {
     let happened = if error.is_connect() {
         format!("{host} cannot be reached; check minio.endpoint and that the server is up")
     } else if error.is_timeout() {
-        format!("{host} fell silent while {location} was read")
+        format!("{host} stopped sending while {location} was read")
     } else {
-        format!("The connection to {host} broke while {location} was read")
+        format!("The connection to {host} was lost while {location} was read")
     };
     Failure::passing(SourceError::new(SourceErrorKind::Unavailable, happened).with_source(error))
 }
 
-/// A header's text, if it is text.
+/// A header's value, if it is text.
 pub(super) fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }

@@ -5,8 +5,8 @@ use std::num::NonZeroU64;
 use lvp_image::copy::RateLimiter;
 use tokio::time::Instant;
 
-/// Tells each caller when its bytes are paid for. As the schedule moves by bytes and not by when sleepers
-/// really woke, late timers do not lower the rate.
+/// Schedules each caller's bytes. As the schedule advances by bytes and not by when callers really woke up,
+/// late timers do not lower the rate.
 #[derive(Debug)]
 pub(super) struct ReadLimit(RateLimiter);
 

@@ -1,4 +1,4 @@
-//! What a bucket holds: one page of ListObjectsV2 (Amazon S3 API Reference), folder by folder.
+//! Listings of buckets: one page of ListObjectsV2 (Amazon S3 API Reference), folder by folder.
 
 use serde::Deserialize;
 
@@ -16,7 +16,7 @@ const MAX_ANSWER_BYTES: usize = 4 << 20; // 4 MiB
 pub struct Listing {
     /// Objects whose keys begin with the prefix and have no further `/` in them.
     pub objects: Vec<ListedObject>,
-    /// Beginnings of keys that end with the next `/`: folders, to those who think so.
+    /// Common prefixes of keys up to the next `/`: folders, by convention.
     pub folders: Vec<String>,
     /// Where the next page begins, if there is one.
     pub next: Option<String>,
@@ -27,7 +27,7 @@ pub struct Listing {
 pub struct ListedObject {
     /// Its key.
     pub key: String,
-    /// Where it is; none for a key that no image can have.
+    /// Where it is; None for a key that an image cannot have.
     pub url: Option<ImageUrl>,
     /// Its length in bytes.
     pub size: u64,
@@ -35,11 +35,11 @@ pub struct ListedObject {
     pub last_modified: String,
 }
 
-/// As S3 writes it; what is not needed is left out.
+/// The parts of S3's answer that are needed.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
-    /// In every listing, and in no other document: an error may come with 200.
+    /// Present in every listing and in no other document: an error may have status 200.
     is_truncated: bool,
     #[serde(default)]
     contents: Vec<Content>,
@@ -65,7 +65,7 @@ struct CommonPrefix {
 }
 
 impl Source {
-    /// Lists what lies below `prefix` in a bucket of the endpoint, from the page that `after` names on.
+    /// Lists what is below `prefix` in a bucket of the endpoint, starting with the page that `after` names.
     pub async fn list(&self, bucket: &str, prefix: &str, after: Option<&str>) -> Result<Listing> {
         let mut budget = self.budget();
         loop {
@@ -76,12 +76,12 @@ impl Source {
         }
     }
 
-    /// Fails for what cannot name a bucket, by the rule of image URLs.
+    /// Fails if this cannot be a bucket's name in an image URL.
     pub fn check_bucket(&self, name: &str) -> Result<()> {
         self.inner.policy.object(name, "KEY").map(drop)
     }
 
-    /// Which object of the endpoint this is, for comparison with what is known of objects.
+    /// The object's identity, for comparison with known objects.
     pub fn identity(&self, url: &ImageUrl) -> String {
         url.identity(&self.inner.policy)
     }
@@ -99,7 +99,7 @@ impl Inner {
         let read = self.read_small(location.clone(), MAX_ANSWER_BYTES, too_long);
         let body = read.await?;
         let text = std::str::from_utf8(&body)
-            .map_err(|error| no_listing(&location, "it is no UTF-8").with_source(error))?;
+            .map_err(|error| no_listing(&location, "it is not UTF-8").with_source(error))?;
         let answer: Answer = quick_xml::de::from_str(text)
             .map_err(|error| no_listing(&location, "it cannot be read").with_source(error))?;
         let object = |found: Content| ListedObject {
@@ -118,7 +118,7 @@ impl Inner {
         })
     }
 
-    /// Where a bucket is listed.
+    /// The location of a bucket's listing.
     fn bucket(&self, bucket: &str, prefix: &str, after: Option<&str>) -> Result<Location> {
         let none = || {
             SourceError::new(
@@ -140,6 +140,6 @@ impl Inner {
 fn no_listing(location: &Location, why: &str) -> SourceError {
     SourceError::new(
         SourceErrorKind::Protocol,
-        format!("The answer of {location} is no listing of a bucket: {why}"),
+        format!("The answer of {location} is not a listing of a bucket: {why}"),
     )
 }

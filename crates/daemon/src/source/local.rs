@@ -1,4 +1,5 @@
-//! What stands beside an image on a disk: the files that a job looks for beside an object.
+//! The checksum files and signatures beside an image on a disk: the same files that a job looks for beside an
+//! object.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +9,7 @@ use super::evidence::{Beside, SIGNATURES, SignatureFile, SumsFile};
 use super::url::Sibling;
 use crate::files::{self, with_ending};
 
-/// Reads all that is there; signatures only when they are asked for. Blocks.
+/// Reads all files that exist; signatures only if they are requested. Blocks.
 pub fn beside(image: &Path, with_signatures: bool) -> io::Result<Beside> {
     let signatures = |of: &Path| match with_signatures {
         true => signatures(of),

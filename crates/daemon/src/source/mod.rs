@@ -9,11 +9,12 @@
 //!
 //! # Who owns what
 //!
-//! - [`url`] decides which hosts are spoken to, before any look-up; redirects pass the same gate.
-//!   They are resolved once, by [`Source::resolve`]: the [`ObjectMeta`] leads to where they ended.
-//! - `http` sends one signed request, exactly once, and says what its failure means.
-//! - `retry` holds the budget of one request or range: the configured waits, or the server's
-//!   `Retry-After`. 4xx is final but for 408 and 429; 5xx, time-outs, cuts and short bodies pass.
+//! - [`url`] decides which hosts are contacted, before any name lookup; redirects are checked the same way.
+//!   They are followed once, by [`Source::resolve`]: the [`ObjectMeta`] has the location where they ended.
+//! - `http` sends one signed request, exactly once, and classifies its failure.
+//! - `retry` holds the retry budget of one request or range: the configured waits, or the server's
+//!   `Retry-After`. 4xx is final except for 408 and 429; 5xx, timeouts, cut connections and short bodies are
+//!   retried.
 //! - `fetch` reads one range: resumed at the exact byte, pinned to the resolved version by
 //!   `If-Match` and by checks of every answer. A changed object is
 //!   [`SourceErrorKind::ObjectChanged`], never a mix of two versions. Where nothing tells versions
@@ -82,14 +83,14 @@ pub use url::{ImageUrl, UrlPolicy};
 /// A health probe that takes longer counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What object storage said of itself.
+/// What object storage reported about itself.
 #[derive(Debug)]
 pub struct Look {
     /// Its clock.
     pub date: Option<OffsetDateTime>,
     /// Its certificate (DER), over TLS.
     pub certificate: Option<Vec<u8>>,
-    /// Why it does not serve us.
+    /// Why it refuses requests.
     pub refused: Option<SourceError>,
 }
 
@@ -97,7 +98,7 @@ pub struct Look {
 #[derive(Debug, Clone)]
 pub struct Source {
     inner: Arc<Inner>,
-    /// Counts the repeats of one job too.
+    /// Also counts the retries of one job.
     retries: Option<Arc<AtomicU64>>,
 }
 
@@ -136,7 +137,7 @@ impl Source {
         })
     }
 
-    /// The same source, that adds its repeated requests to this count as well.
+    /// The same source, which also adds its retries to this counter.
     pub fn counting(&self, retries: Arc<AtomicU64>) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
@@ -151,8 +152,8 @@ impl Source {
 
     /// Finds the object's size and version, following redirects.
     ///
-    /// Asks by `HEAD`. Where that is refused (a URL pre-signed for `GET`) or says too little
-    /// (error answers to `HEAD` have no body that tells why), a `GET` of the first byte decides.
+    /// Sends a `HEAD` request. If that is refused (a URL pre-signed for `GET`) or its answer is not enough
+    /// (error answers to `HEAD` have no body with the reason), a `GET` of the first byte decides.
     pub async fn resolve(&self, url: &ImageUrl) -> Result<ObjectMeta> {
         let mut budget = self.budget();
         loop {
@@ -174,7 +175,7 @@ impl Source {
         RangeReader::new(self.clone(), Arc::new(meta.clone()), range, options)
     }
 
-    /// How whole objects are read: as many ranges at once as are configured.
+    /// How whole objects are read: with as many parallel ranges as are configured.
     pub fn range_options(&self) -> RangeOptions {
         RangeOptions {
             in_flight: self.inner.parallel_ranges,
@@ -182,8 +183,8 @@ impl Source {
         }
     }
 
-    /// Reads the whole object by one request, which is not repeated once bytes have come: for objects
-    /// without a strong validator, of which two requests may yield parts of two versions.
+    /// Reads the whole object by one request, which is not retried once bytes have arrived: for objects without
+    /// a strong validator, of which two requests may return parts of two versions.
     pub fn read_once(&self, meta: &ObjectMeta) -> RangeReader {
         RangeReader::once(self.clone(), Arc::new(meta.clone()))
     }
@@ -195,21 +196,21 @@ impl Source {
         RemoteReader::new(self.clone(), Arc::new(meta.clone()), cancel)
     }
 
-    /// Where work belongs that moves image bytes: threads that stand back behind those that answer
-    /// requests. They end with the last clone of this source.
+    /// The runtime for work that moves image bytes, whose threads have a lower priority than those that answer
+    /// requests. It ends with the last clone of this source.
     pub fn mover(&self) -> &Handle {
         self.inner.client.mover()
     }
 
     /// Whether object storage answers and knows the credentials; one request, no retries.
     ///
-    /// Lists the buckets. Credentials that may do nothing but get objects are refused that, by
-    /// the code `AccessDenied`, after their signature was found good: they are fine.
+    /// Lists the buckets. Credentials that may only get objects are refused with the code `AccessDenied` after
+    /// their signature was verified, which counts as success.
     pub async fn probe(&self) -> Result<()> {
         self.look().await?.refused.map_or(Ok(()), Err)
     }
 
-    /// What object storage says of itself when asked as [`Source::probe`] does. An error when there
+    /// What object storage reports about itself in the answer to [`Source::probe`]'s request. An error if there
     /// is no answer at all.
     pub async fn look(&self) -> Result<Look> {
         let Some(endpoint) = self.inner.policy.endpoint() else {
@@ -283,7 +284,7 @@ impl Inner {
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
                 total_size(response.headers())
             }
-            // Some servers serve the range with this status, others ignore it.
+            // Some servers send the range with this status, others ignore the range.
             StatusCode::OK => {
                 total_size(response.headers()).or_else(|| announced_length(&response))
             }
@@ -292,7 +293,7 @@ impl Inner {
         let size = size.ok_or_else(|| {
             Failure::passing(SourceError::new(
                 SourceErrorKind::Protocol,
-                format!("The server does not tell the size of {url}"),
+                format!("The server does not report the size of {url}"),
             ))
         })?;
         Ok(self.meta(url, location, size, response.headers()))
@@ -316,7 +317,7 @@ impl Inner {
         }
     }
 
-    /// Reads a whole small answer; `too_long` is the error of one that has more than `max_bytes`.
+    /// Reads a small answer completely; `too_long` is the error if it has more than `max_bytes`.
     async fn read_small(
         &self,
         mut location: Location,
@@ -361,7 +362,7 @@ impl Inner {
                 let refusal = Refusal::read(response).await;
                 match (refusal.status.as_u16(), refusal.code.as_deref()) {
                     (403, Some("AccessDenied")) => None,
-                    // No service list here, but a server that answers.
+                    // It does not list buckets, but it answers.
                     (404 | 405 | 501, _) => None,
                     _ => Some(refusal.into_failure(location).error.with_attempts(1)),
                 }

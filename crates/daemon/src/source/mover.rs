@@ -1,17 +1,17 @@
 //! The threads that move image bytes, apart from those that answer requests.
 //!
-//! A status request that shares its threads with a download waits behind every packet that is
-//! being copied, and behind every thread of the transfer that has a core just then. So connections
-//! to object storage have a runtime of their own, whose threads stand back.
+//! A status request that shares its threads with a download waits behind every packet that is being copied, and
+//! behind every transfer thread that occupies a core. So connections to object storage have a runtime of their
+//! own, whose threads have a lower priority.
 
 use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// As many as there are ranges in flight for a job: more would wait for the same connections.
+/// As many as a job has ranges in flight: more would wait for the same connections.
 const MAX_THREADS: usize = 4;
 
-/// How far these threads stand back, as those that decode do: who shares a core with them gets
+/// The nice value of these threads, the same as that of the decoders: another thread on the same core gets
 /// about three times their share of it.
 const NICENESS: i32 = 5;
 
@@ -30,7 +30,7 @@ impl Mover {
             .worker_threads(cores.min(MAX_THREADS))
             .thread_name("transfer")
             .on_thread_start(|| {
-                // A thread's own nice value. Where it cannot be set, all goes on as before.
+                // Each thread has its own nice value. If it cannot be set, only the priority is missing.
                 rustix::process::nice(NICENESS).ok();
             })
             .enable_all()

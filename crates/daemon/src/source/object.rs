@@ -1,4 +1,4 @@
-//! One version of one object: what it is called, and what tells its versions apart.
+//! One version of one object: its identity, and what distinguishes its versions.
 
 use super::http::Location;
 use super::url::ImageUrl;
@@ -21,17 +21,17 @@ pub struct ObjectMeta {
 }
 
 impl ObjectMeta {
-    /// Which object this is, whatever its version and whoever signed the URL: a digest of endpoint,
-    /// bucket and key, or of a URL with the part of its query that is no signature. Unlike the URL
-    /// as it is shown, it differs for any two objects.
+    /// Identifies the object, whatever its version and the signature of the URL: a digest of endpoint, bucket
+    /// and key, or of a URL with the part of its query that is not a signature. Unlike the URL as it is shown,
+    /// it is different for any two objects.
     pub fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// What is the same only for the same bytes: a strong entity tag (RFC 9110, section 8.8.1).
+    /// The strong entity tag, which is the same only for the same bytes (RFC 9110, section 8.8.1).
     ///
-    /// Without one, nothing that the server says keeps parts of two versions apart: such an object
-    /// is read by one request, unless its digest is known beforehand.
+    /// Without one, parts of two versions cannot be distinguished: such an object is read by one request,
+    /// unless its digest is known beforehand.
     pub fn strong_validator(&self) -> Option<&str> {
         let tag = self.etag.as_deref()?;
         let is_weak = tag
@@ -40,7 +40,7 @@ impl ObjectMeta {
         (!is_weak && !tag.trim_matches('"').is_empty()).then_some(tag)
     }
 
-    /// The best that the server says of the version: its entity tag, or else its date.
+    /// The best identification of the version by the server: its entity tag, or else its date.
     pub fn validator(&self) -> Option<&str> {
         self.etag.as_deref().or(self.last_modified.as_deref())
     }

@@ -1,9 +1,9 @@
 //! The chunks of one range on their way to the reader.
 //!
-//! A chunk costs more than its bytes: a place in the queue, and the network buffer that it is a part
-//! of. A server decides how small its chunks are, so they are counted and not only their bytes:
-//! small ones are copied out of their buffer, and what finds no place in the queue is joined to
-//! blocks until there is one.
+//! A chunk costs more than its bytes: a place in the queue, and the network buffer that it is a part of. The
+//! server decides how small its chunks are, so the queue is bounded in chunks as well as bytes: small chunks
+//! are copied out of their buffer, and chunks that find no place in the queue are joined to blocks until there
+//! is one.
 
 use std::collections::VecDeque;
 
@@ -13,19 +13,20 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::error::Result;
 
-/// What chunks are joined to. As long as chunks are this long on average, a range finds room.
+/// Size of the blocks to which chunks are joined. As long as chunks have this size on average, a range fits in
+/// its queue.
 const BLOCK_BYTES: usize = 16 << 10; // 16 KiB
 
-/// Chunks below this length do not hold on to the buffer that they came in.
+/// Chunks below this length are copied, to free the buffer that they came in.
 const SMALL_BYTES: usize = 4 << 10; // 4 KiB
 
 /// The sending end, for a range that is fetched whether or not the reader has come to it.
 #[derive(Debug)]
 pub(super) struct RangeSender {
     queue: mpsc::Sender<Result<Bytes>>,
-    /// What found no place, in blocks.
+    /// Blocks that did not fit in the queue yet.
     waiting: VecDeque<Bytes>,
-    /// The last of them, which still grows.
+    /// The last block, which still grows.
     open: BytesMut,
 }
 
@@ -33,7 +34,7 @@ pub(super) struct RangeSender {
 #[derive(Debug)]
 pub(super) struct Gone;
 
-/// A queue for a range of so many bytes.
+/// A queue for a range of this size.
 pub(super) fn range_queue(range_bytes: u64) -> (RangeSender, mpsc::Receiver<Result<Bytes>>) {
     let places = usize::try_from(range_bytes.div_ceil(BLOCK_BYTES as u64))
         .unwrap_or(usize::MAX)
@@ -67,7 +68,7 @@ impl RangeSender {
         Ok(())
     }
 
-    /// The range has ended, well or not: hands on what waits, however long that takes.
+    /// Ends the range, with success or an error: passes on what waits, however long that takes.
     pub(super) async fn finish(mut self, ended: Result<()>) -> Result<(), Gone> {
         let open = std::mem::take(&mut self.open).freeze();
         let last = (!open.is_empty()).then_some(open);

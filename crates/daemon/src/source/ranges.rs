@@ -10,10 +10,10 @@
 //! however slow the consumer is, and however small the chunks are in which the server sends
 //! (`queue.rs`). Dropping the reader aborts the tasks, and with them their connections.
 //!
-//! A server that answers 200 without a `Content-Range` ignores ranges. The first such answer at
-//! the head makes the reader give up all ranges and read the whole object once, front to back, on one
-//! connection; if that is cut, it begins again and skips what was already delivered. An object whose
-//! versions nothing tells apart is read so from the start, and if that is cut, it has failed.
+//! A server that answers 200 without a `Content-Range` ignores ranges. The first such answer at the head makes
+//! the reader abandon all ranges and read the whole object once, front to back, on one connection; if that is
+//! cut, it begins again and skips what was already delivered. An object whose versions cannot be distinguished
+//! is read this way from the start, and a cut is an error.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -32,8 +32,8 @@ use super::gate::Gate;
 use super::queue::range_queue;
 use super::{ObjectMeta, RangeOptions, Source};
 
-/// Chunks that a whole-object answer may run ahead of its consumer; the HTTP library cuts chunks
-/// of at most 400 KiB, mostly far smaller ones.
+/// Chunks by which a whole-object answer may be ahead of its consumer; the HTTP library's chunks have at most
+/// 400 KiB, and mostly far less.
 const WHOLE_CHUNKS: usize = 32;
 
 /// Chunks of an object, strictly in order, without gaps or overlaps.
@@ -99,7 +99,7 @@ impl RangeReader {
         self.position
     }
 
-    /// Keeps `in_flight` ranges under way.
+    /// Keeps `in_flight` ranges in progress.
     fn claim(&mut self) {
         let range_bytes = self.options.range_bytes.max(1);
         while self.unclaimed < self.end && self.tasks.len() < self.options.in_flight.max(1) {
@@ -109,7 +109,7 @@ impl RangeReader {
         }
     }
 
-    /// Gives up ranges: everything that is left comes from one plain request.
+    /// Abandons ranges: everything that is left comes from one plain request.
     fn read_whole(&mut self) {
         tracing::warn!(
             image_url = %self.meta.url,
@@ -120,7 +120,7 @@ impl RangeReader {
         self.read_on_one_connection(self.position..self.end, Mode::Whole);
     }
 
-    /// Fetches a range, all of it whether or not it is read yet.
+    /// Fetches a range completely, whether or not it is read yet.
     fn read_range(&mut self, range: Range<u64>) {
         let (mut sender, chunks) = range_queue(range.end - range.start);
         let (source, meta, end) = (self.source.clone(), Arc::clone(&self.meta), range.end);

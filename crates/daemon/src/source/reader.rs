@@ -1,7 +1,7 @@
 //! Random access to a remote object, for the image crate's planner.
 //!
-//! Every block that is read is noted, so that what a plan was made from can be compared with the
-//! object's bytes when these are streamed (`record.rs`).
+//! Every block that is read is recorded, so that what a plan was made from can be compared with the object's
+//! bytes when these are streamed (`record.rs`).
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,9 +16,9 @@ use super::fetch::{Fetch, Mode};
 use super::record::{PlanCheck, ReadRecord, changed};
 use super::{ObjectMeta, Source};
 
-/// Granule of the cache. A qcow2 file keeps its header and first tables together, and each
-/// further L2 table (64 KiB at the default cluster size) alone among data: larger blocks would
-/// mostly read data, smaller ones cost a round trip each.
+/// Block size of the cache. A qcow2 file has its header and first tables together, and each further L2 table
+/// (64 KiB at the default cluster size) alone among data: larger blocks would mostly read data, smaller ones
+/// would cost more round trips.
 pub(super) const BLOCK_BYTES: u64 = 256 << 10; // 256 KiB
 /// Blocks that are kept: 4 MiB.
 const CACHED_BLOCKS: usize = 16;
@@ -27,7 +27,7 @@ const MAX_RUN_BLOCKS: u64 = 8;
 
 /// An object as [`lvp_image`] reads it: blocking, random access, with a small cache.
 ///
-/// For threads outside the async runtime only (`spawn_blocking`): reads block on requests.
+/// Only for threads outside the async runtime (`spawn_blocking`): reads block on requests.
 #[derive(Debug)]
 pub struct RemoteReader {
     source: Source,
@@ -49,9 +49,8 @@ impl RemoteReader {
         }
     }
 
-    /// A comparison of everything that was read with the object's bytes as they will be streamed.
-    /// None when the object's metadata is so far scattered that this was not kept: what was made of
-    /// it must not be used then.
+    /// A comparison of everything that was read with the object's bytes as they will be streamed. None if the
+    /// object's metadata is so scattered that not all of it was recorded: then the plan must not be used.
     pub fn into_check(self) -> Option<PlanCheck> {
         let record = self
             .record
@@ -102,7 +101,7 @@ impl RemoteReader {
         Ok(bytes.clone())
     }
 
-    /// Requests a range; not cached, with a retry budget of its own.
+    /// Requests a range, without the cache and with a retry budget of its own.
     fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
         let mut buffer = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
         let reading = async {
@@ -125,7 +124,7 @@ impl RemoteReader {
         }
     }
 
-    /// False when this block came before with other bytes.
+    /// False if this block was read before and had other bytes.
     fn noted(&self, block: u64, bytes: &[u8]) -> bool {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         record.note(block, bytes)

@@ -1,10 +1,10 @@
-//! What a plan was made from, so that it can be compared with what is written.
+//! Records what a plan was made from, so that it can be compared with what is written.
 //!
-//! The planner reads an image's metadata by ranges; the object itself comes later, by other
-//! requests. A digest covers the latter alone: were a server to answer the former with other bytes,
-//! clusters would land in wrong places under a right digest. So every block that was read for the
-//! plan leaves its digest here, and the bytes that are hashed, cached and decoded are compared with
-//! them as they go by.
+//! The planner reads an image's metadata by ranges; the object itself comes later, by other requests. The
+//! image's digest covers only the latter: if a server answered the former with other bytes, clusters would be
+//! written to wrong places although the digest is right. So the digest of every block that was read for the
+//! plan is kept here, and the bytes that are hashed, cached and decoded are compared with these digests as they
+//! pass.
 
 use std::collections::HashMap;
 use std::iter::Peekable;
@@ -23,12 +23,12 @@ type BlockDigest = [u8; 32];
 #[derive(Debug, Default)]
 pub(super) struct ReadRecord {
     blocks: HashMap<u64, BlockDigest>,
-    /// There were more than can be kept.
+    /// Whether there were more blocks than can be kept.
     is_partial: bool,
 }
 
 impl ReadRecord {
-    /// Notes a block; false when it was read before and had other bytes.
+    /// Records a block; false if it was read before and had other bytes.
     pub(super) fn note(&mut self, block: u64, bytes: &[u8]) -> bool {
         let digest = Sha256::digest(bytes).into();
         if let Some(before) = self.blocks.get(&block) {
@@ -42,7 +42,7 @@ impl ReadRecord {
         true
     }
 
-    /// A comparison with the object's bytes; none when not every block was kept.
+    /// A comparison with the object's bytes; None if not every block was kept.
     pub(super) fn into_check(self, object: &ObjectMeta) -> Option<PlanCheck> {
         if self.is_partial {
             return None;
@@ -63,11 +63,11 @@ impl ReadRecord {
 pub struct PlanCheck {
     shown: String,
     size: u64,
-    /// Those that did not come yet, in their order.
+    /// The blocks that have not arrived yet, in order.
     blocks: Peekable<vec::IntoIter<(u64, BlockDigest)>>,
-    /// How many of the object's bytes have come.
+    /// How many of the object's bytes have arrived.
     position: u64,
-    /// What came of the next block.
+    /// The digest of what has arrived of the next block.
     hasher: Sha256,
 }
 
@@ -96,7 +96,7 @@ impl PlanCheck {
         Ok(())
     }
 
-    /// The object has ended. Fails when it did so before everything was compared.
+    /// Ends the comparison. Fails if the object ended before everything was compared.
     pub fn finish(mut self) -> Result<()> {
         match self.blocks.peek() {
             None => Ok(()),
@@ -112,13 +112,14 @@ impl PlanCheck {
     }
 }
 
-/// Blocks of one object that have come twice and differ.
+/// The error for blocks of one object that were read twice and differ.
 pub(super) fn changed(shown: &str, start: u64, end: u64) -> SourceError {
     SourceError::new(
         SourceErrorKind::ObjectChanged,
         format!(
-            "Bytes {start:#x}..{end:#x} of {shown} are not those that the image's map was read from: \
-             the object was replaced meanwhile, or its server does not answer the same twice"
+            "Bytes {start:#x}..{end:#x} of {shown} differ from those that the image's map was \
+             read from: the object was replaced meanwhile, or its server gives inconsistent \
+             answers"
         ),
     )
 }

@@ -1,4 +1,4 @@
-//! What an answer means that is not the expected success.
+//! Classifies answers that are not the expected success.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use crate::web;
 
 /// How much of an error answer is read; S3's error documents are below 1 KiB.
 const MAX_ERROR_BODY_BYTES: usize = 16 << 10;
-/// How much of what it says is shown.
+/// How much of its message is shown.
 const SHOWN_CHARS: usize = 200;
 
 /// An answer that is not the expected success.
@@ -21,7 +21,7 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     /// S3's error code.
     pub(super) code: Option<String>,
-    /// What it says beside the code, or the beginning of another text.
+    /// The message beside the code, or the beginning of another text.
     message: Option<String>,
     retry_after: Option<Duration>,
 }
@@ -41,7 +41,7 @@ impl Refusal {
 
     pub(super) fn into_failure(self, location: &Location) -> Failure {
         let (kind, advice) = meaning(self.status, self.code.as_deref(), location.signed);
-        // Of other refusals the status says enough, and the advice more.
+        // For other refusals, status and advice say enough.
         let message = match self
             .message
             .filter(|_| self.status == StatusCode::BAD_REQUEST)
@@ -69,12 +69,12 @@ impl Refusal {
     }
 }
 
-/// What an answer means that is not the expected success.
+/// The failure for an answer that is not the expected success.
 pub(super) async fn refusal(location: &Location, response: Response) -> Failure {
     Refusal::read(response).await.into_failure(location)
 }
 
-/// The kind of an answer by its status and S3's error code, and what to do about it.
+/// The kind of error by an answer's status and S3's error code, and what to do about it.
 fn meaning(
     status: StatusCode,
     code: Option<&str>,
@@ -103,7 +103,8 @@ fn meaning(
         // Of the classes GLACIER and DEEP_ARCHIVE, by AWS and by those that have such classes too.
         (Some("InvalidObjectState"), _) => (
             AccessDenied,
-            "the object is archived: restore it, or copy it to a storage class that is read at once",
+            "the object is archived: restore it, or copy it to a storage class that can be read \
+             directly",
         ),
         (Some("InvalidBucketName"), _) => (BadUrl, "check the bucket's name in the image URL"),
         (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) if signed => (
@@ -132,12 +133,16 @@ fn meaning(
             Protocol,
             "if it wants TLS on this port, write https:// in minio.endpoint",
         ),
-        (_, StatusCode::BAD_REQUEST) => (Protocol, "the server does not take the request"),
-        _ => (Protocol, "the server does not take part in this protocol"),
+        (_, StatusCode::BAD_REQUEST) => (Protocol, "the server does not accept the request"),
+        _ => (
+            Protocol,
+            "the server does not seem to speak S3 or plain HTTP as expected; check \
+            minio.endpoint",
+        ),
     }
 }
 
-/// The `<Code>` and `<Message>` of S3's error document; of another answer the beginning of its text.
+/// The `<Code>` and `<Message>` of S3's error document, or the beginning of another answer's text.
 async fn error_text(mut response: Response) -> (Option<String>, Option<String>) {
     let mut body = Vec::new();
     while body.len() < MAX_ERROR_BODY_BYTES {

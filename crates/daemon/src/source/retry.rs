@@ -1,4 +1,4 @@
-//! Which failures pass, and how long to wait for that.
+//! Which failures are retried, and after which wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::{Result, SourceError};
 use crate::backoff::Backoff;
 
-/// Longest wait that a server can ask for: a job's patience is the operator's to set.
+/// Longest wait that a server can request: how long a job waits is the operator's decision.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// One failed attempt.
@@ -21,7 +21,7 @@ pub(super) struct Failure {
 pub(super) enum Retry {
     /// Nothing.
     Never,
-    /// The fault may have passed after the configured wait.
+    /// The fault may be gone after the configured wait.
     Backoff,
     /// The server named a time.
     After(Duration),
@@ -54,13 +54,13 @@ impl From<SourceError> for Failure {
 pub(super) struct Budget<'a> {
     backoff: Backoff,
     retries: &'a AtomicU64,
-    /// Of one job.
+    /// The retries of one job.
     own_retries: Option<&'a AtomicU64>,
     retries_made: u32,
 }
 
 impl<'a> Budget<'a> {
-    /// With these waits before the repeats, as many as there are repeats.
+    /// One retry for each of these waits.
     pub(super) fn new(
         backoff: &[Duration],
         retries: &'a AtomicU64,
@@ -74,7 +74,7 @@ impl<'a> Budget<'a> {
         }
     }
 
-    /// Waits until the next attempt is due, or returns the error when there is none.
+    /// Waits until the next attempt is due, or returns the error if there is none.
     pub(super) async fn pause(&mut self, failure: Failure) -> Result<()> {
         let wait = match failure.retry {
             Retry::Never => None,

@@ -1,4 +1,4 @@
-//! What a source needs to know, and how it cuts what it reads.
+//! The settings of a source, and of its range requests.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::config;
 use crate::secret::Secret;
 use crate::web;
 
-/// What the configuration says about object storage, and about whose images to take from it.
+/// What the configuration says about object storage, and about the signatures that its images need.
 #[derive(Debug, Clone)]
 pub struct SourceSettings {
     /// `http(s)://HOST:PORT`; `None` when only `allowed_hosts` are used.
@@ -19,21 +19,21 @@ pub struct SourceSettings {
     pub secret_key: Option<Secret>,
     /// Token of temporary credentials.
     pub session_token: Option<Secret>,
-    /// Region that is signed for.
+    /// Region in the signature.
     pub region: String,
     /// PEM file of further certificate authorities, beside the system's.
     pub ca_cert: Option<PathBuf>,
     /// Hosts (`host` or `host:port`) besides the endpoint that image URLs may name.
     pub allowed_hosts: Vec<String>,
-    /// Waits before the repeats of one request or range, as many as there are repeats.
+    /// Waits before the retries of one request or range; as many retries as there are waits.
     pub retry_backoff: Vec<Duration>,
-    /// Time for a connection to come up.
+    /// How long connecting may take.
     pub connect_timeout: Duration,
     /// Longest silence of a server.
     pub idle_timeout: Duration,
-    /// Ranges of one object at once.
+    /// Ranges of one object that are read in parallel.
     pub parallel_ranges: usize,
-    /// All reads together stay within this rate.
+    /// Limit of the rate of all reads together.
     pub max_read_bytes_per_sec: Option<u64>,
     /// Whose signatures images need.
     pub trust: Trust,
@@ -60,12 +60,12 @@ impl From<&config::Config> for SourceSettings {
     }
 }
 
-/// How [`Source::read_ranges`](super::Source::read_ranges) cuts and overlaps its requests.
+/// How [`Source::read_ranges`](super::Source::read_ranges) divides an object into requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeOptions {
     /// Bytes per request.
     pub range_bytes: u64,
-    /// Requests at once.
+    /// Requests in flight at the same time.
     pub in_flight: usize,
 }
 

@@ -1,12 +1,12 @@
-//! The text of a checksum file, in every syntax that publishers use.
+//! Parses checksum files, in every syntax that publishers use.
 //!
-//! Understood are a bare digest, the lines of `sha256sum` (text `HEX  NAME`, binary `HEX *NAME`, with
-//! the leading backslash of an escaped name), of BSD (`SHA256 (NAME) = HEX`), of `openssl dgst`
-//! (`SHA2-256(NAME)= HEX`), `sha256:HEX`, and the tables of PowerShell and certutil. Comments do not
-//! count, and of a clearsigned text only what the signature covers. The bytes may be UTF-8 or UTF-16.
+//! Supported are a bare digest, the lines of `sha256sum` (text `HEX  NAME`, binary `HEX *NAME`, with the leading
+//! backslash of an escaped name), of BSD (`SHA256 (NAME) = HEX`), of `openssl dgst` (`SHA2-256(NAME)= HEX`),
+//! `sha256:HEX`, and the tables of PowerShell and certutil. Comments are ignored, and so is anything in a
+//! clearsigned text that the signature does not cover. The bytes may be UTF-8 or UTF-16.
 //!
-//! Which line is the image's: where all of a text is one digest, that is it whatever name it has, as
-//! images get renamed when they are published; of several, the one with the object's name counts.
+//! If a text has only one digest, it is the image's whatever name it has, as images get renamed when they are
+//! published; of several, the one with the object's name is the image's.
 
 mod line;
 mod text;
@@ -23,24 +23,24 @@ const SHOWN_CHARS: usize = 80;
 pub(super) enum Algorithm {
     Sha256,
     Sha512,
-    /// `CHECKSUM` says nothing of them.
+    /// The name `CHECKSUM` does not say which.
     Either,
 }
 
 /// Whose digests a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The one image's that the file is named after: a single digest is the image's, and none at all is
+    /// Of the one image that the file is named after: a single digest is the image's, and a file without one is
     /// an error.
     Image,
-    /// A directory's: a line counts by its name, and an image that has none is not the file's.
+    /// Of a directory: a line counts by its name, and an image without a line has no digest here.
     Directory,
-    /// Whatever a signature covers: only a line with the image's name is about the image, as else one image's
-    /// digest could be put beside another.
+    /// Of whatever a signature covers: only a line with the image's name is about the image, as otherwise one
+    /// image's digest could be put beside another image.
     Signed,
 }
 
-/// What a file says of an image.
+/// The digests that a file has for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Found {
     pub(super) sha256: Option<Sha256Digest>,
@@ -89,14 +89,16 @@ pub(super) fn parse(
     }
     if scope == Scope::Signed {
         return match digests.iter().any(|line| line.name.is_none()) {
-            true => Err("what is signed has a digest without a name, which any image could be put under: sign the output \
-                 of sha256sum IMAGE"
-                .to_owned()),
+            true => Err(
+                "the signed text has a digest without a file name, so the signature could \
+                be moved to any other name: sign the output of sha256sum IMAGE"
+                    .to_owned(),
+            ),
             false => Ok(found),
         };
     }
     if scope == Scope::Directory {
-        // A bare digest stands for all that the directory holds, which is one image.
+        // A bare digest is taken for that of the directory's only image.
         for line in digests.iter().filter(|_| digests.len() == 1) {
             if line.name.is_none() {
                 found.add(line.checksum, base_name)?;

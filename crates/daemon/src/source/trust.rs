@@ -1,4 +1,4 @@
-//! Which images need a signature, and by whose key: what the configuration says, by an image's name.
+//! Which images need a signature, and by which keys, according to the configuration and the image's name.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl From<&config::Trust> for Trust {
 }
 
 impl Trust {
-    /// What is asked of an image of this name.
+    /// The policy for an image with this name.
     pub(super) fn policy(&self, name: &str) -> SignaturePolicy {
         let mut rules = self.0.rules.iter();
         rules
@@ -29,7 +29,7 @@ impl Trust {
             .map_or(SignaturePolicy::Off, |(_, policy)| *policy)
     }
 
-    /// The same with the keys, which are read anew: one that was revoked must not count from then on. Blocks.
+    /// The same with the keys, which are read each time, so that a revocation takes effect at once. Blocks.
     pub(super) fn demand(&self, name: &str) -> Result<Demand> {
         let policy = self.policy(name);
         let mut keys = Keys::default();
@@ -47,7 +47,7 @@ impl Trust {
         })
     }
 
-    /// Whether all files can be used. Blocks.
+    /// Fails unless all files of keys can be used. Blocks.
     pub(super) fn check(&self) -> Result<()> {
         let paths: Vec<_> = self.0.keys.iter().map(|(_, path)| path.clone()).collect();
         read_keys(&paths)?;
@@ -55,7 +55,7 @@ impl Trust {
     }
 }
 
-/// All keys of files. Blocks.
+/// Reads all keys in these files. Blocks.
 pub fn read_keys(paths: &[PathBuf]) -> Result<Keys> {
     let mut keys = Keys::default();
     for path in paths {
@@ -68,7 +68,7 @@ fn add(keys: &mut Keys, path: &Path) -> Result<()> {
     let error = |why: &str| {
         SourceError::new(
             SourceErrorKind::Settings,
-            format!("The file of keys {} cannot be used: {why}", path.display()),
+            format!("The key file {} cannot be used: {why}", path.display()),
         )
     };
     let bytes = files::read(path, MAX_KEYS_BYTES);

@@ -1,6 +1,6 @@
-//! Image URLs: which ones are accepted, and where each leads.
+//! Image URLs: which are accepted, and where each leads.
 //!
-//! Parsing decides everything before any packet leaves, name look-ups included:
+//! Everything is decided by parsing, before any network access, name lookups included:
 //!
 //! - `s3://BUCKET/KEY`, and `http(s)://ENDPOINT/BUCKET/KEY` on the configured endpoint, name an
 //!   object, which is read with the configured credentials.
@@ -53,15 +53,15 @@ enum Location {
     Web(Url),
 }
 
-/// Decides which URLs are accepted; made from the configuration once.
+/// Decides which URLs are accepted; created once from the configuration.
 #[derive(Debug, Clone)]
 pub struct UrlPolicy {
     endpoint: Option<Url>,
     allowed_hosts: Vec<AllowedHost>,
 }
 
-/// One entry of `minio.allowed_hosts`: `host`, good for the default ports of http and https, or
-/// `host:port`; `*.` before it stands for any host below.
+/// One entry of `minio.allowed_hosts`: `host`, for the default ports of http and https, or `host:port`; `*.`
+/// before it stands for any host below the domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct AllowedHost {
     host: String,
@@ -87,13 +87,13 @@ impl UrlPolicy {
             return Err(bad("it is longer than 4096 bytes"));
         }
         if text.chars().any(char::is_control) {
-            return Err(bad("it holds control characters"));
+            return Err(bad("it contains control characters"));
         }
         if text.trim() != text {
             return Err(bad("it begins or ends with white space"));
         }
         if text.contains('\\') {
-            return Err(bad("it holds a backslash; write it as %5C"));
+            return Err(bad("it contains a backslash; write it as %5C"));
         }
         if text.contains('#') {
             return Err(bad("it has a fragment; write a # in a key as %23"));
@@ -110,7 +110,7 @@ impl UrlPolicy {
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if authority.contains('@') {
             return Err(bad(
-                "it carries credentials; they belong in the daemon's configuration",
+                "it contains credentials; they belong in the daemon's configuration",
             ));
         }
         match scheme.to_ascii_lowercase().as_str() {
@@ -149,14 +149,14 @@ impl UrlPolicy {
         self.check_host(&url)?;
         let decoded = decode_path(path).map_err(|why| bad(&why))?;
         if decoded.is_empty() || decoded.ends_with('/') {
-            return Err(bad("its path names no file"));
+            return Err(bad("its path does not name a file"));
         }
         url.set_path(path);
         url.set_query(query);
         Ok(ImageUrl(Location::Web(url)))
     }
 
-    /// An object of the endpoint by its bucket and key as they are, not as a URL has them.
+    /// An object of the endpoint by its bucket and key, which are not percent-encoded.
     pub(super) fn object(&self, bucket: &str, key: &str) -> Result<ImageUrl> {
         self.parse(&format!("s3://{bucket}/{}", encode(key)))
     }
@@ -198,7 +198,7 @@ impl UrlPolicy {
 /// An object that is named after another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sibling {
-    /// It has this after the other's name.
+    /// Its name is the other's with this suffix.
     Suffix(&'static str),
     /// It has this name, in the other's directory.
     Beside(&'static str),
@@ -214,7 +214,7 @@ impl ImageUrl {
         path.rsplit('/').next().unwrap_or_default().to_owned()
     }
 
-    /// What rules of trust compare with their prefixes: decoded, so that every spelling is one name.
+    /// The name that trust rules compare with their prefixes: decoded, so that all spellings are the same name.
     pub(crate) fn trust_name(&self) -> String {
         match &self.0 {
             Location::Object { bucket, key } => format!("{bucket}/{key}"),
@@ -261,8 +261,8 @@ impl ImageUrl {
         }
     }
 
-    /// Names the object and nothing else: neither its version, nor who signed the URL until when. A
-    /// digest, as a query may hold secrets of kinds that are not known here.
+    /// Identifies the object alone: not its version, nor the signature of the URL. It is a digest, as a query
+    /// may contain secrets of unknown kinds.
     pub(crate) fn identity(&self, policy: &UrlPolicy) -> String {
         let origin = |url: &Url| url.origin().ascii_serialization();
         let (kind, parts) = match &self.0 {
@@ -315,7 +315,7 @@ impl AllowedHost {
     fn covers(&self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default();
         let is_this = match self.host.strip_prefix('*') {
-            // With its dot, so that the domain itself and others that end alike are none of them.
+            // With its dot, so that neither the domain itself nor another domain with the same ending matches.
             Some(domain) => host.len() > domain.len() && host.ends_with(domain),
             None => host == self.host,
         };
@@ -342,7 +342,7 @@ impl FromStr for AllowedHost {
     }
 }
 
-/// A digest of several texts, which no other texts have.
+/// A digest of several texts, unambiguous about where each ends.
 fn digest(parts: &[&str]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
@@ -371,7 +371,7 @@ fn parse_endpoint(text: &str) -> Result<Url> {
 fn object(bucket: &str, key: &str) -> Result<ImageUrl, String> {
     let bucket = decode(bucket)?;
     if bucket.is_empty() {
-        return Err("it names no bucket".to_owned());
+        return Err("it has no bucket".to_owned());
     }
     if bucket.len() > MAX_BUCKET_BYTES
         || bucket.starts_with('.')
@@ -379,13 +379,11 @@ fn object(bucket: &str, key: &str) -> Result<ImageUrl, String> {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     {
-        return Err(
-            "its bucket is not a bucket's name (letters, digits, '.', '-', '_')".to_owned(),
-        );
+        return Err("its bucket is not a valid name (letters, digits, '.', '-', '_')".to_owned());
     }
     let key = decode_path(key)?;
     if key.is_empty() {
-        return Err("it names no object; use s3://BUCKET/KEY".to_owned());
+        return Err("it has no object key; use s3://BUCKET/KEY".to_owned());
     }
     if key.ends_with('/') {
         return Err("its key ends with a slash: it names a folder, not an object".to_owned());

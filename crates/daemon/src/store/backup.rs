@@ -1,4 +1,4 @@
-//! Copies of the database, and a look at its health, beside a daemon that may be running.
+//! Backups of the database and checks of its health, also while a daemon uses it.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +10,7 @@ use super::StoreError;
 use super::files::MODE;
 use super::schema::{BUSY_TIMEOUT, VERSION, opening_failed};
 
-/// What a sound database holds.
+/// The contents of a database that passed the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
     /// The schema's version.
@@ -21,16 +21,15 @@ pub struct Health {
     pub images: i64,
 }
 
-/// Reads every page and index of a database and says what it holds, or what is wrong with it.
-/// Blocks.
+/// Reads every page and index of a database; returns what it holds, or what is wrong with it. Blocks.
 pub fn check(path: &Path) -> Result<Health, StoreError> {
     check_open(path, &open_read_only(path)?)
 }
 
-/// Writes a copy of the database as it is at one instant to a file that must not be there yet,
-/// and makes it durable. The daemon may go on writing meanwhile. Blocks.
+/// Writes a consistent copy of the database to a file that must not exist yet, and makes it durable. The daemon
+/// may write meanwhile. Blocks.
 ///
-/// The copy is made under a name of its own beside `to`, so that `to` is whole or absent.
+/// The copy is made under a temporary name beside `to`, so that `to` is complete or absent.
 pub fn backup(path: &Path, to: &Path) -> Result<Health, StoreError> {
     let failed = |source| StoreError::Backup {
         path: to.to_owned(),
@@ -42,7 +41,7 @@ pub fn backup(path: &Path, to: &Path) -> Result<Health, StoreError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // Early, as the copy may take long; what counts is `persist_noclobber`.
+    // An early check, as the copy may take long; `persist_noclobber` is what prevents overwriting.
     if to.symlink_metadata().is_ok() {
         return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
     }
@@ -51,7 +50,7 @@ pub fn backup(path: &Path, to: &Path) -> Result<Health, StoreError> {
         .permissions(Permissions::from_mode(MODE))
         .tempfile_in(directory)
         .map_err(failed)?;
-    // Whatever the umask has taken away.
+    // Independent of the umask.
     copy.as_file()
         .set_permissions(Permissions::from_mode(MODE))
         .map_err(failed)?;
@@ -62,7 +61,7 @@ pub fn backup(path: &Path, to: &Path) -> Result<Health, StoreError> {
     connection
         .execute("VACUUM INTO ?1", [target])
         .map_err(|source| opening_failed(path, source))?;
-    // A copy that cannot be read is none.
+    // A copy that cannot be read is no backup.
     let health = check(copy.path())?;
     copy.as_file().sync_all().map_err(failed)?;
     copy.persist_noclobber(to)
@@ -73,14 +72,14 @@ pub fn backup(path: &Path, to: &Path) -> Result<Health, StoreError> {
     Ok(health)
 }
 
-/// Name of a backup in a directory of backups; text order is time order.
+/// Name of a backup in a directory of backups; sorting by name sorts by time.
 pub fn backup_name(now: &str) -> String {
     let stamp: String = now.chars().filter(char::is_ascii_alphanumeric).collect();
     format!("{PREFIX}{stamp}{SUFFIX}")
 }
 
-/// Removes all but the newest `keep` backups of a directory; returns those that are gone. Files of
-/// other names are not touched.
+/// Removes all but the newest `keep` backups of a directory; returns the removed ones. Files with other names
+/// are not touched.
 pub fn prune(directory: &Path, keep: usize) -> std::io::Result<Vec<PathBuf>> {
     let mut backups = Vec::new();
     for entry in std::fs::read_dir(directory)? {

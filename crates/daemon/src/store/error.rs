@@ -1,4 +1,4 @@
-//! What goes wrong in the database.
+//! The errors of the database.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use super::files::Lost;
 use super::schema::VERSION;
 use crate::lock::LockError;
 
-/// What went wrong in the database.
+/// An error of the database.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The file cannot be opened or made.
+    /// The file cannot be opened or created.
     #[error("Cannot open the database {}", path.display())]
     Open {
         /// The file.
@@ -18,15 +18,15 @@ pub enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
-    /// The file's directory cannot be made.
-    #[error("Cannot make the database's directory {}", path.display())]
+    /// The file's directory cannot be created.
+    #[error("Cannot create the database's directory {}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
-    /// One of the database's files cannot be made, looked at or taken from others' eyes.
+    /// One of the database's files cannot be created or inspected, or its mode cannot be set.
     #[error("Cannot use the database's file {}", path.display())]
     Files {
         /// The file.
@@ -34,13 +34,13 @@ pub enum StoreError {
         /// Why.
         source: std::io::Error,
     },
-    /// Another process has the database, or its lock cannot be had.
+    /// Another process uses the database, or its lock cannot be taken.
     #[error(transparent)]
     Locked(#[from] LockError),
-    /// One of the open files is no longer at its path: nothing that is written would be found again.
+    /// One of the open files is no longer at its path: the next start would not find what is written.
     #[error(
-        "{} was {} while the daemon runs, so nothing is written: put that very file back, or restart the \
-         daemon to go on with what is there",
+        "{} was {} while the daemon was running, so nothing is written: put the same file back, \
+         or restart the daemon to continue with what is there now",
         path.display(),
         if *replaced { "replaced" } else { "removed" }
     )]
@@ -64,8 +64,8 @@ pub enum StoreError {
     },
     /// A newer release wrote the file.
     #[error(
-        "The database {} has version {found}, this release knows {VERSION}: use the release that \
-         wrote it or newer",
+        "The database {} has version {found}, and this release knows versions up to {VERSION}: \
+         use the release that wrote it, or a newer one",
         path.display()
     )]
     TooNew {
@@ -80,7 +80,7 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// A copy cannot be made.
+    /// A backup cannot be made.
     #[error("Cannot make the backup {}", path.display())]
     Backup {
         /// The copy.
@@ -107,7 +107,7 @@ impl StoreError {
         self.error_type() == "disk_full"
     }
 
-    /// Whether it may pass without a restart and without any change to what was asked for.
+    /// Whether the error may be temporary, so that the same operation can succeed later without a restart.
     pub fn may_heal(&self) -> bool {
         use rusqlite::ErrorCode as Code;
         match self {
@@ -127,7 +127,7 @@ impl StoreError {
         }
     }
 
-    /// A bounded word for metrics.
+    /// A word from a fixed list, for metrics.
     pub fn error_type(&self) -> &'static str {
         let source = match self {
             Self::Statement { source, .. } => source,

@@ -1,16 +1,16 @@
-//! Events that wait for a webhook's receiver.
+//! Events that wait to be delivered to a webhook's receiver.
 
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::{Store, StoreError};
 
-/// Events that wait for one receiver at most; the oldest make room.
+/// Most events that wait for one receiver; beyond that, the oldest are dropped.
 pub const EVENTS_MAX: u32 = 1000;
 
-/// An event on its way into the database.
+/// An event that is to be stored.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// Whom it is for.
+    /// The receiver that it is for.
     pub receiver: String,
     /// Its name.
     pub event: String,
@@ -22,10 +22,10 @@ pub struct NewEvent {
     pub created_at: String,
 }
 
-/// An event that was not taken yet.
+/// An event that was not delivered yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingEvent {
-    /// Its place in the order of events.
+    /// Its position in the order of events.
     pub seq: i64,
     /// Its name.
     pub event: String,
@@ -52,7 +52,7 @@ impl Store {
         .await
     }
 
-    /// Removes an event that was taken, or given up.
+    /// Removes an event that was delivered or given up.
     pub async fn forget_event(&self, seq: i64) -> Result<(), StoreError> {
         self.write("forget_event", move |transaction| {
             transaction.execute("DELETE FROM webhook_events WHERE seq = ?1", [seq])?;
@@ -79,7 +79,7 @@ impl Store {
     }
 }
 
-/// Inserts events; how many older ones had to make room.
+/// Inserts events; returns how many older ones were dropped to make room.
 pub(super) fn insert(transaction: &Transaction<'_>, events: &[NewEvent]) -> rusqlite::Result<u64> {
     let mut dropped = 0;
     for event in events {
@@ -94,7 +94,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, events: &[NewEvent]) -> rusq
                 event.created_at
             ],
         )?;
-        // The newest of those that are too many.
+        // The newest of the events beyond the limit.
         let last: Option<i64> = transaction
             .query_row(
                 "SELECT seq FROM webhook_events WHERE receiver = ?1 \

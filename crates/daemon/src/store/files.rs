@@ -1,14 +1,14 @@
-//! The database's files: for one daemon alone, readable by its user alone, and still the ones that
-//! were opened.
+//! The database's files: used by one daemon only, readable by its user only, and still the ones that were
+//! opened.
 //!
-//! Two locks are held for life. One is a file beside the database (`jobs.db.lock`), found by
-//! whatever path leads to the directory, also when the database itself was replaced. The other is on the
-//! database's own file, far behind the bytes that SQLite locks: it is met by whoever has the same file by
-//! another directory (a hard link, a bind mount of the file), or has removed the first.
+//! Two locks are held for the life of the process. One is a file beside the database (`jobs.db.lock`), which is
+//! found by any path to the directory, even when the database itself was replaced. The other is on the
+//! database's own file, far beyond the bytes that SQLite locks: it is seen by a daemon that has the same file
+//! in another directory (a hard link, a bind mount of the file), or when the lock file was removed.
 //!
 //! Closing any descriptor of the database's file drops all of this process's locks on it, SQLite's
-//! included (fcntl(2)). So this one is opened before SQLite's and closed after them, and nothing
-//! else here opens that file.
+//! included (fcntl(2)). So this one is opened before SQLite's and closed after them, and nothing else opens
+//! that file.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -26,18 +26,18 @@ use crate::lock::{Lock, LockError};
 /// Nobody but the daemon's user reads the database or a backup.
 pub(super) const MODE: u32 = 0o600;
 
-/// Where the lock on the database's own file is: no database is so long, and SQLite's locks end at
-/// 1 GiB and 512 bytes (`PENDING_BYTE`).
+/// The locked bytes of the database's own file: no database is this long, and SQLite's locks end at 1 GiB and
+/// 512 bytes (`PENDING_BYTE`).
 const LOCKED_BYTES: Range<u64> = (1 << 62)..(1 << 62) + 1;
 
-/// What was opened, and the locks on it.
+/// The opened files, and the locks on them.
 #[derive(Debug)]
 pub(super) struct Files {
     path: PathBuf,
-    /// Held open for its lock, and so that its inode's number is no other file's.
+    /// Held open for its lock, and so that its inode number is not reused.
     _database: File,
     lock: Mutex<Lock>,
-    /// The files' numbers once all of them were there.
+    /// Device and inode of the files, once all of them existed.
     opened: Mutex<Vec<(PathBuf, (u64, u64))>>,
 }
 
@@ -49,7 +49,7 @@ pub(super) enum Lost {
 }
 
 impl Files {
-    /// Makes the database's file when it is absent, takes what is there from others' eyes, and locks it.
+    /// Creates the database's file if it is absent, restricts the files to their owner, and locks the database.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let opened = |source| StoreError::Files {
             path: path.to_owned(),
@@ -73,11 +73,11 @@ impl Files {
         }
         let what = format!("The database {}", path.display());
         let lock = Lock::take(&with_ending(&path, ".lock"), &what)?;
-        // Where there are no such locks, SQLite has none either and says so.
+        // On a file system without such locks, SQLite fails too, and reports it.
         if let Ok(false) = grace::lock_range(&database, &LOCKED_BYTES) {
             return Err(StoreError::Locked(LockError::Held {
                 what,
-                holder: "which has it by another path".to_owned(),
+                holder: "which uses it under another path".to_owned(),
                 path,
             }));
         }
@@ -89,12 +89,12 @@ impl Files {
         })
     }
 
-    /// The database's file, without links.
+    /// The path of the database's file, with links resolved.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Remembers the files that are there now; SQLite has made all of them by its first transaction.
+    /// Remembers the files that exist now; SQLite has created all of them by its first transaction.
     pub(super) fn remember(&self) -> io::Result<()> {
         let found = all(&self.path).into_iter().map(|path| {
             let found = fs::metadata(&path)?;
@@ -118,20 +118,20 @@ impl Files {
         Ok(())
     }
 
-    /// Takes the lock anew if somebody has removed its file.
+    /// Takes the lock again if somebody has removed its file.
     pub(super) fn renew_lock(&self) -> Result<(), LockError> {
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         lock.renew()
     }
 }
 
-/// The database and what SQLite keeps beside it.
+/// The database, and the files that SQLite keeps beside it.
 fn all(path: &Path) -> Vec<PathBuf> {
     let endings = ["", "-wal", "-shm"];
     endings.map(|ending| with_ending(path, ending)).to_vec()
 }
 
-/// Takes a file from the eyes of all but its owner, whatever the umask or an older release made of it.
+/// Restricts a file to its owner, whatever mode the umask or an older release gave it.
 fn tighten(path: &Path) -> io::Result<()> {
     let mode = match fs::metadata(path) {
         Ok(found) => found.permissions().mode() & 0o7777,
@@ -146,7 +146,7 @@ fn tighten(path: &Path) -> io::Result<()> {
     if mode & 0o077 != 0 {
         tracing::warn!(
             component = "storage", path = %path.display(), was = format!("{mode:o}"),
-            "The database could be read or written by others; now it is its owner's alone"
+            "The database's file could be read or written by other users: its mode was set to 0600"
         );
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What is known of golden volumes beside what they say themselves.
+//! What the database knows about golden volumes beyond the volumes' own marks.
 
 use lvp_api::{Sha256Digest, Sha512Digest};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
@@ -12,9 +12,9 @@ use crate::volume::GoldenKey;
 pub struct GoldenRow {
     /// What it holds.
     pub key: GoldenKey,
-    /// Where its image came from, without credentials; empty where that is not known.
+    /// Where its image came from, without credentials; empty if that is not known.
     pub image_url: String,
-    /// SHA-512 of the image's bytes, where somebody asked for it.
+    /// SHA-512 of the image's bytes, if a request or a checksum file gave one.
     pub sha512: Option<Sha512Digest>,
     /// How many volumes were cloned from it.
     pub clones: u64,
@@ -25,7 +25,7 @@ pub struct GoldenRow {
 }
 
 impl Store {
-    /// Records a golden volume. What is known of an earlier one of that image stays where the new row says nothing.
+    /// Records a golden volume. Values of an earlier one of that image are kept where the new row has none.
     pub async fn save_golden(&self, row: GoldenRow) -> Result<(), StoreError> {
         self.write("save_golden", move |transaction| {
             transaction.execute(
@@ -87,7 +87,7 @@ impl Store {
         .await
     }
 
-    /// Forgets a golden volume, and what was read of its objects when nothing else holds their image.
+    /// Forgets a golden volume, and its objects' digests unless their image is still cached.
     pub async fn forget_golden(&self, key: GoldenKey) -> Result<(), StoreError> {
         self.write("forget_golden", move |transaction| {
             transaction.execute(

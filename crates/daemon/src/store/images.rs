@@ -1,4 +1,4 @@
-//! The cache's index: published images, the objects they came from, downloads under way.
+//! The cache's index: published images, the objects they came from, and downloads in progress.
 
 use lvp_api::{ImageType, Sha256Digest};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
@@ -18,7 +18,7 @@ pub struct ImageRow {
     pub image_type: ImageType,
     /// Where it came from, without credentials.
     pub image_url: String,
-    /// The file when it was last known to be right.
+    /// The stamp of the file when its digest was last verified.
     pub stamp: FileStamp,
     /// When it was published.
     pub published_at: String,
@@ -26,12 +26,12 @@ pub struct ImageRow {
     pub last_used_at: String,
 }
 
-/// What an object was when it was read.
+/// The version and digest of an object when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectRow {
     /// Which object; never its URL, whose query may hold secrets.
     pub identity: String,
-    /// The entity tag or date by which its version can be told.
+    /// The entity tag or date that identifies its version.
     pub validator: String,
     /// Its length.
     pub size_bytes: u64,
@@ -104,7 +104,7 @@ impl Store {
         .await
     }
 
-    /// Those of these objects whose images are kept.
+    /// Returns those of these objects whose images are cached.
     pub async fn kept_objects(&self, identities: Vec<String>) -> Result<Vec<String>, StoreError> {
         self.read("kept_objects", move |connection| {
             connection
@@ -231,7 +231,7 @@ impl Store {
         .await
     }
 
-    /// Forgets downloads that nobody went on with since a time; returns their files' names.
+    /// Forgets downloads that no job has continued since a time; returns their files' names.
     pub async fn forget_partials_before(&self, time: String) -> Result<Vec<String>, StoreError> {
         self.write("forget_partials", move |transaction| {
             transaction
@@ -253,7 +253,7 @@ impl Store {
 }
 
 fn insert_image(transaction: &Transaction<'_>, image: &ImageRow) -> rusqlite::Result<()> {
-    // An upsert, not a replace: replacing would take the image's objects along.
+    // An upsert, not a replace: a replace would delete the image's objects too.
     transaction.execute(
         "INSERT INTO images (digest, image_type, size_bytes, image_url, inode, mtime_ns, ctime_ns, \
          published_at, last_used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \

@@ -11,30 +11,30 @@ use super::{Store, StoreError, events};
 use crate::job::admission::Surroundings;
 use crate::job::record::Job;
 
-/// Which jobs a listing wants.
+/// Which jobs a listing includes.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
-    /// Only those in one of these states; in any when there are none.
+    /// Only jobs in one of these states; in any state if the list is empty.
     pub states: Vec<JobState>,
-    /// Only those of this volume.
+    /// Only jobs of this volume.
     pub volume: Option<String>,
-    /// Only those whose image's URL has this in it, whatever the case.
+    /// Only jobs whose image URL contains this text, in any case.
     pub image: Option<String>,
-    /// Only those with this, whatever the case, in id, volume, URL, correlation id or error.
+    /// Only jobs that contain this text, in any case, in id, volume, URL, correlation id or error.
     pub text: Option<String>,
-    /// Only those that were accepted then or later, as [`clock`](crate::clock) writes it.
+    /// Only jobs accepted at this time or later, as [`clock`](crate::clock) writes it.
     pub since: Option<String>,
-    /// Only those that were accepted before.
+    /// Only jobs accepted before this time.
     pub until: Option<String>,
-    /// At most so many.
+    /// The maximum number of jobs.
     pub limit: u32,
-    /// Not the first so many.
+    /// How many of the first jobs are skipped.
     pub offset: u32,
-    /// Fewer when their texts have more bytes together; one at least.
+    /// Fewer jobs if their texts exceed this many bytes in total; at least one.
     pub max_bytes: usize,
 }
 
-/// What a [`JobFilter`] asks of a row. Its parameters come first, in the order of its fields.
+/// The condition of a [`JobFilter`]. Its parameters come first, in the order of the filter's fields.
 macro_rules! matching {
     () => {
         "(?1 IS NULL OR state IN (SELECT value FROM json_each(?1))) \
@@ -48,8 +48,8 @@ macro_rules! matching {
 }
 
 impl Store {
-    /// Looks at what is there and, when `decide` says so, inserts the job: both in one
-    /// transaction, so that no other request comes between.
+    /// Reads the existing jobs and, if `decide` says so, inserts the new one: both in one transaction, so that
+    /// no other request comes in between.
     pub async fn admit<T: Send + 'static>(
         &self,
         job: Job,
@@ -122,14 +122,14 @@ impl Store {
         .await
     }
 
-    /// Writes everything of a job that can change.
+    /// Writes all parts of a job that can change.
     pub async fn update_job(&self, job: Job) -> Result<(), StoreError> {
         self.write("update_job", move |transaction| update(transaction, &job))
             .await
     }
 
-    /// Writes how a job ended, and the events that tell of it: both or neither. How many older
-    /// events had to make room.
+    /// Writes how a job ended and the events about it: both or neither. Returns how many older events were
+    /// dropped to make room.
     pub async fn end_job(&self, job: Job, events: Vec<NewEvent>) -> Result<u64, StoreError> {
         self.write("end_job", move |transaction| {
             update(transaction, &job)?;
@@ -206,8 +206,8 @@ impl Store {
         .await
     }
 
-    /// Jobs that have not ended, in the order in which they go on: running ones first. They have their
-    /// whole URLs.
+    /// Jobs that have not ended, in the order in which they continue: running ones first. They have their whole
+    /// URLs.
     pub async fn unfinished_jobs(&self) -> Result<Vec<Job>, StoreError> {
         let seal = Arc::clone(&self.seal);
         self.read("unfinished_jobs", move |connection| {
@@ -259,7 +259,7 @@ impl Store {
         .await
     }
 
-    /// The unfinished job that has this volume, if one has.
+    /// The unfinished job that holds this volume, if there is one.
     pub async fn holder(&self, volume: VolumeName) -> Result<Option<JobId>, StoreError> {
         self.read("volume_holder", move |connection| {
             connection
@@ -290,7 +290,7 @@ impl Store {
         .await
     }
 
-    /// Forgets jobs that ended before a time, but for those to keep; returns how many.
+    /// Forgets jobs that ended before a time, except those in `keep`; returns how many.
     pub async fn forget_jobs_before(
         &self,
         time: String,
@@ -308,7 +308,7 @@ impl Store {
     }
 }
 
-/// Bytes of those texts of a job whose length others decide.
+/// Bytes of the texts of a job whose length is not decided by this program.
 fn text_bytes(job: &Job) -> usize {
     let lengths = [
         Some(job.spec.work.image().url.base()),
@@ -348,7 +348,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             job.started_at,
             job.updated_at,
             job.finished_at,
-            // What signs a URL is kept no longer than it is needed.
+            // A URL's signature is kept no longer than it is needed.
             !job.state.is_terminal(),
             job.verified.map(Verified::as_str),
             job.method.map(Method::as_str),
@@ -363,7 +363,7 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
-/// An error of what is beside the database, as one of the statement that needed it.
+/// An error of a file beside the database, as an error of the statement that needed it.
 fn unwritable(error: std::io::Error) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }

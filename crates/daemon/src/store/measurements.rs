@@ -8,7 +8,7 @@ use super::{Store, StoreError};
 const KEPT: u32 = 20;
 
 impl Store {
-    /// Records how long a stage took for so many bytes; older measurements go.
+    /// Records how long a stage took for this many bytes, and removes older measurements.
     pub async fn measured(
         &self,
         stage: &'static str,
@@ -30,12 +30,12 @@ impl Store {
         .await
     }
 
-    /// Bytes per second of a stage over its last measurements; none before the first.
+    /// Bytes per second of a stage over its last measurements; None before the first.
     pub async fn stage_rate(&self, stage: &'static str) -> Result<Option<f64>, StoreError> {
         self.rate_of(stage, 0).await
     }
 
-    /// The same of measurements of so many bytes or more.
+    /// The same, of measurements of at least `least_bytes`.
     pub async fn rate_of(
         &self,
         stage: &'static str,

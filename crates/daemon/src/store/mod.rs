@@ -1,9 +1,8 @@
-//! The database: intent and results of jobs, the cache's index, measurements.
+//! The database: requests and results of jobs, the cache's index, measurements.
 //!
-//! The only module with SQL. One thread owns the only writing connection, so that every write is
-//! one transaction after the other and a read-then-write decision cannot race; a second
-//! thread reads. Both take closures over channels, and nothing async ever waits for the disk
-//! on an async thread.
+//! This is the only module with SQL. One thread owns the only writing connection, so that writes are serialised
+//! and a decision that reads and then writes cannot race; a second thread reads. Both receive closures through
+//! channels, so that no async thread waits for the disk.
 //!
 //! A write has happened when its future returns: the journal is in WAL mode with
 //! `synchronous=FULL`, so a commit is on the disk.
@@ -99,7 +98,7 @@ pub const ERROR_TYPES: [&str; 8] = [
     "other",
 ];
 
-/// Told of every operation and how it ended; the metrics listen.
+/// Is informed of every operation and how it ended; the metrics implement it.
 pub trait Observer: Send + Sync {
     /// One operation ended.
     fn operation(&self, operation: &'static str, error_type: Option<&'static str>);
@@ -126,8 +125,8 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the database, making it and its directory when absent, checks it, and brings its schema
-    /// up to date. Blocks; call it before serving.
+    /// Opens the database, creating it and its directory if absent, checks it, and brings its schema up to
+    /// date. Blocks; call it before serving.
     pub fn open(path: &Path, observer: Arc<dyn Observer>) -> Result<Self, StoreError> {
         if let Some(directory) = path
             .parent()
@@ -180,7 +179,7 @@ impl Store {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = work(&transaction)?;
-            // The last thing before: what is committed is where the next start looks for it.
+            // Last before the commit, so that what is committed is where the next start looks for it.
             files.check().map_err(Trouble::Lost)?;
             transaction.commit()?;
             Ok(value)
@@ -208,7 +207,7 @@ impl Store {
     ) -> Result<T, StoreError> {
         let (answer, result) = oneshot::channel();
         let job: Work = Box::new(move |connection| {
-            // The caller may have gone; the work is done all the same.
+            // The caller may have gone; the work is done anyway.
             drop(answer.send(work(connection)));
         });
         let result = match thread.send(job).await {
@@ -226,7 +225,7 @@ impl Store {
         let files = Arc::clone(&self.files);
         let renewed = blocking(move || files.renew_lock());
         renewed.await.map_err(|_| StoreError::Closed)??;
-        // A write to the header's application id is the least that takes the whole way to the disk.
+        // Writing the header's application id is the smallest write that goes all the way to the disk.
         self.write("probe", |transaction| stamp(transaction)).await
     }
 }
@@ -238,10 +237,10 @@ fn spawn(name: &str, mut connection: Connection, files: Arc<Files>) -> mpsc::Sen
             work(&mut connection);
         }
         drop(connection);
-        // Not before: closing its descriptor drops SQLite's locks too.
+        // Only now: closing its descriptor drops SQLite's locks too.
         drop(files);
     };
-    // A process that cannot start two threads at its start can do nothing else either.
+    // A process that cannot start two threads cannot do anything else either.
     thread::Builder::new()
         .name(name.to_owned())
         .spawn(run)

@@ -1,5 +1,5 @@
-//! Databases that no daemon has open: a restored one before its first start, and the one that the Go
-//! program of the same name left.
+//! Databases that no daemon has open: a restored one before its first start, and that of the Go program of the
+//! same name.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Where volumes were kept.
+//! The places where volumes are and were kept.
 
 use rusqlite::params;
 
@@ -6,7 +6,7 @@ use super::{Store, StoreError};
 use crate::volume::Place;
 
 impl Store {
-    /// Records where volumes are kept now; all other places where they were, the latest first.
+    /// Records where volumes are kept now; returns all other places where they were kept, the latest first.
     pub async fn use_place(&self, place: Place, now: String) -> Result<Vec<Place>, StoreError> {
         self.write("use_place", move |transaction| {
             transaction.execute(

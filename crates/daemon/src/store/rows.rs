@@ -1,4 +1,4 @@
-//! Rows of the database as what they are: texts are parsed, and what cannot be is an error that names the column.
+//! Reads rows of the database: texts are parsed, and one that cannot be is an error that names the column.
 
 use lvp_api::{ImageType, JobId, JobKind};
 use rusqlite::Row;
@@ -47,7 +47,7 @@ pub(super) fn image_type(row: &Row<'_>) -> rusqlite::Result<ImageType> {
     parsed(row, "image_type")
 }
 
-/// A job's URL as far as it is in clear.
+/// The part of a job's URL that is stored in clear text.
 fn shown_url(row: &Row<'_>) -> rusqlite::Result<RequestedUrl> {
     let url: String = row.get("image_url")?;
     Ok(match row.get("image_identity")? {
@@ -55,7 +55,7 @@ fn shown_url(row: &Row<'_>) -> rusqlite::Result<RequestedUrl> {
             let sealed: Option<Vec<u8>> = row.get("image_url_sealed")?;
             RequestedUrl::kept(url, identity, sealed.map(|_| None))
         }
-        // Of an earlier release.
+        // Written by an earlier release.
         None => RequestedUrl::new(&url),
     })
 }
@@ -80,7 +80,7 @@ pub(super) fn whole_url(row: &Row<'_>, job: JobId, seal: &Seal) -> rusqlite::Res
     Ok(RequestedUrl::kept(base, identity, Some(query)))
 }
 
-/// What a job is to do, by its kind; with its image's URL as far as it is in clear.
+/// What a job is to do, by its kind; with the part of its image's URL that is stored in clear text.
 fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
     let image = ImageRequest {
         url: shown_url(row)?,
@@ -102,7 +102,7 @@ fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
     })
 }
 
-/// A job, with its image's URL as far as it is in clear.
+/// A job, with the part of its image's URL that is stored in clear text.
 pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
     let failure = match row.get::<_, Option<String>>("error")? {
         None => None,

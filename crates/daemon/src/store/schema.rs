@@ -1,4 +1,4 @@
-//! The database's form: its version, how a former one is brought up to it, and whether the file is sound.
+//! The database's schema: its version, the steps from older versions, and the check of the file.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::StoreError;
 /// The schema's version, kept in the file's `user_version`.
 pub(super) const VERSION: i32 = 6;
 
-/// What brings a database from one version to the next.
+/// The steps that bring a database from one version to the next.
 const STEPS: [(i32, &str); 6] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
@@ -30,7 +30,7 @@ pub(super) fn stamp(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "application_id", APPLICATION_ID)
 }
 
-/// What a failure before the first use means: a damaged file, or one that cannot be opened.
+/// The error for a failure while opening: a damaged file, or one that cannot be opened.
 pub(super) fn opening_failed(path: &Path, source: rusqlite::Error) -> StoreError {
     let path = path.to_owned();
     match source.sqlite_error_code() {

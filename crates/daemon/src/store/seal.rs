@@ -1,9 +1,9 @@
 //! Encryption of the queries of image URLs.
 //!
-//! A job that is taken up again after a restart needs its whole URL, and the query of a pre-signed
-//! one is a credential. So the database has it encrypted (AES-256-GCM, bound to the job), and only
-//! until the job has ended. The key is in a file of its own beside the database, which no backup
-//! of the database has: `DATABASE.key`, for the daemon's user alone, made when it is first needed.
+//! A job that is resumed after a restart needs its whole URL, and the query of a pre-signed URL is a
+//! credential. So the database stores the query encrypted (AES-256-GCM, bound to the job), and only until the
+//! job has ended. The key is in a separate file beside the database that no backup includes: `DATABASE.key`,
+//! readable by the daemon's user only, created when it is first needed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -83,7 +83,7 @@ impl Seal {
     }
 }
 
-/// What becomes of a key that is not there.
+/// What to do if there is no key.
 #[derive(Clone, Copy)]
 enum Absent {
     Make,
@@ -95,7 +95,7 @@ fn context(job: JobId) -> Aad<String> {
 }
 
 fn unusable(_: Unspecified) -> io::Error {
-    io::Error::other("the key does not fit")
+    io::Error::other("it was encrypted with a different key, or is damaged")
 }
 
 fn read(path: &Path) -> io::Result<Key> {
@@ -115,7 +115,7 @@ fn make(path: &Path) -> io::Result<Key> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // Whole or not at all; its rights are its owner's alone.
+    // Complete or not at all; readable by its owner only.
     let mut file = tempfile::Builder::new()
         .prefix(".lvp-key-")
         .tempfile_in(directory)?;

@@ -1,4 +1,4 @@
-//! Which back ends there are: the one place that tells them apart.
+//! Which back ends there are: the only place that distinguishes them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use super::lvm::{BadVolumeGroup, Lvm};
 use super::{InUse, NoLibvirt, VolumeError, Volumes, lvm};
 use crate::config::{Backend, BackendKind, Config};
 
-/// A volume group or a directory.
+/// A place that holds volumes: a volume group or a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// `lvm` or `dir`.
     pub backend: String,
-    /// The group's name, or the directory without links.
+    /// The group's name, or the directory with links resolved.
     pub location: String,
 }
 
-/// The back end that is configured. Nothing is run yet: the place may be absent for now.
+/// Creates the configured back end. Nothing is accessed yet: the place may be unavailable for now.
 pub fn open(config: &Config, in_use: Arc<dyn InUse>) -> Result<Arc<dyn Volumes>, BadVolumeGroup> {
     Ok(match &config.volumes.backend {
         Backend::Lvm => Arc::new(Lvm::new((&config.lvm).into(), in_use)?),
@@ -29,7 +29,7 @@ pub fn open(config: &Config, in_use: Arc<dyn InUse>) -> Result<Arc<dyn Volumes>,
 pub fn place(config: &Config) -> Place {
     let location = match &config.volumes.backend {
         Backend::Lvm => config.lvm.volume_group.clone(),
-        // A directory that is not there has no other name.
+        // A missing directory cannot be resolved.
         Backend::Dir(dir) => {
             let real = dir.canonicalize().unwrap_or_else(|_| dir.clone());
             real.display().to_string()
@@ -43,7 +43,7 @@ pub fn place(config: &Config) -> Place {
 
 /// The volumes of a place that may no longer be the configured one.
 pub fn at(place: &Place, config: &Config) -> Result<Box<dyn Volumes>, VolumeError> {
-    let cannot = || VolumeError::internal("The place cannot be looked at");
+    let cannot = || VolumeError::internal("The place of the volumes cannot be accessed");
     let location = place.location.clone();
     let kind = place.backend.parse::<BackendKind>();
     Ok(match kind.map_err(|error| cannot().caused_by(error))? {
@@ -99,6 +99,9 @@ mod tests {
         };
         let error = at(&place, &config(&[])).unwrap_err();
         let text = crate::error::chain(&error);
-        assert!(text.contains("\"zfs\" is no back end of volumes"), "{text}");
+        assert!(
+            text.contains("\"zfs\" is not a known back end of volumes"),
+            "{text}"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Volumes that share their content: an image is written once, to a *golden* volume, and every further
-//! volume of it is a clone that costs neither its bytes nor the time to write them.
+//! Volumes that share their content: an image is written once, to a *golden* volume, and further volumes with
+//! that image are clones, which take neither the space nor the time to write it.
 //!
 //! ```text
 //!           make(key, job)                 seal(job, content)
@@ -10,15 +10,15 @@
 //!    '------------------------------- remove_golden                        '--> volume: ready
 //! ```
 //!
-//! - Invariant: a golden volume is made as every volume is, armed: it can be taken for one only after its
-//!   bytes were verified and durable. What is missing, writable, active, of another size or without all its
-//!   tags is not golden ([`Golden::flaw`]) and nothing is cloned from it.
-//! - Invariant: a clone says `populating` from its first instant, by the command that makes it.
-//! - Invariant: a volume's name names the old volume or the new one at every instant of
-//!   [`Clones::replace`], and what is left by a crash is told from a volume of somebody else.
+//! - Invariant: a golden volume is created like any other volume, and is recognised as golden only after its
+//!   bytes are verified and durable. One that is writable, active, of the wrong size or without all its tags is
+//!   not golden ([`Golden::flaw`]), and nothing is cloned from it.
+//! - Invariant: a clone is marked `populating` from its first instant, by the command that creates it.
+//! - Invariant: at every instant of [`Clones::replace`], the volume's name belongs to the old volume or the new
+//!   one, and what a crash leaves is distinguishable from other tools' volumes.
 //! - Invariant: removing a golden volume changes none of its clones.
 //!
-//! Who may clone, and when a golden volume has to go, is not decided here (`jobs`).
+//! Who may clone, and when a golden volume is removed, is decided elsewhere (`jobs`, `golden`).
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -28,16 +28,17 @@ use lvp_api::{ImageType, JobId, Sha256Digest, VolumeName};
 
 use super::{Removed, Volume, VolumeError};
 
-/// What golden volumes' names begin with. No request may use such a name.
+/// Prefix of the names of golden volumes, which no request may use.
 pub const GOLDEN_PREFIX: &str = "lvp-golden-";
 
-/// What the names of clones begin with that wait to replace a volume. No request may use such a name.
+/// Prefix of the names of clones that wait to replace a volume, which no request may use.
 pub const WAITING_PREFIX: &str = "lvp-new-";
 
-/// What the names of volumes begin with that a clone has replaced and that are going. No request may use such a name.
+/// Prefix of the names of volumes that a clone has replaced and that are being removed, which no request may
+/// use.
 pub const ASIDE_PREFIX: &str = "lvp-old-";
 
-/// Whether a name is kept for volumes that no request asks for by name.
+/// Whether a name is reserved for volumes that requests cannot name.
 pub fn is_reserved(name: &VolumeName) -> bool {
     let prefixes = [GOLDEN_PREFIX, WAITING_PREFIX, ASIDE_PREFIX];
     prefixes
@@ -50,7 +51,7 @@ pub fn is_reserved(name: &VolumeName) -> bool {
 pub struct GoldenKey {
     /// SHA-256 of the image as it is stored.
     pub digest: Sha256Digest,
-    /// The format it was read as. The same bytes are another disk in another format.
+    /// The format that it was read as. In another format, the same bytes are a different disk.
     pub image_type: ImageType,
 }
 
@@ -62,7 +63,7 @@ impl GoldenKey {
             .expect("a digest and a word are characters that every volume's name may have")
     }
 
-    /// What a golden volume of this name holds; None for another name.
+    /// The key in a golden volume's name; None for another name.
     pub fn of_name(name: &VolumeName) -> Option<Self> {
         let rest = name.as_str().strip_prefix(GOLDEN_PREFIX)?;
         let (digest, image_type) = rest.split_once('-')?;
@@ -70,7 +71,7 @@ impl GoldenKey {
             digest: digest.parse().ok()?,
             image_type: image_type.parse().ok()?,
         };
-        // A digest in capital letters is read, and names another volume.
+        // A digest in capital letters can be parsed, but is the name of another volume.
         (key.volume_name() == *name).then_some(key)
     }
 }
@@ -90,7 +91,7 @@ pub fn waiting_job(name: &VolumeName) -> Option<JobId> {
 /// What was written to a golden volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
-    /// The size of the image's disk. What is behind it reads as zeros.
+    /// The size of the image's disk. The rest of the volume reads as zeros.
     pub size_bytes: u64,
     /// The disk's digest (`golden::content`).
     pub digest: Sha256Digest,
@@ -99,30 +100,30 @@ pub struct Content {
 /// A golden volume, as it was when it was looked up.
 #[derive(Debug, Clone)]
 pub struct Golden {
-    /// What it holds, as it says itself.
+    /// What it holds, according to its mark.
     pub key: GoldenKey,
     /// What was written, once it is sealed.
     pub content: Option<Content>,
     /// The volume, under its own name.
     pub volume: Volume,
-    /// What it alone holds: what removing it would give back, as far as the back end can tell.
+    /// The space that only this volume uses and that removing it would free, as far as the back end knows it.
     pub own_bytes: Option<u64>,
-    /// Why nothing may be cloned from it, in words for an operator; None for a sound one.
+    /// Why nothing may be cloned from it, in words for an operator; None for a usable one.
     pub flaw: Option<String>,
 }
 
-/// A back end whose volumes can share content. Neither its golden volumes nor the clones that wait to replace
-/// a volume are in `Volumes::list`; by their own names `Volumes` knows them.
+/// A back end whose volumes can share content. `Volumes::list` includes neither golden volumes nor clones that
+/// wait to replace a volume, but the other methods of `Volumes` accept their names.
 #[async_trait]
 pub trait Clones: Send + Sync + Debug {
-    /// All golden volumes of the place, those with a flaw and unfinished ones too.
+    /// All golden volumes, including those with a flaw and unfinished ones.
     async fn golden(&self) -> Result<Vec<Golden>, VolumeError>;
 
-    /// The one for an image, with a flaw or without.
+    /// The golden volume of an image, with a flaw or without.
     async fn find_golden(&self, key: &GoldenKey) -> Result<Option<Golden>, VolumeError>;
 
-    /// Makes the volume that is to be golden, under [`GoldenKey::volume_name`]: populating, created by `job`, to
-    /// be opened, written and, when that fails, removed as every volume is. Idempotent, as `Volumes::create` is.
+    /// Creates a golden volume under [`GoldenKey::volume_name`]: populating, created by `job`. It is opened,
+    /// written and, if that fails, removed like any other volume. Idempotent, like `Volumes::create`.
     async fn make_golden(
         &self,
         key: &GoldenKey,
@@ -130,9 +131,9 @@ pub trait Clones: Send + Sync + Debug {
         job: JobId,
     ) -> Result<Volume, VolumeError>;
 
-    /// Says durably that the volume holds the image: ready, read-only, inactive, with `content` recorded. Its
-    /// bytes must be durable, and what `Volumes::open` returned closed. What is behind the content may be cut
-    /// off. Idempotent.
+    /// Marks the volume durably as holding the image: ready, read-only, inactive, with `content` recorded. Its
+    /// bytes must be durable, and what `Volumes::open` returned must be closed. The part after the content may
+    /// be cut off. Idempotent.
     async fn seal(
         &self,
         volume: &Volume,
@@ -141,13 +142,13 @@ pub trait Clones: Send + Sync + Debug {
         content: &Content,
     ) -> Result<Golden, VolumeError>;
 
-    /// Opens a golden volume to read its bytes, sealed or not yet. A sealed one may be read by several at once,
-    /// and while it is cloned.
+    /// Opens a golden volume for reading, whether sealed or not yet. A sealed one may have several readers,
+    /// also while it is cloned.
     async fn read_golden(&self, golden: &Volume) -> Result<File, VolumeError>;
 
-    /// Makes a volume with the golden one's content and zeros behind it: populating, created by `job`. Where
-    /// there is a volume of that name, the clone has [`waiting_name`] and waits for [`Clones::replace`].
-    /// What the same job has left of an earlier attempt is made anew.
+    /// Creates a volume with the golden one's content and zeros after it: populating, created by `job`. If a
+    /// volume with that name exists, the clone is called [`waiting_name`] and waits for [`Clones::replace`].
+    /// What an earlier attempt of the same job left is created again.
     async fn clone_golden(
         &self,
         golden: &Golden,
@@ -156,15 +157,16 @@ pub trait Clones: Send + Sync + Debug {
         job: JobId,
     ) -> Result<Volume, VolumeError>;
 
-    /// Whether a volume can be replaced by a clone, rather than be written in place: it is of the same kind, and
-    /// this program's by its own word.
+    /// Whether a volume can be replaced by a clone instead of being written in place: it is of the same kind,
+    /// and marked as this program's.
     fn is_replaceable(&self, volume: &Volume) -> bool;
 
-    /// Whether nobody uses a volume that is to be replaced: what `Volumes::mark_populating` asks, without the mark.
+    /// Fails if a volume that is to be replaced is in use: the checks of `Volumes::mark_populating`, without
+    /// marking it.
     async fn check_unused(&self, volume: &Volume) -> Result<(), VolumeError>;
 
-    /// Gives a clone that `Volumes::mark_ready` was told of the name of the volume that it was made for, and
-    /// removes the old one, which must be free of users. Idempotent.
+    /// Gives a clone that is marked ready the name of the volume that it was made for, and removes the old
+    /// volume, which must not be in use. Idempotent.
     async fn replace(
         &self,
         old: &Volume,
@@ -172,13 +174,13 @@ pub trait Clones: Send + Sync + Debug {
         job: JobId,
     ) -> Result<Volume, VolumeError>;
 
-    /// The jobs of which there is something under [`waiting_name`].
+    /// The jobs that have something under [`waiting_name`].
     async fn waiting(&self) -> Result<Vec<JobId>, VolumeError>;
 
-    /// Removes what a job has under [`waiting_name`], whatever it says of itself, unless somebody has it open.
+    /// Removes what a job has under [`waiting_name`], whatever its mark, unless somebody has it open.
     async fn remove_waiting(&self, job: JobId) -> Result<Removed, VolumeError>;
 
-    /// Removes a golden volume, sound or not. Its clones stay as they are.
+    /// Removes a golden volume, with a flaw or without. Its clones are not affected.
     async fn remove_golden(&self, golden: &Golden) -> Result<Removed, VolumeError>;
 }
 

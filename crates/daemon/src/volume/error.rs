@@ -15,7 +15,7 @@ use crate::files::is_full;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VolumeErrorKind {
-    /// The volume is gone, or is another one by now.
+    /// The volume is gone, or another one has its name now.
     NotFound,
     /// There is no volume of that name.
     Absent,
@@ -23,7 +23,7 @@ pub enum VolumeErrorKind {
     AlreadyExists,
     /// Somebody has it open: a domain, a mount, another process.
     InUse,
-    /// It is another tool's, or a part of something larger, and never written.
+    /// It belongs to another tool or is part of a larger device, and is never written.
     NotOurs,
     /// The existing volume is smaller than needed.
     TooSmall {
@@ -41,21 +41,21 @@ pub enum VolumeErrorKind {
     },
     /// The pool that volumes share is too full for this, or would be.
     PoolFull,
-    /// The pool that volumes share is not sound.
+    /// The pool that volumes share is not healthy.
     PoolUnsound,
-    /// What the name leads to is not what the back end says it is.
+    /// The device at the volume's path is not the one that the back end reports.
     WrongDevice,
-    /// The back end is not there: no volume group, no directory, a tool that is not installed.
+    /// The back end is unavailable: no volume group, no directory, a tool that is not installed.
     DependencyDown,
     /// It did not answer in time.
     Timeout,
-    /// The operating system or LVM failed at it.
+    /// The operating system or LVM reported an error.
     Io,
-    /// A fault of this program.
+    /// A bug in this program.
     Internal,
 }
 
-/// A volume that could not be looked up, made, opened, changed or removed.
+/// Why a volume could not be looked up, created, opened, changed or removed.
 #[derive(Debug)]
 pub struct VolumeError {
     kind: VolumeErrorKind,
@@ -64,7 +64,7 @@ pub struct VolumeError {
 }
 
 impl VolumeError {
-    /// An error that nothing else caused.
+    /// An error without an underlying cause.
     pub fn new(kind: VolumeErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -85,7 +85,7 @@ impl VolumeError {
         self.kind
     }
 
-    /// Whether the same call may succeed later without anybody doing anything about it.
+    /// Whether the same call may succeed later without any change.
     pub fn is_transient(&self) -> bool {
         matches!(
             self.kind,
@@ -93,7 +93,7 @@ impl VolumeError {
         )
     }
 
-    /// Whether the volume was refused for what it is, or for who has it.
+    /// Whether the volume was refused because of what it is or who uses it.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self.kind,
@@ -184,7 +184,7 @@ impl VolumeError {
         .caused_by(source)
     }
 
-    /// A command that failed, by what its failure says without reading its words.
+    /// The error for a command that failed, by the kind of failure and not by its text.
     pub(super) fn command(doing: impl Into<String>, source: CmdError) -> Self {
         let kind = match source.kind() {
             CmdErrorKind::NotInstalled(_) => VolumeErrorKind::DependencyDown,

@@ -1,9 +1,9 @@
-//! Volumes: where images are put.
+//! Volumes: where images are written to.
 //!
 //! Two back ends, [`lvm`] (logical volumes) and [`dir`] (sparse files), behind [`Volumes`]. Both
-//! keep the truth about a volume *on the volume's side*, not in the daemon's database: in LVM's
-//! tags, or in a file beside the volume's. What every back end has to do is a suite of tests that
-//! each of them passes (`tests/volumes/contract`); which one there is, is known to `backend` alone.
+//! keep the state of a volume *with the volume*, not in the daemon's database: in LVM's tags, or in a file
+//! beside the volume's. Every back end passes the same suite of tests (`tests/volumes/contract`); only
+//! `backend` knows which one is configured.
 //!
 //! ```text
 //!            create(job)                          mark_ready(job, digest)
@@ -16,17 +16,17 @@
 //! untagged -- adopt ---'   (somebody else's: only when it is said to be meant)
 //! ```
 //!
-//! - Invariant: a volume says `populating` durably before its first byte changes, and `ready`
-//!   only once its bytes are durable. A crash at any instant leaves it absent, populating or right.
-//! - Invariant: only a volume that is populating *and* created by the very job that asks is ever
-//!   removed. A second job that takes over an unfinished volume did not create it.
-//! - Invariant: a volume that says `ready` says which job finished it, and which one ended last
-//!   without writing it. By these the jobs tell whether a job of a database that may be an old copy
-//!   was accepted after the volume had become ready (`jobs::standing`).
-//! - Invariant: nothing is written to a volume that is in use, that belongs to somebody else, or
-//!   that is not the device its name says ([`Volumes::mark_populating`] and [`Volumes::open`]).
+//! - Invariant: a volume is marked `populating` durably before its first byte changes, and `ready` only once
+//!   its bytes are durable. A crash at any instant leaves it absent, populating or correct.
+//! - Invariant: only a volume that is populating *and* was created by the job that asks is ever removed. A
+//!   second job that takes over an unfinished volume did not create it.
+//! - Invariant: a volume's `ready` mark includes the job that finished it, and the one that ended last without
+//!   writing it. By these, a job from a database that may be an old copy is checked to have been accepted after
+//!   the volume had become ready (`jobs::standing`).
+//! - Invariant: nothing is written to a volume that is in use, that belongs to somebody else, or whose path
+//!   leads to another device ([`Volumes::mark_populating`] and [`Volumes::open`]).
 //!
-//! One job at a time works on one volume; the job queue sees to that, not this module.
+//! Only one job at a time works on a volume; the job queue ensures that, not this module.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -50,14 +50,14 @@ pub use room::{Need, PoolUsage, Reservation};
 /// An existing volume is reused when it has at least this share of the requested size.
 const REUSE_PERCENT: u128 = 95;
 
-/// What a volume says of itself.
+/// The state of a volume, according to its own mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VolumeState {
-    /// Nothing that this program wrote, or nothing that can be understood.
+    /// No mark of this program, or none that can be understood.
     Untagged,
     /// Somebody handed it over to this program, which has not written it yet.
     Adopted,
-    /// A job is writing it, or was when it ended.
+    /// A job is writing it, or was writing it when the job or the daemon ended.
     Populating {
         /// The job.
         job: JobId,
@@ -84,18 +84,18 @@ pub struct Volume {
     pub size_bytes: u64,
     /// What it says of itself.
     pub state: VolumeState,
-    /// The last job that ended without writing it since it is ready.
+    /// The last job that ended without writing it since it became ready.
     pub last_ended: Option<JobId>,
-    /// What it is made of, where that is known.
+    /// What it is made of, if that is known.
     pub kind: Option<VolumeKind>,
-    /// What its bytes were when it became ready, where that was recorded.
+    /// Its content when it became ready, if that was recorded.
     pub content: Option<Content>,
-    /// What the back end needs to know it again.
+    /// What the back end needs to recognise it.
     pub(crate) identity: Identity,
 }
 
 impl Volume {
-    /// A volume of a back end that is not this crate's, known again by its name alone.
+    /// A volume of a back end outside this crate, recognised by its name only.
     pub fn new(name: VolumeName, path: PathBuf, size_bytes: u64, state: VolumeState) -> Self {
         Self {
             name,
@@ -129,7 +129,7 @@ impl Volume {
     }
 }
 
-/// Tells a volume from another that later has the same name.
+/// Distinguishes a volume from another that has the same name later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Identity {
     /// The LV's UUID.
@@ -140,23 +140,24 @@ pub(crate) enum Identity {
     Name,
 }
 
-/// Room in the back end.
+/// Space in the back end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     /// All of it.
     pub total_bytes: u64,
-    /// What a new volume may take.
+    /// Space that a new volume may use.
     pub free_bytes: u64,
     /// Sizes are rounded up to a multiple of this.
     pub unit_bytes: u64,
-    /// Whether a volume takes room only as it is written, so that a larger one can be made.
+    /// Whether a volume uses space only as it is written, so that one larger than the free space can be
+    /// created.
     pub is_sparse: bool,
 }
 
-/// A volume that passed every check and is open for writing, for this process alone.
+/// A volume that passed every check and is open for writing, exclusively for this process.
 #[derive(Debug)]
 pub struct OpenVolume {
-    /// The path it was opened by.
+    /// The path by which it was opened.
     pub path: PathBuf,
     /// Readable and writable. A block device is claimed exclusively (`O_EXCL`), a file is locked,
     /// for as long as this is open.
@@ -169,12 +170,12 @@ pub struct OpenVolume {
     pub is_block_device: bool,
 }
 
-/// What becomes of a volume that nobody has marked as this program's.
+/// What to do with a volume that is not marked as this program's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmarked {
     /// It is refused.
     Refuse,
-    /// It is taken over: the request or the configuration says so.
+    /// It is taken over, because the request or the configuration says so.
     Adopt,
 }
 
@@ -189,26 +190,26 @@ pub enum Removed {
     Kept,
 }
 
-/// A place that has volumes.
+/// A back end: a place that holds volumes.
 #[async_trait]
 pub trait Volumes: Send + Sync + Debug {
-    /// Its name in the configuration (`config::BackendKind`), where it has one.
+    /// Its name in the configuration (`config::BackendKind`), if it has one.
     fn backend(&self) -> &'static str;
 
-    /// Whether it is there, and how much room it has.
+    /// Fails if it is unavailable; returns how much space it has.
     async fn probe(&self) -> Result<Capacity, VolumeError>;
 
-    /// One volume; None when there is none of that name.
+    /// One volume; None if there is none with that name.
     async fn lookup(&self, name: &VolumeName) -> Result<Option<Volume>, VolumeError>;
 
-    /// All volumes, whoever made them, by name.
+    /// All volumes, whoever made them, sorted by name.
     async fn list(&self) -> Result<Vec<Volume>, VolumeError>;
 
-    /// Makes a volume that is `populating` and created by `job` from its first instant on. Its
-    /// size is rounded up to the back end's unit.
+    /// Creates a volume that is marked `populating` and created by `job` from its first instant. Its size is
+    /// rounded up to the back end's unit.
     ///
-    /// Idempotent: one that `job` created and is populating, of that size, is returned. Any other
-    /// volume of that name is [`VolumeErrorKind::AlreadyExists`].
+    /// Idempotent: a volume with that size that `job` created and is populating is returned. Any other volume
+    /// with that name is [`VolumeErrorKind::AlreadyExists`].
     async fn create(
         &self,
         name: &VolumeName,
@@ -216,17 +217,17 @@ pub trait Volumes: Send + Sync + Debug {
         job: JobId,
     ) -> Result<Volume, VolumeError>;
 
-    /// Whether the volume may be written at all, whoever has it open and whatever its size is.
+    /// Fails if the volume may not be written at all, regardless of who has it open and of its size.
     async fn check_writable(&self, volume: &Volume, unmarked: Unmarked) -> Result<(), VolumeError>;
 
-    /// Marks a volume that nobody has marked as this program's, and changes no byte of it. One that
-    /// is this program's already stays as it is.
+    /// Marks an unmarked volume as this program's, and changes no byte of it. A volume that is already this
+    /// program's stays as it is.
     async fn adopt(&self, name: &VolumeName) -> Result<Volume, VolumeError>;
 
-    /// Says durably, before the first byte is written, that `job` is writing the volume.
+    /// Marks durably, before the first byte is written, that `job` is writing the volume.
     ///
-    /// The rules of taking over apply here, and all checks of [`Volumes::open`]: a volume that is
-    /// refused stays as it was. Idempotent.
+    /// The rules for taking over volumes apply, and all checks of [`Volumes::open`]: a volume that is refused
+    /// stays as it was. Idempotent.
     async fn mark_populating(
         &self,
         volume: &Volume,
@@ -234,13 +235,13 @@ pub trait Volumes: Send + Sync + Debug {
         unmarked: Unmarked,
     ) -> Result<Volume, VolumeError>;
 
-    /// For a job that ended and wrote nothing: the volume says again what it said `before`, and a
-    /// ready one that this was the last job that ended on it. A volume that has changed otherwise
-    /// since stays as it is.
+    /// For a job that ended without writing anything: restores the mark that the volume had `before`, and adds
+    /// to a ready volume's mark that this job was the last that ended on it. A volume that has otherwise
+    /// changed since stays as it is.
     async fn leave(&self, before: &Volume, job: JobId) -> Result<(), VolumeError>;
 
-    /// Says durably that the volume holds the image with this digest. Its bytes must be durable,
-    /// and what [`Volumes::open`] returned closed. Idempotent, and durable when it is repeated.
+    /// Marks the volume durably as holding the image with this digest. Its bytes must be durable, and what
+    /// [`Volumes::open`] returned must be closed. Idempotent, and durable when it is repeated.
     async fn mark_ready(
         &self,
         volume: &Volume,
@@ -248,42 +249,45 @@ pub trait Volumes: Send + Sync + Debug {
         digest: &Sha256Digest,
     ) -> Result<(), VolumeError>;
 
-    /// Opens a volume that [`Volumes::mark_populating`] or [`Volumes::create`] returned, after
-    /// every check that it is the right one and that nobody else has it.
+    /// Opens a volume that [`Volumes::mark_populating`] or [`Volumes::create`] returned, after checking that it
+    /// is the right one and that nobody else has it open.
     async fn open(&self, volume: &Volume) -> Result<OpenVolume, VolumeError>;
 
-    /// Rolls back [`Volumes::create`]: removes the volume only when it says itself that it is
-    /// populating and that this job created it. What [`Volumes::open`] returned must be closed.
+    /// Rolls back [`Volumes::create`]: removes the volume only if its own mark says that it is populating and
+    /// that this job created it. What [`Volumes::open`] returned must be closed.
     async fn remove_created(&self, name: &VolumeName, job: JobId) -> Result<Removed, VolumeError>;
 
-    /// Keeps room for what a job is going to take, until the reservation is dropped; refused as
-    /// [`VolumeErrorKind::PoolFull`] or [`VolumeErrorKind::PoolUnsound`]. Places that share no room among their volumes keep none.
+    /// Reserves room for what a job is going to write, until the reservation is dropped; refused as
+    /// [`VolumeErrorKind::PoolFull`] or [`VolumeErrorKind::PoolUnsound`]. Back ends without a shared pool
+    /// reserve nothing.
     async fn reserve(&self, _volume: &VolumeName, _need: Need) -> Result<Reservation, VolumeError> {
         Ok(Reservation::default())
     }
 
-    /// Whether [`Volumes::reserve`] gives anything at all, by the last look.
+    /// Fails if, as of the last look, [`Volumes::reserve`] would refuse any request.
     fn has_room(&self) -> Result<(), VolumeError> {
         Ok(())
     }
 
-    /// The pool that volumes share, as the last look found it.
+    /// The pool that volumes share, as of the last look.
     fn pool(&self) -> Option<PoolUsage> {
         None
     }
 
-    /// What this back end has to offer for volumes that share their content; else why it has nothing, in words
-    /// for an operator.
+    /// The back end's cloning; an error says in words for an operator why it cannot clone.
     async fn clones(&self) -> Result<&dyn Clones, String> {
-        Err(format!("The back end {} has no clones", self.backend()))
+        Err(format!(
+            "the back end {} does not support clones",
+            self.backend()
+        ))
     }
 }
 
-/// Tells whether a running virtual machine uses a volume.
+/// Finds running virtual machines that use a volume.
 #[async_trait]
 pub trait InUse: Send + Sync + Debug {
-    /// The user of any of these paths, as an operator would name it (`domain web-01`). An error
-    /// when it cannot be told: then the volume is not touched.
+    /// The user of any of these paths, as an operator would name it (`domain web-01`). If it cannot be
+    /// determined, that is an error, and the volume is not touched.
     async fn user_of(&self, paths: &[PathBuf]) -> Result<Option<String>, VolumeError>;
 }
 
@@ -298,8 +302,8 @@ impl InUse for NoLibvirt {
     }
 }
 
-/// Whether an existing volume will do: at least 95 % of the request (a volume made by other rules
-/// of rounding is no reason to fail), and never smaller than the image's disk.
+/// Fails if an existing volume is too small: it must have at least 95 % of the requested size (so that a volume
+/// created with different rounding is accepted), and at least the size of the image's disk.
 pub fn fits(
     existing_bytes: u64,
     requested_bytes: u64,
@@ -317,16 +321,16 @@ pub fn fits(
         return Err(VolumeError::too_small(
             existing_bytes,
             requested_bytes,
-            "the request (95 % of it would do)",
+            "the request (at least 95 % of it)",
         ));
     }
     Ok(())
 }
 
-/// Why a volume that nobody marked is refused, and what to do when it is meant.
+/// Why an unmarked volume is refused, and what to do if it is the right one.
 fn how_to_adopt(name: &str) -> String {
     format!(
-        "it does not say that this program may write it; if it may, hand it over with 'lvpctl \
+        "it is not marked as this program's; if it may be overwritten, hand it over with 'lvpctl \
          volumes adopt {name}', or send the request with adopt: true (lvpctl provision --adopt)"
     )
 }

@@ -1,27 +1,27 @@
-//! Room that volumes share: what a job is going to take of it is reserved before anything is written.
+//! Room in a pool that volumes share: what a job is going to write is reserved before it starts writing.
 
 use std::fmt;
 
-/// What a job is going to take.
+/// The room that a job needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// The room for a disk's data.
     Disk {
         /// What is written, in pieces of 64 KiB and more.
         bytes: u64,
-        /// The size of the volume: more cannot be written, however it is spread.
+        /// The size of the volume: more cannot be written, however the data is distributed.
         size_bytes: u64,
     },
     /// The room for a clone.
     Clone,
 }
 
-/// Room that is kept for a job while this lives.
+/// Room that is reserved for a job while this lives.
 #[derive(Default)]
 pub struct Reservation(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Reservation {
-    /// One that is given back by this.
+    /// A reservation that is released by calling `release`.
     pub(super) fn released_by(release: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self(Some(Box::new(release)))
     }
@@ -43,7 +43,7 @@ impl fmt::Debug for Reservation {
     }
 }
 
-/// A pool, as the last look found it.
+/// A pool, as of the last look.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolUsage {
     /// Its name.
@@ -52,13 +52,13 @@ pub struct PoolUsage {
     pub size_bytes: u64,
     /// Room for metadata.
     pub metadata_size_bytes: u64,
-    /// The share of its data that is taken, from 0 to 1; None while that is not known.
+    /// The share of its data space that is used, from 0 to 1; None while that is not known.
     pub data_ratio: Option<f64>,
     /// The same of its metadata.
     pub metadata_ratio: Option<f64>,
-    /// What running jobs are going to write to it still.
+    /// What running jobs are still going to write to it.
     pub reserved_bytes: u64,
-    /// What its volumes promise.
+    /// The sum of its volumes' sizes.
     pub virtual_bytes: u64,
     /// Shares of data and metadata from which on operators are warned.
     pub warn_ratios: (f64, f64),

@@ -28,7 +28,7 @@ async fn bad_requests_are_refused_field_by_field() {
         ),
         (
             with("volume_size_gb", json!("10")),
-            "volume_size_gb: must be a whole number, not the text \"10\"",
+            "volume_size_gb: must be a whole number, not the string \"10\"",
         ),
         (
             with("volume_size_gb", json!(1.0)),
@@ -36,25 +36,25 @@ async fn bad_requests_are_refused_field_by_field() {
         ),
         (
             with("volume_name", json!(100)),
-            "volume_name: must be a text, not the number 100",
+            "volume_name: must be a string, not the number 100",
         ),
         (
             with("correlation_id", json!(7)),
-            "correlation_id: must be a text, not the number 7",
+            "correlation_id: must be a string, not the number 7",
         ),
         (
             with("adopt", json!("true")),
-            "adopt: must be true or false, not the text \"true\"",
+            "adopt: must be true or false, not the string \"true\"",
         ),
         (with("volume_size_bytes", json!(1)), "both given"),
         (
             with("image_type", json!("qed")),
-            "image_type: \"qed\" is no image type: use one of ",
+            "image_type: \"qed\" is not a known image type: use one of ",
         ),
         (with("correlation_id", json!(long)), "129 characters"),
         (
             with("volume_size_bg", json!(1)),
-            "volume_size_bg: is not known: volume_size_gb is",
+            "volume_size_bg: unknown field: use volume_size_gb",
         ),
         (
             with("image_url", json!("file:///etc/passwd")),

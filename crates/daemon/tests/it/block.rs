@@ -223,7 +223,9 @@ async fn a_failed_reprovision_leaves_a_device_that_does_not_look_bootable_and_a_
     let failure = job.failure.expect("it failed");
     assert_eq!(failure.error_type, "digest_mismatch", "{failure:?}");
     assert!(
-        job.notes.iter().any(|note| note.contains("left not ready")),
+        job.notes
+            .iter()
+            .any(|note| note.contains("is not ready now")),
         "{:?}",
         job.notes
     );

@@ -152,7 +152,7 @@ async fn a_cache_directory_that_was_away_has_forgotten_nothing() {
     let job = job.expect("a job");
     wait_for("the job to wait", async || {
         let status = daemon.status(&job).await.ok()?;
-        let waits = |note: &String| note.starts_with("Waited") && note.contains("is gone");
+        let waits = |note: &String| note.starts_with("Waited") && note.contains("is missing");
         status.notes.iter().any(waits).then_some(())
     })
     .await;

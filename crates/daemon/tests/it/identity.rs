@@ -125,7 +125,7 @@ async fn a_volume_is_not_ready_if_its_map_was_read_from_other_bytes_than_were_ha
     assert_eq!(status.status, JobState::Completed, "{status:?}");
     assert_eq!(proxy.injected(), 1);
     let mut notes = status.notes.iter();
-    let afresh = notes.any(|note| note.contains("started afresh"));
+    let afresh = notes.any(|note| note.contains("download started over"));
     assert!(afresh, "{:?}", status.notes);
     assert!(holds(&world.home.volume("vm"), &builder.disk()));
 }
@@ -155,7 +155,7 @@ async fn the_resumed_part_of_a_download_is_also_compared_with_the_map() {
     assert_eq!(status.status, JobState::Completed, "{status:?}");
     let said = |words: &str| status.notes.iter().any(|note| note.contains(words));
     assert!(said("Resumed the download"), "{:?}", status.notes);
-    assert!(said("started afresh"), "{:?}", status.notes);
+    assert!(said("download started over"), "{:?}", status.notes);
     assert!(holds(&world.home.volume("vm"), &builder.disk()));
 }
 
@@ -218,7 +218,8 @@ async fn an_interrupted_download_that_cannot_be_continued_starts_again_or_fails(
     let status = raw(&daemon, &url, "vm", SIZE as u64).await;
     // Its plan is of the old version, so it is read once more.
     assert_eq!(status.status, JobState::Completed, "{status:?}");
-    let note = "nobody knows whether the rest would be of the same version; started afresh";
+    let note = "it is unknown whether the rest would be of the same version: the download started \
+        over";
     assert!(
         status.notes.iter().any(|found| found.contains(note)),
         "{:?}",

@@ -135,5 +135,5 @@ async fn what_cannot_be_listed_says_why() {
     proxy.inject(Rule::new(error).method("GET"));
     let (status, message) = refused("prefix=s3://images/").await;
     assert_eq!(status / 100, 5, "{message}");
-    assert!(message.contains("no listing of a bucket"), "{message}");
+    assert!(message.contains("not a listing of a bucket"), "{message}");
 }

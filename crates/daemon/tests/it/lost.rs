@@ -201,7 +201,7 @@ async fn a_cache_directory_that_is_moved_away_is_reported_and_jobs_wait_until_it
     proxy.clear();
     waits(&daemon, &job).await;
     let error = down(&daemon, "cache").await;
-    assert!(error.contains("is gone"), "{error}");
+    assert!(error.contains("is missing"), "{error}");
     assert!(!there.exists(), "somebody has made another one");
     fs::rename(&away, &there).expect("it is moved back");
     completes(&world, &daemon, &job, &disk).await;
@@ -327,6 +327,7 @@ async fn the_database_and_its_backups_are_readable_by_their_owner_only_whatever_
     for file in ["jobs.db", "jobs.db-wal", "jobs.db-shm"] {
         assert_eq!(mode(&at(file)), "600", "{file}");
     }
-    let message = "The database could be read or written by others; now it is its owner's alone";
+    let message = "The database's file could be read or written by other users: its mode was set \
+        to 0600";
     daemon.until_said(message).await;
 }

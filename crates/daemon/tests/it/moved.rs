@@ -7,9 +7,9 @@ use lvp_testkit::fault::{Fault, Rule};
 
 use crate::support::{MIB, World, accepted, image};
 
-const MESSAGE: &str = "Volumes were kept elsewhere before, and some there are unfinished: nothing here \
-                       finishes or removes them. Set the former place again to have that done, or \
-                       remove them there";
+const MESSAGE: &str = "Volumes were kept elsewhere before, and some there are unfinished: the \
+    daemon does not finish or remove them. Configure the former place again to have that done, or \
+    remove them there by hand";
 
 #[tokio::test]
 async fn a_start_with_another_volumes_directory_reports_unfinished_volumes_in_the_old_one() {
@@ -45,7 +45,8 @@ async fn a_start_with_another_volumes_directory_reports_unfinished_volumes_in_th
     let daemon = world.start();
     daemon
         .until_said(
-            "Volumes were kept elsewhere before; whether some there are unfinished cannot be told",
+            "Volumes were kept elsewhere before, and it is unknown whether some there are \
+             unfinished",
         )
         .await;
     daemon.kill().expect("it is killed");

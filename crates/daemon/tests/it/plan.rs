@@ -178,5 +178,8 @@ async fn a_silent_store_delays_no_other_plan_and_none_for_long() {
         .expect("an answer");
     assert_eq!(answer.status, 503, "{answer:?}");
     let message = answer.body["message"].as_str().expect("a message");
-    assert!(message.contains("no plan after"), "{message}");
+    assert!(
+        message.contains("plan could not be made within"),
+        "{message}"
+    );
 }

@@ -61,11 +61,11 @@ pub(crate) fn said(daemon: &Daemon, message: &str) -> Vec<Value> {
     lines.filter(|line| line["message"] == message).collect()
 }
 
-pub(crate) const REMOVED: &str = "Removed a volume that an ended job had made and not finished";
+pub(crate) const REMOVED: &str = "Removed an unfinished volume that an ended job had created";
 pub(crate) const NOT_READY: &str =
     "A volume is not ready and no job will finish it: provision it again";
 pub(crate) const CANNOT: &str =
-    "A volume that an ended job had made and not finished cannot be removed";
+    "An unfinished volume that an ended job had created cannot be removed";
 const GONE: &str = "The volume of a completed job is gone: somebody removed it since";
 
 #[tokio::test]

@@ -98,7 +98,7 @@ pub(crate) fn check_refused(status: &JobStatus) {
         "{status:?}"
     );
     let error = status.error.as_deref().unwrap_or_default();
-    assert!(error.contains("taken up from the database"), "{error}");
+    assert!(error.contains("resumed from the database"), "{error}");
 }
 
 pub(crate) fn check_recorded(status: &JobStatus, digest: &str) {
@@ -172,7 +172,7 @@ async fn a_job_whose_end_could_not_be_recorded_writes_nothing_at_the_next_start(
     })
     .await;
     daemon
-        .until_said("A job's end cannot be recorded; trying again")
+        .until_said("The end of a job cannot be recorded; trying again")
         .await;
     daemon.kill().expect("it is killed");
     database

@@ -278,7 +278,7 @@ async fn an_image_that_is_not_rightly_signed_reaches_no_volume() {
                 ("a.qcow2.sha256.asc", sign(bare.as_bytes())),
             ],
             "signature_refused",
-            &["without a name"],
+            &["without a file name"],
         ),
         (
             "g",
@@ -320,7 +320,7 @@ async fn an_image_that_is_not_rightly_signed_reaches_no_volume() {
     assert_eq!(
         world.home.cache_files(),
         Vec::<String>::new(),
-        "nothing was kept"
+        "the download was discarded"
     );
     assert_eq!(
         world.home.volume_files(),

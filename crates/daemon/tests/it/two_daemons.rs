@@ -49,7 +49,7 @@ async fn a_second_daemon_on_the_same_database_is_refused_by_every_path_to_it() {
     fs::hard_link(at("jobs.db"), at("elsewhere/jobs.db")).expect("it is made");
     let (_dir, second) = other(&world, &[("DB_PATH", &at("elsewhere/jobs.db"))]);
     let error = format!("{:#}", second.start().expect_err("it starts"));
-    assert!(error.contains("by another path"), "{error}");
+    assert!(error.contains("under another path"), "{error}");
     // A lock file that was removed no longer protects.
     fs::remove_file(at("jobs.db.lock")).expect("it is removed");
     let (_dir, second) = other(&world, &[("DB_PATH", &at("jobs.db"))]);
@@ -103,7 +103,7 @@ async fn a_second_daemon_on_a_database_that_is_mounted_elsewhere_is_refused() {
     let refused = second.start();
     unmount(&at("elsewhere/jobs.db"));
     let error = format!("{:#}", refused.expect_err("it starts"));
-    assert!(error.contains("by another path"), "{error}");
+    assert!(error.contains("under another path"), "{error}");
 }
 
 #[tokio::test]

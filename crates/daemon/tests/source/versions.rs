@@ -97,7 +97,11 @@ async fn a_range_with_too_long_a_body_is_never_cut_to_fit() {
             setup.proxy.clear();
             setup.proxy.inject(with(1));
             let error = read().await.unwrap_err();
-            check_error(&error, SourceErrorKind::Protocol, "more bytes than asked");
+            check_error(
+                &error,
+                SourceErrorKind::Protocol,
+                "more bytes than were requested",
+            );
         }
     }
 }

@@ -147,8 +147,8 @@ async fn redirects_in_a_circle_and_to_nowhere_end() {
     let source = mirror.source(&[&mirror.proxy.endpoint()]);
     for (target, words) in [
         (mirror.url().as_str(), "redirects more than 5 times"),
-        ("file:///etc/passwd", "no plain http(s) URL"),
-        ("http://user@127.0.0.1/", "no plain http(s) URL"),
+        ("file:///etc/passwd", "not a plain http(s) URL"),
+        ("http://user@127.0.0.1/", "not a plain http(s) URL"),
         ("http://[bad", "malformed location"),
     ] {
         mirror.proxy.clear();

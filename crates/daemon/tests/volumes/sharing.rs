@@ -90,7 +90,7 @@ async fn a_golden_file_that_anybody_changed_is_not_used() {
     assert_eq!(flaw(&volumes).await, None);
     let second = directory.location().join("second");
     fs::hard_link(&path, &second).unwrap();
-    assert_eq!(flaw(&volumes).await.unwrap(), "has another name as well");
+    assert_eq!(flaw(&volumes).await.unwrap(), "has another hard link");
     fs::remove_file(&second).unwrap();
     // Root writes in spite of the mode.
     let file = File::options().write(true).open(&path).unwrap();

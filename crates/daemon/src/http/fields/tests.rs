@@ -13,9 +13,9 @@ fn read(body: &str) -> Result<Fields, String> {
 }
 
 #[test]
-fn a_wrong_type_is_told_with_the_field_what_was_expected_and_what_was_found() {
+fn an_error_names_the_field_what_was_expected_and_what_was_found() {
     for (value, found) in [
-        (r#""1""#, r#"the text "1""#),
+        (r#""1""#, r#"the string "1""#),
         ("1.0", "the number 1.0"),
         ("-1", "the number -1"),
         ("true", "true"),
@@ -31,12 +31,12 @@ fn a_wrong_type_is_told_with_the_field_what_was_expected_and_what_was_found() {
     let error = fields.text("volume_name").unwrap_err();
     assert_eq!(
         error.message(),
-        "volume_name: must be a text, not the number 100"
+        "volume_name: must be a string, not the number 100"
     );
     let error = fields.truth("adopt").unwrap_err();
     assert_eq!(
         error.message(),
-        r#"adopt: must be true or false, not the text "yes""#
+        r#"adopt: must be true or false, not the string "yes""#
     );
 }
 
@@ -51,15 +51,15 @@ fn null_is_no_field_whatever_the_field_is() {
 }
 
 #[test]
-fn a_field_that_nobody_knows_is_left_out_and_told() {
+fn an_unknown_field_is_ignored_with_a_warning() {
     let fields = read(r#"{"priority": 1, "image_url": "x", "labels": {"a": []}}"#).unwrap();
     assert_eq!(fields.text("image_url").ok(), Some(Some("x".to_owned())));
     let warnings = fields.warnings();
     assert_eq!(
         warnings,
         [
-            "priority: is not known, and was left out",
-            "labels: is not known, and was left out"
+            "priority: unknown field, ignored",
+            "labels: unknown field, ignored"
         ]
     );
     let many: Vec<_> = (0..300).map(|n| format!(r#""zz{n}\n": 1"#)).collect();
@@ -70,7 +70,7 @@ fn a_field_that_nobody_knows_is_left_out_and_told() {
 }
 
 #[test]
-fn a_misspelt_name_is_refused_with_the_one_that_was_meant() {
+fn a_misspelt_name_is_refused_and_the_right_one_is_named() {
     for (name, meant) in [
         ("volume_size_bg", "volume_size_gb"),
         ("volume_size", "volume_size_gb"),
@@ -85,7 +85,7 @@ fn a_misspelt_name_is_refused_with_the_one_that_was_meant() {
         let error = read(&format!(r#"{{"{name}": null}}"#)).unwrap_err();
         assert!(error.starts_with(name) && error.contains(meant), "{error}");
     }
-    // Whoever forgets, doubles or exchanges one letter of any name is told.
+    // One letter too few or twice is noticed in every name.
     for known in KNOWN {
         for at in 0..known.len() {
             let mut letters: Vec<char> = known.chars().collect();
@@ -122,12 +122,12 @@ fn a_name_is_known_in_any_case_and_only_once() {
 }
 
 #[test]
-fn what_is_no_object_is_told_as_what_it_is() {
+fn a_body_that_is_not_an_object_is_described_in_the_error() {
     for (body, found) in [
         ("[]", "a list"),
         ("null", "null"),
         ("1", "the number 1"),
-        (r#""x""#, "the text"),
+        (r#""x""#, "the string"),
     ] {
         let error = read(body).unwrap_err();
         assert!(

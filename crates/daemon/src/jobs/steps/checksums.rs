@@ -1,4 +1,4 @@
-//! What an image's bytes must be: who says so, and whether they are.
+//! Which digests and signatures an image must have, and whether it has them.
 
 use std::io;
 
@@ -24,9 +24,9 @@ impl Steps<'_> {
             return Err(JobError::new(
                 JobErrorKind::ChecksumMissing,
                 format!(
-                    "{url} has no {url}.sha256 object nor another checksum, and \
-                     cache.require_checksum is on: upload one with the output of sha256sum, or send \
-                     checksum with the request"
+                    "There is no {url}.sha256 and no other checksum, and cache.require_checksum \
+                     is on: upload the output of sha256sum under this name, or send `checksum` \
+                     with the request"
                 ),
             ));
         }
@@ -35,19 +35,19 @@ impl Steps<'_> {
             self.services.metrics.image_verified(verified);
             tracing::info!(
                 component = "provisioner", verified = %verified,
-                "Found out what the image is verified against"
+                "Determined what the image is verified against"
             );
         }
         self.live.update(|job| job.verified = Some(verified));
         for ignored in &checksums.ignored {
             self.live.note(format!(
-                "Left aside, as another signature counts: {ignored}"
+                "Ignored, because another signature is valid: {ignored}"
             ));
         }
         Ok(checksums)
     }
 
-    /// What is to be taken of the image's bytes, whoever hands them over.
+    /// What has to be computed from the image's bytes, wherever they come from.
     pub(super) fn wanted(&self, checksums: &Checksums) -> Result<Wanted, JobError> {
         Ok(Wanted {
             sha512: checksums.sha512.is_some(),
@@ -55,13 +55,14 @@ impl Steps<'_> {
         })
     }
 
-    /// Fails unless what came is what should have come; shows who has signed it.
+    /// Fails unless the image has its digests and signatures; records who has signed it.
     pub(super) fn compare(&self, checksums: &Checksums, found: Digests) -> Result<(), JobError> {
         if let Some(differs) = checksums.mismatch(&found.sha256, found.sha512.as_ref()) {
             return Err(JobError::new(
                 JobErrorKind::DigestMismatch,
                 format!(
-                    "{differs}: nothing was kept; upload the image again, or correct the checksum"
+                    "{differs}: the download was discarded; upload the image again, or correct \
+                     the checksum"
                 ),
             ));
         }
@@ -75,7 +76,7 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// The same for an image of which nothing beyond its SHA-256 has to be compared.
+    /// The same for an image of which only the SHA-256 has to be compared.
     pub(super) fn compare_known(
         &self,
         sha256: Sha256Digest,
@@ -89,7 +90,8 @@ impl Steps<'_> {
         self.compare(checksums, found)
     }
 
-    /// Fails unless a cached image is what it must be beyond its SHA-256, by which alone the cache knows it.
+    /// Fails unless a cached image has what is required beyond its SHA-256, which is all that the cache
+    /// compares.
     pub(super) async fn expect_announced(
         &self,
         pin: &Pin,
@@ -97,7 +99,7 @@ impl Steps<'_> {
     ) -> Result<(), JobError> {
         let wanted = self.wanted(checksums)?;
         if wanted.is_empty() {
-            // What is known of it was compared when it was looked up.
+            // Its SHA-256 was compared when it was looked up.
             return self.compare_known(pin.digest(), checksums);
         }
         let failed = |error| cached(pin, "cannot be read").because(error);

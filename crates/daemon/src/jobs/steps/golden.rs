@@ -32,7 +32,7 @@ impl Steps<'_> {
         let image_url = lead.object().url.to_string();
         let volume = match &making {
             Some(making) if making.held.is_none() => self.make_golden(making, &info).await?,
-            // Its digest shows at its end only, or the golden volume is there and waits for that.
+            // The digest is known only at the end, or the golden volume exists and waits for the digest.
             _ => None,
         };
         let (Some(making), Some(volume)) = (&making, &volume) else {
@@ -54,8 +54,8 @@ impl Steps<'_> {
         self.clone_made(making, volume, populated).await
     }
 
-    /// Makes the volume that is to be golden. None when there is no room for it, or no telling how large it will be,
-    /// and the job can do without.
+    /// Creates the golden volume. None if there is no room for it, or its size is not known, and the job can do
+    /// without.
     pub(super) async fn make_golden(
         &self,
         making: &Making,
@@ -72,8 +72,9 @@ impl Steps<'_> {
         let Some(size_bytes) = size_bytes else {
             return Err(JobError::new(
                 JobErrorKind::CloneUnavailable,
-                "The image is a compressed stream, which says at its end how large its disk is: provision a \
-                 volume of it, and its golden volume is made on the way",
+                "The image is a compressed stream, and the size of its disk is known only at the \
+                 stream's end: provision a volume from it, and the golden volume is made on the \
+                 way",
             ));
         };
         making.flight.show(Arc::clone(&self.live.meter));
@@ -106,8 +107,8 @@ impl Steps<'_> {
         }
     }
 
-    /// The last steps of a golden volume, in the only right order: head, sync, close, digest of what the disk gives
-    /// back, the back end's word.
+    /// The last steps of a golden volume, in the order that crash safety needs: head, sync, close, digest of
+    /// what is read back, and the back end's mark that it is finished.
     pub(super) async fn seal(
         &self,
         making: &Making,
@@ -120,7 +121,7 @@ impl Steps<'_> {
         if pin.digest() != key.digest {
             return Err(JobError::new(
                 JobErrorKind::Source(SourceErrorKind::ObjectChanged),
-                "The object has other bytes than when it was read before",
+                "The object no longer has the bytes that it had when it was first read",
             ));
         }
         if let Some(reason) = self.live.stop.reason() {
@@ -151,7 +152,7 @@ impl Steps<'_> {
         Ok(held)
     }
 
-    /// Clones what was just made, or removes what could not be.
+    /// Clones the golden volume that was just made, or removes it if it could not be finished.
     pub(super) async fn clone_made(
         &self,
         making: &Making,

@@ -1,4 +1,4 @@
-//! The steps that have to do with the image: its object, the cache, its plan, its download.
+//! The steps that handle the image: its object, the cache, its plan, its download.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -21,19 +21,19 @@ use crate::threads::blocking;
 use crate::transfer::{self, Aims, Outlet, Streamed};
 
 /// Why an image is not written in the pass that fetches it.
-const MAP_TOO_LARGE: &str =
-    "The image's map is too large for one pass: downloaded first, then written from the cache";
+const MAP_TOO_LARGE: &str = "The image's map is too large for one pass: it was downloaded first, then written from the \
+     cache";
 /// See [`MAP_TOO_LARGE`].
 const NO_RANGES: &str =
-    "The server does not serve ranges: downloaded first, then written from the cache";
+    "The server does not serve ranges: the image was downloaded first, then written from the cache";
 
 /// See [`MAP_TOO_LARGE`].
-const PACKED: &str = "The image is in an archive or a stream that cannot be read in one pass: downloaded \
-    first, then unpacked and written from the cache";
+const PACKED: &str = "The image is in an archive or a stream that cannot be read in one pass: it \
+    was downloaded first, then unpacked and written from the cache";
 
 /// How an object is to be read.
 pub(super) enum Plan {
-    /// Once, onto the volume as it comes.
+    /// In one pass, written to the volume as it arrives.
     OnePass(Box<OnePass>),
     /// Into the cache first.
     CacheFirst {
@@ -51,7 +51,7 @@ pub(super) struct OnePass {
     pub(super) check: PlanCheck,
 }
 
-/// An object that is what it must be.
+/// A downloaded object whose digest was compared.
 struct Received<W> {
     file: File,
     written: W,
@@ -82,7 +82,7 @@ impl Steps<'_> {
     pub(super) fn note_lookup(&self, is_hit: bool) {
         self.count_lookup(is_hit);
         self.live.update(|job| match is_hit {
-            // One that has waited for another job has missed.
+            // A job that waited for another job has missed.
             true => _ = job.cache_hit.get_or_insert(true),
             false => job.cache_hit = Some(false),
         });
@@ -105,7 +105,7 @@ impl Steps<'_> {
         }
     }
 
-    /// Shows that the download begins, or where it goes on.
+    /// Shows that the download begins, or where it continues.
     pub(super) fn begin_download(&self, lead: &Lead) {
         lead.show(Arc::clone(&self.live.meter));
         let (done_bytes, size_bytes) = (lead.durable_bytes(), lead.object().size);
@@ -165,8 +165,8 @@ impl Steps<'_> {
         }
     }
 
-    /// The one pass, in a span of its own, and what comes of it: the published image, and what was written
-    /// beside it.
+    /// The download in one pass, in a span of its own. Returns the published image, and the result of what was
+    /// written in the same pass.
     pub(super) async fn download<O: Outlet>(
         &self,
         mut lead: Lead,
@@ -185,7 +185,7 @@ impl Steps<'_> {
         Ok((self.record(published, size_bytes).await?, written))
     }
 
-    /// The one pass, and the comparison of what came with what should have come.
+    /// The download, and the comparison of its digests with the expected ones.
     async fn receive<O: Outlet>(
         &self,
         lead: &mut Lead,
@@ -195,8 +195,8 @@ impl Steps<'_> {
         let fresh_bytes = lead.object().size - lead.durable_bytes();
         let (meter, stop) = (&self.live.meter, &self.live.stop);
         let streamed = match transfer::stream(&self.source, lead, aims, meter, stop).await {
-            // What came is of no use to anybody on a disk that others need, or of an object that was
-            // another one meanwhile.
+            // The partial file cannot be used: it would fill a disk that others need, or the object has changed
+            // meanwhile.
             Err(error) if error.spoils_what_came() => {
                 lead.discard().await?;
                 return Err(error.into());
@@ -245,7 +245,7 @@ impl Steps<'_> {
         });
     }
 
-    /// Reads a cached image's metadata, from the very file that was found to be right.
+    /// Reads a cached image's metadata, from the same open file that was verified.
     pub(super) async fn plan_cached(
         &self,
         pin: &Arc<Pin>,
@@ -306,7 +306,7 @@ pub(in crate::jobs) fn format_of(declared: ImageType) -> lvp_image::format::Imag
     }
 }
 
-/// An error over the image's file in the cache.
+/// An error about the image's file in the cache.
 pub(in crate::jobs) fn cached(pin: &Pin, what: &str) -> JobError {
     let path = pin.path().display();
     JobError::new(

@@ -1,4 +1,4 @@
-//! What is counted of a job's steps, and what they are expected to take.
+//! Measurements of a job's steps, and estimates made from them.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::job::work::Work;
 use crate::telemetry::metrics::TimedStage;
 
 impl Steps<'_> {
-    /// Estimates start from how fast stages ran before.
+    /// Starts estimates from the measured rates of earlier jobs.
     pub(super) async fn expect_rates(&self) -> Result<(), JobError> {
         let store = &self.services.store;
         let known = Rates::default();
@@ -28,7 +28,7 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Counts a job once, by its first look: one that waited for another's download has missed too.
+    /// Counts each job once, by its first lookup: one that waited for another job's download has missed too.
     pub(super) fn count_lookup(&self, is_hit: bool) {
         if self.live.job().cache_hit.is_none() {
             self.services.metrics.cache_looked_up(is_hit);
@@ -49,8 +49,8 @@ impl Steps<'_> {
         self.volume.is_some() || matches!(self.live.spec().work, Work::Golden { .. })
     }
 
-    /// A guest's disk is to be written after the download. While its size is not known, that of its image has
-    /// to do: were there nothing to write, the end of the download would be shown as that of the job.
+    /// A guest's disk is to be written after the download. While its size is not known, the image's size is
+    /// used instead: otherwise the end of the download would be shown as the end of the job.
     pub(super) fn expect_disk_after(&self, info: Option<&ImageInfo>, image_bytes: u64) {
         if let Some(info) = info {
             self.expect_disk(info);
@@ -61,13 +61,13 @@ impl Steps<'_> {
         }
     }
 
-    /// A stage was completed: counted, and remembered for estimates.
+    /// Counts a completed stage, and saves its rate for estimates.
     pub(super) async fn measured(&self, stage: TimedStage, bytes: u64, took: Duration) {
         self.services.metrics.stage_completed(stage, took);
         let store = &self.services.store;
         let saved = store.measured(stage.as_str(), bytes, took.as_secs_f64());
         if let Err(error) = saved.await {
-            // An estimate is worse next time; the job is none the worse for it.
+            // Only the next estimate is less accurate.
             tracing::warn!(component = "storage", error = %error, "A measurement was not saved");
         }
     }

@@ -1,5 +1,5 @@
-//! What one job does, step by step. Every step can be redone: a job that is taken up again after
-//! a crash runs from the top, finds what it made before, and goes on from there.
+//! What one job does, step by step. Every step can be repeated: a job that is resumed after a crash runs from
+//! the top, finds what it made before, and continues from there.
 //!
 //! ```text
 //! resolve -> look up --hit---------------------------------> plan -> volume -> copy -----> finish
@@ -8,13 +8,14 @@
 //!    '-- wait ---'-- follow
 //! ```
 //!
-//! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] are that picture; what each step is made of is
-//! beside them: `image` (object, cache, plan, download), `clone` and `golden` (volumes by cloning), `checksums` (what its bytes must be), `unpack`,
-//! `volume` (making, opening, copying, finishing), `measure` (what is counted, and what is expected), and [`spans`].
+//! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] follow this diagram; the parts of each step
+//! are in `image` (object, cache, plan, download), `clone` and `golden` (volumes by cloning), `checksums`
+//! (digests and signatures), `unpack`, `volume` (making, opening, copying, finishing), `measure` (measurements
+//! and estimates), and [`spans`].
 //!
-//! The order within `volume ... finish` is the promise of this program: the volume says
-//! `populating` before its first byte changes; its head stays cleared until the digest has been
-//! compared and everything else is on the disk; then the head, then `ready`.
+//! The order within `volume ... finish` is this program's guarantee: the volume says `populating` before its
+//! first byte changes; its head stays cleared until the digest has been compared and everything else is on the
+//! disk; then the head, then `ready`.
 
 mod checksums;
 mod clone;
@@ -46,15 +47,15 @@ use crate::threads::Crashed;
 use crate::transfer::Aims;
 use crate::volume::Reservation;
 
-/// How often an object that changes while it is read, or whose download is cut off and cannot be gone on with, is
-/// started afresh before the job gives up.
+/// How often a download starts over, because the object changed or because it was cut off and cannot be
+/// continued, before the job fails.
 const MAX_RESTARTS: u32 = 3;
 
-/// Why an object is read from its start again.
-const CHANGED: &str = "The object changed while it was read; started afresh";
+/// Why an object is read from the start again.
+const CHANGED: &str = "The object changed while it was read: the download started over";
 /// See [`CHANGED`].
-const CUT_OFF: &str = "The download was cut off, and without a strong ETag or a .sha256 object nobody \
-    knows whether the rest would be of the same version; started afresh";
+const CUT_OFF: &str = "The download was cut off, and without a strong ETag or a .sha256 object it \
+    is unknown whether the rest would be of the same version: the download started over";
 
 /// Runs a job to its end.
 pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError> {
@@ -76,7 +77,7 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
 enum Way {
     /// The volume is written.
     Write,
-    /// A golden volume is, which the job may have the lead in making; the volume is its clone.
+    /// The golden volume is written, if this job has the lead in making it; the volume is its clone.
     Clone(Option<Box<Making>>),
 }
 
@@ -90,15 +91,15 @@ struct Steps<'a> {
     location: ImageUrl,
     /// None when the image is only to be cached.
     volume: Option<&'a VolumeRequest>,
-    /// What is kept for the job in a pool, by volume.
+    /// The room that is reserved for the job in a pool, by volume.
     room: Mutex<Vec<(VolumeName, Reservation)>>,
-    /// The job's; those of its steps are below it.
+    /// The job's span, the parent of its steps' spans.
     span: Span,
 }
 
 impl Steps<'_> {
-    /// The job, again from the top each time the database or the cache was not there and is back: what
-    /// is durable is found and gone on with, as after a crash.
+    /// Runs the job, again from the top each time the database or the cache was unavailable and is back: it
+    /// continues from what is durable, as after a crash.
     async fn run(&self) -> Result<(), JobError> {
         loop {
             match self.attempt().await {
@@ -110,7 +111,8 @@ impl Steps<'_> {
         }
     }
 
-    /// A file that cannot be used may be missing with its whole directory.
+    /// Whether the error is because the database or the cache is unavailable. A file of the cache that cannot
+    /// be used may be missing along with its whole directory.
     async fn is_for_want_of_storage(&self, error: &JobError) -> bool {
         if error.may_heal() || error.stop_reason().is_some() {
             return error.may_heal();
@@ -120,7 +122,7 @@ impl Steps<'_> {
         lost && self.live.stop.reason().is_none()
     }
 
-    /// From the object to the end, whoever fetches the image.
+    /// All steps once, whichever job fetches the image.
     async fn attempt(&self) -> Result<(), JobError> {
         self.expect_rates().await?;
         let mut restarts = 0;
@@ -168,19 +170,19 @@ impl Steps<'_> {
             };
             match ended? {
                 Ended::Done => return Ok(()),
-                // The image is in the cache by now, or what there is of it.
+                // The image, or as much of it as was fetched, is in the cache now.
                 Ended::WithoutClone => is_to_clone = false,
             }
         }
     }
 
-    /// Fetches the object for everybody who wants it; with a volume, writes that in the same pass.
+    /// Fetches the object for all jobs that need it, and writes this job's volume in the same pass.
     async fn fetch(&self, lead: Lead, checksums: &Checksums, way: Way) -> Result<Ended, JobError> {
         self.begin_download(&lead);
         let OnePass { info, image, check } = match self.plan_remote(lead.object()).await? {
             Plan::OnePass(plan) => *plan,
             Plan::CacheFirst { info, why } => {
-                // The whole object to the cache, then as on a hit.
+                // Downloads the whole object to the cache, then continues as on a hit.
                 self.live.note(why);
                 self.expect_disk_after(info.as_ref(), lead.object().size);
                 let (pin, ()) = self.download(lead, Aims::cache(None), checksums).await?;
@@ -196,7 +198,7 @@ impl Steps<'_> {
         Ok(Ended::Done)
     }
 
-    /// Goes on from a published image.
+    /// Continues from a published image.
     async fn use_cached(
         &self,
         pin: Pin,
@@ -212,7 +214,7 @@ impl Steps<'_> {
         }
     }
 
-    /// The one pass of a job that does not clone.
+    /// Fetches and writes in one pass, for a job that does not clone.
     async fn fetch_and_write(
         &self,
         lead: Lead,
@@ -230,7 +232,7 @@ impl Steps<'_> {
             let copier = self.start_copy(&volume, image).await?;
             let aims = Aims::volume(copier, check);
             let (pin, written) = self.download(lead, aims, checksums).await?;
-            // Overlapped by the download, so no measure of what converting alone takes.
+            // It overlaps with the download, so it does not measure how long converting alone takes.
             let metrics = &self.services.metrics;
             metrics.stage_completed(TimedStage::Convert, written.took);
             self.finish(&volume, written.body, pin.digest()).await?;
@@ -240,8 +242,7 @@ impl Steps<'_> {
         spans::traced(spans::populate_volume(&self.span, &volume), populated).await
     }
 
-    /// Writes the volume from a published image; a job without one has nothing left to do, once it is known
-    /// to be an image.
+    /// Writes the volume from a published image; a job without a volume only checks that it is an image.
     async fn write_cached(&self, pin: Pin) -> Result<(), JobError> {
         self.show_image(&pin);
         let pin = Arc::new(pin);
@@ -255,7 +256,7 @@ impl Steps<'_> {
         let volume = self.prepare(request, &info).await?;
         let populated = async {
             let body = self.copy_cached(&volume, planner).await?;
-            // What was read is what the digest is of, the image's map included.
+            // Everything that was read, the image's map included, is covered by the digest.
             self.expect_unchanged(&pin).await?;
             self.finish(&volume, body, pin.digest()).await?;
             self.made_by(Method::Copy);
@@ -266,7 +267,7 @@ impl Steps<'_> {
 }
 
 impl Steps<'_> {
-    /// Says how the volume's bytes came there.
+    /// Records how the volume was made.
     fn made_by(&self, method: Method) {
         self.live.update(|job| job.method = Some(method));
     }

@@ -1,4 +1,4 @@
-//! Room in a pool that volumes share: kept before anything is written to it, until the job has ended.
+//! Room in a pool that volumes share: reserved before anything is written, until the job has ended.
 
 use std::sync::PoisonError;
 
@@ -9,12 +9,13 @@ use super::Steps;
 use crate::job::error::JobError;
 use crate::volume::{Need, Volume};
 
-/// What a copy writes beside the image's data: the head, the end of the disk and that of the device, each of a MiB.
+/// What a copy writes besides the image's data: the head, the end of the disk and the end of the device, 1 MiB
+/// each, with a reserve.
 const BESIDE_BYTES: u64 = 4 << 20; // 4 MiB
 
 impl Steps<'_> {
-    /// Keeps room for an image's data on a volume that is made, or is there. A volume with extents of its own takes
-    /// nothing more.
+    /// Reserves room for an image's data on a new or existing volume. A volume with extents of its own needs no
+    /// more room.
     pub(super) async fn reserve_disk(
         &self,
         name: &VolumeName,
@@ -26,7 +27,7 @@ impl Steps<'_> {
             return Ok(());
         }
         let size_bytes = found.map_or(size_bytes, |found| found.size_bytes);
-        // Of a compressed stream nobody knows before its end.
+        // The data of a compressed stream is known only at its end.
         let bytes = info
             .virtual_size
             .map_or(size_bytes, |_| info.allocated_bytes);
@@ -34,9 +35,9 @@ impl Steps<'_> {
         self.reserve(name, Need::Disk { bytes, size_bytes }).await
     }
 
-    /// Keeps room, for which golden volumes that nobody uses have to go.
+    /// Reserves room, and removes unused golden volumes if that is necessary.
     pub(super) async fn reserve(&self, name: &VolumeName, need: Need) -> Result<(), JobError> {
-        // What an earlier attempt of this job kept for the volume is kept no longer.
+        // Releases what an earlier attempt of this job reserved for the volume.
         let other = |kept: &(VolumeName, _)| kept.0 != *name;
         self.room().retain(other);
         let reserve = || self.services.volumes.reserve(name, need);

@@ -10,7 +10,7 @@ use crate::job::error::JobError;
 use crate::threads::blocking;
 
 impl Steps<'_> {
-    /// Unpacks an image of the cache to a file beside it, which is gone when it has been copied.
+    /// Unpacks a cached image to a file beside it that has no name, and so disappears after the copy.
     pub(super) async fn unpack(
         &self,
         source: FileSource,
@@ -38,11 +38,11 @@ impl Steps<'_> {
         Ok(planner)
     }
 
-    /// Says that there was something behind the image's compressed stream.
+    /// Notes that bytes after the image's compressed stream were ignored.
     pub(super) fn note_ignored(&self, bytes: u64) {
         if bytes > 0 {
             self.live.note(format!(
-                "{bytes} bytes behind the compressed stream were ignored, as its own tool does"
+                "{bytes} bytes after the compressed stream were ignored, as its own tool does"
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! The steps that have to do with the volume.
+//! The steps that handle the volume.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,7 +21,7 @@ use crate::volume::clones::is_reserved;
 use crate::volume::{self, OpenVolume, Volume, VolumeError};
 
 impl Steps<'_> {
-    /// Finds or makes the volume, which says `populating` then. Every size is checked here, before a byte is
+    /// Finds or creates the volume, and marks it `populating`. Every size is checked here, before a byte is
     /// written.
     pub(super) async fn prepare(
         &self,
@@ -29,7 +29,7 @@ impl Steps<'_> {
         info: &ImageInfo,
     ) -> Result<Volume, JobError> {
         let volumes = &self.services.volumes;
-        // The size of a compressed stream shows at its end; until then the volume's is the limit.
+        // The size of a compressed stream is known only at its end; until then the volume's size is the limit.
         let needed = info.virtual_size.unwrap_or(0);
         self.live.touch_volume();
         let found = volumes.lookup(&request.name).await?;
@@ -57,7 +57,7 @@ impl Steps<'_> {
         let volumes = &self.services.volumes;
         let unmarked = self.services.settings.unmarked(request);
         if let Err(small) = volume::fits(existing.size_bytes, request.size_bytes, needed) {
-            // What may not be written at all is not called too small.
+            // A volume that may not be written at all is refused for that reason, not for its size.
             volumes.check_writable(&existing, unmarked).await?;
             return Err(small.into());
         }
@@ -83,7 +83,7 @@ impl Steps<'_> {
         spans::traced(span, created).await
     }
 
-    /// For a job from the database: whether its volume is still its to write.
+    /// For a job from the database: fails unless it may still write its volume.
     pub(super) async fn check_standing(&self, found: Option<&Volume>) -> Result<(), JobError> {
         let job = self.live.id;
         let predecessor = self.services.store.job_before(job).await?;
@@ -118,7 +118,7 @@ impl Steps<'_> {
         let options = self.copy_options();
         let started = Instant::now();
         let body = blocking(move || Copier::copy_file(planner, target, options)).await??;
-        // By the measure that estimates are made in; of a compressed stream only the size shows.
+        // The same measure as in estimates; of a compressed stream only the size is known.
         let bytes = match self.live.meter.work_bytes() {
             0 => body.summary().virtual_size,
             bytes => bytes,
@@ -130,7 +130,7 @@ impl Steps<'_> {
 
     async fn open(&self, volume: &Volume) -> Result<Target, JobError> {
         let opened = self.services.volumes.open(volume).await;
-        // One that is refused is untouched; a failure may have come after the first change.
+        // A refused volume is untouched; another failure may have come after the first change.
         let is_refused = opened.as_ref().is_err_and(VolumeError::is_refusal);
         if !is_refused && !is_reserved(&volume.name) {
             self.live.writes_volume();
@@ -153,7 +153,7 @@ impl Steps<'_> {
         options
     }
 
-    /// The last steps, in the only right order: head, sync, close, `ready`.
+    /// The last steps, in the order that crash safety needs: head, sync, close, `ready`.
     pub(super) async fn finish(
         &self,
         volume: &Volume,
@@ -181,7 +181,7 @@ impl Steps<'_> {
         let kept = summary.tail.bytes - summary.tail.zero_bytes;
         if kept > 0 {
             self.live.note(format!(
-                "{kept} bytes behind the image's end keep older data (volumes.stale_data)"
+                "{kept} bytes after the image's end keep older data (volumes.stale_data)"
             ));
         }
     }
@@ -196,8 +196,8 @@ pub(super) fn check_size(request: &VolumeRequest, needed: u64) -> Result<(), Job
     Err(JobError::new(
         JobErrorKind::ImageTooLarge,
         format!(
-            "The image's disk has {needed} bytes, the requested volume {size_bytes}: ask for at least \
-             volume_size_gb {}",
+            "The image's disk has {needed} bytes, and the requested volume has {size_bytes}: \
+             request a volume_size_gb of at least {}",
             needed.div_ceil(lvp_api::units::GIB)
         ),
     ))

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use lvp_api::Checksum;
 
-/// A digest, and the file that it is of where the line says so.
+/// A digest, and the name of its file if the line has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line<'a> {
     pub(super) checksum: Checksum,
@@ -12,7 +12,7 @@ pub(super) struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Whether the line is of a file of this name, in whatever directory.
+    /// Whether the line is about a file with this name, in any directory.
     pub(super) fn names(&self, base_name: &str) -> bool {
         let last = |separators: &[char]| {
             let name = self.name.as_deref()?;
@@ -22,10 +22,10 @@ impl Line<'_> {
     }
 }
 
-/// Reads a line; `None` when it has no digest that is known, or several.
+/// Parses a line; `None` if it has no digest of a known kind, or several.
 pub(super) fn parse(line: &str) -> Option<Line<'_>> {
     if let Some((label, name, digest)) = tagged(line) {
-        // `SHA3-256 (x) = ..` is as long as SHA-256 and something else.
+        // `SHA3-256 (x) = ..` has the length of a SHA-256 digest, and is not one.
         return Some(Line {
             checksum: with_label(label, digest)?,
             name: Some(Cow::Borrowed(name)),
@@ -106,11 +106,11 @@ fn spaced_pairs(line: &str) -> Option<Checksum> {
     are_pairs.then(|| by_length(&pairs.concat())).flatten()
 }
 
-/// What a word before a digest says of it.
+/// What a word before a digest says about it.
 enum Label {
     /// The algorithm's name in a checksum.
     Known(&'static str),
-    /// An algorithm whose digests only look like those that are known.
+    /// An algorithm whose digests only look like known ones.
     Other,
     /// Nothing.
     None,
@@ -158,7 +158,7 @@ fn by_length(digest: &str) -> Option<Checksum> {
     sha256().or_else(|| digest.parse().ok().map(Checksum::Sha512))
 }
 
-/// Takes back what sha256sum does to a name with a newline or a backslash in it.
+/// Reverses sha256sum's escaping of names with a newline or a backslash.
 fn unescaped(name: &str) -> String {
     let mut plain = String::new();
     let mut chars = name.chars();

@@ -1,4 +1,4 @@
-//! From a checksum file's bytes to the lines that count.
+//! Decodes a checksum file into the lines that count.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use std::borrow::Cow;
 const SIGNED_BEGIN: &str = "-----BEGIN PGP SIGNED MESSAGE-----";
 const SIGNATURE_BEGIN: &str = "-----BEGIN PGP SIGNATURE-----";
 
-/// UTF-8, or UTF-16 with a byte order mark, as PowerShell's `>` writes it, or without one.
+/// Decodes UTF-8 and UTF-16, the latter with a byte order mark (as PowerShell's `>` writes it) or without.
 pub(super) fn decode(bytes: &[u8]) -> Cow<'_, str> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units = bytes.as_chunks::<2>().0.iter().map(|pair| unit(*pair));
@@ -23,7 +23,7 @@ pub(super) fn decode(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// The lines that are neither empty nor comments; of a clearsigned text those that are signed.
+/// The lines that are neither empty nor comments; of a clearsigned text, only the signed ones.
 pub(super) fn covered(text: &str) -> Vec<&str> {
     let lines = || {
         text.lines()

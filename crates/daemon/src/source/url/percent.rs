@@ -1,4 +1,4 @@
-//! Percent-encoding: decoded exactly once, and encoded as signatures want it.
+//! Percent-encoding: decoded exactly once, and encoded as signatures need it.
 
 /// Decodes a path and refuses what a server or a URL library might resolve to something else.
 pub(super) fn decode_path(path: &str) -> Result<String, String> {
@@ -12,7 +12,7 @@ pub(super) fn decode_path(path: &str) -> Result<String, String> {
     Ok(decoded)
 }
 
-/// Percent-decodes once; what does not decode to printable UTF-8 is refused.
+/// Percent-decodes once, and refuses what is not printable UTF-8 afterwards.
 pub(super) fn decode(text: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -32,16 +32,18 @@ pub(super) fn decode(text: &str) -> Result<String, String> {
     }
     let decoded = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
     if decoded.chars().any(char::is_control) {
-        return Err("it holds control characters".to_owned());
+        return Err("it contains control characters".to_owned());
     }
     if decoded.contains('\\') {
-        return Err("it holds a backslash, which servers read in different ways".to_owned());
+        return Err(
+            "it contains a backslash, which servers interpret in different ways".to_owned(),
+        );
     }
     Ok(decoded)
 }
 
-/// Encodes a key as SigV4 wants it in a canonical URI: everything but the unreserved characters
-/// of RFC 3986 and the slash.
+/// Encodes a key for a canonical URI of SigV4: everything except the unreserved characters of RFC 3986 and the
+/// slash.
 pub(super) fn encode(key: &str) -> String {
     key.bytes().fold(String::new(), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {

@@ -1,14 +1,14 @@
-//! Which part of a URL's query names the object, and which only proves that somebody may read it.
+//! Which part of a URL's query identifies the object, and which is only a signature.
 //!
-//! A pre-signed URL is another one every time it is made, and the object is the same. What is known
-//! to be a signature is left out; everything else may name the object and stays: better a second
-//! download than another object's bytes.
+//! A pre-signed URL is different each time it is made, for the same object. Known forms of signatures are left
+//! out; everything else may identify the object and is kept: a second download is better than another object's
+//! bytes.
 
 /// One way of signing URLs.
 struct Scheme {
-    /// All of these are there when a URL is signed so, by their names in lower case.
+    /// Parameters that are all present in a URL with this signature, in lower case.
     marks: &'static [&'static str],
-    /// What belongs to the signature, by names in lower case; `*` at the end stands for anything.
+    /// Parameters that belong to the signature, in lower case; `*` at the end stands for anything.
     parts: &'static [&'static str],
 }
 
@@ -66,7 +66,7 @@ const SCHEMES: &[Scheme] = &[
     },
 ];
 
-/// The query without signatures, as it was written otherwise.
+/// The query without signatures, and otherwise unchanged.
 pub(super) fn without_signature(query: &str) -> String {
     let parameters: Vec<(&str, String)> = query
         .split('&')

@@ -1,17 +1,17 @@
-//! An image's URL as a request has it, with the care that its query needs.
+//! An image's URL as it was requested, with a query that may be secret.
 
 use std::fmt;
 
 use super::{digest, query, redact};
 use crate::secret::Secret;
 
-/// A URL as it was requested. Its query may be what signs it: whoever has that may read the object. So
-/// it is neither shown nor written down in clear.
+/// A URL as it was requested. Its query may be a signature, with which anybody can read the object. So the
+/// query is neither shown nor stored in clear text.
 ///
 /// `Display` is safe to log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestedUrl {
-    /// All of it before the query.
+    /// Everything before the query.
     base: String,
     query: Query,
     identity: String,
@@ -25,7 +25,7 @@ enum Query {
 }
 
 impl RequestedUrl {
-    /// What a request says, whether or not it is a URL.
+    /// A request's text, whether or not it is a URL.
     pub fn new(text: &str) -> Self {
         let (base, query) = match text.split_once('?') {
             Some((base, query)) => (base, Some(query)),
@@ -39,8 +39,8 @@ impl RequestedUrl {
         }
     }
 
-    /// What was kept of a request: [`base`](Self::base), [`identity`](Self::identity), and the query as
-    /// far as there was one. None within is one that cannot be read any more.
+    /// What was stored of a request: [`base`](Self::base), [`identity`](Self::identity), and the query if there
+    /// was one. The inner None is a query that can no longer be read.
     pub fn kept(base: String, identity: String, query: Option<Option<String>>) -> Self {
         Self {
             base,
@@ -53,8 +53,7 @@ impl RequestedUrl {
         }
     }
 
-    /// The whole URL, for whoever reads the object. None when its query was kept and cannot be read
-    /// any more.
+    /// The whole URL, for reading the object. None if it had a query that can no longer be read.
     pub fn whole(&self) -> Option<String> {
         match &self.query {
             Query::None => Some(self.base.clone()),
@@ -63,7 +62,7 @@ impl RequestedUrl {
         }
     }
 
-    /// What comes before the query: no secret.
+    /// The part before the query, which is not secret.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -76,7 +75,7 @@ impl RequestedUrl {
         }
     }
 
-    /// A digest that is the same for a repeat of the request, with whatever signature.
+    /// A digest that is the same for a repeat of the request, even with another signature.
     pub fn identity(&self) -> &str {
         &self.identity
     }

@@ -194,8 +194,8 @@ fn what_names_no_object_is_refused() {
     check_bad("s3://b u/k", "bucket");
     check_bad("https://minio.example.com", "no bucket");
     check_bad("https://minio.example.com/b", "no object");
-    check_bad("https://mirror.example.org", "no file");
-    check_bad("https://mirror.example.org/d/", "no file");
+    check_bad("https://mirror.example.org", "not name a file");
+    check_bad("https://mirror.example.org/d/", "not name a file");
     check_bad("https://minio.example.com//b/k", "no bucket");
     check_bad(&format!("s3://b/{}", "k".repeat(1025)), "1024");
     check_bad(&format!("s3://b/{}", "%41".repeat(2000)), "4096");

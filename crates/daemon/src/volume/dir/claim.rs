@@ -1,4 +1,4 @@
-//! Opening a volume's file for this program alone.
+//! Opening a volume's file exclusively.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -16,7 +16,7 @@ use super::place::remove_if_there;
 use super::users;
 
 impl Files {
-    /// Opens the file that `volume` describes, and no other, for this program alone.
+    /// Opens the file that `volume` describes, and no other, exclusively for this program.
     pub(super) fn open_unused(&self, volume: &Volume) -> Result<File, VolumeError> {
         let path = &volume.path;
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -41,7 +41,7 @@ impl Files {
             return Err(gone(path));
         }
         if metadata.nlink() > 1 && !self.remove_second_name(&volume.name, &metadata)? {
-            let users = "whoever knows it by another name (it has hard links)";
+            let users = "whatever uses it under another name (it has hard links)";
             return Err(VolumeError::in_use(path, users));
         }
         let lock = || match file.try_lock() {
@@ -63,8 +63,8 @@ impl Files {
         }
     }
 
-    /// Removes the name that a new file had first, if a kill has left it with both. Whether it has
-    /// one name now.
+    /// Removes a new file's temporary name, if a kill left it with both names. Returns whether it has one name
+    /// now.
     fn remove_second_name(
         &self,
         name: &VolumeName,
@@ -80,16 +80,16 @@ impl Files {
     }
 }
 
-/// Takes a record lock on the whole file, so that no QEMU has or gets the file. False where the
-/// file system has no locks; QEMU does without them there as well.
+/// Takes a record lock on the whole file, so that no QEMU has or gets the file. False if the file system has no
+/// locks; QEMU works without them there too.
 ///
-/// The kernel lets this lock conflict with QEMU's open-file-description locks (`fcntl(2)`). It is
-/// given back at once: it belongs to the process, and closing any other descriptor of the file
-/// would drop it unnoticed. The image crate takes QEMU's own kind of lock when it gets the file.
+/// This lock conflicts with QEMU's open-file-description locks (`fcntl(2)`). The caller releases it at once: it
+/// belongs to the process, and closing any other descriptor of the file would silently release it. The image
+/// crate takes QEMU's own kind of lock when it gets the file.
 pub(super) fn lock_against_qemu(file: &File, path: &Path) -> Result<bool, VolumeError> {
     let lock = || match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(true)),
-        // The image crate's own lock of the last job may be among those that a child still has.
+        // A child process may still hold the image crate's lock of the previous job.
         Err(Errno::AGAIN | Errno::ACCESS) => Ok(None),
         Err(Errno::NOLCK | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Some(false)),
         Err(error) => Err(VolumeError::io("Locking", path, error.into())),

@@ -1,4 +1,4 @@
-//! New files: filled, recorded, and only then moved to their names.
+//! New files: filled, recorded, and only then renamed to their names.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -37,7 +37,8 @@ impl Files {
             }
             return Err(already_exists(&path));
         }
-        // A sparse file takes no room yet; but a guest that fills its disk must not fill the host.
+        // A sparse file takes no space yet, but a guest that fills its disk must not fill the host's file
+        // system.
         if size_bytes > free_bytes {
             return Err(no_space(size_bytes));
         }
@@ -47,7 +48,7 @@ impl Files {
         })
     }
 
-    /// Makes a file, which has its name once it is filled and recorded.
+    /// Creates a file, which gets its name once it is filled and recorded.
     pub(super) fn make(
         &self,
         name: &VolumeName,
@@ -79,7 +80,7 @@ impl Files {
         record.content = content.map(ContentRecord::from);
         self.write_record(name, &record)?;
         if let Err(error) = publish(&staged, &path) {
-            // Whose file it is now is not known: nothing is said of it.
+            // The file that has the name now may be somebody else's, so no record of it is left.
             remove_if_there(&staged)?;
             remove_if_there(&self.record_path(name, "json"))?;
             return Err(match error.kind() {
@@ -93,6 +94,6 @@ impl Files {
 }
 
 fn already_exists(path: &Path) -> VolumeError {
-    let message = format!("{} exists already", path.display());
+    let message = format!("{} already exists", path.display());
     VolumeError::new(VolumeErrorKind::AlreadyExists, message)
 }

@@ -1,4 +1,4 @@
-//! The blocking work of the file back end, one function for each of the trait's.
+//! The blocking work of the file back end: one function for each of the trait's.
 
 use std::fs;
 use std::io;
@@ -19,16 +19,16 @@ use super::place::{is_apart, remove_if_there, sync_directory};
 use super::record::{self, Record, RecordState};
 use super::shared::Sharing;
 
-/// Disks are made of sectors, and QEMU rounds a raw file's size to them.
+/// Disks consist of sectors, and QEMU rounds a raw file's size to them.
 pub(super) const SECTOR_BYTES: u64 = 512;
 
 /// The directory.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
     pub(super) directory: PathBuf,
-    /// Held from the look at a file that nobody marked to its record.
+    /// Held from the check that a file is unmarked until its record is written.
     marking: Arc<Mutex<()>>,
-    /// Whether files here can share extents, once that was tried.
+    /// Whether files in this directory can share extents, once that was tried.
     pub(super) sharing: Arc<Mutex<Option<Sharing>>>,
 }
 
@@ -45,7 +45,7 @@ impl Files {
         let down = |doing: &str, error: Errno| {
             let directory = self.directory.display();
             let message = format!(
-                "{doing} the volumes' directory {directory} failed: check that it is mounted and \
+                "{doing} the volume directory {directory} failed: check that it is mounted and \
                  that the daemon may write to it"
             );
             VolumeError::new(VolumeErrorKind::DependencyDown, message)
@@ -67,7 +67,7 @@ impl Files {
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Without its directory every volume would seem to be absent.
+                // If the directory is missing, every volume would appear to be absent.
                 return self.probe().map(|_| None);
             }
             Err(error) => return Err(VolumeError::io("Examining", &path, error)),
@@ -88,13 +88,13 @@ impl Files {
             let Some(name) = name.and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            // Whatever this is: what we call so is kept apart.
+            // Golden files and waiting clones have a directory of their own; this is somebody else's file.
             if is_apart(&name) {
                 continue;
             }
             match entry.metadata() {
                 Ok(metadata) if metadata.is_file() => volumes.push(self.volume(&name, &metadata)?),
-                // A directory or a link is no volume; a file that was just removed is none either.
+                // Directories and links are not volumes, and neither is a file that was just removed.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(VolumeError::io("Examining", &entry.path(), error)),
@@ -112,7 +112,7 @@ impl Files {
         let current = self.reread(volume)?;
         if current.state == VolumeState::Untagged && unmarked == Unmarked::Refuse {
             let (path, how) = (volume.path.display(), how_to_adopt(volume.name.as_str()));
-            let message = format!("The file {path} is not written: {how}");
+            let message = format!("The file {path} was not written: {how}");
             return Err(VolumeError::new(VolumeErrorKind::NotOurs, message));
         }
         Ok(())
@@ -127,7 +127,8 @@ impl Files {
         if volume.state != VolumeState::Untagged {
             return Ok(volume);
         }
-        // No word: a virtual machine may have the file open, which is left alone.
+        // Without a word in the file's attributes: a virtual machine may have the file open, so the file is not
+        // touched.
         let record = Record::new(identity_of(&volume)?, None, None, RecordState::Adopted);
         self.write_record(name, &record)?;
         self.reread(&volume)
@@ -147,17 +148,17 @@ impl Files {
             VolumeState::Populating { job: by, .. } if by == job => return Ok(current),
             VolumeState::Untagged => {
                 let path = volume.path.display();
-                tracing::warn!(%path, %job, "taking over a file that this program did not make");
+                tracing::warn!(%path, %job, "Taking over a file that this program did not create");
             }
             VolumeState::Adopted | VolumeState::Populating { .. } | VolumeState::Ready { .. } => {}
         }
         let state = RecordState::Populating { created: false };
-        // The word of the record that holds until this one is in its place, if it has one.
+        // Reuses the word of the current record, which is valid until this one replaces it.
         let known = self.record(volume)?;
         let word = known.as_ref().and_then(|record| record.word.clone());
         let word = word.or_else(|| identity::mark(&file));
         let mut record = Record::new(identity_of(&current)?, word, Some(job), state);
-        // True until the first byte changes, and again if none does.
+        // Still true until the first byte changes, and if none does.
         if let Some(known) = known {
             (record.content, record.modified_ns) = (known.content, known.modified_ns);
         }
@@ -200,7 +201,7 @@ impl Files {
             digest,
         };
         match current.state {
-            // Perhaps it was killed before this was durable, or while it took another's place.
+            // The daemon may have been killed before this was durable, or while the file replaced another.
             state if state == done => {
                 let record = self.record(&current)?.ok_or_else(|| gone(&volume.path))?;
                 match self.record_path(&volume.name, "next").exists() {
@@ -226,10 +227,10 @@ impl Files {
         {
             return Err(VolumeError::not_populating(&current));
         }
-        // One hole over all of it frees every block, so that all of it reads as zero. The file keeps
-        // its size at every instant: cut to nothing and made long again, it would be left with no
-        // size by a kill in between, and be too small for every later job. QEMU's locks are held
-        // off meanwhile, which `open_unused` only looked at.
+        // Punching one hole over the whole file frees every block, so that it reads as zeros. The file keeps
+        // its size at every instant: if it were truncated and extended again, a kill in between would leave it
+        // empty, and too small for every later job. QEMU is locked out meanwhile; `open_unused` only checked
+        // for its locks.
         let path = &volume.path;
         if let Some(mut record) = self.record(&current)?
             && record.content.is_some()
@@ -241,7 +242,7 @@ impl Files {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let emptied = match rustix::fs::fallocate(&file, flags, 0, volume.size_bytes) {
             Ok(()) => Ok(true),
-            // The copier writes the zeros then.
+            // Then the copier writes the zeros.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
             Err(error) => Err(VolumeError::io("Emptying", path, error.into())),
         };
@@ -265,7 +266,7 @@ impl Files {
         job: JobId,
     ) -> Result<Removed, VolumeError> {
         let Some(volume) = self.lookup(name)? else {
-            // It was killed before the file had its name.
+            // The daemon was killed before the file had its name.
             remove_if_there(&self.staged(name)?)?;
             let record = self.record_path(name, "json");
             if record::read(&record).is_some_and(|(record, _)| record.job == Some(job)) {
@@ -279,7 +280,7 @@ impl Files {
         let file = self.open_unused(&volume)?;
         remove_if_there(&volume.path)?;
         sync_directory(&self.home(name))?;
-        // Last: without its file a record means nothing, without its record the file would stay.
+        // Last: a record without its file is harmless, but a file without its record would never be removed.
         remove_if_there(&self.record_path(name, "json"))?;
         drop(file);
         Ok(Removed::Removed)
@@ -322,12 +323,12 @@ impl Files {
 pub(super) fn identity_of(volume: &Volume) -> Result<FileIdentity, VolumeError> {
     match volume.identity {
         Identity::File(file) => Ok(file),
-        // Another back end's volume is no file.
+        // Another back end's volume is not a file.
         Identity::Lvm { .. } | Identity::Name => Err(gone(&volume.path)),
     }
 }
 
-/// When a file was last modified. None where its clock says nothing that fits.
+/// When a file was last modified. None if the time is out of range.
 fn modified_ns(path: &Path) -> Result<Option<i64>, VolumeError> {
     let metadata = fs::symlink_metadata(path);
     let metadata = metadata.map_err(|error| VolumeError::io("Examining", path, error))?;
@@ -336,7 +337,7 @@ fn modified_ns(path: &Path) -> Result<Option<i64>, VolumeError> {
 
 pub(super) fn not_a_file(path: &Path) -> VolumeError {
     let message = format!(
-        "{} is no regular file (links are not followed), so it is not written: remove it or \
+        "{} is not a regular file (links are not followed), so it was not written: remove it or \
          choose another name",
         path.display()
     );
@@ -345,7 +346,7 @@ pub(super) fn not_a_file(path: &Path) -> VolumeError {
 
 pub(super) fn gone(path: &Path) -> VolumeError {
     let message = format!(
-        "{} was removed, replaced or resized by somebody else: repeat the request",
+        "{} was removed, replaced or resized by somebody else: send the request again",
         path.display()
     );
     VolumeError::new(VolumeErrorKind::NotFound, message)

@@ -1,10 +1,9 @@
 //! Which file a record is about.
 //!
-//! A file system gives the number of a removed file to the next one, so the number alone means
-//! nothing. Beside it a record has the file's time of birth, which nobody can set (ext4, XFS, Btrfs,
-//! tmpfs), and a word that is in the file's extended attributes as well. Both get lost when a file is
-//! replaced, restored or copied: then it is another file, and untagged. On a file system that has
-//! neither, the number has to do.
+//! File systems reuse inode numbers, so the number alone does not identify a file. A record also has the file's
+//! birth time, which cannot be set (ext4, XFS, Btrfs, tmpfs), and a random word that is in the file's extended
+//! attributes as well. Both are lost when a file is replaced, restored or copied: then it is a different file,
+//! and untagged. On a file system that has neither, only the number is compared.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -16,17 +15,17 @@ use rustix::fs::XattrFlags;
 
 use super::record::Record;
 
-/// The extended attribute with the word; `user.` is what every process that may write has.
+/// The extended attribute with the word. Every process that may write the file may set `user.` attributes.
 const ATTRIBUTE: &str = "user.lvp.file";
 
-/// The word is a UUID. What is longer is not ours.
+/// The word is a UUID. A longer one was not written by this program.
 const WORD_BYTES: usize = 36;
 
-/// A file as far as looking at it tells.
+/// The part of a file's identity that its metadata shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileIdentity {
     pub(super) inode: u64,
-    /// Nanoseconds since 1970; none where the file system does not keep it.
+    /// Nanoseconds since 1970; None if the file system does not store it.
     pub(super) born_ns: Option<u64>,
 }
 
@@ -49,7 +48,7 @@ pub(super) fn is_about(
     let born = match (record.born_ns, file.born_ns) {
         (Some(recorded), Some(born)) => recorded == born,
         (Some(_), None) => false,
-        // Written by a release that did not keep it: the file was there before its record.
+        // Written by a release that did not record it: the file must be older than its record.
         (None, Some(born)) => written.and_then(nanoseconds).is_some_and(|at| born <= at),
         (None, None) => true,
     };
@@ -60,13 +59,13 @@ pub(super) fn is_about(
     record.inode == file.inode && born && word
 }
 
-/// Gives the file a new word; None where the file system has no room for it.
+/// Gives the file a new word; None if the file system does not support extended attributes.
 pub(super) fn mark(file: &File) -> Option<String> {
     let word = JobId::random().to_string();
     match rustix::fs::fsetxattr(file, ATTRIBUTE, word.as_bytes(), XattrFlags::empty()) {
         Ok(()) => Some(word),
         Err(error) => {
-            tracing::debug!(%error, "the file system keeps no extended attributes");
+            tracing::debug!(%error, "The file system does not support extended attributes");
             None
         }
     }

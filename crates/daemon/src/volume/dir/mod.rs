@@ -1,12 +1,12 @@
 //! Volumes as sparse raw files in one directory: for hosts without LVM, and for the demo.
 //!
-//! A volume `NAME` is the file `DIR/NAME`. What it says of itself is in `DIR/.lvp/NAME.json`
-//! (`record`), which holds for one file and for no other (`identity`): a file that somebody put in
-//! its place is untagged, whatever number it has got.
+//! A volume `NAME` is the file `DIR/NAME`. Its state is in `DIR/.lvp/NAME.json` (`record`), which is valid for
+//! this one file only (`identity`): a file that somebody put in its place is untagged, whatever its inode
+//! number.
 //!
-//! A new file is made as `DIR/.lvp/NAME.new`, recorded, and only then moved to its name, so that
-//! no volume of ours is ever visible without its record. An untagged file is somebody's disk as much
-//! as an untagged logical volume is: it is taken over by the same rules.
+//! A new file is created as `DIR/.lvp/NAME.new`, recorded, and only then renamed to its name, so that no volume
+//! of this program is ever visible without its record. An untagged file may be somebody's disk, as an untagged
+//! logical volume may: it is taken over by the same rules.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -44,14 +44,14 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// The directory must exist when volumes are asked for; it is not made here, so that a file
-    /// system that is not mounted is an error and not an empty back end.
+    /// The directory must exist when volumes are accessed. It is not created here, so that a file system that
+    /// is not mounted is an error and not an empty back end.
     pub fn new(directory: PathBuf, in_use: Arc<dyn InUse>) -> Self {
         let files = Files::new(directory);
         Self { files, in_use }
     }
 
-    /// Disk work on a thread that may block.
+    /// Runs disk work on a thread that may block.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Files) -> Result<T, VolumeError> + Send + 'static,

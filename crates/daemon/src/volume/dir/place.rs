@@ -1,4 +1,4 @@
-//! Where files, their records and what is not finished of either are, and how they change durably.
+//! The paths of files, records and their unfinished versions, and how they are changed durably.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,14 +14,14 @@ use super::files::{Files, identity_of};
 use super::identity::{self, FileIdentity};
 use super::record::{self, Record};
 
-/// The directory inside the volumes' that has their records.
+/// The directory for records, inside the volume directory.
 pub(super) const RECORDS: &str = ".lvp";
 
-/// The directory inside that one with golden files and clones that wait, and with their records.
+/// The directory for golden files, waiting clones and their records, inside [`RECORDS`].
 pub(super) const SHARED: &str = "golden";
 
 impl Files {
-    /// The record that is about this very file.
+    /// The record that is valid for this file.
     pub(super) fn record(&self, volume: &Volume) -> Result<Option<Record>, VolumeError> {
         Ok(self.record_of(&volume.name, identity_of(volume)?, &volume.path))
     }
@@ -32,7 +32,7 @@ impl Files {
         file: FileIdentity,
         path: &Path,
     ) -> Option<Record> {
-        // While a file takes another one's place there is a record of each.
+        // While a file replaces another, there is a record for each.
         ["json", "next"].into_iter().find_map(|suffix| {
             let (record, written) = record::read(&self.record_path(name, suffix))?;
             identity::is_about(&record, written, file, path).then_some(record)
@@ -45,7 +45,7 @@ impl Files {
         record: &Record,
     ) -> Result<(), VolumeError> {
         self.write_record_as("json", name, record)?;
-        // Whatever waited to become this record is outdated.
+        // A record that was waiting to become this one is outdated.
         remove_if_there(&self.record_path(name, "next"))
     }
 
@@ -80,8 +80,8 @@ impl Files {
         Ok(self.record_path(name, "new"))
     }
 
-    /// `NAME.json`, `NAME.next`, `NAME.tmp` and `NAME.new` cannot be another volume's: each has one suffix more
-    /// than its volume's name, whatever that name ends in.
+    /// `NAME.json`, `NAME.next`, `NAME.tmp` and `NAME.new` cannot collide with another volume's: each has one
+    /// suffix more than its volume's name, whatever that name ends in.
     pub(super) fn record_path(&self, name: &VolumeName, suffix: &str) -> PathBuf {
         self.records(name).join(format!("{name}.{suffix}"))
     }
@@ -106,8 +106,7 @@ impl Files {
     pub(super) fn path(&self, name: &VolumeName) -> Result<PathBuf, VolumeError> {
         if name.as_str() == RECORDS {
             let message = format!(
-                "The name {RECORDS:?} is reserved: the daemon keeps its records there; choose \
-                 another"
+                "The name {RECORDS:?} is reserved for the daemon's records: choose another name"
             );
             return Err(VolumeError::new(VolumeErrorKind::NotOurs, message));
         }
@@ -115,7 +114,7 @@ impl Files {
     }
 }
 
-/// Whether a volume's file lies apart from those that were asked for by name.
+/// Whether a volume's file is kept in the directory [`SHARED`], and not beside the requested volumes.
 pub(super) fn is_apart(name: &VolumeName) -> bool {
     GoldenKey::of_name(name).is_some() || waiting_job(name).is_some()
 }
@@ -128,11 +127,11 @@ fn make_directory(directory: &Path, above: &Path) -> Result<(), VolumeError> {
     }
 }
 
-/// Gives a new file its name, if that is free.
+/// Gives a new file its name, if the name is free.
 pub(super) fn publish(staged: &Path, path: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, staged, CWD, path, RenameFlags::NOREPLACE) {
-        // A file system that cannot tell whether the name is free. A link tells; it leaves the file
-        // with two names for a moment.
+        // The file system does not support RENAME_NOREPLACE. A hard link fails too if the name is taken, but
+        // leaves the file with two names for a moment.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             fs::hard_link(staged, path)?;
             fs::remove_file(staged)

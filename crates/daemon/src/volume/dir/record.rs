@@ -1,4 +1,4 @@
-//! What a file volume says of itself, as JSON in a file of its own.
+//! The record of a file volume: its state, as JSON in a separate file.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -11,30 +11,30 @@ use serde::{Deserialize, Serialize};
 use super::super::{Content, VolumeState};
 use super::identity::FileIdentity;
 
-/// Version of the form below; a record of another one is not understood.
+/// Version of the format below; a record of another version is ignored.
 const VERSION: u32 = 1;
 
-/// A record has about 500 bytes. What is longer is not ours and not read.
+/// A record has about 500 bytes. A longer one was not written by this program, and is not read.
 const LIMIT_BYTES: u64 = 4096;
 
 /// The record of one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     version: u32,
-    /// The file it is about (`identity`). Releases before 1.1 wrote the number alone; such a record
-    /// holds on, and the next job's has all.
+    /// The file that it is about (`identity`). Releases before 1.1 wrote only the inode number; such a record
+    /// stays valid, and the next job's record is complete.
     pub(super) inode: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) born_ns: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) word: Option<String>,
-    /// The job that wrote the record; none for a file that was handed over.
+    /// The job that wrote the record; None for a file that was handed over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) job: Option<JobId>,
     /// The job that ended last on a ready volume without writing it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ended: Option<JobId>,
-    /// What the file's bytes were when it became ready: of golden files and of their clones.
+    /// The content when the file became ready, for golden files and their clones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) content: Option<ContentRecord>,
     /// When the file was last modified before it became ready, in nanoseconds since 1970.
@@ -44,7 +44,7 @@ pub(super) struct Record {
     pub(super) state: RecordState,
 }
 
-/// What a file's bytes were.
+/// The content of a file when it became ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ContentRecord {
     /// The size of the image's disk.
@@ -71,7 +71,7 @@ impl From<&ContentRecord> for Content {
     }
 }
 
-/// The state that a record holds.
+/// The state in a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub(super) enum RecordState {
@@ -109,7 +109,7 @@ impl Record {
         }
     }
 
-    /// What the volume says by this record.
+    /// The volume's state according to this record.
     pub(super) fn volume_state(&self) -> VolumeState {
         match (&self.state, self.job) {
             (RecordState::Adopted, _) => VolumeState::Adopted,
@@ -117,7 +117,7 @@ impl Record {
                 job,
                 created: *created,
             },
-            // Nothing here writes that.
+            // This program never writes such a record.
             (RecordState::Populating { .. }, None) => VolumeState::Untagged,
             (RecordState::Ready { image }, job) => VolumeState::Ready {
                 job,
@@ -131,14 +131,14 @@ impl Record {
         self.content.is_some()
     }
 
-    /// What the file's bytes were when it became ready, if it is.
+    /// The content when the file became ready, if it is ready.
     pub(super) fn known_content(&self) -> Option<Content> {
         let is_ready = matches!(self.state, RecordState::Ready { .. });
         let content = self.content.as_ref().filter(|_| is_ready);
         content.map(Content::from)
     }
 
-    /// The record of the same file in another state; none for a file that nobody recorded.
+    /// The record of the same file in another state; None for the untagged state, which has no record.
     pub(super) fn saying(&self, state: VolumeState) -> Option<Self> {
         let (job, state) = match state {
             VolumeState::Untagged => return None,
@@ -160,7 +160,7 @@ impl Record {
 /// A record, and when it was written.
 pub(super) type Written = (Record, Option<SystemTime>);
 
-/// The record at `path`; None when there is none that can be understood.
+/// Reads the record at `path`; None if there is none or it cannot be understood.
 pub(super) fn read(path: &Path) -> Option<Written> {
     let mut text = Vec::new();
     let read = File::open(path).and_then(|file| {
@@ -172,7 +172,8 @@ pub(super) fn read(path: &Path) -> Option<Written> {
         Ok(written) => written,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "cannot read a volume's record");
+            tracing::warn!(path = %path.display(), %error, "A volume's record cannot be read; the \
+                volume counts as untagged");
             return None;
         }
     };
@@ -180,11 +181,13 @@ pub(super) fn read(path: &Path) -> Option<Written> {
         Ok(record) if record.version == VERSION => Some((record, written)),
         Ok(record) => {
             let version = record.version;
-            tracing::warn!(path = %path.display(), version, "a volume's record is of another version");
+            tracing::warn!(path = %path.display(), version, "A volume's record has an unknown \
+                version; the volume counts as untagged");
             None
         }
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "a volume's record is broken");
+            tracing::warn!(path = %path.display(), %error, "A volume's record is damaged; the \
+                volume counts as untagged");
             None
         }
     }

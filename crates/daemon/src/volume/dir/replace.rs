@@ -1,12 +1,13 @@
-//! A clone takes a volume's place.
+//! Replacing a volume with a clone.
 //!
-//! It waits beside the golden files until the two files' names are exchanged:
+//! The clone waits beside the golden files until the two files' names are exchanged:
 //!
 //! ```text
 //! NAME old, NAME.json of old -> NAME.next of new -> exchanged -> NAME.json of new, old removed
 //! ```
 //!
-//! A record holds for one file (`identity`), so whichever file has the name has its record in one of the two places.
+//! A record is valid for one file only (`identity`), so whichever file has the name, its record is in one of
+//! the two places.
 
 use std::fs;
 use std::path::Path;
@@ -42,7 +43,7 @@ impl Files {
             self.write_record_as("next", name, &record)?;
             exchange(waits_at, path)?;
             if identity_at(waits_at)? != identity_of(old)? {
-                // Somebody has put another file there since the look, and gets it back.
+                // Somebody has put another file there since the check: that file is moved back.
                 exchange(waits_at, path)?;
                 return Err(gone(path));
             }
@@ -59,7 +60,7 @@ impl Files {
 
     pub(super) fn waiting(&self) -> Result<Vec<JobId>, VolumeError> {
         let apart = self.apart()?;
-        // What a kill has left may be a record alone, or a file that had no name yet.
+        // A kill may leave only a record, or a file that did not have its name yet.
         let jobs = apart.iter().filter_map(|name| {
             let stem = name.as_str().split('.').next()?.parse().ok()?;
             waiting_job(&stem)

@@ -1,7 +1,7 @@
 //! Files that share their extents with a golden one (`ioctl_ficlone(2)`).
 //!
-//! A golden file is `DIR/.lvp/golden/NAME`, made as every volume's file is, and read-only once it is sealed.
-//! A clone is made as every new file is: filled under a name of its own, recorded, and only then moved to its
+//! A golden file is `DIR/.lvp/golden/NAME`, created like any volume's file, and read-only once it is sealed. A
+//! clone is created like any new file: filled under a temporary name, recorded, and only then renamed to its
 //! name. One that replaces a volume waits beside the golden files (`replace`).
 
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -24,10 +24,10 @@ use super::place::{RECORDS, SHARED, remove_if_there, sync_directory};
 use super::record::{ContentRecord, Record};
 use crate::stamp::FileStamp;
 
-/// Nobody writes a golden file.
+/// The mode of a golden file.
 const READ_ONLY: u32 = 0o444;
 
-/// What a trial of sharing showed, and on which file system.
+/// The result of trying to share extents, and the file system on which that was tried.
 #[derive(Debug, Clone)]
 pub(super) struct Sharing {
     device: u64,
@@ -35,12 +35,12 @@ pub(super) struct Sharing {
 }
 
 impl Files {
-    /// Whether files of this directory can share extents; else why not. Tried once for each file system that is
-    /// found there.
+    /// Fails, with the reason, if files in this directory cannot share extents. Tried once for each file system
+    /// that is mounted there.
     pub(super) fn check_sharing(&self) -> Result<(), String> {
         let directory = self.directory.display();
         let device = fs::metadata(&self.directory)
-            .map_err(|error| format!("{directory} cannot be looked at: {error}"))?
+            .map_err(|error| format!("{directory} cannot be accessed: {error}"))?
             .dev();
         let mut known = self.sharing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.as_ref().filter(|known| known.device == device) {
@@ -48,14 +48,14 @@ impl Files {
         }
         let result = match self.try_to_share() {
             Ok(()) => Ok(()),
-            // The kernel's words for a file system that has no such thing (`ioctl_ficlone(2)`).
+            // The errors for a file system that does not support it (`ioctl_ficlone(2)`).
             Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::XDEV) => {
                 Err(format!(
                     "the file system of {directory} cannot share extents between files: XFS, btrfs and \
                      bcachefs can"
                 ))
             }
-            // What passes is not remembered.
+            // Other errors may be temporary, and are not remembered.
             Err(error) => return Err(format!("sharing extents in {directory} failed: {error}")),
         };
         *known = Some(Sharing {
@@ -65,7 +65,7 @@ impl Files {
         result
     }
 
-    /// Clones a block between two files without names.
+    /// Clones a block between two unnamed temporary files.
     fn try_to_share(&self) -> Result<(), Errno> {
         let records = self.directory.join(RECORDS);
         match fs::create_dir(&records) {
@@ -96,7 +96,7 @@ impl Files {
         Ok(found)
     }
 
-    /// The names of what lies apart, in order.
+    /// The names in the directory [`SHARED`], sorted.
     pub(super) fn apart(&self) -> Result<Vec<VolumeName>, VolumeError> {
         self.probe()?;
         let directory = self.directory.join(RECORDS).join(SHARED);
@@ -171,7 +171,7 @@ impl Files {
         let path = &volume.path;
         let file = self.open_unused(volume)?;
         let failed = |error| VolumeError::io("Sealing", path, error);
-        // A file that was made before its image's size was known may be longer.
+        // A file that was created before its image's size was known may be longer.
         if let Some(size_bytes) = round_up(content.size_bytes, SECTOR_BYTES)
             && size_bytes < volume.size_bytes
         {
@@ -188,7 +188,7 @@ impl Files {
         self.write_record(&volume.name, &record)
     }
 
-    /// Opens the file that `volume` describes, and no other, to read it.
+    /// Opens the file that `volume` describes, and no other, for reading.
     pub(super) fn read_only(&self, volume: &Volume) -> Result<File, VolumeError> {
         let path = &volume.path;
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -232,7 +232,7 @@ impl Files {
             VolumeError::no_space(&place, free_bytes, want_bytes)
         };
         let size_bytes = round_up(size_bytes, SECTOR_BYTES).ok_or_else(|| no_space(size_bytes))?;
-        // What it shares is there already.
+        // The shared extents take no space.
         let Some(own_bytes) = size_bytes.checked_sub(volume.size_bytes) else {
             let needed = volume.size_bytes;
             return Err(VolumeError::too_small(
@@ -258,7 +258,7 @@ impl Files {
         })
     }
 
-    /// Whether nobody has the volume's file open.
+    /// Fails if somebody has the volume's file open.
     pub(super) fn check_unused(&self, volume: &Volume) -> Result<(), VolumeError> {
         self.open_unused(volume).map(drop)
     }
@@ -273,7 +273,7 @@ impl Files {
             }
             Some(_) => {}
         }
-        // One that is being read stays for its readers, without a name.
+        // Readers of the file keep it until they close it, without a name.
         let unread = self.open_unused(volume).ok();
         for path in [
             volume.path.clone(),
@@ -291,8 +291,8 @@ impl Files {
     }
 }
 
-/// Frees the extents of a file that has no name any more. XFS frees those of a removed file some time later (`inodegc`
-/// in fs/xfs/xfs_icache.c), and until then a volume that needs the room would be refused.
+/// Frees the extents of a file that no longer has a name. XFS frees those of a removed file some time later
+/// (`inodegc` in fs/xfs/xfs_icache.c), and until then a volume that needs the space would be refused.
 fn give_back(file: &File, path: &Path) -> Result<(), VolumeError> {
     let emptied = file.metadata().and_then(|found| match found.nlink() {
         0 => file.set_len(0),
@@ -310,10 +310,10 @@ fn flaw(
 ) -> Option<String> {
     let content = volume.content;
     match (volume.state, content) {
-        _ if !metadata.is_file() => Some("is no regular file".to_owned()),
+        _ if !metadata.is_file() => Some("is not a regular file".to_owned()),
         (VolumeState::Populating { .. }, _) => Some("is not finished".to_owned()),
         (VolumeState::Ready { digest, .. }, _) if digest != key.digest => {
-            Some("says that it holds another image".to_owned())
+            Some("is marked as holding another image".to_owned())
         }
         (VolumeState::Ready { .. }, Some(content)) => {
             if metadata.mode() & 0o222 != 0 {
@@ -321,7 +321,7 @@ fn flaw(
             } else if round_up(content.size_bytes, SECTOR_BYTES) != Some(metadata.len()) {
                 Some("has another size than its image".to_owned())
             } else if metadata.nlink() != 1 {
-                Some("has another name as well".to_owned())
+                Some("has another hard link".to_owned())
             } else if record.and_then(|record| record.modified_ns)
                 != identity::modified_ns(metadata)
             {

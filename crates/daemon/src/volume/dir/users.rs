@@ -1,10 +1,10 @@
-//! Who else has a file open: a virtual machine, a loop device, swap, anybody.
+//! Who else has a file open: a virtual machine, a loop device, swap, any process.
 //!
-//! QEMU's locks show QEMU alone, and only while it is set to lock. The kernel counts every open file:
-//! it grants a write lease (`fcntl(2)`, `F_SETLEASE`) on a file that nobody else has open, for
-//! reading or writing, in whatever namespace, loop devices and swap included. File systems without
-//! leases, and files of other owners where CAP_LEASE is missing, are looked for in `/proc` and `/sys`:
-//! that sees this host's processes, loop devices and swap, and not those of other hosts.
+//! QEMU's locks show only QEMU, and only if locking is enabled. The kernel counts every open file: it grants a
+//! write lease (`fcntl(2)`, `F_SETLEASE`) only on a file that nobody else has open for reading or writing, in
+//! any namespace, including loop devices and swap. On file systems without leases, and for files of other
+//! owners without CAP_LEASE, `/proc` and `/sys` are searched: this finds the processes, loop devices and swap
+//! of this host, but not those of other hosts.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -14,15 +14,14 @@ use std::time::{Duration, Instant};
 
 use lvp_image::device::is_sole_opener;
 
-/// How long somebody may have the file open who only looks at it, as libvirt does when it refreshes
-/// a pool.
+/// How long to wait for somebody who only opens the file briefly, as libvirt does when it refreshes a pool.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// `f_type` of NFS (`statfs(2)`), which answers a lease by what its server has delegated.
+/// `f_type` of NFS (`statfs(2)`), where leases depend on what the server has delegated.
 const NFS: i64 = 0x6969;
 
-/// Somebody else who has `file` open, as an operator would name it. Blocks, for a moment.
+/// Another user of `file`, as an operator would name it. Blocks for a moment.
 pub(super) fn user_of(file: &File, path: &Path) -> io::Result<Option<String>> {
     let metadata = file.metadata()?;
     let is_local = rustix::fs::fstatfs(file)?.f_type != NFS;
@@ -86,7 +85,7 @@ fn process(metadata: &Metadata) -> Option<String> {
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // A process that ended meanwhile, or that may not be looked into, shows nothing.
+        // The process has ended meanwhile, or may not be inspected.
         let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else {
             continue;
         };

@@ -15,6 +15,7 @@ use rustix::fs::{OFlags, major, minor};
 
 use super::super::{VolumeError, VolumeErrorKind};
 use super::report::LvRow;
+use crate::backoff::Backoff;
 
 /// How long an activated volume's link in `/dev` may take. LVM itself waits for udev; where it is
 /// set not to, udev makes the link a moment later.
@@ -118,10 +119,10 @@ pub(super) fn open_to_read(row: &LvRow) -> Result<File, VolumeError> {
     }
 }
 
-/// Polls, as nothing tells when udev makes a link; each time a little later.
+/// Polls, as udev does not announce that it has made a link.
 fn wait_for_link(path: &Path) -> Result<(), Refused> {
     let deadline = Instant::now() + LINK_WAIT;
-    let mut pause = Duration::from_millis(5);
+    let mut pauses = Backoff::doubling(Duration::from_millis(5), Duration::from_millis(200));
     while !path.exists() {
         if Instant::now() >= deadline {
             let message = format!(
@@ -132,8 +133,7 @@ fn wait_for_link(path: &Path) -> Result<(), Refused> {
             let error = VolumeError::new(VolumeErrorKind::Timeout, message);
             return Err(Refused::Error(error));
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(200));
+        std::thread::sleep(pauses.failed(None).unwrap_or_default());
     }
     Ok(())
 }

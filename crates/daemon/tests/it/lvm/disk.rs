@@ -43,7 +43,7 @@ fn check_left_not_ready(status: &JobStatus) {
     );
     let error = status.error.as_deref().unwrap_or_default();
     assert!(error.contains("vm-1"), "{error}");
-    let left_not_ready = |note: &String| note.contains("left not ready");
+    let left_not_ready = |note: &String| note.contains("is not ready now");
     assert!(
         status.notes.iter().any(left_not_ready),
         "{:?}",

@@ -330,7 +330,7 @@ impl Rig {
             let error = status.error.as_deref().unwrap_or_default();
             // Killed five times.
             let gave_up = error.contains("was started");
-            let overtaken = self.tally.restored > 0 && error.contains("taken up from the database");
+            let overtaken = self.tally.restored > 0 && error.contains("resumed from the database");
             self.tally.overtaken += u32::from(overtaken);
             assert!(
                 status.status != JobState::Failed || gave_up || overtaken,
