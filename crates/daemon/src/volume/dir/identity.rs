@@ -16,7 +16,7 @@ use rustix::fs::XattrFlags;
 use super::record::Record;
 
 /// The extended attribute with the word. Every process that may write the file may set `user.` attributes.
-const ATTRIBUTE: &str = "user.lvp.file";
+pub(super) const ATTRIBUTE: &str = "user.lvp.file";
 
 /// The word is a UUID. A longer one was not written by this program.
 const WORD_BYTES: usize = 36;
