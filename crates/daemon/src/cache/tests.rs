@@ -367,16 +367,16 @@ async fn a_lost_directory_is_told_from_an_empty_cache() {
         assert!(error.to_string().contains(words), "{error}");
     };
     let look = async || bench.cache.lookup(&object, ImageType::Raw, None).await;
-    lost(look().await.expect_err("it is gone"), "is gone");
+    lost(look().await.expect_err("it is gone"), "is missing");
     lost(
         bench.cache.delete(digest).await.expect_err("gone"),
-        "is gone",
+        "is missing",
     );
-    lost(bench.cache.reconcile().await.expect_err("gone"), "is gone");
-    lost(bench.cache.usage().await.expect_err("gone"), "is gone");
-    lost(lead.open().await.expect_err("gone"), "is gone");
+    lost(bench.cache.reconcile().await.expect_err("gone"), "is missing");
+    lost(bench.cache.usage().await.expect_err("gone"), "is missing");
+    lost(lead.open().await.expect_err("gone"), "is missing");
     let published = lead.publish(file, Sha256Digest::new([2; 32])).await;
-    lost(published.expect_err("gone"), "is gone");
+    lost(published.expect_err("gone"), "is missing");
     assert!(!dir.exists(), "a look makes nothing");
     fs::write(&dir, b"").expect("a file");
     lost(look().await.expect_err("a file"), "is not the one");

@@ -24,7 +24,7 @@ async fn bad_requests_are_refused_field_by_field() {
         (with("volume_size_gb", json!(-1)), "-1"),
         (
             with("volume_size_gb", json!(u64::MAX)),
-            "volume_size_gb is beyond",
+            "volume_size_gb is above the limit",
         ),
         (
             with("volume_size_gb", json!("10")),

@@ -202,9 +202,9 @@ async fn jobs_are_listed_by_state_volume_image_text_and_time() {
     for (query, part) in [
         ("status=failed,other", "status: "),
         ("status=", "status: "),
-        ("since=yesterday", "since: a time such as"),
+        ("since=yesterday", "since: must be a time such as"),
         ("until=2026-01-27T10:30:00+01:00", "%2B"),
-        ("until=9999-12-31T23:59:59-23:59", "until: a time such as"),
+        ("until=9999-12-31T23:59:59-23:59", "until: must be a time such as"),
         ("volumes=web-1", "volumes"),
     ] {
         let answer = daemon
