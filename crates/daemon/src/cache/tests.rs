@@ -372,7 +372,10 @@ async fn a_lost_directory_is_told_from_an_empty_cache() {
         bench.cache.delete(digest).await.expect_err("gone"),
         "is missing",
     );
-    lost(bench.cache.reconcile().await.expect_err("gone"), "is missing");
+    lost(
+        bench.cache.reconcile().await.expect_err("gone"),
+        "is missing",
+    );
     lost(bench.cache.usage().await.expect_err("gone"), "is missing");
     lost(lead.open().await.expect_err("gone"), "is missing");
     let published = lead.publish(file, Sha256Digest::new([2; 32])).await;

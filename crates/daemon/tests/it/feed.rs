@@ -204,7 +204,10 @@ async fn jobs_are_listed_by_state_volume_image_text_and_time() {
         ("status=", "status: "),
         ("since=yesterday", "since: must be a time such as"),
         ("until=2026-01-27T10:30:00+01:00", "%2B"),
-        ("until=9999-12-31T23:59:59-23:59", "until: must be a time such as"),
+        (
+            "until=9999-12-31T23:59:59-23:59",
+            "until: must be a time such as",
+        ),
         ("volumes=web-1", "volumes"),
     ] {
         let answer = daemon
