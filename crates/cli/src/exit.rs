@@ -30,7 +30,7 @@ pub(crate) enum Exit {
 /// The table in `--help` and in the reference page.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
-    0 Success; with --wait: the job completed
+    0  Success; with --wait: the job completed
     1  The job failed, or the request was refused
     2  The job was cancelled
     3  No answer, or no end of the job, within --timeout

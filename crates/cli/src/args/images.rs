@@ -1,4 +1,4 @@
-//! Cached images and golden volumes.
+//! Arguments of the commands for cached images and golden volumes.
 
 use clap::{Args, Subcommand};
 use lvp_api::{CacheFetchRequest, Checksum, ImageType, Sha256Digest};

@@ -1,4 +1,4 @@
-//! Provisioning jobs: what they shall do, waiting for them and listing them.
+//! Arguments of the commands for jobs: provisioning, waiting, listing.
 
 use std::str::FromStr;
 

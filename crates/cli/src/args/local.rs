@@ -1,4 +1,4 @@
-//! Commands that make tokens and certificates and need no daemon.
+//! Arguments of the commands for tokens and certificates, which need no daemon.
 
 use std::path::PathBuf;
 

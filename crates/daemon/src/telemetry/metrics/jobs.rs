@@ -76,7 +76,7 @@ impl Metrics {
         }
     }
 
-    /// A completed job made its volume so.
+    /// A completed job made its volume by this method.
     pub fn volume_made(&self, method: Method) {
         self.job_methods
             .get_or_create(&[("method", method.as_str().into())])

@@ -7,7 +7,7 @@ use crate::golden;
 use crate::volume::{Capacity, PoolUsage};
 
 impl Metrics {
-    /// What golden volumes there are.
+    /// How many golden volumes there are, and the space that they use.
     pub fn golden_measured(&self, usage: golden::Usage) {
         self.golden_volumes.set(float(usage.volumes));
         self.golden_flawed.set(float(usage.flawed));
@@ -25,7 +25,7 @@ impl Metrics {
         }
     }
 
-    /// What the look at the pool found. What could not be told is no number.
+    /// The result of the last look at the pool; NaN for what is not known.
     pub fn pool_measured(&self, pool: &PoolUsage) {
         let name = || Cow::from(pool.name.clone());
         let of = |resource: &'static str| [("pool", name()), ("resource", resource.into())];
