@@ -98,7 +98,7 @@ impl Cases {
                 future,
                 "21010101",
                 ca.clone(),
-                &["valid from 2100-01-01", "clock"],
+                &["not valid before 2100-01-01", "clock"],
             ),
             (
                 "named",
