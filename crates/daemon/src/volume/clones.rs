@@ -121,6 +121,13 @@ pub trait Clones: Send + Sync + Debug {
     /// The one for an image, with a flaw or without.
     async fn find_golden(&self, key: &GoldenKey) -> Result<Option<Golden>, VolumeError>;
 
+    /// The same, and in the same look the volume that is to be cloned from it.
+    async fn find_golden_and(
+        &self,
+        key: &GoldenKey,
+        name: &VolumeName,
+    ) -> Result<(Option<Golden>, Option<Volume>), VolumeError>;
+
     /// Makes the volume that is to be golden, under [`GoldenKey::volume_name`]: populating, created by `job`, to
     /// be opened, written and, when that fails, removed as every volume is. Idempotent, as `Volumes::create` is.
     async fn make_golden(

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] are that picture; what each step is made of is
-//! beside them: `image` (object, cache, plan, download), `clone` and `golden` (volumes by cloning), `checksums` (what its bytes must be), `unpack`,
+//! beside them: `image` (object, cache, plan, download), `clone`, `golden` and `put` (volumes by cloning), `checksums` (what its bytes must be), `unpack`,
 //! `volume` (making, opening, copying, finishing), `measure` (what is counted, and what is expected), and [`spans`].
 //!
 //! The order within `volume ... finish` is the promise of this program: the volume says
@@ -21,6 +21,7 @@ mod clone;
 mod golden;
 mod image;
 mod measure;
+mod put;
 mod room;
 mod unpack;
 mod volume;
@@ -136,6 +137,7 @@ impl Steps<'_> {
                         continue;
                     }
                     Turn::Image(making) => way = Way::Clone(making),
+                    Turn::Write => is_to_clone = false,
                 }
             }
             let ended = match self.look_up(&object, &checksums).await? {

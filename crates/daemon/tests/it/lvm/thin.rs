@@ -152,6 +152,9 @@ pub(crate) async fn a_pool_beyond_its_limit_refuses_requests_until_there_is_room
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let wait = refused.headers.get("retry-after");
+    let seconds = wait.and_then(|wait| wait.parse::<u64>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds > 0), "{wait:?}");
     assert!(!device("vm-1").exists());
     // The pool is extended.
     tool("lvextend -qq -L +100M vg0/pool0");
