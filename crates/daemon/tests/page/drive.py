@@ -249,7 +249,7 @@ def golden(browser):
     listed = page.get_by_role("region", name="Golden volumes")
     expect(listed).to_contain_text(WORLD["image"])
     # Its disk, and the clones that were made.
-    expect(listed.get_by_role("cell", name="32 MiB", exact=True)).to_be_visible()
+    expect(listed.get_by_role("cell", name="32.0 MiB", exact=True)).to_be_visible()
     expect(listed.get_by_role("cell", name="2", exact=True)).to_be_visible()
     expect(page.get_by_role("region", name="Cached images").get_by_text("golden", exact=True)).to_be_visible()
     visit.judge("golden")

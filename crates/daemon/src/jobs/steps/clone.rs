@@ -64,7 +64,12 @@ impl Steps<'_> {
             None if !matches!(self.live.spec().work, Work::Golden { .. }) => return Ok(false),
             _ => {}
         }
-        self.clones_unless(self.services.why_no_clones().await)
+        let is_to_clone = self.clones_unless(self.services.why_no_clones().await)?;
+        match is_to_clone && self.live.is_taken_up() {
+            // Its volume may have been finished already, or be another's by now: that comes before anything is asked for.
+            true => self.may_be_clone().await,
+            false => Ok(is_to_clone),
+        }
     }
 
     /// Whether its volume can be a clone, whatever the image is. Asked before anything is fetched for it, or made.
@@ -184,7 +189,7 @@ impl Steps<'_> {
             return Ok(held.map(|held| (held, Before::Unknown)));
         };
         let found = shelf.find_and(key, &request.name).await?;
-        Ok(found.map(|(held, volume)| (held, Before::Seen(volume))))
+        Ok(found.map(|(held, volume)| (held, Before::Seen(volume.map(Box::new)))))
     }
 
     async fn clone_known(&self, held: &Held, before: Before) -> Result<Turn, JobError> {

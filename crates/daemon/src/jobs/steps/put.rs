@@ -14,7 +14,7 @@ use crate::volume::{self, Need, Volume};
 /// What a job knows of the volume of the name that it clones to.
 pub(super) enum Before {
     /// It was looked at together with the golden volume.
-    Seen(Option<Volume>),
+    Seen(Option<Box<Volume>>),
     /// Nothing, or what has been for as long as an image took.
     Unknown,
 }
@@ -68,7 +68,7 @@ impl Steps<'_> {
         self.live.touch_volume();
         // Where it was seen already nothing has been asked about it yet; else all was, before the image was fetched.
         let (found, is_first_look) = match before {
-            Before::Seen(found) => (found, true),
+            Before::Seen(found) => (found.map(|found| *found), true),
             Before::Unknown => (volumes.lookup(&request.name).await?, false),
         };
         if self.live.is_taken_up() {
