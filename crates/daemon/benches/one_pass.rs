@@ -19,6 +19,7 @@ use lvp_api::{ImageType, JobState};
 use lvp_image::copy::{Engine, TailPolicy};
 use lvp_testkit::s3::{ACCESS_KEY, SECRET_KEY};
 use provisioner::cache::{Cache, CacheSettings};
+use provisioner::config::CloneUse;
 use provisioner::job::record::{JobSpec, NewJob};
 use provisioner::job::work::{ImageRequest, VolumeRequest, Work};
 use provisioner::jobs::{JobSettings, Jobs, Services};
@@ -108,6 +109,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             retention: Duration::from_secs(3600),
             require_checksum: false,
             tail: TailPolicy::Keep,
+            clone: CloneUse::Never,
             adopt_untagged: false,
             max_write_bytes_per_sec: None,
         },

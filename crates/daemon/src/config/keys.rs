@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use super::words::{Compression, OtlpProtocol, TraceSampler};
-use super::{BackendKind, LogFormat, LogOutput, SignaturePolicy, StaleData, TraceExporter};
+use super::{
+    BackendKind, CloneUse, LogFormat, LogOutput, SignaturePolicy, StaleData, TraceExporter,
+};
 
 /// What a key's value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -455,6 +457,14 @@ pub const KEYS: &[Key] = &[
         ),
         "lvm.stale_data",
         "LVM_STALE_DATA",
+    ),
+    key(
+        "volumes.clone",
+        &["VOLUME_CLONE"],
+        Kind::OneOf(CloneUse::NAMES),
+        "auto",
+        "Whether volumes are cloned from golden volumes where they can be, as each request says, or never on this \
+         host: then no golden volume is made, and a request that must have a clone fails",
     ),
     moved(
         key(

@@ -38,8 +38,8 @@ pub use traces::Tracing;
 pub use trust::{Trust, web_name};
 pub use value::LogSampling;
 pub use words::{
-    BackendKind, Compression, LogFormat, LogOutput, OtlpProtocol, SignaturePolicy, StaleData,
-    TraceExporter, TraceSampler,
+    BackendKind, CloneUse, Compression, LogFormat, LogOutput, OtlpProtocol, SignaturePolicy,
+    StaleData, TraceExporter, TraceSampler,
 };
 
 use crate::secret::Secret;
@@ -176,6 +176,8 @@ pub struct Volumes {
     pub adopt_untagged: bool,
     /// What happens to data after the image's end.
     pub stale_data: StaleData,
+    /// Whether they are cloned.
+    pub clone: CloneUse,
     /// Bandwidth limit for one job's writes.
     pub max_write_bytes_per_sec: Option<u64>,
 }
@@ -321,6 +323,7 @@ impl Config {
                 backend: backend(settings)?,
                 adopt_untagged: settings.boolean("volumes.adopt_untagged")?,
                 stale_data: settings.named("volumes.stale_data")?,
+                clone: settings.named("volumes.clone")?,
                 max_write_bytes_per_sec: settings.limit("volumes.max_write_bytes_per_sec")?,
             },
             cache: Cache {

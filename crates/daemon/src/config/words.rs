@@ -39,6 +39,17 @@ pub enum StaleData {
 
 named!(StaleData, "treatment of older data", { Zero => "zero", Edges => "edges", Keep => "keep" });
 
+/// Whether volumes are cloned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloneUse {
+    /// As each request says, where the back end can.
+    Auto,
+    /// On no account.
+    Never,
+}
+
+named!(CloneUse, "use of clones", { Auto => "auto", Never => "never" });
+
 /// Stream of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogOutput {
@@ -169,6 +180,7 @@ mod tests {
     fn every_word_is_read_back_and_an_unknown_one_is_refused() {
         check("volumes.backend", &BackendKind::ALL);
         check("volumes.stale_data", &StaleData::ALL);
+        check("volumes.clone", &CloneUse::ALL);
         check("logging.format", &LogFormat::ALL);
         check("logging.output", &LogOutput::ALL);
         check("tracing.exporters", &TraceExporter::ALL);

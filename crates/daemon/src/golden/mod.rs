@@ -25,7 +25,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use lvp_api::{JobId, Sha256Digest, Sha512Digest};
+use lvp_api::{JobId, Sha256Digest, Sha512Digest, VolumeName};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::clock;
@@ -135,9 +135,26 @@ impl Shelf {
         let Some(seat) = self.0.seats.take(*key) else {
             return Ok(None);
         };
-        let Some(golden) = clones.find_golden(key).await? else {
+        let golden = clones.find_golden(key).await?;
+        Ok(golden.and_then(|golden| self.held(golden, seat)))
+    }
+
+    /// The same, and the volume of the name that is to be its clone, in one look.
+    pub async fn find_and(
+        &self,
+        key: &GoldenKey,
+        name: &VolumeName,
+    ) -> Result<Option<(Held, Option<Volume>)>, GoldenError> {
+        let clones = self.clones().await?;
+        let Some(seat) = self.0.seats.take(*key) else {
             return Ok(None);
         };
+        let (golden, volume) = clones.find_golden_and(key, name).await?;
+        let held = golden.and_then(|golden| self.held(golden, seat));
+        Ok(held.map(|held| (held, volume)))
+    }
+
+    fn held(&self, golden: Golden, seat: Seat<GoldenKey>) -> Option<Held> {
         if let Some(flaw) = &golden.flaw {
             let name = &golden.volume.name;
             if !self.0.flights.contains(name.as_str()) {
@@ -146,12 +163,12 @@ impl Shelf {
                     "A golden volume cannot be used; it will be made anew"
                 );
             }
-            return Ok(None);
+            return None;
         }
-        Ok(Some(Held {
+        Some(Held {
             golden,
             _seat: seat,
-        }))
+        })
     }
 
     /// Takes the lead in making an image's golden volume, or follows whoever has it.

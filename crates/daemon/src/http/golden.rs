@@ -20,6 +20,11 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<GoldenVolumes>, 
         Err(GoldenError::Unavailable(why)) => (Vec::new(), Some(why)),
         Err(error) => return Err(error.into()),
     };
+    // Those from before are listed all the same.
+    let unavailable = match unavailable {
+        None => app.services.why_no_clones().await,
+        why => why,
+    };
     let volumes: Vec<_> = entries.into_iter().rev().map(shown).collect();
     Ok(Json(GoldenVolumes {
         count: volumes.len(),

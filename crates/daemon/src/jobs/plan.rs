@@ -74,9 +74,10 @@ async fn look_at_clone(
     if request.clone == Cloning::Never {
         return Ok(false);
     }
-    let why_not = match services.volumes.clones().await {
-        Err(why) => Some(why),
-        Ok(clones) => {
+    let clones = services.volumes.clones().await;
+    let why_not = match (services.why_no_clones().await, clones) {
+        (Some(why), _) | (None, Err(why)) => Some(why),
+        (None, Ok(clones)) => {
             let found = services.volumes.lookup(&request.name).await?;
             let found = found.filter(|found| !clones.is_replaceable(found));
             found.as_ref().map(in_place)

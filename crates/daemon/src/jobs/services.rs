@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::JobSettings;
 use crate::cache::Cache;
+use crate::config::CloneUse;
 use crate::delivery::webhooks::Webhooks;
 use crate::error::chain;
 use crate::golden::Shelf;
@@ -44,6 +45,16 @@ pub struct Services {
 }
 
 impl Services {
+    /// Why no volume is cloned on this host, if so.
+    pub async fn why_no_clones(&self) -> Option<String> {
+        match self.settings.clone {
+            CloneUse::Never => {
+                Some("volumes.clone is never in this host's configuration".to_owned())
+            }
+            CloneUse::Auto => self.volumes.clones().await.err(),
+        }
+    }
+
     /// Brings the gauges of golden volumes up to date.
     pub async fn measure_golden(&self) {
         match self.golden.usage().await {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lvp_image::copy::TailPolicy;
 
-use crate::config::{Config, StaleData};
+use crate::config::{CloneUse, Config, StaleData};
 use crate::job::work::VolumeRequest;
 use crate::volume::Unmarked;
 
@@ -26,6 +26,8 @@ pub struct JobSettings {
     pub tail: TailPolicy,
     /// Whether volumes that nobody marked are taken over without the request saying so.
     pub adopt_untagged: bool,
+    /// Whether volumes are cloned.
+    pub clone: CloneUse,
     /// Limit of one job's writes.
     pub max_write_bytes_per_sec: Option<NonZeroU64>,
 }
@@ -51,6 +53,7 @@ impl From<&Config> for JobSettings {
             require_checksum: config.cache.require_checksum,
             tail: volumes.stale_data.into(),
             adopt_untagged: volumes.adopt_untagged,
+            clone: volumes.clone,
             max_write_bytes_per_sec: volumes.max_write_bytes_per_sec.and_then(NonZeroU64::new),
         }
     }

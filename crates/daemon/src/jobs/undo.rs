@@ -66,6 +66,7 @@ impl Jobs {
         match finished.await {
             Ok(Some(volume)) => {
                 record_finished(live, &volume);
+                self.remove_replaced(live).await;
                 true
             }
             Ok(None) => false,
@@ -77,6 +78,20 @@ impl Jobs {
                 );
                 false
             }
+        }
+    }
+
+    /// Removes what the volume of a finished job has replaced, if a kill came before that was gone.
+    async fn remove_replaced(&self, live: &Live) {
+        let Ok(clones) = self.services().volumes.clones().await else {
+            return;
+        };
+        if let Err(error) = clones.remove_waiting(live.id).await {
+            // The next interval tries again.
+            tracing::warn!(
+                component = "provisioner", job_id = %live.id, error = chain(&error),
+                "The volume that a clone has replaced cannot be removed"
+            );
         }
     }
 

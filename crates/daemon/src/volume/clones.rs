@@ -122,6 +122,13 @@ pub trait Clones: Send + Sync + Debug {
     /// The golden volume of an image, with a flaw or without.
     async fn find_golden(&self, key: &GoldenKey) -> Result<Option<Golden>, VolumeError>;
 
+    /// The same, and the volume that is to be cloned from it, found by one look.
+    async fn find_golden_and(
+        &self,
+        key: &GoldenKey,
+        name: &VolumeName,
+    ) -> Result<(Option<Golden>, Option<Volume>), VolumeError>;
+
     /// Creates a golden volume under [`GoldenKey::volume_name`]: populating, created by `job`. It is opened,
     /// written and, if that fails, removed like any other volume. Idempotent, like `Volumes::create`.
     async fn make_golden(

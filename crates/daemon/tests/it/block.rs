@@ -14,6 +14,7 @@ use lvp_testkit::loopdev::LoopDevice;
 use lvp_testkit::require::require;
 use lvp_testkit::s3::{ACCESS_KEY, S3, SECRET_KEY};
 use provisioner::cache::{Cache, CacheSettings};
+use provisioner::config::CloneUse;
 use provisioner::job::record::{Job, JobSpec, NewJob};
 use provisioner::job::work::{ImageRequest, VolumeRequest, Work};
 use provisioner::jobs::{Cancellation, JobSettings, Jobs, Services};
@@ -106,6 +107,7 @@ impl Bench {
                 retention: Duration::from_secs(3600),
                 require_checksum: true,
                 tail: TailPolicy::Zero,
+                clone: CloneUse::Never,
                 adopt_untagged: false,
                 max_write_bytes_per_sec: None,
             },

@@ -1,5 +1,9 @@
 //! Volumes by cloning, on file systems whose files share extents.
 
+mod clients;
+mod full;
+mod kills;
+
 use std::fs;
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -254,6 +258,52 @@ async fn a_request_decides_whether_it_clones() {
         let answer = daemon.call("POST", "/api/v1/jobs", Some(body)).await;
         assert_eq!(answer.expect("it answers").status, 400, "{clone} {name}");
     }
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_to_clone_makes_no_golden_volume_and_refuses_who_must_have_a_clone() {
+    if !require("xfs") {
+        return;
+    }
+    let world = Sharing::on("xfs").await;
+    let builder = image(DISK, 100, 57);
+    let url = world.put("a.qcow2", &builder.build());
+    let daemon = world.start();
+    completed(&daemon, &url, "vm-1", DISK).await;
+    drop(daemon);
+    let world = world.with("VOLUME_CLONE", "never");
+    let daemon = world.start();
+    let why = "volumes.clone is never";
+    let status = completed(&daemon, &url, "vm-2", DISK).await;
+    assert_eq!(status.method, Some(Method::Copy), "{status:?}");
+    assert!(says(&status, why), "{status:?}");
+    assert!(holds(&world.home.volume("vm-2"), &builder.disk()));
+    let status = asked(&daemon, &url, "vm-3", json!({ "clone": "require" })).await;
+    assert_eq!(status.error_type.as_deref(), Some("clone_unavailable"));
+    let error = status.error.as_deref().unwrap_or_default();
+    assert!(error.contains(why), "{status:?}");
+    assert!(!world.home.volume("vm-3").exists());
+    let body = json!({
+        "image_url": url, "volume_name": "vm-4", "volume_size_bytes": DISK, "clone": "require",
+    });
+    let plan = daemon.call("POST", "/api/v1/plan", Some(body)).await;
+    let plan = plan.expect("it answers").body;
+    assert!(plan["problems"].to_string().contains(why), "{plan}");
+    let body = json!({ "image_url": url });
+    let job = daemon.submit("/api/v1/golden", body).await;
+    let status = daemon
+        .ended(&job.expect("accepted"))
+        .await
+        .expect("it ends");
+    assert_eq!(status.error_type.as_deref(), Some("clone_unavailable"));
+    // What is there from before can be seen, and removed.
+    let listed = golden(&daemon).await;
+    assert_eq!(listed.count, 1);
+    assert!(listed.unavailable.is_some_and(|said| said.contains(why)));
+    let route = format!("/api/v1/golden/{}", listed.volumes[0].key);
+    let answer = daemon.call("DELETE", &route, None).await;
+    assert_eq!(answer.expect("it answers").status, 200);
+    assert_eq!(world.golden_files(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::access::audit;
 use crate::certificates::{https, write};
 use crate::support::{MIB, World, holds, image};
 
-fn lvpctl(endpoint: &str, arguments: &[&str]) -> Output {
+pub(crate) fn lvpctl(endpoint: &str, arguments: &[&str]) -> Output {
     command("lvpctl")
         .args(arguments)
         .env_clear()

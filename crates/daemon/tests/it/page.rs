@@ -24,7 +24,7 @@ fn small() -> Vec<u8> {
 }
 
 /// Lets the browser play a scenario; `act` does what it asks for. False when there is no browser.
-async fn play(scenario: &str, url: &str, mut act: impl AsyncFnMut(&str)) -> bool {
+pub(crate) async fn play(scenario: &str, url: &str, mut act: impl AsyncFnMut(&str)) -> bool {
     if !require("browser") {
         return false;
     }

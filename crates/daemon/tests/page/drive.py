@@ -240,6 +240,39 @@ def reader(browser):
     visit.leave()
 
 
+def golden(browser):
+    """What volumes are cloned from is listed and can be removed; a reader is told that it may not."""
+    visit = Visit(browser)
+    page = visit.page
+    visit.sign_in(WORLD["read"])
+    visit.go("Cache")
+    listed = page.get_by_role("region", name="Golden volumes")
+    expect(listed).to_contain_text(WORLD["image"])
+    # Its disk, and the clones that were made.
+    expect(listed.get_by_role("cell", name="32.0 MiB", exact=True)).to_be_visible()
+    expect(listed.get_by_role("cell", name="2", exact=True)).to_be_visible()
+    expect(page.get_by_role("region", name="Cached images").get_by_text("golden", exact=True)).to_be_visible()
+    visit.judge("golden")
+    remove = page.get_by_role("button", name="Delete the golden volume of " + WORLD["image"])
+    remove.click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("alert")).to_contain_text("Not permitted")
+    expect(listed).to_contain_text(WORLD["image"])
+    visit.leave()
+
+    visit = Visit(browser)
+    page = visit.page
+    visit.sign_in(WORLD["full"])
+    visit.go("Cache")
+    page.get_by_role("button", name="Delete the golden volume of " + WORLD["image"]).click()
+    expect(page.get_by_role("dialog")).to_contain_text("Its clones stay as they are")
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("status").filter(has_text="golden volume of")).to_be_visible()
+    expect(page.get_by_text("There are none yet: the first job of an image makes its golden volume")).to_be_visible()
+    expect(page.get_by_role("region", name="Cached images")).to_contain_text(WORLD["image"])
+    visit.leave()
+
+
 HOSTILE = ("<img src=x onerror=\"window.hit=1\"><script>window.hit=1</script>\"'`${window.hit=1}"
            "javascript:window.hit=1 </textarea><svg onload=window.hit=1> \u202egnp.exe \x1b[31m")
 

@@ -12,10 +12,11 @@
 
 use std::sync::Arc;
 
-use lvp_api::{Cloning, Method, Stage};
+use lvp_api::{Cloning, Stage};
 
 use super::Steps;
 use super::golden::origin;
+use super::put::Before;
 use crate::cache::Pin;
 use crate::error::chain;
 use crate::golden::Held;
@@ -25,7 +26,7 @@ use crate::job::kind::JobErrorKind;
 use crate::job::work::{VolumeRequest, Work};
 use crate::jobs::spans;
 use crate::source::{Checksums, ObjectMeta};
-use crate::volume::{self, GoldenKey, Need, Volume, VolumeState};
+use crate::volume::{self, GoldenKey, Volume, VolumeState};
 
 /// The lead in making a golden volume.
 pub(super) struct Making {
@@ -43,6 +44,8 @@ pub(super) enum Turn {
     Wait(Follower),
     /// The image itself is needed, for the golden volume where its digest is known beforehand.
     Image(Option<Box<Making>>),
+    /// The volume is written: something is in the way of a clone, which is in a note.
+    Write,
 }
 
 /// How a job ended that was to clone.
@@ -54,16 +57,30 @@ pub(super) enum Ended {
 }
 
 impl Steps<'_> {
-    /// Whether this job clones. What is in the way of one that need not is in a note.
+    /// Whether this job clones where there are clones. What is in the way of one that need not is in a note.
     pub(super) async fn is_to_clone(&self) -> Result<bool, JobError> {
-        let why_not = match self.volume {
+        match self.volume {
             Some(request) if request.clone == Cloning::Never => return Ok(false),
-            Some(request) => self.why_not_clone(request).await?,
-            None if matches!(self.live.spec().work, Work::Golden { .. }) => {
-                self.services.volumes.clones().await.err()
-            }
-            None => return Ok(false),
-        };
+            None if !matches!(self.live.spec().work, Work::Golden { .. }) => return Ok(false),
+            _ => {}
+        }
+        let is_to_clone = self.clones_unless(self.services.why_no_clones().await)?;
+        match is_to_clone && self.live.is_taken_up() {
+            // Its volume may have been finished already, or be another's by now: that comes before anything is asked for.
+            true => self.may_be_clone().await,
+            false => Ok(is_to_clone),
+        }
+    }
+
+    /// Whether its volume can be a clone, whatever the image is. Asked before anything is fetched for it, or made.
+    async fn may_be_clone(&self) -> Result<bool, JobError> {
+        match self.volume {
+            Some(request) => self.clones_unless(self.why_not_clone(request).await?),
+            None => Ok(true),
+        }
+    }
+
+    pub(super) fn clones_unless(&self, why_not: Option<String>) -> Result<bool, JobError> {
         match why_not {
             None => Ok(true),
             Some(why) if self.must_clone() => Err(JobError::new(
@@ -123,7 +140,10 @@ impl Steps<'_> {
         let cache = &self.services.cache;
         let known = cache.known_digest(object, announced).await?;
         let Some(digest) = known.or(announced) else {
-            return Ok(Turn::Image(None));
+            return Ok(match self.may_be_clone().await? {
+                true => Turn::Image(None),
+                false => Turn::Write,
+            });
         };
         let key = GoldenKey {
             digest,
@@ -131,11 +151,14 @@ impl Steps<'_> {
         };
         let shelf = &self.services.golden;
         if known.is_some()
-            && let Some(held) = shelf.find(&key).await?
+            && let Some((held, before)) = self.find_golden(&key).await?
             && self.is_verified(&key, checksums).await?
         {
             self.compare_known(digest, checksums)?;
-            return self.clone_known(&held).await;
+            return self.clone_known(&held, before).await;
+        }
+        if !self.may_be_clone().await? {
+            return Ok(Turn::Write);
         }
         let flight = match shelf.enter(&key) {
             Ok(flight) => flight,
@@ -152,17 +175,28 @@ impl Steps<'_> {
         {
             self.compare_known(digest, checksums)?;
             drop(flight);
-            return self.clone_known(held).await;
+            return self.clone_known(held, Before::Unknown).await;
         }
         let making = Making { key, flight, held };
         Ok(Turn::Image(Some(Box::new(making))))
     }
 
-    async fn clone_known(&self, held: &Held) -> Result<Turn, JobError> {
+    /// The golden volume, and by the same look the volume that is to be its clone.
+    async fn find_golden(&self, key: &GoldenKey) -> Result<Option<(Held, Before)>, JobError> {
+        let shelf = &self.services.golden;
+        let Some(request) = self.volume else {
+            let held = shelf.find(key).await?;
+            return Ok(held.map(|held| (held, Before::Unknown)));
+        };
+        let found = shelf.find_and(key, &request.name).await?;
+        Ok(found.map(|(held, volume)| (held, Before::Seen(volume.map(Box::new)))))
+    }
+
+    async fn clone_known(&self, held: &Held, before: Before) -> Result<Turn, JobError> {
         self.note_lookup(true);
-        Ok(match self.clone_from(held).await? {
+        Ok(match self.clone_to(held, before).await? {
             Ended::Done => Turn::Done,
-            Ended::WithoutClone => Turn::Image(None),
+            Ended::WithoutClone => Turn::Write,
         })
     }
 
@@ -231,80 +265,6 @@ impl Steps<'_> {
         let span = spans::populate_volume(&self.span, &volume);
         let populated = spans::traced(span, populated).await;
         self.clone_made(&making, &volume, populated).await
-    }
-
-    /// Clones a golden volume to the one that was asked for; a job without one has nothing left to do.
-    pub(super) async fn clone_from(&self, held: &Held) -> Result<Ended, JobError> {
-        let digest = held.golden().key.digest;
-        self.live.update(|job| job.image_digest = Some(digest));
-        let Some(request) = self.volume else {
-            return Ok(Ended::Done);
-        };
-        self.live.meter.enter(Stage::Finalizing);
-        let cloned = self.put_clone(held, request);
-        let span = spans::clone_volume(&self.span, &request.name, request.size_bytes);
-        let volume = match spans::traced(span, cloned).await {
-            Ok(volume) => volume,
-            Err(error) => {
-                let ended = self.do_without(error)?;
-                self.remove_waiting().await?;
-                return Ok(ended);
-            }
-        };
-        self.services.golden.cloned(held).await?;
-        self.services.metrics.volume_cloned();
-        let path = volume.path.display().to_string();
-        self.live.update(|job| {
-            job.method = Some(Method::Clone);
-            job.volume_path = Some(path);
-        });
-        Ok(Ended::Done)
-    }
-
-    async fn put_clone(&self, held: &Held, request: &VolumeRequest) -> Result<Volume, JobError> {
-        let volumes = &self.services.volumes;
-        let clones = volumes.clones().await;
-        let clones = clones.map_err(|why| JobError::new(JobErrorKind::CloneUnavailable, why))?;
-        let (golden, job) = (held.golden(), self.live.id);
-        let needed = golden.content.map_or(0, |content| content.size_bytes);
-        self.live.touch_volume();
-        let found = volumes.lookup(&request.name).await?;
-        if self.live.is_taken_up() {
-            self.check_standing(found.as_ref()).await?;
-        }
-        let old = found.filter(|found| !self.is_unfinished_here(found));
-        let size_bytes = match &old {
-            Some(existing) => {
-                let unmarked = self.services.settings.unmarked(request);
-                volumes.check_writable(existing, unmarked).await?;
-                volume::fits(existing.size_bytes, request.size_bytes, needed)?;
-                existing.size_bytes
-            }
-            None => {
-                super::volume::check_size(request, needed)?;
-                request.size_bytes
-            }
-        };
-        self.reserve(&request.name, Need::Clone).await?;
-        let make = || clones.clone_golden(golden, &request.name, size_bytes, job);
-        let clone = self.services.golden.with_room(make).await?;
-        if let Some(reason) = self.live.stop.reason() {
-            return Err(JobError::stopped(reason));
-        }
-        let digest = golden.key.digest;
-        volumes.mark_ready(&clone, job, &digest).await?;
-        match &old {
-            Some(old) => Ok(clones.replace(old, &clone, job).await?),
-            None => Ok(clone),
-        }
-    }
-
-    /// Removes a clone that was to replace the volume, which is written in place now.
-    async fn remove_waiting(&self) -> Result<(), JobError> {
-        if let Ok(clones) = self.services.volumes.clones().await {
-            clones.remove_waiting(self.live.id).await?;
-        }
-        Ok(())
     }
 
     /// What becomes of a job without a clone: it goes on, where it need not have one and the clone is to blame.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] follow this diagram; the parts of each step
-//! are in `image` (object, cache, plan, download), `clone` and `golden` (volumes by cloning), `checksums`
+//! are in `image` (object, cache, plan, download), `clone`, `golden` and `put` (volumes by cloning), `checksums`
 //! (digests and signatures), `unpack`, `volume` (making, opening, copying, finishing), `measure` (measurements
 //! and estimates), and [`spans`].
 //!
@@ -22,6 +22,7 @@ mod clone;
 mod golden;
 mod image;
 mod measure;
+mod put;
 mod room;
 mod unpack;
 mod volume;
@@ -138,6 +139,7 @@ impl Steps<'_> {
                         continue;
                     }
                     Turn::Image(making) => way = Way::Clone(making),
+                    Turn::Write => is_to_clone = false,
                 }
             }
             let ended = match self.look_up(&object, &checksums).await? {

@@ -180,6 +180,16 @@ impl Clones for Dir {
         self.blocking(move |files| files.find_golden(&key)).await
     }
 
+    async fn find_golden_and(
+        &self,
+        key: &GoldenKey,
+        name: &VolumeName,
+    ) -> Result<(Option<Golden>, Option<Volume>), VolumeError> {
+        let (key, name) = (*key, name.clone());
+        self.blocking(move |files| Ok((files.find_golden(&key)?, files.lookup(&name)?)))
+            .await
+    }
+
     async fn make_golden(
         &self,
         key: &GoldenKey,

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::super::{Unmarked, Volume, VolumeError, VolumeErrorKind};
-use super::commands::Found;
 use super::device::{self, Purpose, Refused};
+use super::find::Found;
 use super::report::LvRow;
 use super::{Lvm, rules};
 

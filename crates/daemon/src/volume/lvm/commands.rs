@@ -2,16 +2,15 @@
 
 use std::fmt::Display;
 use std::future::Future;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use lvp_api::{JobId, VolumeKind, VolumeName};
+use lvp_api::{JobId, VolumeName};
 
-use super::super::clones::WAITING_PREFIX;
-use super::super::{Identity, Volume, VolumeError, VolumeErrorKind, VolumeState, round_up};
+use super::super::{Volume, VolumeError, VolumeErrorKind, round_up};
+use super::Lvm;
+use super::find::Found;
 use super::report::{self, LvRow, VgRow};
-use super::tags::{self, Tags};
-use super::{Lvm, rules};
+use super::tags;
 use crate::backoff::Backoff;
 use crate::cmd::{self, CmdError, CmdErrorKind};
 use crate::threads::blocking;
@@ -32,33 +31,6 @@ const CHANGING: [&str; 5] = ["lvcreate", "lvchange", "lvextend", "lvrename", "lv
 
 /// What a child of this process takes at most, on a busy host, from fork to exec.
 const CHILD_PAUSE: Duration = Duration::from_millis(500);
-
-/// A volume with everything that LVM says of it.
-pub(super) struct Found {
-    pub(super) volume: Volume,
-    pub(super) row: LvRow,
-    pub(super) tags: Tags,
-}
-
-impl Found {
-    /// Whether it is a finished clone that waits for this name.
-    pub(super) fn is_getting(&self, name: &VolumeName) -> bool {
-        self.row.lv_name.starts_with(WAITING_PREFIX)
-            && self.tags.waits_for.as_ref() == Some(name)
-            && matches!(self.volume.state, VolumeState::Ready { .. })
-    }
-
-    /// What a repeat of the making of a volume returns.
-    pub(super) fn if_made_by(self, job: JobId, size_bytes: u64) -> Result<Volume, VolumeError> {
-        let same = VolumeState::Populating { job, created: true };
-        if self.volume.state == same && self.volume.size_bytes == size_bytes {
-            return Ok(self.volume);
-        }
-        let path = self.row.lv_path_or_dm();
-        let message = format!("The volume {path} exists already");
-        Err(VolumeError::new(VolumeErrorKind::AlreadyExists, message))
-    }
-}
 
 /// Where new volumes are made, and what they may take.
 struct Room {
@@ -133,46 +105,6 @@ impl Lvm {
                 self.group().await?;
                 Err(VolumeError::command("Listing the volumes failed", error))
             }
-        }
-    }
-
-    /// The volume of this name, or the clone that is getting it ([`super::swap`]).
-    pub(super) async fn find(&self, name: &VolumeName) -> Result<Option<Found>, VolumeError> {
-        let by_name = format!("lv_name=\"{name}\"");
-        let selection = match self.settings.pool {
-            Some(_) => format!("{by_name} || lv_tags={{\"{}\"}}", tags::waits_for(name)),
-            None => by_name,
-        };
-        let mut rows = self.select(&selection).await?;
-        let exact = rows.iter().position(|row| row.lv_name == name.as_str());
-        if let Some(at) = exact {
-            return Ok(Some(found(name, rows.swap_remove(at))));
-        }
-        let clones = rows.into_iter().map(|row| found(name, row));
-        Ok(clones.into_iter().find(|clone| clone.is_getting(name)))
-    }
-
-    /// The volume of this name, by LVM's word alone.
-    pub(super) async fn find_exactly(
-        &self,
-        name: &VolumeName,
-    ) -> Result<Option<Found>, VolumeError> {
-        let rows = self.select(&format!("lv_name=\"{name}\"")).await?;
-        let row = rows.into_iter().find(|row| row.lv_name == name.as_str());
-        Ok(row.map(|row| found(name, row)))
-    }
-
-    /// The volume as it is now, if it is still the same one.
-    pub(super) async fn find_again(&self, volume: &Volume) -> Result<Found, VolumeError> {
-        match self.find(&volume.name).await? {
-            Some(now) if now.volume.identity == volume.identity => Ok(now),
-            _ => Err(VolumeError::new(
-                VolumeErrorKind::NotFound,
-                format!(
-                    "The volume {} was removed or replaced by somebody else: repeat the request",
-                    volume.path.display()
-                ),
-            )),
         }
     }
 
@@ -322,13 +254,6 @@ impl Lvm {
         })
     }
 
-    pub(super) async fn just_made(&self, name: &VolumeName) -> Result<Found, VolumeError> {
-        self.find(name).await?.ok_or_else(|| {
-            let message = format!("The new volume {name} was removed by somebody else");
-            VolumeError::new(VolumeErrorKind::NotFound, message)
-        })
-    }
-
     /// One `lvcreate`.
     pub(super) async fn create_once(
         &self,
@@ -409,34 +334,6 @@ pub(super) fn report_args<'a>(fields: &'a str, selection: &'a str) -> Vec<&'a st
         "--select",
         selection,
     ]
-}
-
-pub(super) fn found(name: &VolumeName, row: LvRow) -> Found {
-    let tags = Tags::parse(&row.lv_tags);
-    let volume = Volume {
-        name: name.clone(),
-        path: PathBuf::from(row.lv_path_or_dm()),
-        size_bytes: row.lv_size,
-        state: tags.state,
-        last_ended: tags.last_ended,
-        kind: kind(&row, &tags),
-        content: tags
-            .content
-            .filter(|_| matches!(tags.state, VolumeState::Ready { .. })),
-        identity: Identity::Lvm {
-            uuid: row.lv_uuid.clone(),
-        },
-    };
-    Found { volume, row, tags }
-}
-
-/// What a volume is made of; of what is never written here that is not said.
-fn kind(row: &LvRow, tags: &Tags) -> Option<VolumeKind> {
-    match rules::is_thin(row) {
-        true if tags.clone_of.is_some() => Some(VolumeKind::Clone),
-        true => Some(VolumeKind::Thin),
-        false => rules::is_plain(row).then_some(VolumeKind::Linear),
-    }
 }
 
 pub(super) fn bad_report(error: serde_json::Error) -> VolumeError {

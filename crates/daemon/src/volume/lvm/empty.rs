@@ -4,7 +4,7 @@
 use std::fs::File;
 
 use super::super::VolumeError;
-use super::commands::Found;
+use super::find::Found;
 use super::report::LvRow;
 use super::{Lvm, rules};
 

@@ -32,8 +32,8 @@ use super::super::clones::{Clones, Content, GOLDEN_PREFIX, Golden, GoldenKey, wa
 use super::super::{
     Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes, round_up,
 };
-use super::commands::{Found, found};
 use super::device::{self, Purpose};
+use super::find::{Found, found, pick};
 use super::report::LvRow;
 use super::settings::PoolSettings;
 use super::tags::{self, Sealed, Tags};
@@ -145,6 +145,19 @@ impl Clones for Lvm {
         Ok(found.and_then(|found| self.golden_of(found.row)))
     }
 
+    async fn find_golden_and(
+        &self,
+        key: &GoldenKey,
+        name: &VolumeName,
+    ) -> Result<(Option<Golden>, Option<Volume>), VolumeError> {
+        let golden = key.volume_name();
+        let selection = format!("{} || lv_name=\"{golden}\"", self.selection_of(name));
+        let mut rows = self.select(&selection).await?;
+        let at = rows.iter().position(|row| row.lv_name == golden.as_str());
+        let golden = at.and_then(|at| self.golden_of(rows.swap_remove(at)));
+        Ok((golden, pick(name, rows).map(|found| found.volume)))
+    }
+
     async fn make_golden(
         &self,
         key: &GoldenKey,
@@ -220,7 +233,8 @@ impl Clones for Lvm {
     ) -> Result<Volume, VolumeError> {
         let pool = self.pool_settings()?;
         let waiting = waiting_name(job);
-        // One look for all of it.
+        // One look for all of it, and the one that decides: what the caller has seen may be seconds old, or from
+        // before a golden volume had to go for want of room.
         let selection = format!(
             "lv_name=\"{name}\" || lv_name=\"{waiting}\" || lv_name=\"{}\"",
             golden.volume.name
@@ -271,6 +285,8 @@ impl Clones for Lvm {
         if wanted > golden.volume.size_bytes {
             self.extend(target, wanted).await?;
         }
+        // The look after it finds the UUID, by which the tags are changed, and that the size is the wanted one before
+        // anything says so.
         let made = self.activated(target).await?;
         if made.volume.state != mine || made.tags.clone_of != Some(golden.key.digest) {
             return made.if_made_by(job, wanted);

@@ -44,6 +44,7 @@ mod claim;
 mod commands;
 mod device;
 mod empty;
+mod find;
 mod golden;
 mod pool;
 pub mod report;
@@ -53,8 +54,9 @@ mod steps;
 mod swap;
 mod tags;
 
-use commands::{found, may_pass};
+use commands::may_pass;
 use device::Purpose;
+use find::found;
 use pool::Account;
 pub use settings::{BadVolumeGroup, LvmSettings, PoolSettings, Watermarks};
 
@@ -206,6 +208,11 @@ impl Volumes for Lvm {
         job: JobId,
         digest: &Sha256Digest,
     ) -> Result<(), VolumeError> {
+        if volume.state == (VolumeState::Populating { job, created: true }) {
+            // What a look would ask first, the command's selection asks under LVM's lock. Whether it was so, and
+            // whether it was done, the look below tells; what is not done is done then, with its repeats.
+            self.say_ready(volume, job, digest).await;
+        }
         let now = self.find_again(volume).await?;
         let done = VolumeState::Ready {
             job: Some(job),

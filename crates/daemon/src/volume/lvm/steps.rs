@@ -1,11 +1,12 @@
 //! The commands that clones are made of, and removed by: each with its repeats, and what its failure means.
 
-use lvp_api::VolumeName;
+use lvp_api::{JobId, Sha256Digest, VolumeName};
 
 use super::super::clones::Golden;
-use super::super::{Removed, Volume, VolumeError, VolumeErrorKind};
-use super::commands::{Found, may_pass};
-use super::{Lvm, rules};
+use super::super::{Identity, Removed, Volume, VolumeError, VolumeErrorKind};
+use super::commands::may_pass;
+use super::find::Found;
+use super::{Lvm, rules, tags};
 
 impl Lvm {
     /// One `lvcreate` of a snapshot.
@@ -81,6 +82,26 @@ impl Lvm {
             tracing::debug!(%error, "the clone {target} cannot be activated at once");
         }
         self.just_made(name).await
+    }
+
+    /// Changes the tags of a volume that this job has made, if it says so still, from `populating` to `ready`. Tried
+    /// once: the caller looks whether it was done.
+    pub(super) async fn say_ready(&self, volume: &Volume, job: JobId, digest: &Sha256Digest) {
+        let Identity::Lvm { uuid } = &volume.identity else {
+            return;
+        };
+        let before = tags::populating(job, true);
+        let (add, delete) = tags::difference(&before, &tags::ready(job, digest));
+        let says: Vec<_> = before.iter().map(|tag| format!("\"{tag}\"")).collect();
+        let selection = format!("lv_uuid=\"{uuid}\" && lv_tags={{{}}}", says.join(" && "));
+        let target = format!("{}/{}", self.group_name(), volume.name);
+        let mut args = vec!["-S", &selection];
+        args.extend(add.iter().flat_map(|tag| ["--addtag", tag.as_str()]));
+        args.extend(delete.iter().flat_map(|tag| ["--deltag", tag.as_str()]));
+        args.push(&target);
+        if let Err(error) = self.run("lvchange", &args).await {
+            tracing::debug!(%error, "{target} cannot be said to be ready at once");
+        }
     }
 
     /// Removes the volume with this UUID, if it is there and matches `condition` as well.

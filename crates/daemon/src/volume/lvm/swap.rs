@@ -28,8 +28,8 @@ use lvp_api::{JobId, VolumeName};
 use super::super::clones::{ASIDE_PREFIX, WAITING_PREFIX, waiting_job, waiting_name};
 use super::super::{Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, VolumeState};
 use super::Lvm;
-use super::commands::{Found, found};
 use super::device::Purpose;
+use super::find::{Found, found};
 use super::tags;
 
 impl Lvm {

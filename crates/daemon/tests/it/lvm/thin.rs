@@ -86,7 +86,7 @@ async fn measure(daemon: &Daemon, url: &str) {
     let golden = lvm::volumes().into_iter();
     let mut golden = golden.filter(|volume| volume.name.starts_with("lvp-golden-"));
     let origin = golden.next().expect("it was made").name;
-    let (mut by_job, mut by_hand) = (Vec::new(), Vec::new());
+    let (mut by_job, mut by_hand, mut report) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..TIMES {
         let started = Instant::now();
         completed(daemon, url, &format!("timed-{round}"), 40 * MIB).await;
@@ -97,10 +97,16 @@ async fn measure(daemon: &Daemon, url: &str) {
         ));
         tool(&format!("lvextend -qq -L 40M vg0/hand-{round}"));
         by_hand.push(started.elapsed());
+        let started = Instant::now();
+        tool("lvs -qq vg0");
+        report.push(started.elapsed());
     }
     println!("by job {by_job:?}, by hand {by_hand:?}");
-    let (job, hand) = (median(by_job), median(by_hand));
-    println!("medians: POST to completed {job:?}, lvcreate -s and lvextend by hand {hand:?}");
+    let [job, hand, report] = [by_job, by_hand, report].map(median);
+    println!(
+        "medians: POST to completed {job:?}, lvcreate -s and lvextend by hand {hand:?} ({:.2} x), lvs {report:?}",
+        job.as_secs_f64() / hand.as_secs_f64()
+    );
     for round in 0..TIMES {
         tool(&format!(
             "lvremove -qq --yes vg0/timed-{round} vg0/hand-{round}"
@@ -152,6 +158,9 @@ pub(crate) async fn a_pool_beyond_its_limit_refuses_requests_until_there_is_room
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let wait = refused.headers.get("retry-after");
+    let seconds = wait.and_then(|wait| wait.parse::<u64>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds > 0), "{wait:?}");
     assert!(!device("vm-1").exists());
     // The pool is extended.
     tool("lvextend -qq -L +100M vg0/pool0");
