@@ -78,9 +78,9 @@ impl Key {
     }
 }
 
-/// In minisign's format: a little-endian number in hexadecimal.
+/// In minisign's format: a little-endian number in hexadecimal, without leading zeros (`PRIX64` in minisign.c).
 fn shown(id: &[u8; 8]) -> String {
-    format!("{:016X}", u64::from_le_bytes(*id))
+    format!("{:X}", u64::from_le_bytes(*id))
 }
 
 /// A parsed signature file, whose trusted comment is verified.
