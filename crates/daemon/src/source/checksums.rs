@@ -9,6 +9,7 @@ use lvp_trust::Pending;
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::evidence::{self, Beside, ImageSignature, SIGNATURES, SignatureFile, SumsFile};
+use super::http::Location;
 use super::sums::{Algorithm, Found};
 use super::url::ImageUrl;
 use super::{Source, url::Sibling};
@@ -224,8 +225,8 @@ impl Source {
         let image = url.to_string();
         if demand.policy == SignaturePolicy::Required && !url.has_siblings() {
             return Err(evidence::missing(&format!(
-                "{image} has a query, which covers this one object, so no signature can be found beside it; trust asks \
-                 for one: give an s3:// URL"
+                "{image} was named with a query, which covers this one object, so no signature can be found beside it; trust \
+                 asks for one: give an s3:// URL without a version"
             )));
         }
         let is_asked = demand.policy != SignaturePolicy::Off;
@@ -337,7 +338,7 @@ impl Source {
         };
         let mut budget = self.budget();
         loop {
-            let location = self.inner.locate(file)?;
+            let location = Location::of(file);
             let too_long = || {
                 let found = format!("it is larger than {} KiB", max_bytes >> 10);
                 evidence::no_digest(&file.to_string(), &found)

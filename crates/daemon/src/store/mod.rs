@@ -15,6 +15,7 @@ mod files;
 mod golden;
 mod images;
 mod jobs;
+mod literal;
 mod measurements;
 mod offline;
 mod places;

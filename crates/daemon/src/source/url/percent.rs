@@ -3,13 +3,16 @@
 /// Decodes a path and refuses what a server or a URL library might resolve to something else.
 pub(super) fn decode_path(path: &str) -> Result<String, String> {
     let decoded = decode(path)?;
-    if decoded
-        .split('/')
-        .any(|segment| matches!(segment, "." | ".."))
-    {
-        return Err("its path has a '.' or '..' segment".to_owned());
-    }
+    check_segments(&decoded)?;
     Ok(decoded)
+}
+
+/// Refuses segments that name folders in a path.
+pub(super) fn check_segments(path: &str) -> Result<(), String> {
+    match path.split('/').any(|part| matches!(part, "." | "..")) {
+        true => Err("its path has a '.' or '..' segment".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// Percent-decodes once; what does not decode to printable UTF-8 is refused.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{digest, query, redact};
+use super::{digest, query, redact, shown};
 use crate::secret::Secret;
 
 /// A URL as it was requested. Its query may be what signs it: whoever has that may read the object. So
@@ -27,10 +27,7 @@ enum Query {
 impl RequestedUrl {
     /// What a request says, whether or not it is a URL.
     pub fn new(text: &str) -> Self {
-        let (base, query) = match text.split_once('?') {
-            Some((base, query)) => (base, Some(query)),
-            None => (text, None),
-        };
+        let (base, query) = shown::split(text);
         let named = query::without_signature(query.unwrap_or_default());
         Self {
             base: base.to_owned(),
