@@ -35,10 +35,33 @@ impl Shelf {
             };
             let is_full =
                 matches!(error.kind(), VolumeErrorKind::NoSpace { .. }) || error.is_full();
-            if !is_full || !self.drop_oldest("to make room").await? {
+            if !is_full
+                || !self.may_suffice(&error).await?
+                || !self.drop_oldest("to make room").await?
+            {
                 return Err(error.into());
             }
         }
+    }
+
+    /// Whether there would be room if all golden volumes went that nobody has. Without this, a request for more than
+    /// the host has would cost it every one of them, and fail all the same.
+    async fn may_suffice(&self, full: &VolumeError) -> Result<bool, GoldenError> {
+        let VolumeErrorKind::NoSpace {
+            free_bytes,
+            want_bytes,
+        } = full.kind()
+        else {
+            return Ok(true);
+        };
+        if self.clones().await.is_err() {
+            return Ok(false);
+        }
+        let entries = self.list().await?;
+        let unused = entries.iter().filter(|entry| !entry.in_use);
+        // What shares extents with clones frees less than this.
+        let most: u64 = unused.map(bytes_of).sum();
+        Ok(free_bytes.saturating_add(most) >= want_bytes)
     }
 
     /// Removes the longest unused golden volume that nobody has; false when there is none.

@@ -650,12 +650,22 @@ async fn a_golden_volume_gives_way_before_a_request_is_refused_for_want_of_room(
     let room = rustix::fs::statvfs(world.home.path()).expect("it has room");
     let free = room.f_bavail * room.f_frsize;
     let other = world.put("b.qcow2", &image(DISK, 4, 31).build());
-    let body = json!({
-        "image_url": other, "volume_name": "vm", "volume_size_bytes": free + 4 * MIB,
-        "clone": "never",
-    });
-    let job = daemon.submit("/api/v1/jobs", body).await.expect("accepted");
-    let status = daemon.ended(&job).await.expect("it ends");
+    let put = async |url: &str, size_bytes: u64, clone: &str| {
+        let body = json!({
+            "image_url": url, "volume_name": "vm", "volume_size_bytes": size_bytes, "clone": clone,
+        });
+        let job = daemon.submit("/api/v1/jobs", body).await.expect("accepted");
+        daemon.ended(&job).await.expect("it ends")
+    };
+    // Not for what would not fit even then.
+    for (url, clone) in [(&url, "auto"), (&url, "require"), (&other, "never")] {
+        let status = put(url, free + 1024 * MIB, clone).await;
+        assert_eq!(status.status, JobState::Failed, "{status:?}");
+        let error = status.error.expect("it says why");
+        assert!(error.contains("free") && error.contains("needs"), "{error}");
+        assert_eq!(golden(&daemon).await.count, 1, "{clone}");
+    }
+    let status = put(&other, free + 4 * MIB, "never").await;
     assert_eq!(status.status, JobState::Completed, "{status:?}");
     assert_eq!(golden(&daemon).await.count, 0);
 }

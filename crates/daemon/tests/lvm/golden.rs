@@ -240,6 +240,7 @@ pub(crate) async fn a_swap_that_was_cut_off_anywhere_has_one_volume_of_the_name(
     ];
     for (done, goes_on) in cuts {
         let (old, clone, job) = waiting(&lvm, &vm, of).await;
+        tool(&format!("lvchange --addtag backup.nightly vg0/{vm}"));
         let (aside, new) = (format!("lvp-old-{job}"), clone.name.to_string());
         let steps = [
             format!("lvchange --addtag lvp.aside={vm} vg0/{vm}"),
@@ -272,6 +273,10 @@ pub(crate) async fn a_swap_that_was_cut_off_anywhere_has_one_volume_of_the_name(
         } else if goes_on {
             let replaced = lvm.replace(&old, &clone, job).await.unwrap();
             assert_eq!(replaced.name, vm);
+            if done < 2 {
+                let tags = tool(&format!("lvs --noheadings -o lv_tags vg0/{vm}"));
+                assert!(tags.contains("backup.nightly"), "{tags}");
+            }
         } else {
             lvm.remove_waiting(job).await.unwrap();
         }

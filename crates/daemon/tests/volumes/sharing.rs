@@ -116,6 +116,71 @@ async fn a_golden_file_that_anybody_changed_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_clone_that_replaces_a_file_keeps_its_owner_mode_and_attributes() {
+    if !require("xfs") {
+        return;
+    }
+    let directory = Directory::on("xfs");
+    let volumes = dir(&directory);
+    golden(&volumes).await;
+    let sealed = volumes.find_golden(&key()).await.unwrap().unwrap();
+    let (vm, first, second) = (name("web"), JobId::random(), JobId::random());
+    let old = volumes.clone_golden(&sealed, &vm, SIZE, first).await;
+    let old = old.unwrap();
+    volumes.mark_ready(&old, first, &digest(1)).await.unwrap();
+    std::os::unix::fs::chown(&old.path, Some(64055), Some(108)).unwrap();
+    fs::set_permissions(&old.path, Permissions::from_mode(0o640)).unwrap();
+    let set = |attribute: &str, value: &[u8]| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&old.path, attribute, value, flags).unwrap();
+    };
+    set("user.backup", b"nightly");
+    // Version 2: the owner rw-, user 64056 r--, the group r--, the mask r--, others --- (linux/posix_acl_xattr.h).
+    let none = u32::MAX;
+    let entries = [
+        (1, 6, none),
+        (2, 4, 64056),
+        (4, 4, none),
+        (16, 4, none),
+        (32, 0, none),
+    ];
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        list.extend(u16::to_le_bytes(tag));
+        list.extend(u16::to_le_bytes(permissions));
+        list.extend(u32::to_le_bytes(id));
+    }
+    set("system.posix_acl_access", &list);
+
+    let old = look(&volumes, &vm).await;
+    let clone = volumes.clone_golden(&sealed, &vm, SIZE, second).await;
+    let clone = clone.unwrap();
+    volumes
+        .mark_ready(&clone, second, &digest(1))
+        .await
+        .unwrap();
+    let inode = fs::metadata(&clone.path).unwrap().ino();
+    let replaced = volumes.replace(&old, &clone, second).await.unwrap();
+    let found = fs::metadata(&replaced.path).unwrap();
+    assert_eq!(found.ino(), inode);
+    assert_eq!((found.uid(), found.gid()), (64055, 108));
+    assert_eq!(found.mode() & 0o7777, 0o640);
+    let mut value = [0; 256];
+    let mut get = |attribute: &str| {
+        let length = rustix::fs::getxattr(&replaced.path, attribute, &mut value[..]).unwrap();
+        value[..length].to_vec()
+    };
+    assert_eq!(get("user.backup"), b"nightly");
+    assert_eq!(get("system.posix_acl_access"), list);
+    // What says which file it is, is its own.
+    let state = VolumeState::Ready {
+        job: Some(second),
+        digest: digest(1),
+    };
+    assert_eq!(look(&volumes, &vm).await.state, state);
+}
+
+#[tokio::test]
 async fn an_image_whose_size_was_not_known_before_is_cut_to_it_when_it_is_sealed() {
     if !require("btrfs") {
         return;

@@ -17,7 +17,7 @@ use rustix::fs::XattrFlags;
 use super::record::Record;
 
 /// The extended attribute with the word; `user.` is what every process that may write has.
-const ATTRIBUTE: &str = "user.lvp.file";
+pub(super) const ATTRIBUTE: &str = "user.lvp.file";
 
 /// The word is a UUID. What is longer is not ours.
 const WORD_BYTES: usize = 36;

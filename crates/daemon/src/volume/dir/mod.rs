@@ -27,6 +27,7 @@ mod claim;
 mod create;
 mod files;
 mod identity;
+mod inherit;
 mod place;
 mod record;
 mod replace;

@@ -18,6 +18,7 @@ use super::super::clones::{waiting_job, waiting_name};
 use super::super::{Removed, Volume, VolumeError, VolumeState};
 use super::files::{Files, gone, identity_of};
 use super::identity::FileIdentity;
+use super::inherit::inherit;
 use super::place::{remove_if_there, sync_directory};
 
 impl Files {
@@ -39,6 +40,7 @@ impl Files {
                 matches!(waiting.state, VolumeState::Ready { job: by, .. } if by == Some(job));
             let record = self.record(&waiting)?.filter(|_| is_ready);
             let record = record.ok_or_else(|| VolumeError::not_populating(&waiting))?;
+            inherit(&held, &self.read_only(&waiting)?, path)?;
             self.write_record_as("next", name, &record)?;
             exchange(waits_at, path)?;
             if identity_at(waits_at)? != identity_of(old)? {
