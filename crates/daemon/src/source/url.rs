@@ -36,7 +36,7 @@ use endpoint::Endpoint;
 pub(super) use endpoint::loopback;
 use object::Object;
 pub(crate) use object::literal;
-use percent::{decode, decode_path};
+use percent::{check_characters, decode, decode_path};
 pub use requested::RequestedUrl;
 pub use shown::redact;
 pub(crate) use shown::without_query;
@@ -95,17 +95,10 @@ impl UrlPolicy {
         if text.len() > MAX_URL_BYTES {
             return Err(bad("it is longer than 4096 bytes"));
         }
-        if text.chars().any(char::is_control) {
-            return Err(bad("it holds control characters"));
-        }
+        check_characters(text).map_err(|why| bad(&why))?;
         if text.trim() != text {
             return Err(bad(
                 "it begins or ends with white space; a key that ends so is written as %20 in the object's http(s) URL",
-            ));
-        }
-        if text.contains('\\') {
-            return Err(bad(
-                "it holds a backslash, which servers read in different ways",
             ));
         }
         let Some((scheme, rest)) = text.split_once("://") else {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use url::{Url, form_urlencoded};
 
 use super::endpoint::Endpoint;
-use super::percent::{check_segments, decode, decode_path, encode};
+use super::percent::{check_characters, check_segments, decode, decode_path, encode};
 use super::query;
 
 /// S3's own limit on a key's UTF-8 length, and on a version's.
@@ -47,6 +47,7 @@ impl Object {
                 "its bucket is not a bucket's name (letters, digits, '.', '-', '_')".to_owned(),
             );
         }
+        check_characters(key)?;
         check_segments(key)?;
         if key.is_empty() {
             return Err("it names no object; use s3://BUCKET/KEY".to_owned());

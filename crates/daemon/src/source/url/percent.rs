@@ -34,13 +34,19 @@ pub(super) fn decode(text: &str) -> Result<String, String> {
         bytes.push(value);
     }
     let decoded = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-    if decoded.chars().any(char::is_control) {
+    check_characters(&decoded)?;
+    Ok(decoded)
+}
+
+/// Refuses characters that are not printed, or that some take for others.
+pub(super) fn check_characters(text: &str) -> Result<(), String> {
+    if text.chars().any(char::is_control) {
         return Err("it holds control characters".to_owned());
     }
-    if decoded.contains('\\') {
+    if text.contains('\\') {
         return Err("it holds a backslash, which servers read in different ways".to_owned());
     }
-    Ok(decoded)
+    Ok(())
 }
 
 /// Encodes a key as SigV4 wants it in a canonical URI: everything but the unreserved characters

@@ -119,3 +119,13 @@ fn encoded_s3_urls_of_former_releases_are_rewritten_to_the_same_key() {
         assert_eq!(literal(text).as_deref(), expected, "{text}");
     }
 }
+
+#[test]
+fn keys_that_no_image_can_have_are_not_named_after_a_listing() {
+    let policy = policy(ENDPOINT);
+    for key in ["a\nb", "a\u{85}b", "a\\b", "a/../b", "a/", ""] {
+        assert!(policy.object("b", key).is_err(), "{key:?}");
+    }
+    let odd = policy.object("b", "a %+?#").expect("it can be named");
+    assert_eq!(odd.to_string(), "s3://b/a %+?#");
+}
