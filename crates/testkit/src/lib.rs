@@ -17,6 +17,7 @@ pub mod require;
 pub mod s3;
 pub mod scenarios;
 pub mod signing;
+pub mod stores;
 pub mod tls;
 pub mod tmpfs;
 pub mod turn;

@@ -1,23 +1,16 @@
 //! `rclone serve s3`: an S3 server that shares no code with ours.
 
-use std::io::{self, BufRead, BufReader};
-use std::process::{Child, Stdio};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::io;
 
 use crate::require::command;
 use crate::s3::{ACCESS_KEY, Objects, SECRET_KEY};
-
-/// Time to start, on a machine that is busy with other tests.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::stores::ServerProcess;
 
 /// A running rclone over a temporary directory; a test asks `require("rclone")` first.
 #[derive(Debug)]
 pub struct Rclone {
-    process: Child,
-    /// Reads rclone's output to its end, so that it never blocks on its own log.
-    log: Option<JoinHandle<()>>,
+    // Stops before its directory goes.
+    _process: ServerProcess,
     endpoint: String,
     objects: Objects,
 }
@@ -26,38 +19,21 @@ impl Rclone {
     /// Starts a server on a free port.
     pub fn start() -> io::Result<Self> {
         let objects = Objects::new()?;
-        let mut process = command("rclone")
+        let mut rclone = command("rclone");
+        rclone
             .args(["serve", "s3", "--addr", "127.0.0.1:0"])
             // Files change without its knowledge: it must check each time.
             .args(["--dir-cache-time", "0s", "--poll-interval", "0"])
             .args(["--use-json-log", "--log-level", "NOTICE"])
             .arg(objects.root())
             .env("RCLONE_CONFIG", "/dev/null")
-            .env("RCLONE_AUTH_KEY", format!("\"{ACCESS_KEY},{SECRET_KEY}\""))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let stderr = process.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let (sender, endpoints) = mpsc::channel();
-        let log = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some(endpoint) = announced_endpoint(&line) {
-                    // Only the first is waited for.
-                    sender.send(endpoint).ok();
-                }
-            }
-        });
-        let mut rclone = Self {
-            process,
-            log: Some(log),
-            endpoint: String::new(),
+            .env("RCLONE_AUTH_KEY", format!("\"{ACCESS_KEY},{SECRET_KEY}\""));
+        let (process, endpoint) = ServerProcess::announced(&mut rclone, announced_endpoint)?;
+        Ok(Self {
+            _process: process,
+            endpoint,
             objects,
-        };
-        rclone.endpoint = endpoints
-            .recv_timeout(START_TIMEOUT)
-            .map_err(|error| io::Error::other(format!("rclone did not come up: {error}")))?;
-        Ok(rclone)
+        })
     }
 
     /// The server's URL.
@@ -68,17 +44,6 @@ impl Rclone {
     /// What it serves.
     pub fn objects(&self) -> &Objects {
         &self.objects
-    }
-}
-
-impl Drop for Rclone {
-    fn drop(&mut self) {
-        // An error means that it has ended already; the wait reaps it in both cases.
-        self.process.kill().ok();
-        self.process.wait().ok();
-        if let Some(log) = self.log.take() {
-            log.join().ok();
-        }
     }
 }
 

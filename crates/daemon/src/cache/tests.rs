@@ -43,6 +43,7 @@ impl Bench {
             idle_timeout: Duration::from_secs(10),
             session_token: None,
             parallel_ranges: 4,
+            addressing: crate::config::Addressing::Path,
             max_read_bytes_per_sec: None,
             trust: Trust::default(),
         })

@@ -1,6 +1,9 @@
 //! Combinations of keys that cannot work.
 
-use super::{Config, ConfigError, endpoints, paths};
+use url::Host;
+
+use super::{Addressing, Config, ConfigError, endpoints, paths};
+use crate::secret::Secret;
 
 impl Config {
     /// Each error names the key to change.
@@ -24,6 +27,14 @@ impl Config {
             return invalid(
                 "minio.session_token",
                 "is only of use with minio.access_key and minio.secret_key",
+            );
+        }
+        // It is sent in a header, and its library takes for granted that it can be.
+        let token = self.minio.session_token.as_ref().map_or("", Secret::expose);
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return invalid(
+                "minio.session_token",
+                "has a character that cannot be sent in a header: copy it again",
             );
         }
         if self.minio.endpoint.is_none() && self.minio.allowed_hosts.is_empty() {
@@ -51,10 +62,18 @@ impl Config {
             );
         }
         if let Some(endpoint) = &self.minio.endpoint {
-            endpoints::s3(endpoint).map_err(|reason| ConfigError::Invalid {
+            let url = endpoints::s3(endpoint).map_err(|reason| ConfigError::Invalid {
                 key: "minio.endpoint",
                 reason,
             })?;
+            let is_name = matches!(url.host(), Some(Host::Domain(_)));
+            if self.minio.addressing == Addressing::Virtual && !is_name {
+                return invalid(
+                    "minio.addressing",
+                    "is virtual, and minio.endpoint is an address: buckets can be hosts only below a name; set the endpoint's \
+                     name, or path",
+                );
+            }
         }
         for entry in &self.minio.allowed_hosts {
             endpoints::allowed_host(entry).map_err(|why| ConfigError::Invalid {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::words::{Compression, OtlpProtocol, TraceSampler};
 use super::{
-    BackendKind, CloneUse, LogFormat, LogOutput, SignaturePolicy, StaleData, TraceExporter,
+    Addressing, BackendKind, CloneUse, LogFormat, LogOutput, SignaturePolicy, StaleData,
+    TraceExporter,
 };
 
 /// What a key's value must look like.
@@ -242,6 +243,14 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "",
         "URL of the S3 server, such as https://minio.example.com:9000; a bare host means https",
+    ),
+    key(
+        "minio.addressing",
+        &["MINIO_ADDRESSING"],
+        Kind::OneOf(Addressing::NAMES),
+        "path",
+        "How buckets are addressed: ENDPOINT/BUCKET (path), BUCKET.ENDPOINT (virtual), or the latter only where the endpoint \
+         has a domain's name and, with TLS, the bucket has no dot (auto)",
     ),
     key(
         "minio.access_key",

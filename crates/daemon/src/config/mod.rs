@@ -38,8 +38,8 @@ pub use traces::Tracing;
 pub use trust::{Trust, web_name};
 pub use value::LogSampling;
 pub use words::{
-    BackendKind, CloneUse, Compression, LogFormat, LogOutput, OtlpProtocol, SignaturePolicy,
-    StaleData, TraceExporter, TraceSampler,
+    Addressing, BackendKind, CloneUse, Compression, LogFormat, LogOutput, OtlpProtocol,
+    SignaturePolicy, StaleData, TraceExporter, TraceSampler,
 };
 
 use crate::secret::Secret;
@@ -129,6 +129,8 @@ pub struct Minio {
     pub region: String,
     /// CA of the server.
     pub ca_cert: Option<PathBuf>,
+    /// How buckets are addressed.
+    pub addressing: Addressing,
     /// Other hosts that image URLs may name.
     pub allowed_hosts: Vec<String>,
     /// Waits before repeats, as many as there are repeats.
@@ -298,6 +300,7 @@ impl Config {
                     .map(Secret::new),
                 region: settings.text("minio.region")?,
                 ca_cert: settings.optional_path("minio.ca_cert"),
+                addressing: settings.named("minio.addressing")?,
                 allowed_hosts: settings.list("minio.allowed_hosts"),
                 retry_backoff: settings
                     .backoff("minio.retry_attempts", "minio.retry_backoff_ms")?,

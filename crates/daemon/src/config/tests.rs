@@ -140,11 +140,25 @@ fn combinations_that_cannot_work_are_refused() {
             .to_string();
         assert!(error.starts_with(expected), "{error}");
     }
-    let error = load("minio: {endpoint: x, access_key: a}", &[]).expect_err("half a credential");
-    assert!(
-        error.to_string().contains("must be set together"),
-        "{error}"
-    );
+    for (minio, expected) in [
+        ("access_key: a", "must be set together"),
+        (
+            "access_key: a, secret_key: a, session_token: é",
+            "minio.session_token has a character",
+        ),
+        (
+            "endpoint: 'http://10.0.0.1', addressing: virtual",
+            "minio.addressing is virtual",
+        ),
+    ] {
+        let endpoint = if minio.starts_with("endpoint") {
+            ""
+        } else {
+            "endpoint: x, "
+        };
+        let error = load(&format!("minio: {{{endpoint}{minio}}}"), &[]).expect_err(expected);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::words::SignaturePolicy;
-use super::{ConfigError, Settings, endpoints};
+use super::{Addressing, ConfigError, Settings, endpoints};
 
 /// Section `trust`.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +23,8 @@ impl Trust {
     pub(super) fn new(settings: &Settings) -> Result<Self, ConfigError> {
         let endpoint = settings.optional_text("minio.endpoint");
         let endpoint = endpoint.and_then(|endpoint| endpoints::s3(&endpoint).ok());
-        let prefix = |text: &str| prefix(text, endpoint.as_ref());
+        let addressing = settings.named("minio.addressing")?;
+        let prefix = |text: &str| prefix(text, endpoint.as_ref(), addressing);
         let mut rules = vec![(String::new(), settings.named("trust.policy")?)];
         for entry in settings.list("trust.rules") {
             let rule = entry
@@ -80,13 +81,22 @@ fn invalid(key: &'static str, entry: &str, why: &str) -> ConfigError {
 }
 
 /// A prefix as names of images begin.
-fn prefix(text: &str, endpoint: Option<&Url>) -> Result<String, String> {
+fn prefix(text: &str, endpoint: Option<&Url>, addressing: Addressing) -> Result<String, String> {
     if text.starts_with("http://") || text.starts_with("https://") {
         let url = Url::parse(text).map_err(|error| error.to_string())?;
         if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
             return Err("a prefix has no query, fragment or credentials".to_owned());
         }
-        if endpoint.is_some_and(|endpoint| endpoint.host() == url.host()) {
+        let is_endpoint_s = |endpoint: &Url| {
+            let below = url
+                .host_str()
+                .and_then(|host| host.strip_suffix(endpoint.host_str()?));
+            // Where buckets are hosts, no web server has such a name, and a rule for one would never hold.
+            below.is_some_and(|below| {
+                below.is_empty() || (addressing != Addressing::Path && below.ends_with('.'))
+            })
+        };
+        if endpoint.is_some_and(is_endpoint_s) {
             return Err("images of minio.endpoint are named BUCKET/FOLDER/".to_owned());
         }
         // As keys are: decoded.
@@ -173,7 +183,15 @@ mod tests {
     #[test]
     fn a_prefix_is_what_names_of_images_begin_with() {
         let endpoint = Url::parse("https://s3.example.com:9000").expect("it is a URL");
-        let of = |text: &str| prefix(text, Some(&endpoint)).ok();
+        let of = |text: &str| prefix(text, Some(&endpoint), Addressing::Path).ok();
+        let below = "https://images.s3.example.com/a";
+        assert_eq!(of(below).as_deref(), Some("web:images.s3.example.com/a"));
+        let error = prefix(below, Some(&endpoint), Addressing::Virtual);
+        assert!(
+            error
+                .expect_err("it is a bucket")
+                .contains("BUCKET/FOLDER/")
+        );
         for (text, name) in [
             ("images", Some("images/")),
             ("images/deb", Some("images/deb")),

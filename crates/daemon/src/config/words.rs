@@ -13,6 +13,19 @@ pub enum BackendKind {
 
 named!(BackendKind, "back end of volumes", { Lvm => "lvm", Dir => "dir" });
 
+/// How the buckets of object storage are addressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Addressing {
+    /// In the path: `ENDPOINT/BUCKET/KEY`.
+    Path,
+    /// As hosts, `BUCKET.ENDPOINT/KEY`, where a bucket's name allows it.
+    Virtual,
+    /// As hosts where the endpoint is a domain's name and its certificate can cover them.
+    Auto,
+}
+
+named!(Addressing, "addressing of buckets", { Path => "path", Virtual => "virtual", Auto => "auto" });
+
 /// What is asked of an image's signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignaturePolicy {

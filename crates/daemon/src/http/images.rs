@@ -58,7 +58,7 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<Stored
                 has_digest: has_digest(object),
                 is_cached: false,
             };
-            Some((source.identity(url), image))
+            Some((url.identity(), image))
         })
         .collect();
     let identities = images

@@ -9,6 +9,7 @@ use lvp_trust::Pending;
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::evidence::{self, Beside, ImageSignature, SIGNATURES, SignatureFile, SumsFile};
+use super::http::Location;
 use super::sums::{Algorithm, Found};
 use super::url::ImageUrl;
 use super::{Source, url::Sibling};
@@ -226,7 +227,7 @@ impl Source {
         if demand.policy == SignaturePolicy::Required && !url.has_siblings() {
             return Err(evidence::missing(&format!(
                 "{image} has a query, which covers this object only, so no signature can be read \
-                 beside it, and trust.rules requires one: use an s3:// URL"
+                 beside it, and trust.rules requires one: use an s3:// URL without a version"
             )));
         }
         let is_asked = demand.policy != SignaturePolicy::Off;
@@ -338,7 +339,7 @@ impl Source {
         };
         let mut budget = self.budget();
         loop {
-            let location = self.inner.locate(file)?;
+            let location = Location::of(file);
             let too_long = || {
                 let found = format!("it is larger than {} KiB", max_bytes >> 10);
                 evidence::no_digest(&file.to_string(), &found)

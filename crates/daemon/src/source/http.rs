@@ -2,7 +2,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use lvp_tls::Peer;
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::Response;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
@@ -19,7 +22,7 @@ use super::SourceSettings;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::mover::Mover;
 use super::retry::Failure;
-use super::url::{UrlPolicy, without_query};
+use super::url::{ImageUrl, UrlPolicy, loopback, without_query};
 use crate::{files, web};
 
 /// Redirects that are followed, each to an allowed host.
@@ -33,6 +36,16 @@ pub(super) struct Location {
     pub(super) url: Url,
     /// Whether the endpoint's credentials sign it.
     pub(super) signed: bool,
+}
+
+impl Location {
+    /// Where an image is, before any redirect.
+    pub(super) fn of(url: &ImageUrl) -> Self {
+        Self {
+            url: url.request_url(),
+            signed: url.is_signed_by_us(),
+        }
+    }
 }
 
 impl fmt::Debug for Location {
@@ -179,6 +192,25 @@ impl Client {
     }
 }
 
+/// The system's resolver, but for what never leaves the host.
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found: Addrs = match loopback(name.as_str()) {
+                Some(addresses) => Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0))),
+                None => {
+                    let found: Vec<_> =
+                        tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+                    Box::new(found.into_iter())
+                }
+            };
+            Ok(found)
+        })
+    }
+}
+
 fn build_http(settings: &SourceSettings) -> Result<reqwest::Client> {
     let ca = match &settings.ca_cert {
         Some(path) => read_certificates(path)?,
@@ -189,6 +221,7 @@ fn build_http(settings: &SourceSettings) -> Result<reqwest::Client> {
             // Parallel ranges need connections of their own, and HTTP/2 would use a single one.
             .http1_only()
             .connect_timeout(settings.connect_timeout)
+            .dns_resolver(Arc::new(Resolver))
             .read_timeout(settings.idle_timeout)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             // To read how long the server's certificate is valid.

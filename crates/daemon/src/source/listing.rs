@@ -80,11 +80,6 @@ impl Source {
     pub fn check_bucket(&self, name: &str) -> Result<()> {
         self.inner.policy.object(name, "KEY").map(drop)
     }
-
-    /// The object's identity, for comparison with known objects.
-    pub fn identity(&self, url: &ImageUrl) -> String {
-        url.identity(&self.inner.policy)
-    }
 }
 
 impl Inner {
@@ -120,14 +115,7 @@ impl Inner {
 
     /// The location of a bucket's listing.
     fn bucket(&self, bucket: &str, prefix: &str, after: Option<&str>) -> Result<Location> {
-        let none = || {
-            SourceError::new(
-                SourceErrorKind::BadUrl,
-                "No object storage is configured; set minio.endpoint (MINIO_ENDPOINT)",
-            )
-        };
-        let mut url = self.policy.endpoint().cloned().ok_or_else(none)?;
-        url.set_path(&format!("/{bucket}"));
+        let mut url = self.policy.bucket(bucket)?;
         url.query_pairs_mut()
             .append_pair("delimiter", "/")
             .append_pair("list-type", "2")

@@ -125,7 +125,11 @@ impl Source {
         settings.trust.check()?;
         let inner = Inner {
             client: Client::new(settings, mover)?,
-            policy: UrlPolicy::new(settings.endpoint.as_deref(), &settings.allowed_hosts)?,
+            policy: UrlPolicy::new(
+                settings.endpoint.as_deref(),
+                settings.addressing,
+                &settings.allowed_hosts,
+            )?,
             backoff: settings.retry_backoff.clone(),
             limit: settings.max_read_bytes_per_sec.and_then(ReadLimit::new),
             trust: settings.trust.clone(),
@@ -246,15 +250,8 @@ impl Source {
 }
 
 impl Inner {
-    fn locate(&self, url: &ImageUrl) -> Result<Location> {
-        Ok(Location {
-            url: url.to_request_url(&self.policy)?,
-            signed: url.is_object(),
-        })
-    }
-
     async fn resolve(&self, url: &ImageUrl) -> Result<ObjectMeta, Failure> {
-        let mut location = self.locate(url)?;
+        let mut location = Location::of(url);
         let head = self
             .client
             .follow(&self.policy, Method::HEAD, &mut location, &HeaderMap::new())
@@ -263,7 +260,7 @@ impl Inner {
         if status.is_success()
             && let Some(size) = announced_length(&head)
         {
-            return Ok(self.meta(url, location, size, head.headers()));
+            return Ok(ObjectMeta::read(url, location, size, head.headers())?);
         }
         if !status.is_success() && !status.is_client_error() {
             return Err(refusal(&location, head).await);
@@ -273,7 +270,7 @@ impl Inner {
     }
 
     async fn resolve_by_get(&self, url: &ImageUrl) -> Result<ObjectMeta, Failure> {
-        let mut location = self.locate(url)?;
+        let mut location = Location::of(url);
         let first_byte = HeaderMap::from_iter([(header::RANGE, byte_range(&(0..1)))]);
         let response = self
             .client
@@ -296,25 +293,7 @@ impl Inner {
                 format!("The server does not report the size of {url}"),
             ))
         })?;
-        Ok(self.meta(url, location, size, response.headers()))
-    }
-
-    fn meta(
-        &self,
-        url: &ImageUrl,
-        location: Location,
-        size: u64,
-        headers: &HeaderMap,
-    ) -> ObjectMeta {
-        let text = |name| header_text(headers, name).map(str::to_owned);
-        ObjectMeta {
-            size,
-            etag: text(header::ETAG),
-            last_modified: text(header::LAST_MODIFIED),
-            identity: url.identity(&self.policy),
-            url: url.clone(),
-            location,
-        }
+        Ok(ObjectMeta::read(url, location, size, response.headers())?)
     }
 
     /// Reads a small answer completely; `too_long` is the error if it has more than `max_bytes`.

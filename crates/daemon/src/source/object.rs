@@ -1,7 +1,13 @@
 //! One version of one object: its identity, and what distinguishes its versions.
 
-use super::http::Location;
+use ::http::{HeaderMap, HeaderName, header};
+
+use super::error::{Result, SourceError, SourceErrorKind};
+use super::http::{Location, header_text};
 use super::url::ImageUrl;
+
+/// Which version of the object an answer is of.
+const VERSION_ID: HeaderName = HeaderName::from_static("x-amz-version-id");
 
 /// One version of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,9 +27,28 @@ pub struct ObjectMeta {
 }
 
 impl ObjectMeta {
-    /// Identifies the object, whatever its version and the signature of the URL: a digest of endpoint, bucket
-    /// and key, or of a URL with the part of its query that is not a signature. Unlike the URL as it is shown,
-    /// it is different for any two objects.
+    /// What an answer says of an object.
+    pub(super) fn read(
+        url: &ImageUrl,
+        location: Location,
+        size: u64,
+        headers: &HeaderMap,
+    ) -> Result<Self> {
+        check_version(url, headers)?;
+        let text = |name| header_text(headers, name).map(str::to_owned);
+        Ok(Self {
+            size,
+            etag: text(header::ETAG),
+            last_modified: text(header::LAST_MODIFIED),
+            identity: url.identity(),
+            url: url.clone(),
+            location,
+        })
+    }
+
+    /// Identifies the object, whatever its content and the signature of the URL: a digest of endpoint, bucket, key
+    /// and a version that was requested, or of a URL with the part of its query that is not a signature. Unlike
+    /// the URL as it is shown, it is different for any two objects.
     pub fn identity(&self) -> &str {
         &self.identity
     }
@@ -46,25 +71,43 @@ impl ObjectMeta {
     }
 }
 
+/// A server that knows no versions ignores that one was asked for, and answers with the newest bytes.
+fn check_version(url: &ImageUrl, headers: &HeaderMap) -> Result<()> {
+    let Some(asked) = url.version() else {
+        return Ok(());
+    };
+    let answered = header_text(headers, VERSION_ID);
+    // What was written before a bucket kept versions has this one, of which some say nothing.
+    if answered == Some(asked) || (answered.is_none() && asked == "null") {
+        return Ok(());
+    }
+    let answer = match answered {
+        Some(_) => "another version",
+        None => "no version; the server or the bucket may keep none",
+    };
+    Err(SourceError::new(
+        SourceErrorKind::NotFound,
+        format!("{url} was answered with {answer}"),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::url::UrlPolicy;
     use super::*;
+    use crate::config::Addressing;
 
     fn object(etag: Option<&str>, last_modified: Option<&str>) -> ObjectMeta {
-        let policy = UrlPolicy::new(Some("http://127.0.0.1:9"), &[]).expect("it is an endpoint");
+        let policy = UrlPolicy::new(Some("http://127.0.0.1:9"), Addressing::Path, &[]);
+        let policy = policy.expect("it is an endpoint");
         let url = policy.parse("s3://b/k").expect("it is a URL");
-        let location = Location {
-            url: url.to_request_url(&policy).expect("there is an endpoint"),
-            signed: true,
-        };
         ObjectMeta {
             size: 1,
             etag: etag.map(str::to_owned),
             last_modified: last_modified.map(str::to_owned),
-            identity: url.identity(&policy),
+            identity: url.identity(),
+            location: Location::of(&url),
             url,
-            location,
         }
     }
 

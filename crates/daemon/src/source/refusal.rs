@@ -90,6 +90,10 @@ fn meaning(
         return (Unavailable, "try again when it has recovered");
     }
     match (code, status) {
+        (Some("InvalidAccessKeyId" | "SignatureDoesNotMatch"), _) if !signed => (
+            AccessDenied,
+            "the signature in the image's URL is not valid: sign the URL again",
+        ),
         // s3s says NotSignedUp for an unknown key.
         (Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "NotSignedUp"), _) => {
             (AccessDenied, "check minio.access_key and minio.secret_key")
@@ -99,6 +103,7 @@ fn meaning(
         }
         (Some("AuthorizationHeaderMalformed"), _) => (AccessDenied, "check minio.region"),
         (Some("InvalidToken" | "ExpiredToken"), _) => (AccessDenied, "renew the credentials"),
+        (Some("NoSuchVersion"), _) => (NotFound, "the object has no such version"),
         (Some("NoSuchBucket"), _) => (NotFound, "the bucket does not exist"),
         // Of the classes GLACIER and DEEP_ARCHIVE, by AWS and by those that have such classes too.
         (Some("InvalidObjectState"), _) => (
@@ -118,7 +123,7 @@ fn meaning(
         }
         (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => (
             AccessDenied,
-            "it does not serve the object without credentials",
+            "it does not serve the object without credentials, or the URL's signature has expired",
         ),
         (_, StatusCode::NOT_FOUND | StatusCode::GONE) => {
             (NotFound, "check the image URL's spelling")

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Trust;
-use crate::config;
+use crate::config::{self, Addressing};
 use crate::secret::Secret;
 use crate::web;
 
@@ -13,6 +13,8 @@ use crate::web;
 pub struct SourceSettings {
     /// `http(s)://HOST:PORT`; `None` when only `allowed_hosts` are used.
     pub endpoint: Option<String>,
+    /// How its buckets are addressed.
+    pub addressing: Addressing,
     /// `None` for anonymous requests.
     pub access_key: Option<String>,
     /// The key that signs.
@@ -44,6 +46,7 @@ impl From<&config::Config> for SourceSettings {
         let minio = &config.minio;
         Self {
             endpoint: minio.endpoint.clone(),
+            addressing: minio.addressing,
             access_key: minio.access_key.clone(),
             secret_key: minio.secret_key.clone(),
             session_token: minio.session_token.clone(),

@@ -11,10 +11,12 @@
 //! endpoint as it is configured, so an `http://` URL cannot downgrade an `https://` endpoint.
 //! Host and port are compared after normalisation (case, IDNA, default ports).
 //!
-//! Bucket and key are percent-decoded exactly once, in both forms: a literal `%` in a key is
-//! written `%25`. What could be read in two ways is refused: `.` and `..` segments (written or
-//! encoded), control characters, backslashes, credentials, fragments.
+//! Keys stand as they are in `s3://` URLs, and are percent-decoded exactly once in `http(s)://` URLs. What could
+//! be read in two ways is refused: `.` and `..` segments (written or encoded), control characters, backslashes,
+//! credentials, fragments.
 
+mod endpoint;
+mod object;
 mod percent;
 mod query;
 mod requested;
@@ -22,41 +24,43 @@ mod shown;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use lvp_api::Sha256Digest;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::error::{Result, SourceError, SourceErrorKind};
-use crate::config::{endpoints, web_name};
-use percent::{decode, decode_path, encode};
+use crate::config::{Addressing, endpoints, web_name};
+use endpoint::Endpoint;
+pub(super) use endpoint::loopback;
+use object::Object;
+pub(crate) use object::literal;
+use percent::{check_characters, decode, decode_path};
 pub use requested::RequestedUrl;
 pub use shown::redact;
 pub(crate) use shown::without_query;
 
 /// Longest accepted URL: pre-signed URLs with a session token reach 2 KiB.
 const MAX_URL_BYTES: usize = 4096;
-/// S3's own limit on a key's UTF-8 length.
-const MAX_KEY_BYTES: usize = 1024;
-/// S3's oldest limit on a bucket's name; today's rule (63) is left to the server.
-const MAX_BUCKET_BYTES: usize = 255;
+
 /// An accepted image URL.
 ///
-/// `Display` is safe to log: it shows neither query nor credentials. Two spellings of one object
-/// display alike, as `s3://bucket/key`.
+/// `Display` is safe to log: it shows no credentials, nothing that somebody signed, and of a query only an object's
+/// version. Two spellings of one object display alike, as `s3://bucket/key`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ImageUrl(Location);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Location {
-    Object { bucket: String, key: String },
+    Object(Object),
     Web(Url),
 }
 
 /// Decides which URLs are accepted; created once from the configuration.
 #[derive(Debug, Clone)]
 pub struct UrlPolicy {
-    endpoint: Option<Url>,
+    endpoint: Option<Arc<Endpoint>>,
     allowed_hosts: Vec<AllowedHost>,
 }
 
@@ -69,10 +73,15 @@ struct AllowedHost {
 }
 
 impl UrlPolicy {
-    /// Checks the configured endpoint (`https://` when it names no scheme) and allowed hosts.
-    pub fn new(endpoint: Option<&str>, allowed_hosts: &[String]) -> Result<Self> {
+    /// Checks the configured endpoint and allowed hosts.
+    pub fn new(
+        endpoint: Option<&str>,
+        addressing: Addressing,
+        allowed_hosts: &[String],
+    ) -> Result<Self> {
+        let endpoint = endpoint.map(|endpoint| Endpoint::new(endpoint, addressing));
         Ok(Self {
-            endpoint: endpoint.map(parse_endpoint).transpose()?,
+            endpoint: endpoint.transpose()?.map(Arc::new),
             allowed_hosts: allowed_hosts
                 .iter()
                 .map(|entry| entry.parse())
@@ -86,65 +95,56 @@ impl UrlPolicy {
         if text.len() > MAX_URL_BYTES {
             return Err(bad("it is longer than 4096 bytes"));
         }
-        if text.chars().any(char::is_control) {
-            return Err(bad("it contains control characters"));
-        }
+        check_characters(text).map_err(|why| bad(&why))?;
         if text.trim() != text {
-            return Err(bad("it begins or ends with white space"));
-        }
-        if text.contains('\\') {
-            return Err(bad("it contains a backslash; write it as %5C"));
-        }
-        if text.contains('#') {
-            return Err(bad("it has a fragment; write a # in a key as %23"));
+            return Err(bad(
+                "it begins or ends with white space; write a space at the end of a key as %20 in an http(s) URL",
+            ));
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(bad(
                 "it has no scheme; use s3://BUCKET/KEY or http(s)://HOST/BUCKET/KEY",
             ));
         };
-        let (rest, query) = match rest.split_once('?') {
-            Some((rest, query)) => (rest, Some(query)),
-            None => (rest, None),
-        };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if authority.contains('@') {
             return Err(bad(
                 "it contains credentials; they belong in the daemon's configuration",
             ));
         }
-        match scheme.to_ascii_lowercase().as_str() {
-            "s3" if query.is_some() => Err(bad("it has a query; write a ? in a key as %3F")),
-            "s3" if self.endpoint.is_none() => Err(bad(
+        match (scheme.to_ascii_lowercase().as_str(), &self.endpoint) {
+            ("s3", None) => Err(bad(
                 "no object storage is configured; set minio.endpoint (MINIO_ENDPOINT)",
             )),
-            "s3" => object(authority, path).map_err(|why| bad(&why)),
-            "http" | "https" => self.parse_web(text, scheme, authority, path, query),
+            ("s3", Some(endpoint)) => match Object::from_s3(endpoint, rest) {
+                Ok(object) => Ok(ImageUrl(Location::Object(object))),
+                Err(why) => Err(bad(&why)),
+            },
+            ("http" | "https", _) => self.parse_web(text, scheme, rest),
             _ => Err(bad(
                 "only s3, http and https URLs are supported; use s3://BUCKET/KEY",
             )),
         }
     }
 
-    fn parse_web(
-        &self,
-        text: &str,
-        scheme: &str,
-        authority: &str,
-        path: &str,
-        query: Option<&str>,
-    ) -> Result<ImageUrl> {
+    fn parse_web(&self, text: &str, scheme: &str, rest: &str) -> Result<ImageUrl> {
         let bad = |why: &str| bad_url(text, why);
+        if rest.contains('#') {
+            return Err(bad("it has a fragment; write a # in a key as %23"));
+        }
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, query)) => (rest, Some(query)),
+            None => (rest, None),
+        };
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let mut url = Url::parse(&format!("{scheme}://{authority}/"))
             .map_err(|error| bad("its host is malformed").with_source(error))?;
-        if self.is_endpoint(&url) {
-            if query.is_some() {
-                return Err(bad(
-                    "it has a query; the daemon signs requests to its endpoint itself",
-                ));
-            }
-            let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
-            return object(bucket, key).map_err(|why| bad(&why));
+        if let Some(endpoint) = &self.endpoint
+            && (endpoint.is_host_of(&url) || endpoint.bucket_of(&url).is_some())
+        {
+            let object = Object::from_web(endpoint, &url, path, query);
+            let object = object.map_err(|why| bad(&why))?;
+            return Ok(ImageUrl(Location::Object(object)));
         }
         self.check_host(&url)?;
         let decoded = decode_path(path).map_err(|why| bad(&why))?;
@@ -158,22 +158,23 @@ impl UrlPolicy {
 
     /// An object of the endpoint by its bucket and key, which are not percent-encoded.
     pub(super) fn object(&self, bucket: &str, key: &str) -> Result<ImageUrl> {
-        self.parse(&format!("s3://{bucket}/{}", encode(key)))
+        let endpoint = self.endpoint.as_ref().ok_or_else(no_endpoint)?;
+        let object = Object::new(endpoint, bucket, key);
+        let object = object.map_err(|why| bad_url(&format!("s3://{bucket}/{key}"), &why))?;
+        Ok(ImageUrl(Location::Object(object)))
     }
 
-    /// Whether a URL's host and port are the endpoint's, whatever the scheme.
-    fn is_endpoint(&self, url: &Url) -> bool {
-        self.endpoint.as_ref().is_some_and(|endpoint| {
-            endpoint.host() == url.host()
-                && (endpoint.port() == url.port()
-                    || endpoint.port_or_known_default() == url.port_or_known_default())
-        })
+    /// Where a bucket of the endpoint is listed.
+    pub(super) fn bucket(&self, bucket: &str) -> Result<Url> {
+        let endpoint = self.endpoint.as_ref().ok_or_else(no_endpoint)?;
+        Ok(endpoint.bucket_url(bucket))
     }
 
     /// Refuses hosts that the configuration does not name; for URLs and for redirects.
     pub(crate) fn check_host(&self, url: &Url) -> Result<()> {
         let host = url.host_str().unwrap_or_default();
-        if self.is_endpoint(url) || self.allowed_hosts.iter().any(|allowed| allowed.covers(url)) {
+        let is_endpoint = (self.endpoint.as_ref()).is_some_and(|own| own.is_host_of(url));
+        if is_endpoint || self.allowed_hosts.iter().any(|allowed| allowed.covers(url)) {
             return Ok(());
         }
         let shown = match url.port() {
@@ -191,7 +192,7 @@ impl UrlPolicy {
 
     /// The endpoint's origin, if object storage is configured.
     pub fn endpoint(&self) -> Option<&Url> {
-        self.endpoint.as_ref()
+        self.endpoint.as_ref().map(|endpoint| &endpoint.url)
     }
 }
 
@@ -208,7 +209,7 @@ impl ImageUrl {
     /// The last segment of the object's name: what `sha256sum` would have printed beside a digest.
     pub fn base_name(&self) -> String {
         let path = match &self.0 {
-            Location::Object { key, .. } => key.clone(),
+            Location::Object(object) => object.key.clone(),
             Location::Web(url) => decode(url.path()).unwrap_or_else(|_| url.path().to_owned()),
         };
         path.rsplit('/').next().unwrap_or_default().to_owned()
@@ -217,7 +218,7 @@ impl ImageUrl {
     /// The name that trust rules compare with their prefixes: decoded, so that all spellings are the same name.
     pub(crate) fn trust_name(&self) -> String {
         match &self.0 {
-            Location::Object { bucket, key } => format!("{bucket}/{key}"),
+            Location::Object(object) => format!("{}/{}", object.bucket, object.key),
             Location::Web(url) => {
                 let path = decode(url.path()).unwrap_or_else(|_| url.path().to_owned());
                 web_name(url, &path)
@@ -228,17 +229,28 @@ impl ImageUrl {
     /// Whether other objects can be named after this one.
     pub(crate) fn has_siblings(&self) -> bool {
         match &self.0 {
-            Location::Object { .. } => true,
+            Location::Object(object) => object.has_siblings(),
             Location::Web(url) => url.query().is_none(),
         }
     }
 
-    /// Whether the object lies on the configured endpoint and is read with its credentials.
-    pub fn is_object(&self) -> bool {
-        matches!(self.0, Location::Object { .. })
+    /// Whether the object is read with the endpoint's credentials.
+    pub(super) fn is_signed_by_us(&self) -> bool {
+        match &self.0 {
+            Location::Object(object) => object.is_signed_by_us(),
+            Location::Web(_) => false,
+        }
     }
 
-    /// Another object that is named after this one; `None` where the URL's query covers this one only.
+    /// The version of the object that it names, if it names one.
+    pub(super) fn version(&self) -> Option<&str> {
+        match &self.0 {
+            Location::Object(object) => object.version.as_deref(),
+            Location::Web(_) => None,
+        }
+    }
+
+    /// Another object that is named after this one; `None` where the URL covers this one only.
     pub(crate) fn sibling(&self, sibling: Sibling) -> Option<Self> {
         let renamed = |name: &str| match sibling {
             Sibling::Suffix(suffix) => format!("{name}{suffix}"),
@@ -248,10 +260,9 @@ impl ImageUrl {
             }
         };
         match &self.0 {
-            Location::Object { bucket, key } => Some(Self(Location::Object {
-                bucket: bucket.clone(),
-                key: renamed(key),
-            })),
+            Location::Object(object) => object
+                .renamed(renamed(&object.key))
+                .map(|object| Self(Location::Object(object))),
             Location::Web(url) if url.query().is_some() => None,
             Location::Web(url) => {
                 let mut url = url.clone();
@@ -261,37 +272,26 @@ impl ImageUrl {
         }
     }
 
-    /// Identifies the object alone: not its version, nor the signature of the URL. It is a digest, as a query
+    /// Identifies the object alone: not its content, nor the signature of the URL. It is a digest, as a query
     /// may contain secrets of unknown kinds.
-    pub(crate) fn identity(&self, policy: &UrlPolicy) -> String {
-        let origin = |url: &Url| url.origin().ascii_serialization();
+    pub(crate) fn identity(&self) -> String {
         let (kind, parts) = match &self.0 {
-            Location::Object { bucket, key } => {
-                let endpoint = policy.endpoint.as_ref().map(origin).unwrap_or_default();
-                ("object", [endpoint, bucket.clone(), key.clone()])
-            }
+            Location::Object(object) => ("object", object.identity()),
             Location::Web(url) => {
+                let origin = url.origin().ascii_serialization();
                 let query = query::without_signature(url.query().unwrap_or_default());
-                ("web", [origin(url), url.path().to_owned(), query])
+                ("web", vec![origin, url.path().to_owned(), query])
             }
         };
-        digest(&[kind, &parts[0], &parts[1], &parts[2]])
+        let parts = parts.iter().map(String::as_str);
+        digest(&std::iter::once(kind).chain(parts).collect::<Vec<_>>())
     }
 
     /// Where to send the request.
-    pub(crate) fn to_request_url(&self, policy: &UrlPolicy) -> Result<Url> {
+    pub(crate) fn request_url(&self) -> Url {
         match &self.0 {
-            Location::Web(url) => Ok(url.clone()),
-            Location::Object { bucket, key } => {
-                let mut url = policy.endpoint.clone().ok_or_else(|| {
-                    SourceError::new(
-                        SourceErrorKind::BadUrl,
-                        format!("{self} needs object storage; set minio.endpoint"),
-                    )
-                })?;
-                url.set_path(&format!("/{bucket}/{}", encode(key)));
-                Ok(url)
-            }
+            Location::Web(url) => url.clone(),
+            Location::Object(object) => object.request_url(),
         }
     }
 }
@@ -299,7 +299,7 @@ impl ImageUrl {
 impl fmt::Display for ImageUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Location::Object { bucket, key } => write!(f, "s3://{bucket}/{}", encode(key)),
+            Location::Object(object) => fmt::Display::fmt(object, f),
             Location::Web(url) => f.write_str(&without_query(url)),
         }
     }
@@ -359,39 +359,11 @@ fn bad_url(text: &str, why: &str) -> SourceError {
     )
 }
 
-fn parse_endpoint(text: &str) -> Result<Url> {
-    endpoints::s3(text).map_err(|why| {
-        SourceError::new(
-            SourceErrorKind::Settings,
-            format!("minio.endpoint {:?} {why}", redact(text)),
-        )
-    })
-}
-
-fn object(bucket: &str, key: &str) -> Result<ImageUrl, String> {
-    let bucket = decode(bucket)?;
-    if bucket.is_empty() {
-        return Err("it has no bucket".to_owned());
-    }
-    if bucket.len() > MAX_BUCKET_BYTES
-        || bucket.starts_with('.')
-        || !bucket
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    {
-        return Err("its bucket is not a valid name (letters, digits, '.', '-', '_')".to_owned());
-    }
-    let key = decode_path(key)?;
-    if key.is_empty() {
-        return Err("it has no object key; use s3://BUCKET/KEY".to_owned());
-    }
-    if key.ends_with('/') {
-        return Err("its key ends with a slash: it names a folder, not an object".to_owned());
-    }
-    if key.len() > MAX_KEY_BYTES {
-        return Err("its key is longer than 1024 bytes".to_owned());
-    }
-    Ok(ImageUrl(Location::Object { bucket, key }))
+fn no_endpoint() -> SourceError {
+    SourceError::new(
+        SourceErrorKind::BadUrl,
+        "No object storage is configured; set minio.endpoint (MINIO_ENDPOINT)",
+    )
 }
 
 #[cfg(test)]

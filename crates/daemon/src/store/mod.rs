@@ -14,6 +14,7 @@ mod files;
 mod golden;
 mod images;
 mod jobs;
+mod literal;
 mod measurements;
 mod offline;
 mod places;

@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::StoreError;
+use super::{StoreError, literal};
 
 /// The schema's version, kept in the file's `user_version`.
-pub(super) const VERSION: i32 = 6;
+pub(super) const VERSION: i32 = 7;
 
 /// The steps that bring a database from one version to the next.
-const STEPS: [(i32, &str); 6] = [
+const STEPS: [(i32, &str); 7] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
     (3, include_str!("schema-3.sql")),
     (4, include_str!("schema-4.sql")),
     (5, include_str!("schema-5.sql")),
     (6, include_str!("schema-6.sql")),
+    // Not by SQL alone: see `literal`.
+    (7, ""),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.
@@ -79,6 +81,9 @@ pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<(), St
     for (version, step) in STEPS.into_iter().filter(|(version, _)| found < *version) {
         let transaction = connection.transaction().map_err(failed)?;
         transaction.execute_batch(step).map_err(failed)?;
+        if version == 7 {
+            literal::rewrite(&transaction).map_err(failed)?;
+        }
         transaction
             .pragma_update(None, "user_version", version)
             .map_err(failed)?;

@@ -3,6 +3,7 @@ use lvp_api::JobId;
 use super::schema::VERSION;
 use super::*;
 use crate::job::work::Work;
+use crate::source::url::RequestedUrl;
 
 struct Nobody;
 
@@ -118,4 +119,64 @@ async fn jobs_of_the_first_version_are_read_by_their_kind_and_an_unknown_kind_is
     let unknown = job(strange).await.expect_err("it is not known");
     let unknown = crate::error::chain(&unknown);
     assert!(unknown.contains("clone"), "{unknown}");
+}
+
+#[tokio::test]
+async fn encoded_s3_urls_of_the_sixth_version_go_on_to_name_the_same_objects() {
+    let home = tempfile::tempdir().expect("there is room");
+    let path = home.path().join("jobs.db");
+    let old = Connection::open(&path).expect("it is made");
+    for step in [
+        include_str!("schema.sql"),
+        include_str!("schema-2.sql"),
+        include_str!("schema-3.sql"),
+        include_str!("schema-4.sql"),
+        include_str!("schema-5.sql"),
+        include_str!("schema-6.sql"),
+    ] {
+        old.execute_batch(step).expect("a former version's step");
+    }
+    let urls = [
+        ("s3://images/a%20b%252B%3Fc", "s3://images/a b%2B?c"),
+        ("s3://images/a+b", "s3://images/a+b"),
+        ("https://h/a%20b", "https://h/a%20b"),
+    ];
+    let mut jobs = Vec::new();
+    for (url, now) in urls {
+        let id = JobId::random();
+        old.execute(
+            "INSERT INTO jobs (id, kind, state, image_url, image_identity, image_type, volume_name, \
+             volume_size_bytes, created_at, updated_at) \
+             VALUES (?1, 'provision', 'running', ?2, ?3, 'raw', ?1, 1073741824, 't', 't')",
+            rusqlite::params![id.to_string(), url, RequestedUrl::new(url).identity()],
+        )
+        .expect("it is written");
+        old.execute(
+            "INSERT INTO golden (digest, image_type, image_url, made_at, last_used_at) \
+             VALUES (?1, 'raw', ?1, 't', 't')",
+            [url],
+        )
+        .expect("it is written");
+        jobs.push((id, url, now));
+    }
+    old.pragma_update(None, "user_version", 6)
+        .expect("it is set");
+    drop(old);
+    let store = Store::open(&path, Arc::new(Nobody)).expect("it is brought up");
+    let now = Connection::open(&path).expect("it is there");
+    for (id, former, url) in jobs {
+        let job = store.job(id).await.expect("it is read").expect("a job");
+        let image = job.spec.work.image().url.clone();
+        assert_eq!(image.whole().as_deref(), Some(url));
+        // A repeat with the former text, which means another object now, is another request.
+        assert_eq!(image.identity(), RequestedUrl::new(url).identity());
+        let kept: String = now
+            .query_row(
+                "SELECT image_url FROM golden WHERE digest = ?1",
+                [former],
+                |row| row.get(0),
+            )
+            .expect("it is there");
+        assert_eq!(kept, url);
+    }
 }

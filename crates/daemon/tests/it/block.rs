@@ -72,6 +72,7 @@ impl Bench {
             idle_timeout: Duration::from_secs(30),
             session_token: None,
             parallel_ranges: 4,
+            addressing: provisioner::config::Addressing::Path,
             max_read_bytes_per_sec: None,
             trust: source::Trust::default(),
         };

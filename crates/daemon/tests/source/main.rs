@@ -8,6 +8,7 @@
 mod faults;
 mod reader;
 mod servers;
+mod stores;
 mod tls;
 mod versions;
 mod web;
@@ -45,6 +46,7 @@ fn settings(endpoint: &str) -> SourceSettings {
         idle_timeout: Duration::from_secs(10),
         session_token: None,
         parallel_ranges: 4,
+        addressing: provisioner::config::Addressing::Path,
         max_read_bytes_per_sec: None,
         trust: Trust::default(),
     }

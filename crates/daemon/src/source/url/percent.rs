@@ -3,13 +3,16 @@
 /// Decodes a path and refuses what a server or a URL library might resolve to something else.
 pub(super) fn decode_path(path: &str) -> Result<String, String> {
     let decoded = decode(path)?;
-    if decoded
-        .split('/')
-        .any(|segment| matches!(segment, "." | ".."))
-    {
-        return Err("its path has a '.' or '..' segment".to_owned());
-    }
+    check_segments(&decoded)?;
     Ok(decoded)
+}
+
+/// Refuses segments that name folders in a path.
+pub(super) fn check_segments(path: &str) -> Result<(), String> {
+    match path.split('/').any(|part| matches!(part, "." | "..")) {
+        true => Err("its path has a '.' or '..' segment".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// Percent-decodes once, and refuses what is not printable UTF-8 afterwards.
@@ -31,15 +34,21 @@ pub(super) fn decode(text: &str) -> Result<String, String> {
         bytes.push(value);
     }
     let decoded = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-    if decoded.chars().any(char::is_control) {
+    check_characters(&decoded)?;
+    Ok(decoded)
+}
+
+/// Refuses control characters, and those that servers interpret in different ways.
+pub(super) fn check_characters(text: &str) -> Result<(), String> {
+    if text.chars().any(char::is_control) {
         return Err("it contains control characters".to_owned());
     }
-    if decoded.contains('\\') {
+    if text.contains('\\') {
         return Err(
             "it contains a backslash, which servers interpret in different ways".to_owned(),
         );
     }
-    Ok(decoded)
+    Ok(())
 }
 
 /// Encodes a key for a canonical URI of SigV4: everything except the unreserved characters of RFC 3986 and the

@@ -93,6 +93,12 @@ pub(super) fn without_signature(query: &str) -> String {
     kept.join("&")
 }
 
+/// Whether there is a signature in it.
+pub(super) fn is_signed(query: &str) -> bool {
+    let all = query.split('&').filter(|parameter| !parameter.is_empty());
+    without_signature(query) != all.collect::<Vec<_>>().join("&")
+}
+
 /// A parameter's name, decoded and in lower case.
 fn name(parameter: &str) -> String {
     url::form_urlencoded::parse(parameter.as_bytes())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{digest, query, redact};
+use super::{digest, query, redact, shown};
 use crate::secret::Secret;
 
 /// A URL as it was requested. Its query may be a signature, with which anybody can read the object. So the
@@ -27,10 +27,7 @@ enum Query {
 impl RequestedUrl {
     /// A request's text, whether or not it is a URL.
     pub fn new(text: &str) -> Self {
-        let (base, query) = match text.split_once('?') {
-            Some((base, query)) => (base, Some(query)),
-            None => (text, None),
-        };
+        let (base, query) = shown::split(text);
         let named = query::without_signature(query.unwrap_or_default());
         Self {
             base: base.to_owned(),

@@ -2,12 +2,31 @@
 
 use url::Url;
 
+use super::query;
+
 /// How much of a refused URL an error shows.
 const SHOWN_CHARS: usize = 200;
 
+/// A URL without its query, and that. What an `s3://` URL has is its key and version, whatever stands there, unless somebody
+/// took it for one that is signed.
+pub(super) fn split(text: &str) -> (&str, Option<&str>) {
+    match text.split_once('?') {
+        Some((base, query)) if !is_literal(base) || query::is_signed(query) => (base, Some(query)),
+        _ => (text, None),
+    }
+}
+
+fn is_literal(text: &str) -> bool {
+    (text.split_once("://")).is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("s3"))
+}
+
 /// A URL's text as logs and errors may show it: no query, no credentials, one line, bounded.
 pub fn redact(text: &str) -> String {
-    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let (text, _) = split(text);
+    let text = match is_literal(text) {
+        true => text,
+        false => text.split('#').next().unwrap_or_default(),
+    };
     let shown = match text.split_once("://") {
         Some((scheme, rest)) => {
             let (authority, path) = match rest.find('/') {
