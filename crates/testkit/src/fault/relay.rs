@@ -233,14 +233,15 @@ async fn relay_body(
         if let Some(at) = plan.wrong_byte.filter(|at| (sent..next).contains(at)) {
             buffer[(at - sent) as usize] ^= 0xff;
         }
+        // Before it is sent: the request is over with the last of them.
+        if plan.bytes_per_sec.is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         match plan.chunked {
             Some((length, _)) => write_chunks(client, &buffer[..count], length).await?,
             None => client.write_all(&buffer[..count]).await?,
         }
         sent = next;
-        if plan.bytes_per_sec.is_some() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
     if let Some((length, extra)) = plan.chunked {
         let extra = vec![b'x'; usize::try_from(extra).unwrap_or(0)];

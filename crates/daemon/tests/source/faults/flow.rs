@@ -117,19 +117,18 @@ async fn reads_hold_the_configured_rate_within_five_percent() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_serves_one_request_at_once_is_asked_for_one_range_at_once() {
     let setup = Setup::with(|settings| SourceSettings {
-        retry_backoff: vec![Duration::from_millis(1)],
+        retry_backoff: vec![Duration::from_millis(50); 100],
         ..settings
     })
     .await;
     setup.proxy.serve_at_most(1);
     // Slow enough for the ranges of a reader to overlap.
-    setup.proxy.inject(Rule::new(Fault::Slow(1 << 20)));
+    setup.proxy.inject(Rule::new(Fault::Slow(256 << 10)));
     assert!(setup.read().await.unwrap() == pattern(SIZE));
     let asked = setup.proxy.requests().len() as u64;
-    let least = RANGES + 1;
-    let most = RANGES + OPTIONS.in_flight as u64 - 1;
-    assert!(
-        (least..=most).contains(&asked),
-        "{asked} requests for {RANGES} ranges"
-    );
+    assert!(asked > RANGES, "{asked} requests: none was refused");
+    // The others that were in flight at first; and the one that follows a range may arrive before the server
+    // has noticed the end of that range's answer.
+    let most = RANGES + OPTIONS.in_flight as u64 + RANGES;
+    assert!(asked <= most, "{asked} requests for {RANGES} ranges");
 }
