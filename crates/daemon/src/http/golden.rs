@@ -15,16 +15,13 @@ use crate::job::work::Work;
 /// `GET /api/v1/golden`
 pub(super) async fn list(State(app): State<App>) -> Result<Json<GoldenVolumes>, ApiError> {
     let _place = app.shared.lists.place().await?;
-    let (entries, unavailable) = match app.services.golden.list().await {
-        Ok(entries) => (entries, None),
-        Err(GoldenError::Unavailable(why)) => (Vec::new(), Some(why)),
+    // Golden volumes from before are listed even where new ones are not made.
+    let entries = match app.services.golden.list().await {
+        Ok(entries) => entries,
+        Err(GoldenError::Unavailable(_)) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    // Those from before are listed all the same.
-    let unavailable = match unavailable {
-        None => app.services.why_no_clones().await,
-        why => why,
-    };
+    let unavailable = app.services.why_no_clones().await;
     let volumes: Vec<_> = entries.into_iter().rev().map(shown).collect();
     Ok(Json(GoldenVolumes {
         count: volumes.len(),

@@ -242,7 +242,7 @@ async fn an_unmounted_cache_is_not_written_to_and_keeps_its_index() {
     let cached = world.home.cache_files();
     unmount();
     let error = down(&daemon, "cache").await;
-    assert!(error.contains("unmounted"), "{error}");
+    assert!(error.contains("is mounted"), "{error}");
     let job = daemon.provision(&url, "vm", 32 * MIB).await.expect("a job");
     waits(&daemon, &job).await;
     daemon.until_said("Cannot clean up the cache").await;

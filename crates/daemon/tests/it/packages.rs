@@ -161,7 +161,7 @@ async fn bytes_after_a_gzip_stream_are_ignored_with_a_note() {
         holds(&world.home.volume("vm"), &disk),
         "the volume is wrong"
     );
-    let said = |line: &String| line.starts_with("31 bytes behind the compressed stream");
+    let said = |line: &String| line.starts_with("31 bytes after the compressed stream");
     assert!(status.notes.iter().any(said), "{:?}", status.notes);
 }
 

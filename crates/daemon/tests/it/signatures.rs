@@ -27,9 +27,13 @@ fn line(bytes: &[u8], name: &str) -> String {
 }
 
 async fn run(daemon: &Daemon, key: &str) -> JobStatus {
+    let volume = key.replace(['/', '.'], "-");
+    run_url(daemon, &format!("s3://images/{key}"), &volume).await
+}
+
+async fn run_url(daemon: &Daemon, url: &str, volume: &str) -> JobStatus {
     let body = json!({
-        "image_url": format!("s3://images/{key}"), "volume_name": key.replace(['/', '.', '%'], "-"),
-        "volume_size_bytes": 32 * MIB,
+        "image_url": url, "volume_name": volume, "volume_size_bytes": 32 * MIB,
     });
     let job = daemon.submit("/provision", body).await;
     daemon
@@ -366,7 +370,9 @@ async fn a_policy_is_by_prefix_and_a_bad_signature_is_refused_of_a_cached_image_
     );
     check_refused(&run(&daemon, "base/b").await, "signature_missing", &[]);
     // Another spelling is the same key.
-    check_refused(&run(&daemon, "b%61se/b").await, "signature_missing", &[]);
+    let encoded = format!("{}/images/b%61se/b", world.s3.endpoint());
+    let status = run_url(&daemon, &encoded, "encoded").await;
+    check_refused(&status, "signature_missing", &[]);
     let unsigned = run(&daemon, "other/a").await;
     assert_eq!(
         (unsigned.status, unsigned.verified),

@@ -108,7 +108,8 @@ async fn the_command_line_says_why_there_are_no_golden_volumes() {
     let daemon = world.start();
     let output = lvpctl(daemon.url(), &["golden", "ls"]);
     let told = String::from_utf8(output.stderr).expect("text");
-    assert!(told.contains("Volumes are not cloned: "), "{told}");
+    assert!(told.contains("Volumes cannot be cloned: "), "{told}");
+    assert!(told.contains("volumes.clone"), "{told}");
     let output = lvpctl(daemon.url(), &["golden", "make", &url, "--wait"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let told = String::from_utf8(output.stdout).expect("text");

@@ -87,7 +87,7 @@ async fn credentials_that_may_only_get_objects_suffice() {
         ),
         (status(403), SourceErrorKind::AccessDenied, "403"),
         (status(500), SourceErrorKind::Unavailable, "500"),
-        (Fault::Reset, SourceErrorKind::Unavailable, "broke"),
+        (Fault::Reset, SourceErrorKind::Unavailable, "was lost"),
     ] {
         setup.proxy.clear();
         setup.proxy.inject(Rule::new(fault));
