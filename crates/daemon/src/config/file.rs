@@ -11,7 +11,8 @@ use std::path::Path;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::keys::{IGNORED, KEYS, Key, Kind};
+use super::ignored::IGNORED;
+use super::keys::{KEYS, Key, Kind};
 use super::load::ConfigError;
 
 /// How similar an unknown key and a known one must be for a hint, from 0 to 1.

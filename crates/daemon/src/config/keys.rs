@@ -5,73 +5,12 @@
 
 use std::time::Duration;
 
+pub use super::kind::Kind;
 use super::words::{Compression, OtlpProtocol, TraceSampler};
 use super::{
     Addressing, BackendKind, CloneUse, LogFormat, LogOutput, SignaturePolicy, StaleData,
     TraceExporter,
 };
-
-/// What a key's value must look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Any text.
-    Text,
-    /// ASCII letters, digits and punctuation without spaces, as the value becomes part of a header.
-    Word,
-    /// A path of the local file system.
-    Path,
-    /// A text that is never shown.
-    Secret,
-    /// Texts that are never shown, separated by commas, or a YAML list.
-    Secrets,
-    /// A whole number within bounds, both included.
-    Integer {
-        /// Least value.
-        min: u64,
-        /// Greatest value.
-        max: u64,
-    },
-    /// A fraction from 0 to 1.
-    Fraction,
-    /// A fraction from 0 to 1, or N to write one line in N.
-    Sampling,
-    /// `true` or `false`.
-    Bool,
-    /// A duration such as `168h`, `30m`, `5s`, `100ms`.
-    Duration {
-        /// Least value.
-        min: Duration,
-    },
-    /// A size in bytes: a number, or a number with a unit such as `10G`.
-    Size,
-    /// Whole milliseconds, separated by commas or as a YAML list.
-    MillisecondList,
-    /// Words separated by commas, or a YAML list.
-    List,
-    /// One of these words.
-    OneOf(&'static [&'static str]),
-    /// Some of these words, separated by commas or as a YAML list.
-    Words(&'static [&'static str]),
-    /// An IP address of this host.
-    Address,
-    /// One of these words, or the path of a file.
-    Stream(&'static [&'static str]),
-}
-
-impl Kind {
-    /// Whether a YAML list is accepted.
-    pub fn takes_several(self) -> bool {
-        matches!(
-            self,
-            Self::Secrets | Self::MillisecondList | Self::List | Self::Words(_)
-        )
-    }
-
-    /// Whether its values must not be shown.
-    pub fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::Secrets)
-    }
-}
 
 /// One key.
 #[derive(Debug)]
@@ -791,24 +730,4 @@ pub const KEYS: &[Key] = &[
         "",
         "URL that log lines are also posted to, as a JSON array",
     ),
-];
-
-/// Keys in the Go program's documentation that mean nothing here: accepted with a warning.
-pub const IGNORED: &[(&str, &str)] = &[
-    ("minio.bucket", "the bucket is part of every image URL"),
-    (
-        "minio.use_ssl",
-        "minio.endpoint says by http:// or https:// whether TLS is spoken",
-    ),
-    (
-        "server.request_timeout",
-        "requests are answered at once, and the time limit of jobs is libvirt.job_timeout_minutes",
-    ),
-];
-
-/// Variables in the Go program's documentation that mean nothing here, likewise.
-pub const IGNORED_VARIABLES: &[(&str, &str)] = &[
-    ("MINIO_BUCKET", IGNORED[0].1),
-    ("MINIO_USE_SSL", IGNORED[1].1),
-    ("REQUEST_TIMEOUT", IGNORED[2].1),
 ];

@@ -11,7 +11,8 @@ use lvp_api::names::UnknownName;
 use url::Url;
 
 use super::file::Strangers;
-use super::keys::{IGNORED_VARIABLES, KEYS, Key};
+use super::ignored::IGNORED_VARIABLES;
+use super::keys::{KEYS, Key};
 use super::setting::{Origin, Setting, normal};
 use super::value::LogSampling;
 use super::{endpoints, file, given, theirs, value};

@@ -1,6 +1,7 @@
 //! Makes the reference of the configuration and the example file from the table of keys.
 
-use super::keys::{IGNORED, IGNORED_VARIABLES, KEYS, Key, Kind};
+use super::ignored::{IGNORED, IGNORED_VARIABLES};
+use super::keys::{KEYS, Key, Kind};
 
 /// `docs/config.md`.
 pub fn markdown() -> String {
