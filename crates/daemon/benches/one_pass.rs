@@ -77,6 +77,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         dir: dir.path().join("cache"),
         max_age: Duration::from_secs(3600),
         max_size_bytes: None,
+        unpacked: provisioner::config::UnpackedUse::Auto,
         min_free_bytes: 0,
     };
     let mut file = std::fs::File::open(&device)?;

@@ -25,6 +25,9 @@ use crate::threads::blocking;
 /// Mode of the files: not readable by other users.
 const FILE_MODE: u32 = 0o640;
 
+/// The unit of `st_blocks`, whatever the file system's is (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;
+
 /// Name of a file that is unlinked as soon as it is created; swept like any partial file, if a crash comes in
 /// between.
 const SCRATCH: &str = ".lvp-unpacked.partial";
@@ -110,19 +113,53 @@ impl Files {
         self.handle()?.names()
     }
 
-    /// Names and lengths of the files whose names are `wanted`.
-    pub(super) fn lengths(
+    /// Names of the files whose names are `wanted`, and the space that they take.
+    pub(super) fn sizes(
         &self,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<(String, u64)>, CacheError> {
         let handle = self.handle()?;
         let mut names = handle.names()?;
         names.retain(|name| wanted(name));
-        let lengths = names.into_iter().map(|name| {
-            let length = handle.length(&name);
-            (name, length)
+        let sizes = names.into_iter().map(|name| {
+            let used = handle.used(&name);
+            (name, used)
         });
-        Ok(lengths.collect())
+        Ok(sizes.collect())
+    }
+
+    /// Removes the files whose names are `wanted`.
+    pub(super) fn remove_all(&self, wanted: impl Fn(&str) -> bool) -> Result<(), CacheError> {
+        let handle = self.handle()?;
+        let mut names = handle.names()?;
+        names.retain(|name| wanted(name));
+        names.iter().try_for_each(|name| handle.remove(name))
+    }
+
+    /// Opens a file for reading, with its stamp; None if there is none, or something else.
+    pub(super) fn read(&self, name: &str) -> Result<Option<(File, FileStamp)>, CacheError> {
+        let handle = self.handle()?;
+        match handle.image(name) {
+            Ok(file) => {
+                let stamp = FileStamp::of(&file);
+                let stamp = stamp.map_err(|error| handle.failed("inspect", name, error))?;
+                Ok(Some((file, stamp)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                Ok(None)
+            }
+            Err(error) => Err(handle.failed("open", name, error)),
+        }
+    }
+
+    /// The space that an open file takes.
+    pub(super) fn used_bytes(&self, file: &File, name: &str) -> Result<u64, CacheError> {
+        let meta = file.metadata().map_err(|error| {
+            let path = self.dir().join(name);
+            CacheError::file("inspect", &path, error)
+        })?;
+        Ok(meta.blocks().saturating_mul(STAT_BLOCK_BYTES))
     }
 
     /// Length of a regular file; 0 for anything else, and if there is none.
@@ -198,27 +235,26 @@ impl Files {
         }
     }
 
-    /// Gives a partial file, whose bytes were just hashed, its final name, durably.
+    /// Gives a partial file, whose bytes were just verified, its final name, durably.
     pub(super) fn publish(
         &self,
         file: &File,
         from: &str,
-        digest: &Sha256Digest,
+        to: &str,
     ) -> Result<FileStamp, CacheError> {
         let handle = self.handle()?;
-        let to = file_name(digest);
-        let unread = |error| handle.failed("inspect the image", &to, error);
+        let unread = |error| handle.failed("inspect the image", to, error);
         file.sync_all()
-            .map_err(|error| handle.failed("sync the image", &to, error))?;
-        handle.rename(from, &to)?;
+            .map_err(|error| handle.failed("sync the image", to, error))?;
+        handle.rename(from, to)?;
         let stamp = FileStamp::settled(file).map_err(unread)?;
         // The renamed file may be another one that had taken the partial file's name.
-        let named = handle.image(&to).and_then(|named| FileStamp::of(&named));
+        let named = handle.image(to).and_then(|named| FileStamp::of(&named));
         let named = named.map_err(unread)?;
         if named != stamp {
-            handle.remove(&to)?;
+            handle.remove(to)?;
             let error = io::Error::other("another file took the place of the download");
-            return Err(handle.failed("publish the image as", &to, error));
+            return Err(handle.failed("publish the image as", to, error));
         }
         Ok(stamp)
     }
@@ -267,6 +303,18 @@ impl Handle {
             .ok()
             .filter(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
             .map_or(0, |stat| stat.st_size.cast_unsigned())
+    }
+
+    /// The space that a regular file takes; 0 for anything else, and if there is none.
+    fn used(&self, name: &str) -> u64 {
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+            .ok()
+            .filter(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+            .map_or(0, |stat| {
+                stat.st_blocks
+                    .cast_unsigned()
+                    .saturating_mul(STAT_BLOCK_BYTES)
+            })
     }
 
     /// Opens a published image to read it. Its owner and number of links do not matter: the image is hashed

@@ -80,6 +80,7 @@ impl Bench {
             dir: dir.path().join("cache"),
             max_age: Duration::from_secs(3600),
             max_size_bytes: None,
+            unpacked: provisioner::config::UnpackedUse::Auto,
             min_free_bytes: 0,
         };
         let volumes: Arc<dyn provisioner::volume::Volumes> =

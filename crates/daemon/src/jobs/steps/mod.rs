@@ -10,7 +10,7 @@
 //!
 //! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] follow this diagram; the parts of each step
 //! are in `image` (object, cache, plan, download), `clone`, `golden` and `put` (volumes by cloning), `checksums`
-//! (digests and signatures), `unpack`, `volume` (making, opening, copying, finishing), `measure` (measurements
+//! (digests and signatures), `unpack`, `unpacked` (unpacked copies in the cache), `volume` (making, opening, copying, finishing), `measure` (measurements
 //! and estimates), and [`spans`].
 //!
 //! The order within `volume ... finish` is this program's guarantee: the volume says `populating` before its
@@ -25,6 +25,7 @@ mod measure;
 mod put;
 mod room;
 mod unpack;
+mod unpacked;
 mod volume;
 
 use std::sync::{Arc, Mutex};
@@ -248,18 +249,20 @@ impl Steps<'_> {
     async fn write_cached(&self, pin: Pin) -> Result<(), JobError> {
         self.show_image(&pin);
         let pin = Arc::new(pin);
-        let planner = self.plan_cached(&pin).await?;
         let Some(request) = self.volume else {
+            self.plan_cached(&pin).await?;
             return Ok(());
         };
-        let info = planner.info().clone();
+        let reading = self.read_cached(&pin, request).await?;
+        let info = reading.info.clone();
         self.expect_disk(&info);
         self.live.meter.enter(Stage::Converting);
         let volume = self.prepare(request, &info).await?;
         let populated = async {
+            let (planner, disk) = reading.into_parts();
             let body = self.copy_cached(&volume, planner).await?;
             // Everything that was read, the image's map included, is covered by the digest.
-            self.expect_unchanged(&pin).await?;
+            self.expect_source_unchanged(&pin, disk.as_ref()).await?;
             self.finish(&volume, body, pin.digest()).await?;
             self.made_by(Method::Copy);
             Ok(())

@@ -83,6 +83,16 @@ impl Metrics {
             .inc();
     }
 
+    /// An image got an unpacked copy.
+    pub fn image_unpacked(&self) {
+        self.unpacked.made.inc();
+    }
+
+    /// A volume was copied from an unpacked copy.
+    pub fn unpacked_copied(&self) {
+        self.unpacked.copied.inc();
+    }
+
     /// A volume was cloned from a golden one.
     pub fn volume_cloned(&self) {
         self.clones.inc();
