@@ -326,7 +326,8 @@ impl Clones for Lvm {
 
     async fn check_unused(&self, volume: &Volume) -> Result<(), VolumeError> {
         let claimed = self.claim(volume, Purpose::Check, Unmarked::Adopt).await;
-        claimed.map(drop)
+        let (now, _) = claimed?;
+        self.check_inheritable(&now).await
     }
 
     async fn waiting(&self) -> Result<Vec<JobId>, VolumeError> {
