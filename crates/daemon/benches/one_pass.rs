@@ -128,6 +128,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             size_bytes,
             adopt: true,
             clone: lvp_api::Cloning::Never,
+            room_wait: None,
         },
     };
     let new = NewJob {
@@ -137,7 +138,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             idempotency_key: None,
             traceparent: None,
         },
-        location,
+        location: Some(location),
     };
     let started = Instant::now();
     let id = jobs.submit(new).await?;

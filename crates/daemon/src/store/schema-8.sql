@@ -1,4 +1,10 @@
--- Version 8. Unpacked copies of cached images: the disk as a sparse file, by the format that the image was read as.
+-- Version 8. What verifications found, how long jobs wait for room, and unpacked copies.
+
+ALTER TABLE jobs ADD COLUMN verification TEXT;
+-- From the job's acceptance; none for a job that does not wait.
+ALTER TABLE jobs ADD COLUMN room_wait_seconds INTEGER;
+
+-- Unpacked copies of cached images: the disk as a sparse file, by the format that the image was read as.
 
 ALTER TABLE images ADD COLUMN copies INTEGER NOT NULL DEFAULT 0;
 

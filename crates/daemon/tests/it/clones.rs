@@ -3,6 +3,7 @@
 mod clients;
 mod full;
 mod kills;
+mod verify;
 
 use std::fs;
 use std::ops::Deref;

@@ -26,6 +26,7 @@ mod put;
 mod room;
 mod unpack;
 mod unpacked;
+mod verify;
 mod volume;
 
 use std::sync::{Arc, Mutex};
@@ -42,7 +43,7 @@ use super::{Services, spans, waiting};
 use crate::cache::{Lead, Lookup, Pin};
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
-use crate::job::work::{ImageRequest, VolumeRequest};
+use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::{Checksums, ImageUrl, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::Crashed;
@@ -62,11 +63,15 @@ const CUT_OFF: &str = "The download was cut off, and without a strong ETag or a 
 /// Runs a job to its end.
 pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError> {
     let work = &live.spec().work;
+    let image = match work {
+        Work::Provision { image, .. } | Work::Fetch { image } | Work::Golden { image } => image,
+        Work::Verify { volume } => return verify::run(services, live, volume).await,
+    };
     let steps = Steps {
         services,
         source: services.source.counting(live.meter.retry_counter()),
         live,
-        image: work.image(),
+        image,
         location: live.location(&services.source)?,
         volume: work.volume(),
         room: Mutex::default(),

@@ -12,7 +12,7 @@ use lvp_testkit::lvm::{self, device, tool};
 use serde_json::json;
 
 use super::{DISK_MIB, has_tag};
-use crate::support::{MIB, World, completed, image, metric};
+use crate::support::{MIB, World, completed, ended, image, metric};
 
 /// How often each is timed.
 const TIMES: usize = 5;
@@ -59,9 +59,40 @@ pub(crate) async fn an_image_is_unpacked_once_and_cloned_as_often_as_it_is_asked
         assert!(has_tag(volume, "lvp.state=ready"));
         assert_eq!(kind(&daemon, volume).await, Some(VolumeKind::Clone));
     }
+    tool(
+        "lvchange -qq --setautoactivation n --setactivationskip y --readahead 256 --alloc cling \
+         --addtag backup vg0/vm-1",
+    );
+    let properties = "lvs --noheadings -o lv_autoactivation,lv_skip_activation,lv_read_ahead,lv_allocation_policy,lv_tags \
+         --select lv_name=vm-1 vg0";
+    let before = tool(properties);
+    assert!(
+        before.contains("skip activation") && before.contains("cling"),
+        "{before}"
+    );
     let status = completed(&daemon, &second_url, "vm-1", 30 * MIB).await;
     assert_eq!(status.method, Some(Method::Clone), "{status:?}");
     assert!(holds("vm-1", &second.disk()), "vm-1 is not replaced");
+    let columns = |text: &str| {
+        let mut words: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
+        // Ours say which job and image it is of.
+        let tags = words.pop().expect("the tags");
+        (words, tags.contains("backup"))
+    };
+    assert_eq!(columns(&tool(properties)), columns(&before));
+    // What a clone cannot have is said, and the volume stays as it is.
+    tool("lvchange -qq -a n vg0/vm-2");
+    tool("lvchange -qq --yes --persistent y --major 253 --minor 77 -a y vg0/vm-2");
+    let refused = ended(&daemon, &second_url, "vm-2", 30 * MIB).await;
+    assert_eq!(
+        refused.error_type.as_deref(),
+        Some("volume_refused"),
+        "{refused:?}"
+    );
+    let error = refused.error.unwrap_or_default();
+    assert!(error.contains("persistent device number"), "{error}");
+    assert!(holds("vm-2", &first.disk()), "vm-2 was changed");
+    tool("lvchange -qq --persistent n vg0/vm-2");
     assert!(holds("vm-2", &first.disk()), "vm-2 was changed");
     let left: Vec<_> = lvm::volumes()
         .into_iter()
@@ -162,6 +193,7 @@ pub(crate) async fn a_pool_beyond_its_limit_refuses_requests_until_there_is_room
     let seconds = wait.and_then(|wait| wait.parse::<u64>().ok());
     assert!(seconds.is_some_and(|seconds| seconds > 0), "{wait:?}");
     assert!(!device("vm-1").exists());
+    let (daemon, waiting) = jobs_wait_for_room(&world, daemon, &url).await;
     // The pool is extended.
     tool("lvextend -qq -L +100M vg0/pool0");
     wait_for("the probe to see the room", async || {
@@ -176,14 +208,85 @@ pub(crate) async fn a_pool_beyond_its_limit_refuses_requests_until_there_is_room
     })
     .await;
     assert!(holds("vm-1", &picture.disk()), "vm-1 is wrong");
+    let status = daemon.ended(&waiting).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    assert_eq!((status.attempts, status.method), (1, Some(Method::Clone)));
+    assert!(holds("waits", &picture.disk()), "waits is wrong");
+}
+
+/// Jobs that wait for room take no slot, can be cancelled, run out of time, and survive a restart. Returns one.
+async fn jobs_wait_for_room(world: &World, daemon: Daemon, url: &str) -> (Daemon, String) {
+    let ask = async |daemon: &Daemon, volume: &str, seconds: u64| {
+        let body = json!({
+            "image_url": url, "volume_name": volume, "volume_size_bytes": 16 * MIB,
+            "when_full": "wait", "wait_seconds": seconds,
+        });
+        let job = daemon.submit("/api/v1/jobs", body).await;
+        job.expect("it is accepted")
+    };
+    let is_waiting = async |daemon: &Daemon, job: &str| {
+        wait_for("the job to wait", async || {
+            let status = daemon.status(job).await.ok()?;
+            let says = |note: &String| note.starts_with("Waits for room until");
+            assert!(!status.status.is_terminal(), "{status:?}");
+            status.notes.iter().any(says).then_some(())
+        })
+        .await;
+    };
+    let first = ask(&daemon, "waits", 3600).await;
+    let others = [
+        ask(&daemon, "cancelled", 3600).await,
+        ask(&daemon, "brief", 8).await,
+    ];
+    for job in [&first, &others[0]] {
+        is_waiting(&daemon, job).await;
+    }
+    // Two jobs may run at once.
+    let body = json!({ "image_url": url });
+    let fetch = daemon.submit("/api/v1/cache/fetch", body).await;
+    let fetched = daemon.ended(&fetch.expect("accepted")).await;
+    let fetched = fetched.expect("it ends");
+    assert_eq!(fetched.status, JobState::Completed, "{fetched:?}");
+    let route = format!("/api/v1/jobs/{}/cancel", others[0]);
+    let answer = daemon.call("POST", &route, None).await;
+    assert_eq!(answer.expect("it answers").status, 200);
+    let ended = daemon.ended(&others[1]).await.expect("it ends");
+    assert_eq!(
+        ended.error_type.as_deref(),
+        Some("volume_pool"),
+        "{ended:?}"
+    );
+    let notes = ended.notes.join("; ");
+    assert!(
+        notes.contains("in all the time that the request gave"),
+        "{notes}"
+    );
+    for volume in ["waits", "cancelled", "brief"] {
+        assert!(!device(volume).exists(), "{volume}");
+    }
+    // Neither a stop nor a kill ends the wait, or counts as an attempt.
+    daemon.signal("TERM").expect("it is told to stop");
+    assert!(daemon.wait().expect("it ends").success());
+    let daemon = world.start();
+    is_waiting(&daemon, &first).await;
+    daemon.kill().expect("it is killed");
+    let daemon = world.start();
+    is_waiting(&daemon, &first).await;
+    let status = daemon.status(&first).await.expect("it has one");
+    assert_eq!(
+        (status.status, status.attempts),
+        (JobState::Running, 0),
+        "{status:?}"
+    );
+    (daemon, first)
 }
 
 async fn has_ended(daemon: &Daemon) -> bool {
     let listed: VolumeList = daemon.get("/api/v1/volumes").await.expect("a list");
     let mut volumes = listed.volumes.iter();
     let is_ready = volumes.any(|volume| volume.name.as_str() == "vm-1" && volume.state == "ready");
-    let failed = daemon.call("GET", "/api/v1/jobs?status=failed", None).await;
-    let failed = failed.expect("an answer").body["total"].as_u64();
+    let failed = daemon.call("GET", "/api/v1/jobs?status=failed&volume=vm-1", None);
+    let failed = failed.await.expect("an answer").body["total"].as_u64();
     assert_eq!(failed, Some(0), "{:?}", JobState::Failed);
     is_ready
 }
