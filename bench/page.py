@@ -120,6 +120,9 @@ def bars(found):
         ratio = hundred["mib_per_s"] / hundred["dd_mib_per_s"]
         bar("100 requests for one image", "≥ 0.95 × dd",
             f"{hundred['mib_per_s']:.0f} MiB/s, {ratio:.2f} × dd", ratio >= 0.95)
+    for row in found.get("clones", {"found": {"rows": []}})["found"]["rows"]:
+        bar(f"clone on {row['file system']}, disk of {row['disk_gib']} GiB", "≤ 100 ms", f"{row['clone_ms']} ms",
+            row["clone_ms"] <= 100)
     if "limits" in found:
         for kind, rows_found in found["limits"]["found"].items():
             worst = max(rows_found, key=lambda row: abs(row["off_percent"]))
@@ -251,7 +254,19 @@ def write_hundred(found, section):
         ]
     else:
         rows.append(["dd of the decoded disk, direct", f"{found['dd_mib_per_s']:.0f} MiB/s"])
-    return "## 100 requests for one image\n\n" + table(["", ""], rows)
+    note = found.get("note", "")
+    return "## 100 requests for one image\n\n" + (note + "\n\n" if note else "") + table(["", ""], rows)
+
+
+def write_clones(found, section):
+    """Clones of golden files, from the request on."""
+    rows = [[row["file system"], f"{row['disk_gib']} GiB", f"{row['first_s']:.1f} s", f"{row['clone_ms']} ms",
+             f"{row['clone_max_ms']} ms", f"{row['cp_reflink_truncate_sync_ms']} ms",
+             f"{row['at_once_s']:.1f} s", f"{row['fetched_bytes_all'] / MIB:.0f} MiB",
+             f"{row['written_bytes_all'] / MIB:.0f} MiB"] for row in found["rows"]]
+    return (f"## Clones of files\n\n{found['note']} From the request to `completed`; medians of {section['runs']}.\n\n"
+            + table(["File system", "Disk", "First volume (golden, and its clone)", "Clone", "slowest",
+                     "`cp --reflink`, `truncate`, `sync`", "100 at once", "Fetched in all", "Written in all"], rows))
 
 
 def write_scale(found, section):
@@ -287,6 +302,7 @@ WRITERS = {
     "large": write_large,
     "load": write_load,
     "hundred": write_hundred,
+    "clones": write_clones,
     "scale": write_scale,
     "limits": write_limits,
 }

@@ -1,25 +1,27 @@
 //! Volumes by cloning, on file systems whose files share extents.
 
 mod clients;
+mod crash;
 mod full;
 mod kills;
+mod life;
+mod objects;
+mod replace;
 mod verify;
 
 use std::fs;
 use std::ops::Deref;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
 use lvp_api::{GoldenVolumes, JobState, JobStatus, Method, VerifiedVolume};
-use lvp_testkit::daemon::{Daemon, Home, wait_for};
-use lvp_testkit::fault::{Fault, FaultProxy, Rule};
+use lvp_testkit::daemon::{Daemon, Home};
+use lvp_testkit::fault::FaultProxy;
 use lvp_testkit::loopfs::LoopFs;
 use lvp_testkit::require::require;
 use lvp_testkit::s3::S3;
 use serde_json::{Value, json};
 
-use crate::restore::{back_up, check_recorded, forget_the_end, restore};
-use crate::support::{BINARY, MIB, World, address, completed, ended, holds, image, metric};
+use crate::support::{BINARY, MIB, World, address, completed, holds, image, metric};
 
 const DISK: u64 = 32 * MIB;
 
@@ -39,18 +41,25 @@ impl Deref for Sharing {
 
 impl Sharing {
     async fn on(kind: &str) -> Self {
-        Self::over(kind, S3::start().await.expect("it starts"), None)
+        Self::sized(kind, 0).await
+    }
+
+    /// On a file system of at least so many bytes, which takes no more room than is written to it.
+    async fn sized(kind: &str, size_bytes: u64) -> Self {
+        let s3 = S3::start().await.expect("it starts");
+        let file_system = LoopFs::new(kind, size_bytes).expect("it is mounted");
+        Self::over(file_system, s3, None)
     }
 
     async fn with_faults() -> (Self, FaultProxy) {
         let s3 = S3::start().await.expect("it starts");
         let proxy = FaultProxy::start(address(&s3)).await.expect("it starts");
         let endpoint = proxy.endpoint();
-        (Self::over("xfs", s3, Some(&endpoint)), proxy)
+        let file_system = LoopFs::new("xfs", 0).expect("it is mounted");
+        (Self::over(file_system, s3, Some(&endpoint)), proxy)
     }
 
-    fn over(kind: &str, s3: S3, endpoint: Option<&str>) -> Self {
-        let file_system = LoopFs::new(kind, 0).expect("it is mounted");
+    fn over(file_system: LoopFs, s3: S3, endpoint: Option<&str>) -> Self {
         let endpoint = endpoint.unwrap_or(s3.endpoint());
         let home = Home::kept_in(&file_system.path().join("home"), BINARY, endpoint);
         let home = home.expect("there is room for a home");
@@ -115,6 +124,16 @@ async fn forget_cached(daemon: &Daemon, status: &JobStatus) {
 
 fn says(status: &JobStatus, part: &str) -> bool {
     status.notes.iter().any(|note| note.contains(part))
+}
+
+async fn verified(daemon: &Daemon, volume: &str) -> Result<VerifiedVolume, (u16, String)> {
+    let route = format!("/api/v1/volumes/{volume}/verify");
+    let answer = daemon.call("POST", &route, None).await;
+    let answer = answer.expect("it answers");
+    match answer.status {
+        200 => Ok(serde_json::from_value(answer.body).expect("a verification")),
+        status => Err((status, answer.body.to_string())),
+    }
 }
 
 #[tokio::test]
@@ -338,446 +357,4 @@ async fn where_files_share_nothing_a_job_says_so_or_fails_if_it_must_clone() {
         .expect("accepted");
     let status = daemon.ended(&job).await.expect("it ends");
     assert_eq!(status.error_type.as_deref(), Some("clone_unavailable"));
-}
-
-#[tokio::test]
-async fn a_volume_is_replaced_at_once_and_keeps_its_content_until_then() {
-    if !require("xfs") {
-        return;
-    }
-    let (world, proxy) = Sharing::with_faults().await;
-    let (first, second) = (image(DISK, 100, 5), image(DISK, 300, 6));
-    let (old, new) = (
-        world.put("old.qcow2", &first.build()),
-        world.put("new.qcow2", &second.build()),
-    );
-    let daemon = world.start();
-    completed(&daemon, &old, "vm", DISK).await;
-    let volume = world.home.volume("vm");
-    let before = fs::metadata(&volume).expect("it is there");
-
-    // While the new image is fetched, and when that is cancelled.
-    proxy.inject(Rule::new(Fault::Slow(100_000)).method("GET"));
-    let job = daemon.provision(&new, "vm", DISK).await.expect("accepted");
-    wait_for("the golden volume in the making", async || {
-        (world.golden_files().len() == 2).then_some(())
-    })
-    .await;
-    assert!(holds(&volume, &first.disk()));
-    let answer = daemon
-        .call("POST", &format!("/api/v1/jobs/{job}/cancel"), None)
-        .await;
-    assert_eq!(answer.expect("it answers").status, 200);
-    assert!(holds(&volume, &first.disk()));
-    assert_eq!(world.golden_files().len(), 1, "nothing half made is left");
-    proxy.clear();
-
-    // While a guest has it.
-    let guest = fs::File::open(&volume).expect("it opens");
-    let refused = ended(&daemon, &new, "vm", DISK).await;
-    assert_eq!(refused.error_type.as_deref(), Some("volume_refused"));
-    assert!(holds(&volume, &first.disk()));
-    drop(guest);
-
-    let status = completed(&daemon, &new, "vm", DISK).await;
-    assert_eq!(status.method, Some(Method::Clone));
-    assert!(holds(&volume, &second.disk()));
-    let after = fs::metadata(&volume).expect("it is there");
-    assert_ne!(before.ino(), after.ino());
-    assert_eq!(before.len(), after.len());
-    assert_eq!(world.golden_files().len(), 2, "no clone waits");
-
-    // A larger image does not fit, and the volume stays.
-    let large = world.put("large.qcow2", &image(2 * DISK, 10, 7).build());
-    let refused = ended(&daemon, &large, "vm", DISK).await;
-    assert_eq!(refused.error_type.as_deref(), Some("volume_too_small"));
-    assert!(holds(&volume, &second.disk()));
-    assert_eq!(world.golden_files().len(), 2);
-}
-
-#[tokio::test]
-async fn a_kill_while_the_golden_volume_is_made_leaves_nothing_that_is_used() {
-    if !require("xfs") {
-        return;
-    }
-    for is_resumed in [true, false] {
-        kill_the_maker(is_resumed).await;
-    }
-}
-
-async fn kill_the_maker(is_resumed: bool) {
-    let (world, proxy) = Sharing::with_faults().await;
-    let builder = image(DISK, 400, 8);
-    let url = world.put("a.qcow2", &builder.build());
-    proxy.inject(Rule::new(Fault::Slow(300_000)).method("GET"));
-    let daemon = world.start();
-    let job = daemon.provision(&url, "vm", DISK).await.expect("accepted");
-    let follower = daemon
-        .provision(&url, "vm-2", DISK)
-        .await
-        .expect("accepted");
-    wait_for("the golden volume in the making", async || {
-        let listed = golden(&daemon).await.volumes;
-        let volume = listed.into_iter().next()?;
-        assert_eq!(volume.flaw.as_deref(), Some("is not finished"));
-        assert!(volume.in_use);
-        Some(())
-    })
-    .await;
-    daemon.kill().expect("it is killed");
-    assert!(!world.home.volume("vm").exists());
-
-    if is_resumed {
-        // The next start goes on with both.
-        proxy.clear();
-        let daemon = world.start();
-        for (job, volume) in [(&job, "vm"), (&follower, "vm-2")] {
-            let status = daemon.ended(job).await.expect("it ends");
-            assert_eq!(status.method, Some(Method::Clone), "{status:?}");
-            assert!(holds(&world.home.volume(volume), &builder.disk()));
-        }
-        let listed = golden(&daemon).await.volumes;
-        assert_eq!((listed.len(), &listed[0].flaw), (1, &None));
-    } else {
-        // Nobody goes on, so it is swept.
-        let arguments = ["db", "cancel-unfinished", "--config", "/dev/null"];
-        let output = world.home.run(&arguments).expect("it starts");
-        assert!(output.status.success(), "{output:?}");
-        let _daemon = world.start();
-        wait_for("the sweep", async || {
-            world.golden_files().is_empty().then_some(())
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn a_clone_that_a_kill_left_unfinished_is_made_anew_and_one_that_waited_is_swept() {
-    if !require("xfs") {
-        return;
-    }
-    let world = Sharing::on("xfs").await;
-    let builder = image(DISK, 100, 17);
-    let url = world.put("a.qcow2", &builder.build());
-    let daemon = world.start();
-    let job = daemon.provision(&url, "vm", DISK).await.expect("accepted");
-    let digest = daemon.ended(&job).await.expect("it ends").image_digest;
-    let digest = digest.expect("it has one");
-    daemon.kill().expect("it is killed");
-
-    // As if it had been killed before the clone said ready, with whatever in it.
-    let record = world.home.volume(".lvp").join("vm.json");
-    let text = fs::read_to_string(&record).expect("it has a record");
-    let mut json: Value = serde_json::from_str(&text).expect("JSON");
-    let fields = json.as_object_mut().expect("an object");
-    fields.remove("image").expect("it is ready");
-    fields.insert("state".to_owned(), "populating".into());
-    fields.insert("created".to_owned(), true.into());
-    fs::write(&record, json.to_string()).expect("it is written");
-    fs::write(world.home.volume("vm"), b"half").expect("it is written");
-    // And another one while it was to replace a volume; its job is unknown.
-    let waits = world
-        .golden_dir()
-        .join(format!("lvp-new-{}", lvp_api::JobId::random()));
-    fs::write(&waits, b"half").expect("it is written");
-    forget_the_end(&world, &job, 1);
-
-    let daemon = world.start();
-    let status = daemon.ended(&job).await.expect("it ends");
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
-    assert_eq!(status.method, Some(Method::Clone), "{status:?}");
-    assert!(holds(&world.home.volume("vm"), &builder.disk()));
-    wait_for("the sweep", async || (!waits.exists()).then_some(())).await;
-
-    // One that had said so is only recorded.
-    daemon.kill().expect("it is killed");
-    forget_the_end(&world, &job, 1);
-    let daemon = world.start();
-    let status = daemon.ended(&job).await.expect("it ends");
-    check_recorded(&status, &digest);
-    assert!(holds(&world.home.volume("vm"), &builder.disk()));
-}
-
-#[tokio::test]
-async fn a_golden_volume_that_the_database_does_not_know_is_used_once_the_object_was_read() {
-    if !require("xfs") {
-        return;
-    }
-    let world = Sharing::on("xfs").await;
-    let builder = image(DISK, 100, 9);
-    let url = world.put("a.qcow2", &builder.build());
-    let daemon = world.start();
-    let copy = back_up(&world, "nightly.db");
-    completed(&daemon, &url, "vm", DISK).await;
-    daemon.kill().expect("it is killed");
-    restore(&world, &copy);
-    world.s3.traffic().reset();
-    let daemon = world.start();
-    wait_for("the golden volume", async || {
-        let listed = golden(&daemon).await;
-        listed.volumes.first()?.made_at.clone()
-    })
-    .await;
-    // Its digest is announced, but nobody has read this object.
-    let second = completed(&daemon, &url, "vm-2", DISK).await;
-    assert_eq!(second.method, Some(Method::Clone));
-    assert!(!says(&second, "golden volume on the way"), "{second:?}");
-    assert!(world.sent("a.qcow2") > 0);
-    assert!(holds(&world.home.volume("vm-2"), &builder.disk()));
-    world.s3.traffic().reset();
-    completed(&daemon, &url, "vm-3", DISK).await;
-    assert_eq!(world.sent("a.qcow2"), 0);
-}
-
-#[tokio::test]
-async fn an_object_with_other_bytes_is_never_served_from_the_golden_volume_of_the_former_ones() {
-    if !require("xfs") {
-        return;
-    }
-    let world = Sharing::on("xfs").await;
-    let (first, second) = (image(DISK, 100, 11), image(DISK, 100, 13));
-    let url = world.put("a.qcow2", &first.build());
-    let daemon = world.start();
-    completed(&daemon, &url, "vm-1", DISK).await;
-    // Without its sidecar it is not what it should be; with it, it is another image.
-    let objects = world.s3.objects();
-    objects
-        .put("images", "a.qcow2", &second.build())
-        .expect("it is put");
-    let status = ended(&daemon, &url, "vm-2", DISK).await;
-    assert_eq!(
-        status.error_type.as_deref(),
-        Some("digest_mismatch"),
-        "{status:?}"
-    );
-    assert!(!world.home.volume("vm-2").exists());
-    objects.put_sidecar("images", "a.qcow2").expect("it is put");
-    let status = completed(&daemon, &url, "vm-2", DISK).await;
-    assert_eq!(status.method, Some(Method::Clone));
-    assert!(holds(&world.home.volume("vm-2"), &second.disk()));
-    // A checksum of the request that is not the image's.
-    let wrong = format!("sha256:{}", "0".repeat(64));
-    let status = asked(&daemon, &url, "vm-3", json!({ "checksum": wrong })).await;
-    assert_eq!(status.status, JobState::Failed, "{status:?}");
-    let wrong = format!("sha512:{}", "0".repeat(128));
-    let status = asked(&daemon, &url, "vm-3", json!({ "checksum": wrong })).await;
-    assert_eq!(
-        status.error_type.as_deref(),
-        Some("digest_mismatch"),
-        "{status:?}"
-    );
-    assert!(!world.home.volume("vm-3").exists());
-}
-
-#[tokio::test]
-async fn a_sha512_is_compared_before_the_first_clone_and_remembered() {
-    if !require("xfs") {
-        return;
-    }
-    let world = Sharing::on("xfs").await;
-    let bytes = image(DISK, 100, 12).build();
-    let url = world.put("a.qcow2", &bytes);
-    let daemon = world.start();
-    completed(&daemon, &url, "vm-1", DISK).await;
-    let sha512 = <sha2::Sha512 as sha2::Digest>::digest(&bytes);
-    let sha512 = sha512
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
-    let checksum = json!({ "checksum": format!("sha512:{sha512}") });
-    // From the cached file.
-    let status = asked(&daemon, &url, "vm-2", checksum.clone()).await;
-    assert_eq!(status.method, Some(Method::Clone), "{status:?}");
-    assert_eq!(status.cache_hit, Some(true));
-    forget_cached(&daemon, &status).await;
-    world.s3.traffic().reset();
-    let status = asked(&daemon, &url, "vm-3", checksum).await;
-    assert_eq!(status.method, Some(Method::Clone), "{status:?}");
-    assert_eq!(world.sent("a.qcow2"), 0);
-}
-
-#[tokio::test]
-async fn golden_volumes_are_made_ahead_listed_removed_and_made_anew_when_they_are_flawed() {
-    if !require("btrfs") {
-        return;
-    }
-    let world = Sharing::on("btrfs").await.with("GOLDEN_MAX_COUNT", "2");
-    let builders: Vec<_> = (0..3).map(|seed| image(DISK, 50, 21 + 2 * seed)).collect();
-    let urls: Vec<_> = (0..3)
-        .map(|number| world.put(&format!("{number}.qcow2"), &builders[number].build()))
-        .collect();
-    let daemon = world.start();
-    let make = async |url: &str| {
-        let body = json!({ "image_url": url });
-        let job = daemon
-            .submit("/api/v1/golden", body)
-            .await
-            .expect("accepted");
-        let status = daemon.ended(&job).await.expect("it ends");
-        assert_eq!(status.status, JobState::Completed, "{status:?}");
-        assert_eq!(status.kind.as_str(), "golden");
-        status
-    };
-    let made = make(&urls[0]).await;
-    assert_eq!((made.method, made.volume_name.clone()), (None, None));
-    // It is there: nothing is fetched or written.
-    world.s3.traffic().reset();
-    make(&urls[0]).await;
-    assert_eq!(world.sent("0.qcow2"), 0);
-    let status = completed(&daemon, &urls[0], "vm-0", DISK).await;
-    assert_eq!(status.method, Some(Method::Clone));
-    assert_eq!(world.sent("0.qcow2"), 0);
-
-    let cached: lvp_api::CachedImages = daemon.get("/api/v1/cache/images").await.expect("a list");
-    assert!(cached.images[0].golden);
-
-    // The longest unused goes.
-    make(&urls[1]).await;
-    completed(&daemon, &urls[0], "vm-0b", DISK).await;
-    make(&urls[2]).await;
-    let keys = async || {
-        let listed = golden(&daemon).await.volumes;
-        listed
-            .into_iter()
-            .map(|volume| volume.image_url)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(keys().await, [urls[2].clone(), urls[0].clone()]);
-    assert_eq!(metric(&daemon, "golden_dropped_total").await, Some(1.0));
-
-    // One that somebody wrote to.
-    let name = format!(
-        "lvp-golden-{}-qcow2",
-        made.image_digest.as_deref().expect("one")
-    );
-    fs::write(world.golden_dir().join(&name), b"changed").expect("root may");
-    let listed = golden(&daemon).await.volumes;
-    assert!(
-        listed.iter().any(|volume| volume.flaw.is_some()),
-        "{listed:?}"
-    );
-    let status = completed(&daemon, &urls[0], "vm-0c", DISK).await;
-    assert_eq!(status.method, Some(Method::Clone));
-    assert!(says(&status, "golden volume on the way"), "{status:?}");
-    assert!(holds(&world.home.volume("vm-0c"), &builders[0].disk()));
-    assert!(
-        daemon
-            .log_text()
-            .iter()
-            .any(|line| line.contains("will be made anew"))
-    );
-
-    // Removing it leaves its clones.
-    let key = made.image_digest.expect("it has one");
-    let remove = async |key: &str| {
-        let route = format!("/api/v1/golden/{key}");
-        let answer = daemon.call("DELETE", &route, None).await;
-        answer.expect("it answers").status
-    };
-    assert_eq!(remove(&key).await, 200);
-    assert_eq!(remove(&key).await, 404);
-    assert_eq!(remove("x").await, 400);
-    assert_eq!(keys().await, [urls[2].clone()]);
-    assert!(holds(&world.home.volume("vm-0c"), &builders[0].disk()));
-}
-
-#[tokio::test]
-async fn a_golden_volume_gives_way_before_a_request_is_refused_for_want_of_room() {
-    if !require("xfs") {
-        return;
-    }
-    let world = Sharing::on("xfs").await;
-    // Of bytes that take room.
-    let builder = image(64 * MIB, 900, 30);
-    let url = world.put("a.qcow2", &builder.build());
-    let daemon = world.start();
-    let body = json!({ "image_url": url });
-    let job = daemon
-        .submit("/api/v1/golden", body)
-        .await
-        .expect("accepted");
-    daemon.ended(&job).await.expect("it ends");
-    assert_eq!(golden(&daemon).await.count, 1);
-    let room = rustix::fs::statvfs(world.home.path()).expect("it has room");
-    let free = room.f_bavail * room.f_frsize;
-    let other = world.put("b.qcow2", &image(DISK, 4, 31).build());
-    let put = async |url: &str, size_bytes: u64, clone: &str| {
-        let body = json!({
-            "image_url": url, "volume_name": "vm", "volume_size_bytes": size_bytes, "clone": clone,
-        });
-        let job = daemon.submit("/api/v1/jobs", body).await.expect("accepted");
-        daemon.ended(&job).await.expect("it ends")
-    };
-    // Not for what would not fit even then.
-    for (url, clone) in [(&url, "auto"), (&url, "require"), (&other, "never")] {
-        let status = put(url, free + 1024 * MIB, clone).await;
-        assert_eq!(status.status, JobState::Failed, "{status:?}");
-        let error = status.error.expect("it says why");
-        assert!(error.contains("free") && error.contains("needs"), "{error}");
-        assert_eq!(golden(&daemon).await.count, 1, "{clone}");
-    }
-    let status = put(&other, free + 4 * MIB, "never").await;
-    assert_eq!(status.status, JobState::Completed, "{status:?}");
-    assert_eq!(golden(&daemon).await.count, 0);
-}
-
-async fn verified(daemon: &Daemon, volume: &str) -> Result<VerifiedVolume, (u16, String)> {
-    let route = format!("/api/v1/volumes/{volume}/verify");
-    let answer = daemon.call("POST", &route, None).await;
-    let answer = answer.expect("it answers");
-    match answer.status {
-        200 => Ok(serde_json::from_value(answer.body).expect("a verification")),
-        status => Err((status, answer.body.to_string())),
-    }
-}
-
-#[tokio::test]
-async fn a_volume_is_compared_with_what_was_written_to_it() {
-    if !require("xfs") {
-        return;
-    }
-    let world = Sharing::on("xfs").await;
-    let builder = image(DISK, 100, 15);
-    let url = world.put("a.qcow2", &builder.build());
-    let daemon = world.start();
-    let written = asked(&daemon, &url, "vm-0", json!({ "clone": "never" })).await;
-    assert_eq!(written.status, JobState::Completed);
-    // Nobody has recorded what it is.
-    let (status, text) = verified(&daemon, "vm-0").await.expect_err("it is refused");
-    assert_eq!(status, 409, "{text}");
-    assert!(text.contains("golden make"), "{text}");
-    let status = completed(&daemon, &url, "vm-1", 2 * DISK).await;
-    let digest = status.image_digest.expect("it has one");
-    let golden_name = format!("lvp-golden-{digest}-qcow2");
-    for volume in ["vm-0", "vm-1", &golden_name] {
-        let found = verified(&daemon, volume).await.expect("it is read");
-        assert!(found.matches && found.differences.is_empty(), "{found:?}");
-        assert_eq!((&found.image_digest, found.disk_bytes), (&digest, DISK));
-        assert_eq!(found.expected_digest, found.found_digest);
-    }
-
-    // A guest's writes: within the image's disk, and behind it.
-    let guest = world.home.volume("vm-1");
-    let file = fs::File::options().write(true).open(guest);
-    let file = file.expect("it opens");
-    file.write_all_at(&[1; 10], 5 * 4096 + 7).expect("written");
-    file.write_all_at(&[1; 10], DISK + 3 * 4096)
-        .expect("written");
-    file.sync_all().expect("synced");
-    let (status, text) = verified(&daemon, "vm-1").await.expect_err("it is open");
-    assert_eq!(status, 409, "{text}");
-    drop(file);
-    let found = verified(&daemon, "vm-1").await.expect("it is read");
-    assert!(!found.matches);
-    assert_ne!(found.expected_digest, found.found_digest);
-    let parts: Vec<_> = found
-        .differences
-        .iter()
-        .map(|part| (part.offset, part.length))
-        .collect();
-    assert_eq!(parts, [(5 * 4096, 4096), (DISK + 3 * 4096, 4096)]);
-    for (volume, expected) in [("absent", 404), ("..", 404), ("a%20b", 400)] {
-        let (status, text) = verified(&daemon, volume).await.expect_err("there is none");
-        assert_eq!(status, expected, "{volume}: {text}");
-    }
 }

@@ -71,10 +71,10 @@ impl Steps<'_> {
             Before::Seen(found) => (found.map(|found| *found), true),
             Before::Unknown => (volumes.lookup(&request.name).await?, false),
         };
-        if self.live.is_taken_up() {
+        if self.live.is_resumed() {
             self.check_standing(found.as_ref()).await?;
         }
-        let is_free = is_first_look && found.is_none() && !self.live.is_taken_up();
+        let is_free = is_first_look && found.is_none() && !self.live.is_resumed();
         let old = found.filter(|found| !self.is_unfinished_here(found));
         let size_bytes = match &old {
             Some(existing) => {

@@ -139,7 +139,7 @@ impl Steps<'_> {
             Ok(file) => file,
             Err(error) => {
                 unpacking.give_up().await?;
-                if self.live.stop.reason().is_some() || error.may_heal() {
+                if self.live.stop.reason().is_some() || error.is_recoverable() {
                     return Err(error);
                 }
                 self.not_unpacked(&error);

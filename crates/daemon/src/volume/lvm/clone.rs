@@ -4,7 +4,7 @@
 //! ```text
 //! lvcreate -s -a n     populating, in the command that makes the snapshot
 //! lvextend             to the size that was asked for
-//! lvchange -a y + tags of the volume of that name and size that says that this job is making it: active, and ready
+//! lvchange -a y + tags of the volume of that name and size that has this job's tags: active, and ready
 //! lvs                  whether all that was done, and the golden volume was one throughout
 //! ```
 //!
@@ -68,11 +68,6 @@ impl Lvm {
             }
             return Err(VolumeError::new(VolumeErrorKind::NotFound, why));
         }
-        let is_done = made.volume.state == done && made.row.lv_size >= wanted;
-        if is_done && !made.row.lv_active.is_empty() {
-            self.flush(&made).await?;
-            return Ok(made.volume);
-        }
         let made = match made.row.lv_active.is_empty() && is_mine {
             true => self.activated(name).await?,
             false => made,
@@ -82,7 +77,11 @@ impl Lvm {
             self.mark_ready(&clone, job, &golden.key.digest).await?;
             return Ok(clone);
         }
-        Err(too_small_or_inactive(&made, wanted))
+        if made.row.lv_size < wanted || made.row.lv_active.is_empty() {
+            return Err(too_small_or_inactive(&made, wanted));
+        }
+        self.flush(&made).await?;
+        Ok(made.volume)
     }
 
     /// The clone that was made, if it is what it should be.
@@ -111,9 +110,15 @@ impl Lvm {
         size_bytes: u64,
         job: JobId,
     ) {
-        let before = tags::populating(job, true);
-        let (add, delete) = tags::difference(&before, &tags::ready(job, &golden.key.digest));
-        let says: Vec<_> = before.iter().map(|tag| format!("\"{tag}\"")).collect();
+        let (before, after) = (
+            tags::populating(job, true),
+            tags::ready(job, &golden.key.digest),
+        );
+        let (add, delete) = tags::difference(&before, &after);
+        // By tags that stay: LVM selects anew for the activation, after it has changed the others.
+        let says = before.into_iter().filter(|tag| after.contains(tag));
+        let says = says.chain([tags::clone_of(&golden.key.digest)]);
+        let says: Vec<_> = says.map(|tag| format!("\"{tag}\"")).collect();
         let selection = format!(
             "lv_name=\"{name}\" && lv_size>={size_bytes}b && lv_tags={{{}}}",
             says.join(" && ")

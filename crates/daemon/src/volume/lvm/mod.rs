@@ -47,6 +47,7 @@ mod empty;
 mod find;
 mod golden;
 mod inherit;
+mod look;
 mod pool;
 pub mod report;
 mod rules;

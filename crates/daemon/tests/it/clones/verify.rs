@@ -118,7 +118,7 @@ async fn a_verification_shows_its_progress_and_can_be_cancelled_killed_and_resum
     if !require("xfs") {
         return;
     }
-    let world = Sharing::on("xfs").await;
+    let world = Sharing::sized("xfs", 2 * LARGE).await;
     let builder = image(DISK, 100, 63);
     let url = world.put("a.qcow2", &builder.build());
     let daemon = world.start();
