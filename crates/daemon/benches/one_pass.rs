@@ -111,6 +111,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             require_checksum: false,
             tail: TailPolicy::Keep,
             clone: CloneUse::Never,
+            expand: lvp_api::Expand::None,
             adopt_untagged: false,
             max_write_bytes_per_sec: None,
         },
@@ -127,6 +128,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             size_bytes,
             adopt: true,
             clone: lvp_api::Cloning::Never,
+            expand: None,
         },
     };
     let new = NewJob {

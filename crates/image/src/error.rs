@@ -60,6 +60,8 @@ pub enum ErrorKind {
     BadCluster,
     /// Refused: the compressed stream around a raw image is damaged.
     BadStream,
+    /// Refused: the disk's GPT is damaged, or there is no room to move its backup.
+    BadPartitionTable,
     /// Refused: the image is beyond a limit of this crate; see [`limits`](crate::limits).
     TooLarge,
 }
@@ -100,6 +102,7 @@ impl ErrorKind {
             | Self::Truncated
             | Self::BadCluster
             | Self::BadStream
+            | Self::BadPartitionTable
             | Self::TooLarge => true,
         }
     }
@@ -130,6 +133,7 @@ named!(ErrorKind, "kind of error", {
     Truncated => "truncated",
     BadCluster => "bad_cluster",
     BadStream => "bad_stream",
+    BadPartitionTable => "bad_partition_table",
     TooLarge => "too_large",
 });
 

@@ -127,6 +127,7 @@ const COMPONENTS: &[Component] = &[
     program(&["minisign"], "apt install minisign"),
     program(&["sq"], "apt install sq"),
     program(&["sfdisk"], "apt install fdisk"),
+    program(&["sgdisk"], "apt install gdisk"),
     Component {
         name: "browser",
         programs: &["chromium", "playwright"],

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use lvp_api::units::{ByteSize, GIB, MIB};
-use lvp_api::{Checksum, Cloning, ImageType, JobState, ProvisionRequest, VolumeName};
+use lvp_api::{Checksum, Cloning, Expand, ImageType, JobState, ProvisionRequest, VolumeName};
 
 use super::image_type_parser;
 
@@ -70,6 +70,12 @@ pub(crate) struct WhatArgs {
     /// or fail if it is not possible (require)
     #[arg(long, value_name = "WHETHER", default_value = "auto", value_parser = cloning_parser())]
     pub(crate) clone: Cloning,
+
+    /// What to do to the guest's partition table on a larger volume: move the
+    /// backup GPT to the volume's end (gpt), or nothing (none); by default as
+    /// the daemon is configured
+    #[arg(long, value_name = "WHAT", value_parser = expand_parser())]
+    pub(crate) expand: Option<Expand>,
 }
 
 impl WhatArgs {
@@ -88,6 +94,7 @@ impl WhatArgs {
             correlation_id: None,
             adopt: self.adopt,
             clone: self.clone,
+            expand: self.expand,
         }
     }
 }
@@ -163,6 +170,11 @@ fn parse_volume_size(text: &str) -> Result<ByteSize, String> {
 fn cloning_parser() -> impl TypedValueParser<Value = Cloning> {
     PossibleValuesParser::new(Cloning::ALL.map(Cloning::as_str))
         .try_map(|name| Cloning::from_str(&name))
+}
+
+fn expand_parser() -> impl TypedValueParser<Value = Expand> {
+    PossibleValuesParser::new(Expand::ALL.map(Expand::as_str))
+        .try_map(|name| Expand::from_str(&name))
 }
 
 fn job_state_parser() -> impl TypedValueParser<Value = JobState> {

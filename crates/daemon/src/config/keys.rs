@@ -6,6 +6,8 @@
 use std::time::Duration;
 
 pub use super::kind::Kind;
+use lvp_api::Expand;
+
 use super::words::{Compression, OtlpProtocol, TraceSampler};
 use super::{
     Addressing, BackendKind, CloneUse, LogFormat, LogOutput, SignaturePolicy, StaleData,
@@ -413,6 +415,14 @@ pub const KEYS: &[Key] = &[
         "auto",
         "Whether volumes are cloned from golden volumes where they can be, as each request says, or never on this \
          host: then no golden volume is made, and a request that must have a clone fails",
+    ),
+    key(
+        "volumes.expand",
+        &["VOLUME_EXPAND"],
+        Kind::OneOf(Expand::NAMES),
+        "none",
+        "What is done to the guest's partition table on a volume that is larger than the image's disk, where the \
+         request does not say: gpt moves the backup GPT to the volume's end",
     ),
     moved(
         key(

@@ -29,6 +29,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lvp_api::Expand;
 use url::Url;
 
 pub use load::{ConfigError, Settings};
@@ -182,6 +183,8 @@ pub struct Volumes {
     pub stale_data: StaleData,
     /// Whether they are cloned.
     pub clone: CloneUse,
+    /// What is done to guests' partition tables, where requests do not say.
+    pub expand: Expand,
     /// Bandwidth limit for one job's writes.
     pub max_write_bytes_per_sec: Option<u64>,
 }
@@ -329,6 +332,7 @@ impl Config {
                 adopt_untagged: settings.boolean("volumes.adopt_untagged")?,
                 stale_data: settings.named("volumes.stale_data")?,
                 clone: settings.named("volumes.clone")?,
+                expand: settings.named("volumes.expand")?,
                 max_write_bytes_per_sec: settings.limit("volumes.max_write_bytes_per_sec")?,
             },
             cache: Cache {

@@ -194,6 +194,7 @@ mod tests {
         check("volumes.backend", &BackendKind::ALL);
         check("volumes.stale_data", &StaleData::ALL);
         check("volumes.clone", &CloneUse::ALL);
+        check("volumes.expand", &lvp_api::Expand::ALL);
         check("logging.format", &LogFormat::ALL);
         check("logging.output", &LogOutput::ALL);
         check("tracing.exporters", &TraceExporter::ALL);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_api::{VerifiedVolume, VolumeName};
 
-use super::content::{self, Differences};
+use super::content::{self, Differences, TakenBack};
 use super::{GoldenError, Held, Shelf};
 use crate::threads::blocking;
 use crate::volume::clones::is_reserved;
@@ -48,14 +48,29 @@ impl Shelf {
                  has no golden volume to compare it with: make one with 'lvpctl golden make'"
             )));
         };
+        if volume.expanded && held.is_none() {
+            return Err(refused(format!(
+                "The backup GPT of volume {name} was moved to its end when it was made, and its image has no golden \
+                 volume with which the rest could be compared: make one with 'lvpctl golden make'"
+            )));
+        }
         let file = clones.read_golden(&volume).await?;
         let golden = match &held {
             Some(held) => Some(clones.read_golden(&held.golden().volume).await?),
             None => None,
         };
         let reading = Reading(Arc::default());
-        let (stop, size_bytes) = (Arc::clone(&reading.0), volume.size_bytes);
-        let compared = blocking(move || compare(&file, golden, size_bytes, &content, &stop));
+        let stop = Arc::clone(&reading.0);
+        let (size_bytes, expanded) = (volume.size_bytes, volume.expanded);
+        let compared = blocking(move || {
+            let taken_back = match &golden {
+                Some(golden) if expanded => {
+                    TakenBack::of_gpt(golden, content.size_bytes, size_bytes)?
+                }
+                _ => TakenBack::default(),
+            };
+            compare((&file, golden), size_bytes, &content, &taken_back, &stop)
+        });
         let compared = compared.await.map_err(|error| {
             VolumeError::internal("Comparing a volume crashed; see the log").caused_by(error)
         })?;
@@ -109,23 +124,37 @@ type Compared = Option<(lvp_api::Sha256Digest, Differences)>;
 
 /// None if it was told to stop. Blocks.
 fn compare(
-    file: &File,
-    golden: Option<File>,
+    (file, golden): (&File, Option<File>),
     size_bytes: u64,
     content: &Content,
+    taken_back: &TakenBack,
     stop: &AtomicBool,
 ) -> std::io::Result<Compared> {
     let disk_bytes = content.size_bytes;
     let mut differences = Differences::default();
-    let Some(found) = content::digest(file, disk_bytes, stop)? else {
+    let Some(found) = content::digest_before(file, disk_bytes, taken_back, stop)? else {
         return Ok(None);
     };
     if let Some(golden) = golden.filter(|_| found != content.digest)
-        && content::compare(file, &golden, disk_bytes, stop, &mut differences)?.is_none()
+        && content::compare(
+            file,
+            &golden,
+            disk_bytes,
+            taken_back,
+            stop,
+            &mut differences,
+        )?
+        .is_none()
     {
         return Ok(None);
     }
-    let behind = content::compare_with_zeros(file, disk_bytes..size_bytes, stop, &mut differences)?;
+    let behind = content::compare_with_zeros(
+        file,
+        disk_bytes..size_bytes,
+        taken_back,
+        stop,
+        &mut differences,
+    )?;
     Ok(behind.map(|()| (found, differences)))
 }
 

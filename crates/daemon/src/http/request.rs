@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lvp_api::job::CORRELATION_ID_MAX;
 use lvp_api::units::GIB;
-use lvp_api::{Checksum, Cloning, ErrorCode, ImageType, VolumeName};
+use lvp_api::{Checksum, Cloning, ErrorCode, Expand, ImageType, VolumeName};
 
 use super::error::ApiError;
 use super::fields::Fields;
@@ -43,6 +43,7 @@ const PROVISION: &[&str] = &[
     "correlation_id",
     "adopt",
     "clone",
+    "expand",
 ];
 
 /// The fields of a request for the cache.
@@ -142,6 +143,7 @@ fn checked_provision(
         size_bytes,
         adopt: fields.truth("adopt")?.unwrap_or(false),
         clone: cloning(fields)?,
+        expand: expand(fields)?,
     };
     let work = Work::Provision { image, volume };
     let spec = spec(work, fields.text("correlation_id")?, headers)?;
@@ -219,6 +221,17 @@ fn cloning(fields: &Fields) -> Result<Cloning, ApiError> {
         Some(name) => name
             .parse()
             .map_err(|error| ApiError::bad_request(format!("clone: {error}"))),
+    }
+}
+
+/// What is done to the guest's partition table; an empty string counts as absent.
+fn expand(fields: &Fields) -> Result<Option<Expand>, ApiError> {
+    match fields.text("expand")?.as_deref() {
+        None | Some("") => Ok(None),
+        Some(name) => match name.parse() {
+            Ok(expand) => Ok(Some(expand)),
+            Err(error) => Err(ApiError::bad_request(format!("expand: {error}"))),
+        },
     }
 }
 

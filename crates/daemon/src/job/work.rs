@@ -3,7 +3,7 @@
 //! A new kind (an image that is made from a volume, a clone of a volume) is a new variant; the compiler then
 //! names every place that has to handle it.
 
-use lvp_api::{Checksum, Cloning, ImageType, JobKind, VolumeName};
+use lvp_api::{Checksum, Cloning, Expand, ImageType, JobKind, VolumeName};
 
 use crate::source::url::RequestedUrl;
 
@@ -51,6 +51,8 @@ pub struct VolumeRequest {
     pub adopt: bool,
     /// Whether it is cloned where that can be done.
     pub clone: Cloning,
+    /// What is done to the guest's partition table, if the request says it.
+    pub expand: Option<Expand>,
 }
 
 impl Work {
@@ -117,6 +119,7 @@ mod tests {
                 size_bytes: 1 << 30,
                 adopt,
                 clone: Cloning::Auto,
+                expand: None,
             },
         }
     }

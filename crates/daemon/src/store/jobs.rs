@@ -95,8 +95,8 @@ impl Store {
                 transaction.execute(
                     "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
                      volume_size_bytes, correlation_id, idempotency_key, traceparent, created_at, \
-                     updated_at, adopt, image_identity, image_url_sealed, checksum, clone) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15, ?16)",
+                     updated_at, adopt, image_identity, image_url_sealed, checksum, clone, expand) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
                     params![
                         job.id.to_string(),
                         work.kind().as_str(),
@@ -114,6 +114,7 @@ impl Store {
                         sealed,
                         image.checksum.map(|checksum| checksum.to_string()),
                         volume.map_or(Cloning::default(), |volume| volume.clone).as_str(),
+                        volume.and_then(|volume| volume.expand).map(lvp_api::Expand::as_str),
                     ],
                 )?;
             }

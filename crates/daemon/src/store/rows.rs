@@ -95,6 +95,7 @@ fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
                 size_bytes: row.get::<_, i64>("volume_size_bytes")?.cast_unsigned(),
                 adopt: row.get("adopt")?,
                 clone: parsed(row, "clone")?,
+                expand: parsed_if_any(row, "expand")?,
             },
         },
         JobKind::Cache => Work::Fetch { image },

@@ -164,6 +164,10 @@ pub trait Clones: Send + Sync + Debug {
         job: JobId,
     ) -> Result<Volume, VolumeError>;
 
+    /// Opens a clone that `job` has made and not finished, to change some of its bytes: nobody else has it open, and
+    /// what it holds stays. It must be closed before the volume is marked ready.
+    async fn open_clone(&self, clone: &Volume, job: JobId) -> Result<File, VolumeError>;
+
     /// Whether a volume can be replaced by a clone instead of being written in place: it is of the same kind,
     /// and marked as this program's.
     fn is_replaceable(&self, volume: &Volume) -> bool;

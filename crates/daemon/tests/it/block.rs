@@ -109,6 +109,7 @@ impl Bench {
                 require_checksum: true,
                 tail: TailPolicy::Zero,
                 clone: CloneUse::Never,
+                expand: lvp_api::Expand::None,
                 adopt_untagged: false,
                 max_write_bytes_per_sec: None,
             },
@@ -147,6 +148,7 @@ impl Bench {
                 size_bytes: 32 * MIB,
                 adopt: false,
                 clone: lvp_api::Cloning::Auto,
+                expand: None,
             },
         };
         let new = NewJob {

@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lvp_api::{JobId, Sha256Digest, VolumeName};
+use lvp_api::{JobId, VolumeName};
 
 use super::clones::GoldenKey;
 use super::{
-    Capacity, Clones, Content, Golden, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError,
-    VolumeErrorKind, VolumeState, Volumes,
+    Capacity, Clones, Content, Golden, InUse, Made, OpenVolume, Removed, Unmarked, Volume,
+    VolumeError, VolumeErrorKind, VolumeState, Volumes,
 };
 use crate::config::BackendKind;
 use crate::threads::blocking;
@@ -139,10 +139,10 @@ impl Volumes for Dir {
         &self,
         volume: &Volume,
         job: JobId,
-        digest: &Sha256Digest,
+        made: &Made,
     ) -> Result<(), VolumeError> {
-        let (volume, digest) = (volume.clone(), *digest);
-        self.blocking(move |files| files.mark_ready(&volume, job, digest))
+        let (volume, made) = (volume.clone(), made.clone());
+        self.blocking(move |files| files.mark_ready(&volume, job, made))
             .await
     }
 
@@ -225,6 +225,12 @@ impl Clones for Dir {
     ) -> Result<Volume, VolumeError> {
         let (golden, name) = (golden.clone(), name.clone());
         self.blocking(move |files| files.clone_golden(&golden, &name, size_bytes, job))
+            .await
+    }
+
+    async fn open_clone(&self, clone: &Volume, job: JobId) -> Result<File, VolumeError> {
+        let clone = clone.clone();
+        self.blocking(move |files| files.open_clone(&clone, job))
             .await
     }
 

@@ -204,7 +204,7 @@ impl Clones for Lvm {
                 mapped_bytes,
             };
             let wanted = [
-                tags::ready(job, &key.digest),
+                tags::ready(job, &key.digest.into()),
                 vec![
                     tags::golden(key),
                     tags::content(content),
@@ -304,6 +304,15 @@ impl Clones for Lvm {
             return Err(VolumeError::new(VolumeErrorKind::Io, message));
         }
         Ok(made.volume)
+    }
+
+    async fn open_clone(&self, clone: &Volume, job: JobId) -> Result<File, VolumeError> {
+        let claimed = self.claim(clone, Purpose::Write, Unmarked::Refuse).await;
+        let (now, file) = claimed?;
+        match now.volume.state == (VolumeState::Populating { job, created: true }) {
+            true => Ok(file),
+            false => Err(VolumeError::not_populating(&now.volume)),
+        }
     }
 
     fn is_replaceable(&self, volume: &Volume) -> bool {

@@ -91,7 +91,10 @@ async fn ready(volumes: &dyn Volumes, golden: &Golden, vm: &VolumeName, job: Job
         .await
         .unwrap();
     let image = golden.key.digest;
-    volumes.mark_ready(&clone, job, &image).await.unwrap();
+    volumes
+        .mark_ready(&clone, job, &image.into())
+        .await
+        .unwrap();
     clone
 }
 
@@ -178,7 +181,7 @@ pub(crate) async fn a_clone_has_the_golden_volume_s_bytes_and_zeros_behind_them(
     assert_eq!((&clone.name, clone.size_bytes), (&vm, SIZE));
     assert_eq!(look(volumes, &vm).await.state, populating(job, true));
     volumes
-        .mark_ready(&clone, job, &golden.key.digest)
+        .mark_ready(&clone, job, &golden.key.digest.into())
         .await
         .unwrap();
     let found = look(volumes, &vm).await;
@@ -249,7 +252,10 @@ pub(crate) async fn a_volume_is_replaced_by_a_clone_at_once_and_as_a_whole(place
     clones.replace(&old, &clone, second).await.unwrap_err();
     holds(volumes, &look(volumes, &vm).await, 5).await;
     let digest = new_image.key.digest;
-    volumes.mark_ready(&clone, second, &digest).await.unwrap();
+    volumes
+        .mark_ready(&clone, second, &digest.into())
+        .await
+        .unwrap();
 
     // Not while somebody has the old one.
     let guest = std::fs::File::open(&old.path).unwrap();
@@ -302,7 +308,10 @@ pub(crate) async fn a_clone_that_waits_is_removed_and_the_volume_stays(place: &d
         assert_eq!(clone.name, waiting_name(second));
         if is_ready {
             let digest = golden.key.digest;
-            volumes.mark_ready(&clone, second, &digest).await.unwrap();
+            volumes
+                .mark_ready(&clone, second, &digest.into())
+                .await
+                .unwrap();
         }
         let removed = clones.remove_waiting(second).await.unwrap();
         assert_eq!(removed, Removed::Removed);
@@ -345,7 +354,10 @@ pub(crate) async fn a_volume_that_is_written_in_place_is_no_clone_any_more(place
     assert_eq!(look(volumes, &vm).await.content, golden.content);
     let marked = mark().await;
     write(volumes, &marked, 9).await;
-    volumes.mark_ready(&marked, next, &digest(9)).await.unwrap();
+    volumes
+        .mark_ready(&marked, next, &digest(9).into())
+        .await
+        .unwrap();
     assert_eq!(look(volumes, &vm).await.content, None);
     clones(volumes).await.remove_golden(&golden).await.unwrap();
 }
