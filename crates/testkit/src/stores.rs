@@ -13,6 +13,7 @@ use anyhow::{Context as _, ensure};
 use object_store::aws::{AmazonS3Builder, AwsAuthorizer, AwsCredential};
 use object_store::client::HttpRequest;
 use object_store::signer::Signer;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, Url};
 
 use crate::rclone::Rclone;
@@ -243,15 +244,15 @@ impl Store {
 }
 
 /// Everything but the unreserved characters of RFC 3986 and the slash.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
 fn encode(key: &str) -> String {
-    key.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-        encoded
-    })
+    utf8_percent_encode(key, ENCODED).to_string()
 }
 
 /// A server as a process. What it says is read to its end, so that it never blocks on its own log.
