@@ -13,6 +13,7 @@ use anyhow::{Context as _, ensure};
 use object_store::aws::{AmazonS3Builder, AwsAuthorizer, AwsCredential};
 use object_store::client::HttpRequest;
 use object_store::signer::Signer;
+use object_store::{MultipartUpload as _, ObjectStoreExt as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, Url};
 
@@ -190,6 +191,31 @@ impl Store {
         };
         objects.put(bucket, key, bytes)?;
         Ok(None)
+    }
+
+    /// Uploads an object in parts, as clients do with large ones.
+    pub async fn put_in_parts(
+        &self,
+        bucket: &str,
+        key: &str,
+        bytes: &[u8],
+        part_bytes: usize,
+    ) -> anyhow::Result<()> {
+        self.put(bucket, "any", b"makes the bucket").await?;
+        let store = AmazonS3Builder::new()
+            .with_endpoint(&self.endpoint)
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_bucket_name(bucket)
+            .with_access_key_id(&self.credentials.access_key)
+            .with_secret_access_key(&self.credentials.secret_key)
+            .build()?;
+        let mut upload = store.put_multipart(&key.into()).await?;
+        for part in bytes.chunks(part_bytes) {
+            upload.put_part(part.to_vec().into()).await?;
+        }
+        upload.complete().await?;
+        Ok(())
     }
 
     /// Keeps the versions of a bucket's objects from now on. Whether the server can.

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Memory for all ranges of one reader.
-pub(super) const WINDOW_BYTES: u64 = 32 << 20; // 32 MiB
+pub(super) const WINDOW_BYTES: u64 = 16 << 20; // 16 MiB
 
 /// The smallest range, and the size to begin with.
 const MIN_RANGE_BYTES: u64 = 1 << 20; // 1 MiB
@@ -302,7 +302,7 @@ mod tests {
     fn a_far_server_gets_ranges_of_the_whole_window() {
         let far = pace(200, 30e6);
         let shape = Controller::new(4, Instant::now()).next(&far);
-        assert_eq!((shape.range_bytes, shape.width), (8 * MIB, 4));
+        assert_eq!((shape.range_bytes, shape.width), (4 * MIB, 4));
     }
 
     #[test]
