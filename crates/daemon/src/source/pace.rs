@@ -34,9 +34,6 @@ const FIRST_WIDTH: usize = 4;
 /// What a range must take for each second that its request costs, so that the cost counts little.
 const COST_SHARE: f64 = 4.0;
 
-/// The rate of one connection before it was measured: that of a gigabit network.
-const ASSUMED_RATE: f64 = 120e6;
-
 /// More ranges have to make it faster by this factor to stay.
 const WORTH_WIDENING: f64 = 1.15;
 
@@ -169,10 +166,11 @@ impl Controller {
         let measured = pace.get();
         let width = self.width as u64;
         let place_bytes = WINDOW_BYTES / width;
-        let Some(cost) = measured.first_byte.map(|time| time.as_secs_f64()) else {
+        // A large range cannot be taken back, so there is none before the rate is known.
+        let (Some(cost), Some(rate)) = (measured.first_byte, measured.rate) else {
             return self.shape(FIRST_RANGE_BYTES.min(place_bytes), place_bytes);
         };
-        let rate = measured.rate.unwrap_or(ASSUMED_RATE);
+        let cost = cost.as_secs_f64();
         let wanted = to_bytes(COST_SHARE * cost * rate);
         let place = to_f64(place_bytes);
         let all_places = to_f64(width) * place / (cost + place / rate);
