@@ -78,6 +78,12 @@ impl<'a> Fetch<'a> {
         self
     }
 
+    /// Ends the request, and gives its place to others. What is left is requested again when it is wanted.
+    pub(super) fn let_go(&mut self) {
+        self.answer = None;
+        self.place = None;
+    }
+
     /// The next chunk, never empty; `None` after the last one. Retries within its own budget.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
         while !self.left.is_empty() {

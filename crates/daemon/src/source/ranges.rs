@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::fetch::{Fetch, Mode};
 use super::gate::Gate;
-use super::pace::{Controller, Shape};
+use super::pace::{Controller, Shape, WINDOW_BYTES};
 use super::queue::{Ahead, range_queue};
 use super::{ObjectMeta, RangeOptions, Source};
 
@@ -116,11 +116,14 @@ impl RangeReader {
         while self.unclaimed < self.end {
             let shape = match &self.controller {
                 Some(controller) => controller.next(&self.meta.pace),
-                None => Shape {
-                    range_bytes: self.options.range_bytes.max(1),
-                    width: self.options.in_flight.max(1),
-                    ahead_bytes: u64::MAX,
-                },
+                None => {
+                    let width = self.options.in_flight.max(1);
+                    Shape {
+                        range_bytes: self.options.range_bytes.max(1),
+                        width,
+                        ahead_bytes: WINDOW_BYTES / width as u64,
+                    }
+                }
             };
             if self.tasks.len() >= shape.width {
                 return;
@@ -150,7 +153,8 @@ impl RangeReader {
         let (gate, ahead) = (Arc::clone(&self.gate), Arc::<Ahead>::default());
         let held = Arc::clone(&ahead);
         self.spawn((range.clone(), chunks, ahead), async move {
-            let mut fetch = Fetch::new(&source, &meta, range, Mode::Ranged).through(gate);
+            let through = Arc::clone(&gate);
+            let mut fetch = Fetch::new(&source, &meta, range, Mode::Ranged).through(through);
             let mut first_byte = None;
             let mut has_stood_still = false;
             // Without a receiver the reader is gone, and this task is being aborted.
@@ -166,9 +170,18 @@ impl RangeReader {
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 }
-                while held.is_full(ahead_bytes) {
+                // A range that fits into its share is received whole, whether or not it is read.
+                while length > ahead_bytes && held.is_full(ahead_bytes) {
                     has_stood_still = true;
-                    held.fewer().await;
+                    if gate.is_narrow() {
+                        fetch.let_go();
+                        held.fewer().await;
+                    } else {
+                        tokio::select! {
+                            () = held.fewer() => {}
+                            () = gate.narrows() => {}
+                        }
+                    }
                     // What waits has to be taken before there can be fewer.
                     if sender.hand_on().is_err() {
                         return;
