@@ -24,8 +24,8 @@ pub use error::{ErrorBody, ErrorCode};
 pub use golden::{ByteRange, GoldenVolume, GoldenVolumes, VerifiedVolume, VerifyRequest};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
-    CancelledJob, Cloning, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList,
-    JobState, JobStatus, Method, Progress, ProvisionRequest, SignatureFormat, Signer, Stage,
-    Verified, WebhookEvent, WhenFull,
+    CancelledJob, Cloning, Expand, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind,
+    JobList, JobState, JobStatus, Method, Progress, ProvisionRequest, SignatureFormat, Signer,
+    Stage, Verified, WebhookEvent, WhenFull,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeKind, VolumeList, VolumeName};

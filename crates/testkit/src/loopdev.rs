@@ -12,8 +12,10 @@ use crate::require::{command, root};
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
+    /// The file behind it.
+    backing: PathBuf,
     // Removed after the device is detached.
-    directory: TempDir,
+    _directory: Option<TempDir>,
 }
 
 impl LoopDevice {
@@ -22,7 +24,12 @@ impl LoopDevice {
         let directory = tempfile::tempdir()?;
         let backing = directory.path().join("disk");
         File::create(&backing)?.set_len(size_bytes)?;
-        Self::attach(directory, &backing)
+        Self::attach(backing, 512, Some(directory))
+    }
+
+    /// A device over an existing file, with logical blocks of this size. Needs `require("loop")`.
+    pub fn over(backing: &Path, block_bytes: u32) -> Result<Self> {
+        Self::attach(backing.to_owned(), block_bytes, None)
     }
 
     /// The device's path, such as `/dev/loop3`.
@@ -32,13 +39,14 @@ impl LoopDevice {
 
     /// The file behind it.
     pub fn backing_file(&self) -> PathBuf {
-        self.directory.path().join("disk")
+        self.backing.clone()
     }
 
-    fn attach(directory: TempDir, backing: &Path) -> Result<Self> {
+    fn attach(backing: PathBuf, block_bytes: u32, directory: Option<TempDir>) -> Result<Self> {
         let output = command("losetup")
-            .args(["--find", "--show"])
-            .arg(backing)
+            .args(["--find", "--show", "--sector-size"])
+            .arg(block_bytes.to_string())
+            .arg(&backing)
             .output()
             .context("running losetup")?;
         ensure!(
@@ -48,7 +56,11 @@ impl LoopDevice {
             String::from_utf8_lossy(&output.stderr)
         );
         let path = PathBuf::from(String::from_utf8(output.stdout)?.trim_end());
-        Ok(Self { path, directory })
+        Ok(Self {
+            path,
+            backing,
+            _directory: directory,
+        })
     }
 }
 

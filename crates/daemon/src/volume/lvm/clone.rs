@@ -20,7 +20,7 @@ use std::fs::File;
 use lvp_api::{JobId, VolumeName};
 
 use super::super::clones::Golden;
-use super::super::{Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes as _};
+use super::super::{Made, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes as _};
 use super::find::{Found, pick};
 use super::{Lvm, tags};
 
@@ -31,14 +31,14 @@ impl Lvm {
         golden: &Golden,
         name: &VolumeName,
         size_bytes: u64,
-        job: JobId,
+        (job, holds): (JobId, &Made),
     ) -> Result<Volume, VolumeError> {
         let (wanted, tags) = self.terms(golden, size_bytes, job).await?;
         self.snapshot(golden, name, &tags).await?;
         if wanted > golden.volume.size_bytes {
             self.extend(name, wanted).await?;
         }
-        self.activate_as_ready(golden, name, wanted, job).await;
+        self.activate_as_ready(name, wanted, (job, holds)).await;
         let golden_name = &golden.volume.name;
         let selection = format!("{} || lv_name=\"{golden_name}\"", self.selection_of(name));
         let mut rows = self.select(&selection).await?;
@@ -74,7 +74,7 @@ impl Lvm {
         };
         if made.volume.state != done {
             let clone = self.checked_clone(made, golden, wanted, job)?;
-            self.mark_ready(&clone, job, &golden.key.digest).await?;
+            self.mark_ready(&clone, job, holds).await?;
             return Ok(clone);
         }
         if made.row.lv_size < wanted || made.row.lv_active.is_empty() {
@@ -105,19 +105,15 @@ impl Lvm {
     /// Activates the clone and says that it is ready, in one command. Tried once: the caller looks whether it was done.
     async fn activate_as_ready(
         &self,
-        golden: &Golden,
         name: &VolumeName,
         size_bytes: u64,
-        job: JobId,
+        (job, holds): (JobId, &Made),
     ) {
-        let (before, after) = (
-            tags::populating(job, true),
-            tags::ready(job, &golden.key.digest),
-        );
+        let (before, after) = (tags::populating(job, true), tags::ready(job, holds));
         let (add, delete) = tags::difference(&before, &after);
-        // By tags that stay: LVM selects anew for the activation, after it has changed the others.
-        let says = before.into_iter().filter(|tag| after.contains(tag));
-        let says = says.chain([tags::clone_of(&golden.key.digest)]);
+        // By tags that stay, of which the job's is no other volume's: LVM selects anew for the activation, after it has
+        // changed the others.
+        let says = before.iter().filter(|tag| after.contains(tag));
         let says: Vec<_> = says.map(|tag| format!("\"{tag}\"")).collect();
         let selection = format!(
             "lv_name=\"{name}\" && lv_size>={size_bytes}b && lv_tags={{{}}}",
