@@ -21,11 +21,11 @@ pub use cache::{
 };
 pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
-pub use golden::{ByteRange, GoldenVolume, GoldenVolumes, VerifiedVolume};
+pub use golden::{ByteRange, GoldenVolume, GoldenVolumes, VerifiedVolume, VerifyRequest};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use job::{
     CancelledJob, Cloning, Expand, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind,
     JobList, JobState, JobStatus, Method, Progress, ProvisionRequest, SignatureFormat, Signer,
-    Stage, Verified, WebhookEvent,
+    Stage, Verified, WebhookEvent, WhenFull,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeKind, VolumeList, VolumeName};

@@ -81,6 +81,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         dir: dir.path().join("cache"),
         max_age: Duration::from_secs(3600),
         max_size_bytes: None,
+        unpacked: provisioner::config::UnpackedUse::Auto,
         min_free_bytes: 0,
     };
     let mut file = std::fs::File::open(&device)?;
@@ -132,6 +133,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             size_bytes,
             adopt: true,
             clone: lvp_api::Cloning::Never,
+            room_wait: None,
             expand: None,
         },
     };
@@ -142,7 +144,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             idempotency_key: None,
             traceparent: None,
         },
-        location,
+        location: Some(location),
     };
     let started = Instant::now();
     let id = jobs.submit(new).await?;

@@ -8,9 +8,11 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_api::{ByteRange, Sha256Digest};
+use lvp_image::copy::Counters;
 use lvp_image::gpt;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
@@ -18,6 +20,23 @@ use sha2::{Digest as _, Sha256};
 
 /// Bytes read at a time, and the blocks of a disk's digest.
 const BLOCK_BYTES: usize = 1 << 20; // 1 MiB
+
+/// Who looks at a long reading.
+#[derive(Debug, Clone, Default)]
+pub struct Watch {
+    /// Set to end it.
+    pub stop: Arc<AtomicBool>,
+    /// Set when nobody waits for its end any more.
+    pub abandoned: Arc<AtomicBool>,
+    /// Where the bytes that were read count, as bytes of the guest's disk.
+    pub counters: Arc<Counters>,
+}
+
+impl Watch {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.abandoned.load(Ordering::Relaxed)
+    }
+}
 
 static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
@@ -107,8 +126,8 @@ impl TakenBack {
 }
 
 /// The digest of a disk of this size; None if it was told to stop. Blocks.
-pub fn digest(file: &File, size_bytes: u64, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
-    digest_before(file, size_bytes, &TakenBack::default(), stop)
+pub fn digest(file: &File, size_bytes: u64, watch: &Watch) -> io::Result<Option<Sha256Digest>> {
+    digest_before(file, size_bytes, &TakenBack::default(), watch)
 }
 
 /// The digest that a disk had before it was changed.
@@ -116,11 +135,11 @@ pub fn digest_before(
     file: &File,
     size_bytes: u64,
     taken_back: &TakenBack,
-    stop: &AtomicBool,
+    watch: &Watch,
 ) -> io::Result<Option<Sha256Digest>> {
     let zeros = Sha256::digest(ZEROS);
     let mut hasher = Sha256::new();
-    let ended = read(file, 0..size_bytes, taken_back, stop, |_, block| {
+    let ended = read(file, 0..size_bytes, taken_back, watch, |_, block| {
         match block == ZEROS {
             true => hasher.update(zeros),
             false => hasher.update(Sha256::digest(block)),
@@ -135,10 +154,10 @@ pub fn compare_with_zeros(
     file: &File,
     range: Range<u64>,
     taken_back: &TakenBack,
-    stop: &AtomicBool,
+    watch: &Watch,
     differences: &mut Differences,
 ) -> io::Result<Option<()>> {
-    read(file, range, taken_back, stop, |offset, block| {
+    read(file, range, taken_back, watch, |offset, block| {
         for (index, piece) in block.chunks(PIECE_BYTES).enumerate() {
             if piece.iter().any(|byte| *byte != 0) {
                 let at = (index * PIECE_BYTES) as u64;
@@ -155,11 +174,11 @@ pub fn compare(
     other: &File,
     size_bytes: u64,
     taken_back: &TakenBack,
-    stop: &AtomicBool,
+    watch: &Watch,
     differences: &mut Differences,
 ) -> io::Result<Option<()>> {
     let mut second = vec![0; BLOCK_BYTES];
-    read(file, 0..size_bytes, taken_back, stop, |offset, block| {
+    read(file, 0..size_bytes, taken_back, watch, |offset, block| {
         let second = &mut second[..block.len()];
         other.read_exact_at(second, offset)?;
         let pieces = block.chunks(PIECE_BYTES).zip(second.chunks(PIECE_BYTES));
@@ -177,7 +196,7 @@ fn read(
     file: &File,
     range: Range<u64>,
     taken_back: &TakenBack,
-    stop: &AtomicBool,
+    watch: &Watch,
     mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<Option<()>> {
     let mut block = vec![0; BLOCK_BYTES];
@@ -190,7 +209,7 @@ fn read(
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     while offset < range.end {
-        if stop.load(Ordering::Relaxed) {
+        if watch.is_stopped() {
             return Ok(None);
         }
         let length =
@@ -211,6 +230,8 @@ fn read(
             None => each(offset, found)?,
         }
         offset = end;
+        let done = &watch.counters.guest_bytes;
+        done.fetch_add(length as u64, Ordering::Relaxed);
     }
     Ok(Some(()))
 }
@@ -242,7 +263,7 @@ mod tests {
 
     #[test]
     fn differences_are_told_where_they_are_and_only_the_first_of_many() {
-        let (stop, nothing) = (AtomicBool::new(false), TakenBack::default());
+        let (stop, nothing) = (Watch::default(), TakenBack::default());
         let size = 2 * BLOCK_BYTES as u64 + 100;
         let plain = vec![7; 2 * BLOCK_BYTES + 100];
         let mut changed = plain.clone();
@@ -274,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_disks_digest_is_that_of_its_blocks_digests_with_holes_or_without() {
-        let stop = AtomicBool::new(false);
+        let stop = Watch::default();
         let mut bytes = vec![0; 3 * BLOCK_BYTES + 100];
         bytes[BLOCK_BYTES + 5] = 9;
         let mut expected = Sha256::new();
@@ -303,7 +324,8 @@ mod tests {
 
     #[test]
     fn reading_ends_when_it_is_told_to() {
-        let stop = AtomicBool::new(true);
+        let stop = Watch::default();
+        stop.stop.store(true, Ordering::Relaxed);
         let read = digest(&file(&[1; 100]), 100, &stop).expect("nothing is read");
         assert_eq!(read, None);
     }

@@ -8,7 +8,7 @@ use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, GoldenVolumes, Health,
     JobAccepted, JobList, JobStatus, ProvisionRequest, Readiness, StoredImages, UploadedContent,
-    VerifiedVolume, VolumeList, routes,
+    VerifiedVolume, VerifyRequest, VolumeList, routes,
 };
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -193,6 +193,7 @@ fn components() -> utoipa::openapi::Components {
     add::<GoldenVolumes>(&mut schemas);
     add::<VolumeList>(&mut schemas);
     add::<VerifiedVolume>(&mut schemas);
+    add::<VerifyRequest>(&mut schemas);
     add::<UploadedContent>(&mut schemas);
     add::<Health>(&mut schemas);
     add::<Readiness>(&mut schemas);

@@ -1,6 +1,9 @@
 //! The daemon's record of a job.
 
-use lvp_api::{JobId, JobState, JobStatus, Method, Progress, Sha256Digest, Signer, Verified};
+use lvp_api::{
+    JobId, JobState, JobStatus, Method, Progress, Sha256Digest, Signer, Verified, VerifiedVolume,
+    WhenFull,
+};
 
 use super::advice;
 use super::work::Work;
@@ -25,8 +28,8 @@ pub struct JobSpec {
 pub struct NewJob {
     /// What is stored.
     pub spec: JobSpec,
-    /// Where the image is.
-    pub location: ImageUrl,
+    /// Where the image is, if there is one.
+    pub location: Option<ImageUrl>,
 }
 
 /// Why a job failed.
@@ -65,6 +68,8 @@ pub struct Job {
     pub method: Option<Method>,
     /// Whose signature it has.
     pub signer: Option<Signer>,
+    /// What a verification found.
+    pub verification: Option<VerifiedVolume>,
     /// Notes for operators.
     pub notes: Vec<String>,
     /// Its progress.
@@ -96,6 +101,7 @@ impl Job {
             verified: None,
             method: None,
             signer: None,
+            verification: None,
             notes: Vec::new(),
             progress: None,
             attempts: 0,
@@ -128,10 +134,10 @@ impl Job {
             correlation_id: self.spec.correlation_id.clone(),
             cache_hit: self.cache_hit,
             image_path: self.image_path.clone(),
-            image_url: work.image().url.to_string(),
-            image_type: Some(work.image().image_type),
+            image_url: work.image_url(),
+            image_type: work.image().map(|image| image.image_type),
             volume_size_bytes: work.volume().map(|volume| volume.size_bytes),
-            volume_name: work.volume().map(|volume| volume.name.to_string()),
+            volume_name: work.volume_name().map(ToString::to_string),
             volume_path: self.volume_path.clone(),
             image_digest: self.image_digest.map(|digest| digest.to_string()),
             verified: self.verified,
@@ -139,6 +145,11 @@ impl Job {
             expand: work.volume().and_then(|volume| volume.expand),
             method: self.method,
             signer: self.signer.clone(),
+            verification: self.verification.clone(),
+            when_full: work.volume().map(|volume| match volume.room_wait {
+                Some(_) => WhenFull::Wait,
+                None => WhenFull::Refuse,
+            }),
             notes: self.notes.clone(),
             attempts: self.attempts,
             created_at: self.created_at.clone(),

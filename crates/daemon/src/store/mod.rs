@@ -21,6 +21,7 @@ mod places;
 mod rows;
 mod schema;
 mod seal;
+mod unpacked;
 
 use std::fmt;
 use std::path::Path;
@@ -37,6 +38,7 @@ pub use golden::GoldenRow;
 pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
 pub use offline::{cancel_unfinished, volumes_of_go_program};
+pub use unpacked::UnpackedRow;
 
 use crate::threads::blocking;
 use error::Trouble;
@@ -48,7 +50,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 36] = [
+pub const OPERATIONS: [&str; 41] = [
     "create_job",
     "update_job",
     "end_job",
@@ -72,6 +74,11 @@ pub const OPERATIONS: [&str; 36] = [
     "get_partial",
     "forget_partials",
     "forget_partial",
+    "save_unpacked",
+    "get_unpacked",
+    "list_unpacked",
+    "forget_unpacked",
+    "count_copy",
     "save_golden",
     "golden_cloned",
     "get_golden",

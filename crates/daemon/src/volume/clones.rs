@@ -26,7 +26,7 @@ use std::fs::File;
 use async_trait::async_trait;
 use lvp_api::{ImageType, JobId, Sha256Digest, VolumeName};
 
-use super::{Removed, Volume, VolumeError};
+use super::{Made, Removed, Volume, VolumeError};
 
 /// Prefix of the names of golden volumes, which no request may use.
 pub const GOLDEN_PREFIX: &str = "lvp-golden-";
@@ -162,6 +162,17 @@ pub trait Clones: Send + Sync + Debug {
         name: &VolumeName,
         size_bytes: u64,
         job: JobId,
+    ) -> Result<Volume, VolumeError>;
+
+    /// [`Clones::clone_golden`], and `Volumes::mark_ready` of the clone. A back end may do both together if the name is
+    /// free: by the look in which the golden volume was found there was none of that name, and the job has made nothing.
+    async fn clone_ready(
+        &self,
+        golden: &Golden,
+        name: &VolumeName,
+        size_bytes: u64,
+        made: (JobId, &Made),
+        is_free: bool,
     ) -> Result<Volume, VolumeError>;
 
     /// Opens a clone that `job` has made and not finished, to change some of its bytes: nobody else has it open, and

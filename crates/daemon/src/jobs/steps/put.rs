@@ -76,6 +76,7 @@ impl Steps<'_> {
         if self.live.is_resumed() {
             self.check_standing(found.as_ref()).await?;
         }
+        let is_free = is_first_look && found.is_none() && !self.live.is_resumed();
         let old = found.filter(|found| !self.is_unfinished_here(found));
         let size_bytes = match &old {
             Some(existing) => {
@@ -97,17 +98,26 @@ impl Steps<'_> {
             }
         };
         self.reserve(&request.name, Need::Clone).await?;
-        let make = || clones.clone_golden(golden, &request.name, size_bytes, job);
-        let clone = self.services.golden.with_room(make).await?;
         if let Some(reason) = self.live.stop.reason() {
             return Err(JobError::stopped(reason));
         }
-        let moved = match self.expands() {
-            true => Some(self.expand_clone(clones, &clone, needed).await?),
-            false => None,
+        let digest = golden.key.digest;
+        let clone = match self.expands() {
+            true => {
+                let make = || clones.clone_golden(golden, &request.name, size_bytes, job);
+                let clone = self.services.golden.with_room(make).await?;
+                let moved = self.expand_clone(clones, &clone, needed).await?;
+                let made = self.made(digest, Some(moved));
+                volumes.mark_ready(&clone, job, &made).await?;
+                clone
+            }
+            false => {
+                let made = self.made(digest, None);
+                let name = &request.name;
+                let make = || clones.clone_ready(golden, name, size_bytes, (job, &made), is_free);
+                self.services.golden.with_room(make).await?
+            }
         };
-        let made = self.made(golden.key.digest, moved);
-        volumes.mark_ready(&clone, job, &made).await?;
         match &old {
             Some(old) => Ok(Some(clones.replace(old, &clone, job).await?)),
             None if clone.name == request.name => Ok(Some(clone)),

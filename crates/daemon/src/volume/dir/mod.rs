@@ -228,6 +228,19 @@ impl Clones for Dir {
             .await
     }
 
+    async fn clone_ready(
+        &self,
+        golden: &Golden,
+        name: &VolumeName,
+        size_bytes: u64,
+        (job, made): (JobId, &Made),
+        _is_free: bool,
+    ) -> Result<Volume, VolumeError> {
+        let clone = self.clone_golden(golden, name, size_bytes, job).await?;
+        self.mark_ready(&clone, job, made).await?;
+        Ok(clone)
+    }
+
     async fn open_clone(&self, clone: &Volume, job: JobId) -> Result<File, VolumeError> {
         let clone = clone.clone();
         self.blocking(move |files| files.open_clone(&clone, job))
