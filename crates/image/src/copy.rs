@@ -47,4 +47,4 @@ pub use copier::{Body, Copier, PlannedImage};
 pub use engine::Engine;
 pub use limit::RateLimiter;
 pub(crate) use local::feed_file;
-pub use options::{CopyOptions, Counters, Summary, Tail, TailPolicy, Zeroed};
+pub use options::{CopyOptions, Counters, Summary, Tail, TailPolicy, TimeSpent, Zeroed};
