@@ -8,10 +8,10 @@ use rusqlite::Connection;
 use super::{StoreError, literal};
 
 /// The schema's version, kept in the file's `user_version`.
-pub(super) const VERSION: i32 = 7;
+pub(super) const VERSION: i32 = 10;
 
 /// The steps that bring a database from one version to the next.
-const STEPS: [(i32, &str); 7] = [
+const STEPS: [(i32, &str); 8] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
     (3, include_str!("schema-3.sql")),
@@ -20,6 +20,7 @@ const STEPS: [(i32, &str); 7] = [
     (6, include_str!("schema-6.sql")),
     // Not by SQL alone: see `literal`.
     (7, ""),
+    (10, include_str!("schema-10.sql")),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.
