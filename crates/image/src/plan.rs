@@ -87,7 +87,9 @@ impl<S: ReadAt> Planner<S> {
         if file_size > MAX_FILE_SIZE {
             return Err(Error::new(
                 ErrorKind::TooLarge,
-                format!("The image file has {file_size} bytes, more than {MAX_FILE_SIZE}"),
+                format!(
+                    "The image file has {file_size} bytes, and at most {MAX_FILE_SIZE} are supported"
+                ),
             ));
         }
         // A smaller batch could not take one cluster's entries, and no batch would make progress.

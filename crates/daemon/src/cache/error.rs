@@ -81,10 +81,10 @@ impl CacheError {
     }
 
     /// Whether the error may be temporary, so that the same operation can succeed later without a restart.
-    pub fn may_heal(&self) -> bool {
+    pub fn is_recoverable(&self) -> bool {
         match self {
             Self::Lost { .. } | Self::Locked(_) => true,
-            Self::Index(error) => error.may_heal(),
+            Self::Index(error) => error.is_recoverable(),
             _ => false,
         }
     }

@@ -150,7 +150,7 @@ impl Lead {
             .save_partial(partial, clock::now_text())
             .await
         {
-            Err(error) if error.may_heal() => {
+            Err(error) if error.is_recoverable() => {
                 // Without the record, more is fetched again after a restart; the download need not wait for it.
                 let error = crate::error::chain(&error);
                 tracing::debug!(

@@ -7,8 +7,8 @@ use lvp_api::ErrorCode;
 pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     (
         "settings",
-        "The configuration does not allow the request: a key of `minio`, or a file that it names",
-        "Run `doctor`; see `minio` in config.md",
+        "The configuration does not allow the request, or a file that it names cannot be used",
+        "Correct the key or the file that the message names (config.md), then run `doctor`",
     ),
     (
         "bad_url",
@@ -154,7 +154,7 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
     (
         "volume_no_space",
         "The volume group, or the file system of `volumes.dir`, has no room",
-        "Remove volumes, or extend it (`vgextend`)",
+        "Remove volumes that are not needed, or extend the volume group (`vgextend`) or the file system",
     ),
     (
         "volume_pool",

@@ -16,7 +16,7 @@ pub struct JobError {
     kind: JobErrorKind,
     context: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
-    may_heal: bool,
+    is_recoverable: bool,
 }
 
 impl JobError {
@@ -26,7 +26,7 @@ impl JobError {
             kind,
             context: context.into(),
             source: None,
-            may_heal: false,
+            is_recoverable: false,
         }
     }
 
@@ -49,8 +49,8 @@ impl JobError {
 
     /// Marks the error as a temporary one of the database or the cache.
     #[must_use]
-    pub fn that_may_heal(mut self, may_heal: bool) -> Self {
-        self.may_heal = may_heal;
+    pub fn with_recoverable(mut self, is_recoverable: bool) -> Self {
+        self.is_recoverable = is_recoverable;
         self
     }
 
@@ -68,8 +68,8 @@ impl JobError {
     }
 
     /// Whether the error is a temporary one of the database or the cache, so that the job waits for its end.
-    pub fn may_heal(&self) -> bool {
-        self.may_heal
+    pub fn is_recoverable(&self) -> bool {
+        self.is_recoverable
     }
 
     /// The error as it is stored with the job: the chain in one line, each message once.

@@ -139,8 +139,8 @@ impl Jobs {
         let services = &self.0.services;
         loop {
             match services.store.update_job(job.clone()).await {
-                Err(error) if error.may_heal() => {
-                    waiting::until_healed(services, live, &error.into()).await?;
+                Err(error) if error.is_recoverable() => {
+                    waiting::until_available(services, live, &error.into()).await?;
                 }
                 saved => return Ok(saved?),
             }

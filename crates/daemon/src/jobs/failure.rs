@@ -27,10 +27,10 @@ impl From<StoreError> for JobError {
             JobErrorKind::StorageFull => DATABASE_FULL,
             _ => "The database does not answer",
         };
-        let may_heal = error.may_heal();
+        let is_recoverable = error.is_recoverable();
         Self::new(kind, context)
             .because(error)
-            .that_may_heal(may_heal)
+            .with_recoverable(is_recoverable)
     }
 }
 
@@ -47,10 +47,10 @@ impl From<&CacheError> for JobErrorKind {
 impl From<CacheError> for JobError {
     fn from(error: CacheError) -> Self {
         let kind = JobErrorKind::from(&error);
-        let may_heal = error.may_heal();
+        let is_recoverable = error.is_recoverable();
         Self::new(kind, "The image cannot be cached")
             .because(error)
-            .that_may_heal(may_heal)
+            .with_recoverable(is_recoverable)
     }
 }
 

@@ -87,7 +87,7 @@ impl Live {
     }
 
     /// Whether it was resumed from the database, instead of requested from this process.
-    pub(super) fn is_taken_up(&self) -> bool {
+    pub(super) fn is_resumed(&self) -> bool {
         matches!(self.origin, Origin::Database)
     }
 

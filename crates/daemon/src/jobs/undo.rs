@@ -27,7 +27,7 @@ use crate::volume::{OpenVolume, Removed, Volume, VolumeError, VolumeState};
 
 /// How long a job that has not touched its volume waits until its end is marked on it. A back end that hangs
 /// must not delay a cancellation.
-const WORD_TIMEOUT: Duration = Duration::from_secs(5);
+const MARK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is cleared of a volume that is left not ready: more than any boot sector and partition table.
 const HEAD_BYTES: usize = 1 << 20; // 1 MiB
@@ -49,7 +49,7 @@ impl Jobs {
     /// record says so, and the volume's mark is durable.
     pub(super) async fn has_finished(&self, live: &Live) -> bool {
         let request = live.spec().work.volume();
-        let Some(request) = request.filter(|_| live.is_taken_up()) else {
+        let Some(request) = request.filter(|_| live.is_resumed()) else {
             return false;
         };
         let volumes = &self.services().volumes;
@@ -102,9 +102,10 @@ impl Jobs {
             return Err(error);
         };
         // A run before a restart may have made the volume, even if this run did not get that far.
-        if !live.is_taken_up() && !live.has_touched_volume() {
-            let word = tokio::time::timeout(WORD_TIMEOUT, self.leave_word(live, &request.name));
-            if word.await.is_err() {
+        if !live.is_resumed() && !live.has_touched_volume() {
+            let marked =
+                tokio::time::timeout(MARK_TIMEOUT, self.mark_ready_volume(live, &request.name));
+            if marked.await.is_err() {
                 tracing::warn!(
                     component = "provisioner", job_id = %live.id, volume = %request.name,
                     "The back end does not answer: the volume is not marked with the end of this \
@@ -182,7 +183,7 @@ impl Jobs {
                 Ok(cleared.err().map_or(Left::NotReady, Left::Bootable))
             }
             (VolumeState::Ready { .. }, _) => {
-                if self.may_speak(live, &volume).await {
+                if self.may_mark(live, &volume).await {
                     volumes.leave(&volume, live.id).await?;
                 }
                 Ok(Left::Nothing)
@@ -192,13 +193,13 @@ impl Jobs {
     }
 
     /// Marks a ready volume with the end of a job that did not get as far as looking at it.
-    async fn leave_word(&self, live: &Live, name: &lvp_api::VolumeName) {
+    async fn mark_ready_volume(&self, live: &Live, name: &lvp_api::VolumeName) {
         let volumes = &self.services().volumes;
         let left = async {
             match volumes.lookup(name).await? {
                 Some(volume)
                     if is_ready_by_another(&volume, live.id)
-                        && self.may_speak(live, &volume).await =>
+                        && self.may_mark(live, &volume).await =>
                 {
                     volumes.leave(&volume, live.id).await
                 }
@@ -215,8 +216,8 @@ impl Jobs {
 
     /// Whether the volume may be marked with the end of this job. A job from an older database would hide which
     /// jobs have ended there since.
-    async fn may_speak(&self, live: &Live, volume: &Volume) -> bool {
-        if !live.is_taken_up() {
+    async fn may_mark(&self, live: &Live, volume: &Volume) -> bool {
+        if !live.is_resumed() {
             return true;
         }
         let predecessor = self.services().store.job_before(live.id).await;

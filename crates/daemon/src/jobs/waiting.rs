@@ -18,7 +18,7 @@ use crate::source::RequestId;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns when the database and the cache can be written again.
-pub(super) async fn until_healed(
+pub(super) async fn until_available(
     services: &Services,
     live: &Live,
     error: &JobError,

@@ -108,7 +108,7 @@ impl StoreError {
     }
 
     /// Whether the error may be temporary, so that the same operation can succeed later without a restart.
-    pub fn may_heal(&self) -> bool {
+    pub fn is_recoverable(&self) -> bool {
         use rusqlite::ErrorCode as Code;
         match self {
             Self::Lost { .. } | Self::Locked(_) => true,

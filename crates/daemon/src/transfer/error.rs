@@ -69,7 +69,7 @@ impl TransferError {
 
     /// Whether what was downloaded is of no further use: it takes the last free bytes of a disk that
     /// others need, or the object has been replaced.
-    pub fn spoils_what_came(&self) -> bool {
+    pub fn discards_partial(&self) -> bool {
         match self {
             Self::Source(error) => error.kind() == SourceErrorKind::ObjectChanged,
             _ => self.is_cache_full(),

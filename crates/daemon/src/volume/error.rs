@@ -122,7 +122,11 @@ impl VolumeError {
         }
     }
 
-    pub(super) fn too_small(have_bytes: u64, want_bytes: u64, wanted_by: &str) -> Self {
+    pub(super) fn too_small(
+        have_bytes: u64,
+        want_bytes: u64,
+        (wanted_by, tolerance): (&str, &str),
+    ) -> Self {
         let kind = VolumeErrorKind::TooSmall {
             have_bytes,
             want_bytes,
@@ -131,7 +135,7 @@ impl VolumeError {
             kind,
             format!(
                 "The existing volume has {} ({have_bytes} bytes), and {wanted_by} needs {} \
-                 ({want_bytes} bytes): extend the volume or choose another name",
+                 ({want_bytes} bytes){tolerance}: extend the volume or choose another name",
                 ByteSize(have_bytes),
                 ByteSize(want_bytes)
             ),

@@ -313,7 +313,7 @@ pub fn fits(
         return Err(VolumeError::too_small(
             existing_bytes,
             image_virtual_bytes,
-            "the image's disk",
+            ("the image's disk", ""),
         ));
     }
     let enough = u128::from(existing_bytes) * 100 >= u128::from(requested_bytes) * REUSE_PERCENT;
@@ -321,7 +321,7 @@ pub fn fits(
         return Err(VolumeError::too_small(
             existing_bytes,
             requested_bytes,
-            "the request (at least 95 % of it)",
+            ("the request", ", or 95 % of that"),
         ));
     }
     Ok(())

@@ -19,6 +19,7 @@ mod dependencies;
 mod deploy;
 mod doctor;
 mod dropin;
+mod failures;
 mod faults;
 mod feed;
 mod forks;

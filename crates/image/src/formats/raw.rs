@@ -32,7 +32,9 @@ fn open_disk(file_size: u64) -> Result<Opened> {
     if file_size > MAX_RAW_BYTES {
         return Err(Error::new(
             ErrorKind::TooLarge,
-            format!("The raw image has {file_size} bytes, more than {MAX_RAW_BYTES}"),
+            format!(
+                "The raw image has {file_size} bytes, and at most {MAX_RAW_BYTES} are supported"
+            ),
         ));
     }
     let virtual_size = file_size.next_multiple_of(SECTOR);

@@ -153,7 +153,7 @@ fn open_dynamic(footer: &Footer, source: &dyn ReadAt, batch_bytes: usize) -> Res
     let table_bytes = usize::try_from(blocks * 4).unwrap_or(usize::MAX);
     if table_bytes > MAX_BLOCK_TABLE_BYTES {
         return Err(too_large(format!(
-            "The block allocation table has {table_bytes} bytes, more than {MAX_BLOCK_TABLE_BYTES}; \
+            "The block allocation table has {table_bytes} bytes, and at most {MAX_BLOCK_TABLE_BYTES} are supported; \
              convert the image with larger blocks"
         )));
     }

@@ -57,7 +57,7 @@ impl ImageFormat for Vhdx {
         let table_bytes = usize::try_from(entries * 8).unwrap_or(usize::MAX);
         if table_bytes > MAX_BLOCK_TABLE_BYTES {
             return Err(too_large(format!(
-                "The block allocation table has {table_bytes} bytes, more than {MAX_BLOCK_TABLE_BYTES}; \
+                "The block allocation table has {table_bytes} bytes, and at most {MAX_BLOCK_TABLE_BYTES} are supported; \
                  convert the image with larger blocks"
             )));
         }

@@ -65,7 +65,7 @@ impl Steps<'_> {
             _ => {}
         }
         let is_to_clone = self.clones_unless(self.services.why_no_clones().await)?;
-        match is_to_clone && self.live.is_taken_up() {
+        match is_to_clone && self.live.is_resumed() {
             // Its volume may have been finished already, or be another's by now: that comes before anything is asked for.
             true => self.may_be_clone().await,
             false => Ok(is_to_clone),
@@ -108,7 +108,7 @@ impl Steps<'_> {
             Err(why) => return Ok(Some(why)),
         };
         let found = volumes.lookup(&request.name).await?;
-        if self.live.is_taken_up() {
+        if self.live.is_resumed() {
             self.check_standing(found.as_ref()).await?;
         }
         let Some(existing) = found.filter(|found| !self.is_unfinished_here(found)) else {
@@ -276,7 +276,7 @@ impl Steps<'_> {
                 | JobErrorKind::VolumeNoSpace
                 | JobErrorKind::Image(lvp_image::ErrorKind::NoSpace)
         );
-        if self.must_clone() || error.may_heal() || !is_of_clone {
+        if self.must_clone() || error.is_recoverable() || !is_of_clone {
             return Err(error);
         }
         let why = chain(&error);

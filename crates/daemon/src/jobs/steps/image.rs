@@ -203,7 +203,7 @@ impl Steps<'_> {
         let streamed = match transfer::stream(&self.source, lead, aims, meter, stop).await {
             // The partial file cannot be used: it would fill a disk that others need, or the object has changed
             // meanwhile.
-            Err(error) if error.spoils_what_came() => {
+            Err(error) if error.discards_partial() => {
                 lead.discard().await?;
                 return Err(error.into());
             }
@@ -230,10 +230,10 @@ impl Steps<'_> {
     /// Puts a published image into the index, once that can be written.
     async fn record(&self, published: Published, size_bytes: u64) -> Result<Pin, JobError> {
         while let Err(error) = published.record().await {
-            if !error.may_heal() {
+            if !error.is_recoverable() {
                 return Err(error.into());
             }
-            waiting::until_healed(self.services, self.live, &error.into()).await?;
+            waiting::until_available(self.services, self.live, &error.into()).await?;
         }
         let pin = published.into_pin();
         let metrics = &self.services.metrics;

@@ -104,8 +104,8 @@ impl Steps<'_> {
     async fn run(&self) -> Result<(), JobError> {
         loop {
             match self.attempt().await {
-                Err(error) if self.is_for_want_of_storage(&error).await => {
-                    waiting::until_healed(self.services, self.live, &error).await?;
+                Err(error) if self.is_storage_outage(&error).await => {
+                    waiting::until_available(self.services, self.live, &error).await?;
                 }
                 ended => return ended,
             }
@@ -114,9 +114,9 @@ impl Steps<'_> {
 
     /// Whether the error is because the database or the cache is unavailable. A file of the cache that cannot
     /// be used may be missing along with its whole directory.
-    async fn is_for_want_of_storage(&self, error: &JobError) -> bool {
-        if error.may_heal() || error.stop_reason().is_some() {
-            return error.may_heal();
+    async fn is_storage_outage(&self, error: &JobError) -> bool {
+        if error.is_recoverable() || error.stop_reason().is_some() {
+            return error.is_recoverable();
         }
         let lost =
             error.kind() == JobErrorKind::Cache && self.services.cache.probe().await.is_err();

@@ -73,7 +73,7 @@ impl Steps<'_> {
             Before::Seen(found) => (found.map(|found| *found), true),
             Before::Unknown => (volumes.lookup(&request.name).await?, false),
         };
-        if self.live.is_taken_up() {
+        if self.live.is_resumed() {
             self.check_standing(found.as_ref()).await?;
         }
         let old = found.filter(|found| !self.is_unfinished_here(found));

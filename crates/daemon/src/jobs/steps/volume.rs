@@ -34,7 +34,7 @@ impl Steps<'_> {
         let needed = info.virtual_size.unwrap_or(0);
         self.live.touch_volume();
         let found = volumes.lookup(&request.name).await?;
-        if self.live.is_taken_up() {
+        if self.live.is_resumed() {
             self.check_standing(found.as_ref()).await?;
         }
         let (name, size_bytes) = (&request.name, request.size_bytes);

@@ -238,7 +238,7 @@ impl Files {
             return Err(VolumeError::too_small(
                 size_bytes,
                 needed,
-                "the image's disk",
+                ("the image's disk", ""),
             ));
         };
         if own_bytes > free_bytes {

@@ -37,7 +37,7 @@ use super::find::{Found, found, pick};
 use super::report::LvRow;
 use super::settings::PoolSettings;
 use super::tags::{self, Sealed, Tags};
-use super::{Lvm, pool, rules};
+use super::{Lvm, look, rules};
 
 /// The longest name of a device-mapper device (`DM_NAME_LEN` in `linux/dm-ioctl.h`, less the end).
 const DEVICE_NAME_MAX: usize = 127;
@@ -194,7 +194,7 @@ impl Clones for Lvm {
             // Known while it is active; of a repeat after a crash, only that it has no more than this.
             let taken = now.row.data_percent;
             let mapped_bytes = taken.map_or(now.row.lv_size, |taken| {
-                pool::part_of(now.row.lv_size, taken)
+                look::part_of(now.row.lv_size, taken)
             });
             if !now.row.lv_active.is_empty() {
                 self.change("lvchange", &["-a", "n"], &now).await?;

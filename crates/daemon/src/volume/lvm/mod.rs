@@ -46,6 +46,7 @@ mod device;
 mod empty;
 mod find;
 mod golden;
+mod look;
 mod pool;
 pub mod report;
 mod rules;

@@ -130,7 +130,10 @@ pub(super) fn refuse_features(
             .collect();
         return Err(Error::new(
             ErrorKind::UnknownFeature,
-            format!("The image needs unknown features: {}", names.join(", ")),
+            format!(
+                "The image needs features that are not supported: incompatible feature {}",
+                names.join(", ")
+            ),
         ));
     }
     if extra.incompatible & CORRUPT != 0 {

@@ -67,7 +67,7 @@ impl Header {
         let cluster_bits = be32(&fixed, 20);
         if !(9..=21).contains(&cluster_bits) {
             return Err(bad(format!(
-                "The header says clusters of 2^{cluster_bits} bytes; they have 2^9 to 2^21"
+                "The header says clusters of 2^{cluster_bits} bytes; qcow2 has clusters of 2^9 to 2^21"
             )));
         }
         let extra = Version3::read(source, version, 1 << cluster_bits)?;
@@ -154,7 +154,9 @@ fn virtual_size(size: u64) -> Result<u64> {
     if size > MAX_VIRTUAL_SIZE {
         return Err(Error::new(
             ErrorKind::TooLarge,
-            format!("The image has a disk of {size} bytes, more than {MAX_VIRTUAL_SIZE}"),
+            format!(
+                "The image has a disk of {size} bytes, and at most {MAX_VIRTUAL_SIZE} are supported"
+            ),
         ));
     }
     // A disk consists of whole sectors; QEMU drops what is after the last whole one.
@@ -169,7 +171,9 @@ fn refcount_table(offset: u64, clusters: u32, geometry: &Geometry) -> Result<Ran
     if len > MAX_REFCOUNT_TABLE_BYTES {
         return Err(Error::new(
             ErrorKind::TooLarge,
-            format!("The refcount table has {len} bytes, more than {MAX_REFCOUNT_TABLE_BYTES}"),
+            format!(
+                "The refcount table has {len} bytes, and at most {MAX_REFCOUNT_TABLE_BYTES} are supported"
+            ),
         ));
     }
     table_at("refcount table", offset, len, geometry)
@@ -179,7 +183,7 @@ fn snapshots(count: u32, offset: u64, geometry: &Geometry) -> Result<(u32, u64)>
     if count > MAX_SNAPSHOTS {
         return Err(Error::new(
             ErrorKind::TooLarge,
-            format!("The image has {count} snapshots, more than {MAX_SNAPSHOTS}"),
+            format!("The image has {count} snapshots, and at most {MAX_SNAPSHOTS} are supported"),
         ));
     }
     // The smallest snapshot takes 40 bytes; their actual length is checked when they are read.

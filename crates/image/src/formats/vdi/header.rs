@@ -110,7 +110,7 @@ impl Header {
         let bytes = usize::try_from(self.blocks * 4).unwrap_or(usize::MAX);
         if bytes > MAX_BLOCK_TABLE_BYTES {
             return Err(too_large(format!(
-                "The block map has {bytes} bytes, more than {MAX_BLOCK_TABLE_BYTES}; convert the image \
+                "The block map has {bytes} bytes, and at most {MAX_BLOCK_TABLE_BYTES} are supported; convert the image \
                  to another format"
             )));
         }

@@ -69,7 +69,7 @@ impl Footer {
         if sectors > MAX_SECTORS {
             return Err(Error::new(
                 ErrorKind::TooLarge,
-                format!("The disk has {sectors} sectors, more than {MAX_SECTORS}"),
+                format!("The disk has {sectors} sectors, and at most {MAX_SECTORS} are supported"),
             ));
         }
         Ok(Some(Self {

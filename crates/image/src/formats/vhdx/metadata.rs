@@ -163,7 +163,7 @@ impl Items {
         }
         if virtual_size > MAX_DISK_BYTES {
             return Err(too_large(format!(
-                "The disk has {virtual_size} bytes, more than {MAX_DISK_BYTES}"
+                "The disk has {virtual_size} bytes, and at most {MAX_DISK_BYTES} are supported"
             )));
         }
         if virtual_size == 0 || !virtual_size.is_multiple_of(sector_size) {

@@ -155,7 +155,7 @@ impl Header {
         }
         if descriptor_bytes > MAX_DESCRIPTOR_BYTES {
             return Err(too_large(format!(
-                "The descriptor has {descriptor_bytes} bytes, more than {MAX_DESCRIPTOR_BYTES}"
+                "The descriptor has {descriptor_bytes} bytes, and at most {MAX_DESCRIPTOR_BYTES} are supported"
             )));
         }
         let descriptor = inside(
