@@ -26,7 +26,7 @@ export function Host() {
     ${data && html`<ul class="cards"><li class="card"><b>Daemon</b><p>${data.version}</p><p class="dim">Running for ${seconds(data.uptime_sec)}, since <${Time} value=${data.started_at} now=${now} /></p></li>
       <li class="card"><b>Places for jobs</b><p>${data.jobs.running} of ${data.jobs.max_running} taken</p><${Bar} value=${(100 * data.jobs.running) / data.jobs.max_running} label="Places that are taken" />
         <p class="dim">${data.jobs.max_pending} more may wait</p></li>
-      ${data.cache && html`<li class="card"><b>Cache</b><p>${bytes(data.cache.size_bytes)} in ${data.cache.images} images${data.cache.max_bytes !== undefined && `, of ${bytes(data.cache.max_bytes)}`}</p>
+      ${data.cache && html`<li class="card"><b>Cache</b><p>${bytes(data.cache.size_bytes)} in ${data.cache.images} ${data.cache.images === 1 ? 'image' : 'images'}${data.cache.max_bytes !== undefined && `, of ${bytes(data.cache.max_bytes)}`}</p>
         ${data.cache.max_bytes > 0 && html`<${Bar} value=${(100 * data.cache.size_bytes) / data.cache.max_bytes} label="The cache's fill" />`}<p class="dim">${bytes(data.cache.free_bytes)} free on its disk</p></li>`}
       ${data.volumes && html`<li class="card"><b>Room for volumes</b><p>${bytes(data.volumes.free_bytes)} free of ${bytes(data.volumes.total_bytes)}</p>
         <${Bar} value=${100 - (100 * data.volumes.free_bytes) / Math.max(1, data.volumes.total_bytes)} label="Room that is taken" /><p class="dim">${MEANING[data.volumes.backend] ?? data.volumes.backend}</p></li>`}
@@ -58,7 +58,7 @@ function Day({ history }) {
     const bar = (value, at, kind) => value > 0 && html`<rect key=${`${kind}${at}`} class=${kind} x=${(at * width).toFixed(1)} y=${(60 - (value / top) * 58).toFixed(1)} width=${(width * 0.8).toFixed(1)} height=${((value / top) * 58).toFixed(1)} />`;
     return html`<li class="card" key=${name}><b>${name}</b><figure class="plot small"><svg viewBox="0 0 600 60" role="img" aria-label=${`${name} in the last 24 hours: ${told}`} preserveAspectRatio="none">
       ${values.map((value, at) => bar(value, at, 'plot-bar'))}${bad?.map((value, at) => bar(value, at, 'plot-bar-failed'))}</svg><figcaption>${told}</figcaption></figure></li>`;
-  })}</ul><p class="dim">By ${seconds(history.interval_sec)}; a job counts where it ended.</p>`;
+  })}</ul><p class="dim">Each bar is ${Math.round(history.interval_sec / 60)} minutes; a job counts where it ended.</p>`;
 }
 
 function Doctor({ now }) {

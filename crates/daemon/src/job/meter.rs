@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use lvp_api::{Cause, Lane, Progress, Stage};
+use lvp_api::{Cause, Progress, Stage};
 use lvp_image::copy::Counters;
 
 use super::account::{Account, Pass};
@@ -147,10 +147,6 @@ impl Meter {
             state.stage = stage;
             state.stage_started = Instant::now();
             state.stage_started_at = clock::now_text();
-        }
-        drop(state);
-        if stage != Stage::Initializing {
-            self.trail.end(Lane::Initializing);
         }
     }
 

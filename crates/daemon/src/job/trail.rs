@@ -60,13 +60,22 @@ impl Trail {
         });
         let last = times.iter().filter_map(|time| time.end_sec);
         let offset_sec = last.fold(offset_sec.max(0.0), f64::max);
+        let is_new = times.is_empty();
         let trail = Self(Mutex::new(State {
             started: Instant::now(),
             offset_sec,
             times,
             rates: None,
         }));
-        trail.begin(Lane::Queued);
+        match is_new {
+            // It has been in the queue since it was accepted.
+            true => trail.lock().times.push(LaneTime {
+                stage: Lane::Queued,
+                begin_sec: 0.0,
+                end_sec: None,
+            }),
+            false => trail.begin(Lane::Queued),
+        }
         trail
     }
 
@@ -86,6 +95,12 @@ impl Trail {
         } else if let Some(last) = state.times.iter_mut().rfind(|time| time.stage == lane) {
             last.end_sec = None;
         }
+    }
+
+    /// A part of the work begins, and what led to it has ended.
+    pub fn go_on_to(&self, lane: Lane) {
+        self.end(Lane::Initializing);
+        self.begin(lane);
     }
 
     /// A part of the work has ended.

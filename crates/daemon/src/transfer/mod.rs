@@ -84,7 +84,7 @@ pub async fn stream<O: Outlet>(
     let object = lead.object().clone();
     let start = lead.durable_bytes();
     meter.download_from(start, object.size);
-    meter.trail.begin(Lane::Downloading);
+    meter.trail.go_on_to(Lane::Downloading);
     let (chunks, receiver) = mpsc::channel(QUEUED_CHUNKS);
     let (durable, mut durable_seen) = watch::channel(start);
     let pump = Pump {

@@ -156,7 +156,12 @@ async fn a_time_line_has_the_stages_as_they_overlapped_and_every_byte() {
         (time.begin_sec, time.end_sec.expect("it has ended"))
     };
     let (download, convert) = (time(Lane::Downloading), time(Lane::Converting));
-    assert!(time(Lane::Queued).1 <= download.0, "{found:?}");
+    assert!(time(Lane::Queued).0 == 0.0, "{found:?}");
+    let before = time(Lane::Initializing);
+    assert!(
+        time(Lane::Queued).1 <= before.0 && before.1 <= download.0,
+        "{found:?}"
+    );
     assert!(
         convert.0 < download.1 && convert.1 >= download.1,
         "{found:?}"

@@ -156,7 +156,7 @@ async fn the_docs_show_how_each_failure_reads() {
         match (told.0.get(&word), elsewhere) {
             (Some(status), None) => text.push_str(&row(&word, status)),
             (None, Some((_, why))) => {
-                text.push_str(&format!("### `{word}`\n\nNot shown: {why}.\n\n"))
+                text.push_str(&format!("### `{word}`\n\nNot shown: {why}.\n\n"));
             }
             (Some(_), Some(_)) => panic!("{word} is provoked, and listed as not"),
             (None, None) => panic!("nothing provokes {word}"),

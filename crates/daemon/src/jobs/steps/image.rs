@@ -92,13 +92,14 @@ impl Steps<'_> {
     pub(super) async fn follow(&self, mut follower: Follower) -> Result<(), JobError> {
         self.live.meter.enter(Stage::Downloading);
         self.charge(Cause::Queue);
-        self.live.meter.trail.begin(Lane::Queued);
+        self.live.meter.trail.go_on_to(Lane::Queued);
         let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
         loop {
             tokio::select! {
                 reason = self.live.stop.stopped() => return Err(JobError::stopped(reason)),
                 () = follower.ended() => {
                     self.live.meter.trail.end(Lane::Queued);
+                    self.live.meter.trail.begin(Lane::Initializing);
                     return Ok(());
                 }
                 _ = tick.tick() => {

@@ -33,7 +33,7 @@ impl Steps<'_> {
         };
         self.live.meter.enter(Stage::Finalizing);
         self.charge(Cause::Device);
-        self.live.meter.trail.begin(Lane::Finalizing);
+        self.live.meter.trail.go_on_to(Lane::Finalizing);
         let cloned = self.put_clone(held, request, before);
         let span = spans::clone_volume(&self.span, &request.name, request.size_bytes);
         let volume = match spans::traced(span, cloned).await {

@@ -120,7 +120,7 @@ impl Steps<'_> {
         let target = self.open(volume).await?;
         let options = self.copy_options();
         let started = Instant::now();
-        self.live.meter.trail.begin(Lane::Converting);
+        self.live.meter.trail.go_on_to(Lane::Converting);
         self.live.meter.begin_pass(Cause::Device);
         let copied = blocking(move || Copier::copy_file(planner, target, options)).await;
         self.charge(Cause::Device);
@@ -173,7 +173,7 @@ impl Steps<'_> {
         }
         self.live.meter.enter(Stage::Finalizing);
         self.charge(Cause::Device);
-        self.live.meter.trail.begin(Lane::Finalizing);
+        self.live.meter.trail.go_on_to(Lane::Finalizing);
         let summary = blocking(move || body.commit()).await??;
         self.note_summary(&summary);
         let volumes = &self.services.volumes;
