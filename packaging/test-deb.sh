@@ -87,6 +87,19 @@ is "without configuration" "error: minio.endpoint is not set: give the URL of th
     $name config check
 inside lvpctl --version
 
+say "What the programs were built from"
+for program in $name lvpctl; do
+    objcopy --dump-section .dep-v0="$work/list" "$root/usr/bin/$program" /dev/null ||
+        fail "$program has no list of its crates (.dep-v0)"
+    python3 - "$work/list" "$program" <<'PYTHON'
+import json, sys, zlib
+packages = json.loads(zlib.decompress(open(sys.argv[1], "rb").read()))["packages"]
+names = {package["name"] for package in packages}
+assert {sys.argv[2], "tokio", "clap"} <= names, names
+print(f"ok  {sys.argv[2]} lists {len(packages)} crates")
+PYTHON
+done
+
 newer=$work/newer
 dpkg-deb -R "$package" "$newer"
 sed -i 's/^Version: .*/&+upgrade/' "$newer/DEBIAN/control"
