@@ -308,6 +308,23 @@ mod tests {
     }
 
     #[test]
+    fn a_dependency_says_since_when_it_is_as_it_is() {
+        let dependencies = seeded();
+        let since = || dependencies.states()["minio"].since.clone();
+        assert_eq!(since(), None);
+        dependencies.set("minio", Err("It is gone".to_owned()));
+        let down = since().expect("it was probed");
+        // Times have milliseconds.
+        while clock::now_text() == down {
+            std::thread::yield_now();
+        }
+        dependencies.set("minio", Err("It is still gone".to_owned()));
+        assert_eq!(since().as_ref(), Some(&down));
+        dependencies.set("minio", Ok(()));
+        assert!(since().is_some_and(|up| up > down));
+    }
+
+    #[test]
     fn a_dependency_is_listed_before_its_first_probe_and_while_the_probes_are_down() {
         let dependencies = seeded();
         let states = dependencies.states();

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use lvp_api::{Bound, Cause, JobLog, JobState, Lane, Timeline, WaitsFor};
+use lvp_api::{
+    Bound, Cause, CheckStatus, DoctorReport, History, HostStatus, JobLog, JobState, Lane, Timeline,
+    WaitsFor,
+};
 use lvp_image::builder::ImageBuilder;
 use lvp_testkit::daemon::{Daemon, wait_for};
 use lvp_testkit::fault::{Fault, Rule};
@@ -312,4 +315,78 @@ async fn a_crash_loses_no_more_of_a_course_than_the_last_moments() {
     let downloads = stages.iter().filter(|time| time.stage == Lane::Downloading);
     assert!(downloads.count() >= 2, "{stages:?}");
     assert_mostly("the limit of the first run", status.bound, Cause::Limit);
+}
+
+#[tokio::test]
+async fn the_host_tells_of_its_last_day_and_what_doctor_finds_without_touching_the_database() {
+    let world = World::new().await;
+    let world = world.with(
+        "UI_TRACE_URL",
+        "https://jaeger.example.com/trace/{trace_id}",
+    );
+    let bytes = random(8 * MIB, 1);
+    let url = world.put("a.qcow2", &bytes);
+    let daemon = world.start();
+    completed(&daemon, &url, "vm-1", 8 * MIB).await;
+    let failed = ended(&daemon, "s3://images/none.qcow2", "vm-2", 8 * MIB).await;
+    assert_eq!(failed.status, JobState::Failed, "{failed:?}");
+    let history: History = daemon.get("/api/v1/history").await.expect("a history");
+    let sum = |series: &[u64]| series.iter().sum::<u64>();
+    assert_eq!(history.completed.len(), 96);
+    assert_eq!(
+        (
+            sum(&history.completed),
+            sum(&history.failed),
+            sum(&history.cancelled)
+        ),
+        (1, 1, 0)
+    );
+    assert_eq!(sum(&history.fetched_bytes), bytes.len() as u64);
+    assert!(sum(&history.written_bytes) > 0, "{history:?}");
+    // The last intervals, as they ended just now.
+    assert_eq!(sum(&history.completed[94..]), 1, "{history:?}");
+
+    let host = wait_for("the first probes", async || {
+        let host: HostStatus = daemon.get("/api/v1/host").await.ok()?;
+        host.readiness.ready.then_some(host)
+    })
+    .await;
+    assert!(
+        host.readiness
+            .dependencies
+            .values()
+            .all(|state| state.since.is_some()),
+        "{host:?}"
+    );
+    assert_eq!(host.cache.expect("it is measured").images, 1);
+    assert!(host.volumes.expect("it is measured").free_bytes > 0);
+    assert_eq!(
+        host.trace_url.as_deref(),
+        Some("https://jaeger.example.com/trace/{trace_id}")
+    );
+
+    let doctor = async || {
+        daemon
+            .get::<DoctorReport>("/api/v1/doctor")
+            .await
+            .expect("a report")
+    };
+    let report = doctor().await;
+    let store = report
+        .checks
+        .iter()
+        .find(|check| check.check == "s3.endpoint");
+    assert!(
+        store.is_some_and(|check| check.status == CheckStatus::Ok),
+        "{report:?}"
+    );
+    assert!(
+        report.checks.iter().all(|check| check.check != "database"),
+        "{report:?}"
+    );
+    // The same report for whoever asks soon again, and the database is as locked as before.
+    assert_eq!(doctor().await, report);
+    let second = format!("{:#}", world.home.start().expect_err("it starts"));
+    assert!(second.contains("The database"), "{second}");
+    completed(&daemon, &url, "vm-3", 8 * MIB).await;
 }
