@@ -58,7 +58,7 @@ function Stages({ stages }) {
   // What runs still, runs until now; the next reading tells when that is.
   const length = Math.max(now, 0.001);
   const lanes = LANES.filter((lane) => stages.some((time) => time.stage === lane));
-  return html`<section aria-label="Time line"><h2>Time line <span class="dim">${seconds(length)}</span></h2><ol class="lanes">${lanes.map((lane) => {
+  return html`<section aria-label="Time line"><h2>Time line <span class="dim">${length < 10 ? `${length.toFixed(1)} s` : seconds(length)}</span></h2><ol class="lanes">${lanes.map((lane) => {
     const times = stages.filter((time) => time.stage === lane);
     const told = times.map(({ begin_sec: from, end_sec: to }) => `${from.toFixed(1)} s to ${to === undefined ? 'now' : `${to.toFixed(1)} s`}`).join(', ');
     return html`<li key=${lane}><span class="lane-name">${lane}</span><span class="lane" title=${told}><span class="hidden">${told}</span>${times.map(({ begin_sec: from, end_sec: to }) => html`<span class=${`span lane-${lane}`}

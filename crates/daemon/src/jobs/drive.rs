@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lvp_api::{ErrorCode, JobState, Lane, LogLine, Method};
+use lvp_api::{Cause, ErrorCode, JobState, Lane, LogLine, Method};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tracing::{Instrument as _, Span};
 
@@ -48,6 +48,9 @@ impl Jobs {
             Err(error) => (Err(error), None),
             Ok(_slot) => {
                 let started = Instant::now();
+                // Until the first step, only the database is waited for.
+                live.meter.account.charge(Cause::Device);
+                live.meter.trail.begin(Lane::Initializing);
                 self.0.active.fetch_add(1, Ordering::AcqRel);
                 metrics.job_started(live.id);
                 span = spans::job(&live);

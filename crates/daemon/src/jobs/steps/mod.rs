@@ -280,7 +280,9 @@ impl Steps<'_> {
     /// An attempt begins, and what an earlier one left running on the time line has ended.
     fn begin_again(&self) {
         let trail = &self.live.meter.trail;
-        trail.end_all();
+        let others = Lane::ALL.into_iter();
+        let others = others.filter(|lane| *lane != Lane::Initializing);
+        others.for_each(|lane| trail.end(lane));
         trail.begin(Lane::Initializing);
     }
 
