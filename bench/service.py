@@ -423,56 +423,84 @@ def load(bench, directory):
     }
 
 
+HUNDRED_MODES = {"unpacked": "cache.unpacked=auto", "decoding": "cache.unpacked=never"}
+
+
 def hundred(bench, directory):
-    """100 requests for one image at once."""
+    """100 requests for one image at once, with an unpacked copy in the cache and without, by turns."""
     image = bench.images.qcow2("files", "zlib", "64k", 256)
     raw = bench.images.raw("files", 256)
-    data_bytes = os.stat(raw).st_blocks * 512
     root = bucket(directory, image, "disk.qcow2")
     server = S3Server(root, 19876)
     counter = ByteCounter(19877, 19876)
-    daemon = Daemon(bench.program, directory / "daemon", counter.endpoint)
     # The device's own speed, in the same run: the same data in new files, written by dd.
     dense = directory / "dense"
     shutil.copy(raw, dense)
     probe = directory / "probe"
+    probes = []
 
     def copies():
         command = ["dd", f"if={dense}", f"of={probe}", "bs=4M", "oflag=direct", "conv=fsync",
                    "status=none"]
-        for _ in range(2 * bench.runs):
+        for _ in range(5):
             probe.unlink(missing_ok=True)
             os.sync()
-            yield run(command).wall_s
+            probes.append(run(command).wall_s)
 
+    rounds = {mode: [] for mode in HUNDRED_MODES}
     try:
-        probes = list(copies())
+        for _ in range(max(bench.runs // 2, 1)):
+            for mode, setting in HUNDRED_MODES.items():
+                copies()
+                rounds[mode].append(hundred_once(bench, directory, raw, counter, setting))
+                progress(f"  {mode}: {rounds[mode][-1]}")
+        copies()
+    finally:
+        counter.close()
+        server.close()
+        probe.unlink(missing_ok=True)
+        dense.unlink()
+
+    def middle(mode, what):
+        return statistics.median(row[what] for row in rounds[mode])
+
+    result = {
+        "image_bytes": os.path.getsize(image), "data_bytes": os.stat(raw).st_blocks * 512,
+        "wall_s": middle("unpacked", "wall_s"), "served_bytes": middle("unpacked", "served_bytes"),
+        "written_bytes": middle("unpacked", "written_bytes"),
+        "mib_per_s": middle("unpacked", "mib_per_s"), "cpu_s": middle("unpacked", "cpu_s"),
+        "decoding_wall_s": middle("decoding", "wall_s"),
+        "decoding_mib_per_s": middle("decoding", "mib_per_s"),
+        "decoding_cpu_s": middle("decoding", "cpu_s"),
+        "dd_mib_per_s": os.path.getsize(raw) / statistics.median(probes) / (1 << 20),
+        "dd_mib_per_s_min": os.path.getsize(raw) / max(probes) / (1 << 20),
+        "dd_mib_per_s_max": os.path.getsize(raw) / min(probes) / (1 << 20),
+    }
+    progress(f"  {result}")
+    return result
+
+
+def hundred_once(bench, directory, raw, counter, setting):
+    """One daemon, and 100 requests."""
+    counter.bytes = 0
+    daemon = Daemon(bench.program, directory / "daemon", counter.endpoint, setting)
+    try:
         begin = time.monotonic()
         jobs = [daemon.submit("disk.qcow2", f"volume-{number}", 1) for number in range(100)]
         daemon.finish(jobs)
         wall_s = time.monotonic() - begin
-        probes += copies()
-        written = [path.stat().st_blocks * 512 for path in daemon.volumes.iterdir()
-                   if path.is_file() and path.stat().st_size >= 1 << 20]
-        probe.unlink()
-        dense.unlink()
-        result = {
-            "image_bytes": os.path.getsize(image), "data_bytes": data_bytes,
-            "wall_s": wall_s, "served_bytes": counter.bytes,
-            "written_bytes": sum(written),
-            "mib_per_s": sum(written) / wall_s / (1 << 20),
-            "dd_mib_per_s": os.path.getsize(raw) / statistics.median(probes) / (1 << 20),
-        }
-        for path in daemon.volumes.iterdir():
-            if path.is_file() and path.name.startswith("volume-") and path.stat().st_size >= 1 << 20:
-                output("cmp", "-n", str(os.path.getsize(raw)), raw, path)
-        progress(f"  {result}")
+        found = [path for path in daemon.volumes.iterdir()
+                 if path.is_file() and path.name.startswith("volume-")
+                 and path.stat().st_size >= 1 << 20]
+        written = sum(path.stat().st_blocks * 512 for path in found)
+        spent_s = cpu_s(daemon.process.pid)
+        for path in found:
+            output("cmp", "-n", str(os.path.getsize(raw)), raw, path)
+        return {"wall_s": wall_s, "served_bytes": counter.bytes, "written_bytes": written,
+                "mib_per_s": written / wall_s / (1 << 20), "cpu_s": spent_s}
     finally:
         daemon.close()
-        counter.close()
-        server.close()
         shutil.rmtree(directory / "daemon")
-    return result
 
 
 class ByteCounter:

@@ -47,6 +47,9 @@ pub struct CachedImage {
     /// Whether it has a golden volume, from which volumes are cloned.
     #[serde(default)]
     pub golden: bool,
+    /// Bytes that its unpacked copies take beside it (`cache.unpacked`); 0 if it has none.
+    #[serde(default)]
+    pub unpacked_bytes: u64,
 }
 
 /// An image in object storage, as `GET /api/v1/images` lists it.

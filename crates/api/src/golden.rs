@@ -61,6 +61,16 @@ pub struct ByteRange {
     pub length: u64,
 }
 
+/// Body of `POST /api/v1/verifications`: read this volume as a job, and compare it with what was written to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyRequest {
+    /// The volume's name; a golden volume is called `lvp-golden-KEY-TYPE`.
+    pub volume_name: String,
+    /// Free text that is repeated in the job's status, in logs and in traces; at most 128 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+}
+
 /// Answer to `POST /api/v1/volumes/{name}/verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifiedVolume {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::course::{Bound, Waiting};
 use crate::digest::Checksum;
-use crate::named;
+use crate::{VerifiedVolume, named};
 
 /// Longest `correlation_id`, in characters.
 pub const CORRELATION_ID_MAX: usize = 128;
@@ -211,6 +211,14 @@ pub struct ProvisionRequest {
     /// (the job fails if it is not possible).
     #[serde(default, skip_serializing_if = "Cloning::is_usual")]
     pub clone: Cloning,
+    /// What happens if the pool that volumes share is too full, or not sound: `refuse` (503), or `wait` (the job
+    /// waits for room, without a slot, for at most `wait_seconds`).
+    #[serde(default, skip_serializing_if = "WhenFull::is_usual")]
+    pub when_full: WhenFull,
+    /// How long the job waits for room, from its acceptance, in seconds: 1 to 604800 (7 days). 3600 unless it is
+    /// given. Only with `when_full: wait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_seconds: Option<u64>,
 }
 
 /// Answer to a request that became a job.
@@ -276,9 +284,42 @@ pub enum JobKind {
     Cache,
     /// Image to a golden volume.
     Golden,
+    /// A volume is read, and compared with what was written to it.
+    Verify,
 }
 
-named!(JobKind, "kind of job", { Provision => "provision", Cache => "cache", Golden => "golden" });
+named!(JobKind, "kind of job", {
+    Provision => "provision",
+    Cache => "cache",
+    Golden => "golden",
+    Verify => "verify",
+});
+
+/// What a request does that meets a full pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenFull {
+    /// It is refused, or its job fails.
+    #[default]
+    Refuse,
+    /// Its job waits for room.
+    Wait,
+}
+
+named!(WhenFull, "answer to a full pool", { Refuse => "refuse", Wait => "wait" });
+
+impl WhenFull {
+    /// Whether this is the default, which requests need not send.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How long a job waits for room unless its request says so.
+pub const ROOM_WAIT_SECONDS: u64 = 3600;
+
+/// The longest wait for room.
+pub const ROOM_WAIT_SECONDS_MAX: u64 = 7 * 24 * 3600;
 
 /// What a running job is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -292,6 +333,8 @@ pub enum Stage {
     Converting,
     /// Digest compared; syncing, writing the volume's head, publishing.
     Finalizing,
+    /// A volume is being read and compared.
+    Verifying,
 }
 
 named!(Stage, "stage", {
@@ -299,6 +342,7 @@ named!(Stage, "stage", {
     Downloading => "downloading",
     Converting => "converting",
     Finalizing => "finalizing",
+    Verifying => "verifying",
 });
 
 /// A job's progress. Every number is measured from bytes that were moved.
@@ -336,7 +380,7 @@ pub struct JobStatus {
     /// The job.
     #[schema(value_type = Uuid)]
     pub job_id: JobId,
-    /// `provision`, `cache` or `golden`.
+    /// `provision`, `cache`, `golden` or `verify`.
     pub kind: JobKind,
     /// The job's state.
     pub status: JobState,
@@ -373,7 +417,7 @@ pub struct JobStatus {
     /// Path of the image in the cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_path: Option<String>,
-    /// The requested image, without credentials.
+    /// The requested image, without credentials; empty for a job that verifies a volume.
     pub image_url: String,
     /// Its declared format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -381,7 +425,7 @@ pub struct JobStatus {
     /// The requested size of the volume, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_size_bytes: Option<u64>,
-    /// The volume that is written.
+    /// The volume that is written, or verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_name: Option<String>,
     /// Path of the volume's device or file.
@@ -402,6 +446,12 @@ pub struct JobStatus {
     /// The signer of the image; absent until the signature was verified, and for images without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<Signer>,
+    /// What a verification found; absent until it is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerifiedVolume>,
+    /// What the job does if the pool that volumes share is full, according to the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
     /// Notes for operators about how the job was done: why it did not run in one pass, how stale bytes were
     /// cleared, that a volume was left not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -26,7 +26,7 @@ pub use course::{
 };
 pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
-pub use golden::{ByteRange, GoldenVolume, GoldenVolumes, VerifiedVolume};
+pub use golden::{ByteRange, GoldenVolume, GoldenVolumes, VerifiedVolume, VerifyRequest};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use host::{
     CertificateEnd, CheckStatus, DoctorCheck, DoctorReport, History, HostCache, HostJobs, HostPool,
@@ -35,6 +35,6 @@ pub use host::{
 pub use job::{
     CancelledJob, Cloning, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList,
     JobState, JobStatus, Method, Progress, ProvisionRequest, SignatureFormat, Signer, Stage,
-    Verified, WebhookEvent,
+    Verified, WebhookEvent, WhenFull,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeKind, VolumeList, VolumeName};

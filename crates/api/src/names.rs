@@ -97,7 +97,7 @@ mod tests {
     use super::UnknownName;
     use crate::{
         Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method,
-        SignatureFormat, Stage, Verified, VolumeKind,
+        SignatureFormat, Stage, Verified, VolumeKind, WhenFull,
     };
 
     fn check<T>(all: &[T], what: &str)
@@ -148,6 +148,7 @@ mod tests {
         check(&VolumeKind::ALL, "kind of volume");
         check(&Cloning::ALL, "way to clone");
         check(&Method::ALL, "way of making a volume");
+        check(&WhenFull::ALL, "answer to a full pool");
     }
 
     #[test]
@@ -162,6 +163,7 @@ mod tests {
         check_json(&VolumeKind::ALL);
         check_json(&Cloning::ALL);
         check_json(&Method::ALL);
+        check_json(&WhenFull::ALL);
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub const VOLUMES: &str = "/api/v1/volumes";
 pub const VOLUME_ADOPT: &str = "/api/v1/volumes/{name}/adopt";
 /// Compare a volume with what was written to it (POST).
 pub const VOLUME_VERIFY: &str = "/api/v1/volumes/{name}/verify";
+/// Verify a volume as a job (POST).
+pub const VERIFICATIONS: &str = "/api/v1/verifications";
 /// Write a libvirt storage volume's content.
 pub const UPLOAD_V1: &str = "/api/v1/volumes/upload-content";
 /// The same, 0.3's name.

@@ -245,6 +245,9 @@ pub(crate) enum VolumesCommand {
         /// Names of the volumes; a golden volume is called lvp-golden-KEY-TYPE
         #[arg(required = true)]
         volumes: Vec<VolumeName>,
+
+        #[command(flatten)]
+        reconnect: ReconnectArgs,
     },
 }
 

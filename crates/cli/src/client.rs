@@ -11,7 +11,7 @@ use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, GoldenVolumes, Health,
     JobAccepted, JobId, JobList, JobLog, JobStatus, ProvisionRequest, Readiness, Sha256Digest,
-    Timeline, VerifiedVolume, VolumeInfo, VolumeList, VolumeName, routes,
+    Timeline, VerifiedVolume, VerifyRequest, VolumeInfo, VolumeList, VolumeName, routes,
 };
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, StatusCode, Url};
@@ -263,6 +263,28 @@ impl Client {
     pub(crate) async fn adopt(&self, name: &VolumeName) -> Result<VolumeInfo, Failure> {
         let path = routes::VOLUME_ADOPT.replace("{name}", name.as_str());
         self.send(self.request(Method::POST, &path)).await
+    }
+
+    /// Has the daemon verify a volume as a job; None if there is no such volume, or the daemon is of a release that
+    /// does not do that.
+    pub(crate) async fn verify_as_job(
+        &self,
+        name: &VolumeName,
+    ) -> Result<Option<JobAccepted>, Failure> {
+        let request = VerifyRequest {
+            volume_name: name.to_string(),
+            correlation_id: None,
+        };
+        let call = self
+            .request(Method::POST, routes::VERIFICATIONS)
+            .json(&request);
+        let call = call.timeout(self.answer_timeout);
+        let response = call.send().await.map_err(|error| self.no_answer(&error))?;
+        // The volume does not exist, or the route does not: the older route tells.
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => self.answer(response).await.map(Some),
+        }
     }
 
     /// Has the daemon read a volume and compare it.

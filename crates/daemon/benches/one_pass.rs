@@ -77,6 +77,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         dir: dir.path().join("cache"),
         max_age: Duration::from_secs(3600),
         max_size_bytes: None,
+        unpacked: provisioner::config::UnpackedUse::Auto,
         min_free_bytes: 0,
     };
     let mut file = std::fs::File::open(&device)?;
@@ -128,6 +129,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             size_bytes,
             adopt: true,
             clone: lvp_api::Cloning::Never,
+            room_wait: None,
         },
     };
     let new = NewJob {
@@ -137,7 +139,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             idempotency_key: None,
             traceparent: None,
         },
-        location,
+        location: Some(location),
     };
     let started = Instant::now();
     let id = jobs.submit(new).await?;

@@ -48,7 +48,7 @@ export function Cache({ say }) {
       : html`<div class="table-box" tabindex="0" role="region" aria-label="Cached images"><table><thead><tr><th>Image</th><th>Size</th><th>Last used</th><th>Digest</th><th><span class="hidden">Actions</span></th></tr></thead>
         <tbody>${images.map((image) => html`<tr key=${image.key}><td class="break">${image.image_url}</td><td>${bytes(image.size)}</td>
           <td><${Time} value=${image.last_used} now=${now} /></td><td><code title=${image.checksum}>${short(image.checksum)}</code>
-            ${image.in_use && html` <${Chip} kind="running">in use</${Chip}>`}${image.golden && html` <${Chip} kind="ready">golden</${Chip}>`}</td>
+            ${image.in_use && html` <${Chip} kind="running">in use</${Chip}>`}${image.golden && html` <${Chip} kind="ready">golden</${Chip}>`}${image.unpacked_bytes > 0 && html` <span title="Unpacked copy beside it, from which volumes are copied without decoding"><${Chip} kind="ready">unpacked: ${bytes(image.unpacked_bytes)}</${Chip}></span>`}</td>
           <td><button type="button" disabled=${image.in_use} aria-label=${`Delete ${image.image_url} from the cache`} onClick=${() => ask(image)}>Delete</button></td></tr>`)}</tbody></table></div>`}
     <${Golden} ...${golden} now=${now} ask=${ask} />
     ${asked?.image_type && html`<${Confirm} question=${`Delete the golden volume of ${asked.image_url || short(asked.key)}? Its clones stay as they are; the next job of the image makes it anew.`}

@@ -22,7 +22,7 @@ mod bytes;
 pub(crate) mod content;
 pub(crate) mod packed;
 pub(crate) mod qcow2;
-mod raw;
+pub(crate) mod raw;
 pub(crate) mod reader;
 pub mod stream;
 mod vdi;

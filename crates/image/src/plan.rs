@@ -2,7 +2,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Format, ImageType};
-use crate::formats::reader::{Batches, Map};
+use crate::formats::raw::open_disk;
+use crate::formats::reader::{Batches, Map, Opened};
 use crate::formats::{packed, reader_of};
 use crate::limits::{MAX_BATCH_BYTES, MAX_FILE_SIZE};
 pub use crate::map::{Batch, Encoding, Extent};
@@ -96,10 +97,21 @@ impl<S: ReadAt> Planner<S> {
         let batch_bytes = batch_bytes.max(MIN_BATCH_BYTES);
         packed::check(&source, declared)?;
         let opened = reader_of(declared, &source)?.open(&source, batch_bytes)?;
-        Ok(Self {
+        Ok(Self::of(opened, source, batch_bytes))
+    }
+
+    /// The bytes of a disk, whatever they look like: a guest may have another image, or a stream, at the
+    /// beginning of its disk. For files that this program wrote itself.
+    pub fn of_disk(source: S) -> Result<Self> {
+        let opened = open_disk(source.len())?;
+        Ok(Self::of(opened, source, MAX_BATCH_BYTES))
+    }
+
+    fn of(opened: Opened, source: S, batch_bytes: usize) -> Self {
+        Self {
             info: ImageInfo {
                 format: opened.format,
-                file_size,
+                file_size: source.len(),
                 virtual_size: opened.virtual_size,
                 cluster_size: opened.cluster_size,
                 allocated_bytes: opened.totals.allocated_bytes,
@@ -117,7 +129,7 @@ impl<S: ReadAt> Planner<S> {
                     batch_bytes,
                 },
             },
-        })
+        }
     }
 
     /// What is known about the image.

@@ -19,7 +19,7 @@ pub struct LoopFs {
 }
 
 impl LoopFs {
-    /// An empty file system of this kind (`xfs`, `btrfs`), at least of so many bytes. Needs a `require` of its kind.
+    /// An empty file system of this kind (`xfs`, `btrfs`, `ext4`), at least of so many bytes. Needs a `require` of its kind.
     pub fn new(kind: &str, size_bytes: u64) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let (disk, mounted) = (
@@ -69,6 +69,11 @@ pub(crate) fn check_xfs() -> Result<(), String> {
 /// Whether this process may mount btrfs.
 pub(crate) fn check_btrfs() -> Result<(), String> {
     check("btrfs")
+}
+
+/// Whether this process may mount ext4.
+pub(crate) fn check_ext4() -> Result<(), String> {
+    check("ext4")
 }
 
 fn check(kind: &str) -> Result<(), String> {

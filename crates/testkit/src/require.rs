@@ -86,6 +86,12 @@ const COMPONENTS: &[Component] = &[
         install: "apt install xfsprogs mount, and run as root with loop devices and XFS in the kernel",
     },
     Component {
+        name: "ext4",
+        programs: &["mkfs.ext4", "mount", "umount"],
+        also: crate::loopfs::check_ext4,
+        install: "apt install e2fsprogs mount, and run as root with loop devices",
+    },
+    Component {
         name: "btrfs",
         programs: &["mkfs.btrfs", "mount", "umount"],
         also: crate::loopfs::check_btrfs,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use lvp_api::units::{ByteSize, GIB, MIB};
-use lvp_api::{Checksum, Cloning, ImageType, JobState, ProvisionRequest, VolumeName};
+use lvp_api::{Checksum, Cloning, ImageType, JobState, ProvisionRequest, VolumeName, WhenFull};
 
 use super::image_type_parser;
 
@@ -70,6 +70,10 @@ pub(crate) struct WhatArgs {
     /// or fail if it is not possible (require)
     #[arg(long, value_name = "WHETHER", default_value = "auto", value_parser = cloning_parser())]
     pub(crate) clone: Cloning,
+
+    /// If the pool of the volumes is too full, wait this long for room (1s to 168h) instead of failing
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_duration)]
+    pub(crate) wait_for_room: Option<std::time::Duration>,
 }
 
 impl WhatArgs {
@@ -88,6 +92,11 @@ impl WhatArgs {
             correlation_id: None,
             adopt: self.adopt,
             clone: self.clone,
+            when_full: match self.wait_for_room {
+                Some(_) => WhenFull::Wait,
+                None => WhenFull::Refuse,
+            },
+            wait_seconds: self.wait_for_room.map(|wait| wait.as_secs()),
         }
     }
 }

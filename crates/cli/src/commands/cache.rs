@@ -21,7 +21,15 @@ pub(super) async fn list(context: &Context, page: Page) -> Result<Exit, Failure>
         Format::Table if list.images.is_empty() => say("No cached images"),
         Format::Table => {
             let rows: Vec<_> = list.images.iter().map(row).collect();
-            let header = ["KEY", "SIZE", "IN USE", "GOLDEN", "LAST USED", "IMAGE"];
+            let header = [
+                "KEY",
+                "SIZE",
+                "UNPACKED",
+                "IN USE",
+                "GOLDEN",
+                "LAST USED",
+                "IMAGE",
+            ];
             output::print(&output::table(header, &rows))?;
         }
     }
@@ -50,11 +58,15 @@ pub(super) async fn remove(context: &Context, keys: &[Sha256Digest]) -> Result<E
     Ok(Exit::Success)
 }
 
-fn row(image: &CachedImage) -> [String; 6] {
+fn row(image: &CachedImage) -> [String; 7] {
     let word = |is: bool| if is { "yes" } else { "no" }.to_owned();
     [
         image.key.clone(),
         ByteSize(image.size).to_string(),
+        match image.unpacked_bytes {
+            0 => "-".to_owned(),
+            bytes => ByteSize(bytes).to_string(),
+        },
         word(image.in_use),
         word(image.golden),
         image.last_used.clone(),

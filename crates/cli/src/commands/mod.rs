@@ -93,8 +93,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
             command: Some(VolumesCommand::Adopt { volumes }),
         } => volumes::adopt(&context, &volumes).await,
         Command::Volumes {
-            command: Some(VolumesCommand::Verify { volumes }),
-        } => volumes::verify(&context, &volumes).await,
+            command: Some(VolumesCommand::Verify { volumes, reconnect }),
+        } => volumes::verify(&context, &volumes, &reconnect).await,
         Command::Upload(args) => volumes::upload(&context, &args).await,
         Command::Health => health::health(&context).await,
         Command::Completion { .. } | Command::Man { .. } | Command::Token(_) | Command::Cert(_) => {

@@ -5,8 +5,8 @@ use std::path::Path;
 use lvp_api::units::ByteSize;
 use lvp_api::{VerifiedVolume, VolumeInfo, VolumeKind, VolumeName};
 
-use super::Context;
-use crate::args::UploadArgs;
+use super::{Context, wait};
+use crate::args::{ReconnectArgs, UploadArgs};
 use crate::config::cannot_read;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Format, say};
@@ -47,10 +47,14 @@ pub(super) async fn adopt(context: &Context, names: &[VolumeName]) -> Result<Exi
 }
 
 /// Verifies volumes one by one, and continues after one that differs.
-pub(super) async fn verify(context: &Context, names: &[VolumeName]) -> Result<Exit, Failure> {
+pub(super) async fn verify(
+    context: &Context,
+    names: &[VolumeName],
+    reconnect: &ReconnectArgs,
+) -> Result<Exit, Failure> {
     let mut exit = Exit::Success;
     for name in names {
-        let verified = context.client.verify(name).await?;
+        let verified = verified(context, name, reconnect).await?;
         if !verified.matches {
             exit = Exit::Failed;
         }
@@ -62,6 +66,23 @@ pub(super) async fn verify(context: &Context, names: &[VolumeName]) -> Result<Ex
         }
     }
     Ok(exit)
+}
+
+/// Waits for the job that verifies a volume. A daemon that does not do that as a job does it while it is asked.
+async fn verified(
+    context: &Context,
+    name: &VolumeName,
+    reconnect: &ReconnectArgs,
+) -> Result<VerifiedVolume, Failure> {
+    let Some(accepted) = context.client.verify_as_job(name).await? else {
+        return context.client.verify(name).await;
+    };
+    let id = accepted.job_id;
+    let status = wait::completed(context, id, reconnect).await?;
+    status.verification.ok_or_else(|| {
+        let message = format!("Job {id} has completed, and its status has no result");
+        Failure::new(Exit::Failed, message)
+    })
 }
 
 fn sentence(verified: &VerifiedVolume) -> String {

@@ -48,6 +48,34 @@ pub(super) async fn until_end(
     reconnect: &ReconnectArgs,
     entry: Entry,
 ) -> Result<Exit, Failure> {
+    let is_stream = entry == Entry::Watch && context.format == Format::Json;
+    let (last, ended) = followed(context, id, reconnect, entry).await;
+    if let Some(status) = &last
+        && !is_stream
+    {
+        jobs::show(context.format, status)?;
+    }
+    outcome(&ended?)
+}
+
+/// Waits for the end of a job that has completed if this succeeds, and shows nothing but its progress.
+pub(super) async fn completed(
+    context: &Context,
+    id: JobId,
+    reconnect: &ReconnectArgs,
+) -> Result<JobStatus, Failure> {
+    let (_, ended) = followed(context, id, reconnect, Entry::Wait).await;
+    let status = ended?;
+    outcome(&status).map(|_| status)
+}
+
+/// The last known status of a job, and how it ended.
+async fn followed(
+    context: &Context,
+    id: JobId,
+    reconnect: &ReconnectArgs,
+    entry: Entry,
+) -> (Option<JobStatus>, Result<JobStatus, Failure>) {
     let mut reporter = Reporter::new();
     let mut last: Option<JobStatus> = None;
     let is_stream = entry == Entry::Watch && context.format == Format::Json;
@@ -78,12 +106,7 @@ pub(super) async fn until_end(
         failure = timed_out(id, context.timeout) => Err(failure),
     };
     reporter.finish();
-    if let Some(status) = &last
-        && !is_stream
-    {
-        jobs::show(context.format, status)?;
-    }
-    outcome(&result?)
+    (last, result)
 }
 
 async fn interrupted(id: JobId) -> Failure {

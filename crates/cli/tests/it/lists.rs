@@ -136,6 +136,7 @@ async fn the_cache_is_listed_and_cleaned() {
         "last_used": "2026-01-03T03:04:05Z",
         "image_url": "s3://images/debian-12.qcow2",
         "in_use": true,
+        "unpacked_bytes": 10_u64 << 30,
     });
     let images = json!({"images": [image], "count": 1, "offset": 0, "limit": 100});
     let routes = Router::new()
@@ -152,8 +153,8 @@ async fn the_cache_is_listed_and_cleaned() {
 
     let outcome = fake.lvpctl(&["cache", "ls"]).run().await;
     insta::assert_snapshot!(outcome.stdout, @r"
-    KEY                                                                SIZE    IN USE   GOLDEN   LAST USED              IMAGE
-    e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855   4 GiB   yes      no       2026-01-03T03:04:05Z   s3://images/debian-12.qcow2
+    KEY                                                                SIZE    UNPACKED   IN USE   GOLDEN   LAST USED              IMAGE
+    e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855   4 GiB   10 GiB     yes      no       2026-01-03T03:04:05Z   s3://images/debian-12.qcow2
     ");
     let outcome = fake.lvpctl(&["cache", "ls", "-o", "name"]).run().await;
     assert_eq!(outcome.stdout, format!("{key}\n"));

@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::files::Files;
+use super::unpacked::is_disk_key;
 use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, PUBLISHED, file_name};
 use crate::clock;
+use crate::store::{ImageRow, UnpackedRow};
 
 /// A partial download that no job has continued for this long is no longer resumed.
 const PARTIAL_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -28,8 +30,12 @@ pub struct Swept {
 pub struct Usage {
     /// Published images.
     pub images: u64,
-    /// The bytes that they and unfinished downloads take.
+    /// The bytes that they, their unpacked copies and unfinished downloads take.
     pub size_bytes: u64,
+    /// Unpacked copies.
+    pub unpacked: u64,
+    /// The bytes that they take.
+    pub unpacked_bytes: u64,
 }
 
 /// One unfinished download's file.
@@ -40,16 +46,28 @@ struct Partial {
     is_written: bool,
 }
 
+/// What can be removed to make room.
+enum Candidate {
+    Image(ImageRow),
+    Copy(UnpackedRow),
+}
+
 impl Cache {
-    /// How many images are published, and the bytes that they and unfinished downloads take.
+    /// How many images are published, and the bytes that they, their copies and unfinished downloads take.
     pub async fn usage(&self) -> Result<Usage, CacheError> {
         let rows = self.0.store.images_by_use().await?;
         let partials = self.partials().await?;
         let published: u64 = rows.iter().map(|row| row.stamp.size_bytes).sum();
         let unfinished: u64 = partials.iter().map(|partial| partial.size_bytes).sum();
+        let unpacked = self.0.store.unpacked_by_use().await?;
+        let unpacked_bytes = unpacked.iter().map(|(row, _)| row.used_bytes).sum();
         Ok(Usage {
             images: rows.len() as u64,
-            size_bytes: published.saturating_add(unfinished),
+            size_bytes: published
+                .saturating_add(unfinished)
+                .saturating_add(unpacked_bytes),
+            unpacked: unpacked.len() as u64,
+            unpacked_bytes,
         })
     }
 
@@ -63,39 +81,50 @@ impl Cache {
         self.0.disk.run(Files::free_bytes).await
     }
 
-    /// Evicts the longest unused images until `needed` more bytes fit within all limits. If they could not fit
-    /// even then, this is an error and nothing is evicted. The caller holds the lock `room`.
+    /// Evicts the longest unused images, each after its unpacked copies, until `needed` more bytes fit within all
+    /// limits. If they could not fit even then, this is an error and nothing is evicted. The caller holds the lock `room`.
     pub(super) async fn make_room(&self, needed: u64) -> Result<(), CacheError> {
         let rows = self.0.store.images_by_use().await?;
         let partials = self.partials().await?;
+        let unpacked = self.0.store.unpacked_by_use().await?;
         let mut used = sum(rows.iter().map(|row| row.stamp.size_bytes))
+            + sum(unpacked.iter().map(|(row, _)| row.used_bytes))
             + sum(partials.iter().map(|partial| partial.size_bytes));
         let idle_images = rows.iter().filter(|row| !self.0.pins.has(&row.digest));
         let idle_partials = partials.iter().filter(|partial| !partial.is_written);
+        let idle_copies = unpacked
+            .iter()
+            .filter(|(row, _)| !self.0.pins.has(&row.digest));
         let evictable = sum(idle_images.map(|row| row.stamp.size_bytes))
+            + sum(idle_copies.map(|(row, _)| row.used_bytes))
             + sum(idle_partials.map(|partial| partial.size_bytes));
-        let refused = |room: i128| CacheError::NoRoom {
-            dir: self.dir().to_owned(),
-            available: u64::try_from(room.max(0)).unwrap_or(u64::MAX),
-            needed,
-        };
+        let refused = |room| self.no_room(room, needed);
         let at_most = self.room(used - evictable, evictable).await?;
         if needed > 0 && at_most < i128::from(needed) {
             return Err(refused(at_most));
         }
-        let mut candidates = rows.into_iter();
+        let mut candidates = candidates(rows, &unpacked).into_iter();
         loop {
             let room = self.room(used, 0).await?;
             if room >= i128::from(needed) {
                 return Ok(());
             }
-            let Some(row) = candidates.next() else {
+            let Some(candidate) = candidates.next() else {
                 // Unfinished downloads that no job is continuing go last, as each saves a part of a download.
                 match self.drop_idle_partials().await? {
                     0 => return Err(refused(room)),
                     dropped => used -= i128::from(dropped),
                 }
                 continue;
+            };
+            let row = match candidate {
+                Candidate::Image(row) => row,
+                Candidate::Copy(row) => {
+                    if self.remove_unpacked(&row).await? {
+                        used -= i128::from(row.used_bytes);
+                    }
+                    continue;
+                }
             };
             match self.remove(row.digest).await {
                 Ok(()) => {
@@ -113,6 +142,14 @@ impl Cache {
         }
     }
 
+    pub(super) fn no_room(&self, room: i128, needed: u64) -> CacheError {
+        CacheError::NoRoom {
+            dir: self.dir().to_owned(),
+            available: u64::try_from(room.max(0)).unwrap_or(u64::MAX),
+            needed,
+        }
+    }
+
     /// A file for unpacking an image of this size, and how large it may become: what fits beside the images
     /// within all limits. Unused images are evicted for as much as the packed image takes. The file has no
     /// name, and disappears when it is closed.
@@ -127,7 +164,7 @@ impl Cache {
 
     /// How many more bytes fit beside `used` bytes, after `freed` bytes that are on the disk now are freed.
     /// Negative if the cache is already too full.
-    async fn room(&self, used: i128, freed: i128) -> Result<i128, CacheError> {
+    pub(super) async fn room(&self, used: i128, freed: i128) -> Result<i128, CacheError> {
         let settings = &self.0.settings;
         let reserved = i128::from(self.0.reserved_bytes.load(Ordering::Relaxed));
         let by_disk =
@@ -140,14 +177,16 @@ impl Cache {
 
     async fn partials(&self) -> Result<Vec<Partial>, CacheError> {
         let is_partial = |name: &str| partial_key(name).is_some();
-        let found = self.0.disk.run(move |files| files.lengths(is_partial));
-        let partials = found.await?.into_iter().map(|(name, size_bytes)| {
-            let key = partial_key(&name);
-            Partial {
-                is_written: key.is_some_and(|key| self.0.flights.contains(key)),
+        let found = self.0.disk.run(move |files| files.sizes(is_partial));
+        let partials = found.await?.into_iter().filter_map(|(name, size_bytes)| {
+            let key = partial_key(&name)?;
+            let is_written = self.0.flights.contains(key);
+            // All that a copy in the making will take is reserved until it is published.
+            (!is_written || !is_disk_key(key)).then_some(Partial {
+                is_written,
                 name,
                 size_bytes,
-            }
+            })
         });
         Ok(partials.collect())
     }
@@ -202,6 +241,9 @@ impl Cache {
                 known.insert(file_name(&row.digest));
             }
         }
+        let names = self.names().await?.into_iter().collect();
+        let (files, rows) = self.reconcile_unpacked(&names).await?;
+        swept.rows += rows;
         self.make_room(0).await.or_else(|error| match error {
             // All remaining images are in use: nothing more can be evicted now.
             CacheError::NoRoom { .. } => Ok(()),
@@ -209,7 +251,7 @@ impl Cache {
         })?;
         let given_up = clock::text(clock::now() - PARTIAL_MAX_AGE);
         self.0.store.forget_partials_before(given_up).await?;
-        swept.files = self.sweep_files(&known).await?;
+        swept.files = files + self.sweep_files(&known).await?;
         Ok(swept)
     }
 
@@ -245,6 +287,19 @@ impl Cache {
     async fn names(&self) -> Result<Vec<String>, CacheError> {
         self.0.disk.run(Files::names).await
     }
+}
+
+/// Images in their order, each after its copies.
+fn candidates(images: Vec<ImageRow>, copies: &[(UnpackedRow, String)]) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    for image in images {
+        let own = copies
+            .iter()
+            .filter(|(copy, _)| copy.digest == image.digest);
+        candidates.extend(own.map(|(copy, _)| Candidate::Copy(copy.clone())));
+        candidates.push(Candidate::Image(image));
+    }
+    candidates
 }
 
 fn sum(sizes: impl Iterator<Item = u64>) -> i128 {

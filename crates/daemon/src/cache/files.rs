@@ -6,24 +6,29 @@
 //! the directory that was just checked: no file is created on another file system, and no link is followed out
 //! of the directory.
 
-use std::fs::{File, Metadata};
+mod handle;
+
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use lvp_api::Sha256Digest;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, open, openat, renameat, unlinkat};
+use rustix::fs::{Mode, OFlags, open};
 
 use super::home::Home;
 use super::verify::hash_again;
 use super::{CacheError, file_name};
 use crate::stamp::FileStamp;
 use crate::threads::blocking;
+use handle::Handle;
 
 /// Mode of the files: not readable by other users.
 const FILE_MODE: u32 = 0o640;
+
+/// The unit of `st_blocks`, whatever the file system's is (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// Name of a file that is unlinked as soon as it is created; swept like any partial file, if a crash comes in
 /// between.
@@ -52,12 +57,6 @@ pub(super) enum Found {
     Gone,
     /// A link, or something else that is not a regular file.
     Strange,
-}
-
-/// The open directory.
-struct Handle {
-    path: PathBuf,
-    fd: OwnedFd,
 }
 
 impl Disk {
@@ -110,19 +109,53 @@ impl Files {
         self.handle()?.names()
     }
 
-    /// Names and lengths of the files whose names are `wanted`.
-    pub(super) fn lengths(
+    /// Names of the files whose names are `wanted`, and the space that they take.
+    pub(super) fn sizes(
         &self,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<(String, u64)>, CacheError> {
         let handle = self.handle()?;
         let mut names = handle.names()?;
         names.retain(|name| wanted(name));
-        let lengths = names.into_iter().map(|name| {
-            let length = handle.length(&name);
-            (name, length)
+        let sizes = names.into_iter().map(|name| {
+            let used = handle.used(&name);
+            (name, used)
         });
-        Ok(lengths.collect())
+        Ok(sizes.collect())
+    }
+
+    /// Removes the files whose names are `wanted`.
+    pub(super) fn remove_all(&self, wanted: impl Fn(&str) -> bool) -> Result<(), CacheError> {
+        let handle = self.handle()?;
+        let mut names = handle.names()?;
+        names.retain(|name| wanted(name));
+        names.iter().try_for_each(|name| handle.remove(name))
+    }
+
+    /// Opens a file for reading, with its stamp; None if there is none, or something else.
+    pub(super) fn read(&self, name: &str) -> Result<Option<(File, FileStamp)>, CacheError> {
+        let handle = self.handle()?;
+        match handle.image(name) {
+            Ok(file) => {
+                let stamp = FileStamp::of(&file);
+                let stamp = stamp.map_err(|error| handle.failed("inspect", name, error))?;
+                Ok(Some((file, stamp)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                Ok(None)
+            }
+            Err(error) => Err(handle.failed("open", name, error)),
+        }
+    }
+
+    /// The space that an open file takes.
+    pub(super) fn used_bytes(&self, file: &File, name: &str) -> Result<u64, CacheError> {
+        let meta = file.metadata().map_err(|error| {
+            let path = self.dir().join(name);
+            CacheError::file("inspect", &path, error)
+        })?;
+        Ok(meta.blocks().saturating_mul(STAT_BLOCK_BYTES))
     }
 
     /// Length of a regular file; 0 for anything else, and if there is none.
@@ -198,27 +231,26 @@ impl Files {
         }
     }
 
-    /// Gives a partial file, whose bytes were just hashed, its final name, durably.
+    /// Gives a partial file, whose bytes were just verified, its final name, durably.
     pub(super) fn publish(
         &self,
         file: &File,
         from: &str,
-        digest: &Sha256Digest,
+        to: &str,
     ) -> Result<FileStamp, CacheError> {
         let handle = self.handle()?;
-        let to = file_name(digest);
-        let unread = |error| handle.failed("inspect the image", &to, error);
+        let unread = |error| handle.failed("inspect the image", to, error);
         file.sync_all()
-            .map_err(|error| handle.failed("sync the image", &to, error))?;
-        handle.rename(from, &to)?;
+            .map_err(|error| handle.failed("sync the image", to, error))?;
+        handle.rename(from, to)?;
         let stamp = FileStamp::settled(file).map_err(unread)?;
         // The renamed file may be another one that had taken the partial file's name.
-        let named = handle.image(&to).and_then(|named| FileStamp::of(&named));
+        let named = handle.image(to).and_then(|named| FileStamp::of(&named));
         let named = named.map_err(unread)?;
         if named != stamp {
-            handle.remove(&to)?;
+            handle.remove(to)?;
             let error = io::Error::other("another file took the place of the download");
-            return Err(handle.failed("publish the image as", &to, error));
+            return Err(handle.failed("publish the image as", to, error));
         }
         Ok(stamp)
     }
@@ -241,115 +273,6 @@ impl Files {
             path: path.to_owned(),
             fd,
         })
-    }
-}
-
-impl Handle {
-    /// Names of everything in the directory.
-    fn names(&self) -> Result<Vec<String>, CacheError> {
-        let failed = |error: rustix::io::Errno| {
-            CacheError::file("list the cache directory", &self.path, error.into())
-        };
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&self.fd).map_err(failed)? {
-            // The cache's own names are UTF-8; other files are ignored.
-            match entry.map_err(failed)?.file_name().to_str() {
-                Ok("." | "..") | Err(_) => {}
-                Ok(name) => names.push(name.to_owned()),
-            }
-        }
-        Ok(names)
-    }
-
-    /// Length of a regular file; 0 for anything else, and if there is none.
-    fn length(&self, name: &str) -> u64 {
-        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
-            .ok()
-            .filter(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
-            .map_or(0, |stat| stat.st_size.cast_unsigned())
-    }
-
-    /// Opens a published image to read it. Its owner and number of links do not matter: the image is hashed
-    /// again when they change.
-    fn image(&self, name: &str) -> io::Result<File> {
-        // O_NONBLOCK, so as not to wait for the other end of a FIFO.
-        let file = self.open(name, OFlags::RDONLY | OFlags::NONBLOCK)?;
-        match file.metadata()?.is_file() {
-            true => Ok(file),
-            false => Err(rustix::io::Errno::LOOP.into()),
-        }
-    }
-
-    /// Opens a partial file to continue it.
-    fn partial(&self, name: &str) -> Result<File, CacheError> {
-        let failed = |error| self.failed("open the partial image", name, error);
-        let file = self
-            .open(name, OFlags::RDWR | OFlags::NONBLOCK)
-            .map_err(failed)?;
-        match strange(&file.metadata().map_err(failed)?) {
-            None => Ok(file),
-            Some(what) => Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what))),
-        }
-    }
-
-    /// Creates an empty partial file. A file that had its name is unlinked, and not written to.
-    fn new_partial(&self, name: &str) -> Result<File, CacheError> {
-        self.remove(name)?;
-        self.open(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
-            .map_err(|error| self.failed("create the partial image", name, error))
-    }
-
-    /// Removes a file, a link itself and not what it leads to; it may be gone already.
-    fn remove(&self, name: &str) -> Result<(), CacheError> {
-        match unlinkat(&self.fd, name, AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(error) => Err(self.failed("remove", name, error.into())),
-        }
-    }
-
-    /// Gives a file its final name, durably.
-    fn rename(&self, from: &str, to: &str) -> Result<(), CacheError> {
-        renameat(&self.fd, from, &self.fd, to).map_err(|error| match error {
-            // The directory was replaced, or somebody removed the file: it has to be fetched again.
-            rustix::io::Errno::NOENT => CacheError::Lost {
-                dir: self.path.clone(),
-                why: "no longer has the file of a running download",
-            },
-            error => self.failed("publish the image as", to, error.into()),
-        })?;
-        rustix::fs::fsync(&self.fd)
-            .map_err(|error| CacheError::file("sync the cache directory", &self.path, error.into()))
-    }
-
-    /// Free bytes in the file system.
-    fn free_bytes(&self) -> Result<u64, CacheError> {
-        let stat = rustix::fs::fstatvfs(self.fd.as_fd()).map_err(|error| {
-            CacheError::file("inspect the file system of", &self.path, error.into())
-        })?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
-    fn open(&self, name: &str, flags: OFlags) -> io::Result<File> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(&self.fd, name, flags, Mode::from_raw_mode(FILE_MODE))?;
-        Ok(File::from(fd))
-    }
-
-    fn failed(&self, action: &'static str, name: &str, source: io::Error) -> CacheError {
-        CacheError::file(action, &self.path.join(name), source)
-    }
-}
-
-/// What is wrong with a file that should belong to the cache.
-fn strange(meta: &Metadata) -> Option<&'static str> {
-    if !meta.is_file() {
-        Some("it is not a regular file")
-    } else if meta.uid() != rustix::process::geteuid().as_raw() {
-        Some("it belongs to another user")
-    } else if meta.nlink() > 1 {
-        Some("it has another hard link")
-    } else {
-        None
     }
 }
 

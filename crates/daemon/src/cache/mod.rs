@@ -19,6 +19,8 @@
 //!   publication exclude each other.
 //! - Invariant: nothing is created, read or forgotten while the directory is not the one from the start.
 //!
+//! An image that is copied again and again may have an unpacked copy beside it ([`unpacked`]).
+//!
 //! The index is in the database; files without a row and rows without a file are swept by
 //! [`Cache::reconcile`].
 
@@ -29,6 +31,7 @@ mod home;
 mod pin;
 mod publish;
 mod settings;
+mod unpacked;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +44,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::clock;
+use crate::config::UnpackedUse;
 use crate::job::flight::{Flights, Follower};
 use crate::source::ObjectMeta;
 use crate::store::{ImageRow, Store};
@@ -49,6 +53,7 @@ pub use error::CacheError;
 pub use evict::{Swept, Usage};
 pub use pin::Pin;
 pub use publish::{Lead, Published};
+pub use unpacked::{UnpackedDisk, Unpacking};
 pub use verify::{each_block, hash_file};
 
 use crate::seats::{Closed, Seats};
@@ -72,6 +77,8 @@ pub struct CacheSettings {
     pub max_size_bytes: Option<u64>,
     /// Bytes to leave free in the file system.
     pub min_free_bytes: u64,
+    /// When unpacked copies are made.
+    pub unpacked: UnpackedUse,
 }
 
 /// The image cache. Cheap to clone.
@@ -190,6 +197,7 @@ impl Cache {
     /// Published images, the newest first.
     pub async fn list(&self, limit: u32, offset: u32) -> Result<Vec<CachedImage>, CacheError> {
         let rows = self.0.store.images(limit, offset).await?;
+        let copies = self.0.store.unpacked_by_use().await?;
         let pins = &self.0.pins;
         Ok(rows
             .into_iter()
@@ -200,6 +208,11 @@ impl Cache {
                 checksum: row.digest.to_string(),
                 in_use: pins.has(&row.digest),
                 golden: false,
+                unpacked_bytes: copies
+                    .iter()
+                    .filter(|(copy, _)| copy.digest == row.digest)
+                    .map(|(copy, _)| copy.used_bytes)
+                    .sum(),
                 mod_time: row.published_at,
                 last_used: row.last_used_at,
                 image_url: row.image_url,
@@ -234,11 +247,13 @@ impl Cache {
         self.remove_closed(closed).await
     }
 
-    /// Removes the file of an image that nobody has pinned, and allows pinning again afterwards.
+    /// Removes the files of an image that nobody has pinned, and allows pinning again afterwards.
     async fn remove_closed(&self, closed: Closed<Sha256Digest>) -> Result<(), CacheError> {
-        let name = file_name(closed.of());
+        let digest = *closed.of();
         let removed = move |files: &Files| {
-            let removed = files.remove(&name);
+            let removed = files
+                .remove_all(|name| unpacked::is_disk_of(name, &digest))
+                .and_then(|()| files.remove(&file_name(&digest)));
             drop(closed);
             removed
         };

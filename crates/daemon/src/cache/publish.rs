@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lvp_api::{ImageType, Sha256Digest};
 
-use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin};
+use super::{Cache, CacheError, PARTIAL_PREFIX, PARTIAL_SUFFIX, Pin, file_name};
 use crate::clock;
 use crate::job::flight::FlightGuard;
 use crate::job::meter::Meter;
@@ -29,15 +29,15 @@ pub struct Lead {
     reservation: Reservation,
 }
 
-/// Space that a running download still needs.
+/// Space that a running download, or an image that is being unpacked, still needs.
 #[derive(Debug)]
-struct Reservation {
+pub(super) struct Reservation {
     all: Arc<AtomicU64>,
     mine: u64,
 }
 
 impl Reservation {
-    fn new(all: &Arc<AtomicU64>, bytes: u64) -> Self {
+    pub(super) fn new(all: &Arc<AtomicU64>, bytes: u64) -> Self {
         all.fetch_add(bytes, Ordering::Relaxed);
         Self {
             all: Arc::clone(all),
@@ -207,7 +207,7 @@ impl Lead {
             None => {
                 let from = self.file_name.clone();
                 let published = cache.0.disk.run(move |files| {
-                    let stamp = files.publish(&file, &from, &digest)?;
+                    let stamp = files.publish(&file, &from, &file_name(&digest))?;
                     Ok((stamp, file))
                 });
                 let (stamp, file) = published.await?;

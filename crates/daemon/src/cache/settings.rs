@@ -13,6 +13,7 @@ impl CacheSettings {
             max_age: config.max_age,
             max_size_bytes: config.max_size_bytes,
             min_free_bytes: config.min_free_bytes,
+            unpacked: config.unpacked,
         }
     }
 }

@@ -55,6 +55,7 @@ impl Bench {
             max_age: Duration::from_secs(3600),
             max_size_bytes,
             min_free_bytes: 0,
+            unpacked: UnpackedUse::Auto,
         };
         Self {
             s3,

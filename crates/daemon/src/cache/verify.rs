@@ -12,6 +12,7 @@ use lvp_api::Sha256Digest;
 use sha2::{Digest, Sha256};
 
 use super::files::Found;
+use super::unpacked::is_disk_of;
 use super::{Cache, CacheError, ImageRow, file_name};
 use crate::stamp::FileStamp;
 
@@ -90,8 +91,13 @@ impl Cache {
              when it is needed"
         );
         self.0.store.forget_image(row.digest).await?;
-        let name = file_name(&row.digest);
-        self.0.disk.run(move |files| files.remove(&name)).await?;
+        self.0
+            .disk
+            .run(move |files| {
+                files.remove_all(|name| is_disk_of(name, &digest))?;
+                files.remove(&file_name(&digest))
+            })
+            .await?;
         Ok(None)
     }
 }

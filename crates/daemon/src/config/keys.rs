@@ -9,7 +9,7 @@ pub use super::kind::Kind;
 use super::words::{Compression, OtlpProtocol, TraceSampler};
 use super::{
     Addressing, BackendKind, CloneUse, LogFormat, LogOutput, SignaturePolicy, StaleData,
-    TraceExporter,
+    TraceExporter, UnpackedUse,
 };
 
 /// One key.
@@ -459,6 +459,16 @@ pub const KEYS: &[Key] = &[
         Kind::Size,
         "1G",
         "Free space that the cache leaves on its file system",
+    ),
+    key(
+        "cache.unpacked",
+        &["CACHE_UNPACKED"],
+        Kind::OneOf(UnpackedUse::NAMES),
+        "auto",
+        "When a compressed image gets an unpacked copy beside it in the cache, from which volumes are copied at the \
+         disk's speed: auto, at the second copy from the cache, on hosts that do not clone, and only if there is \
+         room without removing an image; always, at the first copy, in the place of what was not used for longer; \
+         never",
     ),
     key(
         "cache.require_checksum",

@@ -41,7 +41,7 @@ pub use trust::{Trust, web_name};
 pub use value::LogSampling;
 pub use words::{
     Addressing, BackendKind, CloneUse, Compression, LogFormat, LogOutput, OtlpProtocol,
-    SignaturePolicy, StaleData, TraceExporter, TraceSampler,
+    SignaturePolicy, StaleData, TraceExporter, TraceSampler, UnpackedUse,
 };
 
 use crate::secret::Secret;
@@ -218,6 +218,8 @@ pub struct Cache {
     pub max_size_bytes: Option<u64>,
     /// Free space to leave.
     pub min_free_bytes: u64,
+    /// When images get unpacked copies.
+    pub unpacked: UnpackedUse,
     /// Whether images without a `.sha256` object are refused.
     pub require_checksum: bool,
 }
@@ -339,6 +341,7 @@ impl Config {
                 eviction_interval: settings.duration("cache.eviction_interval")?,
                 max_size_bytes: settings.limit("cache.max_size_bytes")?,
                 min_free_bytes: settings.size("cache.min_free_bytes")?,
+                unpacked: settings.named("cache.unpacked")?,
                 require_checksum: settings.boolean("cache.require_checksum")?,
             },
             golden: Golden {

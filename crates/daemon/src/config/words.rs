@@ -63,6 +63,19 @@ pub enum CloneUse {
 
 named!(CloneUse, "use of clones", { Auto => "auto", Never => "never" });
 
+/// When images in the cache get unpacked copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnpackedUse {
+    /// When it pays, and there is room for them.
+    Auto,
+    /// On no account; those that are there are removed.
+    Never,
+    /// The first time that an image is copied, in the place of what was not used for longer.
+    Always,
+}
+
+named!(UnpackedUse, "use of unpacked copies", { Auto => "auto", Never => "never", Always => "always" });
+
 /// Stream of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogOutput {
@@ -194,6 +207,7 @@ mod tests {
         check("volumes.backend", &BackendKind::ALL);
         check("volumes.stale_data", &StaleData::ALL);
         check("volumes.clone", &CloneUse::ALL);
+        check("cache.unpacked", &UnpackedUse::ALL);
         check("logging.format", &LogFormat::ALL);
         check("logging.output", &LogOutput::ALL);
         check("tracing.exporters", &TraceExporter::ALL);

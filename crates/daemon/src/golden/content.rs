@@ -8,15 +8,34 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_api::{ByteRange, Sha256Digest};
+use lvp_image::copy::Counters;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 /// Bytes read at a time, and the blocks of a disk's digest.
 const BLOCK_BYTES: usize = 1 << 20; // 1 MiB
+
+/// Who looks at a long reading.
+#[derive(Debug, Clone, Default)]
+pub struct Watch {
+    /// Set to end it.
+    pub stop: Arc<AtomicBool>,
+    /// Set when nobody waits for its end any more.
+    pub abandoned: Arc<AtomicBool>,
+    /// Where the bytes that were read count, as bytes of the guest's disk.
+    pub counters: Arc<Counters>,
+}
+
+impl Watch {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.abandoned.load(Ordering::Relaxed)
+    }
+}
 
 static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
@@ -49,10 +68,10 @@ impl Differences {
 }
 
 /// The digest of a disk of this size; None if it was told to stop. Blocks.
-pub fn digest(file: &File, size_bytes: u64, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
+pub fn digest(file: &File, size_bytes: u64, watch: &Watch) -> io::Result<Option<Sha256Digest>> {
     let zeros = Sha256::digest(ZEROS);
     let mut hasher = Sha256::new();
-    let ended = read(file, 0..size_bytes, stop, |_, block| {
+    let ended = read(file, 0..size_bytes, watch, |_, block| {
         match block == ZEROS {
             true => hasher.update(zeros),
             false => hasher.update(Sha256::digest(block)),
@@ -66,10 +85,10 @@ pub fn digest(file: &File, size_bytes: u64, stop: &AtomicBool) -> io::Result<Opt
 pub fn compare_with_zeros(
     file: &File,
     range: Range<u64>,
-    stop: &AtomicBool,
+    watch: &Watch,
     differences: &mut Differences,
 ) -> io::Result<Option<()>> {
-    read(file, range, stop, |offset, block| {
+    read(file, range, watch, |offset, block| {
         for (index, piece) in block.chunks(PIECE_BYTES).enumerate() {
             if piece.iter().any(|byte| *byte != 0) {
                 let at = (index * PIECE_BYTES) as u64;
@@ -85,11 +104,11 @@ pub fn compare(
     file: &File,
     other: &File,
     size_bytes: u64,
-    stop: &AtomicBool,
+    watch: &Watch,
     differences: &mut Differences,
 ) -> io::Result<Option<()>> {
     let mut second = vec![0; BLOCK_BYTES];
-    read(file, 0..size_bytes, stop, |offset, block| {
+    read(file, 0..size_bytes, watch, |offset, block| {
         let second = &mut second[..block.len()];
         other.read_exact_at(second, offset)?;
         let pieces = block.chunks(PIECE_BYTES).zip(second.chunks(PIECE_BYTES));
@@ -106,7 +125,7 @@ pub fn compare(
 fn read(
     file: &File,
     range: Range<u64>,
-    stop: &AtomicBool,
+    watch: &Watch,
     mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<Option<()>> {
     let mut block = vec![0; BLOCK_BYTES];
@@ -119,7 +138,7 @@ fn read(
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     while offset < range.end {
-        if stop.load(Ordering::Relaxed) {
+        if watch.is_stopped() {
             return Ok(None);
         }
         let length =
@@ -135,6 +154,8 @@ fn read(
             each(offset, &block[..length])?;
         }
         offset = end;
+        let done = &watch.counters.guest_bytes;
+        done.fetch_add(length as u64, Ordering::Relaxed);
     }
     Ok(Some(()))
 }
@@ -166,7 +187,7 @@ mod tests {
 
     #[test]
     fn differences_are_told_where_they_are_and_only_the_first_of_many() {
-        let stop = AtomicBool::new(false);
+        let stop = Watch::default();
         let size = 2 * BLOCK_BYTES as u64 + 100;
         let plain = vec![7; 2 * BLOCK_BYTES + 100];
         let mut changed = plain.clone();
@@ -197,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_disks_digest_is_that_of_its_blocks_digests_with_holes_or_without() {
-        let stop = AtomicBool::new(false);
+        let stop = Watch::default();
         let mut bytes = vec![0; 3 * BLOCK_BYTES + 100];
         bytes[BLOCK_BYTES + 5] = 9;
         let mut expected = Sha256::new();
@@ -226,7 +247,8 @@ mod tests {
 
     #[test]
     fn reading_ends_when_it_is_told_to() {
-        let stop = AtomicBool::new(true);
+        let stop = Watch::default();
+        stop.stop.store(true, Ordering::Relaxed);
         let read = digest(&file(&[1; 100]), 100, &stop).expect("nothing is read");
         assert_eq!(read, None);
     }

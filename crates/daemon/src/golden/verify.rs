@@ -4,9 +4,9 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lvp_api::{VerifiedVolume, VolumeName};
+use lvp_api::{Sha256Digest, VerifiedVolume, VolumeName};
 
-use super::content::{self, Differences};
+use super::content::{self, Differences, Watch};
 use super::{GoldenError, Held, Shelf};
 use crate::threads::blocking;
 use crate::volume::clones::is_reserved;
@@ -21,10 +21,74 @@ impl Drop for Reading {
     }
 }
 
+/// A volume that can be verified.
+struct Verifiable {
+    volume: Volume,
+    image: Sha256Digest,
+    held: Option<Held>,
+    content: Content,
+}
+
 impl Shelf {
     /// Reads a ready or golden volume, and compares it with its content when it was made. It must not be in use
     /// meanwhile. Dropping the future ends the reading.
-    pub async fn verify(&self, name: &VolumeName) -> Result<VerifiedVolume, GoldenError> {
+    pub async fn verify(
+        &self,
+        name: &VolumeName,
+        watch: &Watch,
+        expect_bytes: impl FnOnce(u64),
+    ) -> Result<VerifiedVolume, GoldenError> {
+        let clones = self.clones().await?;
+        let Verifiable {
+            volume,
+            image,
+            held,
+            content,
+        } = self.verifiable(name).await?;
+        expect_bytes(volume.size_bytes);
+        let file = clones.read_golden(&volume).await?;
+        let golden = match &held {
+            Some(held) => Some(clones.read_golden(&held.golden().volume).await?),
+            None => None,
+        };
+        let reading = Reading(Arc::default());
+        let watch = Watch {
+            abandoned: Arc::clone(&reading.0),
+            ..watch.clone()
+        };
+        let size_bytes = volume.size_bytes;
+        let compared = blocking(move || compare(&file, golden, size_bytes, &content, &watch));
+        let compared = compared.await.map_err(|error| {
+            VolumeError::internal("Comparing a volume crashed; see the log").caused_by(error)
+        })?;
+        drop(reading);
+        let (found, differences) = compared
+            .map_err(|error| VolumeError::io("Reading", &volume.path, error))?
+            .ok_or_else(|| VolumeError::internal("The reading was stopped"))?;
+        let now = self.0.volumes.lookup(name).await?;
+        if now.is_none_or(|now| now.state != volume.state || now.content != volume.content) {
+            return Err(refused(format!(
+                "Volume {name} was changed while it was read: try again"
+            )));
+        }
+        Ok(VerifiedVolume {
+            name: name.clone(),
+            matches: found == content.digest && differences.parts.is_empty(),
+            image_digest: image.to_string(),
+            disk_bytes: content.size_bytes,
+            expected_digest: content.digest.to_string(),
+            found_digest: found.to_string(),
+            differences: differences.parts,
+            has_more: differences.has_more,
+        })
+    }
+
+    /// Fails if a volume cannot be verified as it is now. Reads nothing of it.
+    pub async fn expect_verifiable(&self, name: &VolumeName) -> Result<(), GoldenError> {
+        self.verifiable(name).await.map(drop)
+    }
+
+    async fn verifiable(&self, name: &VolumeName) -> Result<Verifiable, GoldenError> {
         let clones = self.clones().await?;
         let Some(volume) = self.0.volumes.lookup(name).await? else {
             let message = format!("There is no volume {name}: check the name");
@@ -48,36 +112,11 @@ impl Shelf {
                  has no golden volume to compare it with: make one with 'lvpctl golden make'"
             )));
         };
-        let file = clones.read_golden(&volume).await?;
-        let golden = match &held {
-            Some(held) => Some(clones.read_golden(&held.golden().volume).await?),
-            None => None,
-        };
-        let reading = Reading(Arc::default());
-        let (stop, size_bytes) = (Arc::clone(&reading.0), volume.size_bytes);
-        let compared = blocking(move || compare(&file, golden, size_bytes, &content, &stop));
-        let compared = compared.await.map_err(|error| {
-            VolumeError::internal("Comparing a volume crashed; see the log").caused_by(error)
-        })?;
-        drop(reading);
-        let (found, differences) = compared
-            .map_err(|error| VolumeError::io("Reading", &volume.path, error))?
-            .ok_or_else(|| VolumeError::internal("The reading was stopped"))?;
-        let now = self.0.volumes.lookup(name).await?;
-        if now.is_none_or(|now| now.state != volume.state || now.content != volume.content) {
-            return Err(refused(format!(
-                "Volume {name} was changed while it was read: try again"
-            )));
-        }
-        Ok(VerifiedVolume {
-            name: name.clone(),
-            matches: found == content.digest && differences.parts.is_empty(),
-            image_digest: image.to_string(),
-            disk_bytes: content.size_bytes,
-            expected_digest: content.digest.to_string(),
-            found_digest: found.to_string(),
-            differences: differences.parts,
-            has_more: differences.has_more,
+        Ok(Verifiable {
+            volume,
+            image,
+            held,
+            content,
         })
     }
 
@@ -105,7 +144,7 @@ impl Shelf {
     }
 }
 
-type Compared = Option<(lvp_api::Sha256Digest, Differences)>;
+type Compared = Option<(Sha256Digest, Differences)>;
 
 /// None if it was told to stop. Blocks.
 fn compare(
@@ -113,19 +152,25 @@ fn compare(
     golden: Option<File>,
     size_bytes: u64,
     content: &Content,
-    stop: &AtomicBool,
+    watch: &Watch,
 ) -> std::io::Result<Compared> {
     let disk_bytes = content.size_bytes;
     let mut differences = Differences::default();
-    let Some(found) = content::digest(file, disk_bytes, stop)? else {
+    let Some(found) = content::digest(file, disk_bytes, watch)? else {
         return Ok(None);
     };
+    // The same bytes once more, which do not count.
+    let again = Watch {
+        counters: Arc::default(),
+        ..watch.clone()
+    };
     if let Some(golden) = golden.filter(|_| found != content.digest)
-        && content::compare(file, &golden, disk_bytes, stop, &mut differences)?.is_none()
+        && content::compare(file, &golden, disk_bytes, &again, &mut differences)?.is_none()
     {
         return Ok(None);
     }
-    let behind = content::compare_with_zeros(file, disk_bytes..size_bytes, stop, &mut differences)?;
+    let behind =
+        content::compare_with_zeros(file, disk_bytes..size_bytes, watch, &mut differences)?;
     Ok(behind.map(|()| (found, differences)))
 }
 

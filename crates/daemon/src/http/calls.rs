@@ -334,6 +334,14 @@ pub(super) const CALLS: &[Call] = &[
         "VolumeInfo",
         &[400, 404, 409, 503],
     ),
+    new_job(
+        |method| on(method, volumes::verify_as_job),
+        &[routes::VERIFICATIONS],
+        "Read a ready or golden volume and compare it with what was written to it, as a job: its status has the \
+         result (`verification`)",
+        "VerifyRequest",
+        &[400, 404, 409, 413, 422, 429, 503],
+    ),
     call(
         POST,
         |method| on(method, volumes::verify),

@@ -9,7 +9,7 @@ use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, DoctorReport, ErrorBody,
     GoldenVolumes, Health, History, HostStatus, JobAccepted, JobList, JobLog, JobStatus,
     ProvisionRequest, Readiness, StoredImages, Timeline, UploadedContent, VerifiedVolume,
-    VolumeList, routes,
+    VerifyRequest, VolumeList, routes,
 };
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -196,6 +196,7 @@ fn components() -> utoipa::openapi::Components {
     add::<GoldenVolumes>(&mut schemas);
     add::<VolumeList>(&mut schemas);
     add::<VerifiedVolume>(&mut schemas);
+    add::<VerifyRequest>(&mut schemas);
     add::<UploadedContent>(&mut schemas);
     add::<HostStatus>(&mut schemas);
     add::<History>(&mut schemas);

@@ -6,9 +6,9 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use lvp_api::job::CORRELATION_ID_MAX;
+use lvp_api::job::{CORRELATION_ID_MAX, ROOM_WAIT_SECONDS, ROOM_WAIT_SECONDS_MAX};
 use lvp_api::units::GIB;
-use lvp_api::{Checksum, Cloning, ErrorCode, ImageType, VolumeName};
+use lvp_api::{Checksum, Cloning, ErrorCode, ImageType, VolumeName, WhenFull};
 
 use super::error::ApiError;
 use super::fields::Fields;
@@ -43,7 +43,12 @@ const PROVISION: &[&str] = &[
     "correlation_id",
     "adopt",
     "clone",
+    "when_full",
+    "wait_seconds",
 ];
+
+/// The fields of a request to verify a volume.
+const VERIFICATION: &[&str] = &["volume_name", "correlation_id"];
 
 /// The fields of a request for the cache.
 const CACHE_FETCH: &[&str] = &["image_url", "image_type", "checksum", "correlation_id"];
@@ -56,6 +61,11 @@ pub(super) async fn provision_fields(request: Request<Body>) -> Result<Fields, A
 /// Reads the fields of a request for the cache.
 pub(super) async fn cache_fetch_fields(request: Request<Body>) -> Result<Fields, ApiError> {
     Fields::of_json(&body(request).await?, CACHE_FETCH)
+}
+
+/// Reads the fields of a request to verify a volume.
+pub(super) async fn verification_fields(request: Request<Body>) -> Result<Fields, ApiError> {
+    Fields::of_json(&body(request).await?, VERIFICATION)
 }
 
 /// Reads a body. The content type is ignored, as in the Go program: `curl -d` sends another one.
@@ -142,10 +152,14 @@ fn checked_provision(
         size_bytes,
         adopt: fields.truth("adopt")?.unwrap_or(false),
         clone: cloning(fields)?,
+        room_wait: room_wait(fields)?,
     };
     let work = Work::Provision { image, volume };
     let spec = spec(work, fields.text("correlation_id")?, headers)?;
-    Ok(NewJob { spec, location })
+    Ok(NewJob {
+        spec,
+        location: Some(location),
+    })
 }
 
 /// Turns a request for the cache, or for a golden volume, into a job.
@@ -159,7 +173,32 @@ pub(super) fn of_image(
         let (mut image, location) = image(&image_url(fields)?, image_type(fields)?, source)?;
         image.checksum = checksum(fields)?;
         let spec = spec(work(image), fields.text("correlation_id")?, headers)?;
-        Ok(NewJob { spec, location })
+        Ok(NewJob {
+            spec,
+            location: Some(location),
+        })
+    };
+    checked().map_err(|error| correlated(error, fields))
+}
+
+/// Turns a request to verify a volume into a job. The name of a golden volume is allowed too.
+pub(super) fn verification(
+    fields: &Fields,
+    headers: &HeaderMap,
+) -> Result<(VolumeName, NewJob), ApiError> {
+    let checked = || {
+        let name = fields.text("volume_name")?.ok_or_else(|| {
+            ApiError::bad_request("volume_name is missing: send the name of the volume")
+        })?;
+        let name: VolumeName = name
+            .parse()
+            .map_err(|error| ApiError::bad_request(format!("volume_name: {error}")))?;
+        let work = Work::Verify {
+            volume: name.clone(),
+        };
+        let spec = spec(work, fields.text("correlation_id")?, headers)?;
+        let location = None;
+        Ok((name, NewJob { spec, location }))
     };
     checked().map_err(|error| correlated(error, fields))
 }
@@ -219,6 +258,28 @@ fn cloning(fields: &Fields) -> Result<Cloning, ApiError> {
         Some(name) => name
             .parse()
             .map_err(|error| ApiError::bad_request(format!("clone: {error}"))),
+    }
+}
+
+/// How long the job waits for room, if it does; an empty word counts as absent.
+fn room_wait(fields: &Fields) -> Result<Option<Duration>, ApiError> {
+    let when_full = match fields.text("when_full")?.as_deref() {
+        None | Some("") => WhenFull::default(),
+        Some(word) => word
+            .parse()
+            .map_err(|error| ApiError::bad_request(format!("when_full: {error}")))?,
+    };
+    match (when_full, fields.whole("wait_seconds")?) {
+        (WhenFull::Refuse, None) => Ok(None),
+        (WhenFull::Refuse, Some(_)) => Err(ApiError::bad_request(
+            "wait_seconds is given without when_full: send when_full: wait with it",
+        )),
+        (WhenFull::Wait, seconds) => match seconds.unwrap_or(ROOM_WAIT_SECONDS) {
+            seconds @ 1..=ROOM_WAIT_SECONDS_MAX => Ok(Some(Duration::from_secs(seconds))),
+            _ => Err(ApiError::bad_request(format!(
+                "wait_seconds must be from 1 to {ROOM_WAIT_SECONDS_MAX} (7 days)"
+            ))),
+        },
     }
 }
 

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Extension, Path, State};
-use axum::http::header;
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use lvp_api::{ErrorCode, VerifiedVolume, VolumeInfo, VolumeList, VolumeName};
+use lvp_api::{ErrorCode, JobAccepted, VerifiedVolume, VolumeInfo, VolumeList, VolumeName};
 
 use super::error::ApiError;
-use super::{App, gather, request};
+use super::{Answer, App, gather, request};
 use crate::access::audit::Subject;
+use crate::golden::content::Watch;
 use crate::volume::Volume;
 
 /// `GET /api/v1/volumes`
@@ -59,7 +61,32 @@ pub(super) async fn verify(
             "Another volume is being verified, and only one can be at a time: try again later",
         ));
     };
-    Ok(Json(app.services.golden.verify(&name).await?))
+    let watch = Watch::default();
+    let verified = app.services.golden.verify(&name, &watch, |_| {});
+    Ok(Json(verified.await?))
+}
+
+/// `POST /api/v1/verifications`
+pub(super) async fn verify_as_job(
+    State(app): State<App>,
+    request: Request<Body>,
+) -> Result<Answer<JobAccepted>, ApiError> {
+    let headers = request.headers().clone();
+    let subject = Subject::of(request.extensions());
+    let fields = request::verification_fields(request).await?;
+    if let Ok(Some(name)) = fields.text("volume_name") {
+        subject.is(format!("volume {name}"));
+    }
+    let (name, new) = request::verification(&fields, &headers)?;
+    let correlated = |error| request::correlated(error, &fields);
+    // What can be told at once is told now, and by a job only what changes until it runs.
+    let checked = app.services.golden.expect_verifiable(&name).await;
+    checked.map_err(|error| correlated(error.into()))?;
+    let submitted = app.jobs.submit(new).await;
+    let job_id = submitted.map_err(|error| correlated(error.into()))?;
+    subject.made_job(job_id);
+    let warnings = fields.warnings();
+    Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id, warnings })))
 }
 
 /// `POST /api/v1/volumes/{name}/adopt`

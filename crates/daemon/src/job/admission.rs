@@ -38,7 +38,9 @@ pub enum Refusal {
     )]
     KeyReused(JobId),
     /// Another job holds the volume.
-    #[error("Volume {volume} is being written by job {holder}: wait for it or cancel it")]
+    #[error(
+        "Volume {volume} is being written or verified by job {holder}: wait for it or cancel it"
+    )]
     VolumeBusy {
         /// The volume.
         volume: VolumeName,
@@ -67,9 +69,9 @@ pub fn decide(
             Decision::Refused(Refusal::KeyReused(first.id))
         };
     }
-    if let (Some(holder), Some(volume)) = (around.volume_holder, job.spec.work.volume()) {
+    if let (Some(holder), Some(volume)) = (around.volume_holder, job.spec.work.volume_name()) {
         return Decision::Refused(Refusal::VolumeBusy {
-            volume: volume.name.clone(),
+            volume: volume.clone(),
             holder,
         });
     }
@@ -107,6 +109,7 @@ mod tests {
                         size_bytes: 1 << 30,
                         adopt: false,
                         clone: Cloning::Auto,
+                        room_wait: None,
                     },
                 },
             },

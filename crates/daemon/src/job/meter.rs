@@ -267,7 +267,7 @@ impl Meter {
         state.shown = state.shown.max(done.min(ALMOST));
         let share = match state.stage {
             Stage::Downloading => Some(source),
-            Stage::Converting => Some(guest),
+            Stage::Converting | Stage::Verifying => Some(guest),
             Stage::Initializing | Stage::Finalizing => None,
         };
         let stage_seconds = state.stage_started.elapsed().as_secs_f64();

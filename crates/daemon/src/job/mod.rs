@@ -19,6 +19,8 @@
 //! of acceptance. It is **running** while it has a slot, even while it waits for a database or cache that is
 //! unavailable. **Completed**, **failed** and **cancelled** are final states: a retry is a new job.
 //!
+//! - A running job whose request says so waits for room in the pool that volumes share. Meanwhile it has no slot, and
+//!   the attempt does not count ([`jobs`](crate::jobs), `room`).
 //! - `PENDING -> RUNNING` counts an attempt. A job that was started five times without reaching a final
 //!   state fails instead: something about it crashes the daemon.
 //! - `RUNNING -> COMPLETED` happens after the volume is marked `ready` (or, for a job that only fetches, after the

@@ -2,7 +2,7 @@
 
 use lvp_api::{
     Bound, Cause, JobId, JobState, JobStatus, LaneTime, Method, Progress, Rates, Sha256Digest,
-    Signer, Timeline, Verified, Waiting,
+    Signer, Timeline, Verified, VerifiedVolume, Waiting, WhenFull,
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +30,8 @@ pub struct JobSpec {
 pub struct NewJob {
     /// What is stored.
     pub spec: JobSpec,
-    /// Where the image is.
-    pub location: ImageUrl,
+    /// Where the image is, if there is one.
+    pub location: Option<ImageUrl>,
 }
 
 /// Why a job failed.
@@ -70,6 +70,8 @@ pub struct Job {
     pub method: Option<Method>,
     /// Whose signature it has.
     pub signer: Option<Signer>,
+    /// What a verification found.
+    pub verification: Option<VerifiedVolume>,
     /// Notes for operators.
     pub notes: Vec<String>,
     /// Its progress.
@@ -109,6 +111,7 @@ impl Job {
             verified: None,
             method: None,
             signer: None,
+            verification: None,
             notes: Vec::new(),
             progress: None,
             waiting: None,
@@ -148,16 +151,21 @@ impl Job {
             correlation_id: self.spec.correlation_id.clone(),
             cache_hit: self.cache_hit,
             image_path: self.image_path.clone(),
-            image_url: work.image().url.to_string(),
-            image_type: Some(work.image().image_type),
+            image_url: work.image_url(),
+            image_type: work.image().map(|image| image.image_type),
             volume_size_bytes: work.volume().map(|volume| volume.size_bytes),
-            volume_name: work.volume().map(|volume| volume.name.to_string()),
+            volume_name: work.volume_name().map(ToString::to_string),
             volume_path: self.volume_path.clone(),
             image_digest: self.image_digest.map(|digest| digest.to_string()),
             verified: self.verified,
             clone: work.volume().map(|volume| volume.clone),
             method: self.method,
             signer: self.signer.clone(),
+            verification: self.verification.clone(),
+            when_full: work.volume().map(|volume| match volume.room_wait {
+                Some(_) => WhenFull::Wait,
+                None => WhenFull::Refuse,
+            }),
             notes: self.notes.clone(),
             attempts: self.attempts,
             created_at: self.created_at.clone(),

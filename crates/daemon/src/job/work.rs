@@ -3,6 +3,8 @@
 //! A new kind (an image that is made from a volume, a clone of a volume) is a new variant; the compiler then
 //! names every place that has to handle it.
 
+use std::time::Duration;
+
 use lvp_api::{Checksum, Cloning, ImageType, JobKind, VolumeName};
 
 use crate::source::url::RequestedUrl;
@@ -26,6 +28,11 @@ pub enum Work {
     Golden {
         /// The image.
         image: ImageRequest,
+    },
+    /// Read a volume, and compare it with what was written to it.
+    Verify {
+        /// The volume.
+        volume: VolumeName,
     },
 }
 
@@ -51,6 +58,9 @@ pub struct VolumeRequest {
     pub adopt: bool,
     /// Whether it is cloned where that can be done.
     pub clone: Cloning,
+    /// How long the job waits for room in the pool that volumes share, from its acceptance; it does not if this is
+    /// None.
+    pub room_wait: Option<Duration>,
 }
 
 impl Work {
@@ -60,39 +70,65 @@ impl Work {
             Self::Provision { .. } => JobKind::Provision,
             Self::Fetch { .. } => JobKind::Cache,
             Self::Golden { .. } => JobKind::Golden,
+            Self::Verify { .. } => JobKind::Verify,
         }
     }
 
-    /// The image that is read.
-    pub fn image(&self) -> &ImageRequest {
+    /// The image that is read, if any.
+    pub fn image(&self) -> Option<&ImageRequest> {
         match self {
-            Self::Provision { image, .. } | Self::Fetch { image } | Self::Golden { image } => image,
+            Self::Provision { image, .. } | Self::Fetch { image } | Self::Golden { image } => {
+                Some(image)
+            }
+            Self::Verify { .. } => None,
         }
+    }
+
+    /// The image's URL as it may be shown; empty without one.
+    pub fn image_url(&self) -> String {
+        self.image()
+            .map_or_else(String::new, |image| image.url.to_string())
     }
 
     /// The image, to change it.
-    pub fn image_mut(&mut self) -> &mut ImageRequest {
+    pub fn image_mut(&mut self) -> Option<&mut ImageRequest> {
         match self {
-            Self::Provision { image, .. } | Self::Fetch { image } | Self::Golden { image } => image,
+            Self::Provision { image, .. } | Self::Fetch { image } | Self::Golden { image } => {
+                Some(image)
+            }
+            Self::Verify { .. } => None,
         }
     }
 
-    /// The volume that is written, if any. No two unfinished jobs have the same one.
+    /// The volume that is written or read, if any. No two unfinished jobs have the same one.
+    pub fn volume_name(&self) -> Option<&VolumeName> {
+        match self {
+            Self::Provision { volume, .. } => Some(&volume.name),
+            Self::Verify { volume } => Some(volume),
+            Self::Fetch { .. } | Self::Golden { .. } => None,
+        }
+    }
+
+    /// The volume that is written, if any.
     pub fn volume(&self) -> Option<&VolumeRequest> {
         match self {
             Self::Provision { volume, .. } => Some(volume),
-            Self::Fetch { .. } | Self::Golden { .. } => None,
+            Self::Fetch { .. } | Self::Golden { .. } | Self::Verify { .. } => None,
         }
     }
 
     /// Whether a repeated request asks for the same thing. The signature in the image's URL may
     /// differ.
     pub fn is_same(&self, other: &Self) -> bool {
-        let (mine, others) = (self.image(), other.image());
+        let image = |work: &Self| {
+            work.image().map(|image| {
+                let identity = image.url.identity().to_owned();
+                (identity, image.image_type, image.checksum)
+            })
+        };
         self.kind() == other.kind()
-            && mine.url.identity() == others.url.identity()
-            && mine.image_type == others.image_type
-            && mine.checksum == others.checksum
+            && image(self) == image(other)
+            && self.volume_name() == other.volume_name()
             && self.volume() == other.volume()
     }
 }
@@ -117,6 +153,7 @@ mod tests {
                 size_bytes: 1 << 30,
                 adopt,
                 clone: Cloning::Auto,
+                room_wait: None,
             },
         }
     }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lvp_api::{Cause, ErrorCode, JobState, Lane, LogLine, Method};
+use lvp_api::{Cause, ErrorCode, JobState, Lane, LogLine, Method, VolumeName};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tracing::{Instrument as _, Span};
 
 use super::live::Live;
+use super::room::RoomWait;
 use super::{Jobs, SAMPLE_INTERVAL, Services, spans, steps, waiting};
 use crate::clock;
 use crate::delivery::{Delivery, Observer as _};
@@ -46,7 +47,7 @@ impl Jobs {
         let mut span = Span::none();
         let (ended, ran) = match slot {
             Err(error) => (Err(error), None),
-            Ok(_slot) => {
+            Ok(slot) => {
                 let started = Instant::now();
                 // Until the first step, only the database is waited for.
                 live.meter.account.charge(Cause::Device);
@@ -54,7 +55,8 @@ impl Jobs {
                 self.0.active.fetch_add(1, Ordering::AcqRel);
                 metrics.job_started(live.id);
                 span = spans::job(&live);
-                let ended = self.run(&live).instrument(span.clone()).await;
+                let mut slot = Some(slot);
+                let ended = self.run(&live, &mut slot).instrument(span.clone()).await;
                 metrics.job_stopped(live.id, live.meter.moved());
                 self.0.active.fetch_sub(1, Ordering::AcqRel);
                 (ended, Some(started.elapsed()))
@@ -73,7 +75,11 @@ impl Jobs {
         self.lock().remove(&live.id);
     }
 
-    async fn run(&self, live: &Arc<Live>) -> Result<(), JobError> {
+    async fn run(
+        &self,
+        live: &Arc<Live>,
+        slot: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<(), JobError> {
         // Before anything that may fail: a job that has finished needs neither the image nor another attempt.
         if self.has_finished(live).await {
             return Ok(());
@@ -103,10 +109,23 @@ impl Jobs {
         tracing::info!(
             component = "provisioner", job_id = %live.id,
             correlation_id = live.spec().correlation_id.as_deref(),
-            image_url = %work.image().url,
-            volume = work.volume().map(|volume| volume.name.as_str()),
+            image_url = work.image().map(|image| tracing::field::display(&image.url)),
+            volume = work.volume_name().map(VolumeName::as_str),
             resumed, "Job started"
         );
+        let mut wait = RoomWait::of(&live.job());
+        loop {
+            match self.run_steps(live).await {
+                Err(error) if wait.is_for(&error) && live.stop.reason().is_none() => {
+                    self.wait_for_room(live, &mut wait, slot, error).await?;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// The job's steps, within the time limit.
+    async fn run_steps(&self, live: &Arc<Live>) -> Result<(), JobError> {
         let steps = {
             let (jobs, live) = (self.clone(), Arc::clone(live));
             // In a task of its own, so that a panic in a step does not skip the bookkeeping.

@@ -22,8 +22,8 @@ use crate::volume::{Volume, VolumeState};
 /// Where a job comes from.
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// A request to this process, for which the image's URL was already resolved.
-    Request(ImageUrl),
+    /// A request to this process, for which the image's URL, if there is one, was already resolved.
+    Request(Option<ImageUrl>),
     /// The database: it was accepted before a restart.
     Database,
 }
@@ -94,10 +94,16 @@ impl Live {
     /// Where the image is. For a job from the database, the current configuration decides, which may differ
     /// from the one under which the job was accepted.
     pub(super) fn location(&self, source: &Source) -> Result<ImageUrl, JobError> {
-        if let Origin::Request(location) = &self.origin {
+        if let Origin::Request(Some(location)) = &self.origin {
             return Ok(location.clone());
         }
-        let url = &self.spec.work.image().url;
+        let Some(image) = self.spec.work.image() else {
+            return Err(JobError::new(
+                JobErrorKind::Internal,
+                "The job has no image",
+            ));
+        };
+        let url = &image.url;
         let whole = url.whole().ok_or_else(|| {
             JobError::new(
                 JobErrorKind::UrlUnreadable,

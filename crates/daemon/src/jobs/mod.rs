@@ -24,6 +24,7 @@ pub mod live;
 pub mod plan;
 mod reconcile;
 pub mod retry;
+mod room;
 mod services;
 mod settings;
 mod spans;
@@ -104,6 +105,7 @@ struct Inner {
     feed: Arc<Feed>,
     slots: Arc<Semaphore>,
     active: AtomicUsize,
+    waiting_for_room: AtomicUsize,
     /// Completed jobs whose volumes are known to be gone, so that each is logged once.
     missing: Mutex<HashSet<JobId>>,
     tasks: TaskTracker,
@@ -120,6 +122,7 @@ impl Jobs {
             feed: Arc::default(),
             slots,
             active: AtomicUsize::new(0),
+            waiting_for_room: AtomicUsize::new(0),
             missing: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: AtomicBool::new(false),
@@ -148,7 +151,11 @@ impl Jobs {
             let job = Job::new(JobId::random(), spec, clock::now_text());
             let queue_limit = jobs.services().settings.queue_limit;
             let store = &jobs.services().store;
-            let no_room = jobs.has_no_room(&job).await;
+            let no_room = match job.spec.work.volume().and_then(|volume| volume.room_wait) {
+                Some(_) => None,
+                None => jobs.has_no_room(&job).await,
+            };
+            let queue_limit = queue_limit.saturating_sub(jobs.waiting_for_room());
             let decision = store.admit(job.clone(), move |around, job| {
                 let decision = admission::decide(around, job, queue_limit, no_room);
                 (decision == Decision::Accept, decision)

@@ -29,7 +29,7 @@ pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
         fits: true,
         problems: Vec::new(),
         warnings: Vec::new(),
-        image_url: work.image().url.to_string(),
+        image_url: work.image_url(),
         format: None,
         object_bytes: None,
         expected_digest: None,
@@ -100,11 +100,13 @@ async fn look_at_image(
     can_clone: bool,
     plan: &mut Plan,
 ) -> Result<(), JobError> {
-    let image = new.spec.work.image();
+    let (Some(image), Some(location)) = (new.spec.work.image(), &new.location) else {
+        return Ok(());
+    };
     let source = &services.source;
-    let object = source.resolve(&new.location).await?;
+    let object = source.resolve(location).await?;
     plan.object_bytes = Some(object.size);
-    let checksums = source.checksums(&new.location, image.checksum).await?;
+    let checksums = source.checksums(location, image.checksum).await?;
     let sidecar = checksums.sha256.as_ref().map(|announced| announced.digest);
     plan.expected_digest = sidecar.map(|digest| digest.to_string());
     if checksums.is_empty() {

@@ -75,9 +75,13 @@ impl Jobs {
             traceparent,
             ..job.spec
         };
-        let whole = spec.work.image().url.whole();
-        let whole = whole.ok_or(RetryError::QueryNotKept(id))?;
-        let location = self.services().source.parse_url(&whole)?;
+        let location = match spec.work.image() {
+            Some(image) => {
+                let whole = image.url.whole().ok_or(RetryError::QueryNotKept(id))?;
+                Some(self.services().source.parse_url(&whole)?)
+            }
+            None => None,
+        };
         Ok(self.submit(NewJob { spec, location }).await?)
     }
 }

@@ -77,8 +77,7 @@ impl Services {
     pub async fn measure_cache(&self) {
         match (self.cache.usage().await, self.cache.free_bytes().await) {
             (Ok(usage), Ok(free_bytes)) => {
-                let (size_bytes, images) = (usage.size_bytes, usage.images);
-                self.metrics.cache_measured(size_bytes, images, free_bytes);
+                self.metrics.cache_measured(usage, free_bytes);
             }
             (Err(error), _) | (_, Err(error)) => {
                 let error = chain(&error);

@@ -20,11 +20,12 @@ pub(super) fn job(live: &Live) -> Span {
         Work::Provision { .. } => "runJob",
         Work::Fetch { .. } => "runCacheJob",
         Work::Golden { .. } => "runGoldenJob",
+        Work::Verify { .. } => "runVerifyJob",
     };
     let span = tracing::error_span!(
         target: traces::TARGET, "job", otel.name = name, job_id = %live.id,
-        correlation_id = spec.correlation_id.as_deref(), image_url = %work.image().url,
-        volume = work.volume().map(|volume| volume.name.as_str()),
+        correlation_id = spec.correlation_id.as_deref(), image_url = work.image().map(|image| tracing::field::display(&image.url)),
+        volume = work.volume_name().map(VolumeName::as_str),
     );
     traces::continue_from(&span, spec.traceparent.as_deref());
     span

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lvp_api::{Cloning, JobId, JobState, Method, Verified, VolumeName};
+use lvp_api::{Cloning, ImageType, JobId, JobState, Method, Verified, VolumeName};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::NewEvent;
@@ -10,6 +10,7 @@ use super::rows::{job_row, parsed, whole_url};
 use super::{Store, StoreError, courses, events};
 use crate::job::admission::Surroundings;
 use crate::job::record::{Course, Job};
+use crate::source::url::RequestedUrl;
 
 /// Which jobs a listing includes.
 #[derive(Debug, Clone, Default)]
@@ -64,12 +65,12 @@ impl Store {
                     .optional()?,
             };
             let work = &job.spec.work;
-            let volume_holder = match work.volume() {
+            let volume_holder = match work.volume_name() {
                 None => None,
                 Some(volume) => transaction
                     .query_row(
                         "SELECT id FROM jobs WHERE volume_name = ?1 AND state IN ('pending', 'running')",
-                        [volume.name.as_str()],
+                        [volume.as_str()],
                         |row| parsed(row, "id"),
                     )
                     .optional()?,
@@ -87,33 +88,39 @@ impl Store {
             let (insert, decision) = decide(&surroundings, &job);
             if insert {
                 let (image, volume) = (work.image(), work.volume());
-                let url = &image.url;
-                let sealed = match url.query() {
+                let url = image.map(|image| &image.url);
+                let sealed = match url.and_then(RequestedUrl::query) {
                     Some(query) => Some(seal.close(job.id, query.expose()).map_err(unwritable)?),
                     None => None,
                 };
                 transaction.execute(
                     "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
                      volume_size_bytes, correlation_id, idempotency_key, traceparent, created_at, \
-                     updated_at, adopt, image_identity, image_url_sealed, checksum, clone) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15, ?16)",
+                     updated_at, adopt, image_identity, image_url_sealed, checksum, clone, room_wait_seconds) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15, ?16, \
+                     ?17)",
                     params![
                         job.id.to_string(),
                         work.kind().as_str(),
                         job.state.as_str(),
-                        url.base(),
-                        image.image_type.as_str(),
-                        volume.map(|volume| volume.name.as_str()),
+                        url.map_or("", RequestedUrl::base),
+                        image.map_or_else(ImageType::default, |image| image.image_type).as_str(),
+                        work.volume_name().map(VolumeName::as_str),
                         volume.map(|volume| volume.size_bytes.cast_signed()),
                         job.spec.correlation_id,
                         job.spec.idempotency_key,
                         job.spec.traceparent,
                         job.created_at,
                         volume.is_some_and(|volume| volume.adopt),
-                        url.identity(),
+                        url.map_or("", RequestedUrl::identity),
                         sealed,
-                        image.checksum.map(|checksum| checksum.to_string()),
+                        image
+                            .and_then(|image| image.checksum)
+                            .map(|checksum| checksum.to_string()),
                         volume.map_or(Cloning::default(), |volume| volume.clone).as_str(),
+                        volume
+                            .and_then(|volume| volume.room_wait)
+                            .map(|wait| wait.as_secs().cast_signed()),
                     ],
                 )?;
             }
@@ -224,7 +231,9 @@ impl Store {
                 )?
                 .query_map([], |row| {
                     let mut job = job_row(row)?;
-                    job.spec.work.image_mut().url = whole_url(row, job.id, &seal)?;
+                    if let Some(image) = job.spec.work.image_mut() {
+                        image.url = whole_url(row, job.id, &seal)?;
+                    }
                     Ok(job)
                 })?
                 .collect()
@@ -238,7 +247,7 @@ impl Store {
             connection
                 .prepare(
                     "SELECT id, volume_name, max(seq) FROM jobs \
-                     WHERE state = 'completed' AND volume_name IS NOT NULL \
+                     WHERE state = 'completed' AND volume_name IS NOT NULL AND kind <> 'verify' \
                      GROUP BY volume_name ORDER BY volume_name",
                 )?
                 .query_map([], |row| {
@@ -256,7 +265,7 @@ impl Store {
                 .query_row(
                     "SELECT later.id FROM jobs AS later JOIN jobs AS this \
                      ON later.volume_name = this.volume_name AND later.seq > this.seq \
-                     WHERE this.id = ?1 AND later.state = 'completed' ORDER BY later.seq DESC LIMIT 1",
+                     WHERE this.id = ?1 AND later.state = 'completed' AND later.kind <> 'verify' ORDER BY later.seq DESC LIMIT 1",
                     [id.to_string()],
                     |row| parsed(row, "id"),
                 )
@@ -287,7 +296,7 @@ impl Store {
                 .query_row(
                     "SELECT older.id FROM jobs AS older JOIN jobs AS this \
                      ON older.volume_name = this.volume_name AND older.seq < this.seq \
-                     WHERE this.id = ?1 ORDER BY older.seq DESC LIMIT 1",
+                     WHERE this.id = ?1 AND older.kind <> 'verify' ORDER BY older.seq DESC LIMIT 1",
                     [id.to_string()],
                     |row| parsed(row, "id"),
                 )
@@ -317,7 +326,7 @@ impl Store {
 /// Bytes of the texts of a job whose length is not decided by this program.
 fn text_bytes(job: &Job) -> usize {
     let lengths = [
-        Some(job.spec.work.image().url.base()),
+        job.spec.work.image().map(|image| image.url.base()),
         job.spec.correlation_id.as_deref(),
         job.spec.idempotency_key.as_deref(),
         job.failure.as_ref().map(|failure| failure.message.as_str()),
@@ -337,7 +346,8 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
          finished_at = ?15, \
          image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
          image_url_sealed = iif(?16 OR image_url_sealed IS NULL, image_url_sealed, x''), \
-         verified = ?17, method = ?18, signer = ?19, bound = ?20, fetched_bytes = ?21, written_bytes = ?22 \
+         verified = ?17, method = ?18, signer = ?19, bound = ?20, fetched_bytes = ?21, written_bytes = ?22, \
+         verification = ?23 \
          WHERE id = ?1",
         params![
             job.id.to_string(),
@@ -363,6 +373,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             job.bound.as_ref().map(json).transpose()?,
             job.fetched_bytes.cast_signed(),
             job.written_bytes.cast_signed(),
+            job.verification.as_ref().map(json).transpose()?,
         ],
     )?;
     Ok(())

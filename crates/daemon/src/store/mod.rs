@@ -23,6 +23,7 @@ mod places;
 mod rows;
 mod schema;
 mod seal;
+mod unpacked;
 
 use std::fmt;
 use std::path::Path;
@@ -39,6 +40,7 @@ pub use golden::GoldenRow;
 pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
 pub use offline::{cancel_unfinished, volumes_of_go_program};
+pub use unpacked::UnpackedRow;
 
 use crate::threads::blocking;
 use error::Trouble;
@@ -50,7 +52,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 39] = [
+pub const OPERATIONS: [&str; 44] = [
     "create_job",
     "update_job",
     "end_job",
@@ -77,6 +79,11 @@ pub const OPERATIONS: [&str; 39] = [
     "get_partial",
     "forget_partials",
     "forget_partial",
+    "save_unpacked",
+    "get_unpacked",
+    "list_unpacked",
+    "forget_unpacked",
+    "count_copy",
     "save_golden",
     "golden_cloned",
     "get_golden",

@@ -1,5 +1,7 @@
 //! Reads rows of the database: texts are parsed, and one that cannot be is an error that names the column.
 
+use std::time::Duration;
+
 use lvp_api::{ImageType, JobId, JobKind};
 use rusqlite::Row;
 
@@ -82,23 +84,31 @@ pub(super) fn whole_url(row: &Row<'_>, job: JobId, seal: &Seal) -> rusqlite::Res
 
 /// What a job is to do, by its kind; with the part of its image's URL that is stored in clear text.
 fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
-    let image = ImageRequest {
-        url: shown_url(row)?,
-        image_type: image_type(row)?,
-        checksum: parsed_if_any(row, "checksum")?,
+    let image = || {
+        Ok::<_, rusqlite::Error>(ImageRequest {
+            url: shown_url(row)?,
+            image_type: image_type(row)?,
+            checksum: parsed_if_any(row, "checksum")?,
+        })
     };
     Ok(match parsed(row, "kind")? {
         JobKind::Provision => Work::Provision {
-            image,
+            image: image()?,
             volume: VolumeRequest {
                 name: parsed(row, "volume_name")?,
                 size_bytes: row.get::<_, i64>("volume_size_bytes")?.cast_unsigned(),
                 adopt: row.get("adopt")?,
                 clone: parsed(row, "clone")?,
+                room_wait: row
+                    .get::<_, Option<i64>>("room_wait_seconds")?
+                    .map(|seconds| Duration::from_secs(seconds.cast_unsigned())),
             },
         },
-        JobKind::Cache => Work::Fetch { image },
-        JobKind::Golden => Work::Golden { image },
+        JobKind::Cache => Work::Fetch { image: image()? },
+        JobKind::Golden => Work::Golden { image: image()? },
+        JobKind::Verify => Work::Verify {
+            volume: parsed(row, "volume_name")?,
+        },
     })
 }
 
@@ -129,6 +139,7 @@ pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         verified: parsed_if_any(row, "verified")?,
         method: parsed_if_any(row, "method")?,
         signer: from_json(row, "signer")?,
+        verification: from_json(row, "verification")?,
         notes: from_json(row, "notes")?.unwrap_or_default(),
         progress: from_json(row, "progress")?,
         waiting: None,

@@ -108,7 +108,10 @@ async fn jobs_of_the_first_version_are_read_by_their_kind_and_an_unknown_kind_is
         .work;
     let volume = work.volume().expect("it has one");
     assert_eq!((volume.name.as_str(), volume.adopt), ("vm", false));
-    assert_eq!(work.image().url.to_string(), "s3://images/a");
+    assert_eq!(
+        work.image().expect("it has one").url.to_string(),
+        "s3://images/a"
+    );
     let work = job(fetched)
         .await
         .expect("it is read")
@@ -166,7 +169,7 @@ async fn encoded_s3_urls_of_the_sixth_version_go_on_to_name_the_same_objects() {
     let now = Connection::open(&path).expect("it is there");
     for (id, former, url) in jobs {
         let job = store.job(id).await.expect("it is read").expect("a job");
-        let image = job.spec.work.image().url.clone();
+        let image = job.spec.work.image().expect("it has one").url.clone();
         assert_eq!(image.whole().as_deref(), Some(url));
         // A repeat with the former text, which means another object now, is another request.
         assert_eq!(image.identity(), RequestedUrl::new(url).identity());

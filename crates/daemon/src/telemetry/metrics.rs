@@ -104,6 +104,7 @@ pub struct Metrics {
     cache_free: Number,
     cache_images: Number,
     cache_evictions: Counter,
+    unpacked: UnpackedMetrics,
     transferred: Family<Labels<1>, Counter>,
     source_requests: Counter,
     source_retries: Counter,
@@ -132,6 +133,14 @@ pub struct Metrics {
     tokio_tasks: Number,
     process: ProcessMetrics,
     moving: Mutex<Moving>,
+}
+
+/// Unpacked copies of cached images.
+struct UnpackedMetrics {
+    images: Number,
+    bytes: Number,
+    made: Counter,
+    copied: Counter,
 }
 
 struct ProcessMetrics {

@@ -164,6 +164,17 @@ pub trait Clones: Send + Sync + Debug {
         job: JobId,
     ) -> Result<Volume, VolumeError>;
 
+    /// [`Clones::clone_golden`], and `Volumes::mark_ready` of the clone. A back end may do both together if the name is
+    /// free: by the look in which the golden volume was found there was none of that name, and the job has made nothing.
+    async fn clone_ready(
+        &self,
+        golden: &Golden,
+        name: &VolumeName,
+        size_bytes: u64,
+        job: JobId,
+        is_free: bool,
+    ) -> Result<Volume, VolumeError>;
+
     /// Whether a volume can be replaced by a clone instead of being written in place: it is of the same kind,
     /// and marked as this program's.
     fn is_replaceable(&self, volume: &Volume) -> bool;

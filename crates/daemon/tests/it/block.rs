@@ -85,6 +85,7 @@ impl Bench {
             dir: dir.path().join("cache"),
             max_age: Duration::from_secs(3600),
             max_size_bytes: None,
+            unpacked: provisioner::config::UnpackedUse::Auto,
             min_free_bytes: 0,
         };
         let volumes: Arc<dyn provisioner::volume::Volumes> =
@@ -153,6 +154,7 @@ impl Bench {
                 size_bytes: 32 * MIB,
                 adopt: false,
                 clone: lvp_api::Cloning::Auto,
+                room_wait: None,
             },
         };
         let new = NewJob {
@@ -162,7 +164,7 @@ impl Bench {
                 idempotency_key: None,
                 traceparent: None,
             },
-            location: self.services.source.parse_url(url).expect("it is a URL"),
+            location: Some(self.services.source.parse_url(url).expect("it is a URL")),
         };
         self.jobs.submit(new).await.expect("it is accepted")
     }

@@ -7,6 +7,7 @@ mod kills;
 mod life;
 mod objects;
 mod replace;
+mod verify;
 
 use std::fs;
 use std::ops::Deref;

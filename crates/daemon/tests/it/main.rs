@@ -56,4 +56,5 @@ mod systemd;
 mod torture;
 mod traces;
 mod two_daemons;
+mod unpacked;
 mod webhooks;

@@ -98,7 +98,7 @@ async fn an_image_in_a_stream_or_an_archive_is_unpacked_beside_the_cached_one() 
     if !require("qemu-img") {
         return;
     }
-    let world = World::new().await;
+    let world = World::new().await.with("CACHE_UNPACKED", "never");
     let daemon = world.start();
     let builder = image(48 * MIB, 60, 12);
     let (disk, qcow2) = (builder.disk(), file(&world, "a.qcow2"));

@@ -38,7 +38,7 @@ impl Target {
     }
 
     /// Allows no disk larger than this, even if it would fit.
-    pub(crate) fn limit(&mut self, bytes: Option<u64>) {
+    pub fn limit(&mut self, bytes: Option<u64>) {
         self.limit = bytes;
     }
 

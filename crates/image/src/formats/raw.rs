@@ -28,7 +28,8 @@ impl ImageFormat for Raw {
     }
 }
 
-fn open_disk(file_size: u64) -> Result<Opened> {
+/// A disk of this length, in which every byte counts as data.
+pub(crate) fn open_disk(file_size: u64) -> Result<Opened> {
     if file_size > MAX_RAW_BYTES {
         return Err(Error::new(
             ErrorKind::TooLarge,

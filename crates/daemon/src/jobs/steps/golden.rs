@@ -134,8 +134,11 @@ impl Steps<'_> {
         let clones = self.services.volumes.clones().await;
         let clones = clones.map_err(|why| JobError::new(JobErrorKind::CloneUnavailable, why))?;
         let file = clones.read_golden(volume).await?;
-        let stop = self.live.stop.flag();
-        let digest = blocking(move || content::digest(&file, size_bytes, &stop)).await?;
+        let watch = content::Watch {
+            stop: self.live.stop.flag(),
+            ..Default::default()
+        };
+        let digest = blocking(move || content::digest(&file, size_bytes, &watch)).await?;
         let digest = digest.map_err(|error| {
             let what = "The golden volume cannot be read back";
             JobError::new(JobErrorKind::Volume, what).because(error)

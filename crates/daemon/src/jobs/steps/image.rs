@@ -51,6 +51,14 @@ pub(super) struct OnePass {
     pub(super) check: PlanCheck,
 }
 
+/// A cached image that was opened.
+pub(super) enum Opening {
+    /// It can be read as it is.
+    Plain(Box<Planner<FileSource>>),
+    /// It has to be unpacked first.
+    Packed(FileSource),
+}
+
 /// A downloaded object whose digest was compared.
 struct Received<W> {
     file: File,
@@ -258,6 +266,12 @@ impl Steps<'_> {
         &self,
         pin: &Arc<Pin>,
     ) -> Result<Planner<FileSource>, JobError> {
+        let opening = self.open_cached(pin).await?;
+        self.opened(opening).await
+    }
+
+    /// Opens a cached image as far as that is possible without unpacking it.
+    pub(super) async fn open_cached(&self, pin: &Arc<Pin>) -> Result<Opening, JobError> {
         let pin = Arc::clone(pin);
         let declared = format_of(self.image.image_type);
         let source = move || -> Result<_, JobError> {
@@ -271,10 +285,20 @@ impl Steps<'_> {
             blocking(move || -> Result<_, JobError> { Ok(Planner::open(source()?, declared)?) });
         match planned.await? {
             Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
-                let source = blocking(again).await??;
+                Ok(Opening::Packed(blocking(again).await??))
+            }
+            planned => Ok(Opening::Plain(Box::new(planned?))),
+        }
+    }
+
+    /// Unpacks the image if that is necessary.
+    pub(super) async fn opened(&self, opening: Opening) -> Result<Planner<FileSource>, JobError> {
+        match opening {
+            Opening::Plain(planner) => Ok(*planner),
+            Opening::Packed(source) => {
+                let declared = format_of(self.image.image_type);
                 self.unpack(source, declared).await
             }
-            planned => planned,
         }
     }
 

@@ -10,7 +10,7 @@
 //!
 //! [`Steps::attempt`], [`Steps::fetch`] and [`Steps::write_cached`] follow this diagram; the parts of each step
 //! are in `image` (object, cache, plan, download), `clone`, `golden` and `put` (volumes by cloning), `checksums`
-//! (digests and signatures), `unpack`, `volume` (making, opening, copying, finishing), `measure` (measurements
+//! (digests and signatures), `unpack`, `unpacked` (unpacked copies in the cache), `volume` (making, opening, copying, finishing), `measure` (measurements
 //! and estimates), and [`spans`].
 //!
 //! The order within `volume ... finish` is this program's guarantee: the volume says `populating` before its
@@ -25,6 +25,8 @@ mod measure;
 mod put;
 mod room;
 mod unpack;
+mod unpacked;
+mod verify;
 mod volume;
 
 use std::sync::{Arc, Mutex};
@@ -41,7 +43,7 @@ use super::{Services, spans, waiting};
 use crate::cache::{Lead, Lookup, Pin};
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
-use crate::job::work::{ImageRequest, VolumeRequest};
+use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::{Checksums, ImageUrl, Source, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::Crashed;
@@ -61,11 +63,15 @@ const CUT_OFF: &str = "The download was cut off, and without a strong ETag or a 
 /// Runs a job to its end.
 pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError> {
     let work = &live.spec().work;
+    let image = match work {
+        Work::Provision { image, .. } | Work::Fetch { image } | Work::Golden { image } => image,
+        Work::Verify { volume } => return verify::run(services, live, volume).await,
+    };
     let steps = Steps {
         services,
         source: services.source.observed(Arc::clone(&live.waits) as _),
         live,
-        image: work.image(),
+        image,
         location: live.location(&services.source)?,
         volume: work.volume(),
         room: Mutex::default(),
@@ -251,18 +257,20 @@ impl Steps<'_> {
     async fn write_cached(&self, pin: Pin) -> Result<(), JobError> {
         self.show_image(&pin);
         let pin = Arc::new(pin);
-        let planner = self.plan_cached(&pin).await?;
         let Some(request) = self.volume else {
+            self.plan_cached(&pin).await?;
             return Ok(());
         };
-        let info = planner.info().clone();
+        let reading = self.read_cached(&pin, request).await?;
+        let info = reading.info.clone();
         self.expect_disk(&info);
         self.live.meter.enter(Stage::Converting);
         let volume = self.prepare(request, &info).await?;
         let populated = async {
+            let (planner, disk) = reading.into_parts();
             let body = self.copy_cached(&volume, planner).await?;
             // Everything that was read, the image's map included, is covered by the digest.
-            self.expect_unchanged(&pin).await?;
+            self.expect_source_unchanged(&pin, disk.as_ref()).await?;
             self.finish(&volume, body, pin.digest()).await?;
             self.made_by(Method::Copy);
             Ok(())

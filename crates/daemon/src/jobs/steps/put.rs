@@ -76,6 +76,7 @@ impl Steps<'_> {
         if self.live.is_resumed() {
             self.check_standing(found.as_ref()).await?;
         }
+        let is_free = is_first_look && found.is_none() && !self.live.is_resumed();
         let old = found.filter(|found| !self.is_unfinished_here(found));
         let size_bytes = match &old {
             Some(existing) => {
@@ -97,13 +98,11 @@ impl Steps<'_> {
             }
         };
         self.reserve(&request.name, Need::Clone).await?;
-        let make = || clones.clone_golden(golden, &request.name, size_bytes, job);
-        let clone = self.services.golden.with_room(make).await?;
         if let Some(reason) = self.live.stop.reason() {
             return Err(JobError::stopped(reason));
         }
-        let digest = golden.key.digest;
-        volumes.mark_ready(&clone, job, &digest).await?;
+        let make = || clones.clone_ready(golden, &request.name, size_bytes, job, is_free);
+        let clone = self.services.golden.with_room(make).await?;
         match &old {
             Some(old) => Ok(Some(clones.replace(old, &clone, job).await?)),
             None if clone.name == request.name => Ok(Some(clone)),

@@ -189,7 +189,7 @@ pub const CATALOGUE: &[Entry] = &[
     gauge(
         "cache_size_bytes",
         &[],
-        "Bytes of cached images and of unfinished downloads",
+        "Bytes of cached images, of their unpacked copies and of unfinished downloads",
     ),
     gauge(
         "cache_max_size_bytes",
@@ -202,6 +202,26 @@ pub const CATALOGUE: &[Entry] = &[
         "Free bytes on the cache's file system",
     ),
     gauge("cache_images", &[], "Cached images"),
+    gauge(
+        "cache_unpacked_images",
+        &[],
+        "Unpacked copies of cached images (cache.unpacked)",
+    ),
+    gauge(
+        "cache_unpacked_bytes",
+        &[],
+        "Bytes that unpacked copies take, a part of cache_size_bytes",
+    ),
+    counter(
+        "cache_unpacked_made_total",
+        &[],
+        "Unpacked copies that were made",
+    ),
+    counter(
+        "cache_unpacked_copies_total",
+        &[],
+        "Volumes that were copied from an unpacked copy, without decoding the image",
+    ),
     counter(
         "cache_evictions_total",
         &[],

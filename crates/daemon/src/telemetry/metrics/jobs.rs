@@ -30,6 +30,16 @@ impl Metrics {
         self.moving().running.insert(id, running);
     }
 
+    /// A job that had stopped for a while runs again; it has moved this much before.
+    pub fn job_continues(&self, id: JobId, moved: Moved) {
+        self.active_jobs.inc();
+        let running = Running {
+            last: moved,
+            moved_at: Instant::now(),
+        };
+        self.moving().running.insert(id, running);
+    }
+
     /// What a running job has moved since it began.
     pub fn job_moved(&self, id: JobId, moved: Moved) {
         let now = Instant::now();
@@ -81,6 +91,16 @@ impl Metrics {
         self.job_methods
             .get_or_create(&[("method", method.as_str().into())])
             .inc();
+    }
+
+    /// An image got an unpacked copy.
+    pub fn image_unpacked(&self) {
+        self.unpacked.made.inc();
+    }
+
+    /// A volume was copied from an unpacked copy.
+    pub fn unpacked_copied(&self) {
+        self.unpacked.copied.inc();
     }
 
     /// A volume was cloned from a golden one.

@@ -10,7 +10,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use super::catalogue::CATALOGUE;
-use super::{Delivery, Labels, Metrics, Number, ProcessMetrics, TimedStage, float};
+use super::{
+    Delivery, Labels, Metrics, Number, ProcessMetrics, TimedStage, UnpackedMetrics, float,
+};
 use crate::job::kind::JobErrorKind;
 use crate::store;
 use crate::telemetry::{logs, sinks};
@@ -122,6 +124,12 @@ impl Metrics {
             golden_flawed: to.add("golden_volumes_flawed", Number::default()),
             golden_bytes: to.add("golden_bytes", Number::default()),
             golden_dropped: to.add("golden_dropped_total", Counter::default()),
+            unpacked: UnpackedMetrics {
+                images: to.add("cache_unpacked_images", Number::default()),
+                bytes: to.add("cache_unpacked_bytes", Number::default()),
+                made: to.add("cache_unpacked_made_total", Counter::default()),
+                copied: to.add("cache_unpacked_copies_total", Counter::default()),
+            },
             clones: to.add("clones_total", Counter::default()),
             job_methods: to.add("volumes_made_total", Family::default()),
             tokio_tasks: to.add("tokio_tasks", Number::default()),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Metrics, float};
+use crate::cache;
 use crate::golden;
 use crate::volume::{Capacity, PoolUsage};
 
@@ -67,9 +68,11 @@ impl Metrics {
     }
 
     /// The cache's content.
-    pub fn cache_measured(&self, size_bytes: u64, images: u64, free_bytes: u64) {
-        self.cache_size.set(float(size_bytes));
-        self.cache_images.set(float(images));
+    pub fn cache_measured(&self, usage: cache::Usage, free_bytes: u64) {
+        self.cache_size.set(float(usage.size_bytes));
+        self.cache_images.set(float(usage.images));
+        self.unpacked.images.set(float(usage.unpacked));
+        self.unpacked.bytes.set(float(usage.unpacked_bytes));
         self.cache_free.set(float(free_bytes));
     }
 }

@@ -228,6 +228,19 @@ impl Clones for Dir {
             .await
     }
 
+    async fn clone_ready(
+        &self,
+        golden: &Golden,
+        name: &VolumeName,
+        size_bytes: u64,
+        job: JobId,
+        _is_free: bool,
+    ) -> Result<Volume, VolumeError> {
+        let clone = self.clone_golden(golden, name, size_bytes, job).await?;
+        self.mark_ready(&clone, job, &golden.key.digest).await?;
+        Ok(clone)
+    }
+
     fn is_replaceable(&self, volume: &Volume) -> bool {
         matches!(
             volume.state,

@@ -77,7 +77,7 @@ impl Lvm {
         })
     }
 
-    fn golden_of(&self, row: LvRow) -> Option<Golden> {
+    pub(super) fn golden_of(&self, row: LvRow) -> Option<Golden> {
         let name: VolumeName = row.lv_name.parse().ok()?;
         let key = GoldenKey::of_name(&name)?;
         let Found { volume, row, tags } = found(&name, row);
@@ -88,6 +88,28 @@ impl Lvm {
             flaw: self.flaw(&row, &tags, &key),
             volume,
         })
+    }
+
+    /// How large a clone is, and its tags.
+    pub(super) async fn terms(
+        &self,
+        golden: &Golden,
+        size_bytes: u64,
+        job: JobId,
+    ) -> Result<(u64, Vec<String>), VolumeError> {
+        let pool = self.pool_settings()?;
+        // Never smaller than the golden volume: LVM cuts in place.
+        let wanted = size_bytes.max(golden.volume.size_bytes);
+        let look = self.check_pool(pool, wanted).await?;
+        let Some(wanted) = round_up(wanted, look.extent_bytes) else {
+            return Err(VolumeError::internal(
+                "A size beyond 2^64 passed the pool's check",
+            ));
+        };
+        let mut tags = tags::populating(job, true);
+        tags.push(tags::clone_of(&golden.key.digest));
+        tags.extend(golden.content.as_ref().map(tags::content));
+        Ok((wanted, tags))
     }
 
     /// Why a volume with a golden name is none.
@@ -231,7 +253,7 @@ impl Clones for Lvm {
         size_bytes: u64,
         job: JobId,
     ) -> Result<Volume, VolumeError> {
-        let pool = self.pool_settings()?;
+        self.pool_settings()?;
         let waiting = waiting_name(job);
         // One look for all of it, and the one that decides: what the caller has seen may be seconds old, or from
         // before a golden volume had to go for want of room.
@@ -263,17 +285,7 @@ impl Clones for Lvm {
         if row(&waiting).is_some() {
             self.settle(job).await?;
         }
-        // Never smaller than the golden volume: LVM cuts in place.
-        let wanted = size_bytes.max(golden.volume.size_bytes);
-        let look = self.check_pool(pool, wanted).await?;
-        let Some(wanted) = round_up(wanted, look.extent_bytes) else {
-            return Err(VolumeError::internal(
-                "A size beyond 2^64 passed the pool's check",
-            ));
-        };
-        let mut tags = tags::populating(job, true);
-        tags.push(tags::clone_of(&golden.key.digest));
-        tags.extend(golden.content.as_ref().map(tags::content));
+        let (wanted, mut tags) = self.terms(golden, size_bytes, job).await?;
         let target = match is_taken {
             false => name,
             true => {
@@ -288,22 +300,23 @@ impl Clones for Lvm {
         // The look after it finds the UUID, by which the tags are changed, and that the size is the wanted one before
         // anything says so.
         let made = self.activated(target).await?;
-        if made.volume.state != mine || made.tags.clone_of != Some(golden.key.digest) {
-            return made.if_made_by(job, wanted);
+        self.checked_clone(made, golden, wanted, job)
+    }
+
+    async fn clone_ready(
+        &self,
+        golden: &Golden,
+        name: &VolumeName,
+        size_bytes: u64,
+        job: JobId,
+        is_free: bool,
+    ) -> Result<Volume, VolumeError> {
+        if is_free {
+            return self.clone_at_once(golden, name, size_bytes, job).await;
         }
-        if made.row.lv_size < wanted || made.row.lv_active.is_empty() {
-            let path = made.volume.path.display();
-            let message = format!(
-                "The clone {path} has {} bytes after it was extended to {wanted}, and is {}: repeat the request",
-                made.row.lv_size,
-                match made.row.lv_active.as_str() {
-                    "" => "not active",
-                    active => active,
-                }
-            );
-            return Err(VolumeError::new(VolumeErrorKind::Io, message));
-        }
-        Ok(made.volume)
+        let clone = self.clone_golden(golden, name, size_bytes, job).await?;
+        self.mark_ready(&clone, job, &golden.key.digest).await?;
+        Ok(clone)
     }
 
     fn is_replaceable(&self, volume: &Volume) -> bool {
@@ -326,7 +339,8 @@ impl Clones for Lvm {
 
     async fn check_unused(&self, volume: &Volume) -> Result<(), VolumeError> {
         let claimed = self.claim(volume, Purpose::Check, Unmarked::Adopt).await;
-        claimed.map(drop)
+        let (now, _) = claimed?;
+        self.check_inheritable(&now).await
     }
 
     async fn waiting(&self) -> Result<Vec<JobId>, VolumeError> {

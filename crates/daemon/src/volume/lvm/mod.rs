@@ -26,7 +26,6 @@
 //! the command ends that.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -41,11 +40,13 @@ use super::{
 use crate::config::BackendKind;
 
 mod claim;
+mod clone;
 mod commands;
 mod device;
 mod empty;
 mod find;
 mod golden;
+mod inherit;
 mod look;
 mod pool;
 pub mod report;
@@ -232,17 +233,17 @@ impl Volumes for Lvm {
             self.finish_swap(&now, job).await?;
             return Ok(());
         }
+        let now = match now.row.lv_active.is_empty() && now.tags.clone_of.is_some() {
+            // Perhaps LVM was killed after the tags, and before the activation that comes with them (`clone`).
+            true => self.activated(&volume.name).await?,
+            false => now,
+        };
         if now.row.lv_active.is_empty() {
             // A restart of the host flushed it.
             return Ok(());
         }
         // Also when it was done before: perhaps it was killed between the tags and the flush.
-        let path = now.volume.path;
-        self.blocking(move || {
-            let flushed = File::open(&path).and_then(|device| device.sync_all());
-            flushed.map_err(|error| VolumeError::io("Flushing", &path, error))
-        })
-        .await
+        self.flush(&now).await
     }
 
     async fn open(&self, volume: &Volume) -> Result<OpenVolume, VolumeError> {

@@ -147,6 +147,26 @@ pub struct PoolRow {
     pub vg_extent_size: u64,
 }
 
+/// What can be set on a volume beside its size and tags. LVM reports what it knows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct PropertyRow {
+    /// LVM's identifier of it.
+    pub lv_uuid: String,
+    /// `enabled`, or empty; none for an LVM before 2.03.12.
+    pub lv_autoactivation: Option<String>,
+    /// `skip activation`, or empty.
+    pub lv_skip_activation: String,
+    /// `inherit`, `normal`, `contiguous`, `cling`, ...
+    pub lv_allocation_policy: String,
+    /// `fixed minor`, or empty.
+    pub lv_fixed_minor: String,
+    /// `auto`, or bytes.
+    pub lv_read_ahead: String,
+    /// The profile of its metadata; empty without one.
+    pub lv_profile: String,
+}
+
 /// A volume group.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct VgRow {
@@ -175,6 +195,12 @@ pub struct VgRow {
 /// Parses the answer of `lvs`.
 pub fn parse_lvs(json: &[u8]) -> serde_json::Result<Vec<LvRow>> {
     let report: Report<LvRow> = serde_json::from_slice(json)?;
+    Ok(report.report.into_iter().flat_map(|rows| rows.lv).collect())
+}
+
+/// Parses the answer of `lvs` about properties.
+pub fn parse_properties(json: &[u8]) -> serde_json::Result<Vec<PropertyRow>> {
+    let report: Report<PropertyRow> = serde_json::from_slice(json)?;
     Ok(report.report.into_iter().flat_map(|rows| rows.lv).collect())
 }
 

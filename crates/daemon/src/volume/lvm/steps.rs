@@ -37,8 +37,16 @@ impl Lvm {
                 Ok(_) => return Ok(()),
                 Err(error) if may_pass(&error) => {
                     // Perhaps it has made it nevertheless.
-                    if self.find(name).await?.is_some() {
-                        return Ok(());
+                    if let Some(there) = self.find(name).await? {
+                        let says = |tag: &String| there.row.lv_tags.contains(tag);
+                        return match tags.iter().all(says) {
+                            true => Ok(()),
+                            // Extended next, if it were taken for the clone.
+                            false => Err(VolumeError::new(
+                                VolumeErrorKind::AlreadyExists,
+                                format!("The volume {} exists already", there.row.lv_path_or_dm()),
+                            )),
+                        };
                     }
                     if !pauses.wait("lvcreate failed", &error).await {
                         return Err(failed_clone(&origin, error));

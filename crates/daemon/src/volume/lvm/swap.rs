@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!                               NAME is              and there is                    a restart
-//! 0 lvchange  clone: tags       old                  clone (lvp.for=NAME), ready     removes the clone
+//! 0 lvchange  clone: properties old                  clone (lvp.for=NAME), ready     removes the clone
 //! 1 lvchange  old: lvp.aside    old                  clone                           removes the clone
 //! 2 lvrename  NAME -> lvp-old   clone, by lvp.for    lvp-old (lvp.aside=NAME)        goes on with 3
 //! 3 lvrename  clone -> NAME     clone                lvp-old                         goes on with 4
@@ -66,7 +66,7 @@ impl Lvm {
             })?;
             match there {
                 Some(there) if is(&there, old) => {
-                    self.inherit_tags(&there, &waiting).await?;
+                    self.inherit(&there, &waiting).await?;
                     self.put_aside(old, &aside).await?;
                 }
                 Some(there) => {
@@ -99,18 +99,6 @@ impl Lvm {
         let name = &clone.volume.name;
         self.rename(&clone.row.lv_name, name.as_str()).await?;
         self.remove_aside(&aside_name(job)?, name).await
-    }
-
-    /// Gives the clone the tags that somebody else gave the volume: a selection by tags (for backups, for another
-    /// program) finds a volume that is written in place again, and must find one that is replaced.
-    async fn inherit_tags(&self, old: &Found, clone: &Found) -> Result<(), VolumeError> {
-        let is_missing = |tag: &&String| !clone.tags.others.contains(tag);
-        let missing = old.tags.others.iter().filter(is_missing);
-        let args: Vec<&str> = missing.flat_map(|tag| ["--addtag", tag]).collect();
-        match args.is_empty() {
-            true => Ok(()),
-            false => self.change("lvchange", &args, clone).await,
-        }
     }
 
     /// Steps 1 and 2.

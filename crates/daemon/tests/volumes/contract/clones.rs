@@ -20,6 +20,7 @@ macro_rules! each_of_clones {
             clones::what_a_job_left_of_a_golden_volume_is_removed_as_of_any_other,
             clones::a_clone_has_the_golden_volume_s_bytes_and_zeros_behind_them,
             clones::an_unfinished_clone_is_made_anew_by_its_job_and_removed_by_no_other,
+            clones::a_clone_is_ready_at_once_under_a_free_name_and_takes_nobody_s,
             clones::a_volume_is_replaced_by_a_clone_at_once_and_as_a_whole,
             clones::a_clone_that_waits_is_removed_and_the_volume_stays,
             clones::only_this_program_s_volumes_are_replaced,
@@ -200,6 +201,44 @@ pub(crate) async fn a_clone_has_the_golden_volume_s_bytes_and_zeros_behind_them(
     holds(volumes, &second, 3).await;
     clones(volumes).await.remove_golden(&golden).await.unwrap();
     holds(volumes, &look(volumes, &second.name).await, 3).await;
+}
+
+pub(crate) async fn a_clone_is_ready_at_once_under_a_free_name_and_takes_nobody_s(
+    place: &dyn Place,
+) {
+    let volumes = volumes(place);
+    let volumes = &*volumes;
+    let golden = golden(volumes, 1).await;
+    let clones = clones(volumes).await;
+    for (vm, is_free) in [("suite-free", true), ("suite-looked", false)] {
+        let (vm, job) = (name(vm), JobId::random());
+        let made = clones.clone_ready(&golden, &vm, SIZE, job, is_free).await;
+        let made = made.unwrap();
+        let found = volumes.lookup(&vm).await.unwrap().unwrap();
+        let (by, digest) = (Some(job), golden.key.digest);
+        assert_eq!(found.state, VolumeState::Ready { job: by, digest });
+        assert_eq!((&found.path, &found.name), (&made.path, &vm));
+        assert!(found.size_bytes >= SIZE, "{found:?}");
+        holds(volumes, &found, 1).await;
+        // The name was free when somebody looked, and is not any more.
+        let late = JobId::random();
+        match clones.clone_ready(&golden, &vm, 2 * SIZE, late, true).await {
+            Err(error) => assert_eq!(error.kind(), VolumeErrorKind::AlreadyExists),
+            Ok(waits) => assert_eq!(waits.name, waiting_name(late)),
+        }
+        let still = volumes.lookup(&vm).await.unwrap().unwrap();
+        assert_eq!(
+            (still.state, still.size_bytes),
+            (found.state, found.size_bytes)
+        );
+        clones.remove_waiting(late).await.unwrap();
+    }
+    // What was cloned was no golden volume by then.
+    clones.remove_golden(&golden).await.unwrap();
+    let (vm, job) = (name("suite-gone"), JobId::random());
+    let gone = clones.clone_ready(&golden, &vm, SIZE, job, true).await;
+    gone.unwrap_err();
+    assert!(volumes.lookup(&vm).await.unwrap().is_none());
 }
 
 pub(crate) async fn an_unfinished_clone_is_made_anew_by_its_job_and_removed_by_no_other(

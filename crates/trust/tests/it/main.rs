@@ -1,9 +1,10 @@
 //! Signatures made by gpg, sq and minisign, and what must be refused.
 
-use std::fs;
+mod minisign;
+mod sq;
 
 use lvp_testkit::require::require;
-use lvp_testkit::signing::{Gpg, Minisign, run};
+use lvp_testkit::signing::Gpg;
 use lvp_trust::{
     Format, Keys, Now, Refusal, Signer, begin, is_cleartext, verify, verify_cleartext,
 };
@@ -290,95 +291,6 @@ fn of_several_signatures_one_good_one_counts_unless_a_known_key_denies() {
     assert_eq!(both.signers(now).len(), 2, "joined by cat, all are read");
     let many = sign(&other, DATA).repeat(17);
     check_refused(judge(&many, DATA, &both, now), &["more than 16 signatures"]);
-}
-
-#[test]
-fn what_minisign_signs_is_verified() {
-    if !require("minisign") {
-        return;
-    }
-    let (pair, other, now) = (Minisign::new(), Minisign::new(), Now::by_clock());
-    let public = pair.public();
-    let keys = keys(&[&public]);
-    let signature = pair.sign(&["-t", "disk.qcow2 of today"], DATA);
-    let signer = judge(&signature, DATA, &keys, now).expect("it is good");
-    let comment = String::from_utf8(public.clone()).expect("it is text");
-    assert!(
-        comment.contains(&signer.fingerprint),
-        "{signer} is not in {comment}"
-    );
-    check_refused(judge(&signature, OTHER, &keys, now), &["does not match"]);
-    let text = String::from_utf8(signature).expect("it is text");
-    let changed = text.replace("of today", "of old");
-    check_refused(
-        judge(changed.as_bytes(), DATA, &keys, now),
-        &["does not match"],
-    );
-    let foreign = other.sign(&[], DATA);
-    check_refused(
-        judge(&foreign, DATA, &keys, now),
-        &["not among the trusted keys"],
-    );
-    let two_lines: String = text.split_inclusive('\n').take(2).collect();
-    check_refused(
-        judge(two_lines.as_bytes(), DATA, &keys, now),
-        &["trusted comment"],
-    );
-    let former = pair.sign(&["-l"], DATA);
-    verify(&former, DATA, &keys, now).expect("a file of sums may be signed so");
-    check_refused(verify(&former, OTHER, &keys, now), &["does not match"]);
-    check_refused(begin(&former, &keys, now), &["legacy format"]);
-    // As it is passed on minisign's command line.
-    let bare = comment.lines().nth(1).expect("there is one");
-    let mut bare_keys = Keys::default();
-    bare_keys.add(bare.as_bytes()).expect("it is a key");
-    judge(text.as_bytes(), DATA, &bare_keys, now).expect("it is good");
-}
-
-#[test]
-fn what_sq_signs_is_verified() {
-    if !require("sq") {
-        return;
-    }
-    let now = Now::by_clock();
-    let home = tempfile::tempdir().expect("there is room");
-    let path = |name: &str| {
-        home.path()
-            .join(name)
-            .to_str()
-            .expect("it is UTF-8")
-            .to_owned()
-    };
-    let (key, data) = (path("key"), path("data"));
-    fs::write(&data, DATA).expect("there is room");
-    run(
-        "sq",
-        &[
-            "key",
-            "generate",
-            "--userid",
-            "Sq <sq@example.com>",
-            "--export",
-            &key,
-        ],
-        b"",
-    );
-    let public = run("sq", &["key", "extract-cert", &key], b"");
-    let keys = keys(&[&public]);
-    let signature = run(
-        "sq",
-        &["sign", "--detached", "--signer-key", &key, &data],
-        b"",
-    );
-    let signer = judge(&signature, DATA, &keys, now).expect("it is good");
-    assert_eq!(signer.name.as_deref(), Some("Sq <sq@example.com>"));
-    check_refused(judge(&signature, OTHER, &keys, now), &["does not match"]);
-    let text = run(
-        "sq",
-        &["sign", "--cleartext-signature", "--signer-key", &key, &data],
-        b"",
-    );
-    verify_cleartext(&text, &keys, now).expect("it is good");
 }
 
 #[test]
