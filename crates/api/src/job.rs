@@ -117,6 +117,19 @@ impl Cloning {
     }
 }
 
+/// What is done to the guest's partition table on a volume that is larger than the image's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Expand {
+    /// Nothing: the disk is the image's, byte for byte.
+    #[default]
+    None,
+    /// The backup GPT is moved to the volume's end. Partitions stay as they are.
+    Gpt,
+}
+
+named!(Expand, "way to expand", { None => "none", Gpt => "gpt" });
+
 /// How a volume was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -219,6 +232,10 @@ pub struct ProvisionRequest {
     /// given. Only with `when_full: wait`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_seconds: Option<u64>,
+    /// What is done to the guest's partition table on a larger volume: `none`, or `gpt` (the backup GPT is moved to
+    /// the volume's end). Without this, `volumes.expand` of the configuration decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expand: Option<Expand>,
 }
 
 /// Answer to a request that became a job.
@@ -440,6 +457,9 @@ pub struct JobStatus {
     /// Whether the volume was to be cloned, according to the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone: Option<Cloning>,
+    /// What was to be done to the guest's partition table, if the request says it. What was done is in `notes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expand: Option<Expand>,
     /// How the volume was made; absent until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,

@@ -33,8 +33,8 @@ pub use host::{
     HostStatus, HostVolumes,
 };
 pub use job::{
-    CancelledJob, Cloning, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind, JobList,
-    JobState, JobStatus, Method, Progress, ProvisionRequest, SignatureFormat, Signer, Stage,
-    Verified, WebhookEvent, WhenFull,
+    CancelledJob, Cloning, Expand, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind,
+    JobList, JobState, JobStatus, Method, Progress, ProvisionRequest, SignatureFormat, Signer,
+    Stage, Verified, WebhookEvent, WhenFull,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeKind, VolumeList, VolumeName};

@@ -50,6 +50,10 @@ pub struct Plan {
     /// How the volume would be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<crate::Method>,
+    /// What would be done to the guest's partition table: `gpt` if the image has a GPT, and the volume is larger than
+    /// its disk; absent if nothing would be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expand: Option<crate::Expand>,
     /// Bytes that would be fetched from the store.
     pub bytes_to_fetch: u64,
     /// Bytes of data that would be written to the volume, without zeros; absent if `virtual_bytes` is.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::job::{Expand, Signer};
 use crate::named;
 
 /// Longest name of a volume. LVM refuses longer ones (`NAME_LEN` 128 with its final NUL, lvm2's
@@ -127,6 +128,12 @@ pub struct VolumeInfo {
     /// What it is made of; absent if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<VolumeKind>,
+    /// What was done to the guest's partition table when the volume was made; absent if nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expanded: Option<Expand>,
+    /// The signer of its image, if the image was verified by a signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Signer>,
 }
 
 /// What a volume is made of.

@@ -68,6 +68,10 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         connect_timeout: web::CONNECT_TIMEOUT,
         idle_timeout: Duration::from_secs(30),
         session_token: None,
+        lender: None,
+        endpoint_path: provisioner::config::EndpointPath::Keep,
+        proxy: None,
+        no_proxy: Vec::new(),
         parallel_ranges: 4,
         addressing: provisioner::config::Addressing::Path,
         max_read_bytes_per_sec: None,
@@ -113,6 +117,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             require_checksum: false,
             tail: TailPolicy::Keep,
             clone: CloneUse::Never,
+            expand: lvp_api::Expand::None,
             adopt_untagged: false,
             max_write_bytes_per_sec: None,
         },
@@ -130,6 +135,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             adopt: true,
             clone: lvp_api::Cloning::Never,
             room_wait: None,
+            expand: None,
         },
     };
     let new = NewJob {

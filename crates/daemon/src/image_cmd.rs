@@ -206,6 +206,7 @@ fn to_json(verdict: &Result<(ImageInfo, Option<Unpacked>), Error>) -> Value {
             "features": null,
             "extents": null,
             "package": null,
+            "manifest": null,
             "refused": { "kind": error.kind().as_str(), "reason": chain(error) },
         }),
         Ok((info, unpacked)) => json!({
@@ -217,6 +218,9 @@ fn to_json(verdict: &Result<(ImageInfo, Option<Unpacked>), Error>) -> Value {
             "features": features(&info.format),
             "extents": info.extents,
             "package": unpacked.as_ref().map(|unpacked| &unpacked.package),
+            "manifest": unpacked.as_ref().and_then(|unpacked| {
+                unpacked.manifest.as_ref().map(ToString::to_string)
+            }),
             "refused": null,
         }),
     }
@@ -239,6 +243,9 @@ fn to_text(info: &ImageInfo, unpacked: Option<&Unpacked>) -> String {
     ];
     if let Some(unpacked) = unpacked {
         lines.push(("inside", unpacked.package.clone()));
+        if let Some(manifest) = &unpacked.manifest {
+            lines.push(("manifest", manifest.to_string()));
+        }
     }
     if let Value::Object(features) = features(&info.format) {
         for (name, value) in &features {

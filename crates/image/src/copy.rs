@@ -18,7 +18,9 @@
 //! 3. The device's tail after the disk is zeroed as [`TailPolicy`] says, and everything is flushed.
 //!    The caller now has a [`Body`], and can find out whether the image is the right one.
 //! 4. [`Body::commit`] writes the last MiB, then the first, and flushes. If a copy fails, is
-//!    cancelled, is dropped or crashes before this, the places of step 1 stay cleared.
+//!    cancelled, is dropped or crashes before this, the places of step 1 stay cleared. If the GPT is
+//!    to be moved ([`Layout`]), that is done in the memory that is held back, so that it is written
+//!    in the same order: the new backup, the disk's last MiB, and the first MiB at the very end.
 //!
 //! Memory is bounded whatever the image: 16 MiB of image bytes in the queue, and three buffers of 2
 //! MiB for each of at most five workers: one to read into, one to fill, and one that is being
@@ -47,4 +49,4 @@ pub use copier::{Body, Copier, PlannedImage};
 pub use engine::Engine;
 pub use limit::RateLimiter;
 pub(crate) use local::feed_file;
-pub use options::{CopyOptions, Counters, Summary, Tail, TailPolicy, TimeSpent, Zeroed};
+pub use options::{CopyOptions, Counters, Layout, Summary, Tail, TailPolicy, TimeSpent, Zeroed};

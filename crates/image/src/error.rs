@@ -60,6 +60,10 @@ pub enum ErrorKind {
     BadCluster,
     /// Refused: the compressed stream around a raw image is damaged.
     BadStream,
+    /// Refused: an OVA's disk does not have the digest in the OVA's manifest.
+    BadManifest,
+    /// Refused: the disk's GPT is damaged, or there is no room to move its backup.
+    BadPartitionTable,
     /// Refused: the image is beyond a limit of this crate; see [`limits`](crate::limits).
     TooLarge,
 }
@@ -100,6 +104,8 @@ impl ErrorKind {
             | Self::Truncated
             | Self::BadCluster
             | Self::BadStream
+            | Self::BadManifest
+            | Self::BadPartitionTable
             | Self::TooLarge => true,
         }
     }
@@ -130,6 +136,8 @@ named!(ErrorKind, "kind of error", {
     Truncated => "truncated",
     BadCluster => "bad_cluster",
     BadStream => "bad_stream",
+    BadManifest => "bad_manifest",
+    BadPartitionTable => "bad_partition_table",
     TooLarge => "too_large",
 });
 

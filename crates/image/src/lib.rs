@@ -24,7 +24,7 @@
 //! ```text
 //! limits   names   sys
 //! buffer   error   grace   source
-//! device   format   map
+//! device   format   gpt   map
 //! decode   formats
 //! builder   plan
 //! copy
@@ -41,6 +41,7 @@ pub mod device;
 pub mod error;
 pub mod format;
 mod formats;
+pub mod gpt;
 pub mod grace;
 pub mod limits;
 mod map;

@@ -7,6 +7,7 @@
 //!
 //! The file is the caller's, who also sets its maximum size. Runs of zeros are not written to it.
 
+mod manifest;
 mod tar;
 mod writer;
 
@@ -21,6 +22,7 @@ use crate::formats::packed::{self, Package};
 use crate::formats::stream::StreamDecoder;
 use crate::plan::Planner;
 use crate::source::FileSource;
+pub use manifest::Manifest;
 use tar::Archive;
 use writer::Writer;
 
@@ -42,6 +44,8 @@ pub struct Unpacked {
     pub package: String,
     /// Its name in the archive.
     pub name: Option<String>,
+    /// What the manifest of an OVA says about it; None for other archives without a manifest.
+    pub manifest: Option<Manifest>,
     /// Its length.
     pub bytes: u64,
     /// Bytes after the stream that were ignored, as the codec's own tool does.
@@ -122,11 +126,11 @@ fn unpack(
             decoder.finish(&mut take)?;
         }
     }
-    let (writer, name) = match sink {
-        Sink::Image(writer) => (writer, None),
+    let (writer, name, manifest) = match sink {
+        Sink::Image(writer) => (writer, None, None),
         Sink::Archive(archive) => {
-            let (writer, name) = archive.finish()?;
-            (writer, Some(name))
+            let found = archive.finish()?;
+            (found.writer, Some(found.name), found.manifest)
         }
     };
     let bytes = writer.len();
@@ -140,6 +144,7 @@ fn unpack(
         Unpacked {
             package,
             name,
+            manifest,
             bytes,
             ignored_bytes,
         },

@@ -14,10 +14,12 @@ use crate::require::{command, root};
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
+    /// The file behind it.
+    backing: PathBuf,
     /// What slows it down. Ended after the device is detached.
     throttle: Option<Throttle>,
     // Removed last.
-    directory: TempDir,
+    _directory: Option<TempDir>,
 }
 
 /// A file that takes so many bytes per second, by qemu-storage-daemon.
@@ -36,7 +38,12 @@ impl LoopDevice {
         let directory = tempfile::tempdir()?;
         let backing = directory.path().join("disk");
         File::create(&backing)?.set_len(size_bytes)?;
-        Self::attach(directory, &backing)
+        Self::attach(backing, 512, Some(directory))
+    }
+
+    /// A device over an existing file, with logical blocks of this size. Needs `require("loop")`.
+    pub fn over(backing: &Path, block_bytes: u32) -> Result<Self> {
+        Self::attach(backing.to_owned(), block_bytes, None)
     }
 
     /// The same, whose writes are held to a rate. Needs `require("slow-device")`.
@@ -79,7 +86,7 @@ impl LoopDevice {
             std::thread::sleep(Duration::from_millis(20));
         }
         let served = throttle.file.clone();
-        let mut device = Self::attach(directory, &served)?;
+        let mut device = Self::attach(served, 512, Some(directory))?;
         device.throttle = Some(throttle);
         Ok(device)
     }
@@ -91,13 +98,14 @@ impl LoopDevice {
 
     /// The file behind it.
     pub fn backing_file(&self) -> PathBuf {
-        self.directory.path().join("disk")
+        self.backing.clone()
     }
 
-    fn attach(directory: TempDir, backing: &Path) -> Result<Self> {
+    fn attach(backing: PathBuf, block_bytes: u32, directory: Option<TempDir>) -> Result<Self> {
         let output = command("losetup")
-            .args(["--find", "--show"])
-            .arg(backing)
+            .args(["--find", "--show", "--sector-size"])
+            .arg(block_bytes.to_string())
+            .arg(&backing)
             .output()
             .context("running losetup")?;
         ensure!(
@@ -109,8 +117,9 @@ impl LoopDevice {
         let path = PathBuf::from(String::from_utf8(output.stdout)?.trim_end());
         Ok(Self {
             path,
+            backing,
             throttle: None,
-            directory,
+            _directory: directory,
         })
     }
 }

@@ -139,6 +139,9 @@ const COMPONENTS: &[Component] = &[
     program(&["minisign"], "apt install minisign"),
     program(&["sq"], "apt install sq"),
     program(&["sfdisk"], "apt install fdisk"),
+    program(&["nginx"], "apt install nginx-light"),
+    program(&["tinyproxy"], "apt install tinyproxy"),
+    program(&["sgdisk"], "apt install gdisk"),
     Component {
         name: "browser",
         programs: &["chromium", "playwright"],

@@ -13,6 +13,8 @@ use anyhow::{Context as _, ensure};
 use object_store::aws::{AmazonS3Builder, AwsAuthorizer, AwsCredential};
 use object_store::client::HttpRequest;
 use object_store::signer::Signer;
+use object_store::{MultipartUpload as _, ObjectStoreExt as _};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, Url};
 
 use crate::rclone::Rclone;
@@ -191,6 +193,31 @@ impl Store {
         Ok(None)
     }
 
+    /// Uploads an object in parts, as clients do with large ones.
+    pub async fn put_in_parts(
+        &self,
+        bucket: &str,
+        key: &str,
+        bytes: &[u8],
+        part_bytes: usize,
+    ) -> anyhow::Result<()> {
+        self.put(bucket, "any", b"makes the bucket").await?;
+        let store = AmazonS3Builder::new()
+            .with_endpoint(&self.endpoint)
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_bucket_name(bucket)
+            .with_access_key_id(&self.credentials.access_key)
+            .with_secret_access_key(&self.credentials.secret_key)
+            .build()?;
+        let mut upload = store.put_multipart(&key.into()).await?;
+        for part in bytes.chunks(part_bytes) {
+            upload.put_part(part.to_vec().into()).await?;
+        }
+        upload.complete().await?;
+        Ok(())
+    }
+
     /// Keeps the versions of a bucket's objects from now on. Whether the server can.
     pub async fn keep_versions(&self, bucket: &str) -> anyhow::Result<bool> {
         let wanted = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
@@ -243,15 +270,15 @@ impl Store {
 }
 
 /// Everything but the unreserved characters of RFC 3986 and the slash.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
 fn encode(key: &str) -> String {
-    key.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-        encoded
-    })
+    utf8_percent_encode(key, ENCODED).to_string()
 }
 
 /// A server as a process. What it says is read to its end, so that it never blocks on its own log.

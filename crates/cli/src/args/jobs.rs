@@ -5,7 +5,9 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use lvp_api::units::{ByteSize, GIB, MIB};
-use lvp_api::{Checksum, Cloning, ImageType, JobState, ProvisionRequest, VolumeName, WhenFull};
+use lvp_api::{
+    Checksum, Cloning, Expand, ImageType, JobState, ProvisionRequest, VolumeName, WhenFull,
+};
 
 use super::image_type_parser;
 
@@ -74,6 +76,11 @@ pub(crate) struct WhatArgs {
     /// If the pool of the volumes is too full, wait this long for room (1s to 168h) instead of failing
     #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_duration)]
     pub(crate) wait_for_room: Option<std::time::Duration>,
+    /// What to do to the guest's partition table on a larger volume: move the
+    /// backup GPT to the volume's end (gpt), or nothing (none); by default as
+    /// the daemon is configured
+    #[arg(long, value_name = "WHAT", value_parser = expand_parser())]
+    pub(crate) expand: Option<Expand>,
 }
 
 impl WhatArgs {
@@ -97,6 +104,7 @@ impl WhatArgs {
                 None => WhenFull::Refuse,
             },
             wait_seconds: self.wait_for_room.map(|wait| wait.as_secs()),
+            expand: self.expand,
         }
     }
 }
@@ -172,6 +180,11 @@ fn parse_volume_size(text: &str) -> Result<ByteSize, String> {
 fn cloning_parser() -> impl TypedValueParser<Value = Cloning> {
     PossibleValuesParser::new(Cloning::ALL.map(Cloning::as_str))
         .try_map(|name| Cloning::from_str(&name))
+}
+
+fn expand_parser() -> impl TypedValueParser<Value = Expand> {
+    PossibleValuesParser::new(Expand::ALL.map(Expand::as_str))
+        .try_map(|name| Expand::from_str(&name))
 }
 
 fn job_state_parser() -> impl TypedValueParser<Value = JobState> {

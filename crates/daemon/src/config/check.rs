@@ -2,10 +2,76 @@
 
 use url::Host;
 
-use super::{Addressing, Config, ConfigError, endpoints, paths};
+use super::{Addressing, Config, ConfigError, CredentialSource, endpoints, paths};
 use crate::secret::Secret;
 
 impl Config {
+    /// What a source of credentials needs, and what goes with no other.
+    fn check_credentials(&self) -> Result<(), ConfigError> {
+        let minio = &self.minio;
+        let invalid = |key, reason: &str| {
+            Err(ConfigError::Invalid {
+                key,
+                reason: reason.to_owned(),
+            })
+        };
+        if minio.credentials != CredentialSource::Keys && minio.access_key.is_some() {
+            return invalid(
+                "minio.credentials",
+                "is not keys, and minio.access_key is set: remove one of them",
+            );
+        }
+        let url = |key, text: Option<&String>| match text.map(|text| endpoints::receiver(text)) {
+            Some(Err(why)) => invalid(key, &format!("cannot be used: {why}")),
+            _ => Ok(()),
+        };
+        match minio.credentials {
+            CredentialSource::Keys => {}
+            CredentialSource::WebIdentity => {
+                if minio.role_arn.is_none() {
+                    return invalid("minio.role_arn", "must be set for web-identity");
+                }
+                if minio.web_identity_token_file.is_none() {
+                    return invalid(
+                        "minio.web_identity_token_file",
+                        "must be set for web-identity",
+                    );
+                }
+                url("minio.sts_endpoint", minio.sts_endpoint.as_ref())?;
+            }
+            CredentialSource::Container => match &minio.container_credentials {
+                None => return invalid("minio.container_credentials", "must be set for container"),
+                Some(path) if path.starts_with('/') => {
+                    if minio.container_token_file.is_some() {
+                        return invalid(
+                            "minio.container_token_file",
+                            "goes with a URL in minio.container_credentials, not with a path",
+                        );
+                    }
+                }
+                Some(_) => {
+                    url(
+                        "minio.container_credentials",
+                        minio.container_credentials.as_ref(),
+                    )?;
+                    if minio.container_token_file.is_none() {
+                        return invalid(
+                            "minio.container_token_file",
+                            "must be set for a URL in minio.container_credentials",
+                        );
+                    }
+                }
+            },
+            CredentialSource::Instance => {
+                url("minio.metadata_endpoint", Some(&minio.metadata_endpoint))?;
+            }
+        }
+        if minio.proxy.is_none() && !minio.no_proxy.is_empty() {
+            return invalid("minio.no_proxy", "is only of use with minio.proxy");
+        }
+        Ok(())
+    }
+
     /// Each error names the key to change.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let invalid = |key, reason: &str| {
@@ -43,6 +109,7 @@ impl Config {
                 "is not set: give the URL of the S3 server",
             );
         }
+        self.check_credentials()?;
         if !self.webhooks.urls.is_empty() && self.webhooks.secret.is_none() {
             return invalid(
                 "webhooks.secret",

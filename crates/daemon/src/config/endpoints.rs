@@ -8,16 +8,17 @@ use url::{Host, Url};
 /// What a service's URL may have besides a host and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beyond {
-    /// Nothing else.
-    Nothing,
+    /// A path.
+    Path,
     /// A path, a query and credentials may be part of it.
     Anything,
 }
 
 /// The S3 server's URL. Without a scheme, `https://` is meant.
 pub fn s3(text: &str) -> Result<Url, String> {
-    service(text, Beyond::Nothing)
-        .map_err(|why| format!("cannot be used: {why}; write it as https://HOST:PORT"))
+    let url = service(text, Beyond::Path)
+        .map_err(|why| format!("cannot be used: {why}; write it as https://HOST:PORT"))?;
+    with_folder(url).map_err(|why| format!("cannot be used: {why}"))
 }
 
 /// The collector's URL. Without a scheme, this one is meant.
@@ -137,14 +138,27 @@ fn service(text: &str, beyond: Beyond) -> Result<Url, &'static str> {
     if url.port() == Some(0) {
         return Err("port 0 cannot be connected to");
     }
-    if beyond == Beyond::Nothing {
+    if beyond == Beyond::Path {
         if has_credentials(&url) {
             return Err("it carries credentials");
         }
-        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err("it must have a host and a port only");
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("it has a query or a fragment");
         }
     }
+    Ok(url)
+}
+
+/// The URL with a slash at the end of its path, which must be one that no server or library reads in another way.
+fn with_folder(mut url: Url) -> Result<Url, &'static str> {
+    let path = url.path().trim_end_matches('/').to_owned();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    if !path.bytes().all(is_plain) || path.contains("//") {
+        return Err(
+            "its path may have letters, digits, '-', '.', '_', '~' and single slashes only",
+        );
+    }
+    url.set_path(&format!("{path}/"));
     Ok(url)
 }
 
@@ -165,6 +179,9 @@ mod tests {
             ("http://[::1]:9000", "http://[::1]:9000/"),
             ("[::1]:9000", "https://[::1]:9000/"),
             ("http://127.0.0.1:9000", "http://127.0.0.1:9000/"),
+            ("http://h/minio", "http://h/minio/"),
+            ("h/a/b//", "https://h/a/b/"),
+            ("http://h/a/../b", "http://h/b/"),
         ] {
             assert_eq!(
                 s3(text).map(String::from),
@@ -185,7 +202,9 @@ mod tests {
             "::1:9000",
             "http://::1:9000",
             "http://[::1",
-            "http://h/minio",
+            "http://h/a//b",
+            "http://h/a%20b",
+            "http://h/é",
             "http://h?x=1",
             "http://h#x",
             "http://h:0",

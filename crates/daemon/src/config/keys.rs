@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 pub use super::kind::Kind;
+use lvp_api::Expand;
+
 use super::words::{Compression, OtlpProtocol, TraceSampler};
 use super::{
-    Addressing, BackendKind, CloneUse, LogFormat, LogOutput, SignaturePolicy, StaleData,
-    TraceExporter, UnpackedUse,
+    Addressing, BackendKind, CloneUse, CredentialSource, EndpointPath, LogFormat, LogOutput,
+    SignaturePolicy, StaleData, TraceExporter, UnpackedUse,
 };
 
 /// One key.
@@ -192,6 +194,82 @@ pub const KEYS: &[Key] = &[
          has a domain's name and, with TLS, the bucket has no dot (auto)",
     ),
     key(
+        "minio.endpoint_path",
+        &["MINIO_ENDPOINT_PATH"],
+        Kind::OneOf(EndpointPath::NAMES),
+        "keep",
+        "What a reverse proxy does with the path in minio.endpoint: keep (the server gets it, and signatures cover it) or strip \
+         (the proxy removes it, and signatures cover the rest)",
+    ),
+    key(
+        "minio.proxy",
+        &["MINIO_PROXY"],
+        Kind::Secret,
+        "",
+        "Proxy for all requests for images, such as http://proxy.example.com:3128; CONNECT is used for https. No proxy is taken \
+         from the environment",
+    ),
+    key(
+        "minio.no_proxy",
+        &["MINIO_NO_PROXY"],
+        Kind::List,
+        "",
+        "Hosts that are reached without minio.proxy: names (with all names below them), addresses, networks (10.0.0.0/8)",
+    ),
+    key(
+        "minio.credentials",
+        &["MINIO_CREDENTIALS"],
+        Kind::OneOf(CredentialSource::NAMES),
+        "keys",
+        "Where credentials come from: minio.access_key and minio.secret_key (keys), a token service (web-identity), the agent of \
+         a container (container), or the metadata service of a virtual machine (instance)",
+    ),
+    key(
+        "minio.role_arn",
+        &["AWS_ROLE_ARN"],
+        Kind::Word,
+        "",
+        "Role to assume, for web-identity",
+    ),
+    key(
+        "minio.web_identity_token_file",
+        &["AWS_WEB_IDENTITY_TOKEN_FILE"],
+        Kind::Path,
+        "",
+        "File with the token of the identity provider, for web-identity; read again whenever credentials are renewed",
+    ),
+    key(
+        "minio.sts_endpoint",
+        &["AWS_ENDPOINT_URL_STS"],
+        Kind::Word,
+        "",
+        "URL of the token service, for web-identity, such as https://sts.eu-central-1.amazonaws.com; minio.endpoint unless set",
+    ),
+    key(
+        "minio.container_credentials",
+        &[
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        ],
+        Kind::Word,
+        "",
+        "URL of the agent (EKS), or the path at 169.254.170.2 (ECS), for container",
+    ),
+    key(
+        "minio.container_token_file",
+        &["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"],
+        Kind::Path,
+        "",
+        "File with the token for the agent's URL, for container",
+    ),
+    key(
+        "minio.metadata_endpoint",
+        &["AWS_EC2_METADATA_SERVICE_ENDPOINT"],
+        Kind::Word,
+        "http://169.254.169.254",
+        "URL of the metadata service (IMDSv2), for instance",
+    ),
+    key(
         "minio.access_key",
         &["MINIO_ACCESS_KEY", "MINIO_ACCESS_KEY_ID"],
         Kind::Word,
@@ -258,8 +336,9 @@ pub const KEYS: &[Key] = &[
         "minio.parallel_ranges",
         &["MINIO_PARALLEL_RANGES"],
         Kind::Integer { min: 1, max: 16 },
-        "4",
-        "Ranges of one object that are read at once; fewer where the server answers 429 or 503",
+        "16",
+        "Most ranges of one object that are read at once; how many there are, and how large they are, follows what is measured \
+         of the server, and there are fewer where it answers 429 or 503",
     ),
     key(
         "minio.max_read_bytes_per_sec",
@@ -413,6 +492,14 @@ pub const KEYS: &[Key] = &[
         "auto",
         "Whether volumes are cloned from golden volumes where they can be, as each request says, or never on this \
          host: then no golden volume is made, and a request that must have a clone fails",
+    ),
+    key(
+        "volumes.expand",
+        &["VOLUME_EXPAND"],
+        Kind::OneOf(Expand::NAMES),
+        "none",
+        "What is done to the guest's partition table on a volume that is larger than the image's disk, where the \
+         request does not say: gpt moves the backup GPT to the volume's end",
     ),
     moved(
         key(

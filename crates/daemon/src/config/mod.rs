@@ -29,6 +29,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lvp_api::Expand;
 use url::Url;
 
 pub use load::{ConfigError, Settings};
@@ -40,11 +41,11 @@ pub use traces::Tracing;
 pub use trust::{Trust, web_name};
 pub use value::LogSampling;
 pub use words::{
-    Addressing, BackendKind, CloneUse, Compression, LogFormat, LogOutput, OtlpProtocol,
-    SignaturePolicy, StaleData, TraceExporter, TraceSampler, UnpackedUse,
+    Addressing, BackendKind, CloneUse, Compression, CredentialSource, EndpointPath, LogFormat,
+    LogOutput, OtlpProtocol, SignaturePolicy, StaleData, TraceExporter, TraceSampler, UnpackedUse,
 };
 
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretUrl};
 
 /// The file that is read unless `--config` names another.
 pub const DEFAULT_PATH: &str = "/etc/libvirt-volume-provisioner/config.yaml";
@@ -131,6 +132,26 @@ pub struct Minio {
     pub region: String,
     /// CA of the server.
     pub ca_cert: Option<PathBuf>,
+    /// Where credentials come from.
+    pub credentials: CredentialSource,
+    /// Role, for credentials by a token.
+    pub role_arn: Option<String>,
+    /// File with that token.
+    pub web_identity_token_file: Option<PathBuf>,
+    /// URL of the token service.
+    pub sts_endpoint: Option<String>,
+    /// Path or URL of a container's agent.
+    pub container_credentials: Option<String>,
+    /// File with the token for that agent.
+    pub container_token_file: Option<PathBuf>,
+    /// URL of a virtual machine's metadata service.
+    pub metadata_endpoint: String,
+    /// What becomes of the endpoint's path.
+    pub endpoint_path: EndpointPath,
+    /// Proxy for requests.
+    pub proxy: Option<SecretUrl>,
+    /// Hosts that are reached without it.
+    pub no_proxy: Vec<String>,
     /// How buckets are addressed.
     pub addressing: Addressing,
     /// Other hosts that image URLs may name.
@@ -182,6 +203,8 @@ pub struct Volumes {
     pub stale_data: StaleData,
     /// Whether they are cloned.
     pub clone: CloneUse,
+    /// What is done to guests' partition tables, where requests do not say.
+    pub expand: Expand,
     /// Bandwidth limit for one job's writes.
     pub max_write_bytes_per_sec: Option<u64>,
 }
@@ -306,6 +329,16 @@ impl Config {
                     .map(Secret::new),
                 region: settings.text("minio.region")?,
                 ca_cert: settings.optional_path("minio.ca_cert"),
+                credentials: settings.named("minio.credentials")?,
+                role_arn: settings.optional_text("minio.role_arn"),
+                web_identity_token_file: settings.optional_path("minio.web_identity_token_file"),
+                sts_endpoint: settings.optional_text("minio.sts_endpoint"),
+                container_credentials: settings.optional_text("minio.container_credentials"),
+                container_token_file: settings.optional_path("minio.container_token_file"),
+                metadata_endpoint: settings.text("minio.metadata_endpoint")?,
+                endpoint_path: settings.named("minio.endpoint_path")?,
+                proxy: settings.secret_url("minio.proxy")?,
+                no_proxy: settings.list("minio.no_proxy"),
                 addressing: settings.named("minio.addressing")?,
                 allowed_hosts: settings.list("minio.allowed_hosts"),
                 retry_backoff: settings
@@ -333,6 +366,7 @@ impl Config {
                 adopt_untagged: settings.boolean("volumes.adopt_untagged")?,
                 stale_data: settings.named("volumes.stale_data")?,
                 clone: settings.named("volumes.clone")?,
+                expand: settings.named("volumes.expand")?,
                 max_write_bytes_per_sec: settings.limit("volumes.max_write_bytes_per_sec")?,
             },
             cache: Cache {

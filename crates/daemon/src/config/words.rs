@@ -26,6 +26,37 @@ pub enum Addressing {
 
 named!(Addressing, "addressing of buckets", { Path => "path", Virtual => "virtual", Auto => "auto" });
 
+/// Where the credentials for object storage come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// The configured keys; without any, requests are not signed.
+    Keys,
+    /// A token service, for a token in a file.
+    WebIdentity,
+    /// The agent of a container.
+    Container,
+    /// The metadata service of a virtual machine.
+    Instance,
+}
+
+named!(CredentialSource, "source of credentials", {
+    Keys => "keys",
+    WebIdentity => "web-identity",
+    Container => "container",
+    Instance => "instance",
+});
+
+/// What a reverse proxy before object storage does with the path in the endpoint's URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointPath {
+    /// The server gets it, and signatures cover it.
+    Keep,
+    /// The proxy removes it, and signatures cover what is left.
+    Strip,
+}
+
+named!(EndpointPath, "treatment of the endpoint's path", { Keep => "keep", Strip => "strip" });
+
 /// What is asked of an image's signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignaturePolicy {
@@ -206,8 +237,11 @@ mod tests {
     fn every_word_is_read_back_and_an_unknown_one_is_refused() {
         check("volumes.backend", &BackendKind::ALL);
         check("volumes.stale_data", &StaleData::ALL);
+        check("minio.credentials", &CredentialSource::ALL);
+        check("minio.endpoint_path", &EndpointPath::ALL);
         check("volumes.clone", &CloneUse::ALL);
         check("cache.unpacked", &UnpackedUse::ALL);
+        check("volumes.expand", &lvp_api::Expand::ALL);
         check("logging.format", &LogFormat::ALL);
         check("logging.output", &LogOutput::ALL);
         check("tracing.exporters", &TraceExporter::ALL);

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_api::{ByteRange, Sha256Digest};
 use lvp_image::copy::Counters;
+use lvp_image::gpt;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
@@ -67,11 +68,78 @@ impl Differences {
     }
 }
 
+/// Changes that were made to a volume after its image's disk had been cloned, and that are taken back in memory, so
+/// that the volume can be compared with the image's disk.
+#[derive(Debug, Default)]
+pub struct TakenBack(Vec<Replaced>);
+
+/// Bytes that were replaced.
+#[derive(Debug)]
+struct Replaced {
+    offset: u64,
+    before: Vec<u8>,
+    now: Vec<u8>,
+}
+
+impl TakenBack {
+    /// What moving the backup GPT changed on a clone of this golden volume.
+    pub fn of_gpt(golden: &File, disk_bytes: u64, volume_bytes: u64) -> io::Result<Self> {
+        let moved = gpt::plan_file(golden, disk_bytes, volume_bytes).map_err(io::Error::other)?;
+        let replaced = moved.changes.into_iter().map(|change| {
+            let mut before = vec![0; change.bytes.len()];
+            let on_disk = usize::try_from(disk_bytes.saturating_sub(change.offset))
+                .map_or(before.len(), |left| left.min(before.len()));
+            golden.read_exact_at(&mut before[..on_disk], change.offset)?;
+            Ok(Replaced {
+                offset: change.offset,
+                before,
+                now: change.bytes,
+            })
+        });
+        replaced.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The parts of a block that changed as they should have, as they were before. None if there are none.
+    fn apply(&self, offset: u64, block: &[u8]) -> Option<Vec<u8>> {
+        let mut changed = None;
+        let end = offset + block.len() as u64;
+        for Replaced {
+            offset: start,
+            before,
+            now,
+        } in &self.0
+        {
+            let part = offset.max(*start)..end.min(start + now.len() as u64);
+            if part.is_empty() {
+                continue;
+            }
+            let index = |position: u64, from: u64| usize::try_from(position - from).unwrap_or(0);
+            let there = index(part.start, *start)..index(part.end, *start);
+            let here = index(part.start, offset)..index(part.end, offset);
+            if block[here.clone()] == now[there.clone()] {
+                let changed = changed.get_or_insert_with(|| block.to_vec());
+                changed[here].copy_from_slice(&before[there]);
+            }
+        }
+        changed
+    }
+}
+
 /// The digest of a disk of this size; None if it was told to stop. Blocks.
 pub fn digest(file: &File, size_bytes: u64, watch: &Watch) -> io::Result<Option<Sha256Digest>> {
+    digest_before(file, size_bytes, &TakenBack::default(), watch)
+}
+
+/// The digest that a disk had before it was changed.
+pub fn digest_before(
+    file: &File,
+    size_bytes: u64,
+    taken_back: &TakenBack,
+    watch: &Watch,
+) -> io::Result<Option<Sha256Digest>> {
     let zeros = Sha256::digest(ZEROS);
     let mut hasher = Sha256::new();
-    let ended = read(file, 0..size_bytes, watch, |_, block| {
+    let ended = read(file, 0..size_bytes, taken_back, watch, |_, block| {
         match block == ZEROS {
             true => hasher.update(zeros),
             false => hasher.update(Sha256::digest(block)),
@@ -85,10 +153,11 @@ pub fn digest(file: &File, size_bytes: u64, watch: &Watch) -> io::Result<Option<
 pub fn compare_with_zeros(
     file: &File,
     range: Range<u64>,
+    taken_back: &TakenBack,
     watch: &Watch,
     differences: &mut Differences,
 ) -> io::Result<Option<()>> {
-    read(file, range, watch, |offset, block| {
+    read(file, range, taken_back, watch, |offset, block| {
         for (index, piece) in block.chunks(PIECE_BYTES).enumerate() {
             if piece.iter().any(|byte| *byte != 0) {
                 let at = (index * PIECE_BYTES) as u64;
@@ -104,11 +173,12 @@ pub fn compare(
     file: &File,
     other: &File,
     size_bytes: u64,
+    taken_back: &TakenBack,
     watch: &Watch,
     differences: &mut Differences,
 ) -> io::Result<Option<()>> {
     let mut second = vec![0; BLOCK_BYTES];
-    read(file, 0..size_bytes, watch, |offset, block| {
+    read(file, 0..size_bytes, taken_back, watch, |offset, block| {
         let second = &mut second[..block.len()];
         other.read_exact_at(second, offset)?;
         let pieces = block.chunks(PIECE_BYTES).zip(second.chunks(PIECE_BYTES));
@@ -125,6 +195,7 @@ pub fn compare(
 fn read(
     file: &File,
     range: Range<u64>,
+    taken_back: &TakenBack,
     watch: &Watch,
     mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<Option<()>> {
@@ -147,11 +218,16 @@ fn read(
         if data <= offset {
             data = next_data(file, offset)?;
         }
-        if data >= end {
-            each(offset, &ZEROS[..length])?;
-        } else {
-            file.read_exact_at(&mut block[..length], offset)?;
-            each(offset, &block[..length])?;
+        let found = match data >= end {
+            true => &ZEROS[..length],
+            false => {
+                file.read_exact_at(&mut block[..length], offset)?;
+                &block[..length]
+            }
+        };
+        match taken_back.apply(offset, found) {
+            Some(before) => each(offset, &before)?,
+            None => each(offset, found)?,
         }
         offset = end;
         let done = &watch.counters.guest_bytes;
@@ -187,7 +263,7 @@ mod tests {
 
     #[test]
     fn differences_are_told_where_they_are_and_only_the_first_of_many() {
-        let stop = Watch::default();
+        let (stop, nothing) = (Watch::default(), TakenBack::default());
         let size = 2 * BLOCK_BYTES as u64 + 100;
         let plain = vec![7; 2 * BLOCK_BYTES + 100];
         let mut changed = plain.clone();
@@ -197,7 +273,7 @@ mod tests {
         changed[2 * BLOCK_BYTES + 99] = 0;
         let mut found = Differences::default();
         let (first, second) = (file(&plain), file(&changed));
-        compare(&second, &first, size, &stop, &mut found).expect("they are read");
+        compare(&second, &first, size, &nothing, &stop, &mut found).expect("they are read");
         let part = |offset, length| ByteRange { offset, length };
         let (block, piece) = (BLOCK_BYTES as u64, PIECE_BYTES as u64);
         assert_eq!(
@@ -212,7 +288,8 @@ mod tests {
         }
         let mut found = Differences::default();
         let size = holes.len() as u64;
-        compare_with_zeros(&file(&holes), 0..size, &stop, &mut found).expect("it is read");
+        compare_with_zeros(&file(&holes), 0..size, &nothing, &stop, &mut found)
+            .expect("it is read");
         assert_eq!((found.parts.len(), found.has_more), (TOLD, true));
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lvp_api::{Sha256Digest, VerifiedVolume, VolumeName};
 
-use super::content::{self, Differences, Watch};
+use super::content::{self, Differences, TakenBack, Watch};
 use super::{GoldenError, Held, Shelf};
 use crate::threads::blocking;
 use crate::volume::clones::is_reserved;
@@ -56,8 +56,16 @@ impl Shelf {
             abandoned: Arc::clone(&reading.0),
             ..watch.clone()
         };
-        let size_bytes = volume.size_bytes;
-        let compared = blocking(move || compare(&file, golden, size_bytes, &content, &watch));
+        let (size_bytes, expanded) = (volume.size_bytes, volume.expanded);
+        let compared = blocking(move || {
+            let taken_back = match &golden {
+                Some(golden) if expanded => {
+                    TakenBack::of_gpt(golden, content.size_bytes, size_bytes)?
+                }
+                _ => TakenBack::default(),
+            };
+            compare((&file, golden), size_bytes, &content, &taken_back, &watch)
+        });
         let compared = compared.await.map_err(|error| {
             VolumeError::internal("Comparing a volume crashed; see the log").caused_by(error)
         })?;
@@ -112,6 +120,12 @@ impl Shelf {
                  has no golden volume to compare it with: make one with 'lvpctl golden make'"
             )));
         };
+        if volume.expanded && held.is_none() {
+            return Err(refused(format!(
+                "The backup GPT of volume {name} was moved to its end when it was made, and its image has no golden \
+                 volume with which the rest could be compared: make one with 'lvpctl golden make'"
+            )));
+        }
         Ok(Verifiable {
             volume,
             image,
@@ -148,15 +162,15 @@ type Compared = Option<(Sha256Digest, Differences)>;
 
 /// None if it was told to stop. Blocks.
 fn compare(
-    file: &File,
-    golden: Option<File>,
+    (file, golden): (&File, Option<File>),
     size_bytes: u64,
     content: &Content,
+    taken_back: &TakenBack,
     watch: &Watch,
 ) -> std::io::Result<Compared> {
     let disk_bytes = content.size_bytes;
     let mut differences = Differences::default();
-    let Some(found) = content::digest(file, disk_bytes, watch)? else {
+    let Some(found) = content::digest_before(file, disk_bytes, taken_back, watch)? else {
         return Ok(None);
     };
     // The same bytes once more, which do not count.
@@ -165,12 +179,25 @@ fn compare(
         ..watch.clone()
     };
     if let Some(golden) = golden.filter(|_| found != content.digest)
-        && content::compare(file, &golden, disk_bytes, &again, &mut differences)?.is_none()
+        && content::compare(
+            file,
+            &golden,
+            disk_bytes,
+            taken_back,
+            &again,
+            &mut differences,
+        )?
+        .is_none()
     {
         return Ok(None);
     }
-    let behind =
-        content::compare_with_zeros(file, disk_bytes..size_bytes, watch, &mut differences)?;
+    let behind = content::compare_with_zeros(
+        file,
+        disk_bytes..size_bytes,
+        taken_back,
+        watch,
+        &mut differences,
+    )?;
     Ok(behind.map(|()| (found, differences)))
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lvp_api::job::{CORRELATION_ID_MAX, ROOM_WAIT_SECONDS, ROOM_WAIT_SECONDS_MAX};
 use lvp_api::units::GIB;
-use lvp_api::{Checksum, Cloning, ErrorCode, ImageType, VolumeName, WhenFull};
+use lvp_api::{Checksum, Cloning, ErrorCode, Expand, ImageType, VolumeName, WhenFull};
 
 use super::error::ApiError;
 use super::fields::Fields;
@@ -45,6 +45,7 @@ const PROVISION: &[&str] = &[
     "clone",
     "when_full",
     "wait_seconds",
+    "expand",
 ];
 
 /// The fields of a request to verify a volume.
@@ -153,6 +154,7 @@ fn checked_provision(
         adopt: fields.truth("adopt")?.unwrap_or(false),
         clone: cloning(fields)?,
         room_wait: room_wait(fields)?,
+        expand: expand(fields)?,
     };
     let work = Work::Provision { image, volume };
     let spec = spec(work, fields.text("correlation_id")?, headers)?;
@@ -279,6 +281,17 @@ fn room_wait(fields: &Fields) -> Result<Option<Duration>, ApiError> {
             _ => Err(ApiError::bad_request(format!(
                 "wait_seconds must be from 1 to {ROOM_WAIT_SECONDS_MAX} (7 days)"
             ))),
+        },
+    }
+}
+
+/// What is done to the guest's partition table; an empty string counts as absent.
+fn expand(fields: &Fields) -> Result<Option<Expand>, ApiError> {
+    match fields.text("expand")?.as_deref() {
+        None | Some("") => Ok(None),
+        Some(name) => match name.parse() {
+            Ok(expand) => Ok(Some(expand)),
+            Err(error) => Err(ApiError::bad_request(format!("expand: {error}"))),
         },
     }
 }

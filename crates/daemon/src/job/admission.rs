@@ -108,6 +108,7 @@ mod tests {
                         name: format!("vm{number}").parse().expect("a valid name"),
                         size_bytes: 1 << 30,
                         adopt: false,
+                        expand: None,
                         clone: Cloning::Auto,
                         room_wait: None,
                     },

@@ -286,6 +286,16 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
         "Test the original (`gzip -t`, `xz -t`, `zstd -t`, `tar -t`); upload it again",
     ),
     (
+        "bad_manifest",
+        "The disk in an OVA does not have the digest in the OVA's manifest",
+        "Fetch the OVA again from where it was made, or pack it again; the message says which digest differs",
+    ),
+    (
+        "bad_partition_table",
+        "`expand: gpt` was asked for, and the image's GPT is damaged or leaves no room for its backup",
+        "Repair the image (`sgdisk --verify` tells more), request a larger volume, or one without `expand`",
+    ),
+    (
         "too_large",
         "The image exceeds a limit of the reader (images.md lists them)",
         "Create it with larger clusters, or with a smaller disk",

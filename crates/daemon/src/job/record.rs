@@ -159,6 +159,7 @@ impl Job {
             image_digest: self.image_digest.map(|digest| digest.to_string()),
             verified: self.verified,
             clone: work.volume().map(|volume| volume.clone),
+            expand: work.volume().and_then(|volume| volume.expand),
             method: self.method,
             signer: self.signer.clone(),
             verification: self.verification.clone(),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use lvp_api::{Checksum, Cloning, ImageType, JobKind, VolumeName};
+use lvp_api::{Checksum, Cloning, Expand, ImageType, JobKind, VolumeName};
 
 use crate::source::url::RequestedUrl;
 
@@ -61,6 +61,8 @@ pub struct VolumeRequest {
     /// How long the job waits for room in the pool that volumes share, from its acceptance; it does not if this is
     /// None.
     pub room_wait: Option<Duration>,
+    /// What is done to the guest's partition table, if the request says it.
+    pub expand: Option<Expand>,
 }
 
 impl Work {
@@ -154,6 +156,7 @@ mod tests {
                 adopt,
                 clone: Cloning::Auto,
                 room_wait: None,
+                expand: None,
             },
         }
     }

@@ -2,7 +2,7 @@
 //! is fetched.
 
 use lvp_api::plan::{CacheState, Plan};
-use lvp_api::{Cloning, Method, VolumeName};
+use lvp_api::{Cloning, Expand, Method, VolumeName};
 use lvp_image::format::Format;
 use lvp_image::plan::{ImageInfo, Planner};
 use lvp_image::source::FileSource;
@@ -36,6 +36,7 @@ pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
         virtual_bytes: None,
         cache: None,
         method: None,
+        expand: None,
         bytes_to_fetch: 0,
         bytes_to_write: None,
         volume_name: String::new(),
@@ -244,8 +245,20 @@ async fn look_at_volume(
     plan.volume_name = request.name.to_string();
     plan.volume_bytes = request.size_bytes;
     let needed = plan.virtual_bytes.unwrap_or(0);
+    plan.expand = (services.settings.expands(request)).then_some(Expand::Gpt);
     check_holder(services, &request.name, plan).await?;
-    let Some(existing) = volumes.lookup(&request.name).await? else {
+    let found = volumes.lookup(&request.name).await?;
+    let size_bytes = found
+        .as_ref()
+        .map_or(request.size_bytes, |found| found.size_bytes);
+    if plan.expand.is_some() && plan.virtual_bytes == Some(size_bytes) {
+        plan.expand = None;
+        plan.warnings.push(
+            "The volume is as large as the image's disk, so its backup GPT would stay where it is"
+                .to_owned(),
+        );
+    }
+    let Some(existing) = found else {
         if request.size_bytes < needed {
             plan.problems.push(format!(
                 "The image's disk has {needed} bytes, the volume would have {}",

@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use lvp_api::Expand;
 use lvp_image::copy::TailPolicy;
 
 use crate::config::{CloneUse, Config, StaleData};
@@ -28,6 +29,8 @@ pub struct JobSettings {
     pub adopt_untagged: bool,
     /// Whether volumes are cloned.
     pub clone: CloneUse,
+    /// What is done to guests' partition tables, where requests do not say.
+    pub expand: Expand,
     /// Limit of one job's writes.
     pub max_write_bytes_per_sec: Option<NonZeroU64>,
 }
@@ -39,6 +42,11 @@ impl JobSettings {
             true => Unmarked::Adopt,
             false => Unmarked::Refuse,
         }
+    }
+
+    /// Whether the backup GPT is moved to the volume's end, for this request.
+    pub fn expands(&self, request: &VolumeRequest) -> bool {
+        request.expand.unwrap_or(self.expand) == Expand::Gpt
     }
 }
 
@@ -54,6 +62,7 @@ impl From<&Config> for JobSettings {
             tail: volumes.stale_data.into(),
             adopt_untagged: volumes.adopt_untagged,
             clone: volumes.clone,
+            expand: volumes.expand,
             max_write_bytes_per_sec: volumes.max_write_bytes_per_sec.and_then(NonZeroU64::new),
         }
     }

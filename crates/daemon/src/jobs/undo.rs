@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use lvp_api::JobId;
+use lvp_api::{JobId, Sha256Digest};
 use tracing::{Instrument as _, Span};
 
 use super::live::Live;
@@ -23,7 +23,7 @@ use crate::error::chain;
 use crate::job::error::JobError;
 use crate::telemetry::traces;
 use crate::threads::blocking;
-use crate::volume::{OpenVolume, Removed, Volume, VolumeError, VolumeState};
+use crate::volume::{Made, OpenVolume, Removed, Volume, VolumeError, VolumeState};
 
 /// How long a job that has not touched its volume waits until its end is marked on it. A back end that hangs
 /// must not delay a cancellation.
@@ -57,7 +57,8 @@ impl Jobs {
             let volume = volumes.lookup(&request.name).await?;
             match (standing::of(volume.as_ref(), live.id, None), volume) {
                 (Standing::Finished(digest), Some(volume)) => {
-                    volumes.mark_ready(&volume, live.id, &digest).await?;
+                    let made = made_of(&volume, digest);
+                    volumes.mark_ready(&volume, live.id, &made).await?;
                     Ok(Some(volume))
                 }
                 _ => Ok(None),
@@ -171,7 +172,8 @@ impl Jobs {
         };
         match (volume.state, live.found_unwritten()) {
             (VolumeState::Ready { job, digest }, _) if job == Some(live.id) => {
-                volumes.mark_ready(&volume, live.id, &digest).await?;
+                let made = made_of(&volume, digest);
+                volumes.mark_ready(&volume, live.id, &made).await?;
                 Ok(Left::Finished(volume))
             }
             (VolumeState::Populating { job, .. }, Some(before)) if job == live.id => {
@@ -273,4 +275,13 @@ fn record_finished(live: &Live, volume: &Volume) {
 
 fn not_ready(name: &str) -> String {
     format!("Volume {name} existed before the job and is not ready now: provision it again")
+}
+
+/// What a finished volume says already.
+fn made_of(volume: &Volume, digest: Sha256Digest) -> Made {
+    Made {
+        digest,
+        expanded: volume.expanded,
+        signer: volume.signer.clone(),
+    }
 }

@@ -8,6 +8,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -75,6 +76,12 @@ impl<'a> Fetch<'a> {
     pub(super) fn through(mut self, gate: Arc<Gate>) -> Self {
         self.gate = Some(gate);
         self
+    }
+
+    /// Ends the request, and gives its place to others. What is left is requested again when it is wanted.
+    pub(super) fn let_go(&mut self) {
+        self.answer = None;
+        self.place = None;
     }
 
     /// The next chunk, never empty; `None` after the last one. Retries within its own budget.
@@ -204,11 +211,15 @@ impl<'a> Fetch<'a> {
         if self.mode == Mode::Ranged {
             headers.insert(header::RANGE, byte_range(&self.left));
         }
+        let asked = Instant::now();
         let response = self
             .inner
             .client
             .send(Method::GET, &self.meta.location, headers)
             .await?;
+        if response.status().is_success() {
+            self.meta.pace.answered(asked.elapsed());
+        }
         // Some S3 servers (rclone's, lakeFS, older versitygw) serve the range with status 200. That
         // is taken for a range if Content-Range and Content-Length say so in full.
         let is_range = response.headers().contains_key(header::CONTENT_RANGE)

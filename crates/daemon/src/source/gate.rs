@@ -1,18 +1,21 @@
 //! Limits the concurrent requests of one reader.
 //!
 //! Some servers serve few connections, or one, and answer 429 or 503 to the rest. Each such answer lowers the
-//! limit by one, down to one: the retry waits until another request has finished, so that one retry is enough.
+//! limit by one, down to one: the retry waits until another request has finished, so that one retry is enough. A range
+//! that stands still would keep its place from the one that is waited for, and so lets go of it where places are few.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Shared by the ranges of one reader.
 #[derive(Debug)]
 pub(super) struct Gate {
     permits: Arc<Semaphore>,
     width: AtomicUsize,
+    full_width: usize,
+    narrowed: Notify,
 }
 
 impl Gate {
@@ -21,6 +24,8 @@ impl Gate {
         Self {
             permits: Arc::new(Semaphore::new(width)),
             width: AtomicUsize::new(width),
+            full_width: width,
+            narrowed: Notify::new(),
         }
     }
 
@@ -39,7 +44,23 @@ impl Gate {
         if narrowed && let Some(place) = place.take() {
             place.forget();
         }
+        if narrowed {
+            self.narrowed.notify_waiters();
+        }
         narrowed
+    }
+
+    /// Whether the server has refused requests for their number.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.width.load(Ordering::Relaxed) < self.full_width
+    }
+
+    /// Waits until it refuses one, if it is not narrow yet.
+    pub(super) async fn narrows(&self) {
+        let narrowed = self.narrowed.notified();
+        if !self.is_narrow() {
+            narrowed.await;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri, header};
 use lvp_tls::Peer;
-use object_store::aws::{AwsAuthorizer, AwsCredential};
+use object_store::aws::AwsAuthorizer;
 use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::Response;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -19,10 +19,12 @@ use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use super::SourceSettings;
+use super::credentials::Credentials;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::mover::Mover;
 use super::retry::Failure;
 use super::url::{ImageUrl, UrlPolicy, loopback, without_query};
+use crate::secret::SecretUrl;
 use crate::{files, web};
 
 /// Redirects that are followed, each to an allowed host.
@@ -74,8 +76,12 @@ pub struct Counters {
 /// Sends requests that are signed where they have to be, each exactly once.
 pub(super) struct Client {
     http: reqwest::Client,
-    credential: Option<AwsCredential>,
+    credentials: Credentials,
     region: String,
+    /// A proxy that requests go through, as it is shown.
+    proxy: Option<String>,
+    /// The beginning of paths that a reverse proxy removes, so that signatures do not cover it.
+    unsigned: Option<String>,
     mover: Mover,
     pub(super) counters: Counters,
 }
@@ -89,25 +95,18 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(settings: &SourceSettings, mover: Mover) -> Result<Self> {
-        let credential = match (&settings.access_key, &settings.secret_key) {
-            (Some(key_id), Some(secret_key)) => Some(AwsCredential {
-                key_id: key_id.clone(),
-                secret_key: secret_key.expose().to_owned(),
-                token: (settings.session_token.as_ref()).map(|token| token.expose().to_owned()),
-            }),
-            (None, None) => None,
-            _ => {
-                return Err(SourceError::new(
-                    SourceErrorKind::Settings,
-                    "minio.access_key and minio.secret_key go together; set both or none",
-                ));
-            }
-        };
+    pub(super) fn new(
+        settings: &SourceSettings,
+        unsigned: Option<String>,
+        mover: Mover,
+    ) -> Result<Self> {
+        let http = build_http(settings)?;
         Ok(Self {
-            http: build_http(settings)?,
-            credential,
+            credentials: Credentials::new(settings, &http)?,
+            http,
             region: settings.region.clone(),
+            proxy: settings.proxy.as_ref().map(ToString::to_string),
+            unsigned,
             mover,
             counters: Counters::default(),
         })
@@ -120,7 +119,7 @@ impl Client {
         location: &Location,
         headers: HeaderMap,
     ) -> Result<Response, Failure> {
-        let signature = self.sign(&method, location)?;
+        let signature = self.sign(&method, location).await?;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let request = self
             .http
@@ -130,7 +129,7 @@ impl Client {
         // A connection that this opens stays with the runtime that it was opened in.
         let sent = AbortOnDropHandle::new(self.mover().spawn(request.send()));
         match sent.await {
-            Ok(answer) => answer.map_err(|error| no_answer(location, error)),
+            Ok(answer) => answer.map_err(|error| self.unreached(location, error)),
             // Only a runtime that shuts down ends a task early.
             Err(error) => Err(Failure::last(
                 SourceError::new(
@@ -140,6 +139,20 @@ impl Client {
                 .with_source(error),
             )),
         }
+    }
+
+    /// A request without an answer. Whether it is the proxy that cannot be reached is not told by the HTTP library.
+    fn unreached(&self, location: &Location, error: reqwest::Error) -> Failure {
+        let is_connect = error.is_connect();
+        let mut failure = no_answer(location, error);
+        if let Some(proxy) = self.proxy.as_ref().filter(|_| is_connect) {
+            failure.error = SourceError::new(
+                failure.error.kind(),
+                format!("There is no connection through the proxy {proxy} (minio.proxy)"),
+            )
+            .with_source(failure.error);
+        }
+        failure
     }
 
     pub(super) fn mover(&self) -> &Handle {
@@ -170,8 +183,11 @@ impl Client {
 
     /// The headers that SigV4 needs. Only the host and `x-amz-*` are signed, so that a proxy which handles
     /// ranges or conditions itself does not break the signature.
-    fn sign(&self, method: &Method, location: &Location) -> Result<HeaderMap, Failure> {
-        let Some(credential) = self.credential.as_ref().filter(|_| location.signed) else {
+    async fn sign(&self, method: &Method, location: &Location) -> Result<HeaderMap, Failure> {
+        if !location.signed {
+            return Ok(HeaderMap::new());
+        }
+        let Some(credential) = self.credentials.get().await? else {
             return Ok(HeaderMap::new());
         };
         let unsigned = |error: Box<dyn Error + Send + Sync>| {
@@ -183,12 +199,27 @@ impl Client {
         };
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = method.clone();
-        *request.uri_mut() =
-            Uri::try_from(location.url.as_str()).map_err(|error| unsigned(error.into()))?;
-        AwsAuthorizer::new(credential, "s3", &self.region)
+        *request.uri_mut() = Uri::try_from(self.signed_url(location).as_str())
+            .map_err(|error| unsigned(error.into()))?;
+        AwsAuthorizer::new(&credential, "s3", &self.region)
             .try_authorize(&mut request, None)
             .map_err(|error| unsigned(error.into()))?;
         Ok(request.into_parts().0.headers)
+    }
+}
+
+impl Client {
+    /// The URL that the server sees: without what a reverse proxy removes from it.
+    fn signed_url(&self, location: &Location) -> Url {
+        let mut url = location.url.clone();
+        let rest = self.unsigned.as_ref().and_then(|prefix| {
+            let rest = location.url.path().strip_prefix(prefix.as_str())?;
+            Some(format!("/{rest}"))
+        });
+        if let Some(rest) = rest {
+            url.set_path(&rest);
+        }
+        url
     }
 }
 
@@ -216,8 +247,16 @@ fn build_http(settings: &SourceSettings) -> Result<reqwest::Client> {
         Some(path) => read_certificates(path)?,
         None => Vec::new(),
     };
+    let proxy = match &settings.proxy {
+        Some(proxy) => Some(proxy_of(proxy, &settings.no_proxy)?),
+        None => None,
+    };
     let builder = || {
-        web::client()
+        let client = match &proxy {
+            Some(proxy) => web::client().proxy(proxy.clone()),
+            None => web::client(),
+        };
+        client
             // Parallel ranges need connections of their own, and HTTP/2 would use a single one.
             .http1_only()
             .connect_timeout(settings.connect_timeout)
@@ -248,6 +287,18 @@ fn build_http(settings: &SourceSettings) -> Result<reqwest::Client> {
         )
         .with_source(error)
     })
+}
+
+/// The configured proxy, for all hosts but those that are excepted.
+fn proxy_of(proxy: &SecretUrl, no_proxy: &[String]) -> Result<reqwest::Proxy> {
+    let used = reqwest::Proxy::all(proxy.expose().clone()).map_err(|error| {
+        SourceError::new(
+            SourceErrorKind::Settings,
+            format!("The proxy {proxy} (minio.proxy) cannot be used"),
+        )
+        .with_source(error)
+    })?;
+    Ok(used.no_proxy(reqwest::NoProxy::from_string(&no_proxy.join(","))))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {

@@ -27,9 +27,10 @@
 //! is not used: that one bounds a whole request to 30 s and retries to 3 min by default, hides
 //! statuses and headers that decide here (`Retry-After`, a 200 for a range, S3's error codes),
 //! and re-encodes keys. Requests go through one `reqwest` client that follows no redirect, knows
-//! no proxy and retries nothing by itself.
+//! no proxy but the configured one and retries nothing by itself.
 
 mod checksums;
+mod credentials;
 pub mod error;
 pub mod evidence;
 mod fetch;
@@ -40,6 +41,7 @@ mod listing;
 pub mod local;
 mod mover;
 mod object;
+mod pace;
 mod queue;
 mod ranges;
 mod reader;
@@ -62,6 +64,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 pub use checksums::{Checksums, is_checksum_file, own_checksum_files};
+pub use credentials::Lender;
 pub use error::{Result, SourceError, SourceErrorKind};
 use fetch::{byte_range, total_size};
 pub use http::Counters;
@@ -79,6 +82,8 @@ pub use retry::{Observer, RequestId, WaitReason};
 pub use settings::{RangeOptions, SourceSettings};
 pub use trust::{Trust, read_keys};
 pub use url::{ImageUrl, UrlPolicy};
+
+use crate::config::EndpointPath;
 
 /// A health probe that takes longer counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -123,13 +128,18 @@ impl Source {
             .with_source(error)
         })?;
         settings.trust.check()?;
+        let policy = UrlPolicy::new(
+            settings.endpoint.as_deref(),
+            settings.addressing,
+            &settings.allowed_hosts,
+        )?;
+        let unsigned = match settings.endpoint_path {
+            EndpointPath::Keep => None,
+            EndpointPath::Strip => policy.endpoint().map(|url| url.path().to_owned()),
+        };
         let inner = Inner {
-            client: Client::new(settings, mover)?,
-            policy: UrlPolicy::new(
-                settings.endpoint.as_deref(),
-                settings.addressing,
-                &settings.allowed_hosts,
-            )?,
+            client: Client::new(settings, unsigned, mover)?,
+            policy,
             backoff: settings.retry_backoff.clone(),
             limit: settings.max_read_bytes_per_sec.and_then(ReadLimit::new),
             trust: settings.trust.clone(),
@@ -182,10 +192,11 @@ impl Source {
         RangeReader::new(self.clone(), Arc::new(meta.clone()), range, options)
     }
 
-    /// How whole objects are read: with as many parallel ranges as are configured.
+    /// How whole objects are read: by measurement, with at most as many parallel ranges as are configured.
     pub fn range_options(&self) -> RangeOptions {
         RangeOptions {
             in_flight: self.inner.parallel_ranges,
+            is_measured: true,
             ..RangeOptions::default()
         }
     }

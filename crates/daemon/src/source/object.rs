@@ -1,16 +1,19 @@
 //! One version of one object: its identity, and what distinguishes its versions.
 
+use std::sync::Arc;
+
 use ::http::{HeaderMap, HeaderName, header};
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::http::{Location, header_text};
+use super::pace::Pace;
 use super::url::ImageUrl;
 
 /// Which version of the object an answer is of.
 const VERSION_ID: HeaderName = HeaderName::from_static("x-amz-version-id");
 
 /// One version of one object.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ObjectMeta {
     /// Length in bytes.
     pub size: u64,
@@ -24,7 +27,23 @@ pub struct ObjectMeta {
     pub(super) identity: String,
     /// Where its redirects ended.
     pub(super) location: Location,
+    /// What was measured of its server.
+    pub(super) pace: Arc<Pace>,
 }
+
+/// Two are equal if they are of the same version, whatever was measured.
+impl PartialEq for ObjectMeta {
+    fn eq(&self, other: &Self) -> bool {
+        self.size == other.size
+            && self.etag == other.etag
+            && self.last_modified == other.last_modified
+            && self.url == other.url
+            && self.identity == other.identity
+            && self.location == other.location
+    }
+}
+
+impl Eq for ObjectMeta {}
 
 impl ObjectMeta {
     /// What an answer says of an object.
@@ -43,6 +62,7 @@ impl ObjectMeta {
             identity: url.identity(),
             url: url.clone(),
             location,
+            pace: Arc::default(),
         })
     }
 
@@ -107,6 +127,7 @@ mod tests {
             last_modified: last_modified.map(str::to_owned),
             identity: url.identity(),
             location: Location::of(&url),
+            pace: Arc::default(),
             url,
         }
     }

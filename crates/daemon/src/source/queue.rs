@@ -6,10 +6,11 @@
 //! is one.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc};
 
 use super::error::Result;
 
@@ -19,6 +20,35 @@ const BLOCK_BYTES: usize = 16 << 10; // 16 KiB
 
 /// Chunks below this length are copied, to free the buffer that they came in.
 const SMALL_BYTES: usize = 4 << 10; // 4 KiB
+
+/// Bytes of a range that were received and not read yet.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    bytes: AtomicU64,
+    freed: Notify,
+}
+
+impl Ahead {
+    /// Waits until the reader has taken some since the last time.
+    pub(super) async fn fewer(&self) {
+        self.freed.notified().await;
+    }
+
+    pub(super) fn is_full(&self, most: u64) -> bool {
+        self.bytes.load(Ordering::Acquire) >= most
+    }
+
+    /// These were received.
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::AcqRel);
+    }
+
+    /// The reader has taken these.
+    pub(super) fn taken(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
+        self.freed.notify_one();
+    }
+}
 
 /// The sending end, for a range that is fetched whether or not the reader has come to it.
 #[derive(Debug)]
@@ -97,7 +127,7 @@ impl RangeSender {
     }
 
     /// Fills the places that have become free.
-    fn hand_on(&mut self) -> Result<(), Gone> {
+    pub(super) fn hand_on(&mut self) -> Result<(), Gone> {
         loop {
             if self.waiting.is_empty() && !self.open.is_empty() && self.queue.capacity() > 0 {
                 self.waiting

@@ -6,9 +6,10 @@
 //! reader   takes the chunks of the head range only; when it ends, its place goes to range 6
 //! ```
 //!
-//! A task buffers at most its own range, so memory is bounded by `range_bytes x in_flight`
-//! however slow the consumer is, and however small the chunks are in which the server sends
-//! (`queue.rs`). Dropping the reader aborts the tasks, and with them their connections.
+//! A task buffers at most its own range, and of a large one at most its share of the window (`pace.rs`): then it stops
+//! reading until the reader has come to it. So memory is bounded however slow the consumer is, and however small the
+//! chunks are in which the server sends (`queue.rs`). Dropping the reader aborts the tasks, and with them their
+//! connections.
 //!
 //! A server that answers 200 without a `Content-Range` ignores ranges. The first such answer at the head makes
 //! the reader abandon all ranges and read the whole object once, front to back, on one connection; if that is
@@ -20,6 +21,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -29,7 +31,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::fetch::{Fetch, Mode};
 use super::gate::Gate;
-use super::queue::range_queue;
+use super::pace::{Controller, Shape, WINDOW_BYTES};
+use super::queue::{Ahead, range_queue};
 use super::{ObjectMeta, RangeOptions, Source};
 
 /// Chunks by which a whole-object answer may be ahead of its consumer; the HTTP library's chunks have at most
@@ -49,12 +52,18 @@ pub struct RangeReader {
     end: u64,
     tasks: VecDeque<Task>,
     gate: Arc<Gate>,
+    /// Decides sizes and numbers, where they are measured.
+    controller: Option<Controller>,
+    /// Since when the reader has waited for the head range.
+    waiting_since: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Task {
     chunks: mpsc::Receiver<Result<Bytes>>,
+    start: u64,
     end: u64,
+    ahead: Arc<Ahead>,
     _handle: AbortOnDropHandle<()>,
 }
 
@@ -75,6 +84,9 @@ impl RangeReader {
             end,
             tasks: VecDeque::new(),
             gate: Arc::new(Gate::new(options.in_flight)),
+            controller: (options.is_measured)
+                .then(|| Controller::new(options.in_flight, Instant::now())),
+            waiting_since: None,
         }
     }
 
@@ -101,11 +113,24 @@ impl RangeReader {
 
     /// Keeps `in_flight` ranges in progress.
     fn claim(&mut self) {
-        let range_bytes = self.options.range_bytes.max(1);
-        while self.unclaimed < self.end && self.tasks.len() < self.options.in_flight.max(1) {
+        while self.unclaimed < self.end {
+            let shape = match &self.controller {
+                Some(controller) => controller.next(&self.meta.pace),
+                None => {
+                    let width = self.options.in_flight.max(1);
+                    Shape {
+                        range_bytes: self.options.range_bytes.max(1),
+                        width,
+                        ahead_bytes: WINDOW_BYTES / width as u64,
+                    }
+                }
+            };
+            if self.tasks.len() >= shape.width {
+                return;
+            }
             let start = self.unclaimed;
-            self.unclaimed = self.end.min(start.saturating_add(range_bytes));
-            self.read_range(start..self.unclaimed);
+            self.unclaimed = self.end.min(start.saturating_add(shape.range_bytes));
+            self.read_range(start..self.unclaimed, shape.ahead_bytes);
         }
     }
 
@@ -121,16 +146,23 @@ impl RangeReader {
     }
 
     /// Fetches a range completely, whether or not it is read yet.
-    fn read_range(&mut self, range: Range<u64>) {
-        let (mut sender, chunks) = range_queue(range.end - range.start);
-        let (source, meta, end) = (self.source.clone(), Arc::clone(&self.meta), range.end);
-        let gate = Arc::clone(&self.gate);
-        self.spawn(chunks, end, async move {
-            let mut fetch = Fetch::new(&source, &meta, range, Mode::Ranged).through(gate);
+    fn read_range(&mut self, range: Range<u64>, ahead_bytes: u64) {
+        let length = range.end - range.start;
+        let (mut sender, chunks) = range_queue(length.min(ahead_bytes));
+        let (source, meta) = (self.source.clone(), Arc::clone(&self.meta));
+        let (gate, ahead) = (Arc::clone(&self.gate), Arc::<Ahead>::default());
+        let held = Arc::clone(&ahead);
+        self.spawn((range.clone(), chunks, ahead), async move {
+            let through = Arc::clone(&gate);
+            let mut fetch = Fetch::new(&source, &meta, range, Mode::Ranged).through(through);
+            let mut first_byte = None;
+            let mut has_stood_still = false;
             // Without a receiver the reader is gone, and this task is being aborted.
             let ended = loop {
                 match fetch.next().await {
                     Ok(Some(chunk)) => {
+                        first_byte.get_or_insert_with(Instant::now);
+                        held.add(chunk.len());
                         if sender.push(chunk).is_err() {
                             return;
                         }
@@ -138,7 +170,27 @@ impl RangeReader {
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 }
+                // A range that fits into its share is received whole, whether or not it is read.
+                while length > ahead_bytes && held.is_full(ahead_bytes) {
+                    has_stood_still = true;
+                    if gate.is_narrow() {
+                        fetch.let_go();
+                        held.fewer().await;
+                    } else {
+                        tokio::select! {
+                            () = held.fewer() => {}
+                            () = gate.narrows() => {}
+                        }
+                    }
+                    // What waits has to be taken before there can be fewer.
+                    if sender.hand_on().is_err() {
+                        return;
+                    }
+                }
             };
+            if let (Ok(()), Some(began), false) = (&ended, first_byte, has_stood_still) {
+                meta.pace.received(length, began.elapsed());
+            }
             sender.finish(ended).await.ok();
         });
     }
@@ -146,11 +198,14 @@ impl RangeReader {
     /// Fetches by requests for the whole object, no faster than it is read.
     fn read_on_one_connection(&mut self, range: Range<u64>, mode: Mode) {
         let (sender, chunks) = mpsc::channel(WHOLE_CHUNKS);
-        let (source, meta, end) = (self.source.clone(), Arc::clone(&self.meta), range.end);
-        self.spawn(chunks, end, async move {
+        let (source, meta) = (self.source.clone(), Arc::clone(&self.meta));
+        let ahead = Arc::<Ahead>::default();
+        let held = Arc::clone(&ahead);
+        self.spawn((range.clone(), chunks, ahead), async move {
             let mut fetch = Fetch::new(&source, &meta, range, mode);
             while let Some(chunk) = fetch.next().await.transpose() {
                 let failed = chunk.is_err();
+                held.add(chunk.as_ref().map_or(0, Bytes::len));
                 if sender.send(chunk).await.is_err() || failed {
                     return;
                 }
@@ -160,16 +215,22 @@ impl RangeReader {
 
     fn spawn(
         &mut self,
-        chunks: mpsc::Receiver<Result<Bytes>>,
-        end: u64,
+        (range, chunks, ahead): (Range<u64>, mpsc::Receiver<Result<Bytes>>, Arc<Ahead>),
         fetching: impl Future<Output = ()> + Send + 'static,
     ) {
         let handle = self.source.mover().spawn(fetching);
         self.tasks.push_back(Task {
             chunks,
-            end,
+            start: range.start,
+            end: range.end,
+            ahead,
             _handle: AbortOnDropHandle::new(handle),
         });
+    }
+
+    fn is_head_done(&self) -> bool {
+        let head = self.tasks.front();
+        head.is_some_and(|head| head.end == self.position)
     }
 
     fn stop(&mut self) {
@@ -188,8 +249,20 @@ impl Stream for RangeReader {
             let Some(head) = self.tasks.front_mut() else {
                 return Poll::Ready(None);
             };
-            match ready!(head.chunks.poll_recv(context)) {
+            let polled = head.chunks.poll_recv(context);
+            if polled.is_pending() {
+                self.waiting_since.get_or_insert_with(Instant::now);
+                return Poll::Pending;
+            }
+            let waited = self.waiting_since.take().map(|since| since.elapsed());
+            if let (Some(controller), Some(waited)) = (&mut self.controller, waited) {
+                controller.waited(waited);
+            }
+            match ready!(polled) {
                 Some(Ok(chunk)) => {
+                    if let Some(head) = self.tasks.front() {
+                        head.ahead.taken(chunk.len());
+                    }
                     self.position += chunk.len() as u64;
                     return Poll::Ready(Some(Ok(chunk)));
                 }
@@ -200,8 +273,11 @@ impl Stream for RangeReader {
                     self.stop();
                     return Poll::Ready(Some(Err(error)));
                 }
-                None if head.end == self.position => {
-                    self.tasks.pop_front();
+                None if self.is_head_done() => {
+                    let done = self.tasks.pop_front();
+                    if let (Some(controller), Some(done)) = (&mut self.controller, done) {
+                        controller.ended(done.end - done.start, Instant::now());
+                    }
                 }
                 None => {
                     // Only a runtime that shuts down ends a task before its range.

@@ -112,10 +112,19 @@ fn meaning(
              directly",
         ),
         (Some("InvalidBucketName"), _) => (BadUrl, "check the bucket's name in the image URL"),
+        // Not a status of S3.
+        (None, StatusCode::UNAUTHORIZED) => (
+            AccessDenied,
+            "a proxy seems to want credentials: put them in the URL of minio.proxy",
+        ),
         (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) if signed => (
             AccessDenied,
             "allow the access key to get the object, and to list the bucket so that \
              missing objects can be told from forbidden ones",
+        ),
+        (_, StatusCode::PROXY_AUTHENTICATION_REQUIRED) => (
+            AccessDenied,
+            "the proxy wants credentials: put them in the URL of minio.proxy",
         ),
         // rclone's words for a request without a signature.
         (Some("UnsupportedAlgorithm"), _) => {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Trust;
-use crate::config::{self, Addressing};
-use crate::secret::Secret;
+use super::{Lender, Trust};
+use crate::config::{self, Addressing, CredentialSource, EndpointPath};
+use crate::secret::{Secret, SecretUrl};
 use crate::web;
 
 /// What the configuration says about object storage, and about the signatures that its images need.
@@ -21,6 +21,14 @@ pub struct SourceSettings {
     pub secret_key: Option<Secret>,
     /// Token of temporary credentials.
     pub session_token: Option<Secret>,
+    /// Who lends credentials, in place of the keys.
+    pub lender: Option<Lender>,
+    /// What becomes of the endpoint's path on the way to the server.
+    pub endpoint_path: EndpointPath,
+    /// A proxy for all requests.
+    pub proxy: Option<SecretUrl>,
+    /// Hosts, domains and networks that are reached without it.
+    pub no_proxy: Vec<String>,
     /// Region in the signature.
     pub region: String,
     /// PEM file of further certificate authorities, beside the system's.
@@ -50,6 +58,10 @@ impl From<&config::Config> for SourceSettings {
             access_key: minio.access_key.clone(),
             secret_key: minio.secret_key.clone(),
             session_token: minio.session_token.clone(),
+            lender: lender(minio),
+            endpoint_path: minio.endpoint_path,
+            proxy: minio.proxy.clone(),
+            no_proxy: minio.no_proxy.clone(),
             region: minio.region.clone(),
             ca_cert: minio.ca_cert.clone(),
             allowed_hosts: minio.allowed_hosts.clone(),
@@ -68,8 +80,10 @@ impl From<&config::Config> for SourceSettings {
 pub struct RangeOptions {
     /// Bytes per request.
     pub range_bytes: u64,
-    /// Requests in flight at the same time.
+    /// Requests in flight at the same time, or the most if they are measured.
     pub in_flight: usize,
+    /// Whether size and number follow what is measured of the server. The size above is not used then.
+    pub is_measured: bool,
 }
 
 impl Default for RangeOptions {
@@ -77,6 +91,29 @@ impl Default for RangeOptions {
         Self {
             range_bytes: 4 << 20,
             in_flight: 4,
+            is_measured: false,
         }
+    }
+}
+
+/// Who lends credentials according to the configuration, which has been checked.
+fn lender(minio: &config::Minio) -> Option<Lender> {
+    match minio.credentials {
+        CredentialSource::Keys => None,
+        CredentialSource::WebIdentity => Some(Lender::WebIdentity {
+            role_arn: minio.role_arn.clone().unwrap_or_default(),
+            token_file: minio.web_identity_token_file.clone().unwrap_or_default(),
+            // MinIO, Ceph and SeaweedFS have their token service at the same place.
+            sts_endpoint: (minio.sts_endpoint.clone())
+                .or_else(|| minio.endpoint.clone())
+                .unwrap_or_default(),
+        }),
+        CredentialSource::Container => Some(Lender::Container {
+            uri: minio.container_credentials.clone().unwrap_or_default(),
+            token_file: minio.container_token_file.clone(),
+        }),
+        CredentialSource::Instance => Some(Lender::Instance {
+            metadata_endpoint: minio.metadata_endpoint.clone(),
+        }),
     }
 }

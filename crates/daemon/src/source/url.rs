@@ -142,6 +142,12 @@ impl UrlPolicy {
         if let Some(endpoint) = &self.endpoint
             && (endpoint.is_host_of(&url) || endpoint.bucket_of(&url).is_some())
         {
+            let Some(path) = endpoint.below(path) else {
+                return Err(bad(&format!(
+                    "its path is not below {}, the path of minio.endpoint",
+                    endpoint.url.path()
+                )));
+            };
             let object = Object::from_web(endpoint, &url, path, query);
             let object = object.map_err(|why| bad(&why))?;
             return Ok(ImageUrl(Location::Object(object)));

@@ -96,9 +96,9 @@ impl Store {
                 transaction.execute(
                     "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
                      volume_size_bytes, correlation_id, idempotency_key, traceparent, created_at, \
-                     updated_at, adopt, image_identity, image_url_sealed, checksum, clone, room_wait_seconds) \
+                     updated_at, adopt, image_identity, image_url_sealed, checksum, clone, room_wait_seconds, expand) \
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15, ?16, \
-                     ?17)",
+                     ?17, ?18)",
                     params![
                         job.id.to_string(),
                         work.kind().as_str(),
@@ -121,6 +121,7 @@ impl Store {
                         volume
                             .and_then(|volume| volume.room_wait)
                             .map(|wait| wait.as_secs().cast_signed()),
+                        volume.and_then(|volume| volume.expand).map(lvp_api::Expand::as_str),
                     ],
                 )?;
             }

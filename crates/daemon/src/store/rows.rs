@@ -102,6 +102,7 @@ fn work(row: &Row<'_>) -> rusqlite::Result<Work> {
                 room_wait: row
                     .get::<_, Option<i64>>("room_wait_seconds")?
                     .map(|seconds| Duration::from_secs(seconds.cast_unsigned())),
+                expand: parsed_if_any(row, "expand")?,
             },
         },
         JobKind::Cache => Work::Fetch { image: image()? },

@@ -11,7 +11,7 @@ use super::{StoreError, literal};
 pub(super) const VERSION: i32 = 10;
 
 /// The steps that bring a database from one version to the next.
-const STEPS: [(i32, &str); 9] = [
+const STEPS: [(i32, &str); 10] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
     (3, include_str!("schema-3.sql")),
@@ -21,6 +21,7 @@ const STEPS: [(i32, &str); 9] = [
     // Not by SQL alone: see `literal`.
     (7, ""),
     (8, include_str!("schema-8.sql")),
+    (9, include_str!("schema-9.sql")),
     (10, include_str!("schema-10.sql")),
 ];
 

@@ -26,7 +26,7 @@ use std::fs::File;
 use async_trait::async_trait;
 use lvp_api::{ImageType, JobId, Sha256Digest, VolumeName};
 
-use super::{Removed, Volume, VolumeError};
+use super::{Made, Removed, Volume, VolumeError};
 
 /// Prefix of the names of golden volumes, which no request may use.
 pub const GOLDEN_PREFIX: &str = "lvp-golden-";
@@ -171,9 +171,13 @@ pub trait Clones: Send + Sync + Debug {
         golden: &Golden,
         name: &VolumeName,
         size_bytes: u64,
-        job: JobId,
+        made: (JobId, &Made),
         is_free: bool,
     ) -> Result<Volume, VolumeError>;
+
+    /// Opens a clone that `job` has made and not finished, to change some of its bytes: nobody else has it open, and
+    /// what it holds stays. It must be closed before the volume is marked ready.
+    async fn open_clone(&self, clone: &Volume, job: JobId) -> Result<File, VolumeError>;
 
     /// Whether a volume can be replaced by a clone instead of being written in place: it is of the same kind,
     /// and marked as this program's.

@@ -6,7 +6,7 @@
 //! `backend` knows which one is configured.
 //!
 //! ```text
-//!            create(job)                          mark_ready(job, digest)
+//!            create(job)                          mark_ready(job, made)
 //! (absent) ------------> populating, created by job ------------> ready(digest)
 //!    ^                     |   ^                                    |   ^
 //!    '-- remove_created ---'   '------- mark_populating(job) -------'   |
@@ -33,7 +33,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use lvp_api::{JobId, Sha256Digest, VolumeInfo, VolumeKind, VolumeName};
+use lvp_api::{Expand, JobId, Sha256Digest, Signer, VolumeInfo, VolumeKind, VolumeName};
 
 mod backend;
 pub mod clones;
@@ -90,6 +90,10 @@ pub struct Volume {
     pub kind: Option<VolumeKind>,
     /// Its content when it became ready, if that was recorded.
     pub content: Option<Content>,
+    /// Whether its backup GPT was moved to its end when it became ready.
+    pub expanded: bool,
+    /// Whose signature its image had, if that was verified.
+    pub signer: Option<Signer>,
     /// What the back end needs to recognise it.
     pub(crate) identity: Identity,
 }
@@ -105,6 +109,8 @@ impl Volume {
             last_ended: None,
             kind: None,
             content: None,
+            expanded: false,
+            signer: None,
             identity: Identity::Name,
         }
     }
@@ -125,6 +131,29 @@ impl Volume {
             image_digest: image_digest.map(|digest| digest.to_string()),
             job_id: job_id.map(|job| job.to_string()),
             kind: self.kind,
+            expanded: self.expanded.then_some(Expand::Gpt),
+            signer: self.signer,
+        }
+    }
+}
+
+/// What a volume says of itself from when it is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// SHA-256 of the image's bytes.
+    pub digest: Sha256Digest,
+    /// Whether its backup GPT was moved to its end.
+    pub expanded: bool,
+    /// Whose signature the image had, if that was verified.
+    pub signer: Option<Signer>,
+}
+
+impl From<Sha256Digest> for Made {
+    fn from(digest: Sha256Digest) -> Self {
+        Self {
+            digest,
+            expanded: false,
+            signer: None,
         }
     }
 }
@@ -240,14 +269,10 @@ pub trait Volumes: Send + Sync + Debug {
     /// changed since stays as it is.
     async fn leave(&self, before: &Volume, job: JobId) -> Result<(), VolumeError>;
 
-    /// Marks the volume durably as holding the image with this digest. Its bytes must be durable, and what
+    /// Marks the volume durably as holding this image. Its bytes must be durable, and what
     /// [`Volumes::open`] returned must be closed. Idempotent, and durable when it is repeated.
-    async fn mark_ready(
-        &self,
-        volume: &Volume,
-        job: JobId,
-        digest: &Sha256Digest,
-    ) -> Result<(), VolumeError>;
+    async fn mark_ready(&self, volume: &Volume, job: JobId, made: &Made)
+    -> Result<(), VolumeError>;
 
     /// Opens a volume that [`Volumes::mark_populating`] or [`Volumes::create`] returned, after checking that it
     /// is the right one and that nobody else has it open.

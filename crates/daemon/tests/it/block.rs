@@ -76,6 +76,10 @@ impl Bench {
             connect_timeout: web::CONNECT_TIMEOUT,
             idle_timeout: Duration::from_secs(30),
             session_token: None,
+            lender: None,
+            endpoint_path: provisioner::config::EndpointPath::Keep,
+            proxy: None,
+            no_proxy: Vec::new(),
             parallel_ranges: 4,
             addressing: provisioner::config::Addressing::Path,
             max_read_bytes_per_sec: None,
@@ -116,6 +120,7 @@ impl Bench {
                 require_checksum: true,
                 tail: TailPolicy::Zero,
                 clone: CloneUse::Never,
+                expand: lvp_api::Expand::None,
                 adopt_untagged: false,
                 max_write_bytes_per_sec: None,
             },
@@ -155,6 +160,7 @@ impl Bench {
                 adopt: false,
                 clone: lvp_api::Cloning::Auto,
                 room_wait: None,
+                expand: None,
             },
         };
         let new = NewJob {

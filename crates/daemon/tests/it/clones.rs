@@ -26,7 +26,7 @@ use crate::support::{BINARY, MIB, World, address, completed, holds, image, metri
 const DISK: u64 = 32 * MIB;
 
 /// A world whose volumes are on a file system of its own. What runs in it must have ended when this goes.
-struct Sharing {
+pub(crate) struct Sharing {
     world: World,
     _file_system: LoopFs,
 }
@@ -40,7 +40,7 @@ impl Deref for Sharing {
 }
 
 impl Sharing {
-    async fn on(kind: &str) -> Self {
+    pub(crate) async fn on(kind: &str) -> Self {
         Self::over(kind, S3::start().await.expect("it starts"), None)
     }
 

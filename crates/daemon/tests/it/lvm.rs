@@ -5,6 +5,7 @@
 
 mod disk;
 mod doctor;
+mod expand;
 mod provision;
 mod reconcile;
 mod restore;
@@ -60,6 +61,7 @@ fn the_daemon_clones_in_a_thin_pool() {
         lvm::make_group(&lvm::slice(1, DISK_MIB));
         scenarios::run(scenarios![
             thin::an_image_is_unpacked_once_and_cloned_as_often_as_it_is_asked_for,
+            expand::the_backup_gpt_is_moved_on_clones_and_on_linear_volumes,
             thin::a_pool_beyond_its_limit_refuses_requests_until_there_is_room,
         ]);
     } else if require("lvm") {

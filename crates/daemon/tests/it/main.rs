@@ -19,6 +19,7 @@ mod dependencies;
 mod deploy;
 mod doctor;
 mod dropin;
+mod expand;
 mod failures;
 mod faults;
 mod feed;

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use lvp_api::{JobId, Sha256Digest, VolumeName};
+use lvp_api::{JobId, VolumeName};
 use provisioner::volume::{
-    Capacity, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, VolumeState,
-    Volumes,
+    Capacity, Made, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
+    VolumeState, Volumes,
 };
 
 /// `O_EXCL` on a block device: the kernel's exclusive claim (open(2)).
@@ -94,15 +94,10 @@ impl Volumes for OneDevice {
         Ok(self.volume(&volume.name))
     }
 
-    async fn mark_ready(
-        &self,
-        _: &Volume,
-        job: JobId,
-        digest: &Sha256Digest,
-    ) -> Result<(), VolumeError> {
+    async fn mark_ready(&self, _: &Volume, job: JobId, made: &Made) -> Result<(), VolumeError> {
         *self.state.lock().expect("no test panics here") = VolumeState::Ready {
             job: Some(job),
-            digest: *digest,
+            digest: made.digest,
         };
         Ok(())
     }

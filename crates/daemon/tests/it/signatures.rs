@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use lvp_api::{JobState, JobStatus, SignatureFormat, Verified};
+use lvp_api::{JobState, JobStatus, SignatureFormat, Verified, VolumeList};
 use lvp_testkit::daemon::Daemon;
 use lvp_testkit::require::{command, require};
 use lvp_testkit::signing::{Gpg, Minisign};
@@ -205,7 +205,16 @@ async fn a_signed_image_is_written_and_its_job_says_by_whom() {
                 "{notes}"
             );
         }
-        let volume = world.home.volume(&key.replace(['/', '.'], "-"));
+        let name = key.replace(['/', '.'], "-");
+        let listed: VolumeList = daemon.get("/api/v1/volumes").await.expect("a list");
+        let mut listed = listed.volumes.into_iter();
+        let listed = listed.find(|volume| volume.name.as_str() == name);
+        let signer = listed.expect("it is there").signer.expect("it is said");
+        assert_eq!(signer.format, format, "{directory}");
+        if format == SignatureFormat::OpenPgp {
+            assert_eq!(signer.fingerprint, signers.key);
+        }
+        let volume = world.home.volume(&name);
         assert!(
             holds(&volume, &builder.disk()),
             "{directory}: the volume is wrong"

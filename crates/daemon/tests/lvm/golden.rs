@@ -47,7 +47,7 @@ fn first_byte(volume: &str) -> u8 {
 
 async fn ready(lvm: &Lvm, golden: &Golden, vm: &VolumeName, job: JobId) -> Volume {
     let clone = lvm.clone_golden(golden, vm, 2 * EXTENT, job).await.unwrap();
-    lvm.mark_ready(&clone, job, &golden.key.digest)
+    lvm.mark_ready(&clone, job, &golden.key.digest.into())
         .await
         .unwrap();
     clone
@@ -275,7 +275,7 @@ pub(crate) async fn a_swap_that_was_cut_off_anywhere_has_one_volume_of_the_name(
         assert_eq!(waiting, [job]);
         if goes_on && done == 2 {
             // What a job that is taken up does first.
-            lvm.mark_ready(&seen, job, &goldens[1].key.digest)
+            lvm.mark_ready(&seen, job, &goldens[1].key.digest.into())
                 .await
                 .unwrap();
         } else if goes_on {

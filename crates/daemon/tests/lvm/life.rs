@@ -15,7 +15,9 @@ pub(crate) async fn each_change_of_state_is_one_commit() {
     assert_eq!(tags("life-1"), created);
     assert_eq!(commits(), before + 1, "never there without its tags");
 
-    lvm.mark_ready(&made, first, &digest(1)).await.unwrap();
+    lvm.mark_ready(&made, first, &digest(1).into())
+        .await
+        .unwrap();
     assert_eq!(commits(), before + 2, "one commit from populating to ready");
     let image = digest(1);
     assert_eq!(

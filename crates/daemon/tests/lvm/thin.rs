@@ -15,7 +15,10 @@ pub(crate) async fn a_new_volume_is_thin_in_one_step_and_an_old_one_stays_linear
         .create(&name("mixed-old"), EXTENT, first)
         .await
         .unwrap();
-    linear.mark_ready(&old, first, &digest(1)).await.unwrap();
+    linear
+        .mark_ready(&old, first, &digest(1).into())
+        .await
+        .unwrap();
 
     let before = commits();
     let capacity = thin.probe().await.unwrap();
@@ -34,7 +37,9 @@ pub(crate) async fn a_new_volume_is_thin_in_one_step_and_an_old_one_stays_linear
     let open = thin.open(&new).await.unwrap();
     assert!(open.known_zero && open.is_block_device);
     drop(open);
-    thin.mark_ready(&new, second, &digest(1)).await.unwrap();
+    thin.mark_ready(&new, second, &digest(1).into())
+        .await
+        .unwrap();
 
     // The linear one is rewritten as what it is.
     let old = look(&thin, &name("mixed-old")).await;
@@ -66,7 +71,9 @@ pub(crate) async fn a_volume_that_was_written_is_empty_again_when_it_is_opened()
         .unwrap();
     open.file.sync_all().unwrap();
     drop(open);
-    lvm.mark_ready(&volume, job, &digest(1)).await.unwrap();
+    lvm.mark_ready(&volume, job, &digest(1).into())
+        .await
+        .unwrap();
     assert_ne!(field("emptied", "data_percent"), "0.00");
     let ready = look(&lvm, &name("emptied")).await;
     let marked = lvm.mark_populating(&ready, next, Unmarked::Refuse).await;

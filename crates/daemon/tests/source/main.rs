@@ -6,11 +6,13 @@
 )]
 
 mod faults;
+mod lent;
 mod reader;
 mod servers;
 mod stores;
 mod tls;
 mod versions;
+mod ways;
 mod web;
 
 use std::future::Future;
@@ -28,6 +30,7 @@ const RANGE_BYTES: u64 = 64 << 10;
 const OPTIONS: RangeOptions = RangeOptions {
     range_bytes: RANGE_BYTES,
     in_flight: 3,
+    is_measured: false,
 };
 /// Deadline for anything that should happen at once, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(10);
@@ -45,6 +48,10 @@ fn settings(endpoint: &str) -> SourceSettings {
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(10),
         session_token: None,
+        lender: None,
+        endpoint_path: provisioner::config::EndpointPath::Keep,
+        proxy: None,
+        no_proxy: Vec::new(),
         parallel_ranges: 4,
         addressing: provisioner::config::Addressing::Path,
         max_read_bytes_per_sec: None,

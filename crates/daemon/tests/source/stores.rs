@@ -139,6 +139,7 @@ async fn check_all(make: Make) {
         return;
     };
     checks::check_bytes_are_exact_and_in_order(&store).await;
+    checks::check_parts(&store, facts).await;
     checks::check_keys_with_odd_characters(&store).await;
     checks::check_sidecars(&store).await;
     checks::check_what_is_missing(&store, facts).await;

@@ -127,7 +127,10 @@ async fn a_clone_that_replaces_a_file_keeps_its_owner_mode_and_attributes() {
     let (vm, first, second) = (name("web"), JobId::random(), JobId::random());
     let old = volumes.clone_golden(&sealed, &vm, SIZE, first).await;
     let old = old.unwrap();
-    volumes.mark_ready(&old, first, &digest(1)).await.unwrap();
+    volumes
+        .mark_ready(&old, first, &digest(1).into())
+        .await
+        .unwrap();
     std::os::unix::fs::chown(&old.path, Some(64055), Some(108)).unwrap();
     fs::set_permissions(&old.path, Permissions::from_mode(0o640)).unwrap();
     let set = |attribute: &str, value: &[u8]| {
@@ -156,7 +159,7 @@ async fn a_clone_that_replaces_a_file_keeps_its_owner_mode_and_attributes() {
     let clone = volumes.clone_golden(&sealed, &vm, SIZE, second).await;
     let clone = clone.unwrap();
     volumes
-        .mark_ready(&clone, second, &digest(1))
+        .mark_ready(&clone, second, &digest(1).into())
         .await
         .unwrap();
     let inode = fs::metadata(&clone.path).unwrap().ino();
@@ -205,12 +208,15 @@ async fn about_to_be_replaced(volumes: &Dir, vm: &str) -> (Volume, Volume, JobId
     let (first, second) = (JobId::random(), JobId::random());
     let old = volumes.clone_golden(&sealed, &vm, SIZE, first).await;
     let old = old.unwrap();
-    volumes.mark_ready(&old, first, &digest(1)).await.unwrap();
+    volumes
+        .mark_ready(&old, first, &digest(1).into())
+        .await
+        .unwrap();
     let old = look(volumes, &vm).await;
     let clone = volumes.clone_golden(&sealed, &vm, SIZE, second).await;
     let clone = clone.unwrap();
     volumes
-        .mark_ready(&clone, second, &digest(1))
+        .mark_ready(&clone, second, &digest(1).into())
         .await
         .unwrap();
     (old, clone, second)
@@ -246,7 +252,10 @@ async fn a_kill_at_any_step_of_a_replacement_leaves_the_name_to_one_of_both() {
     };
     assert_eq!(one.state, ready);
     // The next start says that it is done, and sweeps.
-    volumes.mark_ready(&one, job, &digest(1)).await.unwrap();
+    volumes
+        .mark_ready(&one, job, &digest(1).into())
+        .await
+        .unwrap();
     assert!(!records("one.next").exists());
     assert_eq!(volumes.waiting().await.unwrap(), [job]);
     volumes.remove_waiting(job).await.unwrap();

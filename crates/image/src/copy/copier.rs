@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::cut::{Cutter, Select};
 use super::feed::{MapFeeder, StreamFeeder};
 use super::local::{LocalSource, feed_file};
-use super::options::{CopyOptions, MAX_WORKERS, Summary, TailPolicy};
+use super::options::{CopyOptions, Layout, MAX_WORKERS, Summary, TailPolicy};
 use super::output::Output;
 use super::pool::WorkerPool;
 use super::stop::{StopSignal, cancelled};
@@ -73,6 +73,7 @@ pub struct Copier {
     output: Arc<Output>,
     virtual_size: Option<u64>,
     tail: TailPolicy,
+    layout: Layout,
     failed: bool,
 }
 
@@ -101,6 +102,7 @@ impl Copier {
             output,
             virtual_size: image.info.virtual_size,
             tail: options.tail,
+            layout: options.layout,
             failed: false,
         })
     }
@@ -135,7 +137,7 @@ impl Copier {
             Feeder::Stream(feeder) => feeder.finish(&self.workers)?,
         };
         self.workers.finish()?;
-        Body::complete(self.output, virtual_size, self.tail)
+        Body::complete(self.output, virtual_size, (self.tail, self.layout))
     }
 
     /// Copies a local image, which the workers read themselves. Also works for images whose map
@@ -163,7 +165,7 @@ impl Copier {
             workers.drain()?;
         }
         workers.finish()?;
-        Body::complete(output, virtual_size, options.tail)
+        Body::complete(output, virtual_size, (options.tail, options.layout))
     }
 
     /// Decodes everything that can turn out to be damaged only then, and writes nothing. Returns
@@ -216,11 +218,16 @@ impl fmt::Debug for Copier {
 #[must_use = "the disk is complete only after `commit`"]
 pub struct Body {
     output: Arc<Output>,
+    layout: Layout,
     summary: Summary,
 }
 
 impl Body {
-    fn complete(output: Arc<Output>, virtual_size: u64, policy: TailPolicy) -> Result<Self> {
+    fn complete(
+        output: Arc<Output>,
+        virtual_size: u64,
+        (policy, layout): (TailPolicy, Layout),
+    ) -> Result<Self> {
         let (ranges, tail) = output.tail(virtual_size, policy);
         let target = output.target();
         output.time().busy(|| {
@@ -238,9 +245,14 @@ impl Body {
             ignored_bytes: counters.ignored_bytes.load(Ordering::Relaxed),
             zeroed: output.zeroed(),
             tail,
+            gpt: None,
             direct: target.is_direct(),
         };
-        Ok(Self { output, summary })
+        Ok(Self {
+            output,
+            layout,
+            summary,
+        })
     }
 
     /// Progress so far.
@@ -256,7 +268,14 @@ impl Body {
     /// Writes what was held back and waits until it is on stable storage. If that fails, the places
     /// are cleared again, as far as the target permits.
     pub fn commit(mut self) -> Result<Summary> {
-        if let Err(error) = self.output.write_held(self.summary.virtual_size) {
+        let mut disk_end = self.summary.virtual_size;
+        if self.layout == Layout::ExpandGpt {
+            // If this fails, nothing of what is held back has been written.
+            let (outcome, end) = self.output.expand_gpt(disk_end)?;
+            self.summary.gpt = Some(outcome);
+            disk_end = end;
+        }
+        if let Err(error) = self.output.write_held(disk_end) {
             // The first error is reported, because it has the cause.
             self.output.clear_held().ok();
             return Err(error);

@@ -19,7 +19,7 @@ pub(crate) const HELD_BYTES: u64 = 1 << 20; // 1 MiB
 /// The held-back regions, and their bytes so far.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    /// Ascending; one or two.
+    /// Ascending; at most three.
     regions: RwLock<Vec<Region>>,
 }
 
@@ -48,17 +48,53 @@ impl Held {
         if range.is_empty() {
             return Ok(());
         }
-        let len = usize::try_from(range.end - range.start)
-            .unwrap_or(usize::MAX)
-            .next_multiple_of(GRANULE_BYTES);
-        let bytes = AlignedBuf::new(len)
-            .map_err(|source| Error::io(ErrorKind::Write, "Allocating memory failed", source))?;
+        let bytes = allocate(range.end - range.start)?;
         let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
         regions.push(Region {
             range,
             bytes: Mutex::new(bytes),
         });
         Ok(())
+    }
+
+    /// Makes the last region end at `end`, if it may be grown to include `range`: it must be the next granule at the
+    /// latest where it ends. Returns what is new, if it was grown.
+    pub(crate) fn grow_over(&self, range: &Range<u64>) -> Result<Option<Range<u64>>> {
+        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+        let granule = GRANULE_BYTES as u64;
+        let Some(last) = regions.last_mut() else {
+            return Ok(None);
+        };
+        let old_end = last.range.end;
+        if range.start - range.start % granule >= old_end.next_multiple_of(granule) {
+            return Ok(None);
+        }
+        if range.end <= old_end {
+            return Ok(Some(old_end..old_end));
+        }
+        let bytes = last.bytes.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut grown = allocate(range.end - last.range.start)?;
+        grown[..bytes.len()].copy_from_slice(bytes);
+        *bytes = grown;
+        last.range.end = range.end;
+        Ok(Some(old_end..range.end))
+    }
+
+    /// The bytes of a range; None if they are not all held back.
+    pub(crate) fn read(&self, range: &Range<u64>) -> Option<Vec<u8>> {
+        let mut found = Vec::new();
+        let mut next = range.start;
+        for region in self.regions().iter() {
+            let inside = region.range.start.max(next)..region.range.end.min(range.end);
+            if inside.is_empty() || inside.start > next {
+                continue;
+            }
+            let index = |offset: u64| usize::try_from(offset - region.range.start).ok();
+            let bytes = region.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+            found.extend_from_slice(bytes.get(index(inside.start)?..index(inside.end)?)?);
+            next = inside.end;
+        }
+        (next == range.end).then_some(found)
     }
 
     /// Keeps the parts of `bytes` that are in a region, and calls `outside` for the rest.
@@ -74,7 +110,7 @@ impl Held {
         };
         let end = guest_offset + bytes.len() as u64;
         let mut next = guest_offset;
-        for region in self.read().iter() {
+        for region in self.regions().iter() {
             let inside = region.range.start.max(next)..region.range.end.min(end);
             if inside.is_empty() {
                 continue;
@@ -99,7 +135,7 @@ impl Held {
     pub(crate) fn outside(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut parts = Vec::with_capacity(1);
         let mut next = range.start;
-        for region in self.read().iter() {
+        for region in self.regions().iter() {
             if next < region.range.start.min(range.end) {
                 parts.push(next..region.range.start.min(range.end));
             }
@@ -117,16 +153,25 @@ impl Held {
         &self,
         mut write: impl FnMut(&Range<u64>, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        for region in self.read().iter().rev() {
+        for region in self.regions().iter().rev() {
             let bytes = region.bytes.lock().unwrap_or_else(PoisonError::into_inner);
             write(&region.range, &bytes)?;
         }
         Ok(())
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Region>> {
+    fn regions(&self) -> std::sync::RwLockReadGuard<'_, Vec<Region>> {
         self.regions.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Zeros for a region of that length, padded to a whole granule.
+fn allocate(bytes: u64) -> Result<AlignedBuf> {
+    let len = usize::try_from(bytes)
+        .unwrap_or(usize::MAX)
+        .next_multiple_of(GRANULE_BYTES);
+    AlignedBuf::new(len)
+        .map_err(|source| Error::io(ErrorKind::Write, "Allocating memory failed", source))
 }
 
 #[cfg(test)]

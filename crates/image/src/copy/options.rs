@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::engine::Engine;
 use super::limit::RateLimiter;
 use crate::device::ZeroMethod;
+use crate::gpt;
 
 /// Each worker takes 6 MiB, and decodes about 0.8 GiB/s of zlib on a core of its own
 /// (docs/benchmarks.md).
@@ -23,6 +24,16 @@ pub enum TailPolicy {
     Edges,
     /// They are kept, except for the rest of the block in which the disk ends.
     Keep,
+}
+
+/// What becomes of the disk's partition table on a target that is larger than the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Layout {
+    /// It stays as it is in the image.
+    #[default]
+    AsIs,
+    /// A GPT's backup is moved to the end of the target ([`gpt`]).
+    ExpandGpt,
 }
 
 /// Progress of a copy. Values only grow.
@@ -93,6 +104,8 @@ pub struct CopyOptions {
     pub cancel: Arc<AtomicBool>,
     /// What happens after the end of the disk.
     pub tail: TailPolicy,
+    /// What becomes of the disk's partition table.
+    pub layout: Layout,
     /// Limits the rate of writes; several copies may share it.
     pub limiter: Option<Arc<RateLimiter>>,
 }
@@ -107,6 +120,7 @@ impl CopyOptions {
             counters: Arc::default(),
             cancel: Arc::default(),
             tail,
+            layout: Layout::AsIs,
             limiter: None,
         }
     }
@@ -152,6 +166,8 @@ pub struct Summary {
     pub zeroed: Vec<Zeroed>,
     /// What happened to the bytes after the disk.
     pub tail: Tail,
+    /// What became of the GPT, if that was asked for; known after the commit.
+    pub gpt: Option<gpt::Outcome>,
     /// Whether writes bypassed the page cache.
     pub direct: bool,
 }

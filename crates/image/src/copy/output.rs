@@ -10,7 +10,8 @@ use super::options::{Counters, Tail, TailPolicy, TimeSpent, Zeroed};
 use super::stop::StopSignal;
 use super::zero::{self, GRANULE_BYTES, MIN_GAP_BYTES, Run};
 use crate::device::{Content, Target, ZeroMethod};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::gpt;
 
 /// How much is zeroed at a time if zeroing costs bandwidth and that is limited: about the size of
 /// one write, so that the rate is smooth.
@@ -168,12 +169,47 @@ impl Output {
         Ok(())
     }
 
-    /// Writes what was held back, the head last, and waits until everything is on stable storage.
-    pub(crate) fn write_held(&self, virtual_size: u64) -> Result<()> {
+    /// Moves the disk's backup GPT to the target's end, in what is held back. Returns what was done, and where what
+    /// is to be written ends.
+    pub(crate) fn expand_gpt(&self, virtual_size: u64) -> Result<(gpt::Outcome, u64)> {
+        let volume_bytes = self.target.capacity().unwrap_or(virtual_size);
+        let read = |range| self.held.read(&range).ok_or_else(not_held);
+        let plan = gpt::plan(read, virtual_size, volume_bytes)?;
+        let Some(backup) = plan.backup() else {
+            return Ok((plan.outcome, virtual_size));
+        };
+        match self.held.grow_over(&backup)? {
+            Some(grown) => self.clear_behind(grown)?,
+            None => {
+                let start = backup.start - backup.start % GRANULE_BYTES as u64;
+                self.clear_behind(start..backup.end)?;
+                self.held.add(start..backup.end)?;
+            }
+        }
+        for change in &plan.changes {
+            let outside = |_, _: &[u8]| Err(not_held());
+            self.held.keep(change.offset, &change.bytes, outside)?;
+        }
+        Ok((plan.outcome, backup.end.max(virtual_size)))
+    }
+
+    /// Clears whole blocks after the disk, which may keep older data.
+    fn clear_behind(&self, range: Range<u64>) -> Result<()> {
+        if self.target.has_zero_tail() {
+            return Ok(());
+        }
+        let capacity = self.target.capacity().unwrap_or(u64::MAX);
+        let end = self.up_to_unit(range.end).min(capacity);
+        self.clear(self.up_to_unit(range.start).min(end)..end)
+    }
+
+    /// Writes what was held back and is before `disk_end`, the head last, and waits until everything is on stable
+    /// storage.
+    pub(crate) fn write_held(&self, disk_end: u64) -> Result<()> {
         self.held.for_each(|range, bytes| {
             // A disk that turned out to be small ends inside the region, perhaps not at the end of
             // a block: it is padded with zeros to one.
-            let end = self.up_to_unit(range.end.min(virtual_size));
+            let end = self.up_to_unit(range.end.min(disk_end));
             let len = end.saturating_sub(range.start);
             let len = usize::try_from(len).unwrap_or(bytes.len()).min(bytes.len());
             // The region was cleared when the copy began, so its zeros are already there.
@@ -191,7 +227,7 @@ impl Output {
             }
             Ok(())
         })?;
-        self.target.set_final_size(virtual_size)?;
+        self.target.set_final_size(disk_end)?;
         self.target.sync_all()
     }
 
@@ -324,4 +360,9 @@ impl Output {
         }
         Ok(())
     }
+}
+
+fn not_held() -> Error {
+    let what = "A part of the disk's GPT is not held back, which is a bug in this program";
+    Error::new(ErrorKind::Internal, what)
 }

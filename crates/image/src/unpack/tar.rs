@@ -5,6 +5,7 @@ mod map;
 
 use std::collections::VecDeque;
 
+use super::manifest::{self, MAX_MANIFEST_BYTES, Manifest};
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
 use fields::{MAX_MEMBER_BYTES, checksum, damaged, number, octal};
@@ -30,6 +31,17 @@ pub(super) struct Archive {
     next: Overrides,
     images: Vec<String>,
     others: Vec<String>,
+    /// Whether there is an OVF descriptor, which makes the archive an OVA.
+    is_ova: bool,
+    /// The manifests' text.
+    manifest: Option<Vec<u8>>,
+}
+
+/// The one image of an archive.
+pub(super) struct Found {
+    pub(super) writer: Writer,
+    pub(super) name: String,
+    pub(super) manifest: Option<Manifest>,
 }
 
 #[derive(Default)]
@@ -60,6 +72,8 @@ enum What {
     Image(Map),
     Name(Vec<u8>),
     Pax(Vec<u8>),
+    /// The length of the manifest itself, without its padding.
+    Manifest(Vec<u8>, usize),
 }
 
 impl Archive {
@@ -71,6 +85,8 @@ impl Archive {
             next: Overrides::default(),
             images: Vec::new(),
             others: Vec::new(),
+            is_ova: false,
+            manifest: None,
         }
     }
 
@@ -104,7 +120,9 @@ impl Archive {
                     let (now, later) = bytes.split_at(len);
                     match what {
                         What::Skipped => {}
-                        What::Name(text) | What::Pax(text) => text.extend_from_slice(now),
+                        What::Name(text) | What::Pax(text) | What::Manifest(text, _) => {
+                            text.extend_from_slice(now);
+                        }
                         What::Image(map) => map.write(&mut self.writer, now)?,
                     }
                     *left -= len as u64;
@@ -118,8 +136,8 @@ impl Archive {
         Ok(())
     }
 
-    /// Ends the archive. Returns the image's file, and its name in the archive.
-    pub(super) fn finish(self) -> Result<(Writer, String)> {
+    /// Ends the archive. Returns its image, which has the digests in its manifest.
+    pub(super) fn finish(self) -> Result<Found> {
         let is_whole = match self.state {
             State::End => true,
             State::Header => self.block.is_empty(),
@@ -144,7 +162,20 @@ impl Archive {
             format!("{}{more}", first.collect::<Vec<_>>().join(", "))
         };
         match &self.images[..] {
-            [name] => Ok((self.writer, name.clone())),
+            [name] => {
+                let manifest = match &self.manifest {
+                    Some(text) => {
+                        let disk = self.writer.whole()?;
+                        Some(manifest::check(text, name, disk, self.writer.len())?)
+                    }
+                    None => self.is_ova.then_some(Manifest::Missing),
+                };
+                Ok(Found {
+                    name: name.clone(),
+                    manifest,
+                    writer: self.writer,
+                })
+            }
             [] => Err(Error::new(
                 ErrorKind::OtherFormat,
                 format!(
@@ -199,6 +230,18 @@ impl Archive {
         let is_image = extension.is_some_and(|extension| {
             (IMAGE_NAMES.iter()).any(|known| extension.eq_ignore_ascii_case(known))
         });
+        let has = |known: &str| extension.is_some_and(|found| found.eq_ignore_ascii_case(known));
+        self.is_ova |= has("ovf");
+        if has("mf") && kind != b'S' {
+            let before = self.manifest.as_ref().map_or(0, Vec::len) as u64;
+            if before + size > MAX_MANIFEST_BYTES {
+                return Err(damaged("its manifest is too long"));
+            }
+            let length = usize::try_from(size).unwrap_or_default();
+            // An empty one says nothing about the image, and is not as good as none.
+            self.manifest.get_or_insert_default();
+            return Ok(body(size, What::Manifest(Vec::new(), length)));
+        }
         let list = match is_image {
             true => &mut self.images,
             false => &mut self.others,
@@ -259,7 +302,7 @@ impl Archive {
         };
         let len = match &what {
             What::Name(text) | What::Pax(text) => text.len() as u64,
-            What::Skipped | What::Image(_) => 0,
+            What::Skipped | What::Image(_) | What::Manifest(..) => 0,
         };
         match what {
             What::Name(text) => {
@@ -267,6 +310,13 @@ impl Archive {
                 self.next.name = Some(String::from_utf8_lossy(name).into_owned());
             }
             What::Pax(text) => self.pax(&text)?,
+            What::Manifest(mut text, length) => {
+                text.truncate(length);
+                let manifest = self.manifest.get_or_insert_default();
+                manifest.extend_from_slice(&text);
+                manifest.push(b'\n');
+                return Ok(());
+            }
             What::Skipped | What::Image(_) => return Ok(()),
         }
         let padding = len.next_multiple_of(BLOCK as u64) - len;
@@ -314,7 +364,7 @@ impl Archive {
 fn body(size: u64, what: What) -> State {
     let left = match what {
         // The padding is skipped with it, or belongs to no piece.
-        What::Skipped | What::Image(_) => size.next_multiple_of(BLOCK as u64),
+        What::Skipped | What::Image(_) | What::Manifest(..) => size.next_multiple_of(BLOCK as u64),
         What::Name(_) | What::Pax(_) => size,
     };
     match left {

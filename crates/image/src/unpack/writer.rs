@@ -66,8 +66,14 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Result<FileSource> {
+    /// The file, with its length.
+    pub(super) fn whole(&self) -> Result<&File> {
         self.file.set_len(self.len).map_err(failed)?;
+        Ok(&self.file)
+    }
+
+    pub(super) fn finish(self) -> Result<FileSource> {
+        self.whole()?;
         FileSource::new(self.file).map_err(failed)
     }
 }

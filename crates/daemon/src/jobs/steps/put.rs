@@ -1,6 +1,7 @@
 //! The last steps of a clone: it is made of the golden volume, is ready, and gets its name.
 
 use lvp_api::{Cause, Lane, Method, Stage};
+use lvp_image::gpt;
 
 use super::Steps;
 use super::clone::{Ended, in_place};
@@ -9,7 +10,8 @@ use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::job::work::VolumeRequest;
 use crate::jobs::spans;
-use crate::volume::{self, Need, Volume};
+use crate::threads::blocking;
+use crate::volume::{self, Clones, Need, Volume};
 
 /// What a job knows of the volume of the name that it clones to.
 pub(super) enum Before {
@@ -101,8 +103,23 @@ impl Steps<'_> {
         if let Some(reason) = self.live.stop.reason() {
             return Err(JobError::stopped(reason));
         }
-        let make = || clones.clone_ready(golden, &request.name, size_bytes, job, is_free);
-        let clone = self.services.golden.with_room(make).await?;
+        let digest = golden.key.digest;
+        let clone = match self.expands() {
+            true => {
+                let make = || clones.clone_golden(golden, &request.name, size_bytes, job);
+                let clone = self.services.golden.with_room(make).await?;
+                let moved = self.expand_clone(clones, &clone, needed).await?;
+                let made = self.made(digest, Some(moved));
+                volumes.mark_ready(&clone, job, &made).await?;
+                clone
+            }
+            false => {
+                let made = self.made(digest, None);
+                let name = &request.name;
+                let make = || clones.clone_ready(golden, name, size_bytes, (job, &made), is_free);
+                self.services.golden.with_room(make).await?
+            }
+        };
         match &old {
             Some(old) => Ok(Some(clones.replace(old, &clone, job).await?)),
             None if clone.name == request.name => Ok(Some(clone)),
@@ -114,6 +131,20 @@ impl Steps<'_> {
                 ),
             )),
         }
+    }
+
+    /// Moves the backup GPT of a clone to its end. Until the clone is marked ready, a restart makes it anew.
+    async fn expand_clone(
+        &self,
+        clones: &dyn Clones,
+        clone: &Volume,
+        disk_bytes: u64,
+    ) -> Result<gpt::Outcome, JobError> {
+        let file = clones.open_clone(clone, self.live.id).await?;
+        let volume_bytes = clone.size_bytes;
+        let moved = blocking(move || gpt::move_in_place(&file, disk_bytes, volume_bytes)).await??;
+        self.live.note(moved.to_string());
+        Ok(moved)
     }
 
     /// Removes a clone that was to replace the volume, which is written in place now.

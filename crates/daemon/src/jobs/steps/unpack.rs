@@ -40,6 +40,9 @@ impl Steps<'_> {
                 unpacked.package,
                 unpacked.bytes
             ));
+            if let Some(manifest) = unpacked.manifest {
+                self.live.note(manifest.to_string());
+            }
             self.note_ignored(unpacked.ignored_bytes);
         }
         Ok(planner)

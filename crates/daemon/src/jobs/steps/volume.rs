@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lvp_api::{Cause, Lane, Sha256Digest, Stage};
-use lvp_image::copy::{Body, Copier, CopyOptions, PlannedImage, RateLimiter, Summary};
+use lvp_image::copy::{Body, Copier, CopyOptions, Layout, PlannedImage, RateLimiter, Summary};
 use lvp_image::device::{Content, FileSize, Target};
+use lvp_image::gpt;
 use lvp_image::plan::{ImageInfo, Planner};
 use lvp_image::source::FileSource;
 
@@ -18,7 +19,7 @@ use crate::jobs::standing::{self, Standing};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
 use crate::volume::clones::is_reserved;
-use crate::volume::{self, OpenVolume, Volume, VolumeError};
+use crate::volume::{self, Made, OpenVolume, Volume, VolumeError};
 
 impl Steps<'_> {
     /// Finds or creates the volume, and marks it `populating`. Every size is checked here, before a byte is
@@ -106,7 +107,7 @@ impl Steps<'_> {
     ) -> Result<Copier, JobError> {
         self.charge(Cause::Device);
         let target = self.open(volume).await?;
-        let options = self.copy_options();
+        let options = self.copy_options(volume);
         self.live.meter.trail.begin(Lane::Converting);
         Ok(blocking(move || Copier::start(image, target, options)).await??)
     }
@@ -118,7 +119,7 @@ impl Steps<'_> {
         planner: Planner<FileSource>,
     ) -> Result<Body, JobError> {
         let target = self.open(volume).await?;
-        let options = self.copy_options();
+        let options = self.copy_options(volume);
         let started = Instant::now();
         self.live.meter.trail.go_on_to(Lane::Converting);
         self.live.meter.begin_pass(Cause::Device);
@@ -150,11 +151,14 @@ impl Steps<'_> {
         Ok(blocking(move || target(opened)).await??)
     }
 
-    fn copy_options(&self) -> CopyOptions {
+    fn copy_options(&self, volume: &Volume) -> CopyOptions {
         let settings = &self.services.settings;
         let mut options = CopyOptions::new(&self.services.engine, settings.tail);
         options.counters = self.live.meter.new_copy();
         options.cancel = self.live.stop.flag();
+        if self.expands() && !is_reserved(&volume.name) {
+            options.layout = Layout::ExpandGpt;
+        }
         options.limiter = settings
             .max_write_bytes_per_sec
             .map(|rate| Arc::new(RateLimiter::new(rate)));
@@ -176,8 +180,24 @@ impl Steps<'_> {
         self.live.meter.trail.go_on_to(Lane::Finalizing);
         let summary = blocking(move || body.commit()).await??;
         self.note_summary(&summary);
+        let made = self.made(digest, summary.gpt);
         let volumes = &self.services.volumes;
-        Ok(volumes.mark_ready(volume, self.live.id, &digest).await?)
+        Ok(volumes.mark_ready(volume, self.live.id, &made).await?)
+    }
+
+    /// Whether the backup GPT of the requested volume is moved to its end.
+    pub(super) fn expands(&self) -> bool {
+        let settings = &self.services.settings;
+        self.volume.is_some_and(|request| settings.expands(request))
+    }
+
+    /// What the volume says when it is ready.
+    pub(super) fn made(&self, digest: Sha256Digest, gpt: Option<gpt::Outcome>) -> Made {
+        Made {
+            digest,
+            expanded: matches!(gpt, Some(gpt::Outcome::Moved { .. })),
+            signer: self.live.job().signer.clone(),
+        }
     }
 
     pub(super) fn note_summary(&self, summary: &Summary) {
@@ -188,6 +208,9 @@ impl Steps<'_> {
             ));
         }
         self.note_ignored(summary.ignored_bytes);
+        if let Some(gpt) = &summary.gpt {
+            self.live.note(gpt.to_string());
+        }
         let kept = summary.tail.bytes - summary.tail.zero_bytes;
         if kept > 0 {
             self.live.note(format!(

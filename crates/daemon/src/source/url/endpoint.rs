@@ -49,7 +49,10 @@ impl Endpoint {
     /// Where a bucket is listed.
     pub(super) fn bucket_url(&self, bucket: &str) -> Url {
         let (mut url, path) = self.locate(bucket);
-        url.set_path(&path);
+        match path == self.folder() {
+            true => url.set_path(&format!("{path}/")),
+            false => url.set_path(&path),
+        }
         url
     }
 
@@ -76,8 +79,21 @@ impl Endpoint {
     fn locate(&self, bucket: &str) -> (Url, String) {
         let mut url = self.url.clone();
         match self.host_of(bucket) {
-            Some(host) if url.set_host(Some(&host)).is_ok() => (url, String::new()),
-            _ => (self.url.clone(), format!("/{bucket}")),
+            Some(host) if url.set_host(Some(&host)).is_ok() => (url, self.folder().to_owned()),
+            _ => (self.url.clone(), format!("{}/{bucket}", self.folder())),
+        }
+    }
+
+    /// The path that everything of the endpoint is below, without its last slash.
+    pub(super) fn folder(&self) -> &str {
+        self.url.path().trim_end_matches('/')
+    }
+
+    /// What is below the endpoint's path; None for another path. Neither begins with a slash.
+    pub(super) fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.folder().strip_prefix('/') {
+            None => Some(path),
+            Some(folder) => path.strip_prefix(folder)?.strip_prefix('/'),
         }
     }
 

@@ -116,7 +116,8 @@ impl Object {
                 }
             }
         }
-        let presigned = is_signed.then(|| endpoint.presigned_url(url, &format!("/{path}"), query));
+        let presigned = is_signed
+            .then(|| endpoint.presigned_url(url, &format!("{}/{path}", endpoint.folder()), query));
         Ok(Self {
             version,
             presigned,
@@ -144,7 +145,8 @@ impl Object {
 
     /// What tells it from all other objects: the endpoint's origin, the bucket, the key and the version.
     pub(super) fn identity(&self) -> Vec<String> {
-        let origin = self.endpoint.url.origin().ascii_serialization();
+        let mut origin = self.endpoint.url.origin().ascii_serialization();
+        origin.push_str(self.endpoint.folder());
         let mut parts = vec![origin, self.bucket.clone(), self.key.clone()];
         parts.extend(self.version.clone());
         parts

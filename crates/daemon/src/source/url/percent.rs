@@ -1,5 +1,7 @@
 //! Percent-encoding: decoded exactly once, and encoded as signatures need it.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 /// Decodes a path and refuses what a server or a URL library might resolve to something else.
 pub(super) fn decode_path(path: &str) -> Result<String, String> {
     let decoded = decode(path)?;
@@ -51,15 +53,16 @@ pub(super) fn check_characters(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Encodes a key for a canonical URI of SigV4: everything except the unreserved characters of RFC 3986 and the
-/// slash.
+/// What is encoded in a canonical URI of SigV4: everything except the unreserved characters of RFC 3986 (section 2.3)
+/// and the slash.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
+/// Encodes a key for a canonical URI of SigV4.
 pub(super) fn encode(key: &str) -> String {
-    key.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-        encoded
-    })
+    utf8_percent_encode(key, ENCODED).to_string()
 }

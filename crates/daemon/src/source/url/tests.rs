@@ -253,7 +253,7 @@ fn bad_settings_are_named() {
         "",
         "ftp://h",
         "https://user:secret@h",
-        "https://h/path",
+        "https://h/a//b",
         "https://h?x=1",
         "h h",
     ] {

@@ -5,12 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lvp_api::{JobId, Sha256Digest, VolumeKind, VolumeName};
+use lvp_api::{JobId, VolumeKind, VolumeName};
 use rustix::fs::{Access, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::super::{
-    Capacity, Identity, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
+    Capacity, Identity, Made, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
     VolumeState, how_to_adopt,
 };
 use super::claim::lock_against_qemu;
@@ -161,6 +161,7 @@ impl Files {
         // Still true until the first byte changes, and if none does.
         if let Some(known) = known {
             (record.content, record.modified_ns) = (known.content, known.modified_ns);
+            (record.expanded, record.signer) = (known.expanded, known.signer);
         }
         self.write_record(&volume.name, &record)?;
         drop(file);
@@ -193,12 +194,12 @@ impl Files {
         &self,
         volume: &Volume,
         job: JobId,
-        digest: Sha256Digest,
+        made: Made,
     ) -> Result<(), VolumeError> {
         let current = self.reread(volume)?;
         let done = VolumeState::Ready {
             job: Some(job),
-            digest,
+            digest: made.digest,
         };
         match current.state {
             // The daemon may have been killed before this was durable, or while the file replaced another.
@@ -214,6 +215,7 @@ impl Files {
                 let record = record.and_then(|record| record.saying(done));
                 let mut record = record.ok_or_else(|| gone(&volume.path))?;
                 record.modified_ns = modified_ns(&volume.path)?;
+                (record.expanded, record.signer) = (made.expanded, made.signer);
                 self.write_record(&volume.name, &record)
             }
             _ => Err(VolumeError::not_populating(&current)),
@@ -233,9 +235,10 @@ impl Files {
         // for its locks.
         let path = &volume.path;
         if let Some(mut record) = self.record(&current)?
-            && record.content.is_some()
+            && (record.content.is_some() || record.expanded || record.signer.is_some())
         {
             (record.content, record.modified_ns) = (None, None);
+            (record.expanded, record.signer) = (false, None);
             self.write_record(&volume.name, &record)?;
         }
         let locked = lock_against_qemu(&file, path)?;
@@ -315,6 +318,8 @@ impl Files {
                 false => VolumeKind::File,
             }),
             content: record.as_ref().and_then(Record::known_content),
+            expanded: record.as_ref().is_some_and(|record| record.expanded),
+            signer: record.and_then(|record| record.signer),
             identity: Identity::File(identity),
         })
     }

@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lvp_api::{JobId, Sha256Digest, VolumeName};
+use lvp_api::{JobId, VolumeName};
 
 use super::clones::GoldenKey;
 use super::{
-    Capacity, Clones, Content, Golden, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError,
-    VolumeErrorKind, VolumeState, Volumes,
+    Capacity, Clones, Content, Golden, InUse, Made, OpenVolume, Removed, Unmarked, Volume,
+    VolumeError, VolumeErrorKind, VolumeState, Volumes,
 };
 use crate::config::BackendKind;
 use crate::threads::blocking;
@@ -139,10 +139,10 @@ impl Volumes for Dir {
         &self,
         volume: &Volume,
         job: JobId,
-        digest: &Sha256Digest,
+        made: &Made,
     ) -> Result<(), VolumeError> {
-        let (volume, digest) = (volume.clone(), *digest);
-        self.blocking(move |files| files.mark_ready(&volume, job, digest))
+        let (volume, made) = (volume.clone(), made.clone());
+        self.blocking(move |files| files.mark_ready(&volume, job, made))
             .await
     }
 
@@ -233,12 +233,18 @@ impl Clones for Dir {
         golden: &Golden,
         name: &VolumeName,
         size_bytes: u64,
-        job: JobId,
+        (job, made): (JobId, &Made),
         _is_free: bool,
     ) -> Result<Volume, VolumeError> {
         let clone = self.clone_golden(golden, name, size_bytes, job).await?;
-        self.mark_ready(&clone, job, &golden.key.digest).await?;
+        self.mark_ready(&clone, job, made).await?;
         Ok(clone)
+    }
+
+    async fn open_clone(&self, clone: &Volume, job: JobId) -> Result<File, VolumeError> {
+        let clone = clone.clone();
+        self.blocking(move |files| files.open_clone(&clone, job))
+            .await
     }
 
     fn is_replaceable(&self, volume: &Volume) -> bool {

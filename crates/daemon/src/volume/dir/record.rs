@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
-use lvp_api::{JobId, Sha256Digest};
+use lvp_api::{JobId, Sha256Digest, Signer};
 use serde::{Deserialize, Serialize};
 
 use super::super::{Content, VolumeState};
@@ -40,6 +40,12 @@ pub(super) struct Record {
     /// When the file was last modified before it became ready, in nanoseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) modified_ns: Option<i64>,
+    /// Whether the guest's backup GPT was moved to the end of the file when it became ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) expanded: bool,
+    /// Whose signature the image had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) signer: Option<Signer>,
     #[serde(flatten)]
     pub(super) state: RecordState,
 }
@@ -105,6 +111,8 @@ impl Record {
             ended: None,
             content: None,
             modified_ns: None,
+            expanded: false,
+            signer: None,
             state,
         }
     }

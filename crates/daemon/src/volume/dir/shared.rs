@@ -258,6 +258,17 @@ impl Files {
         })
     }
 
+    /// Opens a clone that `job` is making, with what it holds.
+    pub(super) fn open_clone(&self, clone: &Volume, job: JobId) -> Result<File, VolumeError> {
+        let file = self.open_unused(clone)?;
+        let current = self.reread(clone)?;
+        let making = VolumeState::Populating { job, created: true };
+        match current.state == making {
+            true => Ok(file),
+            false => Err(VolumeError::not_populating(&current)),
+        }
+    }
+
     /// Fails if somebody has the volume's file open.
     pub(super) fn check_unused(&self, volume: &Volume) -> Result<(), VolumeError> {
         self.open_unused(volume).map(drop)

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lvp_api::Sha256Digest;
 use lvp_testkit::require::{command, require};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -145,7 +146,7 @@ async fn a_broken_or_unknown_record_makes_a_volume_untagged_never_ready() {
     let (vm, job) = (name("vm"), JobId::random());
     let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
     f.volumes
-        .mark_ready(&volume, job, &digest(1))
+        .mark_ready(&volume, job, &digest(1).into())
         .await
         .unwrap();
     let record = f.path(".lvp/vm.json");
@@ -304,7 +305,7 @@ async fn a_new_file_under_the_number_of_ours_is_neither_removed_nor_believed() {
         let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
         if finished {
             f.volumes
-                .mark_ready(&volume, job, &digest(1))
+                .mark_ready(&volume, job, &digest(1).into())
                 .await
                 .unwrap();
         }
@@ -333,7 +334,7 @@ async fn a_record_of_an_older_release_holds_for_the_file_that_was_there_before_i
     let (vm, job) = (name("vm"), JobId::random());
     let volume = f.volumes.create(&vm, MIB, job).await.unwrap();
     f.volumes
-        .mark_ready(&volume, job, &digest(1))
+        .mark_ready(&volume, job, &digest(1).into())
         .await
         .unwrap();
     let ready = VolumeState::Ready {

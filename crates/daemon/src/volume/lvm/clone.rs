@@ -20,7 +20,7 @@ use std::fs::File;
 use lvp_api::{JobId, VolumeName};
 
 use super::super::clones::Golden;
-use super::super::{Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes as _};
+use super::super::{Made, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes as _};
 use super::find::{Found, pick};
 use super::{Lvm, tags};
 
@@ -31,14 +31,14 @@ impl Lvm {
         golden: &Golden,
         name: &VolumeName,
         size_bytes: u64,
-        job: JobId,
+        (job, holds): (JobId, &Made),
     ) -> Result<Volume, VolumeError> {
         let (wanted, tags) = self.terms(golden, size_bytes, job).await?;
         self.snapshot(golden, name, &tags).await?;
         if wanted > golden.volume.size_bytes {
             self.extend(name, wanted).await?;
         }
-        self.activate_as_ready(golden, name, wanted, job).await;
+        self.activate_as_ready(name, wanted, (job, holds)).await;
         let golden_name = &golden.volume.name;
         let selection = format!("{} || lv_name=\"{golden_name}\"", self.selection_of(name));
         let mut rows = self.select(&selection).await?;
@@ -79,7 +79,7 @@ impl Lvm {
         };
         if made.volume.state != done {
             let clone = self.checked_clone(made, golden, wanted, job)?;
-            self.mark_ready(&clone, job, &golden.key.digest).await?;
+            self.mark_ready(&clone, job, holds).await?;
             return Ok(clone);
         }
         Err(too_small_or_inactive(&made, wanted))
@@ -106,13 +106,12 @@ impl Lvm {
     /// Activates the clone and says that it is ready, in one command. Tried once: the caller looks whether it was done.
     async fn activate_as_ready(
         &self,
-        golden: &Golden,
         name: &VolumeName,
         size_bytes: u64,
-        job: JobId,
+        (job, holds): (JobId, &Made),
     ) {
         let before = tags::populating(job, true);
-        let (add, delete) = tags::difference(&before, &tags::ready(job, &golden.key.digest));
+        let (add, delete) = tags::difference(&before, &tags::ready(job, holds));
         let says: Vec<_> = before.iter().map(|tag| format!("\"{tag}\"")).collect();
         let selection = format!(
             "lv_name=\"{name}\" && lv_size>={size_bytes}b && lv_tags={{{}}}",

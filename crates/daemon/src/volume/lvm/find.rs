@@ -107,6 +107,8 @@ pub(super) fn found(name: &VolumeName, row: LvRow) -> Found {
         content: tags
             .content
             .filter(|_| matches!(tags.state, VolumeState::Ready { .. })),
+        expanded: tags.expanded,
+        signer: tags.signer.clone(),
         identity: Identity::Lvm {
             uuid: row.lv_uuid.clone(),
         },

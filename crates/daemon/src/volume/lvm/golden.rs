@@ -30,7 +30,7 @@ use lvp_api::{JobId, VolumeKind, VolumeName};
 
 use super::super::clones::{Clones, Content, GOLDEN_PREFIX, Golden, GoldenKey, waiting_name};
 use super::super::{
-    Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes, round_up,
+    Made, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind, VolumeState, Volumes, round_up,
 };
 use super::device::{self, Purpose};
 use super::find::{Found, found, pick};
@@ -226,7 +226,7 @@ impl Clones for Lvm {
                 mapped_bytes,
             };
             let wanted = [
-                tags::ready(job, &key.digest),
+                tags::ready(job, &key.digest.into()),
                 vec![
                     tags::golden(key),
                     tags::content(content),
@@ -308,15 +308,25 @@ impl Clones for Lvm {
         golden: &Golden,
         name: &VolumeName,
         size_bytes: u64,
-        job: JobId,
+        (job, made): (JobId, &Made),
         is_free: bool,
     ) -> Result<Volume, VolumeError> {
         if is_free {
-            return self.clone_at_once(golden, name, size_bytes, job).await;
+            let made = (job, made);
+            return self.clone_at_once(golden, name, size_bytes, made).await;
         }
         let clone = self.clone_golden(golden, name, size_bytes, job).await?;
-        self.mark_ready(&clone, job, &golden.key.digest).await?;
+        self.mark_ready(&clone, job, made).await?;
         Ok(clone)
+    }
+
+    async fn open_clone(&self, clone: &Volume, job: JobId) -> Result<File, VolumeError> {
+        let claimed = self.claim(clone, Purpose::Write, Unmarked::Refuse).await;
+        let (now, file) = claimed?;
+        match now.volume.state == (VolumeState::Populating { job, created: true }) {
+            true => Ok(file),
+            false => Err(VolumeError::not_populating(&now.volume)),
+        }
     }
 
     fn is_replaceable(&self, volume: &Volume) -> bool {

@@ -29,13 +29,13 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use lvp_api::{JobId, Sha256Digest, VolumeName};
+use lvp_api::{JobId, VolumeName};
 
 use super::clones::is_reserved;
 use super::room::{Need, PoolUsage, Reservation};
 use super::{
-    Capacity, Clones, InUse, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
-    VolumeState, Volumes,
+    Capacity, Clones, InUse, Made, OpenVolume, Removed, Unmarked, Volume, VolumeError,
+    VolumeErrorKind, VolumeState, Volumes,
 };
 use crate::config::BackendKind;
 
@@ -208,22 +208,22 @@ impl Volumes for Lvm {
         &self,
         volume: &Volume,
         job: JobId,
-        digest: &Sha256Digest,
+        made: &Made,
     ) -> Result<(), VolumeError> {
         if volume.state == (VolumeState::Populating { job, created: true }) {
             // What a look would ask first, the command's selection asks under LVM's lock. Whether it was so, and
             // whether it was done, the look below tells; what is not done is done then, with its repeats.
-            self.say_ready(volume, job, digest).await;
+            self.say_ready(volume, job, made).await;
         }
         let now = self.find_again(volume).await?;
         let done = VolumeState::Ready {
             job: Some(job),
-            digest: *digest,
+            digest: made.digest,
         };
         let now = match now.volume.state {
             state if state == done => now,
             VolumeState::Populating { job: by, .. } if by == job => {
-                let wanted = [tags::ready(job, digest), now.tags.of_making.clone()].concat();
+                let wanted = [tags::ready(job, made), now.tags.of_making.clone()].concat();
                 self.set_tags(&now, &wanted).await?
             }
             _ => return Err(VolumeError::not_populating(&now.volume)),

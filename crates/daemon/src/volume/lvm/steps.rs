@@ -1,9 +1,9 @@
 //! The commands that clones are made of, and removed by: each with its repeats, and what its failure means.
 
-use lvp_api::{JobId, Sha256Digest, VolumeName};
+use lvp_api::{JobId, VolumeName};
 
 use super::super::clones::Golden;
-use super::super::{Identity, Removed, Volume, VolumeError, VolumeErrorKind};
+use super::super::{Identity, Made, Removed, Volume, VolumeError, VolumeErrorKind};
 use super::commands::may_pass;
 use super::find::Found;
 use super::{Lvm, rules, tags};
@@ -94,12 +94,12 @@ impl Lvm {
 
     /// Changes the tags of a volume that this job has made, if it says so still, from `populating` to `ready`. Tried
     /// once: the caller looks whether it was done.
-    pub(super) async fn say_ready(&self, volume: &Volume, job: JobId, digest: &Sha256Digest) {
+    pub(super) async fn say_ready(&self, volume: &Volume, job: JobId, made: &Made) {
         let Identity::Lvm { uuid } = &volume.identity else {
             return;
         };
         let before = tags::populating(job, true);
-        let (add, delete) = tags::difference(&before, &tags::ready(job, digest));
+        let (add, delete) = tags::difference(&before, &tags::ready(job, made));
         let says: Vec<_> = before.iter().map(|tag| format!("\"{tag}\"")).collect();
         let selection = format!("lv_uuid=\"{uuid}\" && lv_tags={{{}}}", says.join(" && "));
         let target = format!("{}/{}", self.group_name(), volume.name);

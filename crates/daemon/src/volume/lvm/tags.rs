@@ -7,6 +7,8 @@
 //! | `lvp.job=UUID` | | the job that wrote it last |
 //! | `lvp.created=UUID` | populating | the job that created it and may remove it |
 //! | `lvp.image=HEX` | ready | SHA-256 of the image's bytes |
+//! | `lvp.expanded=gpt` | ready | the guest's backup GPT was moved to the volume's end |
+//! | `lvp.signer=FORMAT:FINGERPRINT:NAME` | ready | whose signature the image had, if that was verified |
 //! | `lvp.ended=UUID` | ready | the job that ended last without writing it, if any since |
 //! | `lvp.golden=1:TYPE:HEX` | golden | the image that it is to hold: layout of these tags, format, SHA-256 |
 //! | `lvp.content=BYTES:HEX` | golden, clones | size and SHA-256 of the image's disk |
@@ -21,10 +23,10 @@
 
 use std::str::FromStr;
 
-use lvp_api::{JobId, Sha256Digest, VolumeKind, VolumeName, named};
+use lvp_api::{JobId, Sha256Digest, Signer, VolumeKind, VolumeName, named};
 
 use super::super::clones::{Content, GoldenKey};
-use super::super::{Volume, VolumeState};
+use super::super::{Made, Volume, VolumeState};
 
 /// The tag of everything that is ours.
 const MARK: &str = "lvp";
@@ -41,6 +43,15 @@ const CONTENT: &str = "lvp.content=";
 
 /// What the tag of a golden volume's own measures begins with.
 const SEALED: &str = "lvp.sealed=";
+
+/// The tag of a volume whose backup GPT was moved to its end.
+const EXPANDED: &str = "lvp.expanded=gpt";
+
+/// What the tag of an image's signer begins with.
+const SIGNER: &str = "lvp.signer=";
+
+/// The longest name of a signer, as an LVM tag has at most 1024 characters (`lvm(8)`) and must stay readable.
+const SIGNER_NAME_MAX: usize = 256;
 
 /// What a clone's tag begins with.
 const CLONE: &str = "lvp.clone=";
@@ -94,6 +105,10 @@ pub(super) struct Tags {
     pub(super) sealed: Option<Sealed>,
     /// The image that it was cloned with.
     pub(super) clone_of: Option<Sha256Digest>,
+    /// Whether its backup GPT was moved to its end.
+    pub(super) expanded: bool,
+    /// Whose signature its image had.
+    pub(super) signer: Option<Signer>,
     /// The name that it is to get.
     pub(super) waits_for: Option<VolumeName>,
     /// The name that it had.
@@ -118,6 +133,8 @@ impl Tags {
                 .map(|tag| tag.0),
             sealed: value(&ours, SEALED).flatten(),
             clone_of: value(&ours, CLONE).flatten(),
+            expanded: ours.iter().any(|tag| tag == EXPANDED),
+            signer: value::<SignerTag>(&ours, SIGNER).flatten().map(|tag| tag.0),
             waits_for: value(&ours, FOR).flatten(),
             aside: value(&ours, ASIDE).flatten(),
             of_making: ours
@@ -156,6 +173,7 @@ pub(super) fn left(before: &Volume, ended: JobId) -> Vec<String> {
             let mut tags = vec![MARK.to_owned(), State::Ready.tag()];
             tags.extend(by);
             tags.push(format!("lvp.image={digest}"));
+            tags.extend(of_image(before.expanded, before.signer.as_ref()));
             tags.push(format!("{ENDED}{ended}"));
             // A ready volume that was not written is the clone that it was.
             tags.extend((before.kind == Some(VolumeKind::Clone)).then(|| clone_of(&digest)));
@@ -179,13 +197,58 @@ pub(super) fn populating(job: JobId, created: bool) -> Vec<String> {
 }
 
 /// The tags of a volume that holds an image.
-pub(super) fn ready(job: JobId, digest: &Sha256Digest) -> Vec<String> {
-    vec![
+pub(super) fn ready(job: JobId, made: &Made) -> Vec<String> {
+    let mut tags = vec![
         MARK.to_owned(),
         State::Ready.tag(),
         format!("lvp.job={job}"),
-        format!("lvp.image={digest}"),
-    ]
+        format!("lvp.image={}", made.digest),
+    ];
+    tags.extend(of_image(made.expanded, made.signer.as_ref()));
+    tags
+}
+
+fn of_image(expanded: bool, signer: Option<&Signer>) -> Vec<String> {
+    let mut tags = Vec::new();
+    tags.extend(expanded.then(|| EXPANDED.to_owned()));
+    tags.extend(signer.map(SignerTag::tag));
+    tags
+}
+
+/// `FORMAT:FINGERPRINT:NAME`. LVM's tags allow few characters, so others in a name become `_`.
+struct SignerTag(Signer);
+
+impl SignerTag {
+    fn tag(signer: &Signer) -> String {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "+_.-/=!:&#".contains(c);
+        let plain = |text: &str| -> String {
+            let characters = text.chars().take(SIGNER_NAME_MAX);
+            characters
+                .map(|c| if allowed(c) { c } else { '_' })
+                .collect()
+        };
+        let mut tag = format!("{SIGNER}{}:{}", signer.format, plain(&signer.fingerprint));
+        if let Some(name) = &signer.name {
+            tag.push(':');
+            tag.push_str(&plain(name));
+        }
+        tag
+    }
+}
+
+impl FromStr for SignerTag {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.splitn(3, ':');
+        let format = parts.next().ok_or(())?.parse().map_err(drop)?;
+        let fingerprint = parts.next().filter(|text| !text.is_empty()).ok_or(())?;
+        Ok(Self(Signer {
+            format,
+            fingerprint: fingerprint.to_owned(),
+            name: parts.next().map(str::to_owned),
+        }))
+    }
 }
 
 /// The tag of a volume that is to be golden.

@@ -50,6 +50,48 @@ async fn a_slow_consumer_bounds_what_is_fetched() {
 }
 
 #[tokio::test]
+async fn a_large_range_stops_reading_when_its_share_of_the_window_is_full() {
+    const SIZE: u64 = 96 << 20;
+    // The window, and what a chunk of each range can be beyond it.
+    const BOUND: u64 = (16 << 20) + (1 << 20);
+    let setup = Setup::new().await;
+    let bytes = pattern(SIZE);
+    setup.server.objects().put("img", "large", &bytes).unwrap();
+    let meta = resolve(&setup.source, "s3://img/large").await.unwrap();
+    let counters = setup.source.counters();
+    let received = || counters.received_bytes.load(Ordering::SeqCst);
+    let before = received();
+    let options = RangeOptions {
+        range_bytes: SIZE / 3,
+        in_flight: 2,
+        is_measured: false,
+    };
+    let mut reader = setup.source.read_ranges(&meta, 0..SIZE, options);
+    let mut found = reader.next().await.unwrap().unwrap().to_vec();
+    // Until it stays the same for half a second.
+    let (mut last, mut since) = (received(), Instant::now());
+    while since.elapsed() < Duration::from_millis(500) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if received() != last {
+            (last, since) = (received(), Instant::now());
+        }
+        assert!(last - before <= BOUND, "{} bytes", last - before);
+    }
+    while let Some(chunk) = reader.next().await {
+        found.extend_from_slice(&chunk.unwrap());
+        let ahead = received() - before - found.len() as u64;
+        assert!(ahead <= BOUND, "{ahead} bytes");
+    }
+    assert!(found == bytes);
+
+    // A server for one connection: the one that stands still must not keep it from the one that is read.
+    setup.proxy.serve_at_most(1);
+    let reader = setup.source.read_ranges(&meta, 0..SIZE, options);
+    let found = tokio::time::timeout(super::super::SOON * 6, collect(reader)).await;
+    assert!(found.expect("it goes on").unwrap() == bytes);
+}
+
+#[tokio::test]
 async fn a_slow_consumer_also_bounds_a_whole_object_answer() {
     const SIZE: u64 = 64 << 20;
     const BOUND: u64 = 16 << 20;

@@ -59,6 +59,26 @@ const ODD_KEYS: &[(&str, &str)] = &[
     ),
 ];
 
+/// An object that was uploaded in parts has another kind of tag, and is read across the parts' borders.
+pub(super) async fn check_parts(store: &Store, facts: &Facts) {
+    if facts.make == Make::S3s {
+        // It takes no uploads, and its objects are files.
+        return;
+    }
+    // The smallest part that S3 permits, but for the last.
+    let part_bytes = 5 << 20;
+    let bytes = pattern(2 * part_bytes + 12_345);
+    let part_bytes = usize::try_from(part_bytes).unwrap();
+    let put = store.put_in_parts("images", "parts.img", &bytes, part_bytes);
+    put.await.unwrap();
+    let source = open(store);
+    assert!(read_all(&source, "s3://images/parts.img").await.unwrap() == bytes);
+    let meta = resolve(&source, "s3://images/parts.img").await.unwrap();
+    assert!(meta.strong_validator().is_some(), "{meta:?}");
+    let measured = source.read_ranges(&meta, 0..meta.size, source.range_options());
+    assert!(collect(measured).await.unwrap() == bytes);
+}
+
 pub(super) async fn check_keys_with_odd_characters(store: &Store) {
     let source = open(store);
     for (key, written) in ODD_KEYS {

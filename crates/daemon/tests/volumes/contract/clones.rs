@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use lvp_api::{ImageType, JobId, Sha256Digest, VolumeName};
 use provisioner::volume::clones::{GoldenKey, waiting_name};
 use provisioner::volume::{
-    Clones, Content, Golden, Removed, Unmarked, Volume, VolumeErrorKind, VolumeState, Volumes,
+    Clones, Content, Golden, Made, Removed, Unmarked, Volume, VolumeErrorKind, VolumeState, Volumes,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -92,7 +92,10 @@ async fn ready(volumes: &dyn Volumes, golden: &Golden, vm: &VolumeName, job: Job
         .await
         .unwrap();
     let image = golden.key.digest;
-    volumes.mark_ready(&clone, job, &image).await.unwrap();
+    volumes
+        .mark_ready(&clone, job, &image.into())
+        .await
+        .unwrap();
     clone
 }
 
@@ -179,7 +182,7 @@ pub(crate) async fn a_clone_has_the_golden_volume_s_bytes_and_zeros_behind_them(
     assert_eq!((&clone.name, clone.size_bytes), (&vm, SIZE));
     assert_eq!(look(volumes, &vm).await.state, populating(job, true));
     volumes
-        .mark_ready(&clone, job, &golden.key.digest)
+        .mark_ready(&clone, job, &golden.key.digest.into())
         .await
         .unwrap();
     let found = look(volumes, &vm).await;
@@ -210,9 +213,12 @@ pub(crate) async fn a_clone_is_ready_at_once_under_a_free_name_and_takes_nobody_
     let volumes = &*volumes;
     let golden = golden(volumes, 1).await;
     let clones = clones(volumes).await;
+    let holds_it = Made::from(golden.key.digest);
     for (vm, is_free) in [("suite-free", true), ("suite-looked", false)] {
         let (vm, job) = (name(vm), JobId::random());
-        let made = clones.clone_ready(&golden, &vm, SIZE, job, is_free).await;
+        let made = clones
+            .clone_ready(&golden, &vm, SIZE, (job, &holds_it), is_free)
+            .await;
         let made = made.unwrap();
         let found = volumes.lookup(&vm).await.unwrap().unwrap();
         let (by, digest) = (Some(job), golden.key.digest);
@@ -222,7 +228,10 @@ pub(crate) async fn a_clone_is_ready_at_once_under_a_free_name_and_takes_nobody_
         holds(volumes, &found, 1).await;
         // The name was free when somebody looked, and is not any more.
         let late = JobId::random();
-        match clones.clone_ready(&golden, &vm, 2 * SIZE, late, true).await {
+        match clones
+            .clone_ready(&golden, &vm, 2 * SIZE, (late, &holds_it), true)
+            .await
+        {
             Err(error) => assert_eq!(error.kind(), VolumeErrorKind::AlreadyExists),
             Ok(waits) => assert_eq!(waits.name, waiting_name(late)),
         }
@@ -236,7 +245,9 @@ pub(crate) async fn a_clone_is_ready_at_once_under_a_free_name_and_takes_nobody_
     // What was cloned was no golden volume by then.
     clones.remove_golden(&golden).await.unwrap();
     let (vm, job) = (name("suite-gone"), JobId::random());
-    let gone = clones.clone_ready(&golden, &vm, SIZE, job, true).await;
+    let gone = clones
+        .clone_ready(&golden, &vm, SIZE, (job, &holds_it), true)
+        .await;
     gone.unwrap_err();
     assert!(volumes.lookup(&vm).await.unwrap().is_none());
 }
@@ -288,7 +299,10 @@ pub(crate) async fn a_volume_is_replaced_by_a_clone_at_once_and_as_a_whole(place
     clones.replace(&old, &clone, second).await.unwrap_err();
     holds(volumes, &look(volumes, &vm).await, 5).await;
     let digest = new_image.key.digest;
-    volumes.mark_ready(&clone, second, &digest).await.unwrap();
+    volumes
+        .mark_ready(&clone, second, &digest.into())
+        .await
+        .unwrap();
 
     // Not while somebody has the old one.
     let guest = std::fs::File::open(&old.path).unwrap();
@@ -341,7 +355,10 @@ pub(crate) async fn a_clone_that_waits_is_removed_and_the_volume_stays(place: &d
         assert_eq!(clone.name, waiting_name(second));
         if is_ready {
             let digest = golden.key.digest;
-            volumes.mark_ready(&clone, second, &digest).await.unwrap();
+            volumes
+                .mark_ready(&clone, second, &digest.into())
+                .await
+                .unwrap();
         }
         let removed = clones.remove_waiting(second).await.unwrap();
         assert_eq!(removed, Removed::Removed);
@@ -384,7 +401,10 @@ pub(crate) async fn a_volume_that_is_written_in_place_is_no_clone_any_more(place
     assert_eq!(look(volumes, &vm).await.content, golden.content);
     let marked = mark().await;
     write(volumes, &marked, 9).await;
-    volumes.mark_ready(&marked, next, &digest(9)).await.unwrap();
+    volumes
+        .mark_ready(&marked, next, &digest(9).into())
+        .await
+        .unwrap();
     assert_eq!(look(volumes, &vm).await.content, None);
     clones(volumes).await.remove_golden(&golden).await.unwrap();
 }

@@ -40,9 +40,15 @@ pub(crate) async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_
     open.file.write_all(&WRITTEN).unwrap();
     open.file.sync_all().unwrap();
     drop(open);
-    volumes.mark_ready(&made, first, &digest(1)).await.unwrap();
+    volumes
+        .mark_ready(&made, first, &digest(1).into())
+        .await
+        .unwrap();
     let once = place.marks("suite-life");
-    volumes.mark_ready(&made, first, &digest(1)).await.unwrap();
+    volumes
+        .mark_ready(&made, first, &digest(1).into())
+        .await
+        .unwrap();
     assert_eq!(place.marks("suite-life"), once);
     let ready = look(&*volumes, &vm).await;
     let state = VolumeState::Ready {
@@ -58,7 +64,7 @@ pub(crate) async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_
     assert_eq!(again.state, populating(second, false));
     assert_eq!(look(&*volumes, &vm).await.state, again.state);
     // Another job's request has no effect, nor has an earlier look-up.
-    let foreign = volumes.mark_ready(&again, first, &digest(2)).await;
+    let foreign = volumes.mark_ready(&again, first, &digest(2).into()).await;
     assert_eq!(kind(foreign), VolumeErrorKind::Internal);
     assert_eq!(kind(volumes.open(&ready).await), VolumeErrorKind::Internal);
     let open = volumes.open(&again).await.unwrap();
@@ -201,7 +207,10 @@ pub(crate) async fn a_volume_that_a_job_did_not_write_keeps_its_marks(place: &dy
     let (volumes, vm) = (volumes(place), name("suite-left"));
     let (first, second, third) = (JobId::random(), JobId::random(), JobId::random());
     let made = volumes.create(&vm, SIZE, first).await.unwrap();
-    volumes.mark_ready(&made, first, &digest(1)).await.unwrap();
+    volumes
+        .mark_ready(&made, first, &digest(1).into())
+        .await
+        .unwrap();
     let before = look(&*volumes, &vm).await;
     volumes
         .mark_populating(&before, second, Unmarked::Refuse)

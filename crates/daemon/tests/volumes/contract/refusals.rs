@@ -122,7 +122,7 @@ pub(crate) async fn a_replacement_of_a_volume_is_not_taken_for_it(place: &dyn Pl
     let here = (place, &*volumes);
     check_refused(here, &first, Unmarked::Adopt, not_found).await;
     assert_eq!(kind(volumes.open(&first).await), not_found);
-    let ready = volumes.mark_ready(&first, job, &digest(1)).await;
+    let ready = volumes.mark_ready(&first, job, &digest(1).into()).await;
     assert_eq!(kind(ready), not_found);
     assert_eq!(kind(volumes.leave(&first, job).await), not_found);
     assert_eq!(look(&*volumes, &vm).await.state, VolumeState::Untagged);

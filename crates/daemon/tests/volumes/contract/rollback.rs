@@ -29,7 +29,7 @@ pub(crate) async fn only_what_the_job_created_is_removed(place: &dyn Place) {
     let ready = name("suite-ready");
     let volume = volumes.create(&ready, SIZE, maker).await.unwrap();
     volumes
-        .mark_ready(&volume, maker, &digest(1))
+        .mark_ready(&volume, maker, &digest(1).into())
         .await
         .unwrap();
 

@@ -14,7 +14,7 @@ fn every_state_s_name_is_read_back_and_an_unknown_one_says_nothing() {
     }
     for unknown in ["", "Ready", "polished"] {
         assert!(unknown.parse::<State>().is_err(), "{unknown}");
-        let mut tags = ready(JobId::random(), &Sha256Digest::new([7; 32]));
+        let mut tags = ready(JobId::random(), &Sha256Digest::new([7; 32]).into());
         tags.retain(|tag| !tag.starts_with(STATE));
         tags.push(format!("{STATE}{unknown}"));
         assert_eq!(state(&tags), VolumeState::Untagged, "{unknown}");
@@ -28,7 +28,7 @@ fn what_is_written_is_read_back() {
         let written = populating(job, created);
         assert_eq!(state(&written), VolumeState::Populating { job, created });
     }
-    let ready = ready(job, &digest);
+    let ready = ready(job, &digest.into());
     let job = Some(job);
     assert_eq!(state(&ready), VolumeState::Ready { job, digest });
 }
@@ -128,7 +128,7 @@ fn a_change_touches_our_tags_only_and_never_both_adds_and_deletes_one() {
 fn contradictory_or_garbled_tags_never_make_a_volume_ready_or_removable() {
     let (job, digest) = (JobId::random(), Sha256Digest::new([7; 32]));
     let with = |base: &[String], more: &str| [base, &[more.to_owned()]].concat();
-    let ready = ready(job, &digest);
+    let ready = ready(job, &digest.into());
     for tags in [
         with(&ready, "lvp.state=populating"),
         with(&ready, &format!("lvp.image={}", Sha256Digest::new([8; 32]))),
@@ -150,4 +150,51 @@ fn contradictory_or_garbled_tags_never_make_a_volume_ready_or_removable() {
     );
     let created = false;
     assert_eq!(state(&taken_over), VolumeState::Populating { job, created });
+}
+
+#[test]
+fn a_signer_and_a_moved_gpt_are_said_until_another_job_takes_the_volume() {
+    let signer = Signer {
+        format: lvp_api::SignatureFormat::OpenPgp,
+        fingerprint: "DF9B9C49EAA9298432589D76DA87E80D6294BE9B".to_owned(),
+        name: Some("Debian CD: signing <debian-cd@lists.debian.org> é".to_owned()),
+    };
+    let made = Made {
+        digest: Sha256Digest::new([7; 32]),
+        expanded: true,
+        signer: Some(signer.clone()),
+    };
+    let written = ready(JobId::random(), &made);
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "+_.-/=!:&#".contains(c);
+    assert!(
+        written.iter().all(|tag| tag.chars().all(is_allowed)),
+        "{written:?}"
+    );
+    let parsed = Tags::parse(&written);
+    let found = parsed.signer.expect("there is one");
+    assert_eq!(
+        (found.format, &found.fingerprint),
+        (signer.format, &signer.fingerprint)
+    );
+    let plain = "Debian_CD:_signing__debian-cd_lists.debian.org___";
+    assert_eq!(found.name.as_deref(), Some(plain));
+    assert!(parsed.expanded);
+    // It is said still after a job that wrote nothing.
+    let mut volume = Volume::new("vm".parse().unwrap(), "/dev/vg0/vm".into(), 1, parsed.state);
+    (volume.expanded, volume.signer) = (true, Some(signer));
+    let after = Tags::parse(&left(&volume, JobId::random()));
+    assert!(after.expanded && after.signer.is_some());
+    assert!(!Tags::parse(&populating(JobId::random(), false)).expanded);
+    let minisign = Signer {
+        format: lvp_api::SignatureFormat::Minisign,
+        fingerprint: "1C7D0B1F2A3E4D5C".to_owned(),
+        name: None,
+    };
+    let tag = SignerTag::tag(&minisign);
+    assert_eq!(
+        value::<SignerTag>(&[tag], SIGNER)
+            .flatten()
+            .map(|tag| tag.0),
+        Some(minisign)
+    );
 }

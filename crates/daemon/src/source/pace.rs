@@ -1,0 +1,319 @@
+//! How large the ranges of an object are, and how many are read at once, by what was measured of its server.
+//!
+//! ```text
+//! cost of a request (time to its first byte)
+//!   small: many connections help where each is limited      -> width is doubled while that makes it faster
+//!   large: fewer, larger ranges                              -> a range takes the memory of its place, and where one
+//!          connection would be faster than all that fit in memory, ranges of any size, of which those that run
+//!          ahead stop reading when their place is full
+//! ```
+//!
+//! Pure: times and bytes in, sizes out. Memory is [`WINDOW_BYTES`] whatever is measured.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Memory for all ranges of one reader.
+pub(super) const WINDOW_BYTES: u64 = 16 << 20; // 16 MiB
+
+/// The smallest range, and the size to begin with.
+const MIN_RANGE_BYTES: u64 = 1 << 20; // 1 MiB
+const FIRST_RANGE_BYTES: u64 = 4 << 20; // 4 MiB
+
+/// The largest range. A connection whose range runs ahead stands still meanwhile, which servers permit for a while
+/// only: see also [`MAX_STANDSTILL`].
+const MAX_RANGE_BYTES: u64 = 1 << 30; // 1 GiB
+
+/// How long a connection may have to stand still at the rate of the reader: below the shortest usual time limit for
+/// sending (60 s: `send_timeout` of nginx), by a safe margin.
+const MAX_STANDSTILL: Duration = Duration::from_secs(15);
+
+/// Ranges to begin with.
+const FIRST_WIDTH: usize = 4;
+
+/// What a range must take for each second that its request costs, so that the cost counts little.
+const COST_SHARE: f64 = 4.0;
+
+/// More ranges have to make it faster by this factor to stay.
+const WORTH_WIDENING: f64 = 1.15;
+
+/// The shortest time that is compared with another.
+const MIN_EPOCH: Duration = Duration::from_millis(200);
+
+/// The part of an epoch in which the reader waited for the network, above which more ranges can help.
+const STARVED: f64 = 0.5;
+
+/// Measurements of one object's server, shared by all who read it.
+#[derive(Debug, Default)]
+pub(super) struct Pace(Mutex<Measured>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Measured {
+    /// From sending a request to the first byte of its answer.
+    first_byte: Option<Duration>,
+    /// Bytes per second of one connection.
+    rate: Option<f64>,
+}
+
+impl Pace {
+    /// A request's answer has begun.
+    pub(super) fn answered(&self, took: Duration) {
+        let mut measured = self.lock();
+        // Half of the old value: servers get slower and faster under load.
+        measured.first_byte = Some(match measured.first_byte {
+            Some(before) => (before + took) / 2,
+            None => took,
+        });
+    }
+
+    /// A whole range was received at the rate of the network.
+    pub(super) fn received(&self, bytes: u64, took: Duration) {
+        let rate = bytes_per_second(bytes, took);
+        let mut measured = self.lock();
+        measured.rate = Some(match measured.rate {
+            Some(before) => f64::midpoint(before, rate),
+            None => rate,
+        });
+    }
+
+    fn get(&self) -> Measured {
+        *self.lock()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Measured> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Bytes of the next range.
+    pub(super) range_bytes: u64,
+    /// Ranges at once.
+    pub(super) width: usize,
+    /// Bytes that a range may hold before it is read.
+    pub(super) ahead_bytes: u64,
+}
+
+/// Decides for one reader.
+#[derive(Debug)]
+pub(super) struct Controller {
+    max_width: usize,
+    width: usize,
+    /// No wider, after that did not help.
+    is_settled: bool,
+    /// The width before the last change, and the rate with it.
+    before: Option<(usize, f64)>,
+    epoch: Epoch,
+    /// Bytes per second that the reader takes.
+    delivered: Option<f64>,
+}
+
+#[derive(Debug)]
+struct Epoch {
+    began: Instant,
+    bytes: u64,
+    ranges: usize,
+    waited: Duration,
+}
+
+impl Controller {
+    pub(super) fn new(max_width: usize, now: Instant) -> Self {
+        Self {
+            max_width: max_width.max(1),
+            width: FIRST_WIDTH.clamp(1, max_width.max(1)),
+            is_settled: false,
+            before: None,
+            epoch: Epoch::new(now),
+            delivered: None,
+        }
+    }
+
+    /// The reader has waited for the network.
+    pub(super) fn waited(&mut self, time: Duration) {
+        self.epoch.waited += time;
+    }
+
+    /// A range has been read to its end.
+    pub(super) fn ended(&mut self, bytes: u64, now: Instant) {
+        let epoch = &mut self.epoch;
+        epoch.bytes += bytes;
+        epoch.ranges += 1;
+        let took = now.saturating_duration_since(epoch.began);
+        if took < MIN_EPOCH || epoch.ranges < self.width {
+            return;
+        }
+        let rate = bytes_per_second(epoch.bytes, took);
+        let is_starved = epoch.waited.as_secs_f64() > STARVED * took.as_secs_f64();
+        self.delivered = Some(rate);
+        self.epoch = Epoch::new(now);
+        match self.before.take() {
+            Some((width, before)) if rate < before * WORTH_WIDENING => {
+                self.width = width;
+                self.is_settled = true;
+            }
+            _ if is_starved && !self.is_settled && self.width < self.max_width => {
+                self.before = Some((self.width, rate));
+                self.width = (2 * self.width).min(self.max_width);
+            }
+            _ => {}
+        }
+    }
+
+    /// The shape of the next range.
+    pub(super) fn next(&self, pace: &Pace) -> Shape {
+        let measured = pace.get();
+        let width = self.width as u64;
+        let place_bytes = WINDOW_BYTES / width;
+        // A large range cannot be taken back, so there is none before the rate is known.
+        let (Some(cost), Some(rate)) = (measured.first_byte, measured.rate) else {
+            return self.shape(FIRST_RANGE_BYTES.min(place_bytes), place_bytes);
+        };
+        let cost = cost.as_secs_f64();
+        let wanted = to_bytes(COST_SHARE * cost * rate);
+        let place = to_f64(place_bytes);
+        let all_places = to_f64(width) * place / (cost + place / rate);
+        if wanted <= place_bytes || rate < all_places {
+            let least = FIRST_RANGE_BYTES.min(place_bytes);
+            return self.shape(wanted.clamp(least, place_bytes), place_bytes);
+        }
+        let most = self.delivered.map_or(MAX_RANGE_BYTES, |rate| {
+            to_bytes(rate * MAX_STANDSTILL.as_secs_f64()).clamp(place_bytes, MAX_RANGE_BYTES)
+        });
+        // Two are enough to have the next one begin without a pause.
+        Shape {
+            range_bytes: wanted.min(most),
+            width: self.width.min(2),
+            ahead_bytes: WINDOW_BYTES / 2,
+        }
+    }
+
+    fn shape(&self, range_bytes: u64, place_bytes: u64) -> Shape {
+        Shape {
+            range_bytes: range_bytes.max(MIN_RANGE_BYTES),
+            width: self.width,
+            ahead_bytes: place_bytes,
+        }
+    }
+}
+
+impl Epoch {
+    fn new(now: Instant) -> Self {
+        Self {
+            began: now,
+            bytes: 0,
+            ranges: 0,
+            waited: Duration::ZERO,
+        }
+    }
+}
+
+fn bytes_per_second(bytes: u64, took: Duration) -> f64 {
+    to_f64(bytes) / took.as_secs_f64().max(1e-4)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "an estimate, of sizes far below 2^53"
+)]
+fn to_f64(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "not negative, and `as` ends at the limits of u64"
+)]
+fn to_bytes(bytes: f64) -> u64 {
+    bytes.max(0.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn pace(first_byte_ms: u64, rate: f64) -> Pace {
+        let pace = Pace::default();
+        pace.answered(Duration::from_millis(first_byte_ms));
+        pace.received(to_bytes(rate), Duration::from_secs(1));
+        pace
+    }
+
+    /// The widths and ranges that a network leads to whose throughput is this function of the width.
+    fn settle(pace: &Pace, rate: impl Fn(usize) -> f64, starved: bool) -> Controller {
+        let mut now = Instant::now();
+        let mut controller = Controller::new(16, now);
+        for _ in 0..200 {
+            let shape = controller.next(pace);
+            assert!(shape.ahead_bytes * shape.width as u64 <= WINDOW_BYTES);
+            assert!(shape.range_bytes >= MIN_RANGE_BYTES && shape.range_bytes <= MAX_RANGE_BYTES);
+            let took = Duration::from_secs_f64(to_f64(shape.range_bytes) / rate(shape.width));
+            now += took;
+            if starved {
+                controller.waited(took);
+            }
+            controller.ended(shape.range_bytes, now);
+        }
+        controller
+    }
+
+    #[test]
+    fn a_near_server_gets_four_ranges_of_4_mib_as_long_as_the_volume_is_the_slower_part() {
+        let near = pace(1, 1e9);
+        let shape = settle(&near, |_| 1e9, false).next(&near);
+        assert_eq!((shape.range_bytes, shape.width), (4 * MIB, 4));
+    }
+
+    #[test]
+    fn connections_that_are_limited_become_more_until_that_no_longer_helps() {
+        let limited = pace(1, 30e6);
+        let width = |most: f64| {
+            let rate = |width: usize| (30e6 * to_f64(width as u64)).min(most);
+            settle(&limited, rate, true).width
+        };
+        assert_eq!(width(f64::MAX), 16);
+        assert_eq!(width(200e6), 8);
+        assert_eq!(width(100e6), 4);
+    }
+
+    #[test]
+    fn a_server_whose_requests_are_dear_gets_few_large_ones() {
+        // Hashes 512 MiB for each request.
+        let dear = pace(800, 1e9);
+        let shape = Controller::new(16, Instant::now()).next(&dear);
+        assert_eq!((shape.range_bytes, shape.width), (MAX_RANGE_BYTES, 2));
+        // Not yet, when only the cost is known.
+        let begun = Pace::default();
+        begun.answered(Duration::from_millis(800));
+        let shape = Controller::new(16, Instant::now()).next(&begun);
+        assert_eq!((shape.range_bytes, shape.width), (4 * MIB, 4));
+    }
+
+    #[test]
+    fn a_far_server_gets_ranges_of_the_whole_window() {
+        let far = pace(200, 30e6);
+        let shape = Controller::new(4, Instant::now()).next(&far);
+        assert_eq!((shape.range_bytes, shape.width), (4 * MIB, 4));
+    }
+
+    #[test]
+    fn ranges_end_before_a_connection_stands_still_for_long() {
+        let dear = pace(5_000, 1e9);
+        // The volume takes 10 MB/s.
+        let controller = settle(&dear, |_| 10e6, false);
+        let shape = controller.next(&dear);
+        assert!(shape.range_bytes <= 150_000_000, "{shape:?}");
+    }
+
+    #[test]
+    fn one_connection_is_one_whatever_is_measured() {
+        for cost in [0, 1, 200, 5_000] {
+            let pace = pace(cost, 50e6);
+            assert_eq!(Controller::new(1, Instant::now()).next(&pace).width, 1);
+        }
+    }
+}
