@@ -60,6 +60,24 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("in memory")
 }
 
+/// An archive in the format of v7: names, lengths and sums (pax(1), "ustar Interchange Format").
+fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for (name, bytes) in members {
+        let mut header = [0; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        archive.extend_from_slice(&header);
+        archive.extend_from_slice(bytes);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
 async fn refuse(
     told: &mut Told,
     world: &World,
@@ -130,6 +148,23 @@ pub(super) async fn refused(told: &mut Told) {
     for (word, kind, bytes) in images {
         refuse(told, &world, &daemon, word, kind, &bytes).await;
     }
+    let disk = image(DISK, 10, 3).disk();
+    let sum =
+        "SHA256(disk.raw)= 0000000000000000000000000000000000000000000000000000000000000000\n";
+    let archive = tar(&[
+        ("vm.ovf", b"<Envelope/>"),
+        ("vm.mf", sum.as_bytes()),
+        ("disk.raw", &disk),
+    ]);
+    refuse(told, &world, &daemon, "bad_manifest", "raw", &archive).await;
+    // A disk that says it has a GPT, and has none (UEFI 2.10, section 5.2.3).
+    let mut protective = disk;
+    protective[446 + 4] = 0xee;
+    protective[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let url = world.put("gpt.raw", &protective);
+    let request = json!({"image_url": url, "image_type": "raw", "expand": "gpt"});
+    told.of("bad_partition_table", &world, &daemon, request)
+        .await;
     let url = world.put("large.qcow2", &image(2 * DISK, 10, 3).build());
     told.of(
         "image_too_large",
