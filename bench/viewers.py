@@ -81,7 +81,7 @@ def viewers(program, image, size_mib, runs, directory, count=VIEWERS):
     file.write_text("".join(f"viewer-{number}:provision:{token}\n" for number, token in enumerate(tokens)))
     file.chmod(0o600)
     daemon = Daemon(program, directory / "daemon", server.endpoint, f"server.api_tokens_file={file}",
-                    "server.max_connections_per_address=1024", token=tokens[0])
+                    "server.max_connections_per_address=512", token=tokens[0])
     size_gb = (size_mib + 1023) // 1024
     seen = []
 
