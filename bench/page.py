@@ -112,6 +112,11 @@ def bars(found):
             load["p99_ms"] < 5)
         bar("1,000 status requests/s beside two jobs", "jobs lose ≤ 5 %", f"{100 * lost:.1f} %",
             lost <= 0.05)
+    if "viewers" in found:
+        looked = found["viewers"]["found"]
+        alone, watched = looked["results"]
+        lost = 1 - alone["wall_s"] / watched["wall_s"]
+        bar(f"{looked['viewers']} viewers of the page beside two jobs", "jobs lose ≤ 5 %", f"{100 * lost:.1f} %", lost <= 0.05)
     if "hundred" in found:
         hundred = found["hundred"]["found"]
         bar("100 requests for one image", "1 download",
@@ -232,6 +237,14 @@ def write_load(found, section):
             f"request was due; {section['runs']} runs.\n\n" + table(["", ""], rows))
 
 
+def write_viewers(found, section):
+    """People who look at the page."""
+    rows = [[result["name"], seconds(result), f"{result['cpu_s']:.2f}"] for result in found["results"]]
+    return (f"## The page: {found['viewers']} viewers of two jobs\n\nEvent streams of all jobs (`GET /api/v1/events`), read by a program on the same "
+            f"cores that has real-time priority, as it stands for browsers elsewhere; {found['events']} events in a run; {section['runs']} runs.\n\n"
+            + table(["", "Wall s", "CPU s of the daemon"], rows))
+
+
 def write_hundred(found, section):
     """100 requests at once."""
     del section
@@ -301,6 +314,7 @@ WRITERS = {
     "gigabit": write_cold,
     "large": write_large,
     "load": write_load,
+    "viewers": write_viewers,
     "hundred": write_hundred,
     "clones": write_clones,
     "scale": write_scale,

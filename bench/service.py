@@ -57,7 +57,8 @@ class S3Server:
 class Daemon:
     """The daemon over a directory: volumes are files in it."""
 
-    def __init__(self, program, directory, endpoint, *settings):
+    def __init__(self, program, directory, endpoint, *settings, token=None):
+        self.token = token
         shutil.rmtree(directory, ignore_errors=True)
         for name in ("cache", "volumes"):
             (directory / name).mkdir(parents=True)
@@ -116,7 +117,7 @@ class Daemon:
         """Removes volumes and cached images."""
         for image in self.call("/api/v1/cache/images")["images"]:
             request = urllib.request.Request(
-                f"{self.url}/api/v1/cache/images/{image['checksum']}", method="DELETE")
+                f"{self.url}/api/v1/cache/images/{image['checksum']}", method="DELETE", headers=self.headers())
             urllib.request.urlopen(request).close()
         for path in self.volumes.iterdir():
             if path.is_file():
@@ -129,11 +130,15 @@ class Daemon:
         self.process.wait()
         self.group.close()
 
+    def headers(self):
+        """Of every call."""
+        headers = {"Content-Type": "application/json"}
+        return headers | {"Authorization": f"Bearer {self.token}"} if self.token else headers
+
     def call(self, path, body=None):
         """A call of the API; its answer."""
         data = json.dumps(body).encode() if body is not None else None
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, data, headers)
+        request = urllib.request.Request(self.url + path, data, self.headers())
         try:
             with urllib.request.urlopen(request) as answer:
                 return json.load(answer)

@@ -4,7 +4,7 @@ bytes, and writes docs/benchmarks.md.
 
     ./dev bench [SECTION...] [--size MIB] [--runs N] [--dir DIR] [--memory DIR] [--tree DIR] [--no-page]
 
-Sections: warm memory-device double empty cold gigabit large load hundred scale limits. All of them
+Sections: warm memory-device double empty cold gigabit large load viewers hundred scale limits. All of them
 by default. The figures are kept in bench/results, one file a section; the page is made of those.
 """
 
@@ -19,6 +19,7 @@ import sys
 
 import page
 import service
+import viewers
 import warm
 from images import Images
 from measure import median, output, progress, spread
@@ -96,11 +97,20 @@ def sections(bench):
         "gigabit": lambda: service.cold(bench, bench.directory, service.GIGABIT),
         "large": lambda: service.memory(bench, bench.directory, bench.times),
         "load": lambda: service.load(bench, bench.directory),
+        "viewers": lambda: looked_at(bench),
         "hundred": lambda: service.hundred(bench, bench.directory),
         "scale": lambda: warm.scaling(bench, bench.directory),
         "limits": lambda: {"write": warm.rate_limit(bench, bench.directory),
                            "read": service.read_limit(bench, bench.directory)},
     }
+
+
+def looked_at(bench):
+    """The figures of the section 'viewers'."""
+    image = bench.images.qcow2("files", "zlib")
+    contenders, costs, seen = viewers.viewers(bench.program, image, bench.images.size_mib, bench.runs, bench.directory)
+    return {"viewers": viewers.VIEWERS, "events": max(events for _, events in seen),
+            "results": [bench.result(contender, costs[contender.name]) for contender in contenders]}
 
 
 def main():

@@ -37,6 +37,9 @@ pub struct Health {
 pub struct DependencyState {
     /// Whether the probe succeeded.
     pub up: bool,
+    /// Since when it is so, RFC 3339; absent before the first probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
     /// What the probe found wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -5,10 +5,12 @@
 //! hold an invalid value.
 
 pub mod cache;
+pub mod course;
 pub mod digest;
 pub mod error;
 pub mod golden;
 pub mod health;
+pub mod host;
 pub mod job;
 pub mod names;
 pub mod plan;
@@ -19,10 +21,17 @@ pub mod volume;
 pub use cache::{
     CacheFetchRequest, CachedImage, CachedImages, DeletedImage, StoredImage, StoredImages,
 };
+pub use course::{
+    Bound, Cause, JobLog, Lane, LaneTime, LogLine, Rates, Timeline, Waiting, WaitsFor,
+};
 pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
 pub use golden::{ByteRange, GoldenVolume, GoldenVolumes, VerifiedVolume, VerifyRequest};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
+pub use host::{
+    CertificateEnd, CheckStatus, DoctorCheck, DoctorReport, History, HostCache, HostJobs, HostPool,
+    HostStatus, HostVolumes,
+};
 pub use job::{
     CancelledJob, Cloning, Expand, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind,
     JobList, JobState, JobStatus, Method, Progress, ProvisionRequest, SignatureFormat, Signer,

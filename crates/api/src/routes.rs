@@ -24,6 +24,16 @@ pub const RETRY: &str = "/api/v1/jobs/{id}/retry";
 pub const EVENTS: &str = "/api/v1/jobs/{id}/events";
 /// Server-sent events of all jobs.
 pub const ALL_EVENTS: &str = "/api/v1/events";
+/// When a job's stages ran, and how fast its bytes moved.
+pub const TIMELINE: &str = "/api/v1/jobs/{id}/timeline";
+/// What was logged about a job.
+pub const LOG: &str = "/api/v1/jobs/{id}/log";
+/// The daemon and its host.
+pub const HOST: &str = "/api/v1/host";
+/// What jobs did over the last day.
+pub const HISTORY: &str = "/api/v1/history";
+/// The checks of `doctor`.
+pub const DOCTOR: &str = "/api/v1/doctor";
 /// List images in object storage.
 pub const IMAGES: &str = "/api/v1/images";
 /// List cached images.

@@ -147,6 +147,25 @@ pub(crate) enum Command {
         #[command(flatten)]
         reconnect: ReconnectArgs,
     },
+    /// Tell what bounded a job: network, CPU, device, limit or queue
+    ///
+    /// Shows the shares of the job's time, what would make such a job faster,
+    /// and when its stages ran.
+    Explain {
+        /// The job's id
+        job: JobId,
+    },
+    /// Print what was logged about a job
+    ///
+    /// The daemon keeps the first lines and the last ones, up to 400 lines and
+    /// 64 KiB, for as long as it keeps the job.
+    Log {
+        /// The job's id
+        job: JobId,
+        /// Go on until the job has ended
+        #[arg(long, short = 'f')]
+        follow: bool,
+    },
     /// Cancel a pending or running job
     ///
     /// A volume that the job created is removed. One that it found stays: as it

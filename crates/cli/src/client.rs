@@ -10,8 +10,8 @@ use lvp_api::error::chain;
 use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, GoldenVolumes, Health,
-    JobAccepted, JobId, JobList, JobStatus, ProvisionRequest, Readiness, Sha256Digest,
-    VerifiedVolume, VerifyRequest, VolumeInfo, VolumeList, VolumeName, routes,
+    JobAccepted, JobId, JobList, JobLog, JobStatus, ProvisionRequest, Readiness, Sha256Digest,
+    Timeline, VerifiedVolume, VerifyRequest, VolumeInfo, VolumeList, VolumeName, routes,
 };
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, StatusCode, Url};
@@ -143,6 +143,19 @@ impl Client {
 
     pub(crate) async fn job(&self, id: JobId) -> Result<JobStatus, Failure> {
         self.get(&fill(routes::JOB, &id), &[]).await
+    }
+
+    pub(crate) async fn timeline(&self, id: JobId) -> Result<Timeline, Failure> {
+        self.get(&fill(routes::TIMELINE, &id), &[]).await
+    }
+
+    /// The job's log, after the line with this number.
+    pub(crate) async fn log(&self, id: JobId, after: Option<u64>) -> Result<JobLog, Failure> {
+        let query: Vec<_> = after
+            .map(|after| ("after", after.to_string()))
+            .into_iter()
+            .collect();
+        self.get(&fill(routes::LOG, &id), &query).await
     }
 
     pub(crate) async fn plan(&self, request: &ProvisionRequest) -> Result<Plan, Failure> {

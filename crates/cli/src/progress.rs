@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lvp_api::units::{ByteSize, duration_text};
 use lvp_api::{JobState, JobStatus, Progress, Stage};
 
-use crate::output::say;
+use crate::output::{clean, say};
 
 /// Where progress goes.
 pub(crate) enum Reporter {
@@ -20,7 +20,7 @@ pub(crate) enum Reporter {
 /// What the last line showed.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
-    last: Option<(JobState, Option<Stage>, u8)>,
+    last: Option<(JobState, Option<Stage>, u8, bool)>,
 }
 
 impl Reporter {
@@ -52,7 +52,8 @@ impl Reporter {
                 };
                 bar.set_prefix(progress.stage.as_str());
                 bar.set_position(bar_position(progress.overall_percent));
-                bar.set_message(describe(progress, status.status));
+                let text = describe(progress, status.status);
+                bar.set_message(text + &waits(status));
                 if status.status.is_terminal() {
                     bar.finish_and_clear();
                 }
@@ -100,7 +101,7 @@ impl Lines {
         let stage = status.progress.as_ref().map(|progress| progress.stage);
         let percent = status.progress.as_ref().map_or(0.0, |p| p.overall_percent);
         let tenth = u8::try_from(bar_position(percent) / 100).unwrap_or(10);
-        let now = (status.status, stage, tenth);
+        let now = (status.status, stage, tenth, status.waiting.is_some());
         if self.last == Some(now) {
             return None;
         }
@@ -108,13 +109,26 @@ impl Lines {
         let state = status.status;
         Some(match &status.progress {
             _ if state.is_terminal() => state.to_string(),
-            None => format!("{state}: {}", before_progress(state)),
+            None => format!("{state}: {}{}", before_progress(state), waits(status)),
             Some(progress) => format!(
-                "{}: {}",
+                "{}: {}{}",
                 progress.stage.as_str(),
-                describe(progress, status.status)
+                describe(progress, status.status),
+                waits(status)
             ),
         })
+    }
+}
+
+/// `; waits for the object store: it refused the connection`, or nothing.
+pub(crate) fn waits(status: &JobStatus) -> String {
+    match &status.waiting {
+        Some(waiting) => format!(
+            "; waits for {}: {}",
+            waiting.on.text(),
+            clean(&waiting.reason)
+        ),
+        None => String::new(),
     }
 }
 
@@ -149,6 +163,8 @@ fn seconds(number: f64) -> Option<Duration> {
 /// `2h3m4s`.
 #[cfg(test)]
 mod tests {
+    use lvp_api::{Waiting, WaitsFor};
+
     use super::*;
 
     fn progress(stage: Stage, percent: f64) -> Progress {
@@ -191,6 +207,15 @@ mod tests {
             let now = progress(Stage::Downloading, f64::from(thousandth) / 20.0);
             seen.extend(lines.line(&status(JobState::Running, Some(now))));
         }
+        let mut waiting = status(JobState::Running, Some(progress(Stage::Downloading, 20.0)));
+        waiting.waiting = Some(Waiting {
+            on: WaitsFor::ObjectStore,
+            since: String::new(),
+            attempt: 2,
+            reason: "No\nanswer".to_owned(),
+        });
+        seen.extend(lines.line(&waiting));
+        seen.extend(lines.line(&waiting));
         let last = progress(Stage::Finalizing, 20.0);
         seen.extend(lines.line(&status(JobState::Running, Some(last.clone()))));
         seen.extend(lines.line(&status(JobState::Completed, Some(last))));
@@ -200,6 +225,7 @@ mod tests {
         downloading: 0.0 %, 1 GiB of 4 GiB, 1h2m6s left
         downloading: 10.0 %, 1 GiB of 4 GiB, 1h2m6s left
         downloading: 20.0 %, 1 GiB of 4 GiB, 1h2m6s left
+        downloading: 20.0 %, 1 GiB of 4 GiB, 1h2m6s left; waits for the object store: No answer
         finalizing: 20.0 %, 1 GiB of 4 GiB, 1h2m6s left
         completed
         ");

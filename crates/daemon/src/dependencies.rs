@@ -14,9 +14,11 @@ use futures::FutureExt as _;
 use lvp_api::DependencyState;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::error::chain;
 use crate::jobs::Services;
 use crate::telemetry::metrics::Metrics;
+use crate::volume::Capacity;
 
 /// How often every dependency is probed.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(15);
@@ -36,6 +38,8 @@ pub struct Dependencies {
     states: Mutex<BTreeMap<&'static str, Option<DependencyState>>>,
     /// Whether the pool is full enough to be warned of, and what is wrong with it.
     pool: Mutex<Option<(bool, Option<String>)>>,
+    /// Room for volumes, when it was last known.
+    capacity: Mutex<Option<Capacity>>,
 }
 
 impl Dependencies {
@@ -50,7 +54,13 @@ impl Dependencies {
         Self {
             states: Mutex::new(states),
             pool: Mutex::default(),
+            capacity: Mutex::default(),
         }
+    }
+
+    /// Room for volumes, as of the last probe that could tell.
+    pub fn capacity(&self) -> Option<Capacity> {
+        *self.capacity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The dependencies by name.
@@ -98,6 +108,7 @@ impl Dependencies {
         );
         if let Ok(capacity) = &volumes {
             metrics.volumes_measured(backend, *capacity);
+            *self.capacity.lock().unwrap_or_else(PoisonError::into_inner) = Some(*capacity);
         }
         self.look_at_pool(services);
         let always = [
@@ -199,11 +210,18 @@ impl Dependencies {
     }
 
     fn set(&self, name: &'static str, found: Result<(), String>) {
+        let up = found.is_ok();
+        let mut states = self.lock();
+        let before = states.get(name).cloned().flatten();
+        let since = before.as_ref().filter(|before| before.up == up);
+        let since = since.and_then(|before| before.since.clone());
         let state = DependencyState {
-            up: found.is_ok(),
+            up,
+            since: Some(since.unwrap_or_else(clock::now_text)),
             error: found.err(),
         };
-        let before = self.lock().insert(name, Some(state.clone())).flatten();
+        states.insert(name, Some(state.clone()));
+        drop(states);
         let was_up = before.is_none_or(|before| before.up);
         match state.error {
             Some(error) if was_up => {
@@ -233,6 +251,7 @@ impl Dependencies {
 fn down(error: &str) -> DependencyState {
     DependencyState {
         up: false,
+        since: None,
         error: Some(error.to_owned()),
     }
 }
@@ -272,6 +291,7 @@ mod tests {
         Dependencies {
             states: Mutex::new(BTreeMap::from([("minio", None), ("lvm", None)])),
             pool: Mutex::default(),
+            capacity: Mutex::default(),
         }
     }
 
@@ -285,6 +305,23 @@ mod tests {
         assert_eq!(metrics.probe_crashes("minio"), 1);
         let again = bounded("minio", &metrics, async { Ok(7) }).await;
         assert_eq!(again, Ok(7));
+    }
+
+    #[test]
+    fn a_dependency_says_since_when_it_is_as_it_is() {
+        let dependencies = seeded();
+        let since = || dependencies.states()["minio"].since.clone();
+        assert_eq!(since(), None);
+        dependencies.set("minio", Err("It is gone".to_owned()));
+        let down = since().expect("it was probed");
+        // Times have milliseconds.
+        while clock::now_text() == down {
+            std::thread::yield_now();
+        }
+        dependencies.set("minio", Err("It is still gone".to_owned()));
+        assert_eq!(since().as_ref(), Some(&down));
+        dependencies.set("minio", Ok(()));
+        assert!(since().is_some_and(|up| up > down));
     }
 
     #[test]

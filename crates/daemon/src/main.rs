@@ -11,7 +11,9 @@ use provisioner::config_cmd;
 use provisioner::db_cmd::{self, AdoptArgs, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::doctor::{self, DoctorArgs};
+use provisioner::http::Checkup;
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
+use provisioner::job::log::Logs;
 use provisioner::migrate::{self, MigrateArgs};
 use provisioner::serve::{Daemon, Ended, Inherited};
 use provisioner::supervisor;
@@ -210,12 +212,14 @@ fn serve(args: &ServeArgs) -> ExitCode {
     {
         return complain(&error, EXIT_USAGE);
     }
+    let job_logs = Logs::default();
     let started = (|| {
         let within = runtime.enter();
         let traces = Traces::new(&config.tracing)?;
         let sinks = Sinks::start(&config.logging)?;
         drop(within);
-        let log = logs::init(&config.logging, traces.tracer(), sinks.writer())?;
+        let of_jobs = job_logs.clone();
+        let log = logs::init(&config.logging, traces.tracer(), sinks.writer(), of_jobs)?;
         Ok((traces, sinks, log))
     })();
     let (traces, sinks, log) = match started {
@@ -236,11 +240,19 @@ fn serve(args: &ServeArgs) -> ExitCode {
         lines: sinks.counts().into_iter().chain(log.counts()).collect(),
         spans: Arc::clone(traces.counts()),
     };
+    let checkup = checkup(
+        args.path(),
+        settings,
+        config.clone(),
+        runtime.handle().clone(),
+    );
     let ended = runtime.block_on(async {
         let inherited = Inherited {
             listener,
             log_file: log.file.clone(),
             exports,
+            job_logs,
+            checkup,
         };
         let daemon = Daemon::start(config, inherited).await?;
         tracing::info!(component = "daemon", address = %daemon.address()?, "Listening");
@@ -267,6 +279,24 @@ fn serve(args: &ServeArgs) -> ExitCode {
     // Blocking threads that hang in a device must not keep the process alive.
     runtime.shutdown_background();
     status
+}
+
+/// `doctor`'s checks for the running daemon. Some block: they have a thread of their own.
+fn checkup(
+    file: PathBuf,
+    settings: Settings,
+    config: Config,
+    runtime: tokio::runtime::Handle,
+) -> Checkup {
+    let what = Arc::new((file, settings, config));
+    Checkup::new(Arc::new(move || {
+        let (what, runtime) = (Arc::clone(&what), runtime.clone());
+        let running = tokio::task::spawn_blocking(move || {
+            let (file, settings, config) = &*what;
+            runtime.block_on(doctor::examine_running(file, settings, config))
+        });
+        Box::pin(async move { running.await.ok() })
+    }))
 }
 
 fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitCode {

@@ -19,7 +19,8 @@ use crate::config::{Config, check_with_cache};
 use crate::delivery::webhooks::Webhooks;
 use crate::dependencies::Dependencies;
 use crate::golden::Shelf;
-use crate::http::{App, router};
+use crate::http::{App, Checkup, router};
+use crate::job::log::Logs;
 use crate::jobs::{JobSettings, Jobs, Services};
 use crate::libvirt::{self, Hypervisor};
 use crate::net::{self, Load};
@@ -53,6 +54,10 @@ pub struct Inherited {
     pub log_file: Option<LogFile>,
     /// Counts of the log lines and spans that are sent to other hosts.
     pub exports: Exports,
+    /// Where the log adds the lines about jobs.
+    pub job_logs: Logs,
+    /// Runs the checks of `doctor`.
+    pub checkup: Checkup,
 }
 
 /// How the daemon ended.
@@ -75,7 +80,7 @@ impl Daemon {
         // fatal signal.
         let too_large = rustix::process::Signal::XFSZ.as_raw();
         drop(signal(SignalKind::from_raw(too_large))?);
-        let services = Arc::new(services(&config).await?);
+        let services = Arc::new(services(&config, inherited.job_logs).await?);
         let jobs = Jobs::new(Arc::clone(&services));
         let access = Arc::new(Access::load(&config.server)?);
         let listener = match inherited.listener {
@@ -96,6 +101,8 @@ impl Daemon {
             started,
             serve_metrics: config.metrics.enabled,
             serve_page: config.ui.enabled,
+            trace_url: config.ui.trace_url.as_deref().map(Into::into),
+            checkup: inherited.checkup,
             exports: Arc::new(inherited.exports),
             load: Arc::new(Load::new(config.server.max_connections_per_address)),
             shared: Arc::default(),
@@ -212,7 +219,7 @@ async fn reload(app: &App, log_file: Option<&LogFile>) {
     }
 }
 
-async fn services(config: &Config) -> anyhow::Result<Services> {
+async fn services(config: &Config, logs: Logs) -> anyhow::Result<Services> {
     let hypervisor = match config.libvirt.enabled {
         true => Some(libvirt::connect(&config.libvirt.uri)?),
         false => None,
@@ -239,6 +246,7 @@ async fn services(config: &Config) -> anyhow::Result<Services> {
         hypervisor,
         store,
         metrics,
+        logs,
         doubt: Arc::default(),
         settings: JobSettings::from(config),
     })

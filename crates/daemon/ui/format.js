@@ -35,6 +35,12 @@ export function exact(text) {
     : time.toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'long' });
 }
 
+// The time of day in the viewer's zone.
+export function clock(text) {
+  const time = new Date(text);
+  return Number.isNaN(time.getTime()) ? String(text) : time.toLocaleTimeString(undefined, { hour12: false });
+}
+
 export const percent = (value) => `${(Math.floor((value ?? 0) * 10) / 10).toFixed(1)} %`;
 
 export const short = (id) => String(id).slice(0, 8);

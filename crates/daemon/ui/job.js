@@ -1,9 +1,18 @@
 // One job: how far, how fast, why not, and how to ask for it again.
 import { html, useEffect, useState } from './preact.js';
-import { address } from './api.js';
+import { address, call } from './api.js';
 import { bytes, exact, percent, rate, seconds } from './format.js';
-import { Bar, Chip, Copy, Plot, Problem, Time, ahead, useNow, useStore } from './parts.js';
+import { Course, Log } from './course.js';
+import { Bar, Chip, Copy, Problem, Time, Waiting, ahead, useNow, useStore } from './parts.js';
 import { ended } from './store.js';
+
+// Where traces are looked at, if the daemon says so; an address of another scheme would be code.
+function Trace({ id }) {
+  const [template, set] = useState(null);
+  useEffect(() => { call('GET', '/api/v1/host').then((host) => set(host.trace_url), () => {}); }, []);
+  const url = template?.replaceAll('{trace_id}', encodeURIComponent(id));
+  return /^https?:\/\//.test(url ?? '') ? html`<a href=${url} rel="noopener noreferrer" target="_blank">${id}</a>` : id;
+}
 
 const STAGES = ['initializing', 'downloading', 'converting', 'finalizing'];
 const STAGES_OF_VERIFYING = ['initializing', 'verifying'];
@@ -23,10 +32,6 @@ export function Job({ id, act }) {
 
   const { progress, verification } = job;
   const stages = job.kind === 'verify' ? STAGES_OF_VERIFYING : STAGES;
-  const samples = store.samples.get(id) ?? [];
-  const speeds = samples.slice(1)
-    .map((sample, at) => (sample.stage === samples[at].stage
-      ? Math.max(0, (sample.bytes - samples[at].bytes) / ((sample.at - samples[at].at) / 1000)) : 0));
   const facts = [
     ['Image', job.image_url || undefined], ['Volume', job.volume_path ?? job.volume_name], ['Digest', job.image_digest && `sha256:${job.image_digest}`],
     ['Verified by', { none: 'nothing: no checksum was found', signature: 'a signature', request: 'the checksum of the request', sidecar: 'its checksum file', sums: "its directory's checksum file" }[job.verified] ?? job.verified],
@@ -39,7 +44,7 @@ export function Job({ id, act }) {
     ['Cached as', job.image_path], ['Correlation id', job.correlation_id], ['Attempts', job.attempts > 1 ? job.attempts : undefined],
     ['Accepted', exact(job.created_at)], ['Begun', progress?.job_start_time && exact(progress.job_start_time)],
     [ended(job) ? 'Ended' : 'Last change', exact(job.updated_at)],
-    ['Job', job.job_id],
+    ['Trace', job.trace_id && html`<${Trace} id=${job.trace_id} />`], ['Job', job.job_id],
   ];
   return html`<article class="job" aria-labelledby="job-title">
     <p><a href="#/jobs">← All jobs</a></p>
@@ -48,6 +53,7 @@ export function Job({ id, act }) {
         ${['failed', 'cancelled'].includes(job.status) && html`<button type="button" class="primary" onClick=${() => act('retry', job)}>Retry</button>`}</div></div>
     ${job.error && html`<div class="problem" role="alert"><strong>${job.error_type} (${job.error_code})</strong><p>${job.error}</p>
       ${job.remedy && html`<p class="remedy"><b>What to do:</b> ${job.remedy}</p>`}</div>`}
+    ${job.waiting && html`<${Waiting} waiting=${job.waiting} now=${now} />`}
     ${job.status === 'pending' && html`<p>Waits for a free place: ${ahead(store.position(job))}, since <${Time} value=${job.created_at} now=${now} />.</p>`}
     ${progress && html`<section aria-label="Progress"><${Bar} value=${progress.overall_percent} state=${job.status} label="Whole job" />
       <p class="big">${percent(progress.overall_percent)} ${job.status === 'running' && html`<span class="dim">${seconds(progress.overall_eta_sec)} left</span>`}</p>
@@ -55,11 +61,12 @@ export function Job({ id, act }) {
         const state = stage === progress.stage ? 'now' : stages.indexOf(stage) < stages.indexOf(progress.stage) ? 'past' : 'later';
         return html`<li class=${state} aria-current=${state === 'now' ? 'step' : undefined}>${stage}</li>`;
       })}</ol><p class="dim">${bytes(progress.bytes_processed)} of ${bytes(progress.bytes_total)} in this stage, ${rate(store.rates.get(id))},
-        since <${Time} value=${progress.stage_start_time} now=${now} /></p>`}
-      ${samples.length > 2 && html`<${Plot} points=${speeds} label="Bytes of the stage for each second, since this page has been open" />`}</section>`}
+        since <${Time} value=${progress.stage_start_time} now=${now} /></p>`}</section>`}
+    <${Course} job=${job} />
     ${job.notes?.length > 0 && html`<section><h2>Notes</h2><ul>${job.notes.map((note) => html`<li>${note}</li>`)}</ul></section>`}
     <section><h2>Facts</h2><dl>${facts.filter(([, value]) => value !== undefined && value !== null && value !== false)
       .map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl></section>
+    <${Log} job=${job} />
     <${Requests} job=${job} /></article>`;
 }
 

@@ -63,11 +63,11 @@ export function Jobs({ act }) {
       <div role="rowgroup" class="rows" style=${{ height: `${store.jobs.length * ROW}px` }}>
         ${rows.map((job, at) => html`<${Row} key=${job.job_id} job=${job} index=${view.first + at} now=${now} act=${act}
           chosen=${chosen.has(job.job_id)} toggle=${toggle} />`)}</div>
-      ${!store.jobs.length && (store.loading
+      ${!store.jobs.length && html`<div role="rowgroup"><div role="row"><div role="cell">${store.loading
         ? html`<p class="empty" aria-busy="true">Reading the jobs…</p>`
         : Object.keys(store.filter).length
           ? html`<${Empty}>No job is like that. <button type="button" class="link" onClick=${() => { store.period = ''; store.setFilter({}); }}>Show all</button></${Empty}>`
-          : html`<${Empty}>No jobs yet. <a href="#/provision">Provision the first volume</a>, or let your orchestrator do it.</${Empty}>`)}
+          : html`<${Empty}>No jobs yet. <a href="#/provision">Provision the first volume</a>, or let your orchestrator do it.</${Empty}>`}</div></div></div>`}
     </div></section>`;
 }
 

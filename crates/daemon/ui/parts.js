@@ -52,6 +52,13 @@ export function Bar({ value, label, state }) {
     <div class="bar-fill" style=${{ width: `${width}%` }}></div></div>`;
 }
 
+// What a job waits for while it repeats something that failed.
+const WAITS_FOR = { __proto__: null, object_store: 'the object store', storage: "the daemon's database and cache" };
+
+export const Waiting = ({ waiting, now }) => html`<div class="waiting" role="status"><strong>Waits for ${WAITS_FOR[waiting.for] ?? waiting.for}</strong>
+  <p>Since <${Time} value=${waiting.since} now=${now} />; ${waiting.attempt === 1 ? '1 attempt has' : `${waiting.attempt} attempts have`} failed. It goes on by itself when that is over.</p>
+  <p class="said">${waiting.reason}</p></div>`;
+
 export function ahead({ count, least }) {
   if (least) return `at least ${count} ahead in the queue`;
   return count ? `${count} ahead in the queue` : 'next in the queue';
@@ -67,7 +74,7 @@ export function Progress({ job }) {
   return html`<div class="progress">
     <${Bar} value=${progress.overall_percent} state=${job.status} label=${`Progress of ${job.volume_name ?? 'the image'}`} />
     <span class="progress-text">${percent(progress.overall_percent)}
-      ${job.status === 'running' && html` · ${progress.stage}${speed > 0 && ` · ${rate(speed)}`}${
+      ${job.waiting ? html` · <span class="warn-text" title=${job.waiting.reason}>waits for ${WAITS_FOR[job.waiting.for] ?? job.waiting.for}</span>` : job.status === 'running' && html` · ${progress.stage}${speed > 0 && ` · ${rate(speed)}`}${
         progress.overall_eta_sec !== undefined && ` · ${seconds(progress.overall_eta_sec)} left`}`}</span>
   </div>`;
 }
@@ -115,14 +122,4 @@ export function Confirm({ question, action, onYes, onNo }) {
     <p>${question}</p>
     <div class="actions"><button type="button" onClick=${onNo} autofocus>Keep</button>
       <button type="button" class="danger" onClick=${onYes}>${action}</button></div></dialog>`;
-}
-
-// A line over its own greatest value.
-export function Plot({ points, label }) {
-  if (points.length < 2) return html`<p class="dim">Not enough was seen yet.</p>`;
-  const top = Math.max(...points, 1);
-  const line = points.map((value, at) => `${(at / (points.length - 1)) * 600},${118 - (value / top) * 112}`).join(' ');
-  return html`<figure class="plot"><svg viewBox="0 0 600 120" role="img" aria-label=${label} preserveAspectRatio="none">
-    <polyline points=${`0,118 ${line} 600,118`} class="plot-area" /><polyline points=${line} class="plot-line" /></svg>
-    <figcaption>${label}: now ${rate(points.at(-1))}, at most ${rate(top)}</figcaption></figure>`;
 }

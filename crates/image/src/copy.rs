@@ -49,4 +49,4 @@ pub use copier::{Body, Copier, PlannedImage};
 pub use engine::Engine;
 pub use limit::RateLimiter;
 pub(crate) use local::feed_file;
-pub use options::{CopyOptions, Counters, Layout, Summary, Tail, TailPolicy, Zeroed};
+pub use options::{CopyOptions, Counters, Layout, Summary, Tail, TailPolicy, TimeSpent, Zeroed};

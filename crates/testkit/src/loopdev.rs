@@ -2,6 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
@@ -14,9 +16,21 @@ pub struct LoopDevice {
     path: PathBuf,
     /// The file behind it.
     backing: PathBuf,
-    // Removed after the device is detached.
+    /// What slows it down. Ended after the device is detached.
+    throttle: Option<Throttle>,
+    // Removed last.
     _directory: Option<TempDir>,
 }
+
+/// A file that takes so many bytes per second, by qemu-storage-daemon.
+#[derive(Debug)]
+struct Throttle {
+    server: Child,
+    file: PathBuf,
+}
+
+/// How long qemu-storage-daemon may take to serve its file.
+const START_DEADLINE: Duration = Duration::from_secs(60);
 
 impl LoopDevice {
     /// A device of `size_bytes`, all zero. Needs `require("loop")`.
@@ -30,6 +44,51 @@ impl LoopDevice {
     /// A device over an existing file, with logical blocks of this size. Needs `require("loop")`.
     pub fn over(backing: &Path, block_bytes: u32) -> Result<Self> {
         Self::attach(backing.to_owned(), block_bytes, None)
+    }
+
+    /// The same, whose writes are held to a rate. Needs `require("slow-device")`.
+    pub fn slow(size_bytes: u64, write_bytes_per_sec: u64) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let (backing, served) = (directory.path().join("disk"), directory.path().join("slow"));
+        File::create(&backing)?.set_len(size_bytes)?;
+        File::create(&served)?;
+        let server = command("qemu-storage-daemon")
+            .arg("--object")
+            .arg(format!(
+                "throttle-group,id=slow,x-bps-write={write_bytes_per_sec}"
+            ))
+            .arg("--blockdev")
+            .arg(format!(
+                "driver=file,node-name=file,filename={}",
+                backing.display()
+            ))
+            .args([
+                "--blockdev",
+                "driver=throttle,throttle-group=slow,node-name=throttled,file=file",
+            ])
+            .arg("--export")
+            .arg(format!(
+                "fuse,id=export,node-name=throttled,mountpoint={},writable=on,allow-other=off",
+                served.display()
+            ))
+            .spawn()
+            .context("running qemu-storage-daemon")?;
+        let throttle = Throttle {
+            server,
+            file: served,
+        };
+        let deadline = Instant::now() + START_DEADLINE;
+        while std::fs::metadata(&throttle.file)?.len() != size_bytes {
+            ensure!(
+                Instant::now() < deadline,
+                "qemu-storage-daemon serves no file"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let served = throttle.file.clone();
+        let mut device = Self::attach(served, 512, Some(directory))?;
+        device.throttle = Some(throttle);
+        Ok(device)
     }
 
     /// The device's path, such as `/dev/loop3`.
@@ -59,6 +118,7 @@ impl LoopDevice {
         Ok(Self {
             path,
             backing,
+            throttle: None,
             _directory: directory,
         })
     }
@@ -67,6 +127,7 @@ impl LoopDevice {
 impl Drop for LoopDevice {
     fn drop(&mut self) {
         let detached = command("losetup").arg("--detach").arg(&self.path).status();
+        drop(self.throttle.take());
         let ok = matches!(&detached, Ok(status) if status.success());
         assert!(
             ok || std::thread::panicking(),
@@ -74,6 +135,25 @@ impl Drop for LoopDevice {
             self.path.display()
         );
     }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        // Its server ends with the mount; the file of its backing is removed with the directory.
+        let unmounted = command("umount").arg("--lazy").arg(&self.file).status();
+        self.server.kill().ok();
+        self.server.wait().ok();
+        let ok = matches!(&unmounted, Ok(status) if status.success());
+        assert!(ok || std::thread::panicking(), "umount: {unmounted:?}");
+    }
+}
+
+/// Whether a slow device can be made as well.
+pub(crate) fn check_slow() -> Result<(), String> {
+    check()?;
+    let fuse = "/dev/fuse";
+    let opened = OpenOptions::new().read(true).write(true).open(fuse);
+    opened.map(drop).map_err(|error| format!("{fuse}: {error}"))
 }
 
 /// Whether this process may attach loop devices.

@@ -62,6 +62,12 @@ const COMPONENTS: &[Component] = &[
         install: "apt install mount, and run as root with /dev/loop-control",
     },
     Component {
+        name: "slow-device",
+        programs: &["losetup", "qemu-storage-daemon", "umount"],
+        also: crate::loopdev::check_slow,
+        install: "apt install mount qemu-utils, and run as root with /dev/loop-control and /dev/fuse",
+    },
+    Component {
         name: "libvirt",
         programs: &["libvirtd", "virsh", "unshare", "mount"],
         also: crate::tmpfs::check,

@@ -1,6 +1,6 @@
 //! Commands for jobs: provision, list, show, follow, cancel, retry.
 
-use lvp_api::{JobId, JobState, JobStatus, Method, ProvisionRequest, Verified};
+use lvp_api::{Bound, JobId, JobState, JobStatus, Method, ProvisionRequest, Verified, Waiting};
 
 use super::{Context, say_if_more, wait};
 use crate::args::{JobsArgs, ProvisionArgs, ReconnectArgs, WaitArgs};
@@ -129,6 +129,29 @@ fn made_by(method: Method) -> &'static str {
     }
 }
 
+/// The object store since TIME (3 attempts failed): REASON
+fn waits_for(waiting: &Waiting) -> String {
+    let Waiting {
+        on,
+        since,
+        attempt,
+        reason,
+    } = waiting;
+    let failed = match attempt {
+        1 => "1 attempt failed".to_owned(),
+        more => format!("{more} attempts failed"),
+    };
+    format!("{} since {since} ({failed}): {reason}", on.text())
+}
+
+fn bounded_by(bound: Bound) -> String {
+    format!(
+        "{} ({:.0} % of its time; see 'lvpctl explain')",
+        bound.by,
+        bound.share(bound.by)
+    )
+}
+
 fn describe(job: &JobStatus) -> String {
     // Only for a job that has not completed: how far it got.
     let is_completed = job.status == JobState::Completed;
@@ -144,6 +167,8 @@ fn describe(job: &JobStatus) -> String {
             "Progress",
             progress.map(|p| progress::describe(p, job.status)),
         ),
+        ("Waits for", job.waiting.as_ref().map(waits_for)),
+        ("Bounded by", job.bound.map(bounded_by)),
         ("Error", job.error.clone()),
         ("Error type", job.error_type.clone()),
         ("What to do", job.remedy.clone()),

@@ -16,9 +16,11 @@ use crate::output::{self, Format, say};
 
 mod cache;
 mod cert;
+mod explain;
 mod golden;
 mod health;
 mod jobs;
+mod log;
 mod plan;
 mod token;
 mod top;
@@ -66,6 +68,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Status { job } => jobs::status(&context, job).await,
         Command::Top { reconnect } => top::run(&context, &reconnect).await,
         Command::Watch { job, reconnect } => jobs::watch(&context, job, &reconnect).await,
+        Command::Explain { job } => explain::show(&context, job).await,
+        Command::Log { job, follow } => log::print(&context, job, follow).await,
         Command::Cancel { job } => jobs::cancel(&context, job).await,
         Command::Retry { job, wait } => jobs::retry(&context, job, &wait).await,
         Command::Cache(CacheCommand::Ls { limit, offset }) => {

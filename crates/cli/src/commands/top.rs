@@ -187,7 +187,10 @@ fn line(job: &JobStatus) -> String {
     let volume = job.volume_name.as_deref().unwrap_or("-");
     let progress = job.progress.as_ref().filter(|_| !job.status.is_terminal());
     let what = match (progress, &job.error) {
-        (Some(now), _) => format!("{}  {}", now.stage, progress::describe(now, job.status)),
+        (Some(now), _) => {
+            let text = progress::describe(now, job.status);
+            format!("{}  {text}{}", now.stage, progress::waits(job))
+        }
         (None, Some(error)) => clean(error),
         (None, None) => job.image_url.clone(),
     };

@@ -41,6 +41,20 @@ pub(super) fn collector(text: &str, scheme: &str) -> Result<Url, String> {
     })
 }
 
+/// Where people look at a trace, with a place for its id.
+pub(super) fn trace(text: &str) -> Result<(), String> {
+    let known = || text.contains("{trace_id}").then_some(());
+    let url = known().and_then(|()| Url::parse(&text.replace("{trace_id}", "0")).ok());
+    match url {
+        Some(url) if matches!(url.scheme(), "http" | "https") && !has_credentials(&url) => Ok(()),
+        _ => Err(
+            "cannot be used: it must be a URL with the place of the id, such as \
+             https://jaeger.example.com/trace/{trace_id}"
+                .to_owned(),
+        ),
+    }
+}
+
 /// A URL that something is posted to. It may hold secrets, so error texts do not show it.
 pub(super) fn receiver(text: &str) -> Result<Url, &'static str> {
     match text.contains("://") {

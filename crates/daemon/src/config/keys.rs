@@ -662,6 +662,14 @@ pub const KEYS: &[Key] = &[
         "Whether the web page is served at /; it asks for a token, and shows what that token may see",
     ),
     key(
+        "ui.trace_url",
+        &["UI_TRACE_URL"],
+        Kind::Text,
+        "",
+        "Where a trace can be looked at: a URL with {trace_id} in it, such as https://jaeger.example.com/trace/{trace_id}; the page \
+         links jobs to it",
+    ),
+    key(
         "tracing.endpoint",
         &[
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",

@@ -235,6 +235,17 @@ impl Settings {
         self.optional_text(key).map(read).transpose()
     }
 
+    /// A URL for people, in which an id is put for `{trace_id}`.
+    pub(super) fn trace_url(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
+        let Some(text) = self.optional_text(key) else {
+            return Ok(None);
+        };
+        match endpoints::trace(&text) {
+            Ok(()) => Ok(Some(text)),
+            Err(reason) => Err(ConfigError::Invalid { key, reason }),
+        }
+    }
+
     pub(super) fn path(&self, key: &'static str) -> Result<PathBuf, ConfigError> {
         self.text(key).map(PathBuf::from)
     }

@@ -300,6 +300,8 @@ pub struct Metrics {
 pub struct Ui {
     /// Whether the web page is served.
     pub enabled: bool,
+    /// Where traces are looked at, with `{trace_id}` in it.
+    pub trace_url: Option<String>,
 }
 
 impl Config {
@@ -396,6 +398,7 @@ impl Config {
             },
             ui: Ui {
                 enabled: settings.boolean("ui.enabled")?,
+                trace_url: settings.trace_url("ui.trace_url")?,
             },
             tracing: Tracing::new(settings)?,
             logging: logging::logging(settings)?,

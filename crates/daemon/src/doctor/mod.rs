@@ -24,8 +24,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use clap::Args;
+use lvp_api::{DoctorCheck, DoctorReport};
 use serde::Serialize;
 
+use crate::clock;
 use crate::config::{Backend, Config, ConfigError, Origin, Settings};
 use crate::error::chain;
 
@@ -121,34 +123,14 @@ pub const CHECKS: &[(&str, &str)] = &[
 ];
 
 /// The result of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// As it should be.
-    Ok,
-    /// It works, but should be improved, or will fail at some time.
-    Warn,
-    /// It does not work.
-    Fail,
-}
+pub use lvp_api::CheckStatus as Status;
 
-impl Status {
-    /// As in the report.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Fail => "fail",
-        }
-    }
-
-    /// The process's exit code.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Ok => 0,
-            Self::Warn => 1,
-            Self::Fail => 2,
-        }
+/// The process's exit code for a result.
+fn exit_code(status: Status) -> u8 {
+    match status {
+        Status::Ok => 0,
+        Status::Warn => 1,
+        Status::Fail => 2,
     }
 }
 
@@ -227,7 +209,7 @@ impl Report {
                 message,
                 remedy,
             } = finding;
-            counts[usize::from(status.exit_code())] += 1;
+            counts[usize::from(exit_code(*status))] += 1;
             // Writing to a string cannot fail.
             writeln!(text, "{:<4}  {check:<width$}  {message}", status.as_str()).ok();
             if let Some(remedy) = remedy {
@@ -265,7 +247,32 @@ pub async fn run(
     io::stdout()
         .write_all(text.as_bytes())
         .context("Cannot write to standard output")?;
-    Ok(report.status.exit_code())
+    Ok(exit_code(report.status))
+}
+
+/// Runs the checks in the daemon itself, except for that of the database's file: nothing but the store may open that.
+pub async fn examine_running(file: &Path, settings: &Settings, config: &Config) -> DoctorReport {
+    let report = Report::new(checks(None, file, settings, config, Database::InUse).await);
+    let check = |finding: Finding| DoctorCheck {
+        check: finding.check.to_owned(),
+        status: finding.status,
+        message: finding.message,
+        remedy: finding.remedy,
+    };
+    DoctorReport {
+        checked_at: clock::now_text(),
+        status: report.status,
+        checks: report.checks.into_iter().map(check).collect(),
+    }
+}
+
+/// Whether the database's file can be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Database {
+    /// It is checked.
+    Checked,
+    /// This process has it open.
+    InUse,
 }
 
 async fn examine(
@@ -281,26 +288,38 @@ async fn examine(
             return Report::new(vec![Finding::fail("config", chain(&error), remedy)]);
         }
     };
-    let mut findings = configuration(file, &settings);
+    Report::new(checks(image, file, &settings, &config, Database::Checked).await)
+}
+
+async fn checks(
+    image: Option<&str>,
+    file: &Path,
+    settings: &Settings,
+    config: &Config,
+    database: Database,
+) -> Vec<Finding> {
+    let mut findings = configuration(file, settings);
     findings.extend(former_program());
-    findings.extend(host::check(&config));
+    findings.extend(host::check(config));
     match &config.volumes.backend {
-        Backend::Lvm => findings.extend(lvm::check(&config).await),
+        Backend::Lvm => findings.extend(lvm::check(config).await),
         Backend::Dir(directory) => {
             findings.push(storage::directory("volumes.dir", directory, 0));
         }
     }
-    findings.push(volumes::check(&config).await);
-    let hypervisor = libvirt::check(&config).await;
+    findings.push(volumes::check(config).await);
+    let hypervisor = libvirt::check(config).await;
     if let Some(directory) = &hypervisor.cache_dir {
         let keep = config.cache.min_free_bytes;
         findings.push(storage::directory("cache.dir", directory, keep));
     }
-    findings.push(storage::database(&config.server.db_path));
-    findings.extend(s3::check(&config, image).await);
-    findings.extend(access::check(&config));
+    if database == Database::Checked {
+        findings.push(storage::database(&config.server.db_path));
+    }
+    findings.extend(s3::check(config, image).await);
+    findings.extend(access::check(config));
     findings.extend(hypervisor.findings);
-    Report::new(findings)
+    findings
 }
 
 /// Files that the Go program of the same name leaves on a host.

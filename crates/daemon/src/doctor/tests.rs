@@ -29,7 +29,7 @@ fn the_worst_finding_is_the_result_and_the_exit_code() {
         (vec![ok.clone(), warn.clone()], 1),
         (vec![ok.clone(), fail.clone(), warn.clone()], 2),
     ] {
-        assert_eq!(Report::new(findings).status.exit_code(), code);
+        assert_eq!(exit_code(Report::new(findings).status), code);
     }
     let report = Report::new(vec![ok, warn, fail]);
     insta::assert_snapshot!(report.text(), @r"

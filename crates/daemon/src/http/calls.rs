@@ -6,7 +6,9 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use lvp_api::routes;
 use utoipa::openapi::path::HttpMethod;
 
-use super::{App, cache, events, golden, health, images, jobs, metrics, plan, upload, volumes};
+use super::{
+    App, cache, events, golden, health, host, images, jobs, metrics, plan, upload, volumes,
+};
 
 /// Makes the route of a handler for a method.
 type Handler = fn(MethodFilter) -> MethodRouter<App>;
@@ -146,6 +148,30 @@ pub(super) const CALLS: &[Call] = &[
         "JobStatus",
         &[404, 503],
     ),
+    call(
+        GET,
+        |method| on(method, jobs::timeline),
+        &[routes::TIMELINE],
+        "When a job's stages ran, how fast its bytes moved, and what its time went to",
+        "Timeline",
+        &[404, 503],
+    ),
+    Call {
+        query: &[(
+            "after",
+            "Only lines after the one with this number; a client that follows the log gives the \
+             last that it has",
+        )],
+        ..call(
+            GET,
+            |method| on(method, jobs::log),
+            &[routes::LOG],
+            "What was logged about a job: at most 400 lines and 64 KiB, its first lines and its \
+             last; kept as long as the job",
+            "JobLog",
+            &[400, 404, 503],
+        )
+    },
     call(
         POST,
         |method| on(method, jobs::cancel),
@@ -324,6 +350,32 @@ pub(super) const CALLS: &[Call] = &[
          caller disconnects",
         "VerifiedVolume",
         &[400, 404, 409, 422, 429, 503],
+    ),
+    call(
+        GET,
+        |method| on(method, host::host),
+        &[routes::HOST],
+        "The daemon and its host: version, dependencies, places for jobs, room, certificates",
+        "HostStatus",
+        &[],
+    ),
+    call(
+        GET,
+        |method| on(method, host::history),
+        &[routes::HISTORY],
+        "What jobs did in the last 24 hours, by quarters of an hour: counts and bytes of the jobs \
+         that ended in each",
+        "History",
+        &[503],
+    ),
+    call(
+        GET,
+        |method| on(method, host::doctor),
+        &[routes::DOCTOR],
+        "Run the checks of `doctor`, except for that of the database's file; a report that is up \
+         to 60 s old is returned again",
+        "DoctorReport",
+        &[503],
     ),
     call(
         GET,

@@ -4,7 +4,9 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode, Uri};
-use lvp_api::{CancelledJob, ErrorCode, JobAccepted, JobId, JobList, JobState, JobStatus};
+use lvp_api::{
+    CancelledJob, ErrorCode, JobAccepted, JobId, JobList, JobLog, JobState, JobStatus, Timeline,
+};
 
 use super::error::ApiError;
 use super::fields::Fields;
@@ -123,6 +125,26 @@ pub(super) async fn get(
         .await?
         .ok_or_else(|| unknown(&id))?;
     Ok(Json(job.status()))
+}
+
+/// `GET /api/v1/jobs/{id}/timeline`
+pub(super) async fn timeline(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Timeline>, ApiError> {
+    let timeline = app.jobs.timeline(job_id(&id)?).await?;
+    timeline.map(Json).ok_or_else(|| unknown(&id))
+}
+
+/// `GET /api/v1/jobs/{id}/log`
+pub(super) async fn log(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<Json<JobLog>, ApiError> {
+    let after = Fields::of_query(&uri, &["after"])?.whole_text("after")?;
+    let log = app.jobs.log(job_id(&id)?, after).await?;
+    log.map(Json).ok_or_else(|| unknown(&id))
 }
 
 /// `POST /api/v1/jobs/{id}/cancel`

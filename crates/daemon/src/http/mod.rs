@@ -11,6 +11,7 @@ mod gather;
 mod golden;
 mod guard;
 mod health;
+mod host;
 mod images;
 mod jobs;
 mod list;
@@ -49,6 +50,7 @@ use crate::telemetry::Exports;
 use calls::CALLS;
 use error::ApiError;
 pub use gather::Gather;
+pub use host::Checkup;
 pub use streams::Streams;
 
 pub use openapi::document as openapi_document;
@@ -70,6 +72,10 @@ pub struct App {
     pub serve_metrics: bool,
     /// Whether the page is served.
     pub serve_page: bool,
+    /// Where traces are looked at.
+    pub trace_url: Option<Arc<str>>,
+    /// Runs the checks of `doctor`.
+    pub checkup: Checkup,
     /// Counters of exported log lines and spans.
     pub exports: Arc<Exports>,
     /// The load by all connections, and its limits.

@@ -6,9 +6,10 @@ use axum::Json;
 use axum::response::Html;
 use lvp_api::plan::Plan;
 use lvp_api::{
-    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, ErrorBody, GoldenVolumes, Health,
-    JobAccepted, JobList, JobStatus, ProvisionRequest, Readiness, StoredImages, UploadedContent,
-    VerifiedVolume, VerifyRequest, VolumeList, routes,
+    CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, DoctorReport, ErrorBody,
+    GoldenVolumes, Health, History, HostStatus, JobAccepted, JobList, JobLog, JobStatus,
+    ProvisionRequest, Readiness, StoredImages, Timeline, UploadedContent, VerifiedVolume,
+    VerifyRequest, VolumeList, routes,
 };
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -185,6 +186,8 @@ fn components() -> utoipa::openapi::Components {
     add::<Plan>(&mut schemas);
     add::<JobAccepted>(&mut schemas);
     add::<JobStatus>(&mut schemas);
+    add::<Timeline>(&mut schemas);
+    add::<JobLog>(&mut schemas);
     add::<JobList>(&mut schemas);
     add::<CancelledJob>(&mut schemas);
     add::<StoredImages>(&mut schemas);
@@ -195,6 +198,9 @@ fn components() -> utoipa::openapi::Components {
     add::<VerifiedVolume>(&mut schemas);
     add::<VerifyRequest>(&mut schemas);
     add::<UploadedContent>(&mut schemas);
+    add::<HostStatus>(&mut schemas);
+    add::<History>(&mut schemas);
+    add::<DoctorReport>(&mut schemas);
     add::<Health>(&mut schemas);
     add::<Readiness>(&mut schemas);
     add::<ErrorBody>(&mut schemas);

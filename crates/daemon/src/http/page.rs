@@ -46,6 +46,7 @@ const ASSETS: &[Asset] = &[
     asset!("parts.js", "text/javascript; charset=utf-8"),
     asset!("jobs.js", "text/javascript; charset=utf-8"),
     asset!("job.js", "text/javascript; charset=utf-8"),
+    asset!("course.js", "text/javascript; charset=utf-8"),
     asset!("provision.js", "text/javascript; charset=utf-8"),
     asset!("cache.js", "text/javascript; charset=utf-8"),
     asset!("volumes.js", "text/javascript; charset=utf-8"),
@@ -167,7 +168,9 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use lvp_api::{ImageType, JobState, Method, Stage, Verified};
+    use lvp_api::{
+        Cause, CheckStatus, ImageType, JobState, Lane, Method, Stage, Verified, WaitsFor,
+    };
 
     use super::*;
 
@@ -207,6 +210,10 @@ mod tests {
             ("job.js", Stage::NAMES),
             ("job.js", Verified::NAMES),
             ("job.js", Method::NAMES),
+            ("course.js", Cause::NAMES),
+            ("course.js", Lane::NAMES),
+            ("parts.js", WaitsFor::NAMES),
+            ("host.js", CheckStatus::NAMES),
         ] {
             for word in words {
                 let quoted = [format!("'{word}'"), format!("{word}:")];

@@ -10,9 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use lvp_api::{Progress, Stage};
+use lvp_api::{Cause, Progress, Stage};
 use lvp_image::copy::Counters;
 
+use super::account::{Account, Pass};
+use super::record::TrailRecord;
+use super::trail::Trail;
 use crate::clock;
 
 /// Bytes per second of a download, assumed before the first measurement (monitoring guide).
@@ -61,7 +64,13 @@ pub struct Meter {
     /// it.
     fetched_bytes: AtomicU64,
     /// Requests to the source that this job repeated after a temporary error.
-    retries: Arc<AtomicU64>,
+    retries: AtomicU64,
+    /// What the job's time goes to.
+    pub account: Account,
+    /// When its stages ran, and how fast its bytes moved.
+    pub trail: Trail,
+    /// The pass that is under way, or the last one.
+    pass: Mutex<Option<Arc<Pass>>>,
     /// Bytes of the guest's disk that are in place, counted by the current copy.
     copy: Mutex<Copying>,
     state: Mutex<State>,
@@ -116,6 +125,16 @@ impl Default for State {
 }
 
 impl Meter {
+    /// The meter of a job that was accepted `age_sec` ago and may have run before.
+    pub fn continued(trail: TrailRecord, age_sec: f64) -> Self {
+        let meter = Self {
+            trail: Trail::continued(trail.times, age_sec),
+            ..Self::default()
+        };
+        meter.account.began_with(trail.spent);
+        meter
+    }
+
     /// Sets the rates with which estimates begin.
     pub fn expect(&self, rates: Rates) {
         lock(&self.state).rates = rates;
@@ -129,6 +148,19 @@ impl Meter {
             state.stage_started = Instant::now();
             state.stage_started_at = clock::now_text();
         }
+    }
+
+    /// A pass begins, to which time is charged; what it waits for first is of this kind.
+    pub fn begin_pass(&self, first: Cause) -> Arc<Pass> {
+        let pass = Arc::new(Pass::new(self.copy(), first));
+        *lock(&self.pass) = Some(Arc::clone(&pass));
+        self.account.charge_pass(Arc::clone(&pass));
+        pass
+    }
+
+    /// The pass that is under way, or the last one.
+    pub fn pass(&self) -> Option<Arc<Pass>> {
+        lock(&self.pass).clone()
     }
 
     /// This many bytes of the image will be downloaded.
@@ -173,9 +205,9 @@ impl Meter {
         self.holes_are_free.store(are_free, Ordering::Relaxed);
     }
 
-    /// The counter of this job's repeated requests to the source.
-    pub fn retry_counter(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.retries)
+    /// A request to the source is repeated.
+    pub fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many requests to the source this job has repeated.

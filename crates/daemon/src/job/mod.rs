@@ -60,12 +60,16 @@
 //! recognised, and where the URL leads ([`ImageUrl`](crate::source::ImageUrl)) is kept with the job while the process
 //! lives. After a restart, the configuration decides again where it leads.
 
+pub mod account;
 pub mod admission;
 pub mod advice;
 pub mod error;
 pub mod flight;
 pub mod kind;
+pub mod log;
 pub mod meter;
 pub mod record;
 pub mod stop;
+pub mod trail;
+pub mod waits;
 pub mod work;

@@ -1,11 +1,13 @@
 //! The daemon's record of a job.
 
 use lvp_api::{
-    JobId, JobState, JobStatus, Method, Progress, Sha256Digest, Signer, Verified, VerifiedVolume,
-    WhenFull,
+    Bound, Cause, JobId, JobState, JobStatus, LaneTime, Method, Progress, Rates, Sha256Digest,
+    Signer, Timeline, Verified, VerifiedVolume, Waiting, WhenFull,
 };
+use serde::{Deserialize, Serialize};
 
 use super::advice;
+use super::log::Kept;
 use super::work::Work;
 use crate::source::ImageUrl;
 
@@ -74,6 +76,14 @@ pub struct Job {
     pub notes: Vec<String>,
     /// Its progress.
     pub progress: Option<Progress>,
+    /// What it waits for.
+    pub waiting: Option<Waiting>,
+    /// What its time went to.
+    pub bound: Option<Bound>,
+    /// Bytes that it fetched, once it has ended.
+    pub fetched_bytes: u64,
+    /// Bytes that it wrote to its volume, once it has ended.
+    pub written_bytes: u64,
     /// How often it was started.
     pub attempts: u32,
     /// When it was accepted.
@@ -104,6 +114,10 @@ impl Job {
             verification: None,
             notes: Vec::new(),
             progress: None,
+            waiting: None,
+            bound: None,
+            fetched_bytes: 0,
+            written_bytes: 0,
             attempts: 0,
             created_at: now.clone(),
             started_at: None,
@@ -120,6 +134,9 @@ impl Job {
             kind: work.kind(),
             status: self.state,
             progress: self.progress.clone(),
+            waiting: self.waiting.clone(),
+            bound: self.bound,
+            trace_id: self.trace_id().map(str::to_owned),
             error: self.failure.as_ref().map(|failure| failure.message.clone()),
             error_code: self.failure.as_ref().map(|failure| failure.code),
             error_type: self
@@ -156,6 +173,56 @@ impl Job {
             updated_at: self.updated_at.clone(),
         }
     }
+}
+
+impl Job {
+    /// The trace that the request was part of (W3C Trace Context, section 3.2.2).
+    fn trace_id(&self) -> Option<&str> {
+        let traceparent = self.spec.traceparent.as_deref()?;
+        traceparent.split('-').nth(1)
+    }
+
+    /// Its time line, of a course that is known.
+    pub fn timeline(&self, trail: TrailRecord) -> Timeline {
+        let by = self.bound.map(|bound| bound.by);
+        let explained = |bound: Bound| {
+            let by = bound.by;
+            format!(
+                "{:.0} % of the job's time went to {}",
+                bound.share(by),
+                by.text()
+            )
+        };
+        Timeline {
+            job_id: self.id,
+            created_at: self.created_at.clone(),
+            stages: trail.times,
+            rates: trail.rates,
+            bound: self.bound,
+            explanation: self.bound.map(explained),
+            advice: by.map(Cause::advice).map(str::to_owned),
+        }
+    }
+}
+
+/// What is kept of a job besides its record: read for one job at a time only.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Course {
+    /// When its stages ran.
+    pub trail: TrailRecord,
+    /// What was logged about it.
+    pub log: Kept,
+}
+
+/// A job's time line, as it is stored.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct TrailRecord {
+    /// When the parts of its work ran.
+    pub times: Vec<LaneTime>,
+    /// How fast its bytes moved, since its last start.
+    pub rates: Option<Rates>,
+    /// Seconds that went to each of [`Cause::ALL`].
+    pub spent: [f64; Cause::ALL.len()],
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lvp_api::{ErrorCode, JobState, Method, VolumeName};
+use lvp_api::{Cause, ErrorCode, JobState, Lane, LogLine, Method, VolumeName};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tracing::{Instrument as _, Span};
 
@@ -19,6 +19,7 @@ use crate::job::kind::JobErrorKind;
 use crate::job::record::Job;
 use crate::job::stop::StopReason;
 use crate::store::StoreError;
+use crate::telemetry::printable;
 
 /// A job that was started this often without reaching an end fails: something about it crashes the daemon.
 const MAX_ATTEMPTS: u32 = 5;
@@ -41,12 +42,16 @@ impl Jobs {
             slot = turn => slot.map_err(|_| JobError::stopped(StopReason::Shutdown)),
         };
         metrics.job_left_queue(accepted.elapsed());
+        live.meter.trail.end(Lane::Queued);
         // A job that never runs has no span.
         let mut span = Span::none();
         let (ended, ran) = match slot {
             Err(error) => (Err(error), None),
             Ok(slot) => {
                 let started = Instant::now();
+                // Until the first step, only the database is waited for.
+                live.meter.account.charge(Cause::Device);
+                live.meter.trail.begin(Lane::Initializing);
                 self.0.active.fetch_add(1, Ordering::AcqRel);
                 metrics.job_started(live.id);
                 span = spans::job(&live);
@@ -66,6 +71,7 @@ impl Jobs {
             ended => ended,
         };
         self.end(&live, ended, ran).instrument(span).await;
+        self.services().logs.close(live.id);
         self.lock().remove(&live.id);
     }
 
@@ -128,7 +134,8 @@ impl Jobs {
         };
         let deadline = tokio::time::sleep(self.0.services.settings.timeout);
         let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
-        tokio::pin!(steps, deadline);
+        let keeping = self.keep_course(live);
+        tokio::pin!(steps, deadline, keeping);
         loop {
             tokio::select! {
                 ended = &mut steps => {
@@ -140,6 +147,7 @@ impl Jobs {
                 () = &mut deadline, if live.stop.reason().is_none() => {
                     live.stop.stop(StopReason::TimedOut);
                 }
+                never = &mut keeping => match never {},
                 _ = tick.tick() => {
                     live.sample();
                     self.0.services.metrics.job_moved(live.id, live.meter.moved());
@@ -201,7 +209,16 @@ impl Jobs {
         let now = clock::now_text();
         job.updated_at.clone_from(&now);
         job.finished_at = Some(now);
-        self.save_end(&job).await;
+        live.meter.trail.sample(live.meter.moved());
+        live.meter.trail.end_all();
+        job.waiting = None;
+        job.bound = live.meter.account.bound();
+        let moved = live.meter.moved();
+        (job.fetched_bytes, job.written_bytes) = (moved.fetched_bytes, moved.written_bytes);
+        // The line of its end is kept with the job together with the end, and logged after that.
+        live.log.push(last_line(&job));
+        self.services().logs.close(live.id);
+        self.save_end(&job, live).await;
         self.0.services.metrics.job_ended(job.state, ran);
         if let (JobState::Completed, Some(method)) = (job.state, job.method) {
             self.0.services.metrics.volume_made(method);
@@ -213,7 +230,7 @@ impl Jobs {
 
     /// Records a job's end, and repeats that while the database cannot be written: a job whose end is not
     /// recorded would run a second time.
-    async fn save_end(&self, job: &Job) {
+    async fn save_end(&self, job: &Job, live: &Live) {
         let Services {
             store,
             webhooks,
@@ -223,7 +240,8 @@ impl Jobs {
         let events = webhooks.as_ref().map(|webhooks| webhooks.events(job));
         let events = events.unwrap_or_default();
         loop {
-            match store.end_job(job.clone(), events.clone()).await {
+            let course = live.course();
+            match store.end_job(job.clone(), course, events.clone()).await {
                 Ok(dropped) => {
                     metrics.deliveries(Delivery::Dropped, dropped);
                     return webhooks.iter().for_each(|webhooks| webhooks.ring());
@@ -260,5 +278,27 @@ impl Jobs {
                 "Job {}", job.state
             ),
         }
+    }
+}
+
+/// The last line of a job's own log.
+fn last_line(job: &Job) -> LogLine {
+    let (level, text) = match &job.failure {
+        Some(failure) => (
+            "error",
+            format!(
+                "Job failed: {} ({})",
+                printable(&failure.message),
+                failure.error_type
+            ),
+        ),
+        None => ("info", format!("Job {}", job.state)),
+    };
+    LogLine {
+        number: 0,
+        time: clock::now_text(),
+        level: level.to_owned(),
+        component: "provisioner".to_owned(),
+        text,
     }
 }

@@ -6,13 +6,16 @@ use std::sync::{Arc, OnceLock};
 use lvp_api::JobId;
 use tokio::sync::watch;
 
+use super::Services;
 use super::feed::Feed;
 use crate::clock;
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
+use crate::job::log::Log;
 use crate::job::meter::Meter;
-use crate::job::record::{Job, JobSpec};
+use crate::job::record::{Course, Job, JobSpec, TrailRecord};
 use crate::job::stop::Stop;
+use crate::job::waits::Waits;
 use crate::source::{ImageUrl, Source};
 use crate::volume::{Volume, VolumeState};
 
@@ -33,6 +36,10 @@ pub struct Live {
     pub id: JobId,
     /// Its counters.
     pub meter: Arc<Meter>,
+    /// What it waits for.
+    pub waits: Arc<Waits>,
+    /// What is logged about it.
+    pub log: Arc<Log>,
     /// Stops it.
     pub stop: Stop,
     origin: Origin,
@@ -47,11 +54,22 @@ pub struct Live {
 }
 
 impl Live {
-    pub(super) fn new(job: Job, origin: Origin, feed: Arc<Feed>) -> Self {
+    pub(super) fn new(
+        job: Job,
+        origin: Origin,
+        course: Course,
+        services: &Services,
+        feed: Arc<Feed>,
+    ) -> Self {
         feed.changed(&job);
+        let age = clock::parsed(&job.created_at).map(|accepted| clock::now() - accepted);
+        let age_sec = age.map_or(0.0, time::SignedDuration::as_seconds_f64);
+        let meter = Arc::new(Meter::continued(course.trail, age_sec));
         Self {
             id: job.id,
-            meter: Arc::default(),
+            waits: Arc::new(Waits::new(job.id, Arc::clone(&meter))),
+            log: services.logs.open(job.id, course.log),
+            meter,
             stop: Stop::default(),
             origin,
             spec: job.spec.clone(),
@@ -163,13 +181,37 @@ impl Live {
         });
     }
 
+    /// Its time line now.
+    pub fn trail(&self) -> TrailRecord {
+        TrailRecord {
+            times: self.meter.trail.times(),
+            rates: self.meter.trail.rates(),
+            spent: self.meter.account.seconds(),
+        }
+    }
+
+    /// Its course until now, to be stored.
+    pub(super) fn course(&self) -> Course {
+        Course {
+            trail: TrailRecord {
+                times: self.meter.trail.times_until_now(),
+                ..self.trail()
+            },
+            log: self.log.kept(),
+        }
+    }
+
     /// Copies the counters to the record, if they have changed.
     pub(super) fn sample(&self) {
+        self.meter.trail.sample(self.meter.moved());
         let progress = Some(self.meter.progress());
+        let (waiting, bound) = (self.waits.now(), self.meter.account.bound());
         self.record.send_if_modified(|job| {
-            let moved = job.progress != progress;
+            let moved = job.progress != progress || job.waiting != waiting;
             if moved {
                 job.progress = progress;
+                job.waiting = waiting;
+                job.bound = bound;
                 job.updated_at = clock::now_text();
                 self.feed.changed(job);
             }

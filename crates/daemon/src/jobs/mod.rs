@@ -15,6 +15,7 @@
 //! Slots are a fair semaphore, so jobs start in the order of their acceptance. A task that waits for
 //! a slot costs a few hundred bytes; `jobs.queue_limit` bounds their number.
 
+mod course;
 mod drive;
 mod failure;
 pub mod feed;
@@ -46,7 +47,7 @@ use crate::clock;
 use crate::error::chain;
 use crate::job::admission::{self, Decision, Refusal};
 use crate::job::error::JobError;
-use crate::job::record::{Job, NewJob};
+use crate::job::record::{Course, Job, NewJob};
 use crate::job::stop::StopReason;
 use crate::store::{JobFilter, StoreError};
 use crate::volume::VolumeState;
@@ -133,7 +134,8 @@ impl Jobs {
         let jobs = self.0.services.store.unfinished_jobs().await?;
         let count = jobs.len();
         for job in jobs {
-            self.spawn(job, Origin::Database);
+            let course = self.0.services.store.course(job.id).await?;
+            self.spawn(job, Origin::Database, course);
         }
         Ok(count)
     }
@@ -161,7 +163,7 @@ impl Jobs {
             match decision.await? {
                 Decision::Accept => {
                     let id = job.id;
-                    jobs.spawn(job, Origin::Request(location));
+                    jobs.spawn(job, Origin::Request(location), Course::default());
                     Ok(id)
                 }
                 Decision::AlreadyDone(id) => Ok(id),
@@ -306,8 +308,9 @@ impl Jobs {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, job: Job, origin: Origin) {
-        let live = Arc::new(Live::new(job, origin, Arc::clone(&self.0.feed)));
+    fn spawn(&self, job: Job, origin: Origin, course: Course) {
+        let feed = Arc::clone(&self.0.feed);
+        let live = Arc::new(Live::new(job, origin, course, self.services(), feed));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
         // The first poll takes the job's place in the semaphore's queue. It is done here because tasks start in

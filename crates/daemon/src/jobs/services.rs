@@ -11,6 +11,7 @@ use crate::config::CloneUse;
 use crate::delivery::webhooks::Webhooks;
 use crate::error::chain;
 use crate::golden::Shelf;
+use crate::job::log::Logs;
 use crate::libvirt::Hypervisor;
 use crate::source::Source;
 use crate::store::Store;
@@ -36,6 +37,8 @@ pub struct Services {
     pub store: Store,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// The logs of jobs that have not ended.
+    pub logs: Logs,
     /// Sends the ends of jobs to receivers.
     pub webhooks: Option<Arc<Webhooks>>,
     /// Notified when a job failed because of a dependency, so that the dependencies are probed at once.

@@ -6,10 +6,13 @@
 
 use std::time::Duration;
 
+use lvp_api::{Cause, WaitsFor};
+
 use super::Services;
 use super::live::Live;
 use crate::error::chain;
 use crate::job::error::JobError;
+use crate::source::RequestId;
 
 /// How often a waiting job checks whether it can continue.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,6 +27,17 @@ pub(super) async fn until_available(
     tracing::warn!(component = "provisioner", job_id = %live.id, why, "Job waits until the \
         database and the cache are available");
     live.note(format!("Waited: {why}"));
+    live.meter.account.charge(Cause::Device);
+    let (wait, storage) = (RequestId::next(), WaitsFor::Storage);
+    live.waits.failing(wait, storage, 1, why, Duration::ZERO);
+    live.update(|job| job.waiting = live.waits.now());
+    let healed = healed(services, live).await;
+    live.waits.over(wait, healed.is_ok());
+    live.update(|job| job.waiting = live.waits.now());
+    healed
+}
+
+async fn healed(services: &Services, live: &Live) -> Result<(), JobError> {
     // So that /readyz shows it from now on.
     services.doubt.notify_one();
     loop {

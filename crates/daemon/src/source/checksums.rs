@@ -345,9 +345,15 @@ impl Source {
                 evidence::no_digest(&file.to_string(), &found)
             };
             match self.inner.read_small(location, max_bytes, too_long).await {
-                Ok(text) => return Ok(Some(text)),
+                Ok(text) => {
+                    budget.succeeded();
+                    return Ok(Some(text));
+                }
                 Err(failure) => match budget.pause(failure).await {
-                    Err(error) if error.kind() == SourceErrorKind::NotFound => return Ok(None),
+                    Err(error) if error.kind() == SourceErrorKind::NotFound => {
+                        budget.succeeded();
+                        return Ok(None);
+                    }
                     result => result?,
                 },
             }

@@ -89,6 +89,7 @@ impl<'a> Fetch<'a> {
         while !self.left.is_empty() {
             match self.attempt().await {
                 Ok(chunk) => {
+                    self.budget.succeeded();
                     self.left.start += length(&chunk);
                     return Ok(Some(chunk));
                 }
@@ -163,16 +164,14 @@ impl<'a> Fetch<'a> {
             Some(answer) => answer,
             None => {
                 if let (Some(gate), None) = (&self.gate, &self.place) {
-                    self.place = gate.enter().await;
+                    self.place = self.budget.server(gate.enter()).await;
                 }
-                self.open().await?
+                self.budget.server(self.open()).await?
             }
         };
         loop {
-            let chunk = response
-                .chunk()
-                .await
-                .map_err(|error| no_answer(&self.meta.location, error))?;
+            let chunk = self.budget.server(response.chunk()).await;
+            let chunk = chunk.map_err(|error| no_answer(&self.meta.location, error))?;
             let Some(mut chunk) = chunk else {
                 return Err(Failure::passing(self.error(
                     SourceErrorKind::Unavailable,
@@ -185,7 +184,7 @@ impl<'a> Fetch<'a> {
                 .received_bytes
                 .fetch_add(length(&chunk), Ordering::Relaxed);
             if let Some(limit) = &self.inner.limit {
-                limit.take(chunk.len()).await;
+                self.budget.limit(limit.take(chunk.len())).await;
             }
             let start = offset;
             offset += length(&chunk);

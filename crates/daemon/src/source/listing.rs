@@ -70,7 +70,10 @@ impl Source {
         let mut budget = self.budget();
         loop {
             match self.inner.list(bucket, prefix, after).await {
-                Ok(listing) => return Ok(listing),
+                Ok(listing) => {
+                    budget.succeeded();
+                    return Ok(listing);
+                }
                 Err(failure) => budget.pause(failure).await?,
             }
         }

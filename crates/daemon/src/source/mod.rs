@@ -55,7 +55,6 @@ pub mod url;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ::http::{HeaderMap, Method, StatusCode, header};
@@ -79,6 +78,7 @@ pub use reader::RemoteReader;
 pub use record::PlanCheck;
 use refusal::{Refusal, refusal};
 use retry::{Budget, Failure};
+pub use retry::{Observer, RequestId, WaitReason};
 pub use settings::{RangeOptions, SourceSettings};
 pub use trust::{Trust, read_keys};
 pub use url::{ImageUrl, UrlPolicy};
@@ -103,8 +103,8 @@ pub struct Look {
 #[derive(Debug, Clone)]
 pub struct Source {
     inner: Arc<Inner>,
-    /// Also counts the retries of one job.
-    retries: Option<Arc<AtomicU64>>,
+    /// Is told how the requests of one job fare.
+    observer: Option<Arc<dyn Observer>>,
 }
 
 #[derive(Debug)]
@@ -147,15 +147,15 @@ impl Source {
         };
         Ok(Self {
             inner: Arc::new(inner),
-            retries: None,
+            observer: None,
         })
     }
 
-    /// The same source, which also adds its retries to this counter.
-    pub fn counting(&self, retries: Arc<AtomicU64>) -> Self {
+    /// The same source, which tells this observer how its requests fare.
+    pub fn observed(&self, observer: Arc<dyn Observer>) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
-            retries: Some(retries),
+            observer: Some(observer),
         }
     }
 
@@ -172,7 +172,10 @@ impl Source {
         let mut budget = self.budget();
         loop {
             match self.inner.resolve(url).await {
-                Ok(meta) => return Ok(meta),
+                Ok(meta) => {
+                    budget.succeeded();
+                    return Ok(meta);
+                }
                 Err(failure) => budget.pause(failure).await?,
             }
         }
@@ -256,7 +259,7 @@ impl Source {
 
     fn budget(&self) -> Budget<'_> {
         let all = &self.inner.client.counters.retries;
-        Budget::new(&self.inner.backoff, all, self.retries.as_deref())
+        Budget::new(&self.inner.backoff, all, self.observer.as_deref())
     }
 }
 

@@ -1,7 +1,8 @@
-//! Which failures are retried, and after which wait.
+//! Which failures are retried, and after which wait; and who is told about it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::{Result, SourceError};
 use crate::backoff::Backoff;
@@ -49,13 +50,51 @@ impl From<SourceError> for Failure {
     }
 }
 
+/// Is told how one job's requests fare.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A request has failed this often in a row, and is repeated after `wait`.
+    fn failing(&self, request: RequestId, attempt: u32, error: &SourceError, wait: Duration);
+
+    /// A request that failed before has succeeded.
+    fn recovered(&self, request: RequestId);
+
+    /// A request that failed before has ended without success.
+    fn gave_up(&self, request: RequestId);
+
+    /// A request has waited.
+    fn waited(&self, reason: WaitReason, time: Duration);
+}
+
+/// Why a request waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitReason {
+    /// For the server, or for its bytes.
+    Server,
+    /// The rate is limited.
+    Limit,
+}
+
+/// Distinguishes the requests of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    /// One that no other request has.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// The attempts that one request, or one range, still has.
 #[derive(Debug)]
 pub(super) struct Budget<'a> {
     backoff: Backoff,
     retries: &'a AtomicU64,
-    /// The retries of one job.
-    own_retries: Option<&'a AtomicU64>,
+    /// Who is told.
+    observer: Option<&'a dyn Observer>,
+    /// Some while the last attempt has failed; with the failures in a row.
+    failing: Option<(RequestId, u32)>,
     retries_made: u32,
 }
 
@@ -64,12 +103,13 @@ impl<'a> Budget<'a> {
     pub(super) fn new(
         backoff: &[Duration],
         retries: &'a AtomicU64,
-        own_retries: Option<&'a AtomicU64>,
+        observer: Option<&'a dyn Observer>,
     ) -> Self {
         Self {
             backoff: Backoff::listed(backoff.to_vec(), MAX_RETRY_AFTER),
             retries,
-            own_retries,
+            observer,
+            failing: None,
             retries_made: 0,
         }
     }
@@ -93,11 +133,48 @@ impl<'a> Budget<'a> {
             wait_ms = wait.as_millis(),
             "Trying again"
         );
-        for retries in [Some(self.retries), self.own_retries].into_iter().flatten() {
-            retries.fetch_add(1, Ordering::Relaxed);
+        self.retries.fetch_add(1, Ordering::Relaxed);
+        let (request, failures) = self.failing.unwrap_or_else(|| (RequestId::next(), 0));
+        self.failing = Some((request, failures + 1));
+        if let Some(observer) = self.observer {
+            observer.failing(request, failures + 1, &failure.error, wait);
         }
-        tokio::time::sleep(wait).await;
+        self.server(tokio::time::sleep(wait)).await;
         Ok(())
+    }
+
+    /// The last attempt has succeeded.
+    pub(super) fn succeeded(&mut self) {
+        if let (Some((request, _)), Some(observer)) = (self.failing.take(), self.observer) {
+            observer.recovered(request);
+        }
+    }
+
+    /// Waits for the server.
+    pub(super) async fn server<T>(&self, waiting: impl Future<Output = T>) -> T {
+        self.timed(WaitReason::Server, waiting).await
+    }
+
+    /// Waits for the limit of the rate.
+    pub(super) async fn limit<T>(&self, waiting: impl Future<Output = T>) -> T {
+        self.timed(WaitReason::Limit, waiting).await
+    }
+
+    async fn timed<T>(&self, reason: WaitReason, waiting: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let value = waiting.await;
+        if let Some(observer) = self.observer {
+            observer.waited(reason, started.elapsed());
+        }
+        value
+    }
+}
+
+impl Drop for Budget<'_> {
+    fn drop(&mut self) {
+        if let (Some((request, _)), Some(observer)) = (self.failing.take(), self.observer) {
+            observer.gave_up(request);
+        }
     }
 }
 
@@ -124,7 +201,7 @@ mod tests {
             if let Err(error) = budget.pause(failure(retry)).await {
                 let made = u32::try_from(waits.len()).expect("few waits") + 1;
                 assert_eq!(error.attempts(), made);
-                assert_eq!(retries.into_inner(), u64::from(made - 1));
+                assert_eq!(retries.load(Ordering::Relaxed), u64::from(made - 1));
                 return waits;
             }
             waits.push(start.elapsed());

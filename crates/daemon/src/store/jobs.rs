@@ -7,9 +7,9 @@ use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::NewEvent;
 use super::rows::{job_row, parsed, whole_url};
-use super::{Store, StoreError, events};
+use super::{Store, StoreError, courses, events};
 use crate::job::admission::Surroundings;
-use crate::job::record::Job;
+use crate::job::record::{Course, Job};
 use crate::source::url::RequestedUrl;
 
 /// Which jobs a listing includes.
@@ -136,11 +136,17 @@ impl Store {
             .await
     }
 
-    /// Writes how a job ended and the events about it: both or neither. Returns how many older events were
-    /// dropped to make room.
-    pub async fn end_job(&self, job: Job, events: Vec<NewEvent>) -> Result<u64, StoreError> {
+    /// Writes how a job ended, its course and the events about it: all or nothing. Returns how many older events
+    /// were dropped to make room.
+    pub async fn end_job(
+        &self,
+        job: Job,
+        course: Course,
+        events: Vec<NewEvent>,
+    ) -> Result<u64, StoreError> {
         self.write("end_job", move |transaction| {
             update(transaction, &job)?;
+            courses::write(transaction, job.id, &course)?;
             events::insert(transaction, &events)
         })
         .await
@@ -341,7 +347,9 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
          finished_at = ?15, \
          image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
          image_url_sealed = iif(?16 OR image_url_sealed IS NULL, image_url_sealed, x''), \
-         verified = ?17, method = ?18, signer = ?19, verification = ?20 WHERE id = ?1",
+         verified = ?17, method = ?18, signer = ?19, bound = ?20, fetched_bytes = ?21, written_bytes = ?22, \
+         verification = ?23 \
+         WHERE id = ?1",
         params![
             job.id.to_string(),
             job.state.as_str(),
@@ -363,6 +371,9 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             job.verified.map(Verified::as_str),
             job.method.map(Method::as_str),
             job.signer.as_ref().map(json).transpose()?,
+            job.bound.as_ref().map(json).transpose()?,
+            job.fetched_bytes.cast_signed(),
+            job.written_bytes.cast_signed(),
             job.verification.as_ref().map(json).transpose()?,
         ],
     )?;

@@ -8,10 +8,12 @@
 //! `synchronous=FULL`, so a commit is on the disk.
 
 mod backup;
+mod courses;
 mod error;
 mod events;
 mod files;
 mod golden;
+mod history;
 mod images;
 mod jobs;
 mod literal;
@@ -50,7 +52,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 41] = [
+pub const OPERATIONS: [&str; 44] = [
     "create_job",
     "update_job",
     "end_job",
@@ -62,6 +64,9 @@ pub const OPERATIONS: [&str; 41] = [
     "volume_holder",
     "completed_after",
     "forget_jobs",
+    "history",
+    "keep_course",
+    "get_course",
     "publish_image",
     "refresh_image",
     "get_image",

@@ -10,7 +10,7 @@ use crate::job::record::{Failure, Job, JobSpec};
 use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::source::url::RequestedUrl;
 
-fn from_json<T: serde::de::DeserializeOwned>(
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(
     row: &Row<'_>,
     column: &str,
 ) -> rusqlite::Result<Option<T>> {
@@ -143,6 +143,10 @@ pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         verification: from_json(row, "verification")?,
         notes: from_json(row, "notes")?.unwrap_or_default(),
         progress: from_json(row, "progress")?,
+        waiting: None,
+        bound: from_json(row, "bound")?,
+        fetched_bytes: row.get::<_, i64>("fetched_bytes")?.cast_unsigned(),
+        written_bytes: row.get::<_, i64>("written_bytes")?.cast_unsigned(),
         attempts: row.get("attempts")?,
         created_at: row.get("created_at")?,
         started_at: row.get("started_at")?,

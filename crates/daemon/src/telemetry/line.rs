@@ -56,10 +56,16 @@ impl Line {
     }
 
     /// `TIMESTAMP [LEVEL] component: message (key=value, ...)`
-    pub(super) fn text(mut self, writer: &mut dyn Write) -> fmt::Result {
-        let mut room = Room(LINE_MAX_BYTES);
+    pub(super) fn text(self, writer: &mut dyn Write) -> fmt::Result {
         let (timestamp, level, component) = (&self.timestamp, self.level, &self.component);
         write!(writer, "{timestamp} [{level}] {component}: ")?;
+        self.rest(writer)?;
+        writer.write_char('\n')
+    }
+
+    /// `message (key=value, ...)`
+    pub(super) fn rest(mut self, writer: &mut dyn Write) -> fmt::Result {
+        let mut room = Room(LINE_MAX_BYTES);
         for character in room.take(self.message).chars() {
             plain(writer, character, text_escape)?;
         }
@@ -74,8 +80,19 @@ impl Line {
             }
             before = ", ";
         }
-        writer.write_str(if before == ", " { ")\n" } else { "\n" })
+        writer.write_str(if before == ", " { ")" } else { "" })
     }
+}
+
+/// A text of others as one that is printable, on one line and of limited length.
+pub fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    let text = Room(LINE_MAX_BYTES).take(text.to_owned());
+    for character in text.chars() {
+        // Writing to a string cannot fail.
+        plain(&mut printable, character, text_escape).ok();
+    }
+    printable
 }
 
 /// The room that is left for values.

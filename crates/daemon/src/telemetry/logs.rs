@@ -11,17 +11,18 @@ use opentelemetry_sdk::trace::SdkTracer;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt as _};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::behind::Behind;
+use super::joblog::{self, JobLines};
 use super::line::Line;
 use super::logfile::LogFile;
 use super::sampling::Sampled;
@@ -31,9 +32,13 @@ use super::traces;
 use crate::clock;
 use crate::config::{LogFormat, Logging};
 use crate::delivery::outbox::Counts;
+use crate::job::log::Logs as JobLogs;
 
 /// Names of the destinations on this host, for metrics.
 pub const NAMES: [&str; 2] = ["stream", "file"];
+
+/// Our own crates, whose lines are written at the configured level.
+pub(super) const OURS: [&str; 3] = ["provisioner", "libvirt_volume_provisioner", "lvp_image"];
 
 /// The component of a line whose code does not name one.
 const DEFAULT_COMPONENT: &str = "daemon";
@@ -68,6 +73,7 @@ pub fn init(
     logging: &Logging,
     tracer: SdkTracer,
     sinks: Option<SinkWriter>,
+    of_jobs: JobLogs,
 ) -> anyhow::Result<Log> {
     let file = logging.file.as_deref().map(LogFile::open).transpose()?;
     let [to_stream, to_file] = NAMES;
@@ -101,6 +107,7 @@ pub fn init(
         .with(traces::layer(tracer).with_filter(filter_fn(traces::is_ours)))
         .with(lines)
         .with(sinks)
+        .with(JobLines(of_jobs).with_filter(filter_fn(joblog::is_wanted)))
         .try_init()?;
     let last = ways.clone();
     std::panic::set_hook(Box::new(move |panic| {
@@ -123,8 +130,7 @@ pub fn init(
 /// Which lines are written.
 fn filter<S: Subscriber + for<'a> LookupSpan<'a>>(logging: &Logging) -> impl Filter<S> + use<S> {
     // Libraries log at warn and above, our own crates at the configured level.
-    let ours = ["provisioner", "libvirt_volume_provisioner", "lvp_image"];
-    let directives = ours
+    let directives = OURS
         .map(|name| format!("{name}={}", logging.level))
         .join(",");
     EnvFilter::new(format!("warn,{directives}")).and(Sampled::new(logging.sampling))
@@ -133,7 +139,7 @@ fn filter<S: Subscriber + for<'a> LookupSpan<'a>>(logging: &Logging) -> impl Fil
 /// Keeps each span's fields, so that lines within the span have them.
 struct SpanFields;
 
-struct Fields(Map<String, Value>);
+pub(super) struct Fields(pub(super) Map<String, Value>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanFields {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
@@ -149,6 +155,45 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanFields {
             && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
         {
             values.record(fields);
+        }
+    }
+}
+
+impl Fields {
+    /// The fields of an event, and those of the spans around it.
+    pub(super) fn of<S: Subscriber + for<'a> LookupSpan<'a>>(
+        event: &Event<'_>,
+        spans: Option<Scope<'_, S>>,
+    ) -> Self {
+        let mut fields = Self(Map::new());
+        for span in spans.into_iter().flatten() {
+            if let Some(outer) = span.extensions().get::<Self>() {
+                for (name, value) in &outer.0 {
+                    fields
+                        .0
+                        .entry(name.clone())
+                        .or_insert_with(|| value.clone());
+                }
+            }
+        }
+        event.record(&mut fields);
+        // Fields of the span that are for its exporter, not for lines.
+        fields.0.retain(|name, _| !name.starts_with("otel."));
+        fields
+    }
+
+    /// The line with these fields.
+    pub(super) fn into_line(mut self, level: Level) -> Line {
+        let mut take = |name: &str| match self.0.remove(name) {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        };
+        Line {
+            timestamp: clock::now_text(),
+            level,
+            component: take("component").unwrap_or_else(|| DEFAULT_COMPONENT.to_owned()),
+            message: take("message").unwrap_or_default(),
+            fields: self.0,
         }
     }
 }
@@ -194,20 +239,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields(Map::new());
-        for span in context.event_scope().into_iter().flatten() {
-            if let Some(outer) = span.extensions().get::<Fields>() {
-                for (name, value) in &outer.0 {
-                    fields
-                        .0
-                        .entry(name.clone())
-                        .or_insert_with(|| value.clone());
-                }
-            }
-        }
-        event.record(&mut fields);
-        // Fields of the span that are for its exporter, not for lines.
-        fields.0.retain(|name, _| !name.starts_with("otel."));
+        let mut fields = Fields::of(event, context.event_scope());
         if let Some((trace_id, span_id)) = context
             .lookup_current()
             .and_then(|span| traces::ids(&span.id()))
@@ -215,17 +247,7 @@ where
             fields.0.insert("trace_id".to_owned(), trace_id.into());
             fields.0.insert("span_id".to_owned(), span_id.into());
         }
-        let mut take = |name: &str| match fields.0.remove(name) {
-            Some(Value::String(text)) => Some(text),
-            _ => None,
-        };
-        let line = Line {
-            timestamp: clock::now_text(),
-            level: *event.metadata().level(),
-            component: take("component").unwrap_or_else(|| DEFAULT_COMPONENT.to_owned()),
-            message: take("message").unwrap_or_default(),
-            fields: fields.0,
-        };
+        let line = fields.into_line(*event.metadata().level());
         match self.0 {
             LogFormat::Json => line.json(&mut writer),
             LogFormat::Text => line.text(&mut writer),

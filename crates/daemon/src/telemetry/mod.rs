@@ -1,6 +1,7 @@
 //! Logs, metrics and traces.
 
 mod behind;
+mod joblog;
 mod line;
 pub mod logfile;
 pub mod logs;
@@ -11,6 +12,8 @@ mod stream;
 pub mod traces;
 
 use std::sync::Arc;
+
+pub use line::printable;
 
 use crate::delivery::outbox;
 

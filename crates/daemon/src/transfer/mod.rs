@@ -28,6 +28,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use lvp_api::{Cause, Lane};
 use lvp_image::buffer::{BufferPool, PooledBuf};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -38,6 +39,7 @@ pub use error::TransferError;
 pub use outlet::{Aims, CacheOnly, Outlet, ToVolume, Written};
 
 use crate::cache::Lead;
+use crate::job::account::{Pass, WaitsOn};
 use crate::job::meter::Meter;
 use crate::job::stop::{Stop, StopReason};
 use crate::source::{PlanCheck, RangeReader, Source, SourceError};
@@ -82,6 +84,7 @@ pub async fn stream<O: Outlet>(
     let object = lead.object().clone();
     let start = lead.durable_bytes();
     meter.download_from(start, object.size);
+    meter.trail.go_on_to(Lane::Downloading);
     let (chunks, receiver) = mpsc::channel(QUEUED_CHUNKS);
     let (durable, mut durable_seen) = watch::channel(start);
     let pump = Pump {
@@ -91,6 +94,7 @@ pub async fn stream<O: Outlet>(
         size: object.size,
         durable,
         stop: stop.clone(),
+        pass: meter.begin_pass(Cause::Network),
     };
     let pump = (source.mover()).spawn_blocking(move || pump.run(aims, receiver));
     let started = Instant::now();
@@ -101,7 +105,9 @@ pub async fn stream<O: Outlet>(
     let fetching = fetch(reader, chunks, Arc::clone(meter), stop.clone());
     let fetching = AbortOnDropHandle::new(source.mover().spawn(fetching.in_current_span()));
     let fetch = async {
-        fetching.await??;
+        let fetched = fetching.await;
+        meter.trail.end(Lane::Downloading);
+        fetched??;
         Ok::<_, TransferError>(started.elapsed())
     };
     // Runs beside the fetch, which need not wait for the database. Ends with the pump.
@@ -115,6 +121,7 @@ pub async fn stream<O: Outlet>(
     let fetched = tokio::try_join!(fetch, note);
     // The pump always ends: its channel is closed, and a stop reaches its writers too.
     let pumped = pump.await?;
+    meter.trail.end(Lane::Converting);
     let bytes = *durable_seen.borrow_and_update();
     if bytes > lead.durable_bytes() {
         lead.durable(bytes).await?;
@@ -171,6 +178,7 @@ struct Pump {
     size: u64,
     durable: watch::Sender<u64>,
     stop: Stop,
+    pass: Arc<Pass>,
 }
 
 /// The result of the pump.
@@ -220,9 +228,10 @@ impl Pump {
             );
             // While the last part of the cache file is being synced.
             let is_complete = moved.as_ref().is_ok_and(|received| *received == self.size);
-            let written = is_complete.then(|| outlet.finish());
-            let digest = digest.join();
-            let cache = cache.join();
+            let pass = &self.pass;
+            let written = is_complete.then(|| pass.wait(WaitsOn::Copier, || outlet.finish()));
+            let digest = pass.wait(WaitsOn::Digest, || digest.join());
+            let cache = pass.wait(WaitsOn::CacheFile, || cache.join());
             // First, because a plan of another object may be the reason why the rest failed.
             let (digests, check) = digest.map_err(panicked)??;
             let received = moved?;
@@ -256,7 +265,8 @@ impl Pump {
         };
         let mut piece = None;
         let mut filled = 0;
-        while let Some(chunk) = chunks.blocking_recv() {
+        let pass = &self.pass;
+        while let Some(chunk) = pass.wait(WaitsOn::Source, || chunks.blocking_recv()) {
             let mut rest = &chunk[..];
             while !rest.is_empty() {
                 let room = match &mut piece {
@@ -265,7 +275,7 @@ impl Pump {
                 };
                 let length = rest.len().min(PIECE_BYTES - filled);
                 let (now, later) = rest.split_at(length);
-                room[filled..filled + length].copy_from_slice(now);
+                pass.work(|| room[filled..filled + length].copy_from_slice(now));
                 filled += length;
                 rest = later;
                 if filled == PIECE_BYTES
@@ -273,7 +283,7 @@ impl Pump {
                 {
                     filled = 0;
                     position += PIECE_BYTES as u64;
-                    if !consumers.hand_out(Bytes::from_owner(piece))? {
+                    if !consumers.hand_out(Bytes::from_owner(piece), pass)? {
                         return Ok(position);
                     }
                 }
@@ -281,7 +291,7 @@ impl Pump {
         }
         if let Some(piece) = piece.filter(|_| filled > 0) {
             position += filled as u64;
-            consumers.hand_out(Bytes::from_owner(piece).slice(..filled))?;
+            consumers.hand_out(Bytes::from_owner(piece).slice(..filled), pass)?;
         }
         Ok(position)
     }
@@ -298,14 +308,15 @@ impl Pump {
             let length = usize::try_from(self.start - offset)
                 .map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
             let mut piece = self.take(pool)?;
-            self.file
-                .read_exact_at(&mut piece[..length], offset)
-                .map_err(|error| self.cache_failed(error))?;
+            let read = || self.file.read_exact_at(&mut piece[..length], offset);
+            (self.pass.wait(WaitsOn::CacheFile, read)).map_err(|error| self.cache_failed(error))?;
             let piece = Bytes::from_owner(piece).slice(..length);
-            if consumers.digest.send(piece.clone()).is_err() {
+            let pass = &self.pass;
+            let to_digest = || consumers.digest.send(piece.clone());
+            if pass.wait(WaitsOn::Digest, to_digest).is_err() {
                 return Ok(None);
             }
-            consumers.outlet.feed(piece)?;
+            pass.wait(WaitsOn::Copier, || consumers.outlet.feed(piece))?;
             offset += length as u64;
         }
         Ok(Some(offset))
@@ -313,7 +324,9 @@ impl Pump {
 
     /// A free piece; waits until a consumer releases one.
     fn take(&self, pool: &BufferPool) -> Result<PooledBuf, TransferError> {
-        match pool.take(|| self.stop.reason().is_some()) {
+        // The copier alone may hold so many that none is left: the others have short queues.
+        let take = || pool.take(|| self.stop.reason().is_some());
+        match self.pass.wait(WaitsOn::Copier, take) {
             Ok(Some(piece)) => Ok(piece),
             Ok(None) => Err(TransferError::Stopped(
                 self.stop.reason().unwrap_or(StopReason::Cancelled),
@@ -331,11 +344,15 @@ impl Pump {
 impl<O: Outlet> Consumers<'_, O> {
     /// Gives a piece to every consumer. False if one of them has failed and ended; joining it tells
     /// why.
-    fn hand_out(&mut self, piece: Bytes) -> Result<bool, TransferError> {
-        if self.cache.send(piece.clone()).is_err() || self.digest.send(piece.clone()).is_err() {
+    fn hand_out(&mut self, piece: Bytes, pass: &Pass) -> Result<bool, TransferError> {
+        let to_cache = || self.cache.send(piece.clone());
+        let to_digest = || self.digest.send(piece.clone());
+        if pass.wait(WaitsOn::CacheFile, to_cache).is_err()
+            || pass.wait(WaitsOn::Digest, to_digest).is_err()
+        {
             return Ok(false);
         }
-        self.outlet.feed(piece)?;
+        pass.wait(WaitsOn::Copier, || self.outlet.feed(piece))?;
         Ok(true)
     }
 }

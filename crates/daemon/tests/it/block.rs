@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lvp_api::{ImageType, JobId, JobState};
+use lvp_api::{Cause, ImageType, JobId, JobState};
 use lvp_image::copy::{Engine, TailPolicy};
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
@@ -44,10 +44,6 @@ struct Bench {
 
 impl Bench {
     async fn new(device_bytes: u64, timeout: Duration) -> Self {
-        let s3 = S3::start().await.expect("the S3 server starts");
-        let proxy = FaultProxy::start(address(&s3))
-            .await
-            .expect("the proxy starts");
         let device = LoopDevice::new(device_bytes).expect("a loop device");
         // Another tenant's data.
         let mut file = OpenOptions::new()
@@ -58,6 +54,15 @@ impl Bench {
             file.write_all(&[0xa5; 1 << 20]).expect("it is written");
         }
         file.sync_all().expect("it is written");
+        drop(file);
+        Self::on(device, device_bytes, timeout).await
+    }
+
+    async fn on(device: LoopDevice, device_bytes: u64, timeout: Duration) -> Self {
+        let s3 = S3::start().await.expect("the S3 server starts");
+        let proxy = FaultProxy::start(address(&s3))
+            .await
+            .expect("the proxy starts");
         let dir = tempfile::tempdir().expect("there is room");
         let store = Store::open(&dir.path().join("jobs.db"), Arc::new(Silent)).expect("it opens");
         let settings = source::SourceSettings {
@@ -105,6 +110,7 @@ impl Bench {
             store,
             metrics: Arc::new(Metrics::new(2, None)),
             webhooks: None,
+            logs: provisioner::job::log::Logs::default(),
             doubt: Arc::default(),
             settings: JobSettings {
                 max_concurrent: 2,
@@ -300,4 +306,23 @@ async fn a_cancelled_job_releases_the_device() {
         .custom_flags(O_EXCL)
         .open(bench.device.path());
     claim.expect("the device is free");
+}
+
+/// What a job that writes random bytes to a slow device waits for is the device.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_on_a_slow_device_was_bounded_by_the_device() {
+    if !require("slow-device") {
+        return;
+    }
+    let device = LoopDevice::slow(32 * MIB, 4 * MIB).expect("a slow device");
+    let bench = Bench::on(device, 32 * MIB, LONG).await;
+    bench.put(&image(32 * MIB, 512, 1).build());
+    for miss_or_hit in ["miss", "hit"] {
+        let job = bench.submit().await;
+        let job = bench.ended(job).await;
+        assert_eq!(job.state, JobState::Completed, "{job:?}");
+        let bound = job.bound.expect("it was measured");
+        assert_eq!(bound.by, Cause::Device, "{miss_or_hit}: {bound:?}");
+        assert!(bound.device > 60.0, "{miss_or_hit}: {bound:?}");
+    }
 }

@@ -12,6 +12,7 @@ mod checksums;
 mod clones;
 mod collector;
 mod compatibility;
+mod course;
 mod crash;
 mod database;
 mod dependencies;

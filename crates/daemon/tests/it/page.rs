@@ -146,6 +146,15 @@ async fn ten_thousand_jobs_scroll() {
 }
 
 #[tokio::test]
+async fn what_the_daemon_says_is_there_soon_after_the_first_paint() {
+    let world = world().await;
+    let url = world.put("debian.qcow2", &small());
+    let daemon = world.start().with_token(FULL);
+    completed(&daemon, &url, "web-1", 8 * MIB).await;
+    play("paint", daemon.url(), no_act).await;
+}
+
+#[tokio::test]
 async fn changes_below_what_was_read_cost_no_list_each() {
     let world = world().await;
     let daemon = world.start();

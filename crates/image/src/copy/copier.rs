@@ -229,12 +229,14 @@ impl Body {
         (policy, layout): (TailPolicy, Layout),
     ) -> Result<Self> {
         let (ranges, tail) = output.tail(virtual_size, policy);
-        for range in ranges {
-            output.clear(range)?;
-        }
         let target = output.target();
-        target.set_final_size(virtual_size)?;
-        target.sync()?;
+        output.time().busy(|| {
+            for range in ranges {
+                output.clear(range)?;
+            }
+            target.set_final_size(virtual_size)?;
+            output.time().device(|| target.sync())
+        })?;
         let counters = output.counters();
         let summary = Summary {
             virtual_size,
@@ -300,7 +302,7 @@ fn open_output(
         options.limiter.clone(),
         Arc::clone(&stop),
     );
-    output.clear_ends(info.virtual_size, options.tail)?;
+    (output.time()).busy(|| output.clear_ends(info.virtual_size, options.tail))?;
     Ok((Arc::new(output), stop))
 }
 

@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use super::cut::{Cutter, Select};
 use super::held;
+use super::options::TimeSpent;
 use super::output::Output;
 use super::pool::WorkerPool;
 use super::stop::{StopSignal, cancelled};
@@ -193,7 +195,17 @@ impl StreamFeeder {
 
     pub(crate) fn feed(&mut self, chunk: &[u8], workers: &WorkerPool) -> Result<()> {
         let Self { decoder, blocks } = self;
-        let result = decoder.push(chunk, &mut |piece| blocks.take(piece, workers));
+        let output = Arc::clone(&blocks.output);
+        let (started, mut waited) = (Instant::now(), Duration::ZERO);
+        let result = decoder.push(chunk, &mut |piece| {
+            let started = Instant::now();
+            let taken = blocks.take(piece, workers);
+            waited += started.elapsed();
+            taken
+        });
+        // This thread decodes; what it waits for is counted by the workers.
+        let decoded = started.elapsed().saturating_sub(waited);
+        TimeSpent::count(&output.time().busy_ns, decoded);
         // A worker's failure stops the decoder as well, and is the one to report.
         workers.check()?;
         result

@@ -1,7 +1,8 @@
 //! Options, progress and summary of a copy.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::engine::Engine;
 use super::limit::RateLimiter;
@@ -49,6 +50,45 @@ pub struct Counters {
     pub zeroed_bytes: AtomicU64,
     /// Bytes after a compressed stream that were ignored, as the codec's own tool does.
     pub ignored_bytes: AtomicU64,
+    /// Where the time of the copy's threads goes.
+    pub time: TimeSpent,
+}
+
+/// Where the time of a copy's threads goes, in nanoseconds. The threads' times are added up, so that only the
+/// proportions mean something.
+#[derive(Debug, Default)]
+pub struct TimeSpent {
+    /// All time except waits for work: what is neither of the following is decoding.
+    pub busy_ns: AtomicU64,
+    /// Waiting for devices and files.
+    pub device_ns: AtomicU64,
+    /// Waiting because of a limit of the rate.
+    pub limit_ns: AtomicU64,
+}
+
+impl TimeSpent {
+    /// Runs `work` and adds the time it takes to a counter.
+    pub(crate) fn add<T>(counter: &AtomicU64, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let value = work();
+        Self::count(counter, started.elapsed());
+        value
+    }
+
+    pub(crate) fn count(counter: &AtomicU64, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        counter.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// Runs `work`, which waits for a device.
+    pub(crate) fn device<T>(&self, work: impl FnOnce() -> T) -> T {
+        Self::add(&self.device_ns, work)
+    }
+
+    /// Runs `work`, which is part of the copy.
+    pub(crate) fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
+        Self::add(&self.busy_ns, work)
+    }
 }
 
 /// How to copy.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::held::{self, HELD_BYTES, Held};
 use super::limit::RateLimiter;
-use super::options::{Counters, Tail, TailPolicy, Zeroed};
+use super::options::{Counters, Tail, TailPolicy, TimeSpent, Zeroed};
 use super::stop::StopSignal;
 use super::zero::{self, GRANULE_BYTES, MIN_GAP_BYTES, Run};
 use crate::device::{Content, Target, ZeroMethod};
@@ -77,7 +77,12 @@ impl Output {
             let start = capacity.saturating_sub(HELD_BYTES).max(disk_end);
             self.clear(start..capacity)?;
         }
-        self.target.sync()
+        self.time().device(|| self.target.sync())
+    }
+
+    /// Where the time goes.
+    pub(crate) fn time(&self) -> &TimeSpent {
+        &self.counters.time
     }
 
     /// Holds back what will be written to `range`, and clears it.
@@ -149,12 +154,12 @@ impl Output {
             match &self.limiter {
                 Some(limiter) if self.target.zeroing_moves_data() => {
                     step = step.min(LIMITED_ZERO_STEP_BYTES);
-                    limiter.wait(step.min(range.end - start), &self.stop)?;
+                    self.wait_for_turn(limiter, step.min(range.end - start))?;
                 }
                 _ => self.stop.check()?,
             }
             let end = range.end.min(start.saturating_add(step));
-            let method = self.target.zero_range(start..end)?;
+            let method = self.time().device(|| self.target.zero_range(start..end))?;
             self.zeroed[method as usize].fetch_add(end - start, Ordering::Relaxed);
             self.counters
                 .zeroed_bytes
@@ -306,11 +311,22 @@ impl Output {
         let mut written = 0;
         for part in parts {
             let data = &bytes[part.range];
-            self.target.write_all_at(data, part.offset)?;
+            self.write_now(data, part.offset)?;
             written += data.len() as u64;
         }
         self.count(written, bytes.len() as u64);
         Ok(())
+    }
+
+    /// Writes bytes as they are.
+    pub(crate) fn write_now(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.time()
+            .device(|| self.target.write_all_at(bytes, offset))
+    }
+
+    fn wait_for_turn(&self, limiter: &RateLimiter, bytes: u64) -> Result<()> {
+        let wait = || limiter.wait(bytes, &self.stop);
+        TimeSpent::add(&self.time().limit_ns, wait)
     }
 
     /// Whether the rate of writes is limited.
@@ -334,7 +350,7 @@ impl Output {
                 Run::Zero(part) => zero(offset + part.start as u64..offset + part.end as u64)?,
                 Run::Data(range) => {
                     match &self.limiter {
-                        Some(limiter) => limiter.wait(range.len() as u64, &self.stop)?,
+                        Some(limiter) => self.wait_for_turn(limiter, range.len() as u64)?,
                         None => self.stop.check()?,
                     }
                     let offset = offset + range.start as u64;

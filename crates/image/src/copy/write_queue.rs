@@ -126,8 +126,9 @@ impl WriteQueue {
             .parts
             .iter()
             .map(|part| (part.range.clone(), part.offset));
-        let key = writes
-            .submit(target.file(), memory, places)
+        // It waits where the device's queue is full.
+        let key = (output.time())
+            .device(|| writes.submit(target.file(), memory, places))
             .map_err(|e| Error::io(ErrorKind::Write, "Starting a write failed", e))?;
         self.pending.push(PendingWrite { key, ..write });
         Ok(())
@@ -152,9 +153,13 @@ impl WriteQueue {
         let Some(writes) = &mut self.writes else {
             return Ok(false);
         };
-        let done = writes
-            .next_done(wait)
-            .map_err(|e| Error::io(ErrorKind::Write, "Waiting for a write failed", e))?;
+        let mut next = || writes.next_done(wait);
+        let done = match wait {
+            true => self.output.time().device(next),
+            false => next(),
+        };
+        let done =
+            done.map_err(|e| Error::io(ErrorKind::Write, "Waiting for a write failed", e))?;
         let Some(done) = done else {
             return Ok(false);
         };
@@ -182,8 +187,8 @@ impl WriteQueue {
         let mut bytes = 0;
         for (index, part) in write.parts.iter().enumerate() {
             if !is_written(index, part) {
-                let target = self.output.target();
-                target.write_all_at(&memory[part.range.clone()], part.offset)?;
+                self.output
+                    .write_now(&memory[part.range.clone()], part.offset)?;
             }
             bytes += part.range.len() as u64;
         }

@@ -49,7 +49,8 @@ impl Writer {
             }
             SpanBytes::Read(source) => {
                 let mut input = self.writes.buffer()?;
-                let inside = source.read(&span.host, &mut input)?;
+                let read = || source.read(&span.host, &mut input);
+                let inside = self.output.time().device(read)?;
                 let view = View::new(span.host.start, std::iter::once(&input[inside.clone()]));
                 let mut segments = self.decode(span, &view)?.pop().unwrap_or_default();
                 for segment in &mut segments {
@@ -87,6 +88,18 @@ impl Writer {
 
 impl Worker for Writer {
     fn run(&mut self, work: Work) -> Result<()> {
+        let output = Arc::clone(&self.output);
+        output.time().busy(|| self.process(work))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let output = Arc::clone(&self.output);
+        output.time().busy(|| self.writes.flush())
+    }
+}
+
+impl Writer {
+    fn process(&mut self, work: Work) -> Result<()> {
         match work {
             Work::Zero(range) => self.output.zero(range),
             Work::Block {
@@ -102,9 +115,5 @@ impl Worker for Writer {
             }
             Work::Extents { span, bytes } => self.extents(&span, bytes),
         }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.writes.flush()
     }
 }

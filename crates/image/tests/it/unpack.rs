@@ -342,11 +342,7 @@ fn an_ovas_disk_must_have_the_digests_in_its_manifest() {
     assert_eq!(disk.file_name().unwrap(), "disk.vmdk");
     write(&images, "vm.ovf", b"<Envelope/>");
     let sum = |algorithm: &str| {
-        let output = std::process::Command::new(format!("{algorithm}sum"))
-            .arg(&disk)
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = run(&format!("{algorithm}sum"), &[text(&disk)]);
         text.split(' ').next().unwrap().to_owned()
     };
     let pack = |manifest: &str, members: &[&str]| {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use lvp_api::{ImageType, Sha256Digest, Stage};
+use lvp_api::{Cause, ImageType, Lane, Sha256Digest, Stage};
 use lvp_image::copy::PlannedImage;
 use lvp_image::plan::{ImageInfo, Planner};
 use lvp_image::source::FileSource;
@@ -99,11 +99,17 @@ impl Steps<'_> {
     /// Waits for the job that is fetching the same object, showing its progress as this job's.
     pub(super) async fn follow(&self, mut follower: Follower) -> Result<(), JobError> {
         self.live.meter.enter(Stage::Downloading);
+        self.charge(Cause::Queue);
+        self.live.meter.trail.go_on_to(Lane::Queued);
         let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
         loop {
             tokio::select! {
                 reason = self.live.stop.stopped() => return Err(JobError::stopped(reason)),
-                () = follower.ended() => return Ok(()),
+                () = follower.ended() => {
+                    self.live.meter.trail.end(Lane::Queued);
+                    self.live.meter.trail.begin(Lane::Initializing);
+                    return Ok(());
+                }
                 _ = tick.tick() => {
                     if let Some(leader) = follower.state().meter {
                         self.live.meter.follow(&leader);
@@ -128,6 +134,7 @@ impl Steps<'_> {
 
     /// Reads the image's metadata by ranges.
     pub(super) async fn plan_remote(&self, object: &ObjectMeta) -> Result<Plan, JobError> {
+        self.charge(Cause::Network);
         let cancel = CancellationToken::new();
         let reader = self.source.reader(object, cancel.clone());
         let declared = format_of(self.image.image_type);
@@ -211,6 +218,7 @@ impl Steps<'_> {
             }
             streamed => streamed?,
         };
+        self.charge(Cause::Device);
         let Streamed {
             digests,
             file,

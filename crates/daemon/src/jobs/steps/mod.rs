@@ -31,7 +31,7 @@ mod volume;
 
 use std::sync::{Arc, Mutex};
 
-use lvp_api::{Method, Stage, VolumeName};
+use lvp_api::{Cause, Lane, Method, Stage, VolumeName};
 use tracing::Span;
 
 pub(super) use self::clone::in_place;
@@ -69,7 +69,7 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
     };
     let steps = Steps {
         services,
-        source: services.source.counting(live.meter.retry_counter()),
+        source: services.source.observed(Arc::clone(&live.waits) as _),
         live,
         image,
         location: live.location(&services.source)?,
@@ -131,11 +131,14 @@ impl Steps<'_> {
 
     /// All steps once, whichever job fetches the image.
     async fn attempt(&self) -> Result<(), JobError> {
+        self.begin_again();
         self.expect_rates().await?;
         let mut restarts = 0;
         let mut is_to_clone = self.is_to_clone().await?;
         loop {
+            self.charge(Cause::Network);
             let (object, checksums) = self.resolve().await?;
+            self.charge(Cause::Device);
             let mut way = Way::Write;
             if is_to_clone {
                 match self.by_golden(&object, &checksums).await? {
@@ -277,6 +280,20 @@ impl Steps<'_> {
 }
 
 impl Steps<'_> {
+    /// What the job's time goes to from now on.
+    fn charge(&self, cause: Cause) {
+        self.live.meter.account.charge(cause);
+    }
+
+    /// An attempt begins, and what an earlier one left running on the time line has ended.
+    fn begin_again(&self) {
+        let trail = &self.live.meter.trail;
+        let others = Lane::ALL.into_iter();
+        let others = others.filter(|lane| *lane != Lane::Initializing);
+        others.for_each(|lane| trail.end(lane));
+        trail.begin(Lane::Initializing);
+    }
+
     /// Records how the volume was made.
     fn made_by(&self, method: Method) {
         self.live.update(|job| job.method = Some(method));

@@ -1,6 +1,6 @@
 //! The last steps of a clone: it is made of the golden volume, is ready, and gets its name.
 
-use lvp_api::{Method, Stage};
+use lvp_api::{Cause, Lane, Method, Stage};
 use lvp_image::gpt;
 
 use super::Steps;
@@ -34,6 +34,8 @@ impl Steps<'_> {
             return Ok(Ended::Done);
         };
         self.live.meter.enter(Stage::Finalizing);
+        self.charge(Cause::Device);
+        self.live.meter.trail.go_on_to(Lane::Finalizing);
         let cloned = self.put_clone(held, request, before);
         let span = spans::clone_volume(&self.span, &request.name, request.size_bytes);
         let volume = match spans::traced(span, cloned).await {

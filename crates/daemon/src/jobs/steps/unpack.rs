@@ -5,6 +5,8 @@ use lvp_image::plan::Planner;
 use lvp_image::source::{FileSource, ReadAt as _};
 use lvp_image::unpack::{self, UnpackOptions};
 
+use lvp_api::{Cause, Lane};
+
 use super::Steps;
 use crate::job::error::JobError;
 use crate::threads::blocking;
@@ -24,7 +26,12 @@ impl Steps<'_> {
             cancel: self.live.stop.flag(),
         };
         let unpacking = move || unpack::open(source, declared, || Ok(file), &options);
-        let (planner, unpacked) = blocking(unpacking).await??;
+        self.charge(Cause::Cpu);
+        self.live.meter.trail.begin(Lane::Converting);
+        let opened = blocking(unpacking).await;
+        self.charge(Cause::Device);
+        self.live.meter.trail.end(Lane::Converting);
+        let (planner, unpacked) = opened??;
         if let Some(unpacked) = unpacked {
             let name = unpacked.name.map(|name| format!("{name:?} "));
             self.live.note(format!(

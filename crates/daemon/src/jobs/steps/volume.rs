@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use lvp_api::{Sha256Digest, Stage};
+use lvp_api::{Cause, Lane, Sha256Digest, Stage};
 use lvp_image::copy::{Body, Copier, CopyOptions, Layout, PlannedImage, RateLimiter, Summary};
 use lvp_image::device::{Content, FileSize, Target};
 use lvp_image::gpt;
@@ -29,6 +29,7 @@ impl Steps<'_> {
         request: &VolumeRequest,
         info: &ImageInfo,
     ) -> Result<Volume, JobError> {
+        self.charge(Cause::Device);
         let volumes = &self.services.volumes;
         // The size of a compressed stream is known only at its end; until then the volume's size is the limit.
         let needed = info.virtual_size.unwrap_or(0);
@@ -104,8 +105,10 @@ impl Steps<'_> {
         volume: &Volume,
         image: PlannedImage,
     ) -> Result<Copier, JobError> {
+        self.charge(Cause::Device);
         let target = self.open(volume).await?;
         let options = self.copy_options(volume);
+        self.live.meter.trail.begin(Lane::Converting);
         Ok(blocking(move || Copier::start(image, target, options)).await??)
     }
 
@@ -118,7 +121,12 @@ impl Steps<'_> {
         let target = self.open(volume).await?;
         let options = self.copy_options(volume);
         let started = Instant::now();
-        let body = blocking(move || Copier::copy_file(planner, target, options)).await??;
+        self.live.meter.trail.go_on_to(Lane::Converting);
+        self.live.meter.begin_pass(Cause::Device);
+        let copied = blocking(move || Copier::copy_file(planner, target, options)).await;
+        self.charge(Cause::Device);
+        self.live.meter.trail.end(Lane::Converting);
+        let body = copied??;
         // The same measure as in estimates; of a compressed stream only the size is known.
         let bytes = match self.live.meter.work_bytes() {
             0 => body.summary().virtual_size,
@@ -168,6 +176,8 @@ impl Steps<'_> {
             return Err(JobError::stopped(reason));
         }
         self.live.meter.enter(Stage::Finalizing);
+        self.charge(Cause::Device);
+        self.live.meter.trail.go_on_to(Lane::Finalizing);
         let summary = blocking(move || body.commit()).await??;
         self.note_summary(&summary);
         let made = self.made(digest, summary.gpt);
