@@ -232,6 +232,7 @@ fn the_docs_example_sets_nothing_and_names_every_key_with_its_default() {
 fn another(key: &keys::Key, now: &str) -> String {
     match key.kind {
         Kind::Text if key.path == "tracing.resource_attributes" => "a=b".to_owned(),
+        Kind::Text if key.path == "ui.trace_url" => "http://other/{trace_id}".to_owned(),
         Kind::Text | Kind::Secret | Kind::Secrets => "http://other:1".to_owned(),
         Kind::Word => "other".to_owned(),
         Kind::Address => "127.0.0.3".to_owned(),

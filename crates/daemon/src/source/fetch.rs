@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::gate::Gate;
 use super::http::{header_text, no_answer};
+use super::range_headers::{ContentRange, byte_range};
 use super::refusal::refusal;
 use super::retry::{Budget, Failure};
 use super::{Inner, ObjectMeta, Source};
@@ -327,50 +328,11 @@ fn is_overload(error: &SourceError) -> bool {
     matches!(error.status(), Some(429 | 503))
 }
 
-/// A `Content-Range` of the form `bytes FIRST-LAST/TOTAL`.
-#[derive(Debug, PartialEq, Eq)]
-struct ContentRange {
-    first: u64,
-    last: u64,
-    /// `None` for `*`.
-    total: Option<u64>,
-}
-
-impl ContentRange {
-    fn parse(text: &str) -> Option<Self> {
-        let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-        let (first, last) = range.split_once('-')?;
-        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-        let total = match total {
-            "*" => None,
-            total => Some(total.parse().ok()?),
-        };
-        (first <= last && total.is_none_or(|total| last < total)).then_some(Self {
-            first,
-            last,
-            total,
-        })
-    }
-}
-
-/// The object's size according to a range answer, for a range that starts at 0.
-pub(super) fn total_size(headers: &HeaderMap) -> Option<u64> {
-    let text = header_text(headers, header::CONTENT_RANGE)?;
-    let (_, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    total.parse().ok()
-}
-
 /// Requests the resolved version only. Weak tags never match, and are only compared in the answer.
 fn match_version(meta: &ObjectMeta) -> HeaderMap {
     let tag = meta.strong_validator();
     let value = tag.and_then(|tag| HeaderValue::from_str(tag).ok());
     HeaderMap::from_iter(value.map(|value| (header::IF_MATCH, value)))
-}
-
-/// The `Range` header for a range that is not empty.
-pub(super) fn byte_range(range: &Range<u64>) -> HeaderValue {
-    HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1))
-        .expect("digits and ASCII punctuation are a header's value")
 }
 
 fn length(chunk: &Bytes) -> u64 {
@@ -380,27 +342,4 @@ fn length(chunk: &Bytes) -> u64 {
 /// An offset within a chunk, which is in memory.
 fn index(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_ranges_are_read_strictly() {
-        let range = |first, last, total| Some(ContentRange { first, last, total });
-        for (text, expected) in [
-            ("bytes 0-9/10", range(0, 9, Some(10))),
-            ("bytes 5-5/*", range(5, 5, None)),
-            ("bytes 0-10/10", None),
-            ("bytes 9-0/10", None),
-            ("bytes */10", None),
-            ("bytes 0-9", None),
-            ("bytes 0-/10", None),
-            ("octets 0-9/10", None),
-            ("bytes 0-99999999999999999999/*", None),
-        ] {
-            assert_eq!(ContentRange::parse(text), expected, "{text}");
-        }
-    }
 }

@@ -30,6 +30,7 @@
 //! no proxy but the configured one and retries nothing by itself.
 
 mod checksums;
+mod connect;
 mod credentials;
 pub mod error;
 pub mod evidence;
@@ -43,6 +44,7 @@ mod mover;
 mod object;
 mod pace;
 mod queue;
+mod range_headers;
 mod ranges;
 mod reader;
 mod record;
@@ -66,13 +68,13 @@ use tokio_util::sync::CancellationToken;
 pub use checksums::{Checksums, is_checksum_file, own_checksum_files};
 pub use credentials::Lender;
 pub use error::{Result, SourceError, SourceErrorKind};
-use fetch::{byte_range, total_size};
 pub use http::Counters;
 use http::{Client, Location, header_text, no_answer};
 use limit::ReadLimit;
 pub use listing::{ListedObject, Listing};
 use mover::Mover;
 pub use object::ObjectMeta;
+use range_headers::{byte_range, total_size};
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
 pub use record::PlanCheck;

@@ -214,7 +214,7 @@ async fn config_check_and_the_start_refuse_the_same_with_64_and_the_keys_name() 
         ("MINIO_ENDPOINT", "ftp://x", "minio.endpoint"),
         ("MINIO_ENDPOINT", "http://a:b@h", "minio.endpoint"),
         ("MINIO_ENDPOINT", "::1:9000", "minio.endpoint"),
-        ("MINIO_ENDPOINT", "http://h/minio", "minio.endpoint"),
+        ("MINIO_ENDPOINT", "http://h/minio?x=1", "minio.endpoint"),
         ("MINIO_ALLOWED_HOSTS", "*.org", "minio.allowed_hosts"),
         ("MINIO_SECRET_KEY", "", "minio.secret_key"),
         ("MINIO_ACCESS_KEY", "two\nlines", "minio.access_key"),
