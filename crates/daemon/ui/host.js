@@ -2,7 +2,7 @@
 import { html } from './preact.js';
 import { call } from './api.js';
 import { bytes, exact, rate, seconds } from './format.js';
-import { Bar, Chip, Problem, Time, useNow, useRead } from './parts.js';
+import { Bar, Chip, Problem, Remedy, Time, useNow, useRead } from './parts.js';
 
 const MEANING = {
   __proto__: null, minio: 'the object store', lvm: 'the volume group', libvirt: 'libvirtd', storage: 'the database', cache: 'the images on this host', dir: 'the directory of the volumes',
@@ -69,5 +69,5 @@ function Doctor({ now }) {
     ${data && html`<p class="dim">Checked <${Time} value=${data.checked_at} now=${now} />; again once this is a minute old and somebody looks.</p>
       <div class="table-box" tabindex="0" role="region" aria-label="What doctor found"><table><thead><tr><th>Result</th><th>Check</th><th>What was found, and what to do</th></tr></thead>
       <tbody>${checks.map((check, at) => html`<tr key=${at}><td><${Chip} kind=${RESULTS[check.status]}>${check.status}</${Chip}></td><td><code>${check.check}</code></td>
-        <td class="break">${check.message}${check.remedy && html`<p class="remedy"><b>What to do:</b> ${check.remedy}</p>`}</td></tr>`)}</tbody></table></div>`}`;
+        <td class="break">${check.message}<${Remedy} text=${check.remedy} /></td></tr>`)}</tbody></table></div>`}`;
 }

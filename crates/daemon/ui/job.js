@@ -3,7 +3,7 @@ import { html, useEffect, useState } from './preact.js';
 import { address, call } from './api.js';
 import { bytes, exact, percent, rate, seconds } from './format.js';
 import { Course, Log } from './course.js';
-import { Bar, Chip, Copy, Problem, Time, Waiting, ahead, useNow, useStore } from './parts.js';
+import { Bar, Chip, Copy, Problem, Remedy, Time, Waiting, ahead, useNow, useStore } from './parts.js';
 import { ended } from './store.js';
 
 // Where traces are looked at, if the daemon says so; an address of another scheme would be code.
@@ -52,7 +52,7 @@ export function Job({ id, act }) {
       <div class="actions">${!ended(job) && html`<button type="button" onClick=${() => act('cancel', job)}>Cancel</button>`}
         ${['failed', 'cancelled'].includes(job.status) && html`<button type="button" class="primary" onClick=${() => act('retry', job)}>Retry</button>`}</div></div>
     ${job.error && html`<div class="problem" role="alert"><strong>${job.error_type} (${job.error_code})</strong><p>${job.error}</p>
-      ${job.remedy && html`<p class="remedy"><b>What to do:</b> ${job.remedy}</p>`}</div>`}
+      <${Remedy} text=${job.remedy} /></div>`}
     ${job.waiting && html`<${Waiting} waiting=${job.waiting} now=${now} />`}
     ${job.status === 'pending' && html`<p>Waits for a free place: ${ahead(store.position(job))}, since <${Time} value=${job.created_at} now=${now} />.</p>`}
     ${progress && html`<section aria-label="Progress"><${Bar} value=${progress.overall_percent} state=${job.status} label="Whole job" />

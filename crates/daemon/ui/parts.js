@@ -3,6 +3,10 @@ import { html, useEffect, useRef, useState } from './preact.js';
 import { exact, ago, percent, rate, seconds } from './format.js';
 import { store } from './store.js';
 
+// What to do about a problem; what stands between backticks is a command or a name.
+export const Remedy = ({ text }) => text && html`<p class="remedy"><b>What to do:</b> ${text.split('`')
+  .map((part, index) => (index % 2 ? html`<code>${part}</code>` : part))}</p>`;
+
 // Draws anew when the store has news.
 export function useStore() {
   const [, draw] = useState(0);

@@ -234,6 +234,12 @@ fn look_at_cache(rig: &mut Rig) {
             let found = hex(&Sha256::digest(bytes));
             assert_eq!(found, digest, "a cache file is not its name's");
             rig.tally.cached += 1;
+        } else if let Some(copy) = file.strip_suffix("-qcow2.disk") {
+            let digest = copy.strip_prefix(".lvp-").expect("a copy's name");
+            let disk = rig.disks.get(digest).expect("the image is one of ours");
+            let bytes = fs::read(home.path().join("cache").join(&file)).expect("it is read");
+            assert!(bytes == *disk, "{file} is not its image's disk");
+            rig.tally.unpacked += 1;
         } else {
             assert!(file.ends_with(".partial"), "{file} is left in the cache");
             rig.tally.partials += 1;

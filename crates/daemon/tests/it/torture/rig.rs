@@ -72,6 +72,8 @@ pub(super) struct Tally {
     pub(super) not_ready: u32,
     pub(super) ready: u32,
     pub(super) cached: u32,
+    /// Unpacked copies that hold their image's disk.
+    pub(super) unpacked: u32,
     pub(super) partials: u32,
     /// Looks at a ready volume that a guest has written to since.
     pub(super) guests: u32,
