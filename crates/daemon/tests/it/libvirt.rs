@@ -95,7 +95,7 @@ mod real {
             let child = Self::spawn(dir.path());
             let pool = "lvp-test".to_owned();
             std::fs::create_dir(dir.path().join("pool")).expect("there is room");
-            let libvirtd = Self { dir, child, pool };
+            let mut libvirtd = Self { dir, child, pool };
             libvirtd.wait().await;
             let target = libvirtd.path("pool").display().to_string();
             let pool = libvirtd.pool.clone();
@@ -129,10 +129,15 @@ mod real {
                 .expect("libvirtd starts")
         }
 
-        async fn wait(&self) {
+        async fn wait(&mut self) {
+            let uri = self.uri();
             wait_for("libvirtd to answer", async || {
+                if let Some(ended) = self.child.try_wait().expect("it is ours") {
+                    let said = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+                    panic!("libvirtd ended with {ended}: {said}");
+                }
                 let asked = command("virsh")
-                    .args(["-c", &self.uri(), "pool-list"])
+                    .args(["-c", &uri, "pool-list"])
                     .stdout(Stdio::null())
                     .stderr(Stdio::null())
                     .status();
