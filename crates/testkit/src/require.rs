@@ -65,7 +65,7 @@ const COMPONENTS: &[Component] = &[
         name: "slow-device",
         programs: &["losetup", "qemu-storage-daemon", "umount"],
         also: crate::loopdev::check_slow,
-        install: "apt install mount qemu-utils, and run as root with /dev/loop-control and /dev/fuse",
+        install: "apt install mount qemu-system-common, and run as root with /dev/loop-control and /dev/fuse",
     },
     Component {
         name: "libvirt",

@@ -4,7 +4,7 @@ use lvp_image::ErrorKind;
 use lvp_image::format::ImageType::Vhd;
 
 use super::{Bench, MIXED};
-use crate::parser_support::{qemu, verdict};
+use crate::parser_support::{qemu, run, verdict};
 
 /// Sets a field of a footer or header and its checksum.
 fn set(
@@ -48,6 +48,18 @@ fn vhd_images_read_as_qemu_reads_them() {
     }
 }
 
+/// The first part of qemu-img's version, as in "qemu-img version 10.0.2 (Debian ...)".
+fn qemu_major() -> u32 {
+    let told = run("qemu-img", &["--version"]);
+    let version = told
+        .split(' ')
+        .nth(2)
+        .and_then(|version| version.split('.').next());
+    version
+        .and_then(|major| major.parse().ok())
+        .expect("it has a number")
+}
+
 #[test]
 fn a_vhds_size_is_the_geometrys_or_the_footers_depending_on_its_creator() {
     if !qemu() {
@@ -56,6 +68,10 @@ fn a_vhds_size_is_the_geometrys_or_the_footers_depending_on_its_creator() {
     for creator in [
         b"vpc ", b"qemu", b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS", b"wa\0\0", b"vs  ",
     ] {
+        // QEMU 7.2 (Debian 12) does not know Azure's word yet, and takes the geometry.
+        if creator == b"wa\0\0" && qemu_major() < 10 {
+            continue;
+        }
         let bench = Bench::create(Vhd, "subformat=dynamic", "33M", MIXED.get(1..3).unwrap());
         let mut bytes = bench.bytes();
         footer(&mut bytes, 28, creator);
