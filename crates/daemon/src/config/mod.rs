@@ -10,6 +10,7 @@ pub mod endpoints;
 mod file;
 mod given;
 mod ignored;
+mod key;
 pub mod keys;
 mod kind;
 mod load;
