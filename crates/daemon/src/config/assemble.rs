@@ -43,6 +43,7 @@ impl Config {
                 endpoint_path: settings.named("minio.endpoint_path")?,
                 proxy: settings.secret_url("minio.proxy")?,
                 no_proxy: settings.list("minio.no_proxy"),
+                mirrors: settings.list("minio.mirrors"),
                 addressing: settings.named("minio.addressing")?,
                 allowed_hosts: settings.list("minio.allowed_hosts"),
                 retry_backoff: settings

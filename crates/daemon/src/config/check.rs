@@ -66,8 +66,36 @@ impl Config {
                 url("minio.metadata_endpoint", Some(&minio.metadata_endpoint))?;
             }
         }
+        Ok(())
+    }
+
+    /// The ways to the endpoint's objects.
+    fn check_ways(&self) -> Result<(), ConfigError> {
+        let minio = &self.minio;
+        let invalid = |key, reason: &str| {
+            Err(ConfigError::Invalid {
+                key,
+                reason: reason.to_owned(),
+            })
+        };
         if minio.proxy.is_none() && !minio.no_proxy.is_empty() {
             return invalid("minio.no_proxy", "is only of use with minio.proxy");
+        }
+        if minio.mirrors.len() > endpoints::MAX_MIRRORS {
+            let found = minio.mirrors.len();
+            let reason = format!(
+                "has {found} URLs, and at most {} are supported",
+                endpoints::MAX_MIRRORS
+            );
+            return invalid("minio.mirrors", &reason);
+        }
+        if minio.endpoint.is_none() && !minio.mirrors.is_empty() {
+            return invalid("minio.mirrors", "is only of use with minio.endpoint");
+        }
+        for mirror in &minio.mirrors {
+            if let Err(why) = endpoints::mirror(mirror) {
+                return invalid("minio.mirrors", &format!("has {mirror:?}, which {why}"));
+            }
         }
         Ok(())
     }
@@ -110,6 +138,7 @@ impl Config {
             );
         }
         self.check_credentials()?;
+        self.check_ways()?;
         if !self.webhooks.urls.is_empty() && self.webhooks.secret.is_none() {
             return invalid(
                 "webhooks.secret",

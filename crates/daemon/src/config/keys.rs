@@ -146,6 +146,14 @@ pub const KEYS: &[Key] = &[
         "Hosts that are reached without minio.proxy: names (with all names below them), addresses, networks (10.0.0.0/8)",
     ),
     key(
+        "minio.mirrors",
+        &["MINIO_MIRRORS"],
+        Kind::List,
+        "",
+        "URLs of caches that are asked for the bytes of the endpoint's objects before the endpoint is, in this order, at most 8; \
+         see docs/mirrors.md",
+    ),
+    key(
         "minio.credentials",
         &["MINIO_CREDENTIALS"],
         Kind::OneOf(CredentialSource::NAMES),

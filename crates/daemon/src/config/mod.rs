@@ -154,6 +154,8 @@ pub struct Minio {
     pub proxy: Option<SecretUrl>,
     /// Hosts that are reached without it.
     pub no_proxy: Vec<String>,
+    /// Caches of the endpoint's objects.
+    pub mirrors: Vec<String>,
     /// How buckets are addressed.
     pub addressing: Addressing,
     /// Other hosts that image URLs may name.

@@ -74,6 +74,13 @@ impl TimedStage {
     }
 }
 
+/// What was asked of each mirror, by its URL in the configuration.
+struct MirrorMetrics {
+    requests: Family<Labels<1>, Counter>,
+    failures: Family<Labels<1>, Counter>,
+    received: Family<Labels<1>, Counter>,
+}
+
 /// All metrics of the daemon.
 pub struct Metrics {
     registry: Registry,
@@ -108,6 +115,7 @@ pub struct Metrics {
     transferred: Family<Labels<1>, Counter>,
     source_requests: Counter,
     source_retries: Counter,
+    mirrors: MirrorMetrics,
     volumes_size: Family<Labels<1>, Number>,
     volumes_free: Family<Labels<1>, Number>,
     pool_size: Family<Labels<2>, Number>,

@@ -80,6 +80,7 @@ impl Bench {
             endpoint_path: provisioner::config::EndpointPath::Keep,
             proxy: None,
             no_proxy: Vec::new(),
+            mirrors: Vec::new(),
             parallel_ranges: 4,
             addressing: provisioner::config::Addressing::Path,
             max_read_bytes_per_sec: None,

@@ -35,6 +35,7 @@ mod lost;
 mod lvm;
 mod lvpctl;
 mod metrics;
+mod mirrors;
 mod moved;
 mod one_device;
 mod otel;

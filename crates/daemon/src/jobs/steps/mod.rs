@@ -57,6 +57,9 @@ const MAX_RESTARTS: u32 = 3;
 /// Why an object is read from the start again.
 const CHANGED: &str = "The object changed while it was read: the download started over";
 /// See [`CHANGED`].
+const MIRRORED: &str = "The image was refused, and bytes of it came from a mirror: the download started over from the \
+    endpoint";
+/// See [`CHANGED`].
 const CUT_OFF: &str = "The download was cut off, and without a strong ETag or a .sha256 object it \
     is unknown whether the rest would be of the same version: the download started over";
 
@@ -165,12 +168,18 @@ impl Steps<'_> {
                     let ended = self.fetch(*lead, &checksums, way).await;
                     let why = match ended.as_ref().err().map(JobError::kind) {
                         _ if restarts == MAX_RESTARTS => None,
+                        Some(kind) if kind.is_of_bytes() && self.source.avoid_mirrors() => {
+                            Some(MIRRORED)
+                        }
                         Some(JobErrorKind::Source(SourceErrorKind::ObjectChanged)) => Some(CHANGED),
                         Some(JobErrorKind::Source(SourceErrorKind::Unavailable)) if !can_go_on => {
                             Some(CUT_OFF)
                         }
                         _ => None,
                     };
+                    if ended.is_ok() {
+                        self.source.blame_mirrors();
+                    }
                     if let Some(why) = why {
                         restarts += 1;
                         self.live.note(why);

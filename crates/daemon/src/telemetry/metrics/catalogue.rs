@@ -242,6 +242,21 @@ pub const CATALOGUE: &[Entry] = &[
         &[],
         "Requests to object storage that were repeated after a temporary error",
     ),
+    counter(
+        "mirror_requests_total",
+        &["mirror"],
+        "Requests sent to each of minio.mirrors",
+    ),
+    counter(
+        "mirror_failures_total",
+        &["mirror"],
+        "Requests to a mirror whose answer could not be used, so that the bytes were read from elsewhere",
+    ),
+    counter(
+        "mirror_received_bytes_total",
+        &["mirror"],
+        "Bytes of images received from a mirror",
+    ),
     gauge(
         "volumes_size_bytes",
         &["backend"],

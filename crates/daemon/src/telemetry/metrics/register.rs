@@ -11,7 +11,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::catalogue::CATALOGUE;
 use super::{
-    Delivery, Labels, Metrics, Number, ProcessMetrics, TimedStage, UnpackedMetrics, float,
+    Delivery, Labels, Metrics, MirrorMetrics, Number, ProcessMetrics, TimedStage, UnpackedMetrics,
+    float,
 };
 use crate::job::kind::JobErrorKind;
 use crate::store;
@@ -104,6 +105,11 @@ impl Metrics {
             transferred: to.add("transferred_bytes_total", Family::default()),
             source_requests: to.add("source_requests_total", Counter::default()),
             source_retries: to.add("source_retries_total", Counter::default()),
+            mirrors: MirrorMetrics {
+                requests: to.add("mirror_requests_total", Family::default()),
+                failures: to.add("mirror_failures_total", Family::default()),
+                received: to.add("mirror_received_bytes_total", Family::default()),
+            },
             volumes_size: to.add("volumes_size_bytes", Family::default()),
             volumes_free: to.add("volumes_free_bytes", Family::default()),
             pool_size: to.add("pool_size_bytes", Family::default()),
