@@ -174,6 +174,11 @@ impl Detours {
         self.were_used() && !self.is_avoiding.swap(true, Ordering::Relaxed)
     }
 
+    /// Everything comes from the endpoint.
+    pub(super) fn close(&self) {
+        self.is_avoiding.store(true, Ordering::Relaxed);
+    }
+
     /// What mirrors had sent was wrong, as it was right without them.
     pub(super) fn blame(&self, mirrors: &Mirrors) {
         if !self.is_avoiding.load(Ordering::Relaxed) {

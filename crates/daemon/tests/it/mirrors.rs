@@ -88,7 +88,10 @@ async fn a_mirror_that_is_down_costs_no_attempt() {
     let source = world.put("a.qcow2", &builder.build());
     let daemon = world.start();
     let status = completed(&daemon, &source, "vm", DISK).await;
-    assert!(!status.notes.iter().any(|note| note.contains("mirror")), "{status:?}");
+    assert!(
+        !status.notes.iter().any(|note| note.contains("mirror")),
+        "{status:?}"
+    );
     assert!(holds(&world.home.volume("vm"), &builder.disk()));
     assert_eq!(metric(&daemon, "source_retries_total").await, Some(0.0));
     let lines = daemon.log_text();
@@ -96,4 +99,23 @@ async fn a_mirror_that_is_down_costs_no_attempt() {
         .iter()
         .filter(|line| line.contains("A mirror is not asked for a while"));
     assert_eq!(warned.count(), 1, "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_without_a_digest_comes_from_the_store() {
+    let world = World::new().await;
+    let mirror = FaultProxy::start(world.s3.address())
+        .await
+        .expect("a mirror");
+    let world = world
+        .with("MINIO_MIRRORS", &mirror.endpoint())
+        .with("CACHE_REQUIRE_CHECKSUM", "false");
+    let builder = image(DISK, 300, 1);
+    let source = world.put("a.qcow2", &builder.build());
+    let sidecar = world.s3.objects().path("images", "a.qcow2.sha256");
+    fs::remove_file(sidecar).expect("there was a sidecar");
+    let daemon = world.start();
+    completed(&daemon, &source, "vm", DISK).await;
+    assert!(holds(&world.home.volume("vm"), &builder.disk()));
+    assert!(mirror.requests().is_empty(), "{:?}", mirror.requests());
 }

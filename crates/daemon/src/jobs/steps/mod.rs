@@ -141,6 +141,9 @@ impl Steps<'_> {
         loop {
             self.charge(Cause::Network);
             let (object, checksums) = self.resolve().await?;
+            if checksums.is_empty() {
+                self.source.ask_no_mirror();
+            }
             self.charge(Cause::Device);
             let mut way = Way::Write;
             if is_to_clone {
