@@ -206,7 +206,8 @@ def main():
                                       f"http://127.0.0.1:{first}", mirrors))
             for daemon in daemons:
                 wait_for(daemon.is_up, "a daemon", 60)
-            with urllib.request.urlopen(f"http://127.0.0.1:{first}/images/disk.raw") as answer:
+            asked = urllib.request.Request(f"http://127.0.0.1:{first}/images/disk.raw", method="HEAD")
+            with urllib.request.urlopen(asked) as answer:
                 tag = answer.headers["ETag"]
             (store.directory / "sent.log").write_text("")
             os.kill(store.process.pid, signal.SIGUSR1)

@@ -185,6 +185,7 @@ impl<'a> Fetch<'a> {
             }
         };
         loop {
+            let asked = Instant::now();
             let chunk = self.budget.server(response.chunk()).await;
             let chunk = chunk.map_err(|error| no_answer(&self.meta.location, error))?;
             let Some(mut chunk) = chunk else {
@@ -198,7 +199,7 @@ impl<'a> Fetch<'a> {
                 .counters
                 .received_bytes
                 .fetch_add(length(&chunk), Ordering::Relaxed);
-            self.route.received(length(&chunk));
+            self.route.received(length(&chunk), asked.elapsed())?;
             if let Some(limit) = &self.inner.limit {
                 self.budget.limit(limit.take(chunk.len())).await;
             }

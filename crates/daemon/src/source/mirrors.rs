@@ -27,6 +27,11 @@ const REST: Duration = Duration::from_secs(30);
 /// How long it is not asked after it has sent wrong bytes: until somebody has read the log.
 const REST_AFTER_WRONG_BYTES: Duration = Duration::from_secs(60 * 60);
 
+/// A mirror that is slower than this, over so long a wait for it, would be slower than no mirror.
+const MIN_BYTES_PER_SEC: f64 = 131_072.0; // 128 KiB/s
+/// See [`MIN_BYTES_PER_SEC`].
+const SLOW_AFTER: Duration = Duration::from_secs(10);
+
 /// What was asked of one mirror.
 #[derive(Debug, Default)]
 pub struct MirrorCounters {
@@ -202,6 +207,9 @@ pub(super) struct Route<'a> {
     is_open: bool,
     /// The mirror that was asked last; none for the endpoint.
     current: Option<usize>,
+    /// How long its answer was waited for, and how much of it has come.
+    waited: Duration,
+    came_bytes: u64,
 }
 
 impl<'a> Route<'a> {
@@ -214,6 +222,8 @@ impl<'a> Route<'a> {
             // of another host, is not the endpoint's.
             is_open: object.location.signed && object.strong_validator().is_some(),
             current: None,
+            waited: Duration::ZERO,
+            came_bytes: 0,
         }
     }
 
@@ -225,6 +235,8 @@ impl<'a> Route<'a> {
     /// The mirror to ask now; none for the endpoint.
     pub(super) fn choose(&mut self) -> Option<&'a Mirror> {
         self.current = None;
+        self.waited = Duration::ZERO;
+        self.came_bytes = 0;
         if !self.is_open || self.detours.is_avoiding.load(Ordering::Relaxed) {
             return None;
         }
@@ -238,15 +250,35 @@ impl<'a> Route<'a> {
         Some(mirror)
     }
 
-    /// Bytes have arrived from the place that was asked last.
-    pub(super) fn received(&self, bytes: u64) {
+    /// Bytes have arrived, after this wait, from the place that was asked last. Fails if that is a mirror which is of
+    /// no use.
+    pub(super) fn received(&mut self, bytes: u64, waited: Duration) -> Result<()> {
         let Some((index, mirror)) = self.asked() else {
-            return;
+            return Ok(());
         };
+        self.waited += waited;
+        self.came_bytes += bytes;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a range has less than 2^53 bytes"
+        )]
+        let due = self.came_bytes as f64 / MIN_BYTES_PER_SEC;
+        if self.waited > SLOW_AFTER && self.waited.as_secs_f64() > due {
+            return Err(SourceError::new(
+                SourceErrorKind::Unavailable,
+                format!(
+                    "The mirror {} has sent {} bytes in {:?}",
+                    mirror.shown(),
+                    self.came_bytes,
+                    self.waited
+                ),
+            ));
+        }
         mirror.answered();
         let counters = &mirror.counters;
         counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.detours.sent.fetch_or(bit(index), Ordering::Relaxed);
+        Ok(())
     }
 
     /// An attempt has failed. Whether it was at a mirror, so that another place is to be asked at once.

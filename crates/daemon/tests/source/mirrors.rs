@@ -356,3 +356,20 @@ async fn a_mirror_with_wrong_bytes_is_avoided_and_blamed() {
     assert!(soon(read_all(&other, URL)).await.unwrap() == world.image);
     assert_eq!(counts(&job)[0].0, before[0].0 + 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_trickles_is_left() {
+    let world = Mirrored::new().await;
+    world.mirror.inject(Rule::new(Fault::Slow(1000)));
+    let read = tokio::time::timeout(
+        std::time::Duration::from_secs(45),
+        read_all(&world.source, URL),
+    );
+    assert!(read.await.expect("it would take minutes").unwrap() == world.image);
+    let [(requests, failures, bytes)] = counts(&world.source)[..] else {
+        panic!("one mirror");
+    };
+    assert_eq!(requests, failures);
+    assert!(bytes < 200_000, "{bytes}");
+    assert_eq!(world.source.counters().retries.load(Ordering::Relaxed), 0);
+}
