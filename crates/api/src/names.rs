@@ -96,7 +96,7 @@ mod tests {
 
     use super::UnknownName;
     use crate::{
-        Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method,
+        Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method, Priority,
         SignatureFormat, Stage, Verified, VolumeKind, WhenFull,
     };
 
