@@ -18,11 +18,11 @@ pub mod devices;
 pub mod load;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ pub struct Guests {
     tree: Tree,
     files: Files,
     mounts: PathBuf,
-    /// Volumes that jobs are writing.
+    /// Volumes that jobs are writing or verifying.
     ours: Mutex<HashMap<Device, usize>>,
     /// Whether the cache is on the volumes' disks.
     shares_cache: AtomicBool,
@@ -124,7 +124,7 @@ pub struct Shown {
     pub is_held: bool,
 }
 
-/// A volume that is being written: what happens on its device is ours, until this is dropped.
+/// A volume that is being written or verified: what happens on its device is ours, until this is dropped.
 #[derive(Debug)]
 #[must_use = "the volume is a guest's again when this is dropped"]
 pub struct OurVolume {
@@ -188,7 +188,16 @@ impl Guests {
 
     /// A volume was opened for writing.
     pub fn writes(self: &Arc<Self>, file: &File) -> Option<OurVolume> {
-        let metadata = file.metadata().ok()?;
+        self.takes(&file.metadata().ok()?)
+    }
+
+    /// A volume is about to be read.
+    pub fn reads(self: &Arc<Self>, path: &Path) -> Option<OurVolume> {
+        self.takes(&fs::metadata(path).ok()?)
+    }
+
+    /// None for a file, which is on a file system that is shared anyway.
+    fn takes(self: &Arc<Self>, metadata: &Metadata) -> Option<OurVolume> {
         if !metadata.file_type().is_block_device() {
             return None;
         }

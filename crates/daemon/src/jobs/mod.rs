@@ -35,6 +35,7 @@ mod steps;
 mod undo;
 mod waiting;
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -133,7 +134,9 @@ impl Jobs {
 
     /// Resumes the jobs that had not ended when the daemon did; returns how many.
     pub async fn resume(&self) -> Result<usize, StoreError> {
-        let jobs = self.0.services.store.unfinished_jobs().await?;
+        let mut jobs = self.0.services.store.unfinished_jobs().await?;
+        // A less urgent one would begin only to be paused at once.
+        jobs.sort_by_key(|job| Reverse(job.spec.priority));
         let count = jobs.len();
         for job in jobs {
             let course = self.0.services.store.course(job.id).await?;

@@ -86,10 +86,24 @@ async fn yield_to_others(app: &App, stop: &CancellationToken) -> std::io::Result
         let step = blocking(move || guests.step()).await;
         if let Some(shown) = step.map_err(std::io::Error::other)?? {
             app.services.metrics.yielded(&shown);
+            trace(&shown);
             told.tell(&shown);
         }
     }
     Ok(())
+}
+
+/// One line for each step at level `debug`, from which a run can be replayed.
+fn trace(shown: &Shown) {
+    tracing::debug!(
+        component = "yield",
+        passed_us = shown.passed.as_micros(),
+        wait_us = shown.wait.map(|wait| wait.as_micros()),
+        pressure = shown.pressure,
+        own_bytes_per_sec = shown.own_bytes_per_sec,
+        rate = shown.rate,
+        "Measured"
+    );
 }
 
 /// How long jobs are not held back before that is told to be over: a pause between two cuts is none.
