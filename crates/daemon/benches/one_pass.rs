@@ -104,6 +104,12 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         volumes,
         golden,
         engine: Engine::new(),
+        guests: Arc::new(provisioner::guests::Guests::new(
+            provisioner::guests::GuestsSettings {
+                yields: provisioner::config::YieldUse::Off,
+                floor_bytes_per_sec: 16 << 20,
+            },
+        )),
         hypervisor: None,
         store,
         metrics: Arc::new(Metrics::new(2, None)),
@@ -145,6 +151,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             correlation_id: None,
             idempotency_key: None,
             traceparent: None,
+            priority: lvp_api::Priority::Normal,
         },
         location: Some(location),
     };

@@ -73,6 +73,8 @@ impl Config {
                 clone: settings.named("volumes.clone")?,
                 expand: settings.named("volumes.expand")?,
                 max_write_bytes_per_sec: settings.limit("volumes.max_write_bytes_per_sec")?,
+                yields: settings.named("volumes.yield")?,
+                yield_floor_bytes_per_sec: settings.size("volumes.yield_floor_bytes_per_sec")?,
             },
             cache: Cache {
                 dir: settings.optional_path("cache.dir"),

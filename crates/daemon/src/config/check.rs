@@ -5,6 +5,9 @@ use url::Host;
 use super::{Addressing, Config, ConfigError, CredentialSource, endpoints, paths};
 use crate::secret::Secret;
 
+/// The least rate that is left to jobs.
+const YIELD_FLOOR_MIN: u64 = 1 << 20; // 1 MiB/s
+
 impl Config {
     /// What a source of credentials needs, and what goes with no other.
     fn check_credentials(&self) -> Result<(), ConfigError> {
@@ -108,6 +111,12 @@ impl Config {
                 reason: reason.to_owned(),
             })
         };
+        if self.volumes.yield_floor_bytes_per_sec < YIELD_FLOOR_MIN {
+            return invalid(
+                "volumes.yield_floor_bytes_per_sec",
+                "must be at least 1M: with less, a job would hold its volume for days",
+            );
+        }
         if !self.libvirt.enabled && self.cache.dir.is_none() {
             return invalid("cache.dir", "must be set when libvirt.enabled is false");
         }

@@ -45,6 +45,7 @@ pub use value::LogSampling;
 pub use words::{
     Addressing, BackendKind, CloneUse, Compression, CredentialSource, EndpointPath, LogFormat,
     LogOutput, OtlpProtocol, SignaturePolicy, StaleData, TraceExporter, TraceSampler, UnpackedUse,
+    YieldUse,
 };
 
 use crate::secret::{Secret, SecretUrl};
@@ -211,6 +212,10 @@ pub struct Volumes {
     pub expand: Expand,
     /// Bandwidth limit for one job's writes.
     pub max_write_bytes_per_sec: Option<u64>,
+    /// Whether jobs step aside for others.
+    pub yields: YieldUse,
+    /// The rate that they keep.
+    pub yield_floor_bytes_per_sec: u64,
 }
 
 /// A back end, with what it needs of this section.

@@ -105,6 +105,9 @@ pub struct Metrics {
     dependencies_up: Family<Labels<1>, Gauge>,
     probe_crashes: Family<Labels<1>, Counter>,
     queue_length: Gauge,
+    paused_jobs: Gauge,
+    pauses: Counter,
+    yielding: YieldMetrics,
     queue_wait: Histogram,
     job_stalled: Number,
     cache_size: Number,
@@ -141,6 +144,16 @@ pub struct Metrics {
     tokio_tasks: Number,
     process: ProcessMetrics,
     moving: Mutex<Moving>,
+}
+
+/// How jobs step aside.
+struct YieldMetrics {
+    rate: Number,
+    others_wait: Number,
+    idle_wait: Number,
+    pressure: Number,
+    own: Number,
+    held: Counter<f64, AtomicU64>,
 }
 
 /// Unpacked copies of cached images.

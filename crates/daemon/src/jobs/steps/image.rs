@@ -102,6 +102,7 @@ impl Steps<'_> {
         self.charge(Cause::Queue);
         self.live.meter.trail.go_on_to(Lane::Queued);
         let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
+        let mut need = None;
         loop {
             tokio::select! {
                 reason = self.live.stop.stopped() => return Err(JobError::stopped(reason)),
@@ -112,6 +113,8 @@ impl Steps<'_> {
                 }
                 _ = tick.tick() => {
                     if let Some(leader) = follower.state().meter {
+                        // It must not be paused, as this job has a slot and waits for it.
+                        need.get_or_insert_with(|| leader.pause.need());
                         self.live.meter.follow(&leader);
                     }
                 }
@@ -190,7 +193,9 @@ impl Steps<'_> {
     ) -> Result<(Pin, O::Written), JobError> {
         let span = spans::download(&self.span, self.image.url.to_string(), &lead);
         let before = self.live.meter.retries();
-        let aims = aims.taking(self.wanted(checksums)?);
+        let aims = aims
+            .taking(self.wanted(checksums)?)
+            .yielding_by(self.services.guests.cache_limiter());
         let received = self.receive(&mut lead, aims, checksums);
         let received = spans::traced(span.clone(), received).await;
         spans::repeated(&span, self.live.meter.retries() - before);

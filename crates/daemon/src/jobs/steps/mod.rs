@@ -41,6 +41,7 @@ pub(super) use self::image::{cached, format_of};
 use super::live::Live;
 use super::{Services, spans, waiting};
 use crate::cache::{Lead, Lookup, Pin};
+use crate::guests::OurVolume;
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::job::work::{ImageRequest, VolumeRequest, Work};
@@ -78,6 +79,7 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
         location: live.location(&services.source)?,
         volume: work.volume(),
         room: Mutex::default(),
+        ours: Mutex::default(),
         span: Span::current(),
     };
     steps.run().await
@@ -103,6 +105,8 @@ struct Steps<'a> {
     volume: Option<&'a VolumeRequest>,
     /// The room that is reserved for the job in a pool, by volume.
     room: Mutex<Vec<(VolumeName, Reservation)>>,
+    /// The device that is being written: not a guest's until the job ends.
+    ours: Mutex<Option<OurVolume>>,
     /// The job's span, the parent of its steps' spans.
     span: Span,
 }

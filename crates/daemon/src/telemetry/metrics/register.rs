@@ -12,7 +12,7 @@ use prometheus_client::registry::{Metric, Registry};
 use super::catalogue::CATALOGUE;
 use super::{
     Delivery, Labels, Metrics, MirrorMetrics, Number, ProcessMetrics, TimedStage, UnpackedMetrics,
-    float,
+    YieldMetrics, float,
 };
 use crate::job::kind::JobErrorKind;
 use crate::store;
@@ -96,6 +96,16 @@ impl Metrics {
             dependencies_up: to.add("dependencies_up", Family::default()),
             probe_crashes: to.add("probe_crashes_total", Family::default()),
             queue_length: to.add("queue_length", Gauge::default()),
+            paused_jobs: to.add("paused_jobs", Gauge::default()),
+            pauses: to.add("job_pauses_total", Counter::default()),
+            yielding: YieldMetrics {
+                rate: to.add("yield_rate_bytes_per_second", Number::default()),
+                others_wait: to.add("yield_others_wait_seconds", Number::default()),
+                idle_wait: to.add("yield_idle_wait_seconds", Number::default()),
+                pressure: to.add("yield_pressure_ratio", Number::default()),
+                own: to.add("yield_own_bytes_per_second", Number::default()),
+                held: to.add("yield_held_seconds_total", Counter::default()),
+            },
             queue_wait: to.add("queue_wait_seconds", Histogram::new(JOB_BUCKETS)),
             job_stalled: to.add("job_stalled_seconds", Number::default()),
             cache_size: to.add("cache_size_bytes", Number::default()),
