@@ -151,6 +151,7 @@ struct YieldMetrics {
     rate: Number,
     others_wait: Number,
     idle_wait: Number,
+    bearable_wait: Number,
     pressure: Number,
     own: Number,
     held: Counter<f64, AtomicU64>,
@@ -178,6 +179,8 @@ struct ProcessMetrics {
 #[derive(Default)]
 struct Moving {
     running: HashMap<JobId, Running>,
+    /// Those whose transfer is paused.
+    paused: HashMap<JobId, Running>,
     hits: HitRatio,
     download: Throughput,
     convert: Throughput,

@@ -199,7 +199,12 @@ pub const CATALOGUE: &[Entry] = &[
     gauge(
         "yield_idle_wait_seconds",
         &[],
-        "The same while no job moves bytes: jobs are held back above twice of it",
+        "The median of the same while no job moves bytes",
+    ),
+    gauge(
+        "yield_bearable_wait_seconds",
+        &[],
+        "Jobs are held back while others wait longer than this: twice the idle wait, or more where that varies",
     ),
     gauge(
         "yield_pressure_ratio",

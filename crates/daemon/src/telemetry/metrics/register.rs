@@ -102,6 +102,7 @@ impl Metrics {
                 rate: to.add("yield_rate_bytes_per_second", Number::default()),
                 others_wait: to.add("yield_others_wait_seconds", Number::default()),
                 idle_wait: to.add("yield_idle_wait_seconds", Number::default()),
+                bearable_wait: to.add("yield_bearable_wait_seconds", Number::default()),
                 pressure: to.add("yield_pressure_ratio", Number::default()),
                 own: to.add("yield_own_bytes_per_second", Number::default()),
                 held: to.add("yield_held_seconds_total", Counter::default()),
