@@ -20,6 +20,7 @@ mod drive;
 mod failure;
 pub mod feed;
 pub mod former;
+pub mod gates;
 pub mod live;
 pub mod plan;
 mod reconcile;
@@ -238,6 +239,39 @@ impl Jobs {
         }
     }
 
+    /// Stops the jobs whose idempotency keys begin with this, and lets them begin again from what is durable, as after
+    /// a restart, once their gate is open. Returns how many there are when all have stopped.
+    pub async fn put_back(&self, prefix: &str) -> Result<usize, StoreError> {
+        let mut records = Vec::new();
+        for live in self.lock().values() {
+            let key = live.spec().idempotency_key.as_deref();
+            if key.is_some_and(|key| key.starts_with(prefix)) {
+                // It is left as it is in the database.
+                live.stop.stop(StopReason::Shutdown);
+                records.push((live.id, live.watch()));
+            }
+        }
+        for (_, record) in &mut records {
+            // Closed once the job's task has let go of it.
+            while record.changed().await.is_ok() {}
+        }
+        if self.is_stopping() {
+            return Ok(records.len());
+        }
+        let unfinished = self.0.services.store.unfinished_jobs().await?;
+        let mine = |job: &Job| records.iter().any(|(id, _)| *id == job.id);
+        for mut job in unfinished.into_iter().filter(mine) {
+            // The daemon did not end before the job did, so the start does not count.
+            if job.state == JobState::Running {
+                job.attempts = job.attempts.saturating_sub(1);
+                self.0.services.store.update_job(job.clone()).await?;
+            }
+            let course = self.0.services.store.course(job.id).await?;
+            self.spawn(job, Origin::Database, course);
+        }
+        Ok(records.len())
+    }
+
     /// How many jobs run now.
     pub fn active(&self) -> usize {
         self.0.active.load(Ordering::Acquire)
@@ -313,15 +347,33 @@ impl Jobs {
         let live = Arc::new(Live::new(job, origin, course, self.services(), feed));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
+        let gates = Arc::clone(&self.0.services.gates);
+        let key = live.spec().idempotency_key.clone();
         // The first poll takes the job's place in the semaphore's queue. It is done here because tasks start in
-        // any order.
+        // any order. A job behind a closed gate takes none before that is opened.
         let mut turn = Box::pin(Arc::clone(&self.0.slots).acquire_owned());
-        let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let first = match gates.is_open(key.as_deref()) {
+            true => Some(turn.as_mut().poll(&mut Context::from_waker(Waker::noop()))),
+            false => None,
+        };
+        let slots = Arc::clone(&self.0.slots);
         let turn = async move {
-            match first {
-                Poll::Ready(slot) => slot,
-                Poll::Pending => turn.await,
+            let mut slot = match first {
+                Some(Poll::Ready(slot)) => slot?,
+                Some(Poll::Pending) => turn.await?,
+                None => {
+                    drop(turn);
+                    gates.opened(key.as_deref()).await;
+                    Arc::clone(&slots).acquire_owned().await?
+                }
+            };
+            // The gate may have been closed while the job waited for its slot.
+            while !gates.is_open(key.as_deref()) {
+                drop(slot);
+                gates.opened(key.as_deref()).await;
+                slot = Arc::clone(&slots).acquire_owned().await?;
             }
+            Ok(slot)
         };
         let jobs = self.clone();
         self.0
