@@ -159,7 +159,8 @@ impl IssuerKey {
         Ok(self.sign_bytes(PAYLOAD_TYPE, &payload(order)))
     }
 
-    fn sign_bytes(&self, payload_type: &str, payload: &[u8]) -> Vec<u8> {
+    /// Signs a payload of any type, as later releases may have others.
+    pub fn sign_bytes(&self, payload_type: &str, payload: &[u8]) -> Vec<u8> {
         let signature = self.0.sign(&signed_bytes(payload_type, payload));
         let envelope = Envelope {
             payload_type: payload_type.to_owned(),
@@ -263,6 +264,13 @@ impl Trusted {
 /// An order that was stored after it had been verified.
 pub fn stored(payload: &[u8]) -> Result<Order, EnvelopeError> {
     genuine(PAYLOAD_TYPE, payload)
+}
+
+/// The order in a message, whoever signed it or did not: to be shown, or to be replaced, but never to be followed.
+pub fn unverified(message: &[u8]) -> Option<Order> {
+    let envelope: Envelope = serde_json::from_slice(message).ok()?;
+    let payload = BASE64.decode(&envelope.payload).ok()?;
+    genuine(&envelope.payload_type, &payload).ok()
 }
 
 /// Reads a payload that is known to be genuine.
