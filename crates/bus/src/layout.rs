@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy, StorageType};
-use async_nats::jetstream::{Context, kv, stream};
+use async_nats::jetstream::{Context, stream};
 use lvp_fleet::envelope::MESSAGE_MAX;
 use lvp_fleet::names::{HOSTS_BUCKET, ORDERS_PREFIX, ORDERS_STREAM, REPORTS_BUCKET, WAVES_BUCKET};
 
@@ -15,8 +15,15 @@ pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most bytes of all orders: an order to a thousand hosts by name has some MiB.
 const ORDERS_MAX_BYTES: i64 = 256 << 20; // 256 MiB
 
-/// Most bytes of a bucket: a report has about 400 bytes, so this is a million of them with their overhead.
-const BUCKET_MAX_BYTES: i64 = 1 << 30; // 1 GiB
+/// Most bytes of all reports: one has about 400, so this is a million of them. A server reserves what its streams may
+/// take, so these limits decide what it needs: 1.1 GiB in all.
+const REPORTS_MAX_BYTES: i64 = 512 << 20; // 512 MiB
+
+/// Most bytes of all hosts' records: four thousand of the largest.
+const HOSTS_MAX_BYTES: i64 = 256 << 20; // 256 MiB
+
+/// Most bytes of all claims: one has about 100.
+const WAVES_MAX_BYTES: i64 = 128 << 20; // 128 MiB
 
 /// Largest report: its reason is bounded.
 const REPORT_MAX_BYTES: i32 = 16 << 10; // 16 KiB
@@ -49,35 +56,45 @@ pub async fn create(broker: &Context, replicas: usize) -> Result<Vec<String>, Bu
     let made = broker.create_or_update_stream(orders).await;
     made.map_err(|error| refused(ORDERS_STREAM, &error))?;
     let mut names = vec![ORDERS_STREAM.to_owned()];
-    for (bucket, description, max_value_size) in [
+    for (bucket, description, max_bytes, max_message_size) in [
         (
             REPORTS_BUCKET,
             "What hosts say about orders, by ORDER.HOST",
+            REPORTS_MAX_BYTES,
             REPORT_MAX_BYTES,
         ),
         (
             HOSTS_BUCKET,
             "What hosts say about themselves, by HOST",
+            HOSTS_MAX_BYTES,
             HOST_MAX_BYTES,
         ),
         (
             WAVES_BUCKET,
             "Hosts' claims on places in waves, by ORDER.HOST",
+            WAVES_MAX_BYTES,
             CLAIM_MAX_BYTES,
         ),
     ] {
-        let config = kv::Config {
-            bucket: bucket.to_owned(),
-            description: description.to_owned(),
-            max_value_size,
-            history: 1,
-            max_age: KEPT,
-            max_bytes: BUCKET_MAX_BYTES,
+        // What every client of NATS takes for a bucket (ADR-8 of its design).
+        let config = stream::Config {
+            name: format!("KV_{bucket}"),
+            description: Some(description.to_owned()),
+            subjects: vec![crate::key_subject(bucket, ">")],
+            retention: RetentionPolicy::Limits,
             storage: StorageType::File,
+            max_messages_per_subject: 1,
+            max_bytes,
+            max_age: KEPT,
+            max_message_size,
+            discard: DiscardPolicy::New,
             num_replicas: replicas,
-            ..kv::Config::default()
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            ..stream::Config::default()
         };
-        let made = broker.create_or_update_key_value(config).await;
+        let made = broker.create_or_update_stream(config).await;
         made.map_err(|error| refused(bucket, &error))?;
         names.push(format!("KV_{bucket}"));
     }

@@ -72,6 +72,10 @@ impl Inner {
         while let Err(error) = self.stop_jobs(id, own.as_deref()).await {
             self.store_failed(&error).await;
         }
+        // Nothing is left behind the gates of earlier revisions.
+        self.services
+            .gates
+            .forget(&format!("fleet:{id}:"), own.as_deref());
         let report = match plan {
             Plan::End(report) => report,
             Plan::Follow(task) => {

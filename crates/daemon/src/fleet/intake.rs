@@ -30,7 +30,7 @@ const BATCH: usize = 32;
 const NOT_NOW: Duration = Duration::from_secs(10);
 
 /// After how long the broker sends an order again that was not acknowledged.
-const ACK_WAIT: Duration = Duration::from_secs(60);
+const ACK_WAIT: Duration = Duration::from_secs(15);
 
 /// Longest trace context that is taken over: those of version 00 have 55 bytes.
 const TRACEPARENT_MAX: usize = 256;
@@ -121,7 +121,9 @@ async fn drain(fleet: &Arc<Inner>, consumer: &Consumer<pull::Config>) -> String 
         };
         let mut is_empty = true;
         loop {
+            // What has arrived is taken first: it would come again only after a while.
             let message = tokio::select! {
+                biased;
                 message = batch.next() => message,
                 _ = link.changed() => return "the connection has changed".to_owned(),
             };
@@ -228,7 +230,11 @@ impl Inner {
             Verdict::NotMeant | Verdict::Older => Ok(()),
             Verdict::Duplicate => {
                 // Whoever sends it again may have lost what was said about it.
-                self.reports.again(&order.id);
+                let ended = known.and_then(|row| serde_json::from_str(&row.report?).ok());
+                match ended {
+                    Some(report) => self.reports.tell(report),
+                    None => self.reports.again(&order.id),
+                }
                 Ok(())
             }
             Verdict::Follow | Verdict::Cancel => self.accept(verified, traceparent, known).await,

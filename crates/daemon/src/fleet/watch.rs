@@ -25,6 +25,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often the broker says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
+/// How often it is asked whether anybody still listens.
+const UNWANTED: Duration = Duration::from_secs(30);
+
 /// What those who wait for a place are told.
 #[derive(Debug, Clone)]
 pub(super) enum News {
@@ -188,6 +191,7 @@ pub(super) async fn run(fleet: &Arc<Inner>, broker: &Context) {
                     why = drain(fleet, &consumer) => why,
                     _ = link.changed() => "the connection has changed".to_owned(),
                     () = watch.doubt.notified() => "the broker has something else".to_owned(),
+                    () = unwanted(watch) => "nobody waits for a place".to_owned(),
                 };
                 tracing::debug!(component = "fleet", why, "Claims are no longer followed");
                 watch.lose();
@@ -198,6 +202,13 @@ pub(super) async fn run(fleet: &Arc<Inner>, broker: &Context) {
             }
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Returns once nobody listens any more.
+async fn unwanted(watch: &Watch) {
+    while watch.is_wanted() {
+        tokio::time::sleep(UNWANTED).await;
     }
 }
 

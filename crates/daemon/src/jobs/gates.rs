@@ -27,6 +27,14 @@ impl Gates {
         self.changed.send_replace(());
     }
 
+    /// Opens all gates whose names begin with this, except one.
+    pub fn forget(&self, beginning: &str, keep: Option<&str>) {
+        let is_kept =
+            |prefix: &String| !prefix.starts_with(beginning) || Some(prefix.as_str()) == keep;
+        self.lock().retain(is_kept);
+        self.changed.send_replace(());
+    }
+
     /// Whether a job with this idempotency key may run.
     pub fn is_open(&self, key: Option<&str>) -> bool {
         let is_behind = |key: &str| self.lock().iter().any(|prefix| key.starts_with(prefix));
@@ -71,5 +79,11 @@ mod tests {
         assert!(!waiting.is_finished());
         gates.open("fleet:a:1:");
         waiting.await.expect("it ends");
+        gates.close("fleet:a:1:");
+        gates.close("fleet:a:2:");
+        gates.close("fleet:b:1:");
+        gates.forget("fleet:a:", Some("fleet:a:2:"));
+        let is_open = |key| gates.is_open(Some(key));
+        assert!(is_open("fleet:a:1:vm") && !is_open("fleet:a:2:vm") && !is_open("fleet:b:1:vm"));
     }
 }

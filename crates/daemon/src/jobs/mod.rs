@@ -134,7 +134,13 @@ impl Jobs {
     pub async fn resume(&self) -> Result<usize, StoreError> {
         let jobs = self.0.services.store.unfinished_jobs().await?;
         let count = jobs.len();
-        for job in jobs {
+        for mut job in jobs {
+            let key = job.spec.idempotency_key.as_deref();
+            if job.state == JobState::Running && !self.0.services.gates.is_open(key) {
+                // It does not go on before its gate is opened.
+                job.state = JobState::Pending;
+                self.0.services.store.update_job(job.clone()).await?;
+            }
             let course = self.0.services.store.course(job.id).await?;
             self.spawn(job, Origin::Database, course);
         }
@@ -263,6 +269,7 @@ impl Jobs {
         for mut job in unfinished.into_iter().filter(mine) {
             // The daemon did not end before the job did, so the start does not count.
             if job.state == JobState::Running {
+                job.state = JobState::Pending;
                 job.attempts = job.attempts.saturating_sub(1);
                 self.0.services.store.update_job(job.clone()).await?;
             }

@@ -5,7 +5,7 @@ use lvp_bus::connect::{Persistence, connect};
 use lvp_bus::{BusError, Login, put};
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::nats::{Nats, NatsUser};
-use lvp_testkit::require::require;
+use lvp_testkit::require::{command, require};
 
 use super::{Fleet, Said as _};
 
@@ -170,5 +170,37 @@ async fn a_host_writes_its_own_keys_only_and_a_revoked_one_nothing() {
             1,
             "it has not heard of it"
         );
+    }
+}
+
+#[test]
+fn the_configurations_of_deploy_are_valid_to_each_server() {
+    if !require("nats-server") || !require("lvpctl") {
+        return;
+    }
+    let home = tempfile::tempdir().expect("there is room");
+    let tls = home.path().join("tls");
+    let made = command("lvpctl")
+        .args(["cert", "init"])
+        .arg(&tls)
+        .output()
+        .expect("lvpctl starts");
+    made.ok("certificates");
+    std::fs::write(home.path().join("accounts.conf"), TEMPLATE).expect("there is room");
+    for text in [
+        include_str!("../../../../../deploy/nats/nats-server.conf"),
+        include_str!("../../../../../deploy/nats/cluster.conf"),
+    ] {
+        let text = text.replace("/etc/nats", &tls.display().to_string());
+        let text = text.replace(
+            "/var/lib/nats",
+            &home.path().join("store").display().to_string(),
+        );
+        let file = home.path().join("server.conf");
+        std::fs::write(&file, text).expect("there is room");
+        for program in Nats::programs() {
+            let checked = command(&program).arg("-t").arg("-c").arg(&file).output();
+            checked.expect("it starts").ok("the configuration");
+        }
     }
 }
