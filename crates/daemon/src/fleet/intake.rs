@@ -10,7 +10,7 @@ use lvp_bus::{BusError, not_followed};
 use lvp_fleet::envelope::{EnvelopeError, VerifiedOrder};
 use lvp_fleet::intake::{Here, Verdict, decide};
 use lvp_fleet::names::{ORDERS_PREFIX, ORDERS_STREAM, subjects_of};
-use lvp_fleet::{OrderId, Report, ReportState};
+use lvp_fleet::{OrderId, Report, ReportState, envelope};
 
 use super::campaign::Plan;
 use super::{Inner, unix_now};
@@ -308,10 +308,14 @@ impl Inner {
         let (named, is_genuine) = match error {
             EnvelopeError::Unsupported { named, .. } => (named, true),
             EnvelopeError::Invalid { id, revision, .. } => (Some((id, revision)), true),
-            _ => (
-                lvp_fleet::names::order_of_subject(subject).map(|id| (id, 0)),
-                false,
-            ),
+            // What it says itself is as good as the subject, which anybody chose who may write there.
+            _ => {
+                let id = lvp_fleet::names::order_of_subject(subject);
+                let says = envelope::unverified(payload);
+                let says = says.filter(|order| Some(&order.id) == id.as_ref());
+                let revision = says.map_or(0, |order| order.revision);
+                (id.map(|id| (id, revision)), false)
+            }
         };
         self.services.metrics.fleet_order(result);
         audit::order_received(&OrderLine {

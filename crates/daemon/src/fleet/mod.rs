@@ -25,6 +25,7 @@ mod heartbeat;
 mod intake;
 mod place;
 mod reports;
+mod teller;
 mod watch;
 mod work;
 

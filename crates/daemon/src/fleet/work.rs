@@ -10,6 +10,7 @@ use lvp_fleet::{Order, OrderKind, Report, ReportState};
 use tokio_util::sync::CancellationToken;
 
 use super::place::{Place, Turn};
+use super::teller::{Figures, PROGRESS, Teller};
 use super::{Inner, unix_now};
 use crate::cache::CacheError;
 use crate::clock;
@@ -24,9 +25,6 @@ use crate::volume::clones::is_reserved;
 
 /// How often the jobs of an order are looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
-
-/// How often progress is reported.
-const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Pause before a job is requested again that could not be made.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -291,19 +289,6 @@ async fn evict(fleet: &Inner, order: &Order) -> Evicted {
     }
 }
 
-/// How far the jobs are.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Figures {
-    jobs: u64,
-    made: u64,
-    ended: u64,
-    failed: u64,
-    attempt: u32,
-    bytes: u64,
-    bytes_total: u64,
-    job: Option<JobId>,
-}
-
 async fn look(fleet: &Inner, parts: &mut [Part]) -> Figures {
     let mut figures = Figures {
         jobs: parts.len() as u64,
@@ -315,7 +300,7 @@ async fn look(fleet: &Inner, parts: &mut [Part]) -> Figures {
                 Ok(Some(job)) if job.state.is_terminal() => *part = Part::Ended(Box::new(job)),
                 Ok(Some(job)) => {
                     figures.job = Some(job.id);
-                    add(&mut figures, &job);
+                    figures.add(&job);
                 }
                 // It was made long ago, and forgotten since.
                 Ok(None) => *part = Part::Absent,
@@ -331,19 +316,10 @@ async fn look(fleet: &Inner, parts: &mut [Part]) -> Figures {
             if job.state != JobState::Completed {
                 figures.failed += 1;
             }
-            add(&mut figures, job);
+            figures.add(job);
         }
     }
     figures
-}
-
-fn add(figures: &mut Figures, job: &Job) {
-    figures.made += 1;
-    figures.attempt = figures.attempt.max(job.attempts);
-    if let Some(progress) = &job.progress {
-        figures.bytes += progress.bytes_processed;
-        figures.bytes_total += progress.bytes_total;
-    }
 }
 
 /// What jobs that have all ended come to.
@@ -381,59 +357,4 @@ fn outcome(teller: &mut Teller<'_>, order: &Order, parts: &[Part], figures: Figu
         OrderKind::Provision | OrderKind::Evict => ReportState::Done,
     };
     teller.last(state, None, figures)
-}
-
-/// Longest reason that is reported.
-const REASON_MAX: usize = 2000;
-
-/// Says every change at once, and progress now and then.
-struct Teller<'a> {
-    fleet: &'a Inner,
-    order: &'a Order,
-    last: Option<(Instant, Report)>,
-}
-
-impl<'a> Teller<'a> {
-    fn new(fleet: &'a Inner, order: &'a Order) -> Self {
-        Self {
-            fleet,
-            order,
-            last: None,
-        }
-    }
-
-    fn tell(&mut self, state: ReportState, reason: Option<String>, figures: Figures) {
-        let report = self.report(state, reason, figures);
-        let is_due = self.last.as_ref().is_none_or(|(at, last)| {
-            let has_changed = last.state != report.state || last.jobs_ended != report.jobs_ended;
-            has_changed || at.elapsed() >= PROGRESS
-        });
-        if is_due {
-            self.fleet.reports.tell(report.clone());
-            self.last = Some((Instant::now(), report));
-        }
-    }
-
-    fn last(&mut self, state: ReportState, reason: Option<String>, figures: Figures) -> Report {
-        self.report(state, reason, figures)
-    }
-
-    fn report(&self, state: ReportState, reason: Option<String>, figures: Figures) -> Report {
-        let (id, revision) = (self.order.id.clone(), self.order.revision);
-        let rate = self.last.as_ref().map_or(0.0, |(at, last)| {
-            figures.bytes.saturating_sub(last.bytes) as f64 / at.elapsed().as_secs_f64().max(0.001)
-        });
-        Report {
-            reason: reason.map(|reason| reason.chars().take(REASON_MAX).collect()),
-            job_id: figures.job,
-            jobs: figures.jobs,
-            jobs_ended: figures.ended,
-            jobs_failed: figures.failed,
-            attempt: figures.attempt,
-            bytes: figures.bytes,
-            bytes_total: figures.bytes_total,
-            bytes_per_second: rate as u64,
-            ..self.fleet.report(id, revision, state)
-        }
-    }
 }

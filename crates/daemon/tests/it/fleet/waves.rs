@@ -68,7 +68,7 @@ async fn hosts_take_turns_and_never_two_work_at_once() {
     };
     let fleet = fleet.with("MINIO_MAX_READ_BYTES_PER_SEC", "2M");
     let hosts = fleet.start();
-    let image = fleet.image("a.qcow2", 48);
+    let image = fleet.image("a.qcow2", 12);
     let observer = Observer::of(&hosts);
     fleet.prewarm(&image, &WAVE).ok("the order");
     fleet.ctl(&["watch", "o", "--timeout", "55s"]).ok("watch");
@@ -85,7 +85,7 @@ async fn a_host_that_dies_loses_its_place_and_waits_for_another_when_it_is_back(
     };
     let fleet = fleet.with("MINIO_MAX_READ_BYTES_PER_SEC", "1M");
     let mut hosts = fleet.start();
-    let image = fleet.image("a.qcow2", 64);
+    let image = fleet.image("a.qcow2", 16);
     fleet.prewarm(&image, &WAVE).ok("the order");
     let first = wait_for("one to work", async || {
         (1..=2).find(|host| fleet.state("o", *host) == "running")
@@ -115,9 +115,9 @@ async fn a_host_that_cannot_reach_the_broker_stops_before_its_place_is_taken() {
     let Some(fleet) = Fleet::new(1).await else {
         return;
     };
-    let mut fleet = fleet.with("MINIO_MAX_READ_BYTES_PER_SEC", "256K");
+    let mut fleet = fleet.with("MINIO_MAX_READ_BYTES_PER_SEC", "512K");
     let host = fleet.start().remove(0);
-    let image = fleet.image("a.qcow2", 24);
+    let image = fleet.image("a.qcow2", 12);
     fleet.prewarm(&image, &WAVE).ok("the order");
     fleet.until("o", 1, "running").await;
     fleet.nats.kill().expect("the broker is killed");
