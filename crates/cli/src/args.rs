@@ -221,7 +221,7 @@ pub(crate) enum Command {
     ///
     /// The exit code is 7 if the daemon is not ready to accept jobs.
     Health,
-    Fleet(FleetArgs),
+    Fleet(Box<FleetArgs>),
     /// Make tokens for the daemon's tokens file
     #[command(subcommand)]
     Token(TokenCommand),

@@ -201,15 +201,12 @@ impl Turns {
         self.seen.remove(host);
     }
 
-    /// A write that was sent at this moment was acknowledged with this number.
-    pub fn written(&mut self, record: Record, number: u64, sent: Moment, now: Moment) {
+    /// A write that was sent at this moment was acknowledged with this number. The lease counts from then on, however late
+    /// the answer came.
+    pub fn written(&mut self, record: Record, number: u64, sent: Moment) {
         self.tried = Some(sent);
         if record.state != ClaimState::Claimed {
             self.mine = None;
-            return;
-        }
-        // An answer after the lease's end renews nothing: the others may have counted this host out.
-        if now >= sent + self.silence() {
             return;
         }
         let claim = record.claim.unwrap_or(number);

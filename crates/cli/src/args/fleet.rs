@@ -77,7 +77,7 @@ pub(crate) enum FleetCommand {
     },
     /// Issue an order
     #[command(subcommand)]
-    Order(OrderCommand),
+    Order(Box<OrderCommand>),
     /// Show how an order stands
     ///
     /// The exit code is 0 if all hosts have done it, 1 if all have ended and
@@ -124,8 +124,8 @@ pub(crate) enum OrderCommand {
         #[command(flatten)]
         image: ImageArgs,
         /// A volume as NAME=SIZE on each host, or as HOST/NAME=SIZE on one;
-        /// may be repeated
-        #[arg(long = "volume", value_name = "VOLUME", required = true, value_parser = parse_volume)]
+        /// may be repeated, and one is needed
+        #[arg(long = "volume", value_name = "VOLUME", value_parser = parse_volume)]
         volumes: Vec<VolumeArg>,
         #[command(flatten)]
         order: OrderArgs,

@@ -52,7 +52,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     if let Command::Fleet(args) = cli.command {
         // The daemon's address and credentials are not needed either.
         let timeout = cli.connection.timeout()?;
-        return fleet::run(cli.output, timeout, args, &env).await;
+        return fleet::run(cli.output, timeout, *args, &env).await;
     }
     let settings = config::load(
         cli.connection.layer(),

@@ -209,8 +209,7 @@ impl Keeper {
         );
         match tokio::time::timeout(limit, written).await {
             Ok(Ok(number)) => {
-                self.turns
-                    .written(record, number, sent, self.fleet.moment());
+                self.turns.written(record, number, sent);
                 true
             }
             Ok(Err(BusError::Conflict)) => {

@@ -123,10 +123,10 @@ fn a_field_that_was_changed_after_the_signature_is_refused() {
     let forged = with_payload(&message, |envelope| {
         envelope.payload = BASE64.encode(payload(&other));
     });
-    assert_eq!(
-        trusting(&key).verify(&forged),
-        Err(EnvelopeError::BadSignature("ops".to_owned()))
-    );
+    let bad = Err(EnvelopeError::BadSignature("ops".to_owned()));
+    assert_eq!(trusting(&key).verify(&forged), bad);
+    let retyped = with_payload(&message, |envelope| envelope.payload_type.push('x'));
+    assert_eq!(trusting(&key).verify(&retyped), bad);
 }
 
 #[test]

@@ -39,6 +39,7 @@ struct Host {
     turns: Turns,
     /// Position in the broker's log from which it reads on; none while it does not follow.
     reads: Option<usize>,
+    hears_from: u64,
     works_until: Option<u64>,
     /// Since it was told to stop, its jobs go on for so long.
     stops_at: Option<u64>,
@@ -57,6 +58,8 @@ enum Event {
     Revive(usize),
     Forget,
     Delay(u64),
+    /// What the host is sent stays away for so long, though its own writes are answered.
+    Deaf(usize, u64),
 }
 
 fn events(hosts: usize) -> impl Strategy<Value = Vec<(u64, Event)>> {
@@ -68,6 +71,8 @@ fn events(hosts: usize) -> impl Strategy<Value = Vec<(u64, Event)>> {
         (0..hosts).prop_map(Event::Revive),
         Just(Event::Forget),
         (0..4000_u64).prop_map(Event::Delay),
+        (0..hosts, 5000..40_000_u64).prop_map(|(host, time)| Event::Deaf(host, time)),
+        (0..hosts, 5000..40_000_u64).prop_map(|(host, time)| Event::Deaf(host, time)),
     ];
     proptest::collection::vec((0..120 * SECOND, event), 0..30)
 }
@@ -93,6 +98,7 @@ impl World {
         let host = |index| Host {
             turns: Turns::new(name(index), 1, wave, 7 * index as u64),
             reads: None,
+            hears_from: 0,
             works_until: None,
             stops_at: None,
             linked: true,
@@ -138,6 +144,7 @@ impl World {
                 }
             }
             Event::Delay(delay) => self.delay = 1 + delay,
+            Event::Deaf(host, time) => self.hosts[host].hears_from = now + time,
         }
     }
 
@@ -178,7 +185,7 @@ impl World {
             host.reads = Some(0);
             host.turns.follows(moment);
         }
-        if let Some(reads) = host.reads {
+        if let Some(reads) = host.reads.filter(|_| now >= host.hears_from) {
             // Some come late: up to the delay behind, which changes.
             let behind = usize::try_from(delay / 1000).unwrap_or(0);
             let upto = self.broker.log.len().saturating_sub(behind).max(reads);
@@ -194,9 +201,7 @@ impl World {
             host.answer = None;
             host.waits_for = None;
             match number {
-                Some(number) => host
-                    .turns
-                    .written(flight.record, number, at(flight.sent), moment),
+                Some(number) => host.turns.written(flight.record, number, at(flight.sent)),
                 None => {
                     host.turns.failed(at(flight.sent), true);
                     host.reads = None;
@@ -319,6 +324,41 @@ fn all_places_are_used_and_a_dead_host_loses_its_own() {
     }
     assert_eq!(world.hosts.iter().filter(|host| host.done).count(), 5);
     assert_eq!(world.most, 2);
+}
+
+#[test]
+fn a_host_that_does_not_hear_of_renewals_takes_nobody_for_dead() {
+    let mut world = World::new(2, wave(1, None));
+    run(&mut world, &[], 15 * SECOND);
+    let first = world
+        .hosts
+        .iter()
+        .position(|host| host.works_until.is_some());
+    let other = 1 - first.expect("one works");
+    world.work = 60 * SECOND;
+    world.hosts[1 - other].works_until = Some(75 * SECOND);
+    world.happen(&Event::Deaf(other, 30 * SECOND), 15 * SECOND);
+    for now in (15 * SECOND..50 * SECOND).step_by(100) {
+        world.tick(now);
+    }
+    assert_eq!(world.most, 1);
+}
+
+#[test]
+fn a_renewal_that_another_store_refuses_ends_the_lease_at_once() {
+    let mut turns = Turns::new(name(0), 1, wave(1, None), 1);
+    let record = Record {
+        revision: 1,
+        claim: None,
+        state: ClaimState::Claimed,
+        silence_seconds: 6,
+    };
+    turns.written(record, 7, at(1000));
+    assert!(turns.holds(at(6900)) && !turns.holds(at(7000)));
+    turns.failed(at(3000), false);
+    assert!(turns.holds(at(3000)));
+    turns.failed(at(3000), true);
+    assert!(!turns.holds(at(3000)));
 }
 
 #[test]

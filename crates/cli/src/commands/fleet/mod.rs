@@ -42,7 +42,7 @@ pub(super) async fn run(
     match args.command {
         FleetCommand::Keygen { .. } => Ok(Exit::Success),
         FleetCommand::Init { replicas } => keys::init(&fleet, replicas).await,
-        FleetCommand::Order(command) => issue::order(&fleet, command, env).await,
+        FleetCommand::Order(command) => issue::order(&fleet, *command, env).await,
         FleetCommand::Status { order } => status::show(&fleet, &order).await,
         FleetCommand::Watch { order } => status::watch(&fleet, &order).await,
         FleetCommand::Cancel { order, signing } => {

@@ -204,3 +204,64 @@ fn the_configurations_of_deploy_are_valid_to_each_server() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_and_lvpctl_connect_over_tls_with_client_certificates_only() {
+    if !require("nats-server") || !require("lvpctl") {
+        return;
+    }
+    let home = tempfile::tempdir().expect("there is room");
+    let made = command("lvpctl")
+        .args(["cert", "init"])
+        .arg(home.path().join("tls"))
+        .output();
+    made.expect("lvpctl starts").ok("certificates");
+    let path = |name: &str| home.path().join("tls").join(name).display().to_string();
+    let (ca, cert, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
+    let tls = format!(
+        "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{ca}\", verify: true }}",
+        path("server.pem"),
+        path("server.key"),
+    );
+    let nats = Nats::start(&tls).expect("the broker starts");
+    let url = nats.url().replace("nats://", "tls://");
+    let fleet = Fleet::around(nats, 1).await;
+    let ours = [
+        ("LVP_NATS_URL", url.as_str()),
+        ("LVP_NATS_CA", &ca),
+        ("LVP_NATS_CERT", &cert),
+        ("LVP_NATS_KEY", &key),
+    ];
+    wait_for("the broker to be set up", async || {
+        fleet
+            .ctl_as(&["init"], &ours)
+            .status
+            .success()
+            .then_some(())
+    })
+    .await;
+    // Without the CA, and without a certificate.
+    fleet.ctl_as(&["hosts"], &ours[..1]).code(7);
+    fleet.ctl_as(&["hosts"], &ours[..2]).code(7);
+    let fleet = fleet
+        .with("FLEET_URL", &url)
+        .with("FLEET_CA_CERT", &ca)
+        .with("FLEET_CLIENT_CERT", &cert)
+        .with("FLEET_CLIENT_KEY", &key);
+    let _hosts = fleet.start();
+    let (url, digest) = fleet.image("a.qcow2", 4);
+    let order = [
+        "order",
+        "prewarm",
+        &url,
+        "--sha256",
+        &digest,
+        "--all",
+        "--wait",
+        "--timeout",
+        "50s",
+    ];
+    // Nobody is meant before the host has said that it is there.
+    let done = fleet.ctl_as(&order, &ours).ok("the order");
+    assert!(done.contains("1 cached"), "{done}");
+}
