@@ -18,6 +18,7 @@ pub mod error;
 mod files;
 pub mod fleet;
 pub mod golden;
+pub mod guests;
 pub mod http;
 pub mod image_cmd;
 pub mod job;

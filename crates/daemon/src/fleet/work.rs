@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lvp_api::{Checksum, Cloning, JobId, JobState};
+use lvp_api::{Checksum, Cloning, JobId, JobState, Priority};
 use lvp_fleet::order::Volume;
 use lvp_fleet::{Order, OrderKind, Report, ReportState};
 use tokio_util::sync::CancellationToken;
@@ -244,6 +244,11 @@ async fn make(fleet: &Inner, task: &Task, target: &str) -> Result<JobId, NotMade
             correlation_id: Some(correlation.chars().take(128).collect()),
             idempotency_key: Some(order.job_key(target)),
             traceparent: task.traceparent.clone(),
+            priority: match order.kind {
+                OrderKind::Provision => Priority::Normal,
+                // Nobody waits for what is fetched in advance.
+                OrderKind::Prewarm | OrderKind::Evict => Priority::Low,
+            },
         },
         location: Some(location),
     };

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 #[derive(Debug, Default)]
 pub struct Gates {
     closed: Mutex<HashSet<String>>,
-    changed: watch::Sender<()>,
+    /// Whether the daemon is stopping.
+    changed: watch::Sender<bool>,
 }
 
 impl Gates {
@@ -24,7 +25,7 @@ impl Gates {
     /// Opens a gate.
     pub fn open(&self, prefix: &str) {
         self.lock().remove(prefix);
-        self.changed.send_replace(());
+        self.changed.send_modify(|_| {});
     }
 
     /// Opens all gates whose names begin with this, except one.
@@ -32,7 +33,7 @@ impl Gates {
         let is_kept =
             |prefix: &String| !prefix.starts_with(beginning) || Some(prefix.as_str()) == keep;
         self.lock().retain(is_kept);
-        self.changed.send_replace(());
+        self.changed.send_modify(|_| {});
     }
 
     /// Whether a job with this idempotency key may run.
@@ -41,13 +42,21 @@ impl Gates {
         !key.is_some_and(is_behind)
     }
 
-    /// Returns once a job with this key may run.
-    pub(super) async fn opened(&self, key: Option<&str>) {
+    /// The daemon is stopping: nothing behind a closed gate is waited for any longer.
+    pub(super) fn end(&self) {
+        self.changed.send_replace(true);
+    }
+
+    /// Returns once a job with this key may run, or never will in this process: whether it may.
+    pub(super) async fn opened(&self, key: Option<&str>) -> bool {
         let mut changed = self.changed.subscribe();
-        while !self.is_open(key) {
-            if changed.changed().await.is_err() {
-                // Not before the gates themselves are gone, and with them whatever waits.
-                return;
+        loop {
+            if self.is_open(key) {
+                return true;
+            }
+            // The sender lives as long as this.
+            if *changed.borrow_and_update() || changed.changed().await.is_err() {
+                return false;
             }
         }
     }
@@ -78,12 +87,17 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         gates.open("fleet:a:1:");
-        waiting.await.expect("it ends");
+        assert!(waiting.await.expect("it ends"));
         gates.close("fleet:a:1:");
         gates.close("fleet:a:2:");
         gates.close("fleet:b:1:");
         gates.forget("fleet:a:", Some("fleet:a:2:"));
         let is_open = |key| gates.is_open(Some(key));
+        let held = Arc::clone(&gates);
+        let held = tokio::spawn(async move { held.opened(Some("fleet:b:1:vm")).await });
+        tokio::task::yield_now().await;
+        gates.end();
+        assert!(!held.await.expect("it ends"));
         assert!(is_open("fleet:a:1:vm") && !is_open("fleet:a:2:vm") && !is_open("fleet:b:1:vm"));
     }
 }

@@ -12,8 +12,8 @@
 //! - Invariant: nothing runs twice at once: one task per job, one unfinished job per volume
 //!   (a unique index), one flight per object.
 //!
-//! Slots are a fair semaphore, so jobs start in the order of their acceptance. A task that waits for
-//! a slot costs a few hundred bytes; `jobs.queue_limit` bounds their number.
+//! Which jobs run now is decided in [`slots`]: by priority, and within a priority in the order of acceptance. A task that
+//! waits for a slot costs a few hundred bytes; `jobs.queue_limit` bounds their number.
 
 mod course;
 mod drive;
@@ -21,27 +21,30 @@ mod failure;
 pub mod feed;
 pub mod former;
 pub mod gates;
+mod held;
 pub mod live;
+mod paused;
 pub mod plan;
 mod reconcile;
 pub mod retry;
 mod room;
 mod services;
 mod settings;
+mod slots;
 mod spans;
 mod standing;
 mod steps;
 mod undo;
 mod waiting;
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use lvp_api::{JobId, JobState, VolumeKind};
-use tokio::sync::{Semaphore, watch};
+use lvp_api::{JobId, JobState, Priority, VolumeKind};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
@@ -57,6 +60,7 @@ use live::{Live, Origin};
 pub use reconcile::Reconciled;
 pub use services::Services;
 pub use settings::JobSettings;
+use slots::{Slots, Ticket};
 
 /// How often a running job's counters are shown on its record.
 pub(crate) const SAMPLE_INTERVAL: Duration = Duration::from_millis(200);
@@ -104,7 +108,7 @@ struct Inner {
     services: Arc<Services>,
     live: Mutex<HashMap<JobId, Arc<Live>>>,
     feed: Arc<Feed>,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     active: AtomicUsize,
     waiting_for_room: AtomicUsize,
     /// Completed jobs whose volumes are known to be gone, so that each is logged once.
@@ -116,7 +120,7 @@ struct Inner {
 impl Jobs {
     /// Jobs that the database already has do not run before [`Jobs::resume`].
     pub fn new(services: Arc<Services>) -> Self {
-        let slots = Arc::new(Semaphore::new(services.settings.max_concurrent));
+        let slots = Slots::new(services.settings.max_concurrent);
         Self(Arc::new(Inner {
             services,
             live: Mutex::default(),
@@ -132,7 +136,9 @@ impl Jobs {
 
     /// Resumes the jobs that had not ended when the daemon did; returns how many.
     pub async fn resume(&self) -> Result<usize, StoreError> {
-        let jobs = self.0.services.store.unfinished_jobs().await?;
+        let mut jobs = self.0.services.store.unfinished_jobs().await?;
+        // A less urgent one would begin only to be paused at once.
+        jobs.sort_by_key(|job| Reverse(job.spec.priority));
         let count = jobs.len();
         for mut job in jobs {
             let key = job.spec.idempotency_key.as_deref();
@@ -245,43 +251,14 @@ impl Jobs {
         }
     }
 
-    /// Stops the jobs whose idempotency keys begin with this, and lets them begin again from what is durable, as after
-    /// a restart, once their gate is open. Returns how many there are when all have stopped.
-    pub async fn put_back(&self, prefix: &str) -> Result<usize, StoreError> {
-        let mut records = Vec::new();
-        for live in self.lock().values() {
-            let key = live.spec().idempotency_key.as_deref();
-            if key.is_some_and(|key| key.starts_with(prefix)) {
-                // It is left as it is in the database.
-                live.stop.stop(StopReason::Shutdown);
-                records.push((live.id, live.watch()));
-            }
-        }
-        for (_, record) in &mut records {
-            // Closed once the job's task has let go of it.
-            while record.changed().await.is_ok() {}
-        }
-        if self.is_stopping() {
-            return Ok(records.len());
-        }
-        let unfinished = self.0.services.store.unfinished_jobs().await?;
-        let mine = |job: &Job| records.iter().any(|(id, _)| *id == job.id);
-        for mut job in unfinished.into_iter().filter(mine) {
-            // The daemon did not end before the job did, so the start does not count.
-            if job.state == JobState::Running {
-                job.state = JobState::Pending;
-                job.attempts = job.attempts.saturating_sub(1);
-                self.0.services.store.update_job(job.clone()).await?;
-            }
-            let course = self.0.services.store.course(job.id).await?;
-            self.spawn(job, Origin::Database, course);
-        }
-        Ok(records.len())
-    }
-
     /// How many jobs run now.
     pub fn active(&self) -> usize {
         self.0.active.load(Ordering::Acquire)
+    }
+
+    /// How many waiting jobs would begin before a new one of this priority.
+    pub fn ahead(&self, priority: Priority) -> usize {
+        self.0.slots.ahead(priority)
     }
 
     /// Whether every slot is taken.
@@ -317,6 +294,7 @@ impl Jobs {
         self.0.feed.close();
         // Waiting jobs no longer start: they stay pending.
         self.0.slots.close();
+        self.0.services.gates.end();
         if tokio::time::timeout(grace, self.0.tasks.wait())
             .await
             .is_err()
@@ -354,37 +332,19 @@ impl Jobs {
         let live = Arc::new(Live::new(job, origin, course, self.services(), feed));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
-        let gates = Arc::clone(&self.0.services.gates);
-        let key = live.spec().idempotency_key.clone();
-        // The first poll takes the job's place in the semaphore's queue. It is done here because tasks start in
-        // any order. A job behind a closed gate takes none before that is opened.
-        let mut turn = Box::pin(Arc::clone(&self.0.slots).acquire_owned());
-        let first = match gates.is_open(key.as_deref()) {
-            true => Some(turn.as_mut().poll(&mut Context::from_waker(Waker::noop()))),
-            false => None,
-        };
-        let slots = Arc::clone(&self.0.slots);
-        let turn = async move {
-            let mut slot = match first {
-                Some(Poll::Ready(slot)) => slot?,
-                Some(Poll::Pending) => turn.await?,
-                None => {
-                    drop(turn);
-                    gates.opened(key.as_deref()).await;
-                    Arc::clone(&slots).acquire_owned().await?
-                }
-            };
-            // The gate may have been closed while the job waited for its slot.
-            while !gates.is_open(key.as_deref()) {
-                drop(slot);
-                gates.opened(key.as_deref()).await;
-                slot = Arc::clone(&slots).acquire_owned().await?;
-            }
-            Ok(slot)
-        };
+        // Here, as tasks start in any order. A job behind a closed gate takes no place before that is opened.
+        let key = live.spec().idempotency_key.as_deref();
+        let may_run = self.0.services.gates.is_open(key);
+        let ticket = may_run.then(|| self.ask_for_slot(&live));
         let jobs = self.clone();
         self.0
             .tasks
-            .spawn(async move { jobs.drive(live, turn).await });
+            .spawn(async move { jobs.drive(live, ticket).await });
+    }
+
+    /// Takes a place in the queue.
+    fn ask_for_slot(&self, live: &Live) -> Ticket {
+        let pause = Arc::clone(&live.meter.pause);
+        self.0.slots.ask(live.spec().priority, pause)
     }
 }

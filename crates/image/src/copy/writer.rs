@@ -49,6 +49,8 @@ impl Writer {
             }
             SpanBytes::Read(source) => {
                 let mut input = self.writes.buffer()?;
+                self.output
+                    .give_way_to_read(span.host.end - span.host.start)?;
                 let read = || source.read(&span.host, &mut input);
                 let inside = self.output.time().device(read)?;
                 let view = View::new(span.host.start, std::iter::once(&input[inside.clone()]));
@@ -89,6 +91,7 @@ impl Writer {
 impl Worker for Writer {
     fn run(&mut self, work: Work) -> Result<()> {
         let output = Arc::clone(&self.output);
+        output.hold_still()?;
         output.time().busy(|| self.process(work))
     }
 
