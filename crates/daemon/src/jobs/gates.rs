@@ -51,11 +51,13 @@ impl Gates {
     pub(super) async fn opened(&self, key: Option<&str>) -> bool {
         let mut changed = self.changed.subscribe();
         loop {
+            // Before the look, so that no change after it is missed.
+            let has_ended = *changed.borrow_and_update();
             if self.is_open(key) {
                 return true;
             }
             // The sender lives as long as this.
-            if *changed.borrow_and_update() || changed.changed().await.is_err() {
+            if has_ended || changed.changed().await.is_err() {
                 return false;
             }
         }
