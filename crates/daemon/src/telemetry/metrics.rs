@@ -14,6 +14,7 @@
 
 pub mod catalogue;
 mod exposition;
+mod fleet;
 mod jobs;
 mod process;
 mod register;
@@ -141,6 +142,10 @@ pub struct Metrics {
     golden_dropped: Counter,
     clones: Counter,
     job_methods: Family<Labels<1>, Counter>,
+    fleet_connected: Gauge,
+    fleet_orders: Family<Labels<1>, Counter>,
+    fleet_orders_active: Number,
+    fleet_reports: Family<Labels<1>, Counter>,
     tokio_tasks: Number,
     process: ProcessMetrics,
     moving: Mutex<Moving>,

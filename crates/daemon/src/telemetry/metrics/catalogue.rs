@@ -383,6 +383,26 @@ pub const CATALOGUE: &[Entry] = &[
         &["result"],
         "Webhook events by result: delivered, failed (an attempt, to be repeated), dropped",
     ),
+    gauge(
+        "fleet_connected",
+        &[],
+        "Whether the fleet's broker is connected; 0 without fleet.url",
+    ),
+    counter(
+        "fleet_orders_total",
+        &["result"],
+        "Orders of the fleet that arrived, by what became of them; those that are no orders too",
+    ),
+    gauge(
+        "fleet_orders_active",
+        &[],
+        "Orders of the fleet that this host is working on",
+    ),
+    counter(
+        "fleet_reports_total",
+        &["result"],
+        "Reports to the fleet by result: sent, failed (an attempt, to be repeated)",
+    ),
     gauge("tokio_tasks", &[], "Asynchronous tasks that are alive"),
     gauge(
         "build_info",
