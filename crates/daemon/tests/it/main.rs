@@ -49,6 +49,7 @@ mod prometheus;
 mod provision;
 mod reconcile;
 mod restore;
+mod sandbox;
 mod shutdown;
 mod signatures;
 mod sinks;

@@ -95,6 +95,11 @@ impl Output {
         self.held.add(range)
     }
 
+    /// What stops the copy.
+    pub(crate) fn stop(&self) -> &Arc<StopSignal> {
+        &self.stop
+    }
+
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }

@@ -51,6 +51,10 @@ struct PendingWrite {
 }
 
 impl WriteQueue {
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     pub(crate) fn new(output: Arc<Output>, lease: Lease) -> Self {
         Self {
             output,
@@ -61,6 +65,12 @@ impl WriteQueue {
             untaken: BUFFERS,
             pending: Vec::with_capacity(MAX_PENDING),
         }
+    }
+
+    /// Uses these buffers, and no others. Only before the first was taken.
+    pub(crate) fn use_only(&mut self, buffers: Vec<AlignedBuf>) {
+        self.untaken = 0;
+        self.idle = buffers;
     }
 
     /// A buffer, which may still hold its previous user's data. If none is free, waits for a write

@@ -32,6 +32,7 @@ mod volume;
 use std::sync::{Arc, Mutex};
 
 use lvp_api::{Cause, Lane, Method, Stage, VolumeName};
+use lvp_image::copy::Engine;
 use tracing::Span;
 
 pub(super) use self::clone::in_place;
@@ -75,6 +76,7 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
         location: live.location(&services.source)?,
         volume: work.volume(),
         room: Mutex::default(),
+        engine: services.engine.for_job(),
         span: Span::current(),
     };
     steps.run().await
@@ -100,6 +102,8 @@ struct Steps<'a> {
     volume: Option<&'a VolumeRequest>,
     /// The room that is reserved for the job in a pool, by volume.
     room: Mutex<Vec<(VolumeName, Reservation)>>,
+    /// What copies share, and the process that decodes for this job alone.
+    engine: Engine,
     /// The job's span, the parent of its steps' spans.
     span: Span,
 }
