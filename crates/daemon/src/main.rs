@@ -260,9 +260,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
             checkup,
             launcher: Some(launcher),
         };
-        let daemon = Daemon::start(config, inherited).await?;
-        tracing::info!(component = "daemon", address = %daemon.address()?, "Listening");
-        daemon.run().await
+        Daemon::start(config, inherited).await?.run().await
     });
     let status = match ended {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,

@@ -136,6 +136,7 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let address = listener.local_addr()?.to_string();
+        tracing::info!(component = "daemon", address, "Listening");
         let services = &app.services;
         // Before the first job, so that no job resumes from a file that is about to be swept.
         let swept = services

@@ -94,8 +94,8 @@ fn serve(tamper: impl Tamper) -> std::io::Result<()> {
                 // The main thread waits for it.
                 ready.send(is_filtered).ok();
                 drop(ready);
-                lane::serve(socket, memory, &*tamper);
-                // The end of this thread would take more system calls than decoding does.
+                let _kept = lane::serve(socket, memory, &*tamper);
+                // So would the end of this thread.
                 loop {
                     std::thread::park();
                 }

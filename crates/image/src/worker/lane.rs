@@ -28,7 +28,7 @@ struct Line {
     serial: AtomicU32,
 }
 
-struct Lane {
+pub(super) struct Lane {
     line: Arc<Line>,
     memory: AlignedBuf,
     decoder: Decoder,
@@ -36,8 +36,9 @@ struct Lane {
     tasks: Vec<u8>,
 }
 
-/// Serves a lane until it is closed.
-pub(super) fn serve(socket: OwnedFd, memory: AlignedBuf, tamper: &impl Tamper) {
+/// Serves a lane until it is closed, and returns what is left: to let go of it would take more system calls
+/// than decoding does.
+pub(super) fn serve(socket: OwnedFd, memory: AlignedBuf, tamper: &impl Tamper) -> Lane {
     let mut lane = Lane {
         line: Arc::new(Line {
             socket,
@@ -49,6 +50,7 @@ pub(super) fn serve(socket: OwnedFd, memory: AlignedBuf, tamper: &impl Tamper) {
         tasks: Vec::new(),
     };
     while let Ok(()) = lane.step(tamper) {}
+    lane
 }
 
 /// What was done for a request.

@@ -105,7 +105,6 @@ pub(super) fn filter() -> Option<BpfProgram> {
         // The lanes: they are the only descriptors that there are.
         libc::SYS_read,
         libc::SYS_write,
-        libc::SYS_close,
         // Memory, as the allocator gets and returns it.
         libc::SYS_brk,
         libc::SYS_munmap,

@@ -174,6 +174,11 @@ fn install() {
             &format!("/usr/lib/systemd/system/{name}"),
         );
     }
+    let slice = "provisioner.slice";
+    put(
+        &format!("systemd/{slice}"),
+        &format!("/usr/lib/systemd/system/{slice}"),
+    );
     let conf = "libvirt-volume-provisioner.conf";
     put(
         &format!("sysusers/{conf}"),
@@ -254,8 +259,8 @@ fn restrictions_are_in_force() {
         "libvirt-volume-provisioner (enforce)"
     );
     let status = read("status");
-    // CAP_DAC_OVERRIDE, CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_LEASE.
-    for line in ["CapBnd:\t0000000010a04002", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+    // CAP_DAC_OVERRIDE, CAP_SYS_ADMIN, CAP_LEASE.
+    for line in ["CapBnd:\t0000000010200002", "NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.contains(line), "{line} is not in {status}");
     }
     for (limit, value) in [
@@ -265,6 +270,8 @@ fn restrictions_are_in_force() {
     ] {
         assert_eq!(property(limit), value.to_string(), "{limit}");
     }
+    assert_eq!(property("Slice"), "provisioner.slice");
+    assert_eq!(property_of("provisioner.slice", "IOWeight"), "50");
     for path in ["/etc/x", "/usr/x", "/home/x"] {
         let line = format!("nsenter --target {pid} --mount touch {path}");
         assert!(!succeeds(&line), "{path} can be written");
@@ -316,9 +323,11 @@ async fn get(route: &str) -> u16 {
 }
 
 fn property(name: &str) -> String {
-    tool(&format!(
-        "systemctl show --property={name} --value {SERVICE}"
-    ))
+    property_of(SERVICE, name)
+}
+
+fn property_of(unit: &str, name: &str) -> String {
+    tool(&format!("systemctl show --property={name} --value {unit}"))
 }
 
 fn output(line: &str) -> std::process::Output {

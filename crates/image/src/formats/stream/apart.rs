@@ -255,6 +255,7 @@ impl Apart {
                 }
                 Answer::Window(_) => return Err(self.lane.lied("asked for too much memory")),
                 Answer::Refused { number, text } => {
+                    self.open = None;
                     return Err(match Ended::of(number) {
                         Some(ended) => ended.error(text),
                         None => self.lane.lied("gave no known reason"),
@@ -266,6 +267,16 @@ impl Apart {
 
     fn lied(&mut self) -> Error {
         self.lane.lied("gave lengths that cannot be")
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        // So that the lane can be used again: who looks into a stream stops in its middle.
+        if self.open.is_some() {
+            // A failure is the process's end, of which the next user is told.
+            self.answer().ok();
+        }
     }
 }
 
