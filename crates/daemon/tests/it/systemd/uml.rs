@@ -50,6 +50,7 @@ async fn lives_under_systemd() {
          minio: {{endpoint: '{}', access_key: {ACCESS_KEY}, secret_key: {SECRET_KEY}}}\n\
          lvm: {{volume_group: vg0}}\nlibvirt: {{enabled: false}}\n\
          cache: {{dir: /var/lib/libvirt/images/cache, min_free_bytes: 0}}\n\
+         image: {{sandbox: require}}\n\
          logging: {{file: /var/log/libvirt-volume-provisioner/daemon.log}}\n",
         s3.endpoint()
     ));
