@@ -41,6 +41,8 @@ impl Launch for Launcher {
             .arg(worker::ARGUMENT)
             .env_clear()
             .current_dir("/")
+            // A Ctrl-C is for the daemon, which lets its jobs end.
+            .process_group(0)
             .stdin(Stdio::from(socket))
             .stdout(Stdio::from(memory))
             .stderr(Stdio::null())

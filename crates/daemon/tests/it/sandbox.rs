@@ -2,6 +2,7 @@
 
 mod attempts;
 mod process;
+mod streams;
 
 use std::io;
 use std::os::fd::OwnedFd;

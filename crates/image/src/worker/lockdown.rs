@@ -29,6 +29,8 @@ pub(super) fn first() -> Parts {
             parts = parts.with(part);
         }
     };
+    // Where memory is short, this process goes first. Nothing depends on it.
+    std::fs::write("/proc/self/oom_score_adj", "1000").ok();
     note(Parts::DESCRIPTORS, sys::close_all_from(3).is_ok());
     note(
         Parts::NO_NEW_PRIVILEGES,

@@ -59,6 +59,8 @@ async fn the_decoding_process_has_no_rights_no_files_and_no_environment() {
             assert_ne!(of(&process), of(Path::new("/proc/self")), "{namespace}");
         }
     }
+    let score = fs::read_to_string(process.join("oom_score_adj")).expect("it runs");
+    assert_eq!(score.trim(), "1000");
     assert_eq!(fs::read(process.join("environ")).expect("it runs"), b"");
     let limits = fs::read_to_string(process.join("limits")).expect("it runs");
     for limit in [
