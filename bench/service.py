@@ -71,7 +71,8 @@ class Daemon:
             "minio.endpoint": endpoint, "minio.access_key": ACCESS_KEY,
             "minio.secret_key": SECRET_KEY, "libvirt.enabled": "false",
             "volumes.backend": "dir", "volumes.dir": self.volumes, "cache.dir": self.cache,
-            "logging.level": "warn",
+            # The store reads from the same disk, and would be taken for a guest.
+            "logging.level": "warn", "volumes.yield": "off",
         }
         values.update(setting.split("=", 1) for setting in settings)
         for key, value in values.items():

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::digest::Checksum;
-use crate::job::ImageType;
+use crate::job::{ImageType, Priority};
 
 /// Body of `POST /api/v1/cache/fetch`, which fetches an image into the cache without a volume, and of `POST
 /// /api/v1/golden`, which makes the image's golden volume in advance.
@@ -23,6 +23,9 @@ pub struct CacheFetchRequest {
     /// Free text that is repeated in the job's status, in logs and in traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    /// Which jobs begin first: `low` (the default of these jobs), `normal` or `high`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
 }
 
 /// One image in the cache.

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::job::JobId;
 use crate::named;
 
-/// What a job waits for when it repeats something that failed.
+/// What a job waits for when it repeats something that failed, or is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitsFor {
@@ -15,9 +15,15 @@ pub enum WaitsFor {
     ObjectStore,
     /// The daemon's database or its cache.
     Storage,
+    /// Its slot, which a job of high priority has: its transfer is paused.
+    Slot,
 }
 
-named!(WaitsFor, "cause of a wait", { ObjectStore => "object_store", Storage => "storage" });
+named!(WaitsFor, "cause of a wait", {
+    ObjectStore => "object_store",
+    Storage => "storage",
+    Slot => "slot",
+});
 
 impl WaitsFor {
     /// For people.
@@ -25,19 +31,20 @@ impl WaitsFor {
         match self {
             Self::ObjectStore => "the object store",
             Self::Storage => "the daemon's database and cache",
+            Self::Slot => "its slot, which a job of high priority has",
         }
     }
 }
 
-/// Something failed, and the job repeats it.
+/// Something failed, and the job repeats it; or the job is paused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Waiting {
     /// What it waits for.
     #[serde(rename = "for")]
     pub on: WaitsFor,
-    /// When that failed first, RFC 3339.
+    /// When that failed first, or when the job was paused, RFC 3339.
     pub since: String,
-    /// How many attempts have failed.
+    /// How many attempts have failed; 0 while the job is paused.
     pub attempt: u32,
     /// Why the last of them failed, in the other side's words where it gave any.
     pub reason: String,
@@ -57,14 +64,18 @@ pub enum Cause {
     Limit,
     /// Waiting for a free place, or for another job that fetches the same image.
     Queue,
+    /// Held back in favour of other users of the same disks or network (`volumes.yield`).
+    Guests,
 }
 
+// What is stored has the causes in this order: a new one comes last.
 named!(Cause, "cause", {
     Network => "network",
     Cpu => "cpu",
     Device => "device",
     Limit => "limit",
     Queue => "queue",
+    Guests => "guests",
 });
 
 impl Cause {
@@ -77,6 +88,9 @@ impl Cause {
             Self::Limit => "a configured limit of the rate",
             Self::Queue => {
                 "the queue: it waited for a free place, or for another job that fetched the same image"
+            }
+            Self::Guests => {
+                "the guests: it was held back because others use the same disks (volumes.yield)"
             }
         }
     }
@@ -104,6 +118,11 @@ impl Cause {
                 "Raise libvirt.max_concurrent if devices and network have room, or spread the requests over time \
                  and hosts"
             }
+            Self::Guests => {
+                "Nothing is wrong: guests came first. Import when they are quiet, put the cache and the volumes \
+                 on faster disks, or raise volumes.yield_floor_bytes_per_sec (volumes.yield: off gives the job \
+                 its full speed at the guests' expense)"
+            }
         }
     }
 }
@@ -123,6 +142,9 @@ pub struct Bound {
     pub limit: f64,
     /// Share of `queue`.
     pub queue: f64,
+    /// Share of `guests`.
+    #[serde(default)]
+    pub guests: f64,
 }
 
 impl Bound {
@@ -134,6 +156,7 @@ impl Bound {
             Cause::Device => self.device,
             Cause::Limit => self.limit,
             Cause::Queue => self.queue,
+            Cause::Guests => self.guests,
         }
     }
 }

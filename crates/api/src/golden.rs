@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::job::ImageType;
+use crate::job::{ImageType, Priority};
 
 /// One golden volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -69,6 +69,9 @@ pub struct VerifyRequest {
     /// Free text that is repeated in the job's status, in logs and in traces; at most 128 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    /// Which jobs begin first: `low`, `normal` (the default) or `high`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
 }
 
 /// Answer to `POST /api/v1/volumes/{name}/verify`.

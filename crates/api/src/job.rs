@@ -13,7 +13,9 @@ use uuid::Uuid;
 use crate::digest::Checksum;
 use crate::named;
 
-pub use choices::{Cloning, Expand, ImageType, Method, SignatureFormat, Signer, Verified};
+pub use choices::{
+    Cloning, Expand, ImageType, Method, Priority, SignatureFormat, Signer, Verified,
+};
 pub use status::{FeedEvent, JobEvent, JobList, JobStatus, Progress, Stage};
 
 /// Longest `correlation_id`, in characters.
@@ -103,6 +105,10 @@ pub struct ProvisionRequest {
     /// the volume's end). Without this, `volumes.expand` of the configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expand: Option<Expand>,
+    /// Which jobs begin first: `low`, `normal` (the default) or `high`. While all slots are taken, a job of high
+    /// priority pauses the transfer of one of low priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
 }
 
 /// Answer to a request that became a job.

@@ -34,7 +34,7 @@ pub use host::{
 };
 pub use job::{
     CancelledJob, Cloning, Expand, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind,
-    JobList, JobState, JobStatus, Method, Progress, ProvisionRequest, SignatureFormat, Signer,
-    Stage, Verified, WebhookEvent, WhenFull,
+    JobList, JobState, JobStatus, Method, Priority, Progress, ProvisionRequest, SignatureFormat,
+    Signer, Stage, Verified, WebhookEvent, WhenFull,
 };
 pub use volume::{UploadedContent, VolumeInfo, VolumeKind, VolumeList, VolumeName};

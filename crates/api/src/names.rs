@@ -96,7 +96,7 @@ mod tests {
 
     use super::UnknownName;
     use crate::{
-        Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method,
+        Cloning, FeedEvent, HealthStatus, ImageType, JobEvent, JobKind, JobState, Method, Priority,
         SignatureFormat, Stage, Verified, VolumeKind, WhenFull,
     };
 
@@ -149,6 +149,7 @@ mod tests {
         check(&Cloning::ALL, "way to clone");
         check(&Method::ALL, "way of making a volume");
         check(&WhenFull::ALL, "answer to a full pool");
+        check(&Priority::ALL, "priority");
     }
 
     #[test]
@@ -164,6 +165,7 @@ mod tests {
         check_json(&Cloning::ALL);
         check_json(&Method::ALL);
         check_json(&WhenFull::ALL);
+        check_json(&Priority::ALL);
     }
 
     #[test]

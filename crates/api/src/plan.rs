@@ -59,6 +59,12 @@ pub struct Plan {
     /// Bytes of data that would be written to the volume, without zeros; absent if `virtual_bytes` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_to_write: Option<u64>,
+    /// The priority that the job would have.
+    #[serde(default)]
+    pub priority: crate::Priority,
+    /// How many waiting jobs would begin before it.
+    #[serde(default)]
+    pub jobs_ahead: usize,
     /// The volume.
     pub volume_name: String,
     /// The requested size, in bytes.

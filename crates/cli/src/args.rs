@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use lvp_api::{ImageType, JobId, VolumeName};
+use lvp_api::{ImageType, JobId, Priority, VolumeName};
 
 use crate::config::Layer;
 use crate::exit::EXIT_CODES;
@@ -265,6 +265,11 @@ pub(crate) struct UploadArgs {
     /// The libvirt storage pool
     #[arg(long, default_value = "cloud-init")]
     pub(crate) pool: String,
+}
+
+fn priority_parser() -> impl TypedValueParser<Value = Priority> {
+    PossibleValuesParser::new(Priority::ALL.map(Priority::as_str))
+        .try_map(|name| Priority::from_str(&name))
 }
 
 fn image_type_parser() -> impl TypedValueParser<Value = ImageType> {

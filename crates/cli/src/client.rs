@@ -274,6 +274,7 @@ impl Client {
         let request = VerifyRequest {
             volume_name: name.to_string(),
             correlation_id: None,
+            priority: None,
         };
         let call = self
             .request(Method::POST, routes::VERIFICATIONS)

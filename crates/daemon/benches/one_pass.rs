@@ -72,6 +72,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         endpoint_path: provisioner::config::EndpointPath::Keep,
         proxy: None,
         no_proxy: Vec::new(),
+        mirrors: Vec::new(),
         parallel_ranges: 4,
         addressing: provisioner::config::Addressing::Path,
         max_read_bytes_per_sec: None,
@@ -103,6 +104,12 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         volumes,
         golden,
         engine: Engine::new(),
+        guests: Arc::new(provisioner::guests::Guests::new(
+            provisioner::guests::GuestsSettings {
+                yields: provisioner::config::YieldUse::Off,
+                floor_bytes_per_sec: 16 << 20,
+            },
+        )),
         hypervisor: None,
         store,
         metrics: Arc::new(Metrics::new(2, None)),
@@ -144,6 +151,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             correlation_id: None,
             idempotency_key: None,
             traceparent: None,
+            priority: lvp_api::Priority::Normal,
         },
         location: Some(location),
     };

@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod error;
 mod files;
 pub mod golden;
+pub mod guests;
 pub mod http;
 pub mod image_cmd;
 pub mod job;

@@ -2,6 +2,7 @@
 
 mod background;
 mod engine;
+mod yielding;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::config::{Config, check_with_cache};
 use crate::delivery::webhooks::Webhooks;
 use crate::dependencies::Dependencies;
 use crate::golden::Shelf;
+use crate::guests::Guests;
 use crate::http::{App, Checkup, router};
 use crate::job::log::Logs;
 use crate::jobs::{JobSettings, Jobs, Services};
@@ -34,6 +36,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::volume::{self, InUse, NoLibvirt, Volumes};
 use background::{run_janitor, run_probes, run_webhooks};
+use yielding::run_yielding;
 
 /// A daemon that is listening but does not serve yet.
 #[derive(Debug)]
@@ -153,6 +156,8 @@ impl Daemon {
         let probes = tokio::spawn(run_probes(app.clone(), background.clone()));
         let janitor = tokio::spawn(run_janitor(app.clone(), config.clone(), background.clone()));
         let webhooks = tokio::spawn(run_webhooks(app.clone(), background.clone()));
+        let yielding = run_yielding(app.clone(), config.clone(), background.clone());
+        let yielding = tokio::spawn(yielding);
         let stopped = CancellationToken::new();
         let (pulse, heart) = net::pulse();
         let server = tokio::spawn(net::serve(
@@ -195,7 +200,8 @@ impl Daemon {
             app.jobs.shut_down(config.server.shutdown_grace).await;
             stopped.cancel();
             background.cancel();
-            for task in [probes, janitor, webhooks, credentials, watchdog, server] {
+            let tasks = [probes, janitor, webhooks, yielding];
+            for task in tasks.into_iter().chain([credentials, watchdog, server]) {
                 task.await.ok();
             }
         };
@@ -249,6 +255,7 @@ async fn services(
         cache,
         volumes,
         golden,
+        guests: Arc::new(Guests::new(config.into())),
         engine: engine::new(config.image.sandbox, launcher).await?,
         webhooks: Webhooks::new(&config.webhooks)?,
         hypervisor,

@@ -5,7 +5,7 @@ import { bytes, clock, exact, rate, seconds } from './format.js';
 import { Problem } from './parts.js';
 import { ended } from './store.js';
 
-const CAUSES = { __proto__: null, network: 'network', cpu: 'CPU', device: 'device', limit: 'limit', queue: 'queue' };
+const CAUSES = { __proto__: null, network: 'network', cpu: 'CPU', device: 'device', limit: 'limit', queue: 'queue', guests: 'guests' };
 const LANES = ['queued', 'initializing', 'downloading', 'converting', 'finalizing', 'waiting'];
 const SERIES = { downloaded: 'download', decoded: 'decode', written: 'write' };
 const POLL_MS = 1000;

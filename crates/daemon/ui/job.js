@@ -40,6 +40,7 @@ export function Job({ id, act }) {
     ['Made by', { clone: "cloning the image's golden volume", copy: 'copying the image from the cache', stream: 'writing the image as it was fetched' }[job.method] ?? job.method],
     ['Content', verification && (verification.matches ? `as it was written, from image ${verification.image_digest}`
       : `differs from what was written, from image ${verification.image_digest}${(verification.differences ?? []).map((part) => `; ${part.length} bytes at ${part.offset}`).join('')}${verification.has_more ? ' and more' : ''}`)],
+    ['Priority', job.priority === 'normal' ? undefined : job.priority],
     ['If the pool is full', job.when_full === 'wait' ? 'waits for room' : undefined],
     ['Cached as', job.image_path], ['Correlation id', job.correlation_id], ['Attempts', job.attempts > 1 ? job.attempts : undefined],
     ['Accepted', exact(job.created_at)], ['Begun', progress?.job_start_time && exact(progress.job_start_time)],
@@ -82,10 +83,12 @@ function Requests({ job }) {
   if (volume) Object.assign(body, { volume_name: volume, volume_size_bytes: job.volume_size_bytes });
   if (volume && job.clone && job.clone !== 'auto') body.clone = job.clone;
   if (volume && job.when_full === 'wait') body.when_full = 'wait';
+  const usual = ['cache', 'golden'].includes(job.kind) ? 'low' : 'normal';
+  if (job.priority && job.priority !== usual) body.priority = job.priority;
   if (job.correlation_id) body.correlation_id = job.correlation_id;
   const path = isVerify ? '/api/v1/verifications' : volume ? '/api/v1/jobs' : job.kind === 'golden' ? '/api/v1/golden' : '/api/v1/cache/fetch';
   const curl = `curl --fail-with-body -H "Authorization: Bearer $TOKEN" \\\n  -d ${quoted(JSON.stringify(body))} \\\n  ${quoted(address(path))}`;
-  const options = [['--size', volume && job.volume_size_bytes], ['--image-type', job.image_type], ['--clone', body.clone], ['--wait-for-room', body.when_full && '1h'], ['--correlation-id', job.correlation_id]]
+  const options = [['--size', volume && job.volume_size_bytes], ['--image-type', job.image_type], ['--clone', body.clone], ['--wait-for-room', body.when_full && '1h'], ['--priority', body.priority], ['--correlation-id', job.correlation_id]]
     .filter(([, value]) => value).map(([name, value]) => ` ${name} ${quoted(value)}`).join('');
   const lvpctl = isVerify ? `lvpctl volumes verify ${quoted(job.volume_name)}` : volume ? `lvpctl provision${options} ${quoted(job.image_url)} ${quoted(volume)}` : `lvpctl ${job.kind === 'golden' ? 'golden make' : 'cache fetch'}${options} ${quoted(job.image_url)}`;
   const fields = Object.entries(body).filter(([, value]) => value !== undefined)

@@ -2,7 +2,7 @@
 import { html, useEffect, useLayoutEffect, useRef, useState } from './preact.js';
 import { call } from './api.js';
 import { percent, short } from './format.js';
-import { Chip, Empty, Problem, Progress, Time, useNow, useStore } from './parts.js';
+import { Chip, Empty, PRIORITIES, Problem, Progress, Time, useNow, useStore } from './parts.js';
 import { ended } from './store.js';
 
 const ROW = 52;
@@ -77,7 +77,7 @@ function Row({ job, index, now, act, chosen, toggle }) {
     <span role="cell"><input type="checkbox" checked=${chosen} aria-label=${`Choose the job of ${name}`} onChange=${() => toggle(job.job_id)} /></span>
     <span role="cell"><${Chip} kind=${job.status} /></span>
     <span role="cell" class="what"><a href=${`#/jobs/${job.job_id}`} title=${job.job_id}><b>${name}</b></a>
-      <span class="dim clip" title=${job.image_url}>${job.status === 'running' && html`<span class="narrow-only">${percent(job.progress?.overall_percent)} · </span>`}${job.image_url}</span></span>
+      <span class="dim clip" title=${job.image_url}>${job.status === 'running' && html`<span class="narrow-only">${percent(job.progress?.overall_percent)} · </span>`}${job.priority !== 'normal' && job.priority && `${job.priority} priority · `}${job.image_url}</span></span>
     <span role="cell">${job.status === 'failed'
       ? html`<span class="clip error-text" title=${job.error}>${job.error}</span>` : html`<${Progress} job=${job} />`}</span>
     <span role="cell" class="wide"><${Time} value=${job.created_at} now=${now} /></span>
@@ -107,6 +107,8 @@ function Filters({ store }) {
     <select aria-label="State" value=${store.filter.status ?? ''} onChange=${(event) => set({ status: event.target.value })}>
       <option value="">any state</option><option value="pending,running">not ended</option>
       ${STATES.map((state) => html`<option value=${state}>${state}</option>`)}</select>
+    <select aria-label="Priority" value=${store.filter.priority ?? ''} onChange=${(event) => set({ priority: event.target.value })}>
+      <option value="">any priority</option>${Object.keys(PRIORITIES).map((name) => html`<option value=${name}>${name}</option>`)}</select>
     <select aria-label="Accepted within" value=${store.period ?? ''} onChange=${(event) => since(event.target.value)}>
       <option value="">any time</option><option value="hour">last hour</option><option value="day">last 24 hours</option>
       <option value="week">last 7 days</option></select></form>`;

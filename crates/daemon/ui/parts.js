@@ -56,11 +56,11 @@ export function Bar({ value, label, state }) {
     <div class="bar-fill" style=${{ width: `${width}%` }}></div></div>`;
 }
 
-// What a job waits for while it repeats something that failed.
-const WAITS_FOR = { __proto__: null, object_store: 'the object store', storage: "the daemon's database and cache" };
+// What a job waits for while it repeats something that failed, or is paused.
+const WAITS_FOR = { __proto__: null, object_store: 'the object store', storage: "the daemon's database and cache", slot: 'its slot, which a job of high priority has' };
 
 export const Waiting = ({ waiting, now }) => html`<div class="waiting" role="status"><strong>Waits for ${WAITS_FOR[waiting.for] ?? waiting.for}</strong>
-  <p>Since <${Time} value=${waiting.since} now=${now} />; ${waiting.attempt === 1 ? '1 attempt has' : `${waiting.attempt} attempts have`} failed. It goes on by itself when that is over.</p>
+  <p>Since <${Time} value=${waiting.since} now=${now} />${waiting.attempt > 0 && `; ${waiting.attempt === 1 ? '1 attempt has' : `${waiting.attempt} attempts have`} failed`}. It goes on by itself when that is over.</p>
   <p class="said">${waiting.reason}</p></div>`;
 
 export function ahead({ count, least }) {
@@ -86,6 +86,10 @@ export function Progress({ job }) {
 export const TYPES = { qcow2: 'qcow2', raw: 'raw (also compressed)', auto: 'auto: by content', vmdk: 'VMDK', vhd: 'VHD', vhdx: 'VHDX', vdi: 'VDI' };
 
 export const TypeOptions = () => Object.entries(TYPES).map(([value, label]) => html`<option value=${value}>${label}</option>`);
+
+export const PRIORITIES = { high: 'high: before all others', normal: 'normal', low: 'low: when nothing else waits' };
+
+export const PriorityOptions = () => Object.entries(PRIORITIES).map(([value, label]) => html`<option value=${value}>${label}</option>`);
 
 export const Problem = ({ error, retry }) => error && html`<div class="problem" role="alert">
   <strong>${error.status === 403 ? 'Not permitted' : error.status === 0 ? 'No answer' : 'Not done'}</strong>

@@ -2,13 +2,13 @@
 import { html, useEffect, useRef, useState } from './preact.js';
 import { Failure, address, call, fitsHeader, headers } from './api.js';
 import { bytes, exact, seconds } from './format.js';
-import { Bar, Chip, Field, Problem, TypeOptions, useRead } from './parts.js';
+import { Bar, Chip, Field, PriorityOptions, Problem, TypeOptions, useRead } from './parts.js';
 
 const GIB = 2 ** 30;
 
 export function Provision({ say }) {
   const cached = useRead(() => call('GET', '/api/v1/cache/images?limit=200'));
-  const [form, setForm] = useState({ image_url: '', image_type: 'qcow2', volume_name: '', size: '10', unit: 'GiB', correlation_id: '', adopt: false });
+  const [form, setForm] = useState({ image_url: '', image_type: 'qcow2', volume_name: '', size: '10', unit: 'GiB', correlation_id: '', priority: 'normal', adopt: false });
   const [problem, setProblem] = useState(null);
   const [busy, setBusy] = useState(false);
   const [plan, setPlan] = useState(null);
@@ -27,6 +27,7 @@ export function Provision({ say }) {
       volume_size_bytes: Math.round(Number(form.size) * factor),
     };
     if (form.correlation_id.trim()) body.correlation_id = form.correlation_id.trim();
+    if (form.priority !== 'normal') body.priority = form.priority;
     if (form.adopt) body.adopt = true;
     return body;
   };
@@ -69,6 +70,7 @@ export function Provision({ say }) {
         <input required value=${form.volume_name} onInput=${set('volume_name')} pattern="[A-Za-z0-9+_.\\-]+" maxlength="127" spellcheck="false" /></${Field}>
       <div class="pair"><${Field} label="Size"><input required type="number" min="0.001" step="any" value=${form.size} onInput=${set('size')} /></${Field}>
         <${Field} label="Unit"><select value=${form.unit} onChange=${set('unit')}>${['MiB', 'GiB', 'TiB'].map((unit) => html`<option value=${unit}>${unit}</option>`)}</select></${Field}></div>
+      <${Field} label="Priority"><select value=${form.priority} onChange=${set('priority')}><${PriorityOptions} /></select></${Field}>
       <${Field} label="Correlation id" hint="Optional: comes back on the job, in logs and traces.">
         <input value=${form.correlation_id} onInput=${set('correlation_id')} maxlength="128" /></${Field}>
       <label class="check"><input type="checkbox" checked=${form.adopt} onChange=${set('adopt')} />
@@ -121,6 +123,7 @@ function Plan({ plan }) {
     ['Format', plan.format], ['Disk', plan.virtual_bytes && bytes(plan.virtual_bytes)], ['Image', CACHE[plan.cache]],
     ['Fetches', plan.cache === 'miss' && bytes(plan.bytes_to_fetch)], ['Writes', plan.bytes_to_write !== undefined && bytes(plan.bytes_to_write)],
     ['Overwrites', old && `${old.path} (${old.state}, ${bytes(old.size_bytes)})`],
+    ['Begins after', plan.jobs_ahead > 0 && `${plan.jobs_ahead} other job${plan.jobs_ahead === 1 ? '' : 's'}`],
     ['Takes about', plan.expected_seconds !== undefined && seconds(plan.expected_seconds)],
     ['Digest', plan.expected_digest && `sha256:${plan.expected_digest}`],
   ];

@@ -8,6 +8,9 @@ const HIDDEN_MS = 5000; // a tab that nobody sees for so long gives its connecti
 
 export const ended = (job) => ['completed', 'failed', 'cancelled'].includes(job.status);
 
+// By this, those that wait begin: the most urgent first, then the oldest.
+const turn = (job) => `${['high', 'normal', 'low'].indexOf(job.priority ?? 'normal')} ${job.created_at}`;
+
 // Letters of ASCII alone, as the daemon does it.
 const lower = (text) => text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
 
@@ -15,6 +18,7 @@ const lower = (text) => text.replace(/[A-Z]/g, (letter) => letter.toLowerCase())
 function matches(job, filter) {
   const has = (text, part) => lower(text ?? '').includes(lower(part));
   if (filter.status && !filter.status.split(',').includes(job.status)) return false;
+  if (filter.priority && !filter.priority.split(',').includes(job.priority)) return false;
   if (filter.image && !has(job.image_url, filter.image)) return false;
   if (filter.since && !(job.created_at >= filter.since)) return false;
   if (filter.q && ![job.job_id, job.volume_name, job.image_url, job.correlation_id, job.error]
@@ -64,12 +68,12 @@ class Store {
 
   // How many wait before this one; `least` when older ones may not be known here.
   position(job) {
-    this.#waiting ??= [...this.#known.values()].filter((other) => other.status === 'pending')
-      .map((other) => other.created_at).sort();
+    this.#waiting ??= [...this.#known.values()].filter((other) => other.status === 'pending').map(turn).sort();
+    const mine = turn(job);
     let [low, high] = [0, this.#waiting.length];
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (this.#waiting[middle] < job.created_at) low = middle + 1;
+      if (this.#waiting[middle] < mine) low = middle + 1;
       else high = middle;
     }
     return { count: low, least: this.jobs.length < this.total || Object.keys(this.filter).length > 0 };

@@ -29,6 +29,7 @@
 //! MiB for each of at most five workers: one to read into, one to fill, and one that is being
 //! written.
 
+mod brake;
 mod clusters;
 mod copier;
 mod cut;
@@ -37,6 +38,7 @@ mod feed;
 mod held;
 mod join;
 mod limit;
+mod limits;
 mod local;
 mod options;
 mod output;
@@ -49,6 +51,7 @@ mod write_queue;
 mod writer;
 mod zero;
 
+pub use brake::Brake;
 pub use copier::{Body, Copier, PlannedImage};
 pub use engine::Engine;
 pub use limit::RateLimiter;

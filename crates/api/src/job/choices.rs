@@ -97,6 +97,35 @@ pub enum Expand {
 
 named!(Expand, "way to expand", { None => "none", Gpt => "gpt" });
 
+/// Which jobs begin first. Within a class, jobs begin in the order of their acceptance.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Begins when no other job waits, and is paused while jobs of high priority need its slot.
+    Low,
+    /// The usual one.
+    #[default]
+    Normal,
+    /// Begins before all others.
+    High,
+}
+
+// From the least to the most urgent.
+named!(Priority, "priority", { Low => "low", Normal => "normal", High => "high" });
+
 /// How a volume was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Cloning, Expand, ImageType, JobId, JobKind, JobState, Method, Signer, Verified, WhenFull,
+    Cloning, Expand, ImageType, JobId, JobKind, JobState, Method, Priority, Signer, Verified,
+    WhenFull,
 };
 use crate::course::{Bound, Waiting};
 use crate::{VerifiedVolume, named};
@@ -75,7 +76,10 @@ pub struct JobStatus {
     /// Its progress; absent while pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// What the job waits for, while it repeats something that failed.
+    /// Which jobs begin first; `normal` for jobs of earlier releases.
+    #[serde(default)]
+    pub priority: Priority,
+    /// What the job waits for, while it repeats something that failed or is paused for a job of high priority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
     /// What its time has gone to; absent for jobs of earlier releases.

@@ -1,9 +1,9 @@
 //! Arguments of the commands for cached images and golden volumes.
 
 use clap::{Args, Subcommand};
-use lvp_api::{CacheFetchRequest, Checksum, ImageType, Sha256Digest};
+use lvp_api::{CacheFetchRequest, Checksum, ImageType, Priority, Sha256Digest};
 
-use super::{WaitArgs, image_type_parser};
+use super::{WaitArgs, image_type_parser, priority_parser};
 
 /// What to do with the image cache.
 #[derive(Debug, Subcommand)]
@@ -80,6 +80,9 @@ pub(crate) struct ImageArgs {
     /// Text that is repeated in the job's status, in logs and in traces
     #[arg(long, value_name = "TEXT")]
     pub(crate) correlation_id: Option<String>,
+    /// Which jobs begin first [default: low]
+    #[arg(long, value_name = "PRIORITY", value_parser = priority_parser())]
+    pub(crate) priority: Option<Priority>,
 }
 
 impl ImageArgs {
@@ -90,6 +93,7 @@ impl ImageArgs {
             image_type: self.image_type,
             checksum: self.checksum,
             correlation_id: self.correlation_id,
+            priority: self.priority,
         }
     }
 }

@@ -6,10 +6,11 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use lvp_api::units::{ByteSize, GIB, MIB};
 use lvp_api::{
-    Checksum, Cloning, Expand, ImageType, JobState, ProvisionRequest, VolumeName, WhenFull,
+    Checksum, Cloning, Expand, ImageType, JobState, Priority, ProvisionRequest, VolumeName,
+    WhenFull,
 };
 
-use super::image_type_parser;
+use super::{image_type_parser, priority_parser};
 
 /// Write an image to a volume
 ///
@@ -81,6 +82,11 @@ pub(crate) struct WhatArgs {
     /// the daemon is configured
     #[arg(long, value_name = "WHAT", value_parser = expand_parser())]
     pub(crate) expand: Option<Expand>,
+
+    /// Which jobs begin first; while all slots are taken, one of high priority
+    /// pauses one of low priority [default: normal]
+    #[arg(long, value_name = "PRIORITY", value_parser = priority_parser())]
+    pub(crate) priority: Option<Priority>,
 }
 
 impl WhatArgs {
@@ -105,6 +111,7 @@ impl WhatArgs {
             },
             wait_seconds: self.wait_for_room.map(|wait| wait.as_secs()),
             expand: self.expand,
+            priority: self.priority,
         }
     }
 }
@@ -138,6 +145,10 @@ pub(crate) struct JobsArgs {
     /// Only jobs of this volume
     #[arg(long, value_name = "VOLUME")]
     pub(crate) volume: Option<String>,
+
+    /// Only jobs of this priority, or of one of several: normal,high
+    #[arg(long, value_name = "PRIORITY", value_delimiter = ',', value_parser = priority_parser())]
+    pub(crate) priority: Vec<Priority>,
 
     /// Only jobs whose image URL contains this text, in any case
     #[arg(long, value_name = "TEXT")]

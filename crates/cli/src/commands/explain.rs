@@ -115,6 +115,7 @@ mod tests {
                 device: 5.0,
                 limit: 0.0,
                 queue: 0.0,
+                guests: 0.0,
             }),
             explanation: Some("75 % of the job's time went to the network".to_owned()),
             advice: Some("Do \u{1b}[2J this".to_owned()),
@@ -128,6 +129,7 @@ mod tests {
         device     5.0 %  ##
         limit      0.0 %
         queue      0.0 %
+        guests     0.0 %
 
         STAGE         FROM S   TO S   TOOK S
         queued        0.0      0.2    0.2

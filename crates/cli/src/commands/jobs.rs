@@ -1,6 +1,8 @@
 //! Commands for jobs: provision, list, show, follow, cancel, retry.
 
-use lvp_api::{Bound, JobId, JobState, JobStatus, Method, ProvisionRequest, Verified, Waiting};
+use lvp_api::{
+    Bound, JobId, JobState, JobStatus, Method, Priority, ProvisionRequest, Verified, Waiting,
+};
 
 use super::{Context, say_if_more, wait};
 use crate::args::{JobsArgs, ProvisionArgs, ReconnectArgs, WaitArgs};
@@ -28,9 +30,12 @@ pub(super) async fn list(context: &Context, args: JobsArgs) -> Result<Exit, Fail
     };
     let states: Vec<_> = args.status.iter().map(ToString::to_string).collect();
     let states = (!states.is_empty()).then(|| states.join(","));
+    let priorities: Vec<_> = args.priority.iter().map(ToString::to_string).collect();
+    let priorities = (!priorities.is_empty()).then(|| priorities.join(","));
     let filter = [
         ("status", states),
         ("volume", args.volume),
+        ("priority", priorities),
         ("image", args.image),
         ("q", args.search),
         ("since", args.since),
@@ -138,6 +143,7 @@ fn waits_for(waiting: &Waiting) -> String {
         reason,
     } = waiting;
     let failed = match attempt {
+        0 => return format!("{} since {since}: {reason}", on.text()),
         1 => "1 attempt failed".to_owned(),
         more => format!("{more} attempts failed"),
     };
@@ -158,6 +164,7 @@ fn describe(job: &JobStatus) -> String {
     let progress = job.progress.as_ref().filter(|_| !is_completed);
     let cache = job.cache_hit.map(|hit| if hit { "hit" } else { "miss" });
     let restarts = (job.attempts > 1).then(|| job.attempts.to_string());
+    let priority = (job.priority != Priority::Normal).then(|| job.priority.to_string());
     let mut fields = vec![
         ("Job", Some(job.job_id.to_string())),
         ("Kind", Some(job.kind.as_str().to_owned())),
@@ -167,6 +174,7 @@ fn describe(job: &JobStatus) -> String {
             "Progress",
             progress.map(|p| progress::describe(p, job.status)),
         ),
+        ("Priority", priority),
         ("Waits for", job.waiting.as_ref().map(waits_for)),
         ("Bounded by", job.bound.map(bounded_by)),
         ("Error", job.error.clone()),

@@ -32,6 +32,11 @@ fn describe(plan: &Plan) -> String {
     let old = old.map(|old| format!("{} ({}, {})", old.path, old.state, size(old.size_bytes)));
     let digest = plan.expected_digest.as_ref();
     let seconds = plan.expected_seconds;
+    let ahead = match plan.jobs_ahead {
+        0 => None,
+        1 => Some("1 job that begins before it".to_owned()),
+        more => Some(format!("{more} jobs that begin before it")),
+    };
     let mut fields = vec![
         (
             "Fits",
@@ -48,6 +53,7 @@ fn describe(plan: &Plan) -> String {
         ("Volume", Some(plan.volume_name.clone())),
         ("Size", Some(size(plan.volume_bytes))),
         ("Overwrites", old),
+        ("Waits for", ahead),
         (
             "Takes about",
             seconds.map(|seconds| format!("{seconds:.1} s")),

@@ -48,6 +48,7 @@ impl Bench {
             endpoint_path: crate::config::EndpointPath::Keep,
             proxy: None,
             no_proxy: Vec::new(),
+            mirrors: Vec::new(),
             parallel_ranges: 4,
             addressing: crate::config::Addressing::Path,
             max_read_bytes_per_sec: None,

@@ -43,6 +43,7 @@ impl Config {
                 endpoint_path: settings.named("minio.endpoint_path")?,
                 proxy: settings.secret_url("minio.proxy")?,
                 no_proxy: settings.list("minio.no_proxy"),
+                mirrors: settings.list("minio.mirrors"),
                 addressing: settings.named("minio.addressing")?,
                 allowed_hosts: settings.list("minio.allowed_hosts"),
                 retry_backoff: settings
@@ -72,6 +73,8 @@ impl Config {
                 clone: settings.named("volumes.clone")?,
                 expand: settings.named("volumes.expand")?,
                 max_write_bytes_per_sec: settings.limit("volumes.max_write_bytes_per_sec")?,
+                yields: settings.named("volumes.yield")?,
+                yield_floor_bytes_per_sec: settings.size("volumes.yield_floor_bytes_per_sec")?,
             },
             cache: Cache {
                 dir: settings.optional_path("cache.dir"),

@@ -5,6 +5,9 @@ use url::Host;
 use super::{Addressing, Config, ConfigError, CredentialSource, endpoints, paths};
 use crate::secret::Secret;
 
+/// The least rate that is left to jobs.
+const YIELD_FLOOR_MIN: u64 = 1 << 20; // 1 MiB/s
+
 impl Config {
     /// What a source of credentials needs, and what goes with no other.
     fn check_credentials(&self) -> Result<(), ConfigError> {
@@ -66,8 +69,36 @@ impl Config {
                 url("minio.metadata_endpoint", Some(&minio.metadata_endpoint))?;
             }
         }
+        Ok(())
+    }
+
+    /// The ways to the endpoint's objects.
+    fn check_ways(&self) -> Result<(), ConfigError> {
+        let minio = &self.minio;
+        let invalid = |key, reason: &str| {
+            Err(ConfigError::Invalid {
+                key,
+                reason: reason.to_owned(),
+            })
+        };
         if minio.proxy.is_none() && !minio.no_proxy.is_empty() {
             return invalid("minio.no_proxy", "is only of use with minio.proxy");
+        }
+        if minio.mirrors.len() > endpoints::MAX_MIRRORS {
+            let found = minio.mirrors.len();
+            let reason = format!(
+                "has {found} URLs, and at most {} are supported",
+                endpoints::MAX_MIRRORS
+            );
+            return invalid("minio.mirrors", &reason);
+        }
+        if minio.endpoint.is_none() && !minio.mirrors.is_empty() {
+            return invalid("minio.mirrors", "is only of use with minio.endpoint");
+        }
+        for mirror in &minio.mirrors {
+            if let Err(why) = endpoints::mirror(mirror) {
+                return invalid("minio.mirrors", &format!("has {mirror:?}, which {why}"));
+            }
         }
         Ok(())
     }
@@ -80,6 +111,12 @@ impl Config {
                 reason: reason.to_owned(),
             })
         };
+        if self.volumes.yield_floor_bytes_per_sec < YIELD_FLOOR_MIN {
+            return invalid(
+                "volumes.yield_floor_bytes_per_sec",
+                "must be at least 1M: with less, a job would hold its volume for days",
+            );
+        }
         if !self.libvirt.enabled && self.cache.dir.is_none() {
             return invalid("cache.dir", "must be set when libvirt.enabled is false");
         }
@@ -110,6 +147,7 @@ impl Config {
             );
         }
         self.check_credentials()?;
+        self.check_ways()?;
         if !self.webhooks.urls.is_empty() && self.webhooks.secret.is_none() {
             return invalid(
                 "webhooks.secret",

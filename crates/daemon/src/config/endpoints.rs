@@ -21,6 +21,21 @@ pub fn s3(text: &str) -> Result<Url, String> {
     with_folder(url).map_err(|why| format!("cannot be used: {why}"))
 }
 
+/// How many mirrors there may be.
+pub const MAX_MIRRORS: usize = 8;
+
+/// The URL of a cache in front of the S3 server: it has the server's paths, so there is none in its URL.
+pub fn mirror(text: &str) -> Result<Url, String> {
+    let usable = match text.contains("://") {
+        true => service(text, Beyond::Path).and_then(|url| match url.path() {
+            "" | "/" => Ok(url),
+            _ => Err("a mirror's URL has no path"),
+        }),
+        false => Err("it must begin with http:// or https://"),
+    };
+    usable.map_err(|why| format!("cannot be used: {why}; write it as http://HOST:PORT"))
+}
+
 /// The collector's URL. Without a scheme, this one is meant.
 pub(super) fn collector(text: &str, scheme: &str) -> Result<Url, String> {
     let absolute = match text.contains("://") {

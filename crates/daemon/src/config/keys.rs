@@ -14,7 +14,7 @@ pub use super::kind::Kind;
 use super::words::{Compression, OtlpProtocol, TraceSampler};
 use super::{
     Addressing, BackendKind, CloneUse, CredentialSource, EndpointPath, LogFormat, LogOutput,
-    SandboxUse, SignaturePolicy, StaleData, TraceExporter, UnpackedUse,
+    SandboxUse, SignaturePolicy, StaleData, TraceExporter, UnpackedUse, YieldUse,
 };
 
 const MILLISECONDS: Kind = Kind::MillisecondList;
@@ -144,6 +144,14 @@ pub const KEYS: &[Key] = &[
         Kind::List,
         "",
         "Hosts that are reached without minio.proxy: names (with all names below them), addresses, networks (10.0.0.0/8)",
+    ),
+    key(
+        "minio.mirrors",
+        &["MINIO_MIRRORS"],
+        Kind::List,
+        "",
+        "URLs of caches that are asked for the bytes of the endpoint's objects before the endpoint is, in this order, at most 8; \
+         see docs/mirrors.md",
     ),
     key(
         "minio.credentials",
@@ -440,6 +448,21 @@ pub const KEYS: &[Key] = &[
         ),
         "lvm.max_write_bytes_per_sec",
         "LVM_MAX_WRITE_BYTES_PER_SEC",
+    ),
+    key(
+        "volumes.yield",
+        &["VOLUME_YIELD"],
+        Kind::OneOf(YieldUse::NAMES),
+        "auto",
+        "Whether jobs step aside while others (guests) need the disks of the volumes: auto, where that can be measured, or \
+         off",
+    ),
+    key(
+        "volumes.yield_floor_bytes_per_sec",
+        &["VOLUME_YIELD_FLOOR_BYTES_PER_SEC"],
+        Kind::Size,
+        "16M",
+        "The rate that jobs keep together however much others need the disks; at least 1M",
     ),
     key(
         "cache.dir",

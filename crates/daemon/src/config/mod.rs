@@ -45,7 +45,7 @@ pub use value::LogSampling;
 pub use words::{
     Addressing, BackendKind, CloneUse, Compression, CredentialSource, EndpointPath, LogFormat,
     LogOutput, OtlpProtocol, SandboxUse, SignaturePolicy, StaleData, TraceExporter, TraceSampler,
-    UnpackedUse,
+    UnpackedUse, YieldUse,
 };
 
 use crate::secret::{Secret, SecretUrl};
@@ -157,6 +157,8 @@ pub struct Minio {
     pub proxy: Option<SecretUrl>,
     /// Hosts that are reached without it.
     pub no_proxy: Vec<String>,
+    /// Caches of the endpoint's objects.
+    pub mirrors: Vec<String>,
     /// How buckets are addressed.
     pub addressing: Addressing,
     /// Other hosts that image URLs may name.
@@ -212,6 +214,10 @@ pub struct Volumes {
     pub expand: Expand,
     /// Bandwidth limit for one job's writes.
     pub max_write_bytes_per_sec: Option<u64>,
+    /// Whether jobs step aside for others.
+    pub yields: YieldUse,
+    /// The rate that they keep.
+    pub yield_floor_bytes_per_sec: u64,
 }
 
 /// A back end, with what it needs of this section.

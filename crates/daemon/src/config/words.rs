@@ -94,6 +94,17 @@ pub enum CloneUse {
 
 named!(CloneUse, "use of clones", { Auto => "auto", Never => "never" });
 
+/// Whether jobs step aside for others that use the same disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum YieldUse {
+    /// Where it can be measured what others do.
+    Auto,
+    /// On no account.
+    Off,
+}
+
+named!(YieldUse, "way to yield", { Auto => "auto", Off => "off" });
+
 /// When images in the cache get unpacked copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnpackedUse {
@@ -255,6 +266,7 @@ mod tests {
         check("volumes.clone", &CloneUse::ALL);
         check("cache.unpacked", &UnpackedUse::ALL);
         check("image.sandbox", &SandboxUse::ALL);
+        check("volumes.yield", &YieldUse::ALL);
         check("volumes.expand", &lvp_api::Expand::ALL);
         check("logging.format", &LogFormat::ALL);
         check("logging.output", &LogOutput::ALL);

@@ -101,6 +101,7 @@ pub const CHECKS: &[(&str, &str)] = &[
         "s3.certificate",
         "How long the S3 server's certificate and minio.ca_cert are valid",
     ),
+    ("s3.mirror", "Each of minio.mirrors answers"),
     (
         "s3.image",
         "With --image: the image can be found and read, and its .sha256 object can be used",

@@ -35,6 +35,9 @@ pub(super) async fn check(config: &Config, image: Option<&str>) -> Vec<Finding> 
     if let Some(endpoint) = &config.minio.endpoint {
         findings.extend(server(&source, endpoint).await);
     }
+    for (mirror, answer) in source.look_at_mirrors().await {
+        findings.push(self::mirror(&mirror, answer));
+    }
     if let Some(path) = &config.minio.ca_cert {
         findings.push(access::validity("s3.certificate", path));
     }
@@ -74,6 +77,21 @@ async fn server(source: &Source, endpoint: &str) -> Vec<Finding> {
         findings.push(access::judge("s3.certificate", &what, spans, now));
     }
     findings
+}
+
+/// A mirror that does not answer costs time, and nothing else.
+fn mirror(mirror: &str, answer: source::Result<u16>) -> Finding {
+    const CHECK: &str = "s3.mirror";
+    const REMEDY: &str = "Images are read from the endpoint meanwhile. See minio.mirrors, and that the mirror is up and \
+        reaches the endpoint";
+    match answer {
+        Ok(status @ 500..) => {
+            let message = format!("The mirror {mirror} answers with the status {status}");
+            Finding::warn(CHECK, message, REMEDY)
+        }
+        Ok(_) => Finding::ok(CHECK, format!("The mirror {mirror} answers")),
+        Err(error) => Finding::warn(CHECK, chain(&error), REMEDY),
+    }
 }
 
 fn clock(theirs: OffsetDateTime, ours: OffsetDateTime) -> Finding {

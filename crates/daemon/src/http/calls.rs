@@ -42,6 +42,10 @@ const STATUS: (&str, &str) = (
     "status",
     "Only jobs in this state, or in one of several, separated by commas",
 );
+const PRIORITY: (&str, &str) = (
+    "priority",
+    "Only jobs of this priority, or of one of several, separated by commas",
+);
 const VOLUME: (&str, &str) = ("volume", "Only jobs of this volume");
 const IMAGE: (&str, &str) = (
     "image",
@@ -123,6 +127,7 @@ pub(super) const CALLS: &[Call] = &[
     Call {
         query: &[
             STATUS,
+            PRIORITY,
             VOLUME,
             IMAGE,
             TEXT_FILTER,

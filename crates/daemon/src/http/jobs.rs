@@ -1,12 +1,13 @@
 //! The handlers of jobs.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode, Uri};
-use lvp_api::{
-    CancelledJob, ErrorCode, JobAccepted, JobId, JobList, JobLog, JobState, JobStatus, Timeline,
-};
+use lvp_api::{CancelledJob, ErrorCode, JobAccepted, JobId, JobList, JobLog, JobStatus, Timeline};
 
 use super::error::ApiError;
 use super::fields::Fields;
@@ -22,7 +23,7 @@ use crate::telemetry::traces;
 
 /// The query parameters of a listing.
 const LISTING: &[&str] = &[
-    "status", "volume", "image", "q", "since", "until", "limit", "offset",
+    "status", "priority", "volume", "image", "q", "since", "until", "limit", "offset",
 ];
 
 /// The phrases by which clients of the Go program recognise these errors.
@@ -62,7 +63,8 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<JobLis
     let (jobs, total) = app
         .jobs
         .list(JobFilter {
-            states: states(fields.text("status")?.as_deref())?,
+            states: words("status", fields.text("status")?.as_deref())?,
+            priorities: words("priority", fields.text("priority")?.as_deref())?,
             volume: fields.text("volume")?,
             image: fields.text("image")?,
             text: fields.text("q")?,
@@ -90,12 +92,15 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<JobLis
 }
 
 /// `failed,cancelled`: any of them.
-fn states(text: Option<&str>) -> Result<Vec<JobState>, ApiError> {
+fn words<T>(field: &str, text: Option<&str>) -> Result<Vec<T>, ApiError>
+where
+    T: FromStr<Err: Display>,
+{
     let words = text.iter().flat_map(|text| text.split(','));
     words
         .map(|word| {
-            let state = word.trim().parse();
-            state.map_err(|error| ApiError::bad_request(format!("status: {error}")))
+            let word = word.trim().parse();
+            word.map_err(|error| ApiError::bad_request(format!("{field}: {error}")))
         })
         .collect()
 }

@@ -21,7 +21,7 @@ pub(super) async fn serve(
     let format = Format::accepted(accept.and_then(|value| value.to_str().ok()));
     let services = &app.services;
     let counted = Counted {
-        source: services.source.counters(),
+        source: &services.source,
         evicted_images: services.cache.evicted_images(),
         golden_dropped: services.golden.dropped(),
         tokio_tasks: tokio::runtime::Handle::current()

@@ -169,7 +169,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use lvp_api::{
-        Cause, CheckStatus, ImageType, JobState, Lane, Method, Stage, Verified, WaitsFor,
+        Cause, CheckStatus, ImageType, JobState, Lane, Method, Priority, Stage, Verified, WaitsFor,
     };
 
     use super::*;
@@ -213,6 +213,7 @@ mod tests {
             ("course.js", Cause::NAMES),
             ("course.js", Lane::NAMES),
             ("parts.js", WaitsFor::NAMES),
+            ("parts.js", Priority::NAMES),
             ("host.js", CheckStatus::NAMES),
         ] {
             for word in words {

@@ -62,6 +62,7 @@ pub(super) async fn plan(
     };
     let planned = planned.map_err(late)?;
     let mut plan = planned.map_err(|error| ApiError::new(error.kind().code(), chain(&error)))?;
+    plan.jobs_ahead = app.jobs.ahead(plan.priority);
     plan.warnings.extend(fields.warnings());
     Ok(Json(plan))
 }

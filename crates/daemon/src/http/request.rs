@@ -1,15 +1,18 @@
 //! From a request's bytes to a job's specification: every rule of the request, in one place.
 
+mod choices;
+
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use lvp_api::job::{CORRELATION_ID_MAX, ROOM_WAIT_SECONDS, ROOM_WAIT_SECONDS_MAX};
+use lvp_api::job::CORRELATION_ID_MAX;
 use lvp_api::units::GIB;
-use lvp_api::{Checksum, Cloning, ErrorCode, Expand, ImageType, VolumeName, WhenFull};
+use lvp_api::{ErrorCode, ImageType, Priority, VolumeName};
 
+use self::choices::{checksum, cloning, expand, image_type, priority, room_wait};
 use super::error::ApiError;
 use super::fields::Fields;
 use crate::job::record::{JobSpec, NewJob};
@@ -46,13 +49,20 @@ const PROVISION: &[&str] = &[
     "when_full",
     "wait_seconds",
     "expand",
+    "priority",
 ];
 
 /// The fields of a request to verify a volume.
-const VERIFICATION: &[&str] = &["volume_name", "correlation_id"];
+const VERIFICATION: &[&str] = &["volume_name", "correlation_id", "priority"];
 
 /// The fields of a request for the cache.
-const CACHE_FETCH: &[&str] = &["image_url", "image_type", "checksum", "correlation_id"];
+const CACHE_FETCH: &[&str] = &[
+    "image_url",
+    "image_type",
+    "checksum",
+    "correlation_id",
+    "priority",
+];
 
 /// Reads the fields of a request for a volume.
 pub(super) async fn provision_fields(request: Request<Body>) -> Result<Fields, ApiError> {
@@ -157,7 +167,7 @@ fn checked_provision(
         expand: expand(fields)?,
     };
     let work = Work::Provision { image, volume };
-    let spec = spec(work, fields.text("correlation_id")?, headers)?;
+    let spec = spec(work, fields, Priority::Normal, headers)?;
     Ok(NewJob {
         spec,
         location: Some(location),
@@ -174,7 +184,8 @@ pub(super) fn of_image(
     let checked = || {
         let (mut image, location) = image(&image_url(fields)?, image_type(fields)?, source)?;
         image.checksum = checksum(fields)?;
-        let spec = spec(work(image), fields.text("correlation_id")?, headers)?;
+        // Nobody waits for what is fetched in advance.
+        let spec = spec(work(image), fields, Priority::Low, headers)?;
         Ok(NewJob {
             spec,
             location: Some(location),
@@ -198,7 +209,7 @@ pub(super) fn verification(
         let work = Work::Verify {
             volume: name.clone(),
         };
-        let spec = spec(work, fields.text("correlation_id")?, headers)?;
+        let spec = spec(work, fields, Priority::Normal, headers)?;
         let location = None;
         Ok((name, NewJob { spec, location }))
     };
@@ -224,10 +235,16 @@ fn image(
     Ok((image, location))
 }
 
-fn spec(work: Work, correlation: Option<String>, headers: &HeaderMap) -> Result<JobSpec, ApiError> {
+fn spec(
+    work: Work,
+    fields: &Fields,
+    usual: Priority,
+    headers: &HeaderMap,
+) -> Result<JobSpec, ApiError> {
     Ok(JobSpec {
         work,
-        correlation_id: correlation_id(correlation)?,
+        priority: priority(fields)?.unwrap_or(usual),
+        correlation_id: correlation_id(fields.text("correlation_id")?)?,
         idempotency_key: idempotency_key(headers)?,
         traceparent: traces::current_traceparent(),
     })
@@ -250,71 +267,6 @@ pub(super) fn volume_name(field: &str, name: &str) -> Result<VolumeName, ApiErro
              golden volumes and their clones: choose another name"
         ))),
         false => Ok(name),
-    }
-}
-
-/// Whether the volume is to be cloned; an empty string counts as absent.
-fn cloning(fields: &Fields) -> Result<Cloning, ApiError> {
-    match fields.text("clone")?.as_deref() {
-        None | Some("") => Ok(Cloning::default()),
-        Some(name) => name
-            .parse()
-            .map_err(|error| ApiError::bad_request(format!("clone: {error}"))),
-    }
-}
-
-/// How long the job waits for room, if it does; an empty word counts as absent.
-fn room_wait(fields: &Fields) -> Result<Option<Duration>, ApiError> {
-    let when_full = match fields.text("when_full")?.as_deref() {
-        None | Some("") => WhenFull::default(),
-        Some(word) => word
-            .parse()
-            .map_err(|error| ApiError::bad_request(format!("when_full: {error}")))?,
-    };
-    match (when_full, fields.whole("wait_seconds")?) {
-        (WhenFull::Refuse, None) => Ok(None),
-        (WhenFull::Refuse, Some(_)) => Err(ApiError::bad_request(
-            "wait_seconds is given without when_full: send when_full: wait with it",
-        )),
-        (WhenFull::Wait, seconds) => match seconds.unwrap_or(ROOM_WAIT_SECONDS) {
-            seconds @ 1..=ROOM_WAIT_SECONDS_MAX => Ok(Some(Duration::from_secs(seconds))),
-            _ => Err(ApiError::bad_request(format!(
-                "wait_seconds must be from 1 to {ROOM_WAIT_SECONDS_MAX} (7 days)"
-            ))),
-        },
-    }
-}
-
-/// What is done to the guest's partition table; an empty string counts as absent.
-fn expand(fields: &Fields) -> Result<Option<Expand>, ApiError> {
-    match fields.text("expand")?.as_deref() {
-        None | Some("") => Ok(None),
-        Some(name) => match name.parse() {
-            Ok(expand) => Ok(Some(expand)),
-            Err(error) => Err(ApiError::bad_request(format!("expand: {error}"))),
-        },
-    }
-}
-
-/// The image's format; an empty string counts as absent, as in the Go program.
-fn image_type(fields: &Fields) -> Result<ImageType, ApiError> {
-    match fields.text("image_type")?.as_deref() {
-        None | Some("") => Ok(ImageType::default()),
-        Some(name) => name
-            .to_ascii_lowercase()
-            .parse()
-            .map_err(|error| ApiError::bad_request(format!("image_type: {error}"))),
-    }
-}
-
-/// The digest that the image must have; an empty string counts as absent.
-fn checksum(fields: &Fields) -> Result<Option<Checksum>, ApiError> {
-    match fields.text("checksum")?.as_deref() {
-        None | Some("") => Ok(None),
-        Some(text) => match text.parse() {
-            Ok(checksum) => Ok(Some(checksum)),
-            Err(error) => Err(ApiError::bad_request(format!("checksum: {error}"))),
-        },
     }
 }
 

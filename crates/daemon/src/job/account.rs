@@ -7,9 +7,9 @@
 //!   source, or for one of the consumers, or it works. Its waits are measured, and add up to the pass.
 //! - A wait for the source is network, or a limit of the rate: in the proportion in which the tasks that fetch
 //!   ranges waited for the server's bytes and for the limit.
-//! - A wait for the digest is CPU; one for the cache's file is a device.
-//! - A wait for the copier is what its threads did in this time: decode, wait for the device, or wait for the limit of
-//!   writes ([`lvp_image::copy::TimeSpent`]).
+//! - A wait for the digest is CPU; one for the cache's file is a device, or the guests that come first.
+//! - A wait for the copier is what its threads did in this time: decode, wait for the device, for the limit of
+//!   writes, or because guests come first ([`lvp_image::copy::TimeSpent`]).
 //! - A copy from the cache has no such middle: it is what its threads did.
 //!
 //! What the middle works itself counts as CPU. What the system does for a network connection (TLS, copies of packets)
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use lvp_api::{Bound, Cause};
 use lvp_image::copy::Counters;
 
+use super::pause::Pause;
 use crate::source::WaitReason;
 
 /// How many causes there are.
@@ -39,6 +40,8 @@ struct State {
     spent: ByCause,
     since: Instant,
     now: Charged,
+    /// What is charged again after a pause.
+    held: Option<Charged>,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +57,7 @@ impl Default for Account {
             spent: ByCause::default(),
             since: Instant::now(),
             now: Charged::Cause(Cause::Queue),
+            held: None,
         }))
     }
 }
@@ -67,6 +71,22 @@ impl Account {
     /// From now on, time is charged to what this pass measures.
     pub fn charge_pass(&self, pass: Arc<Pass>) {
         self.change(Charged::Pass(pass));
+    }
+
+    /// The job is paused: it waits for a slot.
+    pub fn pause(&self) {
+        let mut state = self.lock();
+        let queue = Charged::Cause(Cause::Queue);
+        let before = state.change(queue);
+        state.held.get_or_insert(before);
+    }
+
+    /// The pause is over, and what was charged before is charged again.
+    pub fn go_on(&self) {
+        let mut state = self.lock();
+        if let Some(before) = state.held.take() {
+            state.change(before);
+        }
     }
 
     /// The time before this process, as it was recorded.
@@ -100,14 +120,15 @@ impl Account {
             device: share(Cause::Device),
             limit: share(Cause::Limit),
             queue: share(Cause::Queue),
+            guests: share(Cause::Guests),
         })
     }
 
     fn change(&self, next: Charged) {
         let mut state = self.lock();
-        state.spent = state.until_now();
-        state.since = Instant::now();
-        state.now = next;
+        // A step that goes on is not paused, whatever its transfer was.
+        state.held = None;
+        state.change(next);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -117,6 +138,13 @@ impl Account {
 }
 
 impl State {
+    /// Charges what has passed, and returns what it was charged to.
+    fn change(&mut self, next: Charged) -> Charged {
+        self.spent = self.until_now();
+        self.since = Instant::now();
+        std::mem::replace(&mut self.now, next)
+    }
+
     fn until_now(&self) -> ByCause {
         let mut spent = self.spent;
         let passed = self.since.elapsed().as_secs_f64();
@@ -158,13 +186,18 @@ pub struct Pass {
     /// What the tasks that fetch waited for.
     server_ns: AtomicU64,
     limit_ns: AtomicU64,
+    /// What the writer of the cache's file waited for.
+    cache_device_ns: AtomicU64,
+    cache_yield_ns: AtomicU64,
     /// Of the copy, if there is one.
     copy: Arc<Counters>,
+    /// Time in which it is paused is not measured.
+    pause: Arc<Pause>,
 }
 
 impl Pass {
     /// A pass with this copy, which waits for something of this kind first.
-    pub fn new(copy: Arc<Counters>, first: Cause) -> Self {
+    pub fn new(copy: Arc<Counters>, first: Cause, pause: Arc<Pause>) -> Self {
         Self {
             first,
             source_ns: AtomicU64::default(),
@@ -174,22 +207,35 @@ impl Pass {
             own_ns: AtomicU64::default(),
             server_ns: AtomicU64::default(),
             limit_ns: AtomicU64::default(),
+            cache_device_ns: AtomicU64::default(),
+            cache_yield_ns: AtomicU64::default(),
             copy,
+            pause,
         }
     }
 
     /// Measures a wait of the middle.
     pub fn wait<T>(&self, whom: WaitsOn, waiting: impl FnOnce() -> T) -> T {
-        let started = Instant::now();
+        let (started, paused) = (Instant::now(), self.pause.total());
         let value = waiting();
+        let paused = self.pause.total().saturating_sub(paused);
         let counter = match whom {
             WaitsOn::Source => &self.source_ns,
             WaitsOn::Digest => &self.digest_ns,
             WaitsOn::CacheFile => &self.cache_file_ns,
             WaitsOn::Copier => &self.copier_ns,
         };
-        add(counter, started.elapsed());
+        add(counter, started.elapsed().saturating_sub(paused));
         value
+    }
+
+    /// The writer of the cache's file has waited: for its disk, or because others came first.
+    pub fn cache_waited(&self, cause: Cause, time: Duration) {
+        let counter = match cause {
+            Cause::Guests => &self.cache_yield_ns,
+            _ => &self.cache_device_ns,
+        };
+        add(counter, time);
     }
 
     /// Measures work of the middle itself.
@@ -222,14 +268,15 @@ impl Pass {
         );
         let time = &self.copy.time;
         let (device, limit) = (seconds(&time.device_ns), seconds(&time.limit_ns));
-        let decoding = (seconds(&time.busy_ns) - device - limit).max(0.0);
+        let guests = seconds(&time.yield_ns);
+        let decoding = (seconds(&time.busy_ns) - device - limit - guests).max(0.0);
         let copier = seconds(&self.copier_ns);
         let waits = copier + seconds(&self.source_ns) + seconds(&self.digest_ns);
         let waits = waits + seconds(&self.cache_file_ns) + seconds(&self.own_ns);
         // Without a middle that waits, the pass is what the copier's threads did.
         let copier = match waits > 0.0 {
             true => copier,
-            false => decoding + device + limit,
+            false => decoding + device + limit + guests,
         };
         let copier = divided(
             copier,
@@ -237,14 +284,22 @@ impl Pass {
                 (Cause::Cpu, decoding),
                 (Cause::Device, device),
                 (Cause::Limit, limit),
+                (Cause::Guests, guests),
             ],
             Cause::Device,
         );
-        for (cause, part) in source.into_iter().chain(copier) {
+        let cache_file = divided(
+            seconds(&self.cache_file_ns),
+            [
+                (Cause::Device, seconds(&self.cache_device_ns)),
+                (Cause::Guests, seconds(&self.cache_yield_ns)),
+            ],
+            Cause::Device,
+        );
+        for (cause, part) in source.into_iter().chain(copier).chain(cache_file) {
             parts[index(cause)] += part;
         }
         parts[index(Cause::Cpu)] += seconds(&self.digest_ns) + seconds(&self.own_ns);
-        parts[index(Cause::Device)] += seconds(&self.cache_file_ns);
         let all: f64 = parts.iter().sum();
         match all > 0.0 {
             true => parts.map(|part| part / all),
@@ -289,66 +344,4 @@ fn round(number: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn set(counter: &AtomicU64, seconds: u64) {
-        counter.store(seconds * 1_000_000_000, Ordering::Relaxed);
-    }
-
-    fn parts(pass: &Pass) -> Vec<(Cause, f64)> {
-        let parts = Cause::ALL.into_iter().zip(pass.parts());
-        parts.filter(|(_, part)| *part > 0.0).collect()
-    }
-
-    #[test]
-    fn a_wait_for_the_source_is_divided_by_what_the_fetching_tasks_waited_for() {
-        let pass = Pass::new(Arc::default(), Cause::Network);
-        assert_eq!(parts(&pass), [(Cause::Network, 1.0)]);
-        set(&pass.source_ns, 8);
-        set(&pass.digest_ns, 2);
-        set(&pass.server_ns, 1);
-        set(&pass.limit_ns, 3);
-        let expected = [
-            (Cause::Network, 0.2),
-            (Cause::Cpu, 0.2),
-            (Cause::Limit, 0.6),
-        ];
-        for ((cause, part), (expected, share)) in parts(&pass).into_iter().zip(expected) {
-            assert_eq!(cause, expected);
-            assert!((part - share).abs() < 1e-9, "{cause}: {part}");
-        }
-    }
-
-    #[test]
-    fn a_wait_for_the_copier_is_what_its_threads_did() {
-        let copy = Arc::new(Counters::default());
-        set(&copy.time.busy_ns, 10);
-        set(&copy.time.device_ns, 6);
-        set(&copy.time.limit_ns, 3);
-        // With a middle that waited for nothing else, and without one.
-        for has_middle in [true, false] {
-            let pass = Pass::new(Arc::clone(&copy), Cause::Device);
-            if has_middle {
-                set(&pass.copier_ns, 5);
-            }
-            let expected = [(Cause::Cpu, 0.1), (Cause::Device, 0.6), (Cause::Limit, 0.3)];
-            for ((cause, part), (expected, share)) in parts(&pass).into_iter().zip(expected) {
-                assert_eq!(cause, expected);
-                assert!((part - share).abs() < 1e-9, "{cause}: {part}");
-            }
-        }
-    }
-
-    #[test]
-    fn shares_add_up_and_a_job_begins_in_the_queue() {
-        let account = Account::default();
-        account.began_with([1.0, 2.0, 3.0, 4.0, 10.0]);
-        account.charge(Cause::Device);
-        let bound = account.bound().expect("time has passed");
-        assert_eq!(bound.by, Cause::Queue);
-        let all: f64 = Cause::ALL.map(|cause| bound.share(cause)).iter().sum();
-        assert!((all - 100.0).abs() < 0.5, "{bound:?}");
-        assert!(bound.queue >= 45.0, "{bound:?}");
-    }
-}
+mod tests;

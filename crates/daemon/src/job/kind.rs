@@ -123,6 +123,19 @@ impl JobErrorKind {
         }
     }
 
+    /// Whether it is a verdict on the image's bytes, which other bytes could change.
+    pub fn is_of_bytes(self) -> bool {
+        match self {
+            Self::DigestMismatch => true,
+            Self::Source(kind) => matches!(
+                kind,
+                SourceErrorKind::ObjectChanged | SourceErrorKind::SignatureRefused
+            ),
+            Self::Image(kind) => kind.is_refusal(),
+            _ => false,
+        }
+    }
+
     /// The HTTP status for it.
     pub fn code(self) -> ErrorCode {
         use lvp_image::ErrorKind as Image;

@@ -14,6 +14,7 @@ use lvp_api::{Cause, Progress, Stage};
 use lvp_image::copy::Counters;
 
 use super::account::{Account, Pass};
+use super::pause::Pause;
 use super::record::TrailRecord;
 use super::trail::Trail;
 use crate::clock;
@@ -65,6 +66,8 @@ pub struct Meter {
     fetched_bytes: AtomicU64,
     /// Requests to the source that this job repeated after a temporary error.
     retries: AtomicU64,
+    /// Pauses its transfer. Here, as those that wait for the job find it here.
+    pub pause: Arc<Pause>,
     /// What the job's time goes to.
     pub account: Account,
     /// When its stages ran, and how fast its bytes moved.
@@ -152,7 +155,7 @@ impl Meter {
 
     /// A pass begins, to which time is charged; what it waits for first is of this kind.
     pub fn begin_pass(&self, first: Cause) -> Arc<Pass> {
-        let pass = Arc::new(Pass::new(self.copy(), first));
+        let pass = Arc::new(Pass::new(self.copy(), first, Arc::clone(&self.pause)));
         *lock(&self.pass) = Some(Arc::clone(&pass));
         self.account.charge_pass(Arc::clone(&pass));
         pass

@@ -16,11 +16,13 @@
 //! ```
 //!
 //! A job is **pending** from the moment it is durable: it waits for one of `jobs.max_concurrent` slots, in the order
-//! of acceptance. It is **running** while it has a slot, even while it waits for a database or cache that is
+//! of priority, and within a priority of acceptance. It is **running** while it has a slot, even while it waits for a database or cache that is
 //! unavailable. **Completed**, **failed** and **cancelled** are final states: a retry is a new job.
 //!
 //! - A running job whose request says so waits for room in the pool that volumes share. Meanwhile it has no slot, and
 //!   the attempt does not count ([`jobs`](crate::jobs), `room`).
+//! - The transfer of a running job of low priority is paused while a job of high priority has its slot ([`pause`]). The
+//!   job stays running, and the attempt does not count meanwhile.
 //! - `PENDING -> RUNNING` counts an attempt. A job that was started five times without reaching a final
 //!   state fails instead: something about it crashes the daemon.
 //! - `RUNNING -> COMPLETED` happens after the volume is marked `ready` (or, for a job that only fetches, after the
@@ -68,6 +70,7 @@ pub mod flight;
 pub mod kind;
 pub mod log;
 pub mod meter;
+pub mod pause;
 pub mod record;
 pub mod stop;
 pub mod trail;

@@ -1,10 +1,10 @@
 //! The daemon's record of a job.
 
 use lvp_api::{
-    Bound, Cause, JobId, JobState, JobStatus, LaneTime, Method, Progress, Rates, Sha256Digest,
-    Signer, Timeline, Verified, VerifiedVolume, Waiting, WhenFull,
+    Bound, Cause, JobId, JobState, JobStatus, LaneTime, Method, Priority, Progress, Rates,
+    Sha256Digest, Signer, Timeline, Verified, VerifiedVolume, Waiting, WhenFull,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::advice;
 use super::log::Kept;
@@ -22,6 +22,8 @@ pub struct JobSpec {
     pub idempotency_key: Option<String>,
     /// W3C trace context of the request, so that a resumed job stays in its trace.
     pub traceparent: Option<String>,
+    /// Which jobs begin first.
+    pub priority: Priority,
 }
 
 /// A request that may become a job: what is stored of it, and where its image's URL leads according to the
@@ -134,6 +136,7 @@ impl Job {
             kind: work.kind(),
             status: self.state,
             progress: self.progress.clone(),
+            priority: self.spec.priority,
             waiting: self.waiting.clone(),
             bound: self.bound,
             trace_id: self.trace_id().map(str::to_owned),
@@ -222,7 +225,20 @@ pub struct TrailRecord {
     /// How fast its bytes moved, since its last start.
     pub rates: Option<Rates>,
     /// Seconds that went to each of [`Cause::ALL`].
+    #[serde(deserialize_with = "by_cause")]
     pub spent: [f64; Cause::ALL.len()],
+}
+
+/// Seconds by cause. Records of earlier releases have fewer causes, of which the last are missing.
+fn by_cause<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<[f64; Cause::ALL.len()], D::Error> {
+    let found = Vec::<f64>::deserialize(deserializer)?;
+    let mut seconds = [0.0; Cause::ALL.len()];
+    for (seconds, found) in seconds.iter_mut().zip(found) {
+        *seconds = found;
+    }
+    Ok(seconds)
 }
 
 #[cfg(test)]
@@ -232,6 +248,13 @@ mod tests {
     use super::*;
     use crate::job::kind::JobErrorKind;
     use crate::job::work::ImageRequest;
+
+    #[test]
+    fn a_course_of_a_release_that_knew_fewer_causes_is_read() {
+        let old = r#"{"times":[],"rates":null,"spent":[1.0,2.0,3.0,4.0,5.0]}"#;
+        let read: TrailRecord = serde_json::from_str(old).expect("it is read");
+        assert_eq!(read.spent, [1.0, 2.0, 3.0, 4.0, 5.0, 0.0]);
+    }
 
     #[test]
     fn a_failed_job_says_what_to_do() {
@@ -246,6 +269,7 @@ mod tests {
             correlation_id: None,
             idempotency_key: None,
             traceparent: None,
+            priority: Priority::Normal,
         };
         let mut job = Job::new(JobId::random(), spec, String::new());
         assert_eq!(job.status().remedy, None);

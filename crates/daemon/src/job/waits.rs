@@ -1,4 +1,4 @@
-//! What a job waits for while it repeats something that failed, for whoever asks why nothing moves.
+//! What a job waits for while it repeats something that failed, or is paused, for whoever asks why nothing moves.
 //!
 //! Several requests of a job can be in trouble at the same time. The job waits from the first failure until none of
 //! them is in trouble any more. The one that has failed most often is shown. The log gets one line when it begins and
@@ -22,6 +22,10 @@ const MENTIONED: Duration = Duration::from_secs(1);
 /// Longest reason that is shown, in characters.
 const REASON_MAX: usize = 1000;
 
+/// What is said of a job that is paused.
+const PAUSED: &str = "The job is of low priority, and all slots are taken: its transfer is paused, and goes on from \
+    where it is when a slot is free";
+
 /// The waits of one job.
 #[derive(Debug)]
 pub struct Waits {
@@ -34,6 +38,8 @@ pub struct Waits {
 struct State {
     troubled: HashMap<RequestId, Trouble>,
     began: Option<Began>,
+    /// Since when the job is paused.
+    paused: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +69,14 @@ impl Waits {
     /// What the job waits for now.
     pub fn now(&self) -> Option<Waiting> {
         let state = self.lock();
+        if let Some(since) = &state.paused {
+            return Some(Waiting {
+                on: WaitsFor::Slot,
+                since: since.clone(),
+                attempt: 0,
+                reason: PAUSED.to_owned(),
+            });
+        }
         let worst = state.troubled.values().max_by_key(|found| found.attempt)?;
         Some(Waiting {
             on: worst.on,
@@ -70,6 +84,16 @@ impl Waits {
             attempt: worst.attempt,
             reason: worst.reason.clone(),
         })
+    }
+
+    /// The job is paused, or goes on. Returns whether that is new.
+    pub fn pause(&self, is_on: bool) -> bool {
+        let mut state = self.lock();
+        if state.paused.is_some() == is_on {
+            return false;
+        }
+        state.paused = is_on.then(clock::now_text);
+        true
     }
 
     /// Something has failed this often, and is repeated after `wait`.
@@ -199,6 +223,18 @@ mod tests {
         // Nothing that was never in trouble is over.
         waits.over(one, true);
         assert_eq!(waits.now(), None);
+    }
+
+    #[test]
+    fn a_paused_job_says_so_whatever_else_is_in_trouble() {
+        let waits = waits();
+        let request = RequestId::next();
+        fail(&waits, request, 3);
+        assert!(waits.pause(true) && !waits.pause(true));
+        let now = waits.now().expect("it waits");
+        assert_eq!((now.on, now.attempt), (WaitsFor::Slot, 0));
+        assert!(waits.pause(false) && !waits.pause(false));
+        assert_eq!(waits.now().map(|now| now.on), Some(WaitsFor::ObjectStore));
     }
 
     #[test]

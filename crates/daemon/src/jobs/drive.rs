@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lvp_api::{Cause, ErrorCode, JobState, Lane, LogLine, Method, VolumeName};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit};
+use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
 use super::live::Live;
 use super::room::RoomWait;
+use super::slots::{Closed, Ticket};
 use super::{Jobs, SAMPLE_INTERVAL, Services, spans, steps, waiting};
 use crate::clock;
 use crate::delivery::{Delivery, Observer as _};
@@ -29,25 +30,26 @@ const SAVE_BACKOFF: Duration = Duration::from_secs(2);
 
 impl Jobs {
     /// A job's whole life after its acceptance; the only place that changes its state.
-    pub(super) async fn drive(
-        &self,
-        live: Arc<Live>,
-        turn: impl Future<Output = Result<OwnedSemaphorePermit, AcquireError>>,
-    ) {
+    pub(super) async fn drive(&self, live: Arc<Live>, mut ticket: Ticket) {
         let metrics = &self.0.services.metrics;
         let accepted = Instant::now();
         let slot = tokio::select! {
             biased;
             reason = live.stop.stopped() => Err(JobError::stopped(reason)),
-            slot = turn => slot.map_err(|_| JobError::stopped(StopReason::Shutdown)),
+            granted = ticket.granted() => {
+                granted.map_err(|Closed| JobError::stopped(StopReason::Shutdown))
+            }
         };
         metrics.job_left_queue(accepted.elapsed());
         live.meter.trail.end(Lane::Queued);
         // A job that never runs has no span.
         let mut span = Span::none();
         let (ended, ran) = match slot {
-            Err(error) => (Err(error), None),
-            Ok(slot) => {
+            Err(error) => {
+                drop(ticket);
+                (Err(error), None)
+            }
+            Ok(()) => {
                 let started = Instant::now();
                 // Until the first step, only the database is waited for.
                 live.meter.account.charge(Cause::Device);
@@ -55,10 +57,12 @@ impl Jobs {
                 self.0.active.fetch_add(1, Ordering::AcqRel);
                 metrics.job_started(live.id);
                 span = spans::job(&live);
-                let mut slot = Some(slot);
+                let mut slot = Some(ticket);
                 let ended = self.run(&live, &mut slot).instrument(span.clone()).await;
+                self.note_pause(&live, false).await;
                 metrics.job_stopped(live.id, live.meter.moved());
                 self.0.active.fetch_sub(1, Ordering::AcqRel);
+                drop(slot);
                 (ended, Some(started.elapsed()))
             }
         };
@@ -75,11 +79,7 @@ impl Jobs {
         self.lock().remove(&live.id);
     }
 
-    async fn run(
-        &self,
-        live: &Arc<Live>,
-        slot: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<(), JobError> {
+    async fn run(&self, live: &Arc<Live>, slot: &mut Option<Ticket>) -> Result<(), JobError> {
         // Before anything that may fail: a job that has finished needs neither the image nor another attempt.
         if self.has_finished(live).await {
             return Ok(());
@@ -132,7 +132,9 @@ impl Jobs {
             let steps = async move { steps::run(&jobs.0.services, &live).await };
             tokio::spawn(steps.in_current_span())
         };
-        let deadline = tokio::time::sleep(self.0.services.settings.timeout);
+        let pause = &live.meter.pause;
+        let (limit, mut allowed) = (self.0.services.settings.timeout, pause.total());
+        let deadline = tokio::time::sleep(limit);
         let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
         let keeping = self.keep_course(live);
         tokio::pin!(steps, deadline, keeping);
@@ -145,10 +147,18 @@ impl Jobs {
                     });
                 }
                 () = &mut deadline, if live.stop.reason().is_none() => {
-                    live.stop.stop(StopReason::TimedOut);
+                    // The time in which it was paused is not part of it.
+                    let paused = pause.total();
+                    match paused.saturating_sub(allowed) {
+                        Duration::ZERO => live.stop.stop(StopReason::TimedOut),
+                        more => deadline.as_mut().reset(Instant::now() + more.max(SAMPLE_INTERVAL)),
+                    }
+                    allowed = paused;
                 }
                 never = &mut keeping => match never {},
                 _ = tick.tick() => {
+                    self.0.slots.reconsider();
+                    self.note_pause(live, pause.is_on()).await;
                     live.sample();
                     self.0.services.metrics.job_moved(live.id, live.meter.moved());
                 }

@@ -184,6 +184,7 @@ mod tests {
             correlation_id: None,
             idempotency_key: None,
             traceparent: None,
+            priority: lvp_api::Priority::Normal,
         };
         Job::new(JobId::random(), spec, String::new())
     }

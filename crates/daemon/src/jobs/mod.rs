@@ -12,8 +12,8 @@
 //! - Invariant: nothing runs twice at once: one task per job, one unfinished job per volume
 //!   (a unique index), one flight per object.
 //!
-//! Slots are a fair semaphore, so jobs start in the order of their acceptance. A task that waits for
-//! a slot costs a few hundred bytes; `jobs.queue_limit` bounds their number.
+//! Which jobs run now is decided in [`slots`]: by priority, and within a priority in the order of acceptance. A task that
+//! waits for a slot costs a few hundred bytes; `jobs.queue_limit` bounds their number.
 
 mod course;
 mod drive;
@@ -21,26 +21,28 @@ mod failure;
 pub mod feed;
 pub mod former;
 pub mod live;
+mod paused;
 pub mod plan;
 mod reconcile;
 pub mod retry;
 mod room;
 mod services;
 mod settings;
+mod slots;
 mod spans;
 mod standing;
 mod steps;
 mod undo;
 mod waiting;
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use lvp_api::{JobId, JobState, VolumeKind};
-use tokio::sync::{Semaphore, watch};
+use lvp_api::{JobId, JobState, Priority, VolumeKind};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
@@ -56,6 +58,7 @@ use live::{Live, Origin};
 pub use reconcile::Reconciled;
 pub use services::Services;
 pub use settings::JobSettings;
+use slots::{Slots, Ticket};
 
 /// How often a running job's counters are shown on its record.
 pub(crate) const SAMPLE_INTERVAL: Duration = Duration::from_millis(200);
@@ -103,7 +106,7 @@ struct Inner {
     services: Arc<Services>,
     live: Mutex<HashMap<JobId, Arc<Live>>>,
     feed: Arc<Feed>,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     active: AtomicUsize,
     waiting_for_room: AtomicUsize,
     /// Completed jobs whose volumes are known to be gone, so that each is logged once.
@@ -115,7 +118,7 @@ struct Inner {
 impl Jobs {
     /// Jobs that the database already has do not run before [`Jobs::resume`].
     pub fn new(services: Arc<Services>) -> Self {
-        let slots = Arc::new(Semaphore::new(services.settings.max_concurrent));
+        let slots = Slots::new(services.settings.max_concurrent);
         Self(Arc::new(Inner {
             services,
             live: Mutex::default(),
@@ -131,7 +134,9 @@ impl Jobs {
 
     /// Resumes the jobs that had not ended when the daemon did; returns how many.
     pub async fn resume(&self) -> Result<usize, StoreError> {
-        let jobs = self.0.services.store.unfinished_jobs().await?;
+        let mut jobs = self.0.services.store.unfinished_jobs().await?;
+        // A less urgent one would begin only to be paused at once.
+        jobs.sort_by_key(|job| Reverse(job.spec.priority));
         let count = jobs.len();
         for job in jobs {
             let course = self.0.services.store.course(job.id).await?;
@@ -243,6 +248,11 @@ impl Jobs {
         self.0.active.load(Ordering::Acquire)
     }
 
+    /// How many waiting jobs would begin before a new one of this priority.
+    pub fn ahead(&self, priority: Priority) -> usize {
+        self.0.slots.ahead(priority)
+    }
+
     /// Whether every slot is taken.
     pub fn at_capacity(&self) -> bool {
         self.active() >= self.0.services.settings.max_concurrent
@@ -313,19 +323,17 @@ impl Jobs {
         let live = Arc::new(Live::new(job, origin, course, self.services(), feed));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
-        // The first poll takes the job's place in the semaphore's queue. It is done here because tasks start in
-        // any order.
-        let mut turn = Box::pin(Arc::clone(&self.0.slots).acquire_owned());
-        let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        let turn = async move {
-            match first {
-                Poll::Ready(slot) => slot,
-                Poll::Pending => turn.await,
-            }
-        };
+        // Here, as tasks start in any order.
+        let ticket = self.ask_for_slot(&live);
         let jobs = self.clone();
         self.0
             .tasks
-            .spawn(async move { jobs.drive(live, turn).await });
+            .spawn(async move { jobs.drive(live, ticket).await });
+    }
+
+    /// Takes a place in the queue.
+    fn ask_for_slot(&self, live: &Live) -> Ticket {
+        let pause = Arc::clone(&live.meter.pause);
+        self.0.slots.ask(live.spec().priority, pause)
     }
 }

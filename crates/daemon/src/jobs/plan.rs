@@ -39,6 +39,8 @@ pub async fn plan(services: &Services, new: &NewJob) -> Result<Plan, JobError> {
         expand: None,
         bytes_to_fetch: 0,
         bytes_to_write: None,
+        priority: new.spec.priority,
+        jobs_ahead: 0,
         volume_name: String::new(),
         volume_bytes: 0,
         overwrites: None,

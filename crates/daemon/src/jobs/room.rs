@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::live::Live;
+use super::slots::{Closed, Ticket};
 use super::{Jobs, waiting};
 use crate::backoff::Backoff;
 use crate::clock;
@@ -64,7 +64,7 @@ impl Jobs {
         &self,
         live: &Live,
         wait: &mut RoomWait,
-        slot: &mut Option<OwnedSemaphorePermit>,
+        slot: &mut Option<Ticket>,
         error: JobError,
     ) -> Result<(), JobError> {
         let Some(until) = wait.until else {
@@ -91,9 +91,7 @@ impl Jobs {
             Ok(()) => tokio::select! {
                 biased;
                 reason = live.stop.stopped() => Err(JobError::stopped(reason)),
-                taken = self.0.slots.clone().acquire_owned() => {
-                    taken.map_err(|_| JobError::stopped(StopReason::Shutdown))
-                }
+                taken = self.take_slot(live) => taken,
             },
             Err(error) => Err(error),
         };
@@ -103,6 +101,13 @@ impl Jobs {
         *slot = Some(taken?);
         tracing::info!(component = "provisioner", job_id = %live.id, "Job tries again whether there is room");
         self.count_attempt(live, true).await
+    }
+
+    async fn take_slot(&self, live: &Live) -> Result<Ticket, JobError> {
+        let mut ticket = self.ask_for_slot(live);
+        let granted = ticket.granted().await;
+        granted.map_err(|Closed| JobError::stopped(StopReason::Shutdown))?;
+        Ok(ticket)
     }
 
     async fn until_room(

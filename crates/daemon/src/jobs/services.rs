@@ -11,6 +11,7 @@ use crate::config::CloneUse;
 use crate::delivery::webhooks::Webhooks;
 use crate::error::chain;
 use crate::golden::Shelf;
+use crate::guests::Guests;
 use crate::job::log::Logs;
 use crate::libvirt::Hypervisor;
 use crate::source::Source;
@@ -29,6 +30,8 @@ pub struct Services {
     pub volumes: Arc<dyn Volumes>,
     /// The golden volumes that volumes are cloned from.
     pub golden: Shelf,
+    /// Lets jobs step aside for others that use the same disks.
+    pub guests: Arc<Guests>,
     /// What all copies share.
     pub engine: Engine,
     /// libvirt, where it is used.

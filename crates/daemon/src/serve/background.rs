@@ -4,6 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::JumpDetector;
 use crate::config::Config;
+use crate::error::chain;
 use crate::http::App;
 use crate::jobs::former;
 
@@ -52,12 +53,12 @@ async fn expire(app: &App) {
         }
         Ok(_) => {}
         Err(error) => {
-            let error = crate::error::chain(&error);
+            let error = chain(&error);
             tracing::error!(component = "cache", error, "Cannot clean up the cache");
         }
     }
     if let Err(error) = app.jobs.forget_old().await {
-        let error = crate::error::chain(&error);
+        let error = chain(&error);
         tracing::error!(component = "storage", error, "Cannot delete old jobs");
     }
 }
@@ -66,7 +67,7 @@ async fn expire(app: &App) {
 async fn report_former_places(app: &App, config: &Config, stop: &CancellationToken) {
     let report = former::report(&app.services.store, config);
     if let Some(Err(error)) = stop.run_until_cancelled(report).await {
-        let error = crate::error::chain(&error);
+        let error = chain(&error);
         tracing::warn!(
             component = "storage",
             error,
@@ -83,7 +84,7 @@ async fn reconcile_volumes(app: &App, stop: &CancellationToken) {
         }
         Some(Ok(_)) | None => {}
         Some(Err(error)) => {
-            let error = crate::error::chain(&error);
+            let error = chain(&error);
             tracing::error!(component = "provisioner", error, "Cannot reconcile volumes");
         }
     }
@@ -101,7 +102,7 @@ async fn reconcile_golden(app: &App, stop: &CancellationToken, may_age: bool) {
         }
         Some(Ok(_)) | None => {}
         Some(Err(error)) => {
-            let error = crate::error::chain(&error);
+            let error = chain(&error);
             tracing::error!(
                 component = "golden",
                 error,

@@ -36,13 +36,16 @@ impl Resolve for Resolver {
     }
 }
 
-/// The client for all requests to the store.
-pub(super) fn build_http(settings: &SourceSettings) -> Result<reqwest::Client> {
+/// A client for requests to the store, or to mirrors of it, through this proxy if there is one.
+pub(super) fn build_http(
+    settings: &SourceSettings,
+    proxy: Option<&SecretUrl>,
+) -> Result<reqwest::Client> {
     let ca = match &settings.ca_cert {
         Some(path) => read_certificates(path)?,
         None => Vec::new(),
     };
-    let proxy = match &settings.proxy {
+    let proxy = match proxy {
         Some(proxy) => Some(proxy_of(proxy, &settings.no_proxy)?),
         None => None,
     };

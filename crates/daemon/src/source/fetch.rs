@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::gate::Gate;
 use super::http::{header_text, no_answer};
+use super::mirrors::{Mirror, Route};
 use super::range_headers::{ContentRange, byte_range};
 use super::refusal::refusal;
 use super::retry::{Budget, Failure};
@@ -41,6 +42,8 @@ pub(super) struct Fetch<'a> {
     inner: &'a Inner,
     meta: &'a ObjectMeta,
     mode: Mode,
+    /// Which place is asked.
+    route: Route<'a>,
     /// First byte of the range.
     begin: u64,
     /// What has not been yielded yet.
@@ -60,10 +63,15 @@ impl<'a> Fetch<'a> {
         range: Range<u64>,
         mode: Mode,
     ) -> Self {
+        let mut route = Route::new(&source.inner.mirrors, &source.detours, meta);
+        if mode != Mode::Ranged {
+            route.close();
+        }
         Self {
             inner: &source.inner,
             meta,
             mode,
+            route,
             begin: range.start,
             left: range,
             answer: None,
@@ -97,6 +105,7 @@ impl<'a> Fetch<'a> {
                 Err(failure) if self.mode == Mode::Once && self.left.start > self.begin => {
                     return Err(self.broken_off(failure.error));
                 }
+                Err(failure) if self.route.failed(&failure.error) => self.answer = None,
                 Err(failure) => {
                     self.answer = None;
                     if is_overload(&failure.error)
@@ -112,7 +121,11 @@ impl<'a> Fetch<'a> {
         // Waiting for the end of the answer must not delay the range that is read first.
         self.place = None;
         match self.answer.take() {
-            Some((response, offset)) => self.check_end(response, offset).await.map(|()| None),
+            Some((response, offset)) => match self.check_end(response, offset).await {
+                // All that was asked for has arrived.
+                Err(error) if self.route.failed(&error) => Ok(None),
+                ended => ended.map(|()| None),
+            },
             None => Ok(None),
         }
     }
@@ -167,10 +180,12 @@ impl<'a> Fetch<'a> {
                 if let (Some(gate), None) = (&self.gate, &self.place) {
                     self.place = self.budget.server(gate.enter()).await;
                 }
-                self.budget.server(self.open()).await?
+                let mirror = self.route.choose();
+                self.budget.server(self.open(mirror)).await?
             }
         };
         loop {
+            let asked = Instant::now();
             let chunk = self.budget.server(response.chunk()).await;
             let chunk = chunk.map_err(|error| no_answer(&self.meta.location, error))?;
             let Some(mut chunk) = chunk else {
@@ -184,6 +199,7 @@ impl<'a> Fetch<'a> {
                 .counters
                 .received_bytes
                 .fetch_add(length(&chunk), Ordering::Relaxed);
+            self.route.received(length(&chunk), asked.elapsed())?;
             if let Some(limit) = &self.inner.limit {
                 self.budget.limit(limit.take(chunk.len())).await;
             }
@@ -207,7 +223,7 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    async fn open(&self) -> Result<(Response, u64), Failure> {
+    async fn open(&self, mirror: Option<&Mirror>) -> Result<(Response, u64), Failure> {
         let mut headers = match_version(self.meta);
         if self.mode == Mode::Ranged {
             headers.insert(header::RANGE, byte_range(&self.left));
@@ -216,7 +232,7 @@ impl<'a> Fetch<'a> {
         let response = self
             .inner
             .client
-            .send(Method::GET, &self.meta.location, headers)
+            .send_to(mirror, Method::GET, &self.meta.location, headers)
             .await?;
         if response.status().is_success() {
             self.meta.pace.answered(asked.elapsed());

@@ -11,12 +11,13 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::Response;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
-use url::Url;
+use url::{Position, Url};
 
 use super::SourceSettings;
 use super::connect::build_http;
 use super::credentials::Credentials;
 use super::error::{Result, SourceError, SourceErrorKind};
+use super::mirrors::Mirror;
 use super::mover::Mover;
 use super::retry::Failure;
 use super::url::{ImageUrl, UrlPolicy, without_query};
@@ -68,6 +69,8 @@ pub struct Counters {
 /// Sends requests that are signed where they have to be, each exactly once.
 pub(super) struct Client {
     http: reqwest::Client,
+    /// For mirrors, which are not behind the proxy.
+    direct: reqwest::Client,
     credentials: Credentials,
     region: String,
     /// A proxy that requests go through, as it is shown.
@@ -92,10 +95,15 @@ impl Client {
         unsigned: Option<String>,
         mover: Mover,
     ) -> Result<Self> {
-        let http = build_http(settings)?;
+        let http = build_http(settings, settings.proxy.as_ref())?;
+        let direct = match settings.proxy {
+            Some(_) => build_http(settings, None)?,
+            None => http.clone(),
+        };
         Ok(Self {
             credentials: Credentials::new(settings, &http)?,
             http,
+            direct,
             region: settings.region.clone(),
             proxy: settings.proxy.as_ref().map(ToString::to_string),
             unsigned,
@@ -111,17 +119,38 @@ impl Client {
         location: &Location,
         headers: HeaderMap,
     ) -> Result<Response, Failure> {
+        self.send_to(None, method, location, headers).await
+    }
+
+    /// Sends one request, to a mirror if there is one to ask: what it gets is what the location's server would get.
+    pub(super) async fn send_to(
+        &self,
+        mirror: Option<&Mirror>,
+        method: Method,
+        location: &Location,
+        headers: HeaderMap,
+    ) -> Result<Response, Failure> {
         let signature = self.sign(&method, location).await?;
-        self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let request = self
-            .http
-            .request(method, location.url.clone())
-            .headers(headers)
-            .headers(signature);
+        let request = match mirror {
+            None => {
+                self.counters.requests.fetch_add(1, Ordering::Relaxed);
+                self.http.request(method, location.url.clone())
+            }
+            Some(mirror) => {
+                mirror.asked();
+                let host = &location.url[Position::BeforeHost..Position::AfterPort];
+                let url = mirror.instead_of(&location.url);
+                (self.direct.request(method, url)).header(header::HOST, host)
+            }
+        };
+        let request = request.headers(headers).headers(signature);
         // A connection that this opens stays with the runtime that it was opened in.
         let sent = AbortOnDropHandle::new(self.mover().spawn(request.send()));
         match sent.await {
-            Ok(answer) => answer.map_err(|error| self.unreached(location, error)),
+            Ok(answer) => answer.map_err(|error| match mirror {
+                None => self.unreached(location, error),
+                Some(mirror) => unanswered(mirror, error),
+            }),
             // Only a runtime that shuts down ends a task early.
             Err(error) => Err(Failure::last(
                 SourceError::new(
@@ -291,6 +320,20 @@ pub(super) fn no_answer(location: &Location, error: reqwest::Error) -> Failure {
         format!("The connection to {host} was lost while {location} was read")
     };
     Failure::passing(SourceError::new(SourceErrorKind::Unavailable, happened).with_source(error))
+}
+
+/// A mirror's request without an answer.
+fn unanswered(mirror: &Mirror, error: reqwest::Error) -> Failure {
+    let what = match error.is_connect() {
+        true => "cannot be reached",
+        false => "did not answer",
+    };
+    let error = SourceError::new(
+        SourceErrorKind::Unavailable,
+        format!("The mirror {} {what}", mirror.shown()),
+    )
+    .with_source(error.without_url());
+    Failure::passing(error)
 }
 
 /// A header's value, if it is text.

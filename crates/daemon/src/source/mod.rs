@@ -19,6 +19,7 @@
 //!   `If-Match` and by checks of every answer. A changed object is
 //!   [`SourceErrorKind::ObjectChanged`], never a mix of two versions. Where nothing tells versions
 //!   apart ([`ObjectMeta::strong_validator`]), one request reads all of it.
+//! - `mirrors` decides whether a range is asked of a cache near this host before the endpoint.
 //! - `record` keeps the digests of what was read for a plan, for comparison with what is streamed.
 //!
 //! # What the `object_store` crate does here, and what it does not
@@ -40,6 +41,8 @@ mod http;
 mod limit;
 mod listing;
 pub mod local;
+mod look;
+mod mirrors;
 mod mover;
 mod object;
 mod pace;
@@ -61,7 +64,6 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Response;
-use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -72,13 +74,16 @@ pub use http::Counters;
 use http::{Client, Location, header_text, no_answer};
 use limit::ReadLimit;
 pub use listing::{ListedObject, Listing};
+pub use look::Look;
+pub use mirrors::MirrorCounters;
+use mirrors::{Detours, Mirrors};
 use mover::Mover;
 pub use object::ObjectMeta;
 use range_headers::{byte_range, total_size};
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
 pub use record::PlanCheck;
-use refusal::{Refusal, refusal};
+use refusal::refusal;
 use retry::{Budget, Failure};
 pub use retry::{Observer, RequestId, WaitReason};
 pub use settings::{RangeOptions, SourceSettings};
@@ -87,31 +92,20 @@ pub use url::{ImageUrl, UrlPolicy};
 
 use crate::config::EndpointPath;
 
-/// A health probe that takes longer counts as down.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What object storage reported about itself.
-#[derive(Debug)]
-pub struct Look {
-    /// Its clock.
-    pub date: Option<OffsetDateTime>,
-    /// Its certificate (DER), over TLS.
-    pub certificate: Option<Vec<u8>>,
-    /// Why it refuses requests.
-    pub refused: Option<SourceError>,
-}
-
 /// Reads images; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Source {
     inner: Arc<Inner>,
     /// Is told how the requests of one job fare.
     observer: Option<Arc<dyn Observer>>,
+    /// What the same job has seen of the mirrors.
+    detours: Arc<Detours>,
 }
 
 #[derive(Debug)]
 struct Inner {
     client: Client,
+    mirrors: Mirrors,
     policy: UrlPolicy,
     backoff: Vec<Duration>,
     limit: Option<ReadLimit>,
@@ -141,6 +135,7 @@ impl Source {
         };
         let inner = Inner {
             client: Client::new(settings, unsigned, mover)?,
+            mirrors: Mirrors::new(&settings.mirrors)?,
             policy,
             backoff: settings.retry_backoff.clone(),
             limit: settings.max_read_bytes_per_sec.and_then(ReadLimit::new),
@@ -150,6 +145,7 @@ impl Source {
         Ok(Self {
             inner: Arc::new(inner),
             observer: None,
+            detours: Arc::default(),
         })
     }
 
@@ -158,7 +154,29 @@ impl Source {
         Self {
             inner: Arc::clone(&self.inner),
             observer: Some(observer),
+            detours: Arc::default(),
         }
+    }
+
+    /// Whether bytes came from mirrors, for which only the image's digest vouches.
+    pub fn used_mirrors(&self) -> bool {
+        self.detours.were_used()
+    }
+
+    /// Reads from the endpoint only from now on. False if that changes nothing: no mirror was used, or none is
+    /// any more.
+    pub fn avoid_mirrors(&self) -> bool {
+        self.detours.avoid()
+    }
+
+    /// Reads from the endpoint only, for images that no digest is known of: nothing would notice a mirror's mistakes.
+    pub fn ask_no_mirror(&self) {
+        self.detours.close();
+    }
+
+    /// The image is right. If mirrors were avoided for that, what they had sent was not.
+    pub fn blame_mirrors(&self) {
+        self.detours.blame(&self.inner.mirrors);
     }
 
     /// Accepts or refuses an image URL; sends nothing.
@@ -222,36 +240,9 @@ impl Source {
         self.inner.client.mover()
     }
 
-    /// Whether object storage answers and knows the credentials; one request, no retries.
-    ///
-    /// Lists the buckets. Credentials that may only get objects are refused with the code `AccessDenied` after
-    /// their signature was verified, which counts as success.
-    pub async fn probe(&self) -> Result<()> {
-        self.look().await?.refused.map_or(Ok(()), Err)
-    }
-
-    /// What object storage reports about itself in the answer to [`Source::probe`]'s request. An error if there
-    /// is no answer at all.
-    pub async fn look(&self) -> Result<Look> {
-        let Some(endpoint) = self.inner.policy.endpoint() else {
-            return Err(SourceError::new(
-                SourceErrorKind::Settings,
-                "No object storage is configured; set minio.endpoint (MINIO_ENDPOINT)",
-            ));
-        };
-        let location = Location {
-            url: endpoint.clone(),
-            signed: true,
-        };
-        tokio::time::timeout(PROBE_TIMEOUT, self.inner.look(&location))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Failure::passing(SourceError::new(
-                    SourceErrorKind::Unavailable,
-                    format!("{location} did not answer within {PROBE_TIMEOUT:?}"),
-                )))
-            })
-            .map_err(|failure| failure.error.with_attempts(1))
+    /// The URL of each mirror, and what it was asked.
+    pub fn mirrors(&self) -> impl Iterator<Item = (&str, &MirrorCounters)> {
+        self.inner.mirrors.counters()
     }
 
     /// What this source has done.
@@ -338,36 +329,6 @@ impl Inner {
             }
         }
         Ok(body)
-    }
-
-    async fn look(&self, location: &Location) -> Result<Look, Failure> {
-        let response = self
-            .client
-            .send(Method::GET, location, HeaderMap::new())
-            .await?;
-        let date = header_text(response.headers(), header::DATE);
-        let date = date.and_then(|text| httpdate::parse_http_date(text).ok());
-        let tls = response.extensions().get::<reqwest::tls::TlsInfo>();
-        let certificate = tls
-            .and_then(|tls| tls.peer_certificate())
-            .map(<[u8]>::to_vec);
-        let refused = match response.status().is_success() {
-            true => None,
-            false => {
-                let refusal = Refusal::read(response).await;
-                match (refusal.status.as_u16(), refusal.code.as_deref()) {
-                    (403, Some("AccessDenied")) => None,
-                    // It does not list buckets, but it answers.
-                    (404 | 405 | 501, _) => None,
-                    _ => Some(refusal.into_failure(location).error.with_attempts(1)),
-                }
-            }
-        };
-        Ok(Look {
-            date: date.map(OffsetDateTime::from),
-            certificate,
-            refused,
-        })
     }
 }
 

@@ -28,6 +28,9 @@ const MAX_RANGE_BYTES: u64 = 1 << 30; // 1 GiB
 /// sending (60 s: `send_timeout` of nginx), by a safe margin.
 const MAX_STANDSTILL: Duration = Duration::from_secs(15);
 
+/// What caches divide objects into (`slice` in deploy/mirror/nginx.conf).
+const SLICE_BYTES: u64 = 4 << 20; // 4 MiB
+
 /// Ranges to begin with.
 const FIRST_WIDTH: usize = 4;
 
@@ -83,6 +86,18 @@ impl Pace {
     fn lock(&self) -> std::sync::MutexGuard<'_, Measured> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where a range of about this size ends: where a slice ends, so that the ranges of different readers meet the same
+/// slices of a cache in between.
+pub(super) fn range_end(start: u64, range_bytes: u64) -> u64 {
+    let end = start.saturating_add(range_bytes);
+    let slice = match range_bytes {
+        SLICE_BYTES.. => SLICE_BYTES,
+        _ => MIN_RANGE_BYTES,
+    };
+    let aligned = end - end % slice;
+    if aligned > start { aligned } else { end }
 }
 
 /// What comes next.

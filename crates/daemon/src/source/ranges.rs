@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::fetch::{Fetch, Mode};
 use super::gate::Gate;
-use super::pace::{Controller, Shape, WINDOW_BYTES};
+use super::pace::{Controller, Shape, WINDOW_BYTES, range_end};
 use super::queue::{Ahead, range_queue};
 use super::{ObjectMeta, RangeOptions, Source};
 
@@ -129,7 +129,10 @@ impl RangeReader {
                 return;
             }
             let start = self.unclaimed;
-            self.unclaimed = self.end.min(start.saturating_add(shape.range_bytes));
+            self.unclaimed = self.end.min(match self.controller {
+                Some(_) => range_end(start, shape.range_bytes),
+                None => start.saturating_add(shape.range_bytes),
+            });
             self.read_range(start..self.unclaimed, shape.ahead_bytes);
         }
     }

@@ -29,6 +29,8 @@ pub struct SourceSettings {
     pub proxy: Option<SecretUrl>,
     /// Hosts, domains and networks that are reached without it.
     pub no_proxy: Vec<String>,
+    /// URLs of caches that are asked before the endpoint is.
+    pub mirrors: Vec<String>,
     /// Region in the signature.
     pub region: String,
     /// PEM file of further certificate authorities, beside the system's.
@@ -62,6 +64,7 @@ impl From<&config::Config> for SourceSettings {
             endpoint_path: minio.endpoint_path,
             proxy: minio.proxy.clone(),
             no_proxy: minio.no_proxy.clone(),
+            mirrors: minio.mirrors.clone(),
             region: minio.region.clone(),
             ca_cert: minio.ca_cert.clone(),
             allowed_hosts: minio.allowed_hosts.clone(),

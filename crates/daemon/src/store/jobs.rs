@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lvp_api::{Cloning, ImageType, JobId, JobState, Method, Verified, VolumeName};
+use lvp_api::{Cloning, ImageType, JobId, JobState, Method, Priority, Verified, VolumeName};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::NewEvent;
@@ -17,6 +17,8 @@ use crate::source::url::RequestedUrl;
 pub struct JobFilter {
     /// Only jobs in one of these states; in any state if the list is empty.
     pub states: Vec<JobState>,
+    /// Only jobs of one of these priorities; of any if the list is empty.
+    pub priorities: Vec<Priority>,
     /// Only jobs of this volume.
     pub volume: Option<String>,
     /// Only jobs whose image URL contains this text, in any case.
@@ -35,7 +37,7 @@ pub struct JobFilter {
     pub max_bytes: usize,
 }
 
-/// The condition of a [`JobFilter`]. Its parameters come first, in the order of the filter's fields.
+/// The condition of a [`JobFilter`]. Its parameters come first.
 macro_rules! matching {
     () => {
         "(?1 IS NULL OR state IN (SELECT value FROM json_each(?1))) \
@@ -44,7 +46,8 @@ macro_rules! matching {
          AND (?4 IS NULL OR instr(lower(id || char(10) || ifnull(volume_name, '') || char(10) || image_url \
               || char(10) || ifnull(correlation_id, '') || char(10) || ifnull(error, '')), ?4) > 0) \
          AND (?5 IS NULL OR created_at >= ?5) \
-         AND (?6 IS NULL OR created_at < ?6)"
+         AND (?6 IS NULL OR created_at < ?6) \
+         AND (?7 IS NULL OR priority IN (SELECT value FROM json_each(?7)))"
     };
 }
 
@@ -96,9 +99,10 @@ impl Store {
                 transaction.execute(
                     "INSERT INTO jobs (id, kind, state, image_url, image_type, volume_name, \
                      volume_size_bytes, correlation_id, idempotency_key, traceparent, created_at, \
-                     updated_at, adopt, image_identity, image_url_sealed, checksum, clone, room_wait_seconds, expand) \
+                     updated_at, adopt, image_identity, image_url_sealed, checksum, clone, room_wait_seconds, expand, \
+                     priority) \
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14, ?15, ?16, \
-                     ?17, ?18)",
+                     ?17, ?18, ?19)",
                     params![
                         job.id.to_string(),
                         work.kind().as_str(),
@@ -122,6 +126,7 @@ impl Store {
                             .and_then(|volume| volume.room_wait)
                             .map(|wait| wait.as_secs().cast_signed()),
                         volume.and_then(|volume| volume.expand).map(lvp_api::Expand::as_str),
+                        job.spec.priority.as_str(),
                     ],
                 )?;
             }
@@ -169,12 +174,10 @@ impl Store {
     /// Jobs, newest first, and how many match in all.
     pub async fn jobs(&self, filter: JobFilter) -> Result<(Vec<Job>, u64), StoreError> {
         self.read("list_jobs", move |connection| {
-            let states: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
-            let states = if states.is_empty() {
-                None
-            } else {
-                Some(json(&states)?)
-            };
+            let listed = |words: Vec<&str>| (!words.is_empty()).then(|| json(&words)).transpose();
+            let states = listed(filter.states.iter().map(|state| state.as_str()).collect())?;
+            let priorities = filter.priorities.iter().map(|priority| priority.as_str());
+            let priorities = listed(priorities.collect())?;
             let lower = |text: &Option<String>| text.as_ref().map(|text| text.to_ascii_lowercase());
             let (image, text) = (lower(&filter.image), lower(&filter.text));
             let matching = params![
@@ -183,7 +186,8 @@ impl Store {
                 image,
                 text,
                 filter.since,
-                filter.until
+                filter.until,
+                priorities
             ];
             let total: i64 = connection
                 .prepare_cached(concat!("SELECT count(*) FROM jobs WHERE ", matching!()))?
@@ -191,7 +195,7 @@ impl Store {
             let mut statement = connection.prepare_cached(concat!(
                 "SELECT * FROM jobs WHERE ",
                 matching!(),
-                " ORDER BY seq DESC LIMIT ?7 OFFSET ?8"
+                " ORDER BY seq DESC LIMIT ?8 OFFSET ?9"
             ))?;
             let rows = statement.query_map(
                 params![
@@ -201,6 +205,7 @@ impl Store {
                     text,
                     filter.since,
                     filter.until,
+                    priorities,
                     filter.limit,
                     filter.offset
                 ],

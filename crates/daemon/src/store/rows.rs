@@ -130,6 +130,7 @@ pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
             correlation_id: row.get("correlation_id")?,
             idempotency_key: row.get("idempotency_key")?,
             traceparent: row.get("traceparent")?,
+            priority: parsed(row, "priority")?,
         },
         state: parsed(row, "state")?,
         failure,

@@ -74,6 +74,13 @@ impl TimedStage {
     }
 }
 
+/// What was asked of each mirror, by its URL in the configuration.
+struct MirrorMetrics {
+    requests: Family<Labels<1>, Counter>,
+    failures: Family<Labels<1>, Counter>,
+    received: Family<Labels<1>, Counter>,
+}
+
 /// All metrics of the daemon.
 pub struct Metrics {
     registry: Registry,
@@ -98,6 +105,9 @@ pub struct Metrics {
     dependencies_up: Family<Labels<1>, Gauge>,
     probe_crashes: Family<Labels<1>, Counter>,
     queue_length: Gauge,
+    paused_jobs: Gauge,
+    pauses: Counter,
+    yielding: YieldMetrics,
     queue_wait: Histogram,
     job_stalled: Number,
     cache_size: Number,
@@ -108,6 +118,7 @@ pub struct Metrics {
     transferred: Family<Labels<1>, Counter>,
     source_requests: Counter,
     source_retries: Counter,
+    mirrors: MirrorMetrics,
     volumes_size: Family<Labels<1>, Number>,
     volumes_free: Family<Labels<1>, Number>,
     pool_size: Family<Labels<2>, Number>,
@@ -133,6 +144,16 @@ pub struct Metrics {
     tokio_tasks: Number,
     process: ProcessMetrics,
     moving: Mutex<Moving>,
+}
+
+/// How jobs step aside.
+struct YieldMetrics {
+    rate: Number,
+    others_wait: Number,
+    idle_wait: Number,
+    pressure: Number,
+    own: Number,
+    held: Counter<f64, AtomicU64>,
 }
 
 /// Unpacked copies of cached images.

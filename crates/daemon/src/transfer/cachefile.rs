@@ -4,12 +4,19 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
+use std::time::Instant;
 
 use bytes::Bytes;
+use lvp_api::Cause;
+use lvp_image::copy::RateLimiter;
 use rustix::fs::{Advice, OFlags};
 use tokio::sync::watch;
+
+use crate::job::account::Pass;
+use crate::job::stop::Stop;
 
 /// How much is written between two syncs. A sync makes the bytes durable, so that an interrupted
 /// download need not fetch them again. Without direct I/O it also releases their pages: at most
@@ -26,6 +33,7 @@ pub(super) fn write(
     start: u64,
     chunks: Receiver<Bytes>,
     durable: &watch::Sender<u64>,
+    giving_way: &GivingWay,
 ) -> io::Result<()> {
     thread::scope(|scope| {
         let (to_sync, for_sync) = sync_channel::<(u64, u64)>(1);
@@ -44,7 +52,7 @@ pub(super) fn write(
             }
             Ok(())
         });
-        let mut writer = Writer::new(file);
+        let mut writer = Writer::new(file, giving_way);
         let mut offset = start;
         let mut unsynced = start;
         let mut written = Ok(());
@@ -73,15 +81,51 @@ pub(super) fn write(
     })
 }
 
+/// Lets others come first on the cache's disk, and measures what for the writer waits.
+pub(super) struct GivingWay {
+    pub(super) limiter: Option<Arc<RateLimiter>>,
+    pub(super) stop: Stop,
+    pub(super) pass: Arc<Pass>,
+}
+
+impl GivingWay {
+    /// How much of these bytes is written at a time.
+    fn portion(&self, bytes: usize) -> usize {
+        let portion = self
+            .limiter
+            .as_ref()
+            .and_then(|limiter| limiter.portion_bytes());
+        portion.unwrap_or(bytes).min(bytes)
+    }
+
+    /// Waits until others leave room for these bytes. A job that is stopped does not wait: what it writes is of no use,
+    /// and does no harm.
+    fn wait(&self, bytes: usize) {
+        if let Some(limiter) = &self.limiter {
+            let started = Instant::now();
+            limiter.wait_unless(bytes as u64, || self.stop.reason().is_some());
+            self.pass.cache_waited(Cause::Guests, started.elapsed());
+        }
+    }
+
+    fn measured<T>(&self, write: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let value = write();
+        self.pass.cache_waited(Cause::Device, started.elapsed());
+        value
+    }
+}
+
 /// Writes the aligned part with direct I/O, and the rest through the page cache.
 struct Writer<'a> {
     cached: &'a File,
     /// `None` if the file system does not support direct I/O.
     direct: Option<File>,
+    giving_way: &'a GivingWay,
 }
 
 impl<'a> Writer<'a> {
-    fn new(file: &'a File) -> Self {
+    fn new(file: &'a File, giving_way: &'a GivingWay) -> Self {
         // O_DIRECT belongs to an open file, so a second one is needed. It is the same file, even if
         // another file has taken its name since.
         let direct = OpenOptions::new()
@@ -92,10 +136,24 @@ impl<'a> Writer<'a> {
         Self {
             cached: file,
             direct,
+            giving_way,
         }
     }
 
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let (mut rest, mut offset) = (bytes, offset);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.giving_way.portion(rest.len()));
+            let giving_way = self.giving_way;
+            giving_way.wait(now.len());
+            giving_way.measured(|| self.write_portion(now, offset))?;
+            offset += now.len() as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn write_portion(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let aligned = offset.is_multiple_of(BLOCK_BYTES as u64)
             && bytes.as_ptr().align_offset(BLOCK_BYTES) == 0;
         let (blocks, rest) = match &self.direct {
@@ -123,11 +181,13 @@ mod tests {
     use lvp_image::buffer::BufferPool;
 
     use super::*;
+    use crate::transfer::PIECE_BYTES;
 
     /// Writes pieces of these lengths from `start` on, as the pump does. Returns the file's bytes.
-    fn written(start: usize, lengths: &[usize]) -> Vec<u8> {
+    fn written(start: usize, lengths: &[usize], limiter: Option<RateLimiter>) -> Vec<u8> {
         let file = tempfile::tempfile().unwrap();
-        let pool = BufferPool::new(lengths.len(), 2 * BLOCK_BYTES);
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        let pool = BufferPool::new(lengths.len(), longest.max(2 * BLOCK_BYTES));
         let (sender, pieces) = sync_channel(lengths.len());
         let (durable, seen) = watch::channel(0);
         let mut position = start;
@@ -142,7 +202,12 @@ mod tests {
                 .unwrap();
         }
         drop(sender);
-        write(&file, start as u64, pieces, &durable).unwrap();
+        let giving_way = GivingWay {
+            limiter: limiter.map(Arc::new),
+            stop: Stop::default(),
+            pass: Arc::new(Pass::new(Arc::default(), Cause::Device, Arc::default())),
+        };
+        write(&file, start as u64, pieces, &durable, &giving_way).unwrap();
         assert_eq!(*seen.borrow(), position as u64);
         let mut found = vec![0; position + 1];
         let len = file.read_at(&mut found, 0).unwrap();
@@ -167,12 +232,22 @@ mod tests {
             (4096, vec![8192, 4096, 1]),
             (777, vec![8192, 8192, 33]),
         ] {
-            let found = written(start, &lengths);
+            let found = written(start, &lengths, None);
             let end = start + lengths.iter().sum::<usize>();
             let expected: Vec<u8> = (start..end).map(pattern).collect();
             assert_eq!(found.len(), end, "{start} {lengths:?}");
             assert!(found[start..] == expected, "{start} {lengths:?}");
             assert!(found[..start].iter().all(|byte| *byte == 0));
         }
+    }
+
+    #[test]
+    fn a_file_that_gives_way_is_written_in_portions_and_is_the_same() {
+        // As fast as the test needs it, and as slow as makes portions.
+        let limiter = RateLimiter::new(std::num::NonZeroU64::new(64 << 20).unwrap());
+        let lengths = [PIECE_BYTES, PIECE_BYTES, 300_001];
+        let end: usize = lengths.iter().sum();
+        let found = written(0, &lengths, Some(limiter));
+        assert!(found == (0..end).map(pattern).collect::<Vec<_>>());
     }
 }

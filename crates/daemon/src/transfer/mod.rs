@@ -16,6 +16,7 @@
 mod cachefile;
 mod digests;
 mod error;
+mod fetching;
 mod outlet;
 
 use std::fs::File;
@@ -42,7 +43,9 @@ use crate::cache::Lead;
 use crate::job::account::{Pass, WaitsOn};
 use crate::job::meter::Meter;
 use crate::job::stop::{Stop, StopReason};
-use crate::source::{PlanCheck, RangeReader, Source, SourceError};
+use crate::source::{PlanCheck, Source, SourceError};
+use cachefile::GivingWay;
+use fetching::Fetching;
 
 /// Chunks that may wait in front of the pump. The HTTP library produces chunks of at most 400 KiB,
 /// mostly far smaller ones, and a chunk that waits here no longer occupies a range's buffer.
@@ -87,6 +90,9 @@ pub async fn stream<O: Outlet>(
     meter.trail.go_on_to(Lane::Downloading);
     let (chunks, receiver) = mpsc::channel(QUEUED_CHUNKS);
     let (durable, mut durable_seen) = watch::channel(start);
+    // A download that cannot be continued would be lost if the server ended the connection meanwhile.
+    let may_be_paused = lead.can_be_joined() && aims.outlet.may_be_paused();
+    let offer = may_be_paused.then(|| meter.pause.offer());
     let pump = Pump {
         path: lead.path(),
         file: lead.open().await?,
@@ -98,11 +104,14 @@ pub async fn stream<O: Outlet>(
     };
     let pump = (source.mover()).spawn_blocking(move || pump.run(aims, receiver));
     let started = Instant::now();
-    let reader = match lead.can_be_joined() {
-        true => source.read_ranges(&object, start..object.size, source.range_options()),
-        false => source.read_once(&object),
+    let fetching = Fetching {
+        source: source.clone(),
+        object,
+        can_be_joined: lead.can_be_joined(),
+        meter: Arc::clone(meter),
+        stop: stop.clone(),
     };
-    let fetching = fetch(reader, chunks, Arc::clone(meter), stop.clone());
+    let fetching = fetching.run(start, chunks);
     let fetching = AbortOnDropHandle::new(source.mover().spawn(fetching.in_current_span()));
     let fetch = async {
         let fetched = fetching.await;
@@ -121,6 +130,7 @@ pub async fn stream<O: Outlet>(
     let fetched = tokio::try_join!(fetch, note);
     // The pump always ends: its channel is closed, and a stop reaches its writers too.
     let pumped = pump.await?;
+    drop(offer);
     meter.trail.end(Lane::Converting);
     let bytes = *durable_seen.borrow_and_update();
     if bytes > lead.durable_bytes() {
@@ -138,37 +148,6 @@ pub async fn stream<O: Outlet>(
         download,
         written,
     })
-}
-
-/// Passes the object's bytes to the pump.
-async fn fetch(
-    mut reader: RangeReader,
-    pump: mpsc::Sender<Bytes>,
-    meter: Arc<Meter>,
-    stop: Stop,
-) -> Result<(), TransferError> {
-    loop {
-        let chunk = tokio::select! {
-            biased;
-            reason = stop.stopped() => return Err(TransferError::Stopped(reason)),
-            chunk = reader.next() => chunk,
-        };
-        let Some(chunk) = chunk.transpose()? else {
-            return Ok(());
-        };
-        let length = chunk.len() as u64;
-        tokio::select! {
-            biased;
-            reason = stop.stopped() => return Err(TransferError::Stopped(reason)),
-            sent = pump.send(chunk) => {
-                if sent.is_err() {
-                    // The pump has ended, and reports why.
-                    return Ok(());
-                }
-            }
-        }
-        meter.received(length);
-    }
 }
 
 struct Pump {
@@ -212,12 +191,19 @@ impl Pump {
             mut outlet,
             check,
             wanted,
+            yielding,
         } = aims;
+        let giving_way = GivingWay {
+            limiter: yielding,
+            stop: self.stop.clone(),
+            pass: Arc::clone(&self.pass),
+        };
         thread::scope(|scope| {
             let (to_digest, for_digest) = sync_channel::<Bytes>(QUEUED_PIECES);
             let (to_cache, for_cache) = sync_channel::<Bytes>(QUEUED_PIECES);
             let digest = scope.spawn(move || digest(for_digest, check, wanted));
-            let cache = scope.spawn(move || cachefile::write(&file, start, for_cache, &durable));
+            let cache = scope
+                .spawn(move || cachefile::write(&file, start, for_cache, &durable, &giving_way));
             let moved = self.pump(
                 &mut chunks,
                 Consumers {

@@ -1,9 +1,10 @@
 //! Where the bytes of a pass go besides the digest and the cache file.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lvp_image::copy::{Body, Copier};
+use lvp_image::copy::{Body, Copier, RateLimiter};
 
 use super::digests::Wanted;
 use crate::source::PlanCheck;
@@ -15,6 +16,11 @@ pub trait Outlet: Send + 'static {
 
     /// Accepts the next piece. Slow outlets set the pace.
     fn feed(&mut self, piece: Bytes) -> lvp_image::Result<()>;
+
+    /// Whether the pass may be paused: not if others wait for something that it holds.
+    fn may_be_paused(&self) -> bool {
+        true
+    }
 
     /// There are no more pieces, and none is missing.
     fn finish(self) -> lvp_image::Result<Self::Written>;
@@ -28,12 +34,20 @@ pub struct Aims<O> {
     pub(super) check: Option<PlanCheck>,
     /// What is computed beside the SHA-256.
     pub(super) wanted: Wanted,
+    /// Holds back the cache's file while others need its disk.
+    pub(super) yielding: Option<Arc<RateLimiter>>,
 }
 
 impl<O> Aims<O> {
     /// What else is to be taken of all bytes.
     pub fn taking(mut self, wanted: Wanted) -> Self {
         self.wanted = wanted;
+        self
+    }
+
+    /// What holds back the cache's file while others need its disk.
+    pub fn yielding_by(mut self, limiter: Option<Arc<RateLimiter>>) -> Self {
+        self.yielding = limiter;
         self
     }
 }
@@ -45,6 +59,7 @@ impl Aims<CacheOnly> {
             outlet: CacheOnly,
             check,
             wanted: Wanted::default(),
+            yielding: None,
         }
     }
 }
@@ -59,6 +74,7 @@ impl Aims<ToVolume> {
             },
             check: Some(check),
             wanted: Wanted::default(),
+            yielding: None,
         }
     }
 }
@@ -99,6 +115,10 @@ impl Outlet for ToVolume {
 
     fn feed(&mut self, piece: Bytes) -> lvp_image::Result<()> {
         self.copier.feed(piece)
+    }
+
+    fn may_be_paused(&self) -> bool {
+        !self.copier.shares_memory()
     }
 
     fn finish(self) -> lvp_image::Result<Written> {

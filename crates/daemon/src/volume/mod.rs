@@ -281,6 +281,11 @@ pub trait Volumes: Send + Sync + Debug {
     /// that this job created it. What [`Volumes::open`] returned must be closed.
     async fn remove_created(&self, name: &VolumeName, job: JobId) -> Result<Removed, VolumeError>;
 
+    /// The devices, or the directories, that volumes are on. Back ends that do not know return none.
+    async fn places(&self) -> Result<Vec<PathBuf>, VolumeError> {
+        Ok(Vec::new())
+    }
+
     /// Reserves room for what a job is going to write, until the reservation is dropped; refused as
     /// [`VolumeErrorKind::PoolFull`] or [`VolumeErrorKind::PoolUnsound`]. Back ends without a shared pool
     /// reserve nothing.

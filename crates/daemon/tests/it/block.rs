@@ -80,6 +80,7 @@ impl Bench {
             endpoint_path: provisioner::config::EndpointPath::Keep,
             proxy: None,
             no_proxy: Vec::new(),
+            mirrors: Vec::new(),
             parallel_ranges: 4,
             addressing: provisioner::config::Addressing::Path,
             max_read_bytes_per_sec: None,
@@ -106,6 +107,12 @@ impl Bench {
             volumes,
             golden,
             engine: Engine::new(),
+            guests: Arc::new(provisioner::guests::Guests::new(
+                provisioner::guests::GuestsSettings {
+                    yields: provisioner::config::YieldUse::Off,
+                    floor_bytes_per_sec: 16 << 20,
+                },
+            )),
             hypervisor: None,
             store,
             metrics: Arc::new(Metrics::new(2, None)),
@@ -169,6 +176,7 @@ impl Bench {
                 correlation_id: None,
                 idempotency_key: None,
                 traceparent: None,
+                priority: lvp_api::Priority::Normal,
             },
             location: Some(self.services.source.parse_url(url).expect("it is a URL")),
         };

@@ -7,6 +7,7 @@
 
 mod faults;
 mod lent;
+mod mirrors;
 mod reader;
 mod servers;
 mod stores;
@@ -52,6 +53,7 @@ fn settings(endpoint: &str) -> SourceSettings {
         endpoint_path: provisioner::config::EndpointPath::Keep,
         proxy: None,
         no_proxy: Vec::new(),
+        mirrors: Vec::new(),
         parallel_ranges: 4,
         addressing: provisioner::config::Addressing::Path,
         max_read_bytes_per_sec: None,

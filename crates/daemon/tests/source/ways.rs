@@ -24,7 +24,7 @@ const KEYS: [&str; 4] = ["a.img", "dir/a b+c.img", "50%/é~'(x).img", "a%2Bb=c&d
 const START: Duration = Duration::from_secs(30);
 
 /// A running proxy; stops when it is dropped.
-struct Proxy {
+pub(crate) struct Proxy {
     process: Child,
     address: SocketAddr,
     directory: TempDir,
@@ -32,7 +32,11 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(program: &str, configuration: impl Fn(u16, &Path) -> String, args: &[&str]) -> Self {
+    pub(crate) fn start(
+        program: &str,
+        configuration: impl Fn(u16, &Path) -> String,
+        args: &[&str],
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let port = Port::reserve().unwrap();
         let address = port.address();
@@ -93,6 +97,10 @@ impl Proxy {
             )
         };
         Self::start("tinyproxy", configuration, &["-d"])
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     fn log(&self) -> PathBuf {

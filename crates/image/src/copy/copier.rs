@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::cut::{Cutter, Select};
 use super::feed::{MapFeeder, StreamFeeder};
+use super::limits::Limits;
 use super::local::{LocalSource, feed_file};
 use super::options::{CopyOptions, Layout, MAX_WORKERS, Summary, TailPolicy};
 use super::output::Output;
@@ -104,6 +105,11 @@ impl Copier {
             layout: options.layout,
             failed: false,
         })
+    }
+
+    /// Whether it holds memory that other copies may wait for: then it must not be held still.
+    pub fn shares_memory(&self) -> bool {
+        matches!(self.feeder, Feeder::Stream(_))
     }
 
     /// Accepts the next bytes of the image, in chunks of any size. Waits while the workers are
@@ -298,7 +304,12 @@ fn open_output(
     let output = Output::new(
         target,
         Arc::clone(&options.counters),
-        options.limiter.clone(),
+        Limits {
+            limiter: options.limiter.clone(),
+            yielding: options.yielding.clone(),
+            yields_reads: options.yields_reads,
+            brake: Arc::clone(&options.brake),
+        },
         Arc::clone(&stop),
     );
     (output.time()).busy(|| output.clear_ends(info.virtual_size, options.tail))?;

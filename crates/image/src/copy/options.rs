@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::brake::Brake;
 use super::engine::Engine;
 use super::limit::RateLimiter;
 use crate::device::ZeroMethod;
@@ -64,6 +65,8 @@ pub struct TimeSpent {
     pub device_ns: AtomicU64,
     /// Waiting because of a limit of the rate.
     pub limit_ns: AtomicU64,
+    /// Waiting because of [`CopyOptions::yielding`].
+    pub yield_ns: AtomicU64,
 }
 
 impl TimeSpent {
@@ -108,6 +111,12 @@ pub struct CopyOptions {
     pub layout: Layout,
     /// Limits the rate of writes; several copies may share it.
     pub limiter: Option<Arc<RateLimiter>>,
+    /// A second limit, which is in force only while others need the device, and is accounted apart.
+    pub yielding: Option<Arc<RateLimiter>>,
+    /// Whether a local image is read from the same device, so that reading it counts for that limit, too.
+    pub yields_reads: bool,
+    /// Holds the copy still.
+    pub brake: Arc<Brake>,
 }
 
 impl CopyOptions {
@@ -122,6 +131,9 @@ impl CopyOptions {
             tail,
             layout: Layout::AsIs,
             limiter: None,
+            yielding: None,
+            yields_reads: false,
+            brake: Arc::default(),
         }
     }
 }

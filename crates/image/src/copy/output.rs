@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::held::{self, HELD_BYTES, Held};
-use super::limit::RateLimiter;
+use super::limits::Limits;
 use super::options::{Counters, Tail, TailPolicy, TimeSpent, Zeroed};
 use super::stop::StopSignal;
 use super::zero::{self, GRANULE_BYTES, MIN_GAP_BYTES, Run};
@@ -30,8 +30,9 @@ pub(crate) struct Output {
     target: Target,
     held: Held,
     counters: Arc<Counters>,
-    limiter: Option<Arc<RateLimiter>>,
-    stop: Arc<StopSignal>,
+    limits: Limits,
+    /// What stops the copy.
+    pub(super) stop: Arc<StopSignal>,
     zeroed: [AtomicU64; ZeroMethod::ALL.len()],
 }
 
@@ -39,14 +40,14 @@ impl Output {
     pub(crate) fn new(
         target: Target,
         counters: Arc<Counters>,
-        limiter: Option<Arc<RateLimiter>>,
+        limits: Limits,
         stop: Arc<StopSignal>,
     ) -> Self {
         Self {
             target,
             held: Held::default(),
             counters,
-            limiter,
+            limits,
             stop,
             zeroed: Default::default(),
         }
@@ -93,11 +94,6 @@ impl Output {
             self.clear(range.start..self.up_to_unit(range.end).min(capacity))?;
         }
         self.held.add(range)
-    }
-
-    /// What stops the copy.
-    pub(crate) fn stop(&self) -> &Arc<StopSignal> {
-        &self.stop
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -156,12 +152,18 @@ impl Output {
         let mut start = range.start;
         while start < range.end {
             let mut step = self.target.zero_step_bytes();
-            match &self.limiter {
-                Some(limiter) if self.target.zeroing_moves_data() => {
+            if self.target.zeroing_moves_data() {
+                if self.limits.is_limited() {
                     step = step.min(LIMITED_ZERO_STEP_BYTES);
-                    self.wait_for_turn(limiter, step.min(range.end - start))?;
                 }
-                _ => self.stop.check()?,
+                if let Some(portion) = self.limits.portion_bytes() {
+                    step = step.min(portion as u64);
+                }
+                let bytes = step.min(range.end - start);
+                self.limits.wait_for_turn(bytes, self.time(), &self.stop)?;
+                self.give_way(bytes)?;
+            } else {
+                self.stop.check()?;
             }
             let end = range.end.min(start.saturating_add(step));
             let method = self.time().device(|| self.target.zero_range(start..end))?;
@@ -323,20 +325,46 @@ impl Output {
         Ok(())
     }
 
-    /// Writes bytes as they are.
+    /// Writes bytes as they are, in portions while others need the device.
     pub(crate) fn write_now(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.time()
-            .device(|| self.target.write_all_at(bytes, offset))
+        let (mut rest, mut offset) = (bytes, offset);
+        while !rest.is_empty() {
+            let length = self
+                .limits
+                .portion_bytes()
+                .unwrap_or(rest.len())
+                .min(rest.len());
+            let (now, later) = rest.split_at(length);
+            self.give_way(length as u64)?;
+            let write = || self.target.write_all_at(now, offset);
+            self.time().device(write)?;
+            offset += length as u64;
+            rest = later;
+        }
+        Ok(())
     }
 
-    fn wait_for_turn(&self, limiter: &RateLimiter, bytes: u64) -> Result<()> {
-        let wait = || limiter.wait(bytes, &self.stop);
-        TimeSpent::add(&self.time().limit_ns, wait)
+    /// Waits until others leave room for these bytes.
+    pub(crate) fn give_way(&self, bytes: u64) -> Result<()> {
+        self.limits.give_way(bytes, self.time(), &self.stop)
     }
 
-    /// Whether the rate of writes is limited.
-    pub(crate) fn is_limited(&self) -> bool {
-        self.limiter.is_some()
+    /// The same before bytes of the image are read, if they come from the same device.
+    pub(crate) fn give_way_to_read(&self, bytes: u64) -> Result<()> {
+        match self.limits.yields_reads {
+            true => self.give_way(bytes),
+            false => Ok(()),
+        }
+    }
+
+    /// What holds the copy back.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Waits while the copy is held still.
+    pub(crate) fn hold_still(&self) -> Result<()> {
+        self.limits.brake.wait(&self.stop)
     }
 
     /// Splits `bytes`, which belong to that offset of the target, into data and runs of zeros. At
@@ -354,10 +382,8 @@ impl Output {
             match run {
                 Run::Zero(part) => zero(offset + part.start as u64..offset + part.end as u64)?,
                 Run::Data(range) => {
-                    match &self.limiter {
-                        Some(limiter) => self.wait_for_turn(limiter, range.len() as u64)?,
-                        None => self.stop.check()?,
-                    }
+                    let bytes = range.len() as u64;
+                    (self.limits).wait_for_turn(bytes, self.time(), &self.stop)?;
                     let offset = offset + range.start as u64;
                     data(WriteRange { range, offset })?;
                 }

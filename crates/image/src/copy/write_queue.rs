@@ -101,7 +101,7 @@ impl WriteQueue {
         }
         // Before waiting for the rate limit; otherwise writes that complete meanwhile would be counted
         // only afterwards. A rate-limited copy loses nothing by waiting for its writes first.
-        let is_held = self.output.is_limited();
+        let is_held = self.output.limits().is_limited();
         while self.reap(is_held)? {}
         let mut parts = Vec::new();
         let mut guest_bytes = 0;
@@ -129,9 +129,13 @@ impl WriteQueue {
         };
         let output = Arc::clone(&self.output);
         let target = output.target();
-        let Some(writes) = target.is_direct().then(|| self.writes()).flatten() else {
+        // While others need the device, small portions follow each other instead of filling its queue.
+        let is_async = target.is_direct() && output.limits().portion_bytes().is_none();
+        let Some(writes) = is_async.then(|| self.writes()).flatten() else {
             return self.complete(write, memory, |_, _| false);
         };
+        let bytes = write.parts.iter().map(|part| part.range.len() as u64);
+        output.give_way(bytes.sum())?;
         let places = write
             .parts
             .iter()

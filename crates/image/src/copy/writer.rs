@@ -43,7 +43,7 @@ impl Writer {
             None if self.cluster_bytes == 0 => Clusters::here(),
             None => {
                 let decoders = self.writes.lease().decoders();
-                let (clusters, buffers) = Clusters::new(decoders, self.output.stop())?;
+                let (clusters, buffers) = Clusters::new(decoders, &self.output.stop)?;
                 if let Some(buffers) = buffers {
                     // Nothing was read or joined before, so no other buffer is in use.
                     self.writes.use_only(buffers);
@@ -68,6 +68,8 @@ impl Writer {
             }
             SpanBytes::Read(source) => {
                 let mut input = self.writes.buffer()?;
+                self.output
+                    .give_way_to_read(span.host.end - span.host.start)?;
                 let read = || source.read(&span.host, &mut input);
                 let inside = self.output.time().device(read)?;
                 let place = self.clusters()?.place_of(&input);
@@ -113,6 +115,7 @@ impl Writer {
 impl Worker for Writer {
     fn run(&mut self, work: Work) -> Result<()> {
         let output = Arc::clone(&self.output);
+        output.hold_still()?;
         output.time().busy(|| self.process(work))
     }
 

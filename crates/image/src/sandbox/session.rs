@@ -137,6 +137,8 @@ impl Decoders {
             .lock()
             // A list that a panic cannot leave half-changed.
             .unwrap_or_else(PoisonError::into_inner);
+        // A job that goes on after a failure does so with a new one.
+        processes.retain(|process| process.is_alive());
         for process in processes.iter() {
             if let Some(seat) = process.seat() {
                 let lane = Lane::new(Arc::clone(process), seat, is_stopped, timeout);

@@ -54,6 +54,8 @@ impl Home {
             ("CACHE_MIN_FREE_BYTES", "0".to_owned()),
             ("VOLUME_BACKEND", "dir".to_owned()),
             ("VOLUME_DIR", path("volumes")),
+            // Other tests on the same disk are no guests.
+            ("VOLUME_YIELD", "off".to_owned()),
             ("LIBVIRT_ENABLED", "false".to_owned()),
             ("MINIO_ENDPOINT", endpoint.to_owned()),
             ("MINIO_ACCESS_KEY", ACCESS_KEY.to_owned()),

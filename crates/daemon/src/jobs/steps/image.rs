@@ -18,7 +18,7 @@ use crate::jobs::{SAMPLE_INTERVAL, spans, waiting};
 use crate::source::{Checksums, ObjectMeta, PlanCheck, SourceErrorKind};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
-use crate::transfer::{self, Aims, Outlet, Streamed};
+use crate::transfer::{self, Aims, Outlet, Streamed, TransferError};
 
 /// Why an image is not written in the pass that fetches it.
 const MAP_TOO_LARGE: &str = "The image's map is too large for one pass: it was downloaded first, then written from the \
@@ -102,6 +102,7 @@ impl Steps<'_> {
         self.charge(Cause::Queue);
         self.live.meter.trail.go_on_to(Lane::Queued);
         let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
+        let mut need = None;
         loop {
             tokio::select! {
                 reason = self.live.stop.stopped() => return Err(JobError::stopped(reason)),
@@ -112,6 +113,8 @@ impl Steps<'_> {
                 }
                 _ = tick.tick() => {
                     if let Some(leader) = follower.state().meter {
+                        // It must not be paused, as this job has a slot and waits for it.
+                        need.get_or_insert_with(|| leader.pause.need());
                         self.live.meter.follow(&leader);
                     }
                 }
@@ -191,7 +194,9 @@ impl Steps<'_> {
     ) -> Result<(Pin, O::Written), JobError> {
         let span = spans::download(&self.span, self.image.url.to_string(), &lead);
         let before = self.live.meter.retries();
-        let aims = aims.taking(self.wanted(checksums)?);
+        let aims = aims
+            .taking(self.wanted(checksums)?)
+            .yielding_by(self.services.guests.cache_limiter());
         let received = self.receive(&mut lead, aims, checksums);
         let received = spans::traced(span.clone(), received).await;
         spans::repeated(&span, self.live.meter.retries() - before);
@@ -211,9 +216,9 @@ impl Steps<'_> {
         let fresh_bytes = lead.object().size - lead.durable_bytes();
         let (meter, stop) = (&self.live.meter, &self.live.stop);
         let streamed = match transfer::stream(&self.source, lead, aims, meter, stop).await {
-            // The partial file cannot be used: it would fill a disk that others need, or the object has changed
-            // meanwhile.
-            Err(error) if error.discards_partial() => {
+            // The partial file cannot be used: it would fill a disk that others need, the object has changed
+            // meanwhile, or a mirror has sent other bytes.
+            Err(error) if error.discards_partial() || self.may_be_a_mirrors(&error) => {
                 lead.discard().await?;
                 return Err(error.into());
             }
@@ -235,6 +240,12 @@ impl Steps<'_> {
         self.measured(TimedStage::Download, fresh_bytes, download)
             .await;
         Ok((digest, Received { file, written }))
+    }
+
+    /// Whether the image may be damaged only because of what mirrors have sent.
+    fn may_be_a_mirrors(&self, error: &TransferError) -> bool {
+        let is_damaged = matches!(error, TransferError::Image(error) if error.kind().is_refusal());
+        is_damaged && self.source.used_mirrors()
     }
 
     /// Puts a published image into the index, once that can be written.

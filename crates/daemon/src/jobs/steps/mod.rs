@@ -42,6 +42,7 @@ pub(super) use self::image::{cached, format_of};
 use super::live::Live;
 use super::{Services, spans, waiting};
 use crate::cache::{Lead, Lookup, Pin};
+use crate::guests::OurVolume;
 use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::job::work::{ImageRequest, VolumeRequest, Work};
@@ -57,6 +58,9 @@ const MAX_RESTARTS: u32 = 3;
 
 /// Why an object is read from the start again.
 const CHANGED: &str = "The object changed while it was read: the download started over";
+/// See [`CHANGED`].
+const MIRRORED: &str = "The image was refused, and bytes of it came from a mirror: the download started over from the \
+    endpoint";
 /// See [`CHANGED`].
 const CUT_OFF: &str = "The download was cut off, and without a strong ETag or a .sha256 object it \
     is unknown whether the rest would be of the same version: the download started over";
@@ -77,6 +81,7 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
         volume: work.volume(),
         room: Mutex::default(),
         engine: services.engine.for_job(),
+        ours: Mutex::default(),
         span: Span::current(),
     };
     steps.run().await
@@ -104,6 +109,8 @@ struct Steps<'a> {
     room: Mutex<Vec<(VolumeName, Reservation)>>,
     /// What copies share, and the process that decodes for this job alone.
     engine: Engine,
+    /// The device that is being written: not a guest's until the job ends.
+    ours: Mutex<Option<OurVolume>>,
     /// The job's span, the parent of its steps' spans.
     span: Span,
 }
@@ -142,6 +149,9 @@ impl Steps<'_> {
         loop {
             self.charge(Cause::Network);
             let (object, checksums) = self.resolve().await?;
+            if checksums.is_empty() {
+                self.source.ask_no_mirror();
+            }
             self.charge(Cause::Device);
             let mut way = Way::Write;
             if is_to_clone {
@@ -169,12 +179,18 @@ impl Steps<'_> {
                     let ended = self.fetch(*lead, &checksums, way).await;
                     let why = match ended.as_ref().err().map(JobError::kind) {
                         _ if restarts == MAX_RESTARTS => None,
+                        Some(kind) if kind.is_of_bytes() && self.source.avoid_mirrors() => {
+                            Some(MIRRORED)
+                        }
                         Some(JobErrorKind::Source(SourceErrorKind::ObjectChanged)) => Some(CHANGED),
                         Some(JobErrorKind::Source(SourceErrorKind::Unavailable)) if !can_go_on => {
                             Some(CUT_OFF)
                         }
                         _ => None,
                     };
+                    if ended.is_ok() {
+                        self.source.blame_mirrors();
+                    }
                     if let Some(why) = why {
                         restarts += 1;
                         self.live.note(why);

@@ -23,6 +23,8 @@ pub(super) async fn run(
         meter.expect_disk(bytes, 0);
         meter.enter(Stage::Verifying);
     };
+    let found = services.volumes.lookup(volume).await?;
+    let _ours = found.and_then(|found| services.guests.reads(&found.path));
     let verified = services.golden.verify(volume, &watch, expect_bytes);
     let verified = tokio::select! {
         biased;

@@ -1,11 +1,12 @@
 //! The steps that handle the volume.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use lvp_api::{Cause, Lane, Sha256Digest, Stage};
 use lvp_image::copy::{Body, Copier, CopyOptions, Layout, PlannedImage, RateLimiter, Summary};
 use lvp_image::device::{Content, FileSize, Target};
+use lvp_image::format::Format;
 use lvp_image::gpt;
 use lvp_image::plan::{ImageInfo, Planner};
 use lvp_image::source::FileSource;
@@ -120,10 +121,14 @@ impl Steps<'_> {
     ) -> Result<Body, JobError> {
         let target = self.open(volume).await?;
         let options = self.copy_options(volume);
+        // A stream may hold memory that other jobs wait for.
+        let is_stream = matches!(planner.info().format, Format::RawStream(_));
+        let offer = (!is_stream).then(|| self.live.meter.pause.offer());
         let started = Instant::now();
         self.live.meter.trail.go_on_to(Lane::Converting);
         self.live.meter.begin_pass(Cause::Device);
         let copied = blocking(move || Copier::copy_file(planner, target, options)).await;
+        drop(offer);
         self.charge(Cause::Device);
         self.live.meter.trail.end(Lane::Converting);
         let body = copied??;
@@ -145,6 +150,8 @@ impl Steps<'_> {
             self.live.writes_volume();
         }
         let opened = opened?;
+        let ours = self.services.guests.writes(&opened.file);
+        *self.ours.lock().unwrap_or_else(PoisonError::into_inner) = ours;
         // A file is emptied before it is written, so its holes cost as little as a fresh volume's.
         let holes_are_free = opened.known_zero || !opened.is_block_device;
         self.live.meter.count_holes(holes_are_free);
@@ -156,9 +163,12 @@ impl Steps<'_> {
         let mut options = CopyOptions::new(&self.engine, settings.tail);
         options.counters = self.live.meter.new_copy();
         options.cancel = self.live.stop.flag();
+        options.brake = self.live.meter.pause.brake();
         if self.expands() && !is_reserved(&volume.name) {
             options.layout = Layout::ExpandGpt;
         }
+        options.yielding = self.services.guests.limiter();
+        options.yields_reads = self.services.guests.cache_limiter().is_some();
         options.limiter = settings
             .max_write_bytes_per_sec
             .map(|rate| Arc::new(RateLimiter::new(rate)));

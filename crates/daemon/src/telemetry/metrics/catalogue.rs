@@ -176,6 +176,46 @@ pub const CATALOGUE: &[Entry] = &[
         "Jobs by what their image was verified against: signature, request, sidecar, sums, none",
     ),
     gauge("queue_length", &[], "Accepted jobs that wait for a slot"),
+    gauge(
+        "paused_jobs",
+        &[],
+        "Running jobs of low priority whose transfer is paused for one of high priority; they are not active",
+    ),
+    counter(
+        "job_pauses_total",
+        &[],
+        "Pauses of the transfers of jobs of low priority",
+    ),
+    gauge(
+        "yield_rate_bytes_per_second",
+        &[],
+        "Rate of all jobs together that others on the same disks leave; 0 while nothing is limited",
+    ),
+    gauge(
+        "yield_others_wait_seconds",
+        &[],
+        "Mean wait of the requests of others on the volumes' disks; 0 while there are next to none",
+    ),
+    gauge(
+        "yield_idle_wait_seconds",
+        &[],
+        "The same while no job moves bytes: jobs are held back above twice of it",
+    ),
+    gauge(
+        "yield_pressure_ratio",
+        &[],
+        "Part of the time in which some task of machine.slice waited for I/O; 0 where there is no such group",
+    ),
+    gauge(
+        "yield_own_bytes_per_second",
+        &[],
+        "What jobs move on the volumes' disks",
+    ),
+    counter(
+        "yield_held_seconds_total",
+        &[],
+        "Time in which jobs were held back in favour of others",
+    ),
     histogram(
         "queue_wait_seconds",
         &[],
@@ -241,6 +281,21 @@ pub const CATALOGUE: &[Entry] = &[
         "source_retries_total",
         &[],
         "Requests to object storage that were repeated after a temporary error",
+    ),
+    counter(
+        "mirror_requests_total",
+        &["mirror"],
+        "Requests sent to each of minio.mirrors",
+    ),
+    counter(
+        "mirror_failures_total",
+        &["mirror"],
+        "Requests to a mirror whose answer could not be used, so that the bytes were read from elsewhere",
+    ),
+    counter(
+        "mirror_received_bytes_total",
+        &["mirror"],
+        "Bytes of images received from a mirror",
     ),
     gauge(
         "volumes_size_bytes",

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use lvp_api::{JobId, JobState, Method};
 
-use super::{Metrics, Running};
+use super::{Metrics, Running, float};
+use crate::guests::Shown;
 use crate::job::kind::JobErrorKind;
 use crate::job::meter::Moved;
 
@@ -76,6 +77,17 @@ impl Metrics {
         self.active_jobs.dec();
     }
 
+    /// The transfer of a running job is paused; it is not active meanwhile.
+    pub fn job_paused(&self) {
+        self.paused_jobs.inc();
+        self.pauses.inc();
+    }
+
+    /// A paused job goes on, or has ended.
+    pub fn job_unpaused(&self) {
+        self.paused_jobs.dec();
+    }
+
     /// A job ended; `ran` is how long it ran, if it was started.
     pub fn job_ended(&self, state: JobState, ran: Option<Duration>) {
         let labels = [("status", state.as_str().into())];
@@ -101,6 +113,20 @@ impl Metrics {
     /// A volume was copied from an unpacked copy.
     pub fn unpacked_copied(&self) {
         self.unpacked.copied.inc();
+    }
+
+    /// What was measured of others on the disks, and decided.
+    pub fn yielded(&self, shown: &Shown) {
+        let seconds = |wait: Option<Duration>| wait.map_or(0.0, |wait| wait.as_secs_f64());
+        let metrics = &self.yielding;
+        metrics.rate.set(float(shown.rate.unwrap_or(0)));
+        metrics.others_wait.set(seconds(shown.wait));
+        metrics.idle_wait.set(shown.idle_wait.as_secs_f64());
+        metrics.pressure.set(shown.pressure.unwrap_or(0.0));
+        metrics.own.set(shown.own_bytes_per_sec);
+        if shown.is_held {
+            metrics.held.inc_by(shown.passed.as_secs_f64());
+        }
     }
 
     /// A volume was cloned from a golden one.

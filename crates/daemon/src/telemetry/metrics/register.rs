@@ -11,7 +11,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::catalogue::CATALOGUE;
 use super::{
-    Delivery, Labels, Metrics, Number, ProcessMetrics, TimedStage, UnpackedMetrics, float,
+    Delivery, Labels, Metrics, MirrorMetrics, Number, ProcessMetrics, TimedStage, UnpackedMetrics,
+    YieldMetrics, float,
 };
 use crate::job::kind::JobErrorKind;
 use crate::store;
@@ -95,6 +96,16 @@ impl Metrics {
             dependencies_up: to.add("dependencies_up", Family::default()),
             probe_crashes: to.add("probe_crashes_total", Family::default()),
             queue_length: to.add("queue_length", Gauge::default()),
+            paused_jobs: to.add("paused_jobs", Gauge::default()),
+            pauses: to.add("job_pauses_total", Counter::default()),
+            yielding: YieldMetrics {
+                rate: to.add("yield_rate_bytes_per_second", Number::default()),
+                others_wait: to.add("yield_others_wait_seconds", Number::default()),
+                idle_wait: to.add("yield_idle_wait_seconds", Number::default()),
+                pressure: to.add("yield_pressure_ratio", Number::default()),
+                own: to.add("yield_own_bytes_per_second", Number::default()),
+                held: to.add("yield_held_seconds_total", Counter::default()),
+            },
             queue_wait: to.add("queue_wait_seconds", Histogram::new(JOB_BUCKETS)),
             job_stalled: to.add("job_stalled_seconds", Number::default()),
             cache_size: to.add("cache_size_bytes", Number::default()),
@@ -104,6 +115,11 @@ impl Metrics {
             transferred: to.add("transferred_bytes_total", Family::default()),
             source_requests: to.add("source_requests_total", Counter::default()),
             source_retries: to.add("source_retries_total", Counter::default()),
+            mirrors: MirrorMetrics {
+                requests: to.add("mirror_requests_total", Family::default()),
+                failures: to.add("mirror_failures_total", Family::default()),
+                received: to.add("mirror_received_bytes_total", Family::default()),
+            },
             volumes_size: to.add("volumes_size_bytes", Family::default()),
             volumes_free: to.add("volumes_free_bytes", Family::default()),
             pool_size: to.add("pool_size_bytes", Family::default()),

@@ -12,14 +12,14 @@ use super::process::Process;
 use super::{Metrics, ProcessMetrics, TimedStage, float};
 use crate::access::Access;
 use crate::net::Load;
-use crate::source;
+use crate::source::Source;
 use crate::telemetry::Exports;
 
 /// Counts of other parts, read when a scraper asks.
 #[derive(Debug)]
 pub struct Counted<'a> {
-    /// The source's counts.
-    pub source: &'a source::Counters,
+    /// Reads images, and counts what that takes.
+    pub source: &'a Source,
     /// Images that the cache has evicted.
     pub evicted_images: u64,
     /// Golden volumes that were dropped.
@@ -48,9 +48,19 @@ impl Metrics {
 
     /// Sets the values that are computed only when a scraper asks.
     fn look_around(&self, counted: &Counted<'_>) {
-        let source = counted.source;
+        let source = counted.source.counters();
         set(&self.source_requests, load(&source.requests));
         set(&self.source_retries, load(&source.retries));
+        for (mirror, counts) in counted.source.mirrors() {
+            let labels = [("mirror", mirror.to_owned().into())];
+            for (family, count) in [
+                (&self.mirrors.requests, &counts.requests),
+                (&self.mirrors.failures, &counts.failures),
+                (&self.mirrors.received, &counts.received_bytes),
+            ] {
+                set(&family.get_or_create(&labels), load(count));
+            }
+        }
         set(&self.cache_evictions, counted.evicted_images);
         set(&self.golden_dropped, counted.golden_dropped);
         self.tokio_tasks.set(float(counted.tokio_tasks as u64));

@@ -87,6 +87,10 @@ impl Volumes for Dir {
         self.blocking(Files::probe).await
     }
 
+    async fn places(&self) -> Result<Vec<PathBuf>, VolumeError> {
+        Ok(vec![self.files.directory.clone()])
+    }
+
     async fn lookup(&self, name: &VolumeName) -> Result<Option<Volume>, VolumeError> {
         let name = name.clone();
         self.blocking(move |files| files.lookup(&name)).await

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lvp_api::{JobId, VolumeName};
@@ -92,6 +93,15 @@ impl Lvm {
             )));
         }
         Ok(row)
+    }
+
+    /// The devices of the volume group.
+    pub(super) async fn physical_volumes(&self) -> Result<Vec<PathBuf>, VolumeError> {
+        let selection = format!("vg_name=\"{}\"", self.group_name());
+        let args = report_args(report::PV_FIELDS, &selection);
+        let json = self.run("pvs", &args).await;
+        let json = json.map_err(|e| VolumeError::command("Asking for the disks failed", e))?;
+        report::parse_pvs(&json).map_err(bad_report)
     }
 
     /// The volumes that a selection matches.

@@ -26,6 +26,7 @@
 //! the command ends that.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -105,6 +106,10 @@ impl Volumes for Lvm {
             unit_bytes: group.vg_extent_size,
             is_sparse: false,
         })
+    }
+
+    async fn places(&self) -> Result<Vec<PathBuf>, VolumeError> {
+        self.physical_volumes().await
     }
 
     async fn lookup(&self, name: &VolumeName) -> Result<Option<Volume>, VolumeError> {

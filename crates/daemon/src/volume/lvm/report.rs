@@ -5,6 +5,7 @@
 //! standard error, is for people and never read here.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
 
@@ -21,6 +22,9 @@ pub const POOL_FIELDS: &str = "lv_name,lv_uuid,lv_size,lv_layout,lv_active,lv_pe
 /// The fields of [`VgRow`], as `vgs -o` takes them.
 pub const VG_FIELDS: &str =
     "vg_name,vg_uuid,vg_size,vg_free,vg_extent_size,vg_permissions,vg_exported,vg_missing_pv_count";
+
+/// The fields of the rows of physical volumes, as `pvs -o` takes them.
+pub const PV_FIELDS: &str = "pv_name";
 
 /// Settings of `lvm.conf` that would change the form of a report, set back to what is parsed here.
 pub const CONFIG: &str = concat!(
@@ -216,6 +220,14 @@ pub fn parse_vgs(json: &[u8]) -> serde_json::Result<Vec<VgRow>> {
     Ok(report.report.into_iter().flat_map(|rows| rows.vg).collect())
 }
 
+/// Parses the answer of `pvs`: the devices' paths. One that is missing has none.
+pub fn parse_pvs(json: &[u8]) -> serde_json::Result<Vec<PathBuf>> {
+    let report: Report<LvRow> = serde_json::from_slice(json)?;
+    let rows = report.report.into_iter().flat_map(|rows| rows.pv);
+    let paths = rows.map(|row| row.pv_name);
+    Ok(paths.filter(|path| path.is_absolute()).collect())
+}
+
 /// The whole answer. `lvm.conf` may have a log added to it, which is not looked at.
 #[derive(Deserialize)]
 #[serde(bound(deserialize = "Lv: Deserialize<'de>"))]
@@ -230,6 +242,13 @@ struct Rows<Lv> {
     lv: Vec<Lv>,
     #[serde(default)]
     vg: Vec<VgRow>,
+    #[serde(default)]
+    pv: Vec<PvRow>,
+}
+
+#[derive(Deserialize)]
+struct PvRow {
+    pv_name: PathBuf,
 }
 
 fn number<'de, D, N>(deserializer: D) -> Result<N, D::Error>

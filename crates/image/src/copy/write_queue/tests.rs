@@ -3,6 +3,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::super::engine::Engine;
+use super::super::limits::Limits;
 use super::super::options::Counters;
 use super::super::stop::StopSignal;
 use super::*;
@@ -18,7 +19,12 @@ fn queue(path: &Path, may_be_async: bool) -> (Arc<Output>, WriteQueue) {
     target.prepare(Some(size), 4096, false).unwrap();
     assert!(target.is_direct(), "nothing is tried without direct I/O");
     let stop = Arc::new(StopSignal::new(Arc::default()));
-    let output = Output::new(target, Arc::new(Counters::default()), None, stop);
+    let output = Output::new(
+        target,
+        Arc::new(Counters::default()),
+        Limits::default(),
+        stop,
+    );
     let output = Arc::new(output);
     let mut queue = WriteQueue::new(Arc::clone(&output), Engine::new().lease());
     queue.may_be_async = may_be_async;

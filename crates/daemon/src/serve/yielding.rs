@@ -1,0 +1,152 @@
+//! The task that lets jobs step aside for others on the same disks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::error::chain;
+use crate::guests::{self, Places, Shown};
+use crate::http::App;
+use crate::threads::blocking;
+
+/// How long to wait before the disks are looked for again, if they were not found.
+const DISKS_RETRY: Duration = Duration::from_secs(60);
+
+/// Lets jobs step aside for others, for as long as that can be measured.
+pub(super) async fn run_yielding(app: App, config: Config, stop: CancellationToken) {
+    let guests = &app.services.guests;
+    if !guests.is_on() {
+        return;
+    }
+    let mut told = None;
+    loop {
+        let found = stop.run_until_cancelled(find_disks(&app, &config)).await;
+        match found {
+            None => return,
+            Some(Ok(disks)) => {
+                tracing::info!(
+                    component = "yield",
+                    disks = disks.join(","),
+                    has_guests_slice = guests.has_slice(),
+                    "Jobs step aside while others need the disks of the volumes"
+                );
+                told = None;
+                if let Err(error) = yield_to_others(&app, &stop).await {
+                    guests.let_go();
+                    let error = chain(&error);
+                    tracing::warn!(
+                        component = "yield",
+                        error,
+                        "What others do cannot be measured any more: jobs run at full speed"
+                    );
+                }
+            }
+            Some(Err(why)) if told.as_ref() != Some(&why) => {
+                tracing::info!(
+                    component = "yield",
+                    why,
+                    "Jobs run at full speed: what others do on the disks of the volumes cannot be measured"
+                );
+                told = Some(why);
+            }
+            Some(Err(_)) => {}
+        }
+        let pause = tokio::time::sleep(DISKS_RETRY);
+        if stop.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn find_disks(app: &App, config: &Config) -> Result<Vec<String>, String> {
+    let services = &app.services;
+    let volumes = services.volumes.places().await;
+    let places = Places {
+        volumes: volumes.map_err(|error| chain(&error))?,
+        cache: services.cache.dir().to_owned(),
+        others: vec![config.server.db_path.clone()],
+    };
+    let guests = Arc::clone(&services.guests);
+    let found = blocking(move || guests.find(places)).await;
+    found
+        .map_err(|error| chain(&error))?
+        .map_err(|error| chain(&error))
+}
+
+/// Until the stop, or until something cannot be read.
+async fn yield_to_others(app: &App, stop: &CancellationToken) -> std::io::Result<()> {
+    let mut tick = tokio::time::interval(guests::INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = Told::default();
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let guests = Arc::clone(&app.services.guests);
+        let step = blocking(move || guests.step()).await;
+        if let Some(shown) = step.map_err(std::io::Error::other)?? {
+            app.services.metrics.yielded(&shown);
+            trace(&shown);
+            told.tell(&shown);
+        }
+    }
+    Ok(())
+}
+
+/// One line for each step at level `debug`, from which a run can be replayed.
+fn trace(shown: &Shown) {
+    tracing::debug!(
+        component = "yield",
+        passed_us = shown.passed.as_micros(),
+        wait_us = shown.wait.map(|wait| wait.as_micros()),
+        pressure = shown.pressure,
+        own_bytes_per_sec = shown.own_bytes_per_sec,
+        rate = shown.rate,
+        "Measured"
+    );
+}
+
+/// How long jobs are not held back before that is told to be over: a pause between two cuts is none.
+const OVER_AFTER: Duration = Duration::from_secs(10);
+
+/// What was logged: one line when jobs begin to be held back, and one when that is over.
+#[derive(Default)]
+struct Told {
+    /// How long they have been held back, and for how long they have not been since.
+    held: Option<(Duration, Duration)>,
+}
+
+impl Told {
+    fn tell(&mut self, shown: &Shown) {
+        let millis = |wait: Duration| wait.as_secs_f64() * 1e3;
+        match &mut self.held {
+            None if shown.is_held => {
+                tracing::info!(
+                    component = "yield",
+                    others_wait_ms = shown.wait.map(millis),
+                    idle_wait_ms = millis(shown.idle_wait),
+                    pressure = shown.pressure,
+                    bytes_per_sec = shown.rate,
+                    "Jobs are held back: others need the disks"
+                );
+                self.held = Some((shown.passed, Duration::ZERO));
+            }
+            None => {}
+            Some((held, free)) if shown.is_held => {
+                *held += *free + shown.passed;
+                *free = Duration::ZERO;
+            }
+            Some((held, free)) => {
+                *free += shown.passed;
+                if *free >= OVER_AFTER {
+                    tracing::info!(
+                        component = "yield",
+                        held_secs = held.as_secs(),
+                        "Jobs are not held back any more"
+                    );
+                    self.held = None;
+                }
+            }
+        }
+    }
+}
