@@ -1,6 +1,7 @@
 //! Decoding in a process that can do nothing, with decoders that an attacker has taken over.
 
 mod attempts;
+mod clusters;
 mod process;
 mod streams;
 

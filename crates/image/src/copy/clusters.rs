@@ -10,7 +10,7 @@ use super::view::{View, at_cluster, length, out_of_span};
 use crate::decode::{Decoder, undecodable};
 use crate::error::Result;
 use crate::map::Extent;
-use crate::sandbox::{Decoders, Lane, Place, Task};
+use crate::sandbox::{BUFFER_BYTES, Decoders, Lane, Place, Task};
 use crate::sys::AlignedBuf;
 
 /// The decoder of one thread.
@@ -77,6 +77,7 @@ impl Clusters {
         (buffer, start, len): (&mut AlignedBuf, usize, usize),
         needed: usize,
     ) -> Result<()> {
+        self.make_room(length(piece.host_len)?)?;
         match self {
             Self::Here { decoder, scratch } => {
                 let bytes = input.view.contiguous(piece.host_range(), scratch)?;
@@ -124,6 +125,18 @@ impl Clusters {
                 Ok(())
             }
         }
+    }
+
+    /// Makes room for compressed bytes. Extents of some formats overlap, as the length of a stream is only in
+    /// the stream: all of a span's can be longer than the span.
+    fn make_room(&mut self, bytes: usize) -> Result<()> {
+        if let Self::Apart { filled, .. } = self
+            && *filled + bytes > BUFFER_BYTES
+        {
+            self.run()?;
+            self.begin();
+        }
+        Ok(())
     }
 
     /// Waits until everything is decoded.
