@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lvp_image::builder::{Compression, ImageBuilder, Stored};
-use lvp_image::format::ImageType;
+use lvp_image::builder::{ImageBuilder, Stored};
+use lvp_image::format::{Compression, ImageType};
 use lvp_testkit::require::{command, require};
 
 use super::{Start, converted, engine};
