@@ -6,6 +6,7 @@
 mod disk;
 mod doctor;
 mod expand;
+mod many;
 mod provision;
 mod reconcile;
 mod restore;
@@ -51,6 +52,26 @@ fn the_daemon_works_on_logical_volumes() {
             .timeout(Duration::from_secs(880))
             .pass("LVP_SCENARIO")
             .run_this_test("lvm::the_daemon_works_on_logical_volumes");
+    }
+}
+
+#[test]
+fn the_daemon_serves_many_at_once_on_logical_volumes() {
+    if uml::is_inside() {
+        lvm::remove_group();
+        lvm::make_group(&lvm::slice(1, DISK_MIB));
+        scenarios::run(scenarios![
+            many::linear_volumes_that_are_requested_at_once_cost_one_download,
+            many::thin_volumes_that_are_requested_at_once_are_clones_of_one_golden_volume,
+            many::what_a_clone_costs_does_not_depend_on_its_image,
+        ]);
+    } else if require("lvm") {
+        Uml::new()
+            .timeout(Duration::from_secs(880))
+            .disk_mib(12_000)
+            .pass("LVP_SCENARIO")
+            .pass("LVP_MANY")
+            .run_this_test("lvm::the_daemon_serves_many_at_once_on_logical_volumes");
     }
 }
 

@@ -7,10 +7,10 @@ use std::process::Stdio;
 use lvp_api::JobState;
 use lvp_testkit::require::{command, find_program, require};
 use reqwest::Client;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::access::{FULL, READ};
-use crate::certificates::with_tokens;
+use crate::certificates::{authority, https, issue, with_tls, with_tokens, write};
 use crate::support::{MIB, World, completed, ended, image};
 
 /// A world whose daemon asks for tokens.
@@ -24,11 +24,16 @@ fn small() -> Vec<u8> {
 }
 
 /// Lets the browser play a scenario; `act` does what it asks for. False when there is no browser.
-pub(crate) async fn play(scenario: &str, url: &str, mut act: impl AsyncFnMut(&str)) -> bool {
+pub(crate) async fn play(scenario: &str, url: &str, act: impl AsyncFnMut(&str)) -> bool {
+    play_with(scenario, url, json!({}), act).await
+}
+
+/// The same, and the scenario knows more.
+async fn play_with(scenario: &str, url: &str, more: Value, mut act: impl AsyncFnMut(&str)) -> bool {
     if !require("browser") {
         return false;
     }
-    let world = json!({
+    let mut world = json!({
         "url": url,
         "full": FULL,
         "read": READ,
@@ -38,6 +43,9 @@ pub(crate) async fn play(scenario: &str, url: &str, mut act: impl AsyncFnMut(&st
         "slow": "s3://images/slow.qcow2",
         "chromium": find_program("chromium"),
     });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        world[name] = value.clone();
+    }
     let playwright = find_program("playwright").expect("it was required");
     // The Python that has the packages.
     let python = playwright.with_file_name("python");
@@ -129,6 +137,20 @@ async fn a_reader_sees_everything_and_is_told_what_it_may_not() {
     let status = ended(&daemon, "s3://images/none.qcow2", "web-2", 8 * MIB).await;
     assert_eq!(status.status, JobState::Failed, "{status:?}");
     play("reader", daemon.url(), no_act).await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_signs_in_without_a_token() {
+    let (servers, clients) = (authority("servers"), authority("clients"));
+    let world = with_tls(world().await, &servers, &clients);
+    let daemon = world.start();
+    let (certificate, key) = issue(&clients, "operator", 30);
+    let file = |name, text: &str| write(world.home.path(), name, text, 0o600);
+    let more = json!({
+        "certificate": file("operator.pem", &certificate),
+        "key": file("operator.key", &key),
+    });
+    play_with("certificate", &https(&daemon), more, no_act).await;
 }
 
 #[tokio::test]

@@ -29,8 +29,8 @@ expect.set_options(timeout=DEADLINE_MS)
 class Visit:
     """A tab, with everything that must not happen in it."""
 
-    def __init__(self, browser, width=1280, height=800, theme="light", quiet=False):
-        self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+    def __init__(self, browser, width=1280, height=800, theme="light", quiet=False, **more):
+        self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme, **more)
         self.page = self.context.new_page()
         self.page.set_default_timeout(DEADLINE_MS)
         self.faults = []
@@ -492,6 +492,25 @@ def prefix(browser):
         visit.go(view)
     assert not strays, strays
     assert any(url.endswith("/hv-7/api/v1/events") for url in asked), asked
+    visit.leave()
+
+
+def certificate(browser):
+    """A client certificate signs in by itself; without one, a token is asked for."""
+    # The CA of a test is not among the browser's.
+    visit = Visit(browser, ignore_https_errors=True, client_certificates=[
+        {"origin": WORLD["url"], "certPath": WORLD["certificate"], "keyPath": WORLD["key"]}])
+    page = visit.page
+    page.goto(ROOT)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_text("live", exact=True)).to_be_visible()
+    expect(page.get_by_label("Token")).to_have_count(0)
+    for view in ("Provision", "Cache", "Volumes", "Host", "Jobs"):
+        visit.go(view)
+    visit.leave()
+    visit = Visit(browser, ignore_https_errors=True)
+    visit.sign_in(WORLD["full"])
+    expect(visit.page.get_by_text("live", exact=True)).to_be_visible()
     visit.leave()
 
 

@@ -208,9 +208,18 @@ impl Lvm {
         self.judge(pool, &look, &self.account(), (0, 0))?;
         let group = self.group_name();
         if new_bytes > look.row.lv_size {
-            let place = format!("The thin pool {group}/{}", pool.name);
-            let free = self.free_bytes(pool, &look);
-            return Err(VolumeError::no_space(&place, free, new_bytes));
+            let kind = VolumeErrorKind::NoSpace {
+                free_bytes: self.free_bytes(pool, &look),
+                want_bytes: new_bytes,
+            };
+            let message = format!(
+                "The volume would have {}, more than the whole thin pool {group}/{} ({}): ask for a smaller one, or extend \
+                 the pool",
+                ByteSize(new_bytes),
+                pool.name,
+                ByteSize(look.row.lv_size)
+            );
+            return Err(VolumeError::new(kind, message));
         }
         if let Some(percent) = pool.overcommit_percent_max {
             let promised = look.virtual_bytes.saturating_add(new_bytes);

@@ -21,11 +21,17 @@ const BRIEF: u64 = 8;
 const TIMES: usize = 5;
 
 async fn world(pool_mib: u64) -> World {
+    world_on(DISK_MIB, pool_mib, 4).await
+}
+
+/// A group of this size, and a pool with metadata of this size, in MiB.
+pub(super) async fn world_on(disk_mib: u64, pool_mib: u64, metadata_mib: u64) -> World {
     lvm::remove_group();
-    lvm::make_group(&lvm::slice(1, DISK_MIB));
+    lvm::make_group(&lvm::slice(1, disk_mib));
     lvm::fill_with_marker(100);
     tool(&format!(
-        "lvcreate -qq --yes --type thin-pool --size {pool_mib}M --poolmetadatasize 4M --chunksize 64k --name pool0 vg0"
+        "lvcreate -qq --yes --type thin-pool --size {pool_mib}M --poolmetadatasize {metadata_mib}M --chunksize 64k \
+         --name pool0 vg0"
     ));
     World::new()
         .await
@@ -197,7 +203,7 @@ async fn measure(daemon: &Daemon, url: &str) {
     }
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+pub(super) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
 }
