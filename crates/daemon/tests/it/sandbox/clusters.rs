@@ -18,7 +18,7 @@ fn image(bits: u32, compression: Compression) -> ImageBuilder {
         .shuffled(7);
     for cluster in 0..disk_bytes / size {
         let bytes: Vec<u8> = (0..size)
-            .map(|index| (index / 5 ^ cluster * 3).to_le_bytes()[0])
+            .map(|index| ((index / 5) ^ (cluster * 3)).to_le_bytes()[0])
             .collect();
         let stored = match cluster % 7 {
             3 => Stored::Plain,
