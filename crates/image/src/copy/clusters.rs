@@ -27,13 +27,6 @@ pub(crate) enum Clusters {
     },
 }
 
-/// The host bytes of a span, and where they are if that is memory of the other process as well.
-pub(crate) struct Input<'a> {
-    pub(crate) view: &'a View<'a>,
-    /// The place of the view's first byte.
-    pub(crate) place: Option<usize>,
-}
-
 impl Clusters {
     /// The decoder, and the only buffers that it can decode to if it is another process.
     pub(crate) fn new(
@@ -60,27 +53,19 @@ impl Clusters {
         }
     }
 
-    /// Where a buffer is in memory of the other process as well.
-    pub(crate) fn place_of(&self, buffer: &AlignedBuf) -> Option<usize> {
-        match self {
-            Self::Here { .. } => None,
-            Self::Apart { lane, .. } => lane.place_of(buffer),
-        }
-    }
-
     /// Decodes a cluster to `buffer[start..start + len]`, of which the first `needed` bytes are on the
     /// disk: now, or when [`run`](Self::run) is called.
     pub(crate) fn decode(
         &mut self,
         piece: &Extent,
-        input: &Input<'_>,
+        view: &View<'_>,
         (buffer, start, len): (&mut AlignedBuf, usize, usize),
         needed: usize,
     ) -> Result<()> {
         self.make_room(length(piece.host_len)?)?;
         match self {
             Self::Here { decoder, scratch } => {
-                let bytes = input.view.contiguous(piece.host_range(), scratch)?;
+                let bytes = view.contiguous(piece.host_range(), scratch)?;
                 let output = buffer.get_mut(start..start + len).ok_or_else(out_of_span)?;
                 decoder
                     .decode_part(piece.encoding, bytes, output, needed)
@@ -92,25 +77,11 @@ impl Clusters {
                 filled,
             } => {
                 let host_len = length(piece.host_len)?;
-                let from = match input.place {
-                    Some(place) => {
-                        let (_, offset, part) = input.view.part(piece.host_range())?;
-                        if part.len() != host_len {
-                            return Err(out_of_span());
-                        }
-                        place + offset
-                    }
-                    None => {
-                        let (place, memory) = lane.input()?;
-                        let room = memory.get_mut(*filled..*filled + host_len);
-                        input
-                            .view
-                            .copy_to(piece.host_range(), room.ok_or_else(out_of_span)?)?;
-                        let from = place + *filled;
-                        *filled += host_len;
-                        from
-                    }
-                };
+                let (place, memory) = lane.input()?;
+                let room = memory.get_mut(*filled..*filled + host_len);
+                view.copy_to(piece.host_range(), room.ok_or_else(out_of_span)?)?;
+                let from = place + *filled;
+                *filled += host_len;
                 let to = lane.place_of(buffer).ok_or_else(out_of_span)? + start;
                 let task = Task {
                     encoding: piece.encoding,

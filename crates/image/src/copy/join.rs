@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::clusters::{Clusters, Input};
+use super::clusters::Clusters;
 use super::output::Output;
 use super::view::{View, length, out_of_span};
 use super::write_queue::{Segment, WriteQueue};
@@ -56,13 +56,13 @@ impl<'a> Joiner<'a> {
     }
 
     /// Adds a compressed cluster.
-    pub(crate) fn cluster(&mut self, piece: &Extent, input: &Input<'_>) -> Result<()> {
+    pub(crate) fn cluster(&mut self, piece: &Extent, view: &View<'_>) -> Result<()> {
         let bytes = self.cluster_bytes;
         self.make_room(piece.guest_offset, bytes)?;
         let needed = length(piece.guest_len)?.min(bytes);
         let buffer = self.buffer.as_mut().ok_or_else(out_of_span)?;
         let clusters = &mut *self.clusters;
-        clusters.decode(piece, input, (buffer, self.len, bytes), needed)?;
+        clusters.decode(piece, view, (buffer, self.len, bytes), needed)?;
         self.filled(needed);
         Ok(())
     }
@@ -94,7 +94,7 @@ impl<'a> Joiner<'a> {
             });
         }
         if self.buffer.is_none() {
-            self.buffer = Some(self.writes.buffer()?);
+            self.buffer = Some(self.writes.join_buffer()?);
         }
         Ok(())
     }

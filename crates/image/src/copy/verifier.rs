@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::clusters::{Clusters, Input};
+use super::clusters::Clusters;
 use super::engine::{BUFFER_BYTES, Lease};
 use super::stop::StopSignal;
 use super::view::{View, length, pieces};
@@ -47,16 +47,18 @@ impl Verifier {
             return Ok(means);
         }
         let (clusters, buffers) = Clusters::new(self.lease.decoders(), &self.stop)?;
-        let mut buffers = buffers.unwrap_or_default();
-        let mut buffer = || match buffers.pop() {
-            Some(buffer) => Ok(buffer),
-            None => (self.lease.buffer())
-                .map_err(|e| Error::io(ErrorKind::Read, "Allocating a buffer failed", e)),
+        let buffer = || {
+            (self.lease.buffer())
+                .map_err(|e| Error::io(ErrorKind::Read, "Allocating a buffer failed", e))
+        };
+        let output = match buffers.and_then(|mut buffers| buffers.pop()) {
+            Some(shared) => shared,
+            None => buffer()?,
         };
         Ok(Means {
             clusters,
             input: buffer()?,
-            output: buffer()?,
+            output,
         })
     }
 }
@@ -80,16 +82,14 @@ impl Worker for Verifier {
             output,
         } = self.means.insert(means);
         let inside = source.read(&span.host, input)?;
-        let place = clusters.place_of(input).map(|place| place + inside.start);
         let view = View::new(span.host.start, std::iter::once(&input[inside]));
-        let bytes = Input { view: &view, place };
         clusters.begin();
         let compressed = pieces(&span).into_iter();
         let compressed = compressed.filter(|piece| piece.encoding != Encoding::Plain);
         for (number, piece) in compressed.enumerate() {
             let needed = length(piece.guest_len)?.min(self.cluster_bytes);
             let to = (&mut *output, 0, self.cluster_bytes);
-            clusters.decode(&piece, &bytes, to, needed)?;
+            clusters.decode(&piece, &view, to, needed)?;
             if number % CLUSTERS == CLUSTERS - 1 {
                 clusters.run()?;
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::clusters::{Clusters, Input};
+use super::clusters::Clusters;
 use super::cut::{SPAN_BYTES, Span};
 use super::engine::{BUFFER_BYTES, Lease};
 use super::join::Joiner;
@@ -45,8 +45,7 @@ impl Writer {
                 let decoders = self.writes.lease().decoders();
                 let (clusters, buffers) = Clusters::new(decoders, &self.output.stop)?;
                 if let Some(buffers) = buffers {
-                    // Nothing was read or joined before, so no other buffer is in use.
-                    self.writes.use_only(buffers);
+                    self.writes.join_in(buffers);
                 }
                 clusters
             }
@@ -59,7 +58,7 @@ impl Writer {
         match bytes {
             SpanBytes::Fed(parts) => {
                 let view = View::new(span.host.start, parts.iter().map(|part| &part[..]));
-                let direct = self.decode(span, &view, None)?;
+                let direct = self.decode(span, &view)?;
                 drop(view);
                 for (part, segments) in parts.into_iter().zip(direct) {
                     self.writes.write(Memory::Shared(part), &segments)?;
@@ -72,10 +71,8 @@ impl Writer {
                     .give_way_to_read(span.host.end - span.host.start)?;
                 let read = || source.read(&span.host, &mut input);
                 let inside = self.output.time().device(read)?;
-                let place = self.clusters()?.place_of(&input);
-                let place = place.map(|place| place + inside.start);
                 let view = View::new(span.host.start, std::iter::once(&input[inside.clone()]));
-                let mut segments = self.decode(span, &view, place)?.pop().unwrap_or_default();
+                let mut segments = self.decode(span, &view)?.pop().unwrap_or_default();
                 for segment in &mut segments {
                     segment.range.start += inside.start;
                     segment.range.end += inside.start;
@@ -86,24 +83,17 @@ impl Writer {
     }
 
     /// Writes what has to be decoded or joined. Returns what can be written directly from its
-    /// memory, for each part of the view. `place` is where the view is, if another process decodes and
-    /// has that memory as well.
-    fn decode(
-        &mut self,
-        span: &Span,
-        view: &View<'_>,
-        place: Option<usize>,
-    ) -> Result<Vec<Vec<Segment>>> {
+    /// memory, for each part of the view.
+    fn decode(&mut self, span: &Span, view: &View<'_>) -> Result<Vec<Vec<Segment>>> {
         let mut direct = vec![Vec::new(); view.parts.len()];
         let clusters = self.clusters.get_or_insert_with(Clusters::here);
         let bytes = self.cluster_bytes;
         let mut joiner = Joiner::new(&mut self.writes, &self.output, clusters, bytes);
-        let input = Input { view, place };
         for piece in pieces(span) {
             match piece.encoding {
                 Encoding::Plain => joiner.plain(&piece, view, &mut direct)?,
                 Encoding::Deflate | Encoding::Zstd | Encoding::Grain => {
-                    joiner.cluster(&piece, &input)?;
+                    joiner.cluster(&piece, view)?;
                 }
             }
         }
