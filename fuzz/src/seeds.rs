@@ -45,6 +45,9 @@ fn main() -> io::Result<()> {
         }
     }
     put(&corpus, "vhdx", "dynamic", &vhdx())?;
+    for (name, sector) in [("512", 512), ("4096", 4096)] {
+        put(&corpus, "gpt", name, &gpt(sector))?;
+    }
     let disk = text(3000);
     for (choice, name, stream) in [
         (0_u8, "gzip", gzip(&disk)),
@@ -194,3 +197,37 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 const XZ: &[u8] = b"\xfd7zXZ\x00\x00\x04\xe6\xd6\xb4F\x02\x00!\x01\x16\x00\x00\x00t/\xe5\xa3\x01\x00\x04hello\x00\x00\x00\x00\xb17\xb9\xdb\xe5\xda\x1e\x9b\x00\x01\x1d\x05\xb8-\x80\xaf\x1f\xb6\xf3}\x01\x00\x00\x00\x00\x04YZ";
 /// `printf hello | bzip2`
 const BZIP2: &[u8] = b"BZh91AY&SY\x191e=\x00\x00\x00\x81\x00\x02D\xa0\x00!\x9ah3M\x073\x8b\xb9\x22\x9c(H\x0c\x98\xb2\x9e\x80";
+
+/// A disk with a GPT of one partition, after what says that the volume is larger. The target makes its checksums.
+fn gpt(sector: usize) -> Vec<u8> {
+    let blocks = (2 << 20) / sector as u64;
+    let mut disk = vec![0; 8 + 2 * sector + 128];
+    disk[2] = 0xff;
+    disk[4] = u8::from(sector == 4096);
+    let content = &mut disk[8..];
+    // The protective MBR: one partition of the type 0xee.
+    content[446 + 4] = 0xee;
+    content[446 + 8] = 1;
+    content[446 + 12..446 + 16].copy_from_slice(&u32::MAX.to_le_bytes());
+    content[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let header = &mut content[sector..2 * sector];
+    header[..8].copy_from_slice(b"EFI PART");
+    header[8..12].copy_from_slice(&0x1_0000_u32.to_le_bytes());
+    header[12..16].copy_from_slice(&92_u32.to_le_bytes());
+    for (at, value) in [
+        (24, 1),
+        (32, blocks - 1),
+        (40, 64),
+        (48, blocks - 40),
+        (72, 2),
+    ] {
+        header[at..at + 8].copy_from_slice(&u64::to_le_bytes(value));
+    }
+    header[80..84].copy_from_slice(&1_u32.to_le_bytes());
+    header[84..88].copy_from_slice(&128_u32.to_le_bytes());
+    let entry = &mut content[2 * sector..];
+    entry[..16].fill(7);
+    entry[32..40].copy_from_slice(&64_u64.to_le_bytes());
+    entry[40..48].copy_from_slice(&99_u64.to_le_bytes());
+    disk
+}
