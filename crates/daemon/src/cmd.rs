@@ -12,6 +12,7 @@
 //!   defers SIGTERM while it changes metadata, and SIGKILL could interrupt that.
 //! - **Bounded output**, and an error that names the command, its exit status and what it printed.
 
+mod decoder;
 mod error;
 
 use std::ffi::{OsStr, OsString};
@@ -27,6 +28,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
+pub use decoder::Launcher;
 pub use error::{CmdError, CmdErrorKind};
 use error::{CommandLine, STDERR_SHOWN, shortened};
 

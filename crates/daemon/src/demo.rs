@@ -22,6 +22,7 @@ use lvp_s3server::{Options, S3Server};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
+use crate::cmd::Launcher;
 use crate::config::{Config, Settings};
 use crate::serve::{Daemon, Inherited};
 use crate::threads::blocking;
@@ -127,7 +128,11 @@ async fn demonstrate(root: &Path, image: &Image, is_kept: bool) -> anyhow::Resul
     };
     let s3 = S3Server::start(&root.join("s3"), options).await?;
     say(&format!("S3 server: {}", s3.endpoint()));
-    let daemon = Daemon::start(config(root, s3.endpoint())?, Inherited::default()).await?;
+    let inherited = Inherited {
+        launcher: Some(Launcher::of_this_program()),
+        ..Inherited::default()
+    };
+    let daemon = Daemon::start(config(root, s3.endpoint())?, inherited).await?;
     let address = daemon.address()?;
     let daemon = tokio::spawn(daemon.run());
     say(&format!(

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use lvp_image::worker;
+use provisioner::cmd::Launcher;
 use provisioner::config::{Config, ConfigError, DEFAULT_PATH, Origin, Settings};
 use provisioner::config_cmd;
 use provisioner::db_cmd::{self, AdoptArgs, BackupArgs};
 use provisioner::demo::DemoArgs;
 use provisioner::doctor::{self, DoctorArgs};
-use provisioner::http::Checkup;
 use provisioner::image_cmd::{self, EXIT_USAGE, ImageCommand};
 use provisioner::job::log::Logs;
 use provisioner::migrate::{self, MigrateArgs};
@@ -146,7 +147,11 @@ impl ServeArgs {
     }
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
+    // Before anything else: such a process is to have nothing.
+    if worker::is_asked() {
+        return worker::run();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -240,10 +245,10 @@ fn serve(args: &ServeArgs) -> ExitCode {
         lines: sinks.counts().into_iter().chain(log.counts()).collect(),
         spans: Arc::clone(traces.counts()),
     };
-    let checkup = checkup(
-        args.path(),
-        settings,
-        config.clone(),
+    let launcher = Launcher::of_this_program();
+    let checkup = doctor::checkup(
+        (args.path(), settings, config.clone()),
+        launcher,
         runtime.handle().clone(),
     );
     let ended = runtime.block_on(async {
@@ -253,10 +258,9 @@ fn serve(args: &ServeArgs) -> ExitCode {
             exports,
             job_logs,
             checkup,
+            launcher: Some(launcher),
         };
-        let daemon = Daemon::start(config, inherited).await?;
-        tracing::info!(component = "daemon", address = %daemon.address()?, "Listening");
-        daemon.run().await
+        Daemon::start(config, inherited).await?.run().await
     });
     let status = match ended {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
@@ -279,24 +283,6 @@ fn serve(args: &ServeArgs) -> ExitCode {
     // Blocking threads that hang in a device must not keep the process alive.
     runtime.shutdown_background();
     status
-}
-
-/// `doctor`'s checks for the running daemon. Some block: they have a thread of their own.
-fn checkup(
-    file: PathBuf,
-    settings: Settings,
-    config: Config,
-    runtime: tokio::runtime::Handle,
-) -> Checkup {
-    let what = Arc::new((file, settings, config));
-    Checkup::new(Arc::new(move || {
-        let (what, runtime) = (Arc::clone(&what), runtime.clone());
-        let running = tokio::task::spawn_blocking(move || {
-            let (file, settings, config) = &*what;
-            runtime.block_on(doctor::examine_running(file, settings, config))
-        });
-        Box::pin(async move { running.await.ok() })
-    }))
 }
 
 fn db(args: &ServeArgs, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitCode {
@@ -345,8 +331,10 @@ fn man(directory: &Path) -> ExitCode {
 }
 
 fn examine(args: &DoctorArgs, serve: &ServeArgs) -> ExitCode {
-    let report = runtime()
-        .and_then(|runtime| runtime.block_on(doctor::run(args, &serve.path(), serve.load())));
+    let report = runtime().and_then(|runtime| {
+        let launcher = Launcher::of_this_program();
+        runtime.block_on(doctor::run(args, &serve.path(), serve.load(), launcher))
+    });
     match report {
         Ok(code) => ExitCode::from(code),
         Err(error) => complain(&error, 2),

@@ -1,6 +1,7 @@
 //! The daemon from start to stop: assembles the parts, serves, and stops in order.
 
 mod background;
+mod engine;
 mod yielding;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,13 +10,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
-use lvp_image::copy::Engine;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Access};
 use crate::cache::{Cache, CacheSettings};
+use crate::cmd::Launcher;
 use crate::config::{Config, check_with_cache};
 use crate::delivery::webhooks::Webhooks;
 use crate::dependencies::Dependencies;
@@ -62,6 +63,8 @@ pub struct Inherited {
     pub job_logs: Logs,
     /// Runs the checks of `doctor`.
     pub checkup: Checkup,
+    /// Starts the processes that decode images, if this program can be one.
+    pub launcher: Option<Launcher>,
 }
 
 /// How the daemon ended.
@@ -84,7 +87,7 @@ impl Daemon {
         // fatal signal.
         let too_large = rustix::process::Signal::XFSZ.as_raw();
         drop(signal(SignalKind::from_raw(too_large))?);
-        let services = Arc::new(services(&config, inherited.job_logs).await?);
+        let services = Arc::new(services(&config, inherited.job_logs, inherited.launcher).await?);
         let jobs = Jobs::new(Arc::clone(&services));
         let access = Arc::new(Access::load(&config.server)?);
         let listener = match inherited.listener {
@@ -137,6 +140,7 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let address = listener.local_addr()?.to_string();
+        tracing::info!(component = "daemon", address, "Listening");
         let services = &app.services;
         // Before the first job, so that no job resumes from a file that is about to be swept.
         let swept = services
@@ -236,7 +240,11 @@ async fn reload(app: &App, log_file: Option<&LogFile>) {
     }
 }
 
-async fn services(config: &Config, logs: Logs) -> anyhow::Result<Services> {
+async fn services(
+    config: &Config,
+    logs: Logs,
+    launcher: Option<Launcher>,
+) -> anyhow::Result<Services> {
     let hypervisor = match config.libvirt.enabled {
         true => Some(libvirt::connect(&config.libvirt.uri)?),
         false => None,
@@ -259,7 +267,7 @@ async fn services(config: &Config, logs: Logs) -> anyhow::Result<Services> {
         volumes,
         golden,
         guests: Arc::new(Guests::new(config.into())),
-        engine: Engine::new(),
+        engine: engine::new(config.image.sandbox, launcher).await?,
         webhooks: Webhooks::new(&config.webhooks)?,
         hypervisor,
         store,

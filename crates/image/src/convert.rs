@@ -150,7 +150,8 @@ fn to_device(
         let decoded = Copier::verify_file(&mut planner, &options.copy)?;
         target.check_fits(decoded)?;
         // The planner's batches are used up.
-        planner = Planner::open(planner.into_source(), declared)?;
+        let decoders = options.copy.engine.decoders();
+        planner = Planner::open_with(planner.into_source(), declared, decoders)?;
     }
     Copier::copy_file(planner, target, options.copy.clone())?.commit()
 }

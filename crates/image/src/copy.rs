@@ -22,11 +22,15 @@
 //!    to be moved ([`Layout`]), that is done in the memory that is held back, so that it is written
 //!    in the same order: the new backup, the disk's last MiB, and the first MiB at the very end.
 //!
+//! Where another process decodes ([`sandbox`](crate::sandbox)), a worker's buffers are shared with it; the
+//! worker waits while it decodes.
+//!
 //! Memory is bounded whatever the image: 16 MiB of image bytes in the queue, and three buffers of 2
 //! MiB for each of at most five workers: one to read into, one to fill, and one that is being
 //! written.
 
 mod brake;
+mod clusters;
 mod copier;
 mod cut;
 mod engine;

@@ -71,17 +71,7 @@ impl Decoder {
             Encoding::Zstd => self.zstd(input, output),
             Encoding::Grain => self.grain(input, output, needed),
         };
-        is_filled.ok_or_else(|| {
-            Error::new(
-                ErrorKind::BadCluster,
-                format!(
-                    "A compressed cluster's {} bytes do not decompress to its {} bytes; fetch the \
-                     image again",
-                    input.len(),
-                    output.len()
-                ),
-            )
-        })
+        is_filled.ok_or_else(|| undecodable(input.len(), output.len()))
     }
 
     fn deflate(&mut self, input: &[u8], output: &mut [u8]) -> Option<()> {
@@ -125,6 +115,17 @@ impl Decoder {
         }
         Some(())
     }
+}
+
+/// The error for a cluster that does not decode.
+pub(crate) fn undecodable(input_bytes: usize, output_bytes: usize) -> Error {
+    Error::new(
+        ErrorKind::BadCluster,
+        format!(
+            "A compressed cluster's {input_bytes} bytes do not decompress to its {output_bytes} bytes; \
+             fetch the image again"
+        ),
+    )
 }
 
 /// Whether QEMU's libzstd would refuse the frame because of its window.

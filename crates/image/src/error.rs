@@ -30,6 +30,9 @@ pub enum ErrorKind {
     NotOnePass,
     /// The image is in an archive or a stream, and must be unpacked to a local file first.
     Packed,
+    /// The process that decodes compressed data could not be started, or was ended because it crashed,
+    /// hung, or did what it may not.
+    Decoder,
     /// A bug in this program.
     Internal,
     /// Refused: the image is not of the declared type.
@@ -89,6 +92,7 @@ impl ErrorKind {
             | Self::NoSpace
             | Self::NotOnePass
             | Self::Packed
+            | Self::Decoder
             | Self::Internal => false,
             Self::NotThisFormat
             | Self::OtherFormat
@@ -121,6 +125,7 @@ named!(ErrorKind, "kind of error", {
     NoSpace => "no_space",
     NotOnePass => "not_one_pass",
     Packed => "packed",
+    Decoder => "decoder",
     Internal => "internal",
     NotThisFormat => "not_this_format",
     OtherFormat => "other_format",

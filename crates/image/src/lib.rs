@@ -14,6 +14,9 @@
 //!    file), decodes them on a few threads, and writes them to a [`device::Target`]. The guest's
 //!    first and last MiB are held back until [`copy::Body::commit`].
 //!
+//! What is compressed is decoded in this process, or in one that can do nothing else ([`sandbox`]); the
+//! latter runs [`worker::run`].
+//!
 //! All `unsafe` code and every ioctl is in the module `sys`.
 //!
 //! # Order of the modules
@@ -25,8 +28,9 @@
 //! limits   names   sys
 //! buffer   error   grace   source
 //! device   format   gpt   map
+//! sandbox
 //! decode   formats
-//! builder   plan
+//! builder   plan   worker
 //! copy
 //! unpack
 //! convert
@@ -47,9 +51,11 @@ pub mod limits;
 mod map;
 pub mod names;
 pub mod plan;
+pub mod sandbox;
 pub mod source;
 mod sys;
 pub mod unpack;
+pub mod worker;
 
 pub use error::{Error, ErrorKind, Result};
 pub use formats::stream;

@@ -7,6 +7,7 @@ use crate::formats::reader::{Batches, Map, Opened};
 use crate::formats::{packed, reader_of};
 use crate::limits::{MAX_BATCH_BYTES, MAX_FILE_SIZE};
 pub use crate::map::{Batch, Encoding, Extent};
+use crate::sandbox::Decoders;
 use crate::source::ReadAt;
 
 /// What is known about an image once it has been opened.
@@ -80,10 +81,24 @@ impl<S: ReadAt> Planner<S> {
         Self::open_within(source, declared, MAX_BATCH_BYTES)
     }
 
+    /// [`open`](Self::open), with what is compressed decoded where `decoders` says.
+    pub fn open_with(source: S, declared: ImageType, decoders: &Decoders) -> Result<Self> {
+        Self::open_by(source, declared, MAX_BATCH_BYTES, decoders)
+    }
+
     /// [`open`](Self::open) with a budget for a batch other than [`MAX_BATCH_BYTES`].
     ///
     /// A cluster's 32 possible extents have to fit.
     pub fn open_within(source: S, declared: ImageType, batch_bytes: usize) -> Result<Self> {
+        Self::open_by(source, declared, batch_bytes, &Decoders::here())
+    }
+
+    fn open_by(
+        source: S,
+        declared: ImageType,
+        batch_bytes: usize,
+        decoders: &Decoders,
+    ) -> Result<Self> {
         let file_size = source.len();
         if file_size > MAX_FILE_SIZE {
             return Err(Error::new(
@@ -95,7 +110,7 @@ impl<S: ReadAt> Planner<S> {
         }
         // A smaller batch could not take one cluster's entries, and no batch would make progress.
         let batch_bytes = batch_bytes.max(MIN_BATCH_BYTES);
-        packed::check(&source, declared)?;
+        packed::check(&source, declared, decoders)?;
         let opened = reader_of(declared, &source)?.open(&source, batch_bytes)?;
         Ok(Self::of(opened, source, batch_bytes))
     }

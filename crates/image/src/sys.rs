@@ -4,7 +4,7 @@
 //! means) is in the callers. Calls for which rustix has a safe form are in [`files`] and use it.
 #![expect(
     unsafe_code,
-    reason = "three ioctls, open file locks, leases, poll, mapped memory and io_submit have no safe form"
+    reason = "three ioctls, open file locks, leases, poll, mapped memory, io_submit and unshare have no safe form"
 )]
 
 mod aio;
@@ -12,6 +12,7 @@ mod device;
 mod error;
 mod files;
 mod memory;
+mod process;
 #[cfg(test)]
 mod tests;
 
@@ -24,4 +25,5 @@ pub(crate) use files::{
     direct_io_alignment, drop_cached, link_unnamed, logical_block_size, lower_priority, punch_hole,
     seek_data, seek_hole, set_direct,
 };
-pub(crate) use memory::{AlignedBuf, HUGE_PAGE_BYTES, PAGE_BYTES, is_cached};
+pub(crate) use memory::{AlignedBuf, HUGE_PAGE_BYTES, PAGE_BYTES, is_cached, map_shared, share};
+pub(crate) use process::{close_all_from, exit_now, unshare_all};

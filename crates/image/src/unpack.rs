@@ -19,7 +19,6 @@ use crate::copy::{Engine, feed_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ImageType;
 use crate::formats::packed::{self, Package};
-use crate::formats::stream::StreamDecoder;
 use crate::plan::Planner;
 use crate::source::FileSource;
 pub use manifest::Manifest;
@@ -29,7 +28,7 @@ use writer::Writer;
 /// Options for unpacking.
 #[derive(Debug, Clone)]
 pub struct UnpackOptions {
-    /// The engine whose budget for large windows is used.
+    /// The engine whose budget for large windows is used, and whose decoders.
     pub engine: Engine,
     /// Maximum size of the unpacked image.
     pub max_bytes: u64,
@@ -60,24 +59,26 @@ pub fn open(
     scratch: impl FnOnce() -> Result<File>,
     options: &UnpackOptions,
 ) -> Result<(Planner<FileSource>, Option<Unpacked>)> {
-    if let Err(error) = packed::check(&source, declared) {
+    let decoders = options.engine.decoders();
+    if let Err(error) = packed::check(&source, declared, decoders) {
         if error.kind() != ErrorKind::Packed {
             return Err(error);
         }
         let (file, unpacked) = unpack(&source, scratch()?, options)?;
-        let planner = Planner::open(file, declared).map_err(|error| match error.kind() {
-            ErrorKind::Packed => Error::new(
-                ErrorKind::OtherFormat,
-                format!(
-                    "What was in the {} is packed itself; unpack it before it is uploaded",
-                    unpacked.package
+        let planner =
+            Planner::open_with(file, declared, decoders).map_err(|error| match error.kind() {
+                ErrorKind::Packed => Error::new(
+                    ErrorKind::OtherFormat,
+                    format!(
+                        "What was in the {} is packed itself; unpack it before it is uploaded",
+                        unpacked.package
+                    ),
                 ),
-            ),
-            _ => error,
-        })?;
+                _ => error,
+            })?;
         return Ok((planner, Some(unpacked)));
     }
-    Ok((Planner::open(source, declared)?, None))
+    Ok((Planner::open_with(source, declared, decoders)?, None))
 }
 
 /// Unpacks the image.
@@ -87,7 +88,7 @@ fn unpack(
     options: &UnpackOptions,
 ) -> Result<(FileSource, Unpacked)> {
     let writer = Writer::new(into, options.max_bytes);
-    let (codec, is_archive) = match packed::look(source)? {
+    let (codec, is_archive) = match packed::look(source, options.engine.decoders())? {
         Some(Package::Stream(codec, content)) => (Some(codec), packed::is_archive(content)),
         Some(Package::Archive) => (None, true),
         None => {
@@ -115,15 +116,14 @@ fn unpack(
         Some(codec) => {
             let is_cancelled = Arc::clone(cancel);
             let is_cancelled = move || is_cancelled.load(Ordering::Relaxed);
-            let decoder = StreamDecoder::within(codec, options.engine.windows(), is_cancelled)?;
+            let decoder = options.engine.stream_decoder(codec, is_cancelled)?;
             let mut decoder = decoder.of_anything();
             let mut take = |piece: &[u8]| {
                 check()?;
                 sink.take(piece)
             };
             feed_file(source, |chunk| decoder.push(&chunk, &mut take))?;
-            ignored_bytes = decoder.ignored_bytes();
-            decoder.finish(&mut take)?;
+            (_, ignored_bytes) = decoder.finish_counted(&mut take)?;
         }
     }
     let (writer, name, manifest) = match sink {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Backend, BackendKind, Cache, Config, ConfigError, Fleet, Golden, Jobs, Libvirt, Lvm, Metrics,
-    Minio, Server, Settings, Tls, Tracing, Trust, Ui, Volumes, Webhooks, logging, thin,
+    Backend, BackendKind, Cache, Config, ConfigError, Fleet, Golden, Image, Jobs, Libvirt, Lvm,
+    Metrics, Minio, Server, Settings, Tls, Tracing, Trust, Ui, Volumes, Webhooks, logging, thin,
 };
 use crate::secret::Secret;
 
@@ -84,6 +84,9 @@ impl Config {
                 min_free_bytes: settings.size("cache.min_free_bytes")?,
                 unpacked: settings.named("cache.unpacked")?,
                 require_checksum: settings.boolean("cache.require_checksum")?,
+            },
+            image: Image {
+                sandbox: settings.named("image.sandbox")?,
             },
             golden: Golden {
                 max_count: settings.integer("golden.max_count")?,

@@ -14,7 +14,7 @@ pub use super::kind::Kind;
 use super::words::{Compression, OtlpProtocol, TraceSampler};
 use super::{
     Addressing, BackendKind, CloneUse, CredentialSource, EndpointPath, LogFormat, LogOutput,
-    SignaturePolicy, StaleData, TraceExporter, UnpackedUse, YieldUse,
+    SandboxUse, SignaturePolicy, StaleData, TraceExporter, UnpackedUse, YieldUse,
 };
 
 const MILLISECONDS: Kind = Kind::MillisecondList;
@@ -515,6 +515,15 @@ pub const KEYS: &[Key] = &[
         Kind::Bool,
         "false",
         "Refuse images that have no .sha256 object",
+    ),
+    key(
+        "image.sandbox",
+        &["IMAGE_SANDBOX"],
+        Kind::OneOf(SandboxUse::NAMES),
+        "auto",
+        "Compressed images are decoded in a process without rights, files and network: auto, restricted by whatever \
+         this kernel has; require, the daemon does not start unless Landlock, seccomp and all else that matters are \
+         in force (`doctor` says what is missing); off, in the daemon's own process",
     ),
     key(
         "golden.max_count",

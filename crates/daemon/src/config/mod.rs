@@ -46,8 +46,8 @@ pub use trust::{Trust, web_name};
 pub use value::LogSampling;
 pub use words::{
     Addressing, BackendKind, CloneUse, Compression, CredentialSource, EndpointPath, LogFormat,
-    LogOutput, OtlpProtocol, SignaturePolicy, StaleData, TraceExporter, TraceSampler, UnpackedUse,
-    YieldUse,
+    LogOutput, OtlpProtocol, SandboxUse, SignaturePolicy, StaleData, TraceExporter, TraceSampler,
+    UnpackedUse, YieldUse,
 };
 
 use crate::secret::{Secret, SecretUrl};
@@ -70,6 +70,8 @@ pub struct Config {
     pub volumes: Volumes,
     /// Cached images.
     pub cache: Cache,
+    /// How images are read.
+    pub image: Image,
     /// Golden volumes.
     pub golden: Golden,
     /// Whose signatures images need.
@@ -258,6 +260,13 @@ pub struct Cache {
     pub unpacked: UnpackedUse,
     /// Whether images without a `.sha256` object are refused.
     pub require_checksum: bool,
+}
+
+/// Section `image`.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Where compressed data is decoded.
+    pub sandbox: SandboxUse,
 }
 
 /// Section `golden`.

@@ -118,6 +118,19 @@ pub enum UnpackedUse {
 
 named!(UnpackedUse, "use of unpacked copies", { Auto => "auto", Never => "never", Always => "always" });
 
+/// Whether compressed data is decoded in a process that can do nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxUse {
+    /// Yes, and the daemon does not start unless the kernel restricts it by all that matters.
+    Require,
+    /// Yes, restricted by what this kernel has; in the daemon's own process where none can be started.
+    Auto,
+    /// No.
+    Off,
+}
+
+named!(SandboxUse, "use of the sandbox", { Require => "require", Auto => "auto", Off => "off" });
+
 /// Stream of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogOutput {
@@ -252,6 +265,7 @@ mod tests {
         check("minio.endpoint_path", &EndpointPath::ALL);
         check("volumes.clone", &CloneUse::ALL);
         check("cache.unpacked", &UnpackedUse::ALL);
+        check("image.sandbox", &SandboxUse::ALL);
         check("volumes.yield", &YieldUse::ALL);
         check("volumes.expand", &lvp_api::Expand::ALL);
         check("logging.format", &LogFormat::ALL);

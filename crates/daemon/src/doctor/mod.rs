@@ -13,7 +13,9 @@ mod devices;
 mod host;
 mod libvirt;
 mod lvm;
+mod running;
 mod s3;
+mod sandbox;
 mod storage;
 mod thin;
 mod volumes;
@@ -24,10 +26,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use clap::Args;
-use lvp_api::{DoctorCheck, DoctorReport};
 use serde::Serialize;
 
-use crate::clock;
+use crate::cmd::Launcher;
 use crate::config::{Backend, Config, ConfigError, Origin, Settings};
 use crate::error::chain;
 
@@ -41,6 +42,10 @@ pub const CHECKS: &[(&str, &str)] = &[
     (
         "host.files",
         "The limit of open files, compared with what connections and jobs may need",
+    ),
+    (
+        "image.sandbox",
+        "Compressed images are decoded in a process of their own, and what keeps it from doing anything else",
     ),
     (
         "lvm.tools",
@@ -122,6 +127,8 @@ pub const CHECKS: &[(&str, &str)] = &[
         "The storage pool exists, is active and set to autostart; its directory is the cache",
     ),
 ];
+
+pub use running::checkup;
 
 /// The result of a check.
 pub use lvp_api::CheckStatus as Status;
@@ -239,8 +246,9 @@ pub async fn run(
     args: &DoctorArgs,
     file: &Path,
     loaded: Result<(Settings, Config), ConfigError>,
+    launcher: Launcher,
 ) -> anyhow::Result<u8> {
-    let report = examine(args.image.as_deref(), file, loaded).await;
+    let report = examine(args.image.as_deref(), file, loaded, launcher).await;
     let text = match args.json {
         true => serde_json::to_string_pretty(&report)? + "\n",
         false => report.text(),
@@ -249,22 +257,6 @@ pub async fn run(
         .write_all(text.as_bytes())
         .context("Cannot write to standard output")?;
     Ok(exit_code(report.status))
-}
-
-/// Runs the checks in the daemon itself, except for that of the database's file: nothing but the store may open that.
-pub async fn examine_running(file: &Path, settings: &Settings, config: &Config) -> DoctorReport {
-    let report = Report::new(checks(None, file, settings, config, Database::InUse).await);
-    let check = |finding: Finding| DoctorCheck {
-        check: finding.check.to_owned(),
-        status: finding.status,
-        message: finding.message,
-        remedy: finding.remedy,
-    };
-    DoctorReport {
-        checked_at: clock::now_text(),
-        status: report.status,
-        checks: report.checks.into_iter().map(check).collect(),
-    }
 }
 
 /// Whether the database's file can be looked at.
@@ -280,6 +272,7 @@ async fn examine(
     image: Option<&str>,
     file: &Path,
     loaded: Result<(Settings, Config), ConfigError>,
+    launcher: Launcher,
 ) -> Report {
     let (settings, config) = match loaded {
         Ok(loaded) => loaded,
@@ -289,7 +282,8 @@ async fn examine(
             return Report::new(vec![Finding::fail("config", chain(&error), remedy)]);
         }
     };
-    Report::new(checks(image, file, &settings, &config, Database::Checked).await)
+    let findings = checks(image, file, &settings, &config, Database::Checked, launcher);
+    Report::new(findings.await)
 }
 
 async fn checks(
@@ -298,10 +292,12 @@ async fn checks(
     settings: &Settings,
     config: &Config,
     database: Database,
+    launcher: Launcher,
 ) -> Vec<Finding> {
     let mut findings = configuration(file, settings);
     findings.extend(former_program());
     findings.extend(host::check(config));
+    findings.push(sandbox::check(config.image.sandbox, launcher).await);
     match &config.volumes.backend {
         Backend::Lvm => findings.extend(lvm::check(config).await),
         Backend::Dir(directory) => {

@@ -286,6 +286,13 @@ pub const ERROR_TYPES: &[(&str, &str, &str)] = &[
         "Test the original (`gzip -t`, `xz -t`, `zstd -t`, `tar -t`); upload it again",
     ),
     (
+        "decoder",
+        "The process that decodes images was ended because it crashed, hung or did what it may not, or could not be \
+         started",
+        "The message says which. Unless memory was short, look at the image as at an attack: compare its digest \
+         with its maker's; no other job was affected (security.md)",
+    ),
+    (
         "bad_manifest",
         "The disk in an OVA does not have the digest in the OVA's manifest",
         "Fetch the OVA again from where it was made, or pack it again; the message says which digest differs",

@@ -114,6 +114,7 @@ impl From<lvp_image::Error> for JobError {
         let kind = JobErrorKind::from(&error);
         let context = match kind {
             JobErrorKind::Image(Kind::Cancelled) => "The copy was stopped",
+            JobErrorKind::Image(Kind::Decoder) => "The image cannot be decoded",
             JobErrorKind::Image(Kind::TooSmall) => "The image does not fit the volume",
             JobErrorKind::Image(Kind::DeviceBusy | Kind::BadTarget) => "The volume is refused",
             JobErrorKind::Source(_) | JobErrorKind::Image(Kind::Read) => "The image cannot be read",

@@ -141,6 +141,8 @@ async fn look_at_image(
         }
     }
     let declared = format_of(image.image_type);
+    // The process that looks into a compressed image ends with this.
+    let decoders = services.engine.for_job().decoders().clone();
     let opened = match services.cache.peek(&object, sidecar).await? {
         Peek::Hit(pin) => {
             plan.cache = Some(CacheState::Hit);
@@ -148,7 +150,11 @@ async fn look_at_image(
             blocking(move || {
                 let file = pin.file().try_clone().and_then(FileSource::new);
                 let file = file.map_err(|error| cached(&pin, "cannot be opened").because(error))?;
-                Ok::<_, JobError>(Planner::open(file, declared)?.info().clone())
+                Ok::<_, JobError>(
+                    Planner::open_with(file, declared, &decoders)?
+                        .info()
+                        .clone(),
+                )
             })
             .await?
         }
@@ -171,8 +177,11 @@ async fn look_at_image(
             let cancel = CancellationToken::new();
             let _ended = cancel.clone().drop_guard();
             let reader = source.reader(&object, cancel);
-            blocking(move || Ok::<_, JobError>(Planner::open(reader, declared)?.info().clone()))
-                .await?
+            blocking(move || {
+                let planner = Planner::open_with(reader, declared, &decoders)?;
+                Ok::<_, JobError>(planner.info().clone())
+            })
+            .await?
         }
     };
     match opened {

@@ -29,6 +29,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("cache", "the job waits until the cache can be used again"),
     ("cancelled", "a job that was cancelled has no error"),
+    ("decoder", "a decoder that misbehaves: tests of the sandbox"),
     (
         "device_busy",
         "a block device that is opened between the check and the copy: tests on LVM",

@@ -52,6 +52,7 @@ mod prometheus;
 mod provision;
 mod reconcile;
 mod restore;
+mod sandbox;
 mod shutdown;
 mod signatures;
 mod sinks;

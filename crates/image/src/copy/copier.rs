@@ -21,7 +21,6 @@ use super::writer::Writer;
 use crate::device::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Format;
-use crate::formats::stream::StreamDecoder;
 use crate::map::Batch;
 use crate::plan::{ImageInfo, Planner};
 use crate::source::{FileSource, ReadAt};
@@ -90,8 +89,8 @@ impl Copier {
                 Feeder::Map(MapFeeder::new(Some(batch)))
             }
             (None, Format::RawStream(codec)) => {
-                let windows = options.engine.windows();
-                let feeder = StreamFeeder::new(*codec, windows, Arc::clone(&output), stop)?;
+                let engine = &options.engine;
+                let feeder = StreamFeeder::new(*codec, engine, Arc::clone(&output), stop)?;
                 Feeder::Stream(Box::new(feeder))
             }
             // A disk without bytes needs no batch.
@@ -183,8 +182,8 @@ impl Copier {
         let stop = Arc::new(StopSignal::new(Arc::clone(&options.cancel)));
         if let Format::RawStream(codec) = planner.info().format {
             let waiting = Arc::clone(&stop);
-            let windows = options.engine.windows();
-            let mut decoder = StreamDecoder::within(codec, windows, move || waiting.is_set())?;
+            let is_stopped = move || waiting.is_set();
+            let mut decoder = options.engine.stream_decoder(codec, is_stopped)?;
             let mut nowhere = |_: &[u8]| stop.check();
             feed_file(planner.source(), |chunk| decoder.push(&chunk, &mut nowhere))?;
             return decoder.finish(&mut nowhere);
@@ -195,7 +194,7 @@ impl Copier {
         }
         let source = Arc::new(LocalSource::new(planner.source())?);
         let cluster_bytes = cluster_bytes(planner.info());
-        let verifier = || Verifier::new(options.engine.lease(), cluster_bytes);
+        let verifier = || Verifier::new(options.engine.lease(), &stop, cluster_bytes);
         let workers = WorkerPool::start(worker_count(options), verifier, Arc::clone(&stop))?;
         while let Some(batch) = planner.next_batch()? {
             let mut cutter = Cutter::new(Arc::new(batch), Select::Compressed);
@@ -323,7 +322,10 @@ fn start_writers(
     output: &Arc<Output>,
     stop: &Arc<StopSignal>,
 ) -> Result<WorkerPool> {
-    let cluster_bytes = cluster_bytes(info);
+    let cluster_bytes = match info.compressed_clusters {
+        0 => 0,
+        _ => cluster_bytes(info),
+    };
     let writer = || Writer::new(Arc::clone(output), options.engine.lease(), cluster_bytes);
     WorkerPool::start(worker_count(options), writer, Arc::clone(stop))
 }

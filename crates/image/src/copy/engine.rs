@@ -1,4 +1,5 @@
-//! What copies share: contexts for asynchronous writes, buffers, and the budget for large windows.
+//! What copies share: contexts for asynchronous writes, buffers, the budget for large windows, and the
+//! sandbox in which compressed data is decoded.
 //!
 //! ```text
 //! Engine --lease()--> Lease (one for each worker) --> context, buffers
@@ -11,13 +12,12 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::formats::stream::Windows;
+use crate::error::Result;
+use crate::format::StreamCodec;
+use crate::formats::stream::{StreamDecoder, Windows};
+pub(crate) use crate::sandbox::BUFFER_BYTES;
+use crate::sandbox::{Decoders, Sandbox};
 use crate::sys::{AlignedBuf, AsyncWrites, HUGE_PAGE_BYTES};
-
-/// Size of a buffer: room for a span, for the longest compressed cluster (the descriptor of a 2 MiB
-/// cluster can claim 4 MiB), and for the blocks in which both begin and end. Memory that is not
-/// touched is not taken.
-pub(crate) const BUFFER_BYTES: usize = (4 << 20) + (128 << 10);
 
 /// Most writes that a worker has in progress: two full buffers of 64 KiB runs.
 const MAX_WRITES: u32 = 64;
@@ -35,6 +35,8 @@ const MAX_IDLE_CONTEXTS: usize = 32;
 pub struct Engine {
     idle: Arc<Mutex<Idle>>,
     windows: Windows,
+    sandbox: Option<Sandbox>,
+    decoders: Decoders,
 }
 
 #[derive(Debug, Default)]
@@ -45,14 +47,47 @@ struct Idle {
 }
 
 impl Engine {
-    /// An engine that owns nothing yet.
+    /// An engine that owns nothing yet, and decodes in this process.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The memory that all copies together may use for large windows.
-    pub(crate) fn windows(&self) -> Windows {
-        self.windows.clone()
+    /// An engine whose [jobs](Self::for_job) decode in processes of their own.
+    pub fn with_sandbox(sandbox: Sandbox) -> Self {
+        Self {
+            sandbox: Some(sandbox),
+            ..Self::default()
+        }
+    }
+
+    /// The engine for one job: it shares everything except for the process that decodes, which
+    /// ends with the last clone.
+    #[must_use]
+    pub fn for_job(&self) -> Self {
+        let decoders = self.sandbox.as_ref().map(Sandbox::session);
+        Self {
+            decoders: decoders.unwrap_or_default(),
+            ..self.clone()
+        }
+    }
+
+    /// The sandbox, if there is one.
+    pub fn sandbox(&self) -> Option<&Sandbox> {
+        self.sandbox.as_ref()
+    }
+
+    /// Where the job's compressed data is decoded.
+    pub fn decoders(&self) -> &Decoders {
+        &self.decoders
+    }
+
+    /// A decoder for a stream, with the memory that all copies together may use for large windows.
+    pub(crate) fn stream_decoder(
+        &self,
+        codec: StreamCodec,
+        is_stopped: impl Fn() -> bool + Clone + Send + 'static,
+    ) -> Result<StreamDecoder> {
+        StreamDecoder::within(codec, &self.decoders, self.windows.clone(), is_stopped)
     }
 
     /// One worker's access.
@@ -99,9 +134,18 @@ impl Lease {
         AlignedBuf::with_huge_pages(BUFFER_BYTES, HUGE_PAGE_BYTES)
     }
 
-    /// Returns buffers for other copies that are running.
+    /// Returns buffers for other copies that are running. Memory that a decoding process has as well is
+    /// no other copy's.
     pub(crate) fn return_buffers(&self, buffers: impl IntoIterator<Item = AlignedBuf>) {
-        self.engine.lock().buffers.extend(buffers);
+        let own = buffers
+            .into_iter()
+            .filter(|buffer| buffer.place().is_none());
+        self.engine.lock().buffers.extend(own);
+    }
+
+    /// Where the copy's compressed data is decoded.
+    pub(crate) fn decoders(&self) -> &Decoders {
+        self.engine.decoders()
     }
 }
 

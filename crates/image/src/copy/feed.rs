@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::cut::{Cutter, Select};
+use super::engine::Engine;
 use super::held;
 use super::options::TimeSpent;
 use super::output::Output;
@@ -18,7 +19,7 @@ use super::work::{SpanBytes, Work};
 use crate::buffer::{BufferPool, PooledBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::StreamCodec;
-use crate::formats::stream::{StreamDecoder, Windows};
+use crate::formats::stream::StreamDecoder;
 use crate::map::Batch;
 
 /// Smaller chunks are first copied together, so that a source of tiny chunks costs memory copies
@@ -174,13 +175,13 @@ struct Blocks {
 impl StreamFeeder {
     pub(crate) fn new(
         codec: StreamCodec,
-        windows: Windows,
+        engine: &Engine,
         output: Arc<Output>,
         stop: Arc<StopSignal>,
     ) -> Result<Self> {
         let waiting = Arc::clone(&stop);
         Ok(Self {
-            decoder: StreamDecoder::within(codec, windows, move || waiting.is_set())?,
+            decoder: engine.stream_decoder(codec, move || waiting.is_set())?,
             blocks: Blocks {
                 pool: BufferPool::new(BLOCKS, BLOCK_BYTES),
                 output,
@@ -217,12 +218,11 @@ impl StreamFeeder {
             decoder,
             mut blocks,
         } = self;
-        let ignored = decoder.ignored_bytes();
+        let result = decoder.finish_counted(&mut |piece| blocks.take(piece, workers));
+        workers.check()?;
+        let (_, ignored) = result?;
         let counters = blocks.output.counters();
         counters.ignored_bytes.store(ignored, Ordering::Relaxed);
-        let result = decoder.finish(&mut |piece| blocks.take(piece, workers));
-        workers.check()?;
-        result?;
         blocks.finish()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::clusters::Clusters;
 use super::output::Output;
 use super::view::{View, length, out_of_span};
 use super::write_queue::{Segment, WriteQueue};
@@ -23,6 +24,8 @@ const DIRECT_RUN_BYTES: usize = 256 << 10; // 256 KiB
 pub(crate) struct Joiner<'a> {
     writes: &'a mut WriteQueue,
     output: &'a Output,
+    clusters: &'a mut Clusters,
+    cluster_bytes: usize,
     /// `None` while it is empty.
     buffer: Option<AlignedBuf>,
     /// How much of a buffer is used.
@@ -36,11 +39,15 @@ impl<'a> Joiner<'a> {
     pub(crate) fn new(
         writes: &'a mut WriteQueue,
         output: &'a Output,
+        clusters: &'a mut Clusters,
         cluster_bytes: usize,
     ) -> Self {
+        clusters.begin();
         Self {
             writes,
             output,
+            clusters,
+            cluster_bytes,
             buffer: None,
             limit: JOIN_BYTES.max(cluster_bytes),
             len: 0,
@@ -48,9 +55,29 @@ impl<'a> Joiner<'a> {
         }
     }
 
+    /// Adds a compressed cluster.
+    pub(crate) fn cluster(&mut self, piece: &Extent, view: &View<'_>) -> Result<()> {
+        let bytes = self.cluster_bytes;
+        self.make_room(piece.guest_offset, bytes)?;
+        let needed = length(piece.guest_len)?.min(bytes);
+        let buffer = self.buffer.as_mut().ok_or_else(out_of_span)?;
+        let clusters = &mut *self.clusters;
+        clusters.decode(piece, view, (buffer, self.len, bytes), needed)?;
+        self.filled(needed);
+        Ok(())
+    }
+
     /// Provides room for `bytes` guest bytes at `guest_offset`. The caller reports how much of it
     /// was [filled](Joiner::filled).
-    pub(crate) fn room(&mut self, guest_offset: u64, bytes: usize) -> Result<&mut [u8]> {
+    fn room(&mut self, guest_offset: u64, bytes: usize) -> Result<&mut [u8]> {
+        self.make_room(guest_offset, bytes)?;
+        let buffer = self.buffer.as_mut().ok_or_else(out_of_span)?;
+        buffer
+            .get_mut(self.len..self.len + bytes)
+            .ok_or_else(out_of_span)
+    }
+
+    fn make_room(&mut self, guest_offset: u64, bytes: usize) -> Result<()> {
         let mut is_new = !self.is_next(guest_offset);
         if is_new {
             // Direct writes need the alignment.
@@ -66,13 +93,10 @@ impl<'a> Joiner<'a> {
                 range: self.len..self.len,
             });
         }
-        let buffer = match &mut self.buffer {
-            Some(buffer) => buffer,
-            none => none.insert(self.writes.buffer()?),
-        };
-        buffer
-            .get_mut(self.len..self.len + bytes)
-            .ok_or_else(out_of_span)
+        if self.buffer.is_none() {
+            self.buffer = Some(self.writes.join_buffer()?);
+        }
+        Ok(())
     }
 
     /// Whether this guest offset directly follows the last bytes.
@@ -83,7 +107,7 @@ impl<'a> Joiner<'a> {
     }
 
     /// This much of the room was filled.
-    pub(crate) fn filled(&mut self, bytes: usize) {
+    fn filled(&mut self, bytes: usize) {
         self.len += bytes;
         if let Some(segment) = self.segments.last_mut() {
             segment.range.end = self.len;
@@ -148,8 +172,9 @@ impl<'a> Joiner<'a> {
         self.output.zero(rest)
     }
 
-    /// Starts writing the buffer's content.
+    /// Starts writing the buffer's content, once all of it is decoded.
     pub(crate) fn flush(&mut self) -> Result<()> {
+        self.clusters.run()?;
         self.len = 0;
         let segments = std::mem::take(&mut self.segments);
         match self.buffer.take() {

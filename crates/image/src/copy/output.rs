@@ -31,7 +31,8 @@ pub(crate) struct Output {
     held: Held,
     counters: Arc<Counters>,
     limits: Limits,
-    stop: Arc<StopSignal>,
+    /// What stops the copy.
+    pub(super) stop: Arc<StopSignal>,
     zeroed: [AtomicU64; ZeroMethod::ALL.len()],
 }
 

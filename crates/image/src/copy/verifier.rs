@@ -1,32 +1,65 @@
 //! The work of one thread that finds out whether an image can be decoded; nothing is written.
 
-use super::engine::Lease;
-use super::view::{View, at_cluster, length, pieces};
+use std::sync::Arc;
+
+use super::clusters::Clusters;
+use super::engine::{BUFFER_BYTES, Lease};
+use super::stop::StopSignal;
+use super::view::{View, length, pieces};
 use super::work::{SpanBytes, Work, Worker};
-use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::Encoding;
 use crate::sys::AlignedBuf;
 
+/// How many clusters another process gets at a time.
+const CLUSTERS: usize = 32;
+
 /// Decodes every compressed cluster that it gets.
 pub(crate) struct Verifier {
     lease: Lease,
-    decoder: Decoder,
-    /// Read buffer, allocated with the first work item.
-    input: Option<AlignedBuf>,
-    /// The decoded cluster.
-    cluster: Vec<u8>,
+    stop: Arc<StopSignal>,
+    cluster_bytes: usize,
+    /// Made with the first work item.
+    means: Option<Means>,
+}
+
+struct Means {
+    clusters: Clusters,
+    /// What is read.
+    input: AlignedBuf,
+    /// Where clusters are decoded to, all to the same place.
+    output: AlignedBuf,
 }
 
 impl Verifier {
     /// `cluster_bytes` is the decoded size of a compressed cluster.
-    pub(crate) fn new(lease: Lease, cluster_bytes: usize) -> Self {
+    pub(crate) fn new(lease: Lease, stop: &Arc<StopSignal>, cluster_bytes: usize) -> Self {
         Self {
             lease,
-            decoder: Decoder::new(),
-            input: None,
-            cluster: vec![0; cluster_bytes],
+            stop: Arc::clone(stop),
+            cluster_bytes: cluster_bytes.min(BUFFER_BYTES),
+            means: None,
         }
+    }
+
+    fn means(&mut self) -> Result<Means> {
+        if let Some(means) = self.means.take() {
+            return Ok(means);
+        }
+        let (clusters, buffers) = Clusters::new(self.lease.decoders(), &self.stop)?;
+        let buffer = || {
+            (self.lease.buffer())
+                .map_err(|e| Error::io(ErrorKind::Read, "Allocating a buffer failed", e))
+        };
+        let output = match buffers.and_then(|mut buffers| buffers.pop()) {
+            Some(shared) => shared,
+            None => buffer()?,
+        };
+        Ok(Means {
+            clusters,
+            input: buffer()?,
+            output,
+        })
     }
 }
 
@@ -42,26 +75,26 @@ impl Worker for Verifier {
                 "A verification was given something to write, which is a bug in this program",
             ));
         };
-        let input = match &mut self.input {
-            Some(input) => input,
-            none => none.insert(
-                self.lease
-                    .buffer()
-                    .map_err(|e| Error::io(ErrorKind::Read, "Allocating a buffer failed", e))?,
-            ),
-        };
+        let means = self.means()?;
+        let Means {
+            clusters,
+            input,
+            output,
+        } = self.means.insert(means);
         let inside = source.read(&span.host, input)?;
         let view = View::new(span.host.start, std::iter::once(&input[inside]));
-        for piece in pieces(&span) {
-            if piece.encoding != Encoding::Plain {
-                let (_, _, stream) = view.part(piece.host_range())?;
-                let needed = length(piece.guest_len)?.min(self.cluster.len());
-                self.decoder
-                    .decode_part(piece.encoding, stream, &mut self.cluster, needed)
-                    .map_err(|error| at_cluster(&error, &piece))?;
+        clusters.begin();
+        let compressed = pieces(&span).into_iter();
+        let compressed = compressed.filter(|piece| piece.encoding != Encoding::Plain);
+        for (number, piece) in compressed.enumerate() {
+            let needed = length(piece.guest_len)?.min(self.cluster_bytes);
+            let to = (&mut *output, 0, self.cluster_bytes);
+            clusters.decode(&piece, &view, to, needed)?;
+            if number % CLUSTERS == CLUSTERS - 1 {
+                clusters.run()?;
             }
         }
-        Ok(())
+        clusters.run()
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -71,6 +104,8 @@ impl Worker for Verifier {
 
 impl Drop for Verifier {
     fn drop(&mut self) {
-        self.lease.return_buffers(self.input.take());
+        if let Some(means) = self.means.take() {
+            self.lease.return_buffers([means.input, means.output]);
+        }
     }
 }

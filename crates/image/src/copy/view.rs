@@ -66,6 +66,20 @@ impl<'a> View<'a> {
     }
 }
 
+impl View<'_> {
+    /// Copies all bytes of `range`, which has the length of `to`.
+    pub(crate) fn copy_to(&self, range: Range<u64>, to: &mut [u8]) -> Result<()> {
+        let mut filled = 0;
+        while filled < to.len() {
+            let (_, _, part) = self.part(range.start + filled as u64..range.end)?;
+            let room = to.get_mut(filled..filled + part.len());
+            room.ok_or_else(out_of_span)?.copy_from_slice(part);
+            filled += part.len();
+        }
+        Ok(())
+    }
+}
+
 /// The extents of a span in guest order; plain ones are cut to the span's host bytes.
 pub(crate) fn pieces(span: &Span) -> Vec<Extent> {
     let mut pieces: Vec<Extent> = span

@@ -37,6 +37,9 @@ pub(crate) struct WriteQueue {
     writes: Option<AsyncWrites>,
     may_be_async: bool,
     idle: Vec<AlignedBuf>,
+    /// Whether another process decodes, and to which buffers.
+    is_apart: bool,
+    shared: Vec<AlignedBuf>,
     /// How many more buffers may be taken.
     untaken: usize,
     pending: Vec<PendingWrite>,
@@ -51,6 +54,10 @@ struct PendingWrite {
 }
 
 impl WriteQueue {
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     pub(crate) fn new(output: Arc<Output>, lease: Lease) -> Self {
         Self {
             output,
@@ -58,9 +65,31 @@ impl WriteQueue {
             writes: None,
             may_be_async: true,
             idle: Vec::with_capacity(BUFFERS),
+            is_apart: false,
+            shared: Vec::new(),
             untaken: BUFFERS,
             pending: Vec::with_capacity(MAX_PENDING),
         }
+    }
+
+    /// Joins in these buffers, which another process decodes to. What is read stays in others: a device reads
+    /// faster to huge pages, which shared memory mostly has not.
+    pub(crate) fn join_in(&mut self, buffers: Vec<AlignedBuf>) {
+        self.is_apart = true;
+        self.shared = buffers;
+    }
+
+    /// A buffer to join guest bytes in.
+    pub(crate) fn join_buffer(&mut self) -> Result<AlignedBuf> {
+        while self.is_apart {
+            if let Some(buffer) = self.shared.pop() {
+                return Ok(buffer);
+            }
+            if !self.reap(true)? {
+                return Err(lost("a buffer"));
+            }
+        }
+        self.buffer()
     }
 
     /// A buffer, which may still hold its previous user's data. If none is free, waits for a write
@@ -203,7 +232,10 @@ impl WriteQueue {
 
     fn free(&mut self, memory: Memory) {
         if let Memory::Own(buffer) = memory {
-            self.idle.push(buffer);
+            match buffer.place() {
+                Some(_) => self.shared.push(buffer),
+                None => self.idle.push(buffer),
+            }
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use super::clusters::Clusters;
 use super::cut::{SPAN_BYTES, Span};
 use super::engine::{BUFFER_BYTES, Lease};
 use super::join::Joiner;
 use super::output::Output;
-use super::view::{View, at_cluster, length, pieces};
+use super::view::{View, pieces};
 use super::work::{SpanBytes, Work, Worker};
 use super::write_queue::{Segment, WriteQueue};
-use crate::decode::Decoder;
 use crate::error::Result;
 use crate::map::Encoding;
 use crate::sys::Memory;
@@ -19,29 +19,47 @@ const _: () = assert!(SPAN_BYTES < BUFFER_BYTES as u64);
 /// Memory and decoders of one thread.
 pub(crate) struct Writer {
     output: Arc<Output>,
-    decoder: Decoder,
+    /// `None` until the first extents come.
+    clusters: Option<Clusters>,
     cluster_bytes: usize,
     writes: WriteQueue,
-    scratch: Vec<u8>,
 }
 
 impl Writer {
-    /// `cluster_bytes` is the decoded size of a compressed cluster.
+    /// `cluster_bytes` is the decoded size of a compressed cluster; 0 if the image has none.
     pub(crate) fn new(output: Arc<Output>, lease: Lease, cluster_bytes: usize) -> Self {
         Self {
             writes: WriteQueue::new(Arc::clone(&output), lease),
             output,
-            decoder: Decoder::new(),
+            clusters: None,
             cluster_bytes,
-            scratch: Vec::new(),
         }
     }
 
+    /// What decodes. It is made here because another process is only started for an image that needs one.
+    fn clusters(&mut self) -> Result<&mut Clusters> {
+        let clusters = match self.clusters.take() {
+            Some(clusters) => clusters,
+            None if self.cluster_bytes == 0 => Clusters::here(),
+            None => {
+                let decoders = self.writes.lease().decoders();
+                let (clusters, buffers) = Clusters::new(decoders, &self.output.stop)?;
+                if let Some(buffers) = buffers {
+                    self.writes.join_in(buffers);
+                }
+                clusters
+            }
+        };
+        Ok(self.clusters.insert(clusters))
+    }
+
     fn extents(&mut self, span: &Span, bytes: SpanBytes) -> Result<()> {
+        self.clusters()?;
         match bytes {
             SpanBytes::Fed(parts) => {
                 let view = View::new(span.host.start, parts.iter().map(|part| &part[..]));
                 let direct = self.decode(span, &view)?;
+                drop(view);
                 for (part, segments) in parts.into_iter().zip(direct) {
                     self.writes.write(Memory::Shared(part), &segments)?;
                 }
@@ -68,18 +86,14 @@ impl Writer {
     /// memory, for each part of the view.
     fn decode(&mut self, span: &Span, view: &View<'_>) -> Result<Vec<Vec<Segment>>> {
         let mut direct = vec![Vec::new(); view.parts.len()];
-        let mut joiner = Joiner::new(&mut self.writes, &self.output, self.cluster_bytes);
+        let clusters = self.clusters.get_or_insert_with(Clusters::here);
+        let bytes = self.cluster_bytes;
+        let mut joiner = Joiner::new(&mut self.writes, &self.output, clusters, bytes);
         for piece in pieces(span) {
             match piece.encoding {
                 Encoding::Plain => joiner.plain(&piece, view, &mut direct)?,
                 Encoding::Deflate | Encoding::Zstd | Encoding::Grain => {
-                    let input = view.contiguous(piece.host_range(), &mut self.scratch)?;
-                    let output = joiner.room(piece.guest_offset, self.cluster_bytes)?;
-                    let needed = length(piece.guest_len)?.min(self.cluster_bytes);
-                    self.decoder
-                        .decode_part(piece.encoding, input, output, needed)
-                        .map_err(|error| at_cluster(&error, &piece))?;
-                    joiner.filled(needed);
+                    joiner.cluster(&piece, view)?;
                 }
             }
         }

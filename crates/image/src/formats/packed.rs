@@ -7,9 +7,10 @@
 use super::content::{
     HEAD_BYTES, Recognised, other_format, other_format_of, read_head, sniff_head,
 };
-use super::stream::StreamDecoder;
+use super::stream::{StreamDecoder, Windows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ImageType, StreamCodec};
+use crate::sandbox::Decoders;
 use crate::source::ReadAt;
 
 /// How much of a stream is decoded at most to see what it holds. Headers may be long, but not that
@@ -29,10 +30,10 @@ pub(crate) enum Package {
 }
 
 /// What the image is packed in, if anything.
-pub(crate) fn look(source: &dyn ReadAt) -> Result<Option<Package>> {
+pub(crate) fn look(source: &dyn ReadAt, decoders: &Decoders) -> Result<Option<Package>> {
     match sniff_head(&read_head(source)?) {
         Recognised::Stream(codec) => {
-            let content = sniff_head(&peek(source, codec));
+            let content = sniff_head(&peek(source, codec, decoders)?);
             Ok(Some(Package::Stream(codec, content)))
         }
         content if is_archive(content) => Ok(Some(Package::Archive)),
@@ -47,8 +48,8 @@ pub(crate) fn is_archive(content: Recognised) -> bool {
 
 /// Fails unless an image of this declared type can be read from its source directly. The error is
 /// [`ErrorKind::Packed`] if it can be read once it has been unpacked.
-pub(crate) fn check(source: &dyn ReadAt, declared: ImageType) -> Result<()> {
-    let (codec, content) = match look(source)? {
+pub(crate) fn check(source: &dyn ReadAt, declared: ImageType, decoders: &Decoders) -> Result<()> {
+    let (codec, content) = match look(source, decoders)? {
         None => return Ok(()),
         Some(Package::Archive) => return Err(packed("a tar archive")),
         Some(Package::Stream(codec, content)) => (codec, content),
@@ -104,15 +105,23 @@ fn not_in_stream(declared: ImageType, codec: StreamCodec, content: &str) -> Erro
 }
 
 /// The first bytes that a stream decodes to. Too few if it is damaged, which shows when it is read.
-fn peek(source: &dyn ReadAt, codec: StreamCodec) -> Vec<u8> {
+fn peek(source: &dyn ReadAt, codec: StreamCodec, decoders: &Decoders) -> Result<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
-    // An error means that there is enough, or that there is no more.
-    decode_head(source, codec, &mut head).ok();
-    head
+    match decode_head(source, codec, decoders, &mut head) {
+        Err(error) if error.kind() == ErrorKind::Decoder => Err(error),
+        // Another error means that there is enough, or that there is no more.
+        _ => Ok(head),
+    }
 }
 
-fn decode_head(source: &dyn ReadAt, codec: StreamCodec, head: &mut Vec<u8>) -> Result<()> {
-    let mut decoder = StreamDecoder::new(codec)?.of_anything();
+fn decode_head(
+    source: &dyn ReadAt,
+    codec: StreamCodec,
+    decoders: &Decoders,
+    head: &mut Vec<u8>,
+) -> Result<()> {
+    let decoder = StreamDecoder::within(codec, decoders, Windows::default(), || false)?;
+    let mut decoder = decoder.of_anything();
     let enough = || Error::new(ErrorKind::Cancelled, "That is enough");
     let mut take = |piece: &[u8]| {
         let wanted = piece.len().min(HEAD_BYTES - head.len());

@@ -4,6 +4,7 @@
 //! decoded content is checked like a raw image: a compressed qcow2 is refused, and so is a stream
 //! inside a stream. The decoder returns no data before that check.
 
+mod apart;
 mod bzip2;
 mod codec;
 mod gzip;
@@ -18,8 +19,10 @@ use super::content::{HEAD_BYTES, Recognised, TAIL_BYTES, other_format, sniff_hea
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::StreamCodec;
 use crate::limits::MAX_VIRTUAL_SIZE;
-use codec::Codec;
-use windows::Means;
+use crate::sandbox::Decoders;
+use apart::Apart;
+pub(crate) use codec::{Codec, Ended, codec_of};
+pub(crate) use windows::Means;
 pub use windows::Windows;
 
 /// Where decoded bytes go. An error that it returns ends the decoding.
@@ -46,31 +49,46 @@ const SECTOR: usize = 512;
 /// # Ok::<(), lvp_image::Error>(())
 /// ```
 pub struct StreamDecoder {
-    codec: Codec,
+    codec: Place,
     name: StreamCodec,
     piece: Vec<u8>,
     check: ContentCheck,
 }
 
+/// Where the stream is decoded.
+enum Place {
+    Here(Box<Codec>),
+    Apart(Box<Apart>),
+}
+
 impl StreamDecoder {
-    /// A decoder for a stream that begins with the next byte pushed, with a budget of its own.
+    /// A decoder for a stream that begins with the next byte pushed, in this process and with a budget of
+    /// its own.
     pub fn new(codec: StreamCodec) -> Result<Self> {
-        Self::within(codec, Windows::default(), || false)
+        Self::within(codec, &Decoders::here(), Windows::default(), || false)
     }
 
-    /// A decoder that shares a budget with others. If it needs a large window it waits for it in
-    /// [`push`](Self::push), until `is_cancelled` returns true.
+    /// A decoder in the place that `decoders` says, which shares a budget with others. If it needs a large
+    /// window it waits for it in [`push`](Self::push), until `is_cancelled` returns true.
     pub fn within(
         codec: StreamCodec,
+        decoders: &Decoders,
         windows: Windows,
-        is_cancelled: impl Fn() -> bool + Send + 'static,
+        is_cancelled: impl Fn() -> bool + Clone + Send + 'static,
     ) -> Result<Self> {
-        let means = Means {
-            windows,
-            is_cancelled: Box::new(is_cancelled),
+        let place = match decoders.lane(Box::new(is_cancelled.clone()))? {
+            Some(lane) => Place::Apart(Box::new(Apart::new(codec, lane, windows)?)),
+            None => {
+                let is_cancelled = Box::new(is_cancelled);
+                let means = Means::Budget {
+                    windows,
+                    is_cancelled,
+                };
+                Place::Here(Box::new(Codec::new(codec, means)?))
+            }
         };
         Ok(Self {
-            codec: Codec::new(codec, means)?,
+            codec: place,
             name: codec,
             piece: vec![0; PIECE_BYTES],
             check: ContentCheck::default(),
@@ -84,9 +102,12 @@ impl StreamDecoder {
         self
     }
 
-    /// Bytes after the stream that were ignored, as gzip and bzip2 do.
+    /// Bytes after the stream that were ignored so far, as gzip and bzip2 do.
     pub fn ignored_bytes(&self) -> u64 {
-        self.codec.ignored_bytes()
+        match &self.codec {
+            Place::Here(codec) => codec.ignored_bytes(),
+            Place::Apart(apart) => apart.ignored_bytes(),
+        }
     }
 
     /// Consumes all of `input` and passes decoded pieces to `sink` in order.
@@ -95,7 +116,10 @@ impl StreamDecoder {
     pub fn push(&mut self, mut input: &[u8], sink: &mut Sink<'_>) -> Result<()> {
         // A codec may still hold decoded bytes if the piece is full, so it is called again.
         loop {
-            let step = self.codec.decode(input, &mut self.piece)?;
+            let step = match &mut self.codec {
+                Place::Here(codec) => codec.decode(input, &mut self.piece)?,
+                Place::Apart(apart) => apart.decode(input, &mut self.piece)?,
+            };
             input = &input[step.consumed..];
             self.check.pass(&self.piece[..step.produced], sink)?;
             if input.is_empty() && step.produced < self.piece.len() {
@@ -108,15 +132,24 @@ impl StreamDecoder {
     ///
     /// The disk is padded with zeros to a whole sector, as QEMU does with raw images. A stream that
     /// is incomplete is [`ErrorKind::Truncated`].
-    pub fn finish(mut self, sink: &mut Sink<'_>) -> Result<u64> {
+    pub fn finish(self, sink: &mut Sink<'_>) -> Result<u64> {
+        self.finish_counted(sink).map(|(size, _)| size)
+    }
+
+    /// [`finish`](Self::finish), with the number of bytes after the stream that were ignored.
+    pub(crate) fn finish_counted(mut self, sink: &mut Sink<'_>) -> Result<(u64, u64)> {
         loop {
-            let step = self.codec.finish(&mut self.piece)?;
+            let step = match &mut self.codec {
+                Place::Here(codec) => codec.finish(&mut self.piece)?,
+                Place::Apart(apart) => apart.finish(&mut self.piece)?,
+            };
             self.check.pass(&self.piece[..step.produced], sink)?;
             if step.produced == 0 {
                 break;
             }
         }
-        self.check.finish(self.name, sink)
+        let ignored = self.ignored_bytes();
+        Ok((self.check.finish(self.name, sink)?, ignored))
     }
 }
 

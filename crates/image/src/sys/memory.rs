@@ -1,11 +1,15 @@
-//! Mapped memory: aligned buffers, and a check of what is in the page cache.
+//! Mapped memory: aligned buffers, private or shared with another process, and a check of what is in
+//! the page cache.
 
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut, Range};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::error::{check, offset};
 
@@ -43,6 +47,12 @@ impl Mapping {
         Self::new(len, protection, flags, -1, 0)
     }
 
+    /// Maps a file's beginning, so that whoever has mapped it as well sees what is written.
+    fn shared(fd: RawFd, len: NonZeroUsize) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        Self::new(len, protection, libc::MAP_SHARED, fd, 0)
+    }
+
     /// Maps a part of a file without permission to read it: only `mincore` may examine it.
     fn of_file(fd: RawFd, start: u64, len: NonZeroUsize) -> io::Result<Self> {
         Self::new(len, libc::PROT_NONE, libc::MAP_SHARED, fd, offset(start)?)
@@ -66,6 +76,13 @@ impl Mapping {
     }
 }
 
+// SAFETY: a mapping belongs to the process and not to a thread, and this value gives no access to its
+// bytes. `AlignedBuf` does, as the only one in this process for each byte: an anonymous mapping has one
+// buffer, and those of a shared one do not overlap.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: exactly this range was mapped by `new`, and whoever borrowed from it did so
@@ -79,26 +96,27 @@ impl Drop for Mapping {
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20; // 2 MiB
 
 /// Zeroed, page-aligned memory of a fixed length. Pages that are never touched cost nothing.
+///
+/// It belongs to this value alone, or is a part of memory that another process has mapped as well
+/// ([`share`]). Bytes of the second kind may change at any time; whoever judges them must have
+/// copied them first, and must not read them again.
 #[derive(Debug)]
 pub(crate) struct AlignedBuf {
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
+    /// For memory that is shared with another process: the offset there.
+    place: Option<usize>,
     /// Offset of the first byte in the mapping.
     start: usize,
     len: usize,
 }
 
-// SAFETY: the mapping is private, anonymous memory owned by this value alone.
-unsafe impl Send for AlignedBuf {}
-// SAFETY: a shared reference gives shared access to the bytes only.
-unsafe impl Sync for AlignedBuf {}
-
 impl AlignedBuf {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        let mapping = Mapping::anonymous(not_empty(len)?)?;
-        let start = 0;
+        let mapping = Arc::new(Mapping::anonymous(not_empty(len)?)?);
         Ok(Self {
             mapping,
-            start,
+            place: None,
+            start: 0,
             len,
         })
     }
@@ -127,17 +145,77 @@ impl AlignedBuf {
             )
         };
         Ok(Self {
-            mapping,
+            mapping: Arc::new(mapping),
+            place: None,
             start,
             len,
         })
     }
 
+    /// Where it is in memory that is shared with another process; None if it is private.
+    pub(crate) fn place(&self) -> Option<usize> {
+        self.place
+    }
+
     fn first(&self) -> *mut u8 {
-        // Within the mapping, see the two constructors.
+        // Within the mapping, see the constructors.
         let mapping = self.mapping.start.cast::<u8>().as_ptr();
         mapping.wrapping_add(self.start)
     }
+}
+
+/// Creates memory of `count` buffers that another process can map by the descriptor. Their beginnings
+/// are `stride` bytes apart.
+///
+/// The other process can change the bytes, but not the length: an access never fails (SIGBUS).
+pub(crate) fn share(
+    count: usize,
+    stride: usize,
+    len: usize,
+) -> io::Result<(OwnedFd, Vec<AlignedBuf>)> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match rustix::fs::memfd_create(c"lvp-decode", flags | MemfdFlags::NOEXEC_SEAL) {
+        // Before Linux 6.3.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(c"lvp-decode", flags)?,
+        created => created?,
+    };
+    let total = stride
+        .checked_mul(count)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    rustix::fs::ftruncate(&fd, total as u64)?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    let buffers = map_shared(fd.as_fd(), count, stride, len)?;
+    Ok((fd, buffers))
+}
+
+/// The buffers of memory that another process created by [`share`]. Fails if it is smaller, or its length can be changed.
+pub(crate) fn map_shared(
+    fd: BorrowedFd<'_>,
+    count: usize,
+    stride: usize,
+    len: usize,
+) -> io::Result<Vec<AlignedBuf>> {
+    let total = stride
+        .checked_mul(count)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let seals = rustix::fs::fcntl_get_seals(fd)?;
+    let size = u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
+    let is_fixed = seals.contains(SealFlags::SHRINK | SealFlags::GROW);
+    if len > stride || !stride.is_multiple_of(PAGE_BYTES) || !is_fixed || size < total as u64 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mapping = Mapping::shared(fd.as_raw_fd(), not_empty(total)?)?;
+    // SAFETY: this is exactly the new mapping, and the advice changes no byte. That it may be refused
+    // (huge pages of shared memory are off by default) changes nothing else.
+    unsafe { libc::madvise(mapping.start.as_ptr(), total, libc::MADV_HUGEPAGE) };
+    let mapping = Arc::new(mapping);
+    let buffers = (0..count).map(|index| AlignedBuf {
+        mapping: Arc::clone(&mapping),
+        place: Some(index * stride),
+        start: index * stride,
+        len,
+    });
+    Ok(buffers.collect())
 }
 
 fn not_empty(len: usize) -> io::Result<NonZeroUsize> {
@@ -149,7 +227,10 @@ impl Deref for AlignedBuf {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: the mapping has `len` readable, initialised (zeroed) bytes from there on; it
-        // lives as long as `self`, and no mutable borrow exists beside this shared one.
+        // lives as long as `self`, and no mutable borrow exists beside this shared one. Another
+        // process may change bytes of shared memory meanwhile, as a device may that has it mapped:
+        // every value is a valid byte, the length is sealed, and no code of this crate relies on
+        // reading the same byte twice (see `AlignedBuf`).
         unsafe { std::slice::from_raw_parts(self.first(), self.len) }
     }
 }

@@ -141,8 +141,9 @@ impl Steps<'_> {
         let cancel = CancellationToken::new();
         let reader = self.source.reader(object, cancel.clone());
         let declared = format_of(self.image.image_type);
+        let decoders = self.engine.decoders().clone();
         let planned = blocking(move || {
-            let mut planner = Planner::open(reader, declared)?;
+            let mut planner = Planner::open_with(reader, declared, &decoders)?;
             let info = planner.info().clone();
             let image = planner
                 .is_one_pass()
@@ -292,8 +293,10 @@ impl Steps<'_> {
                 .map_err(|error| cached(&pin, "cannot be opened").because(error))
         };
         let again = source.clone();
-        let planned =
-            blocking(move || -> Result<_, JobError> { Ok(Planner::open(source()?, declared)?) });
+        let decoders = self.engine.decoders().clone();
+        let planned = blocking(move || -> Result<_, JobError> {
+            Ok(Planner::open_with(source()?, declared, &decoders)?)
+        });
         match planned.await? {
             Err(error) if error.kind() == JobErrorKind::Image(lvp_image::ErrorKind::Packed) => {
                 Ok(Opening::Packed(blocking(again).await??))

@@ -32,6 +32,7 @@ mod volume;
 use std::sync::{Arc, Mutex};
 
 use lvp_api::{Cause, Lane, Method, Stage, VolumeName};
+use lvp_image::copy::Engine;
 use tracing::Span;
 
 pub(super) use self::clone::in_place;
@@ -79,6 +80,7 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
         location: live.location(&services.source)?,
         volume: work.volume(),
         room: Mutex::default(),
+        engine: services.engine.for_job(),
         ours: Mutex::default(),
         span: Span::current(),
     };
@@ -105,6 +107,8 @@ struct Steps<'a> {
     volume: Option<&'a VolumeRequest>,
     /// The room that is reserved for the job in a pool, by volume.
     room: Mutex<Vec<(VolumeName, Reservation)>>,
+    /// What copies share, and the process that decodes for this job alone.
+    engine: Engine,
     /// The device that is being written: not a guest's until the job ends.
     ours: Mutex<Option<OurVolume>>,
     /// The job's span, the parent of its steps' spans.

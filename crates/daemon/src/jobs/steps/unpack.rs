@@ -21,7 +21,7 @@ impl Steps<'_> {
         let services = self.services;
         let (file, max_bytes) = services.cache.scratch(source.len()).await?;
         let options = UnpackOptions {
-            engine: services.engine.clone(),
+            engine: self.engine.clone(),
             max_bytes,
             cancel: self.live.stop.flag(),
         };

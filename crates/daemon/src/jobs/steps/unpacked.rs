@@ -170,7 +170,7 @@ impl Steps<'_> {
             JobError::new(JobErrorKind::Cache, what).because(error)
         };
         let handle = file.try_clone().map_err(unread)?;
-        let mut options = CopyOptions::new(&self.services.engine, TailPolicy::Zero);
+        let mut options = CopyOptions::new(&self.engine, TailPolicy::Zero);
         options.cancel = self.live.stop.flag();
         let is_stream = planner.info().virtual_size.is_none();
         let name = path.clone();

@@ -160,7 +160,7 @@ impl Steps<'_> {
 
     fn copy_options(&self, volume: &Volume) -> CopyOptions {
         let settings = &self.services.settings;
-        let mut options = CopyOptions::new(&self.services.engine, settings.tail);
+        let mut options = CopyOptions::new(&self.engine, settings.tail);
         options.counters = self.live.meter.new_copy();
         options.cancel = self.live.stop.flag();
         options.brake = self.live.meter.pause.brake();

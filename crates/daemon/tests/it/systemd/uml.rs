@@ -58,6 +58,7 @@ async fn lives_under_systemd() {
     tool("systemctl start libvirt-volume-provisioner.service");
     assert_eq!(get("/healthz").await, 200, "ready, and no answer");
     restrictions_are_in_force();
+    the_sandbox_works_within_them();
     provision("vm-1").await;
     let bytes = fs::read("/dev/vg0/vm-1").expect("the volume is read");
     assert!(bytes[..24 << 20] == builder.disk(), "the disk is wrong");
@@ -174,6 +175,11 @@ fn install() {
             &format!("/usr/lib/systemd/system/{name}"),
         );
     }
+    let slice = "provisioner.slice";
+    put(
+        &format!("systemd/{slice}"),
+        &format!("/usr/lib/systemd/system/{slice}"),
+    );
     let conf = "libvirt-volume-provisioner.conf";
     put(
         &format!("sysusers/{conf}"),
@@ -254,8 +260,8 @@ fn restrictions_are_in_force() {
         "libvirt-volume-provisioner (enforce)"
     );
     let status = read("status");
-    // CAP_DAC_OVERRIDE, CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_LEASE.
-    for line in ["CapBnd:\t0000000010a04002", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+    // CAP_DAC_OVERRIDE, CAP_SYS_ADMIN, CAP_LEASE.
+    for line in ["CapBnd:\t0000000010200002", "NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.contains(line), "{line} is not in {status}");
     }
     for (limit, value) in [
@@ -265,10 +271,23 @@ fn restrictions_are_in_force() {
     ] {
         assert_eq!(property(limit), value.to_string(), "{limit}");
     }
+    assert_eq!(property("Slice"), "provisioner.slice");
+    assert_eq!(property_of("provisioner.slice", "IOWeight"), "50");
     for path in ["/etc/x", "/usr/x", "/home/x"] {
         let line = format!("nsenter --target {pid} --mount touch {path}");
         assert!(!succeeds(&line), "{path} can be written");
     }
+}
+
+/// What restricts the process that decodes images, within what restricts the daemon.
+fn the_sandbox_works_within_them() {
+    let said = tool(&format!("journalctl --unit {SERVICE} --output cat"));
+    // Debian's user-mode Linux has no Landlock.
+    let works = [
+        "Images are decoded in a sandbox",
+        "\"missing\":\"Landlock\"",
+    ];
+    assert!(works.iter().any(|line| said.contains(line)), "{said}");
 }
 
 fn denials() -> String {
@@ -316,9 +335,11 @@ async fn get(route: &str) -> u16 {
 }
 
 fn property(name: &str) -> String {
-    tool(&format!(
-        "systemctl show --property={name} --value {SERVICE}"
-    ))
+    property_of(SERVICE, name)
+}
+
+fn property_of(unit: &str, name: &str) -> String {
+    tool(&format!("systemctl show --property={name} --value {unit}"))
 }
 
 fn output(line: &str) -> std::process::Output {

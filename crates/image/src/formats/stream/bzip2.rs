@@ -5,7 +5,7 @@ use bzip2::Decompress;
 use super::step::{Step, damaged, length};
 use crate::error::Result;
 
-pub(super) struct Bzip2 {
+pub(crate) struct Bzip2 {
     decoder: Decompress,
     /// Bytes of the current stream that were consumed.
     consumed: u64,

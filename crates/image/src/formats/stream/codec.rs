@@ -9,7 +9,8 @@ use super::zstd::Zstd;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::StreamCodec;
 
-pub(super) enum Codec {
+/// A stream's decoder in this process.
+pub(crate) enum Codec {
     Gzip(Gunzip),
     Xz(Xz),
     Zstd(Zstd),
@@ -17,7 +18,7 @@ pub(super) enum Codec {
 }
 
 impl Codec {
-    pub(super) fn new(codec: StreamCodec, means: Means) -> Result<Self> {
+    pub(crate) fn new(codec: StreamCodec, means: Means) -> Result<Self> {
         Ok(match codec {
             StreamCodec::Gzip => Self::Gzip(Gunzip::new()),
             StreamCodec::Xz => Self::Xz(Xz::new(means)?),
@@ -27,7 +28,7 @@ impl Codec {
     }
 
     /// Consumes input until there is none left or the output is full.
-    pub(super) fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step> {
+    pub(crate) fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step> {
         let mut done = Step {
             consumed: 0,
             produced: 0,
@@ -56,7 +57,7 @@ impl Codec {
 
     /// Decodes what remains once the input has ended. Nothing if that is all, and the stream is
     /// known to be complete.
-    pub(super) fn finish(&mut self, output: &mut [u8]) -> Result<Step> {
+    pub(crate) fn finish(&mut self, output: &mut [u8]) -> Result<Step> {
         let is_whole = match self {
             Self::Gzip(gzip) => gzip.is_whole(),
             Self::Xz(xz) => {
@@ -83,11 +84,58 @@ impl Codec {
     }
 
     /// Bytes after the stream that do not belong to it, if the codec's own tool ignores such bytes.
-    pub(super) fn ignored_bytes(&self) -> u64 {
+    pub(crate) fn ignored_bytes(&self) -> u64 {
         match self {
             Self::Gzip(gzip) => gzip.ignored_bytes(),
             Self::Bzip2(bzip2) => bzip2.ignored_bytes(),
             Self::Xz(_) | Self::Zstd(_) => 0,
         }
+    }
+}
+
+/// Codecs by their numbers between processes.
+const CODECS: [StreamCodec; 4] = [
+    StreamCodec::Gzip,
+    StreamCodec::Xz,
+    StreamCodec::Zstd,
+    StreamCodec::Bzip2,
+];
+
+pub(super) fn number_of(codec: StreamCodec) -> usize {
+    let number = CODECS.iter().position(|known| *known == codec);
+    number.unwrap_or(CODECS.len())
+}
+
+/// The codec with this number.
+pub(crate) fn codec_of(number: usize) -> Option<StreamCodec> {
+    CODECS.get(number).copied()
+}
+
+/// The kinds of error with which a stream's decoding ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended(ErrorKind);
+
+impl Ended {
+    const KINDS: [ErrorKind; 5] = [
+        ErrorKind::BadStream,
+        ErrorKind::Truncated,
+        ErrorKind::TooLarge,
+        ErrorKind::UnknownFeature,
+        ErrorKind::Internal,
+    ];
+
+    /// The kind with this number.
+    pub(super) fn of(number: usize) -> Option<Self> {
+        Self::KINDS.get(number).copied().map(Self)
+    }
+
+    /// The number of an error's kind.
+    pub(crate) fn number_of(error: &Error) -> usize {
+        let number = Self::KINDS.iter().position(|kind| *kind == error.kind());
+        number.unwrap_or(Self::KINDS.len() - 1)
+    }
+
+    pub(super) fn error(self, text: String) -> Error {
+        Error::new(self.0, text)
     }
 }

@@ -40,7 +40,7 @@ enum State {
     Ignored,
 }
 
-pub(super) struct Gunzip {
+pub(crate) struct Gunzip {
     state: State,
     /// Bytes of an incomplete header or trailer.
     partial: Vec<u8>,

@@ -4,9 +4,9 @@ use crate::error::{Error, ErrorKind};
 
 /// The result of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Step {
-    pub(super) consumed: usize,
-    pub(super) produced: usize,
+pub(crate) struct Step {
+    pub(crate) consumed: usize,
+    pub(crate) produced: usize,
 }
 
 /// The increase of a counter by one call, which is at most the size of the call's buffers.

@@ -26,7 +26,7 @@ struct Shared {
 
 impl Windows {
     /// Takes a share once there is one. `None` if `is_cancelled` returns true before that.
-    fn take(&self, bytes: u64, is_cancelled: &dyn Fn() -> bool) -> Option<Share> {
+    pub(super) fn take(&self, bytes: u64, is_cancelled: &dyn Fn() -> bool) -> Option<Share> {
         let shared = &self.shared;
         let mut used = shared.used.lock().unwrap_or_else(PoisonError::into_inner);
         // A share that is larger than the whole budget gets all of it.
@@ -48,9 +48,17 @@ impl Windows {
 
 impl Means {
     /// Takes a share of the budget once there is one.
-    pub(super) fn take(&self, bytes: u64) -> Result<Share> {
-        let share = self.windows.take(bytes, &self.is_cancelled);
-        share.ok_or_else(|| Error::new(ErrorKind::Cancelled, "The copy was cancelled"))
+    pub(super) fn take(&mut self, bytes: u64) -> Result<Option<Share>> {
+        match self {
+            Self::Budget {
+                windows,
+                is_cancelled,
+            } => match windows.take(bytes, &**is_cancelled) {
+                Some(share) => Ok(Some(share)),
+                None => Err(Error::new(ErrorKind::Cancelled, "The copy was cancelled")),
+            },
+            Self::Asked(ask) => ask(bytes).map(|()| None),
+        }
     }
 }
 
@@ -61,10 +69,15 @@ impl fmt::Debug for Windows {
 }
 
 /// The budget, as a codec uses it while it decodes.
-pub(super) struct Means {
-    pub(super) windows: Windows,
-    /// Whether the decoded bytes are no longer wanted.
-    pub(super) is_cancelled: Box<dyn Fn() -> bool + Send>,
+pub(crate) enum Means {
+    /// It is this program's.
+    Budget {
+        windows: Windows,
+        /// Whether the decoded bytes are no longer wanted.
+        is_cancelled: Box<dyn Fn() -> bool + Send>,
+    },
+    /// Somebody else has it, who is asked, and keeps the share.
+    Asked(Box<dyn FnMut(u64) -> Result<()> + Send>),
 }
 
 /// A stream's share of the budget, until it is dropped.

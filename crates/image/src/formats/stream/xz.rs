@@ -7,7 +7,7 @@ use super::windows::{Means, Share};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{LARGE_XZ_MEMORY_BYTES, MAX_XZ_MEMORY_BYTES};
 
-pub(super) struct Xz {
+pub(crate) struct Xz {
     stream: Stream,
     is_whole: bool,
     means: Means,
@@ -75,7 +75,7 @@ impl Xz {
             if self.stream.set_memlimit(bytes).is_ok() {
                 // Its previous share is not needed in addition to the new one.
                 self.share = None;
-                self.share = Some(self.means.take(bytes)?);
+                self.share = self.means.take(bytes)?;
                 return Ok(());
             }
         }

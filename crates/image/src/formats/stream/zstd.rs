@@ -16,7 +16,7 @@ const MAGIC: [u8; 4] = *b"\x28\xb5\x2f\xfd";
 /// The longest header: magic number, descriptor, window, dictionary id, content size.
 const MAX_HEADER_BYTES: usize = 18;
 
-pub(super) struct Zstd {
+pub(crate) struct Zstd {
     context: DCtx<'static>,
     /// The beginning of a frame, until its header is complete.
     header: Vec<u8>,
@@ -66,7 +66,7 @@ impl Zstd {
         };
         self.share = None;
         if window > 1 << FREE_ZSTD_WINDOW_LOG && window <= 1 << MAX_ZSTD_WINDOW_LOG {
-            self.share = Some(self.means.take(window)?);
+            self.share = self.means.take(window)?;
         }
         self.is_in_frame = true;
         let header = std::mem::take(&mut self.header);

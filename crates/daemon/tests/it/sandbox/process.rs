@@ -1,0 +1,175 @@
+//! The decoding process as the host sees it, and what an operator is told.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lvp_api::JobState;
+use lvp_testkit::daemon::{Home, wait_for};
+use lvp_testkit::s3::S3;
+
+use super::{hostile, image_with};
+use crate::support::{BINARY, MIB, World, ended};
+
+/// The decoding processes of a daemon.
+fn decoders(daemon: u32) -> Vec<PathBuf> {
+    let is_decoder = |process: &PathBuf| {
+        let stat = fs::read_to_string(process.join("stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        let state = fields.next()?;
+        let parent: u32 = fields.next()?.parse().ok()?;
+        let line = fs::read(process.join("cmdline")).ok()?;
+        (state != "Z" && parent == daemon && line.starts_with(b"lvp-decoder\0")).then_some(())
+    };
+    fs::read_dir("/proc")
+        .expect("it is mounted")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|process| is_decoder(process).is_some())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_decoding_process_has_no_rights_no_files_and_no_environment() {
+    let world = World::new().await.with("IMAGE_SANDBOX", "require");
+    let daemon = world.start();
+    let process = wait_for("a process in advance", async || {
+        decoders(daemon.pid()).into_iter().next()
+    })
+    .await;
+    // The daemon says that it is ready only after the process did.
+    let status = fs::read_to_string(process.join("status")).expect("it runs");
+    for line in [
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "CapInh:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+    ] {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
+    if rustix::process::geteuid().is_root() {
+        assert!(
+            status.contains("Uid:\t65534\t65534\t65534\t65534"),
+            "{status}"
+        );
+        for namespace in ["user", "net", "ipc", "mnt", "uts"] {
+            let of = |process: &Path| {
+                fs::read_link(process.join("ns").join(namespace)).expect("it runs")
+            };
+            assert_ne!(of(&process), of(Path::new("/proc/self")), "{namespace}");
+        }
+    }
+    let score = fs::read_to_string(process.join("oom_score_adj")).expect("it runs");
+    assert_eq!(score.trim(), "1000");
+    assert_eq!(fs::read(process.join("environ")).expect("it runs"), b"");
+    let limits = fs::read_to_string(process.join("limits")).expect("it runs");
+    for limit in [
+        "Max open files",
+        "Max file size",
+        "Max core file size",
+        "Max processes",
+    ] {
+        let line = limits.lines().find(|line| line.starts_with(limit));
+        let line = line.unwrap_or_else(|| panic!("{limit}: {limits}"));
+        let numbers: Vec<&str> = line[limit.len()..].split_whitespace().take(2).collect();
+        assert_eq!(numbers, ["0", "0"], "{limit}");
+    }
+    let mut descriptors: Vec<String> = fs::read_dir(process.join("fd"))
+        .expect("it runs")
+        .map(|entry| {
+            let target = fs::read_link(entry.expect("it runs").path()).expect("it runs");
+            let target = target.display().to_string();
+            target.split('[').next().unwrap_or_default().to_owned()
+        })
+        .collect();
+    descriptors.sort();
+    descriptors.dedup();
+    assert_eq!(
+        descriptors,
+        ["/dev/null", "/memfd:lvp-decode (deleted)", "socket:"]
+    );
+}
+
+#[tokio::test]
+async fn a_process_serves_one_job_and_ends_with_it_and_with_the_daemon() {
+    let world = World::new().await;
+    let image = image_with(None);
+    let url = world.put("a.qcow2", &image.build());
+    let daemon = world.start();
+    let first = wait_for("a process in advance", async || {
+        decoders(daemon.pid()).into_iter().next()
+    })
+    .await;
+    let status = ended(&daemon, &url, "vm-1", 16 * MIB).await;
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    wait_for("the process to end with its job", async || {
+        (!first.exists()).then_some(())
+    })
+    .await;
+    let next = wait_for("the next one", async || {
+        let running = decoders(daemon.pid());
+        (running.len() == 1).then(|| running[0].clone())
+    })
+    .await;
+    assert_ne!(next, first);
+    drop(daemon);
+    wait_for("the process to end with the daemon", async || {
+        (!next.exists()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_operator_is_told_what_a_hostile_image_did_and_the_daemon_goes_on() {
+    let s3 = S3::start().await.expect("the S3 server starts");
+    let home = Home::new(hostile().to_str().expect("text"), s3.endpoint());
+    let home = home.expect("there is room for a home");
+    let world = World { s3, home };
+    let good = image_with(None);
+    let good_url = world.put("good.qcow2", &good.build());
+    let daemon = world.start();
+    for (word, told) in [
+        (
+            "read-shadow",
+            "it tried a system call that decoding does not need",
+        ),
+        ("crash", "crashed (signal 6)"),
+        ("out-of-turn", "answered something else than it was asked"),
+    ] {
+        let bad = image_with(Some(word));
+        let url = world.put(&format!("{word}.qcow2"), &bad.build());
+        let name = format!("vm-{word}");
+        let good_name = format!("{name}-good");
+        let (failed, other) = tokio::join!(
+            ended(&daemon, &url, &name, 16 * MIB),
+            ended(&daemon, &good_url, &good_name, 16 * MIB),
+        );
+        assert_eq!(failed.status, JobState::Failed, "{word}: {failed:?}");
+        assert_eq!(
+            failed.error_type.as_deref(),
+            Some("decoder"),
+            "{word}: {failed:?}"
+        );
+        let error = failed.error.clone().unwrap_or_default();
+        assert!(error.contains(told), "{word}: {error}");
+        assert!(failed.remedy.is_some(), "{word}: {failed:?}");
+        assert_eq!(other.status, JobState::Completed, "{word}: {other:?}");
+        let disk = fs::read(world.home.volume(&good_name)).expect("it is there");
+        assert!(
+            disk[..8 << 20] == good.disk(),
+            "{word}: the other disk is wrong"
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_a_sandbox_images_are_decoded_in_the_daemon_and_doctor_says_so() {
+    let world = World::new().await.with("IMAGE_SANDBOX", "off");
+    let image = image_with(None);
+    let url = world.put("a.qcow2", &image.build());
+    let daemon = world.start();
+    let status = ended(&daemon, &url, "vm-1", 16 * MIB).await;
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    assert_eq!(decoders(daemon.pid()), Vec::<PathBuf>::new());
+    assert_ne!(BINARY, "");
+}
