@@ -2,19 +2,25 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use lvp_api::{ImageType, JobId, Priority, VolumeName};
 
 use crate::config::Layer;
-use crate::exit::EXIT_CODES;
+use crate::exit::{EXIT_CODES, Failure};
 use crate::output::Format;
 
+mod fleet;
 mod images;
 mod jobs;
 mod local;
 
+pub(crate) use fleet::{
+    BrokerArgs, FleetArgs, FleetCommand, HowArgs, ImageArgs, OrderArgs, OrderCommand, SigningArgs,
+    VolumeArg,
+};
 pub(crate) use images::{CacheCommand, GoldenCommand};
 pub(crate) use jobs::{JobsArgs, PlanArgs, ProvisionArgs, ReconnectArgs, WaitArgs};
 pub(crate) use local::{CertCommand, CertInitArgs, TokenArgs, TokenCommand, TokenRole};
@@ -102,6 +108,21 @@ pub(crate) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
+    /// The time limit, where nothing else of these options is needed.
+    pub(crate) fn timeout(&self) -> Result<Option<Duration>, Failure> {
+        let text = self.timeout.clone();
+        let text = text.or_else(|| {
+            std::env::var("LVP_TIMEOUT")
+                .ok()
+                .filter(|text| !text.is_empty())
+        });
+        let parsed = text
+            .as_deref()
+            .map(crate::config::parse_duration)
+            .transpose();
+        parsed.map_err(|error| Failure::usage(format!("The timeout is wrong: {error}")))
+    }
+
     /// These options as the topmost layer of the configuration.
     pub(crate) fn layer(&self) -> Layer {
         Layer {
@@ -200,6 +221,7 @@ pub(crate) enum Command {
     ///
     /// The exit code is 7 if the daemon is not ready to accept jobs.
     Health,
+    Fleet(Box<FleetArgs>),
     /// Make tokens for the daemon's tokens file
     #[command(subcommand)]
     Token(TokenCommand),

@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     Unauthorized = 6,
     /// No connection, or the daemon cannot serve now.
     Unavailable = 7,
+    /// Hosts are still to end an order.
+    Unfinished = 8,
     /// Nothing was sent: the command line or the configuration is wrong (`EX_USAGE` of sysexits.h).
     Usage = 64,
     /// Ctrl-C while waiting (128 + SIGINT, as shells report it).
@@ -38,6 +40,7 @@ Exit codes:
     5  Conflict: the volume or image is in use, or the job has already ended
     6  The credential is missing, unknown, or may not do this
     7  The daemon cannot be reached, is not ready or is too busy: try again
+    8  Hosts are still to end the fleet's order
    64  The command line or the configuration is wrong; nothing was sent
   130  Interrupted while waiting; the job continues";
 
@@ -108,6 +111,7 @@ mod tests {
             Exit::Conflict,
             Exit::Unauthorized,
             Exit::Unavailable,
+            Exit::Unfinished,
             Exit::Usage,
             Exit::Interrupted,
         ] {

@@ -115,6 +115,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         metrics: Arc::new(Metrics::new(2, None)),
         webhooks: None,
         logs: provisioner::job::log::Logs::default(),
+        gates: Arc::default(),
         doubt: Arc::default(),
         settings: JobSettings {
             max_concurrent: 2,

@@ -16,6 +16,7 @@ pub mod dependencies;
 pub mod doctor;
 pub mod error;
 mod files;
+pub mod fleet;
 pub mod golden;
 pub mod guests;
 pub mod http;

@@ -20,6 +20,7 @@ use crate::cmd::Launcher;
 use crate::config::{Config, check_with_cache};
 use crate::delivery::webhooks::Webhooks;
 use crate::dependencies::Dependencies;
+use crate::fleet::Fleet;
 use crate::golden::Shelf;
 use crate::guests::Guests;
 use crate::http::{App, Checkup, router};
@@ -35,7 +36,7 @@ use crate::telemetry::logfile::{self, LogFile};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::volume::{self, InUse, NoLibvirt, Volumes};
-use background::{run_janitor, run_probes, run_webhooks};
+use background::{run_fleet, run_janitor, run_probes, run_webhooks};
 use yielding::run_yielding;
 
 /// A daemon that is listening but does not serve yet.
@@ -147,6 +148,15 @@ impl Daemon {
             .reconcile()
             .await
             .context("Cannot clean up the cache")?;
+        // Before any job runs, as it closes the gates of those that have to wait for their turn.
+        let fleet = match &config.fleet {
+            Some(settings) => {
+                let services = Arc::clone(&app.services);
+                let fleet = Fleet::prepare(settings.clone(), app.jobs.clone(), services);
+                Some(fleet.await.context("Cannot read the orders of the fleet")?)
+            }
+            None => None,
+        };
         let resumed = app
             .jobs
             .resume()
@@ -156,6 +166,7 @@ impl Daemon {
         let probes = tokio::spawn(run_probes(app.clone(), background.clone()));
         let janitor = tokio::spawn(run_janitor(app.clone(), config.clone(), background.clone()));
         let webhooks = tokio::spawn(run_webhooks(app.clone(), background.clone()));
+        let fleet = tokio::spawn(run_fleet(fleet, background.clone()));
         let yielding = run_yielding(app.clone(), config.clone(), background.clone());
         let yielding = tokio::spawn(yielding);
         let stopped = CancellationToken::new();
@@ -200,7 +211,7 @@ impl Daemon {
             app.jobs.shut_down(config.server.shutdown_grace).await;
             stopped.cancel();
             background.cancel();
-            let tasks = [probes, janitor, webhooks, yielding];
+            let tasks = [probes, janitor, webhooks, fleet, yielding];
             for task in tasks.into_iter().chain([credentials, watchdog, server]) {
                 task.await.ok();
             }
@@ -262,6 +273,7 @@ async fn services(
         store,
         metrics,
         logs,
+        gates: Arc::default(),
         doubt: Arc::default(),
         settings: JobSettings::from(config),
     })

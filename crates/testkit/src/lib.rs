@@ -9,6 +9,7 @@ pub mod loopdev;
 pub mod loopfs;
 pub mod lvm;
 pub mod module_order;
+pub mod nats;
 pub mod openssl;
 pub mod port;
 pub mod process;

@@ -141,6 +141,7 @@ const COMPONENTS: &[Component] = &[
     program(&["sfdisk"], "apt install fdisk"),
     program(&["nginx"], "apt install nginx-light"),
     program(&["tinyproxy"], "apt install tinyproxy"),
+    program(&["nats-server"], "apt install nats-server"),
     program(&["sgdisk"], "apt install gdisk"),
     Component {
         name: "browser",

@@ -178,7 +178,7 @@ pub(crate) struct JobsArgs {
 
 /// Parses a volume's size. A small number without a unit is a mistake, not a
 /// volume of 50 bytes.
-fn parse_volume_size(text: &str) -> Result<ByteSize, String> {
+pub(super) fn parse_volume_size(text: &str) -> Result<ByteSize, String> {
     let size = ByteSize::from_str(text).map_err(|error| error.to_string())?;
     if size.0 < MIB {
         return Err(format!(

@@ -17,6 +17,7 @@ use crate::output::{self, Format, say};
 mod cache;
 mod cert;
 mod explain;
+mod fleet;
 mod golden;
 mod health;
 mod jobs;
@@ -48,6 +49,11 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         _ => {}
     }
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if let Command::Fleet(args) = cli.command {
+        // The daemon's address and credentials are not needed either.
+        let timeout = cli.connection.timeout()?;
+        return fleet::run(cli.output, timeout, *args, &env).await;
+    }
     let settings = config::load(
         cli.connection.layer(),
         cli.connection.config.as_deref(),
@@ -97,9 +103,11 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         } => volumes::verify(&context, &volumes, &reconnect).await,
         Command::Upload(args) => volumes::upload(&context, &args).await,
         Command::Health => health::health(&context).await,
-        Command::Completion { .. } | Command::Man { .. } | Command::Token(_) | Command::Cert(_) => {
-            Ok(Exit::Success)
-        }
+        Command::Completion { .. }
+        | Command::Man { .. }
+        | Command::Fleet(_)
+        | Command::Token(_)
+        | Command::Cert(_) => Ok(Exit::Success),
     }
 }
 

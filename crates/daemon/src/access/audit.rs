@@ -67,6 +67,44 @@ pub fn image_signed(job: lvp_api::JobId, image: &str, signer: &lvp_api::Signer) 
     );
 }
 
+/// Logs what became of an order to the fleet, and who signed it.
+pub fn order_received(order: &OrderLine<'_>) {
+    tracing::info!(
+        target: TARGET,
+        component = "audit",
+        order = order.id,
+        revision = order.revision,
+        kind = order.kind,
+        signer = order.signer,
+        key_id = order.key_id,
+        subject = order.subject,
+        result = order.result,
+        reason = order.reason,
+        "Order received"
+    );
+}
+
+/// What [`order_received`] logs.
+#[derive(Debug, Default)]
+pub struct OrderLine<'a> {
+    /// The order, if it is genuine.
+    pub id: Option<&'a str>,
+    /// Its revision.
+    pub revision: Option<u64>,
+    /// Its kind.
+    pub kind: Option<&'a str>,
+    /// The name of the key that signed it.
+    pub signer: Option<&'a str>,
+    /// That key's id.
+    pub key_id: Option<&'a str>,
+    /// The subject on which it came.
+    pub subject: &'a str,
+    /// What became of it.
+    pub result: &'a str,
+    /// Why.
+    pub reason: Option<&'a str>,
+}
+
 /// An audit line that is being built. It is written when this is dropped.
 #[derive(Debug)]
 pub(crate) struct AuditLine {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Backend, BackendKind, Cache, Config, ConfigError, Golden, Image, Jobs, Libvirt, Lvm, Metrics,
-    Minio, Server, Settings, Tls, Tracing, Trust, Ui, Volumes, Webhooks, logging, thin,
+    Backend, BackendKind, Cache, Config, ConfigError, Fleet, Golden, Image, Jobs, Libvirt, Lvm,
+    Metrics, Minio, Server, Settings, Tls, Tracing, Trust, Ui, Volumes, Webhooks, logging, thin,
 };
 use crate::secret::Secret;
 
@@ -103,6 +103,7 @@ impl Config {
                 secret: settings.optional_text("webhooks.secret").map(Secret::new),
                 max_age: settings.duration("webhooks.max_age")?,
             },
+            fleet: Fleet::new(settings)?,
             metrics: Metrics {
                 enabled: settings.boolean("metrics.enabled")?,
             },

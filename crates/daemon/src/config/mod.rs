@@ -8,6 +8,7 @@ mod assemble;
 mod check;
 pub mod endpoints;
 mod file;
+mod fleet;
 mod given;
 mod ignored;
 mod key;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use lvp_api::Expand;
 use url::Url;
 
+pub use fleet::Fleet;
 pub use load::{ConfigError, Settings};
 pub use logging::Logging;
 pub use paths::check_with_cache;
@@ -78,6 +80,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// Who is notified when jobs end.
     pub webhooks: Webhooks,
+    /// Orders to many hosts, if this one is to follow any.
+    pub fleet: Option<Fleet>,
     /// What scrapers read.
     pub metrics: Metrics,
     /// The web page.

@@ -13,6 +13,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use lvp_bus::Login;
+
 use super::{Backend, Config, ConfigError};
 use crate::files::with_ending;
 
@@ -84,6 +86,9 @@ pub fn check_with_cache(config: &Config, cache: Option<&Path>) -> Result<(), Con
         )
         .collect();
     let tls = server.tls.as_ref();
+    let fleet = config.fleet.as_ref();
+    let fleet_cert = fleet.and_then(|fleet| fleet.client_cert.as_ref());
+    let fleet_login = fleet.and_then(|fleet| fleet.login.as_ref());
     let read: Vec<_> = [
         ("server.tls_cert", tls.map(|tls| &tls.cert)),
         ("server.tls_key", tls.map(|tls| &tls.key)),
@@ -91,6 +96,26 @@ pub fn check_with_cache(config: &Config, cache: Option<&Path>) -> Result<(), Con
         ("server.api_tokens_file", server.api_tokens_file.as_ref()),
         ("minio.ca_cert", config.minio.ca_cert.as_ref()),
         ("tracing.ca_cert", config.tracing.ca_cert.as_ref()),
+        (
+            "fleet.ca_cert",
+            fleet.and_then(|fleet| fleet.ca_cert.as_ref()),
+        ),
+        ("fleet.client_cert", fleet_cert.map(|(cert, _)| cert)),
+        ("fleet.client_key", fleet_cert.map(|(_, key)| key)),
+        (
+            "fleet.creds_file",
+            match fleet_login {
+                Some(Login::Creds(path)) => Some(path),
+                _ => None,
+            },
+        ),
+        (
+            "fleet.nkey_file",
+            match fleet_login {
+                Some(Login::Nkey(path)) => Some(path),
+                _ => None,
+            },
+        ),
     ]
     .into_iter()
     .filter_map(|(key, path)| Some(Place::new(key, path?)))

@@ -228,10 +228,17 @@ fn the_docs_example_sets_nothing_and_names_every_key_with_its_default() {
     }
 }
 
+/// Public keys of Ed25519 (RFC 8032, section 7.1, the first two tests).
+const TRUSTED: &str = "ops=d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+const OTHER_KEY: &str = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c";
+
 /// A value of the key's form other than `now`.
 fn another(key: &keys::Key, now: &str) -> String {
     match key.kind {
         Kind::Text if key.path == "tracing.resource_attributes" => "a=b".to_owned(),
+        Kind::Text if key.path == "fleet.host" => "other".to_owned(),
+        Kind::List if key.path == "fleet.url" => "nats://other:4222".to_owned(),
+        Kind::List if key.path == "fleet.trust" => format!("other={OTHER_KEY}"),
         Kind::Text if key.path == "ui.trace_url" => "http://other/{trace_id}".to_owned(),
         Kind::Text | Kind::Secret | Kind::Secrets => "http://other:1".to_owned(),
         Kind::Word => "other".to_owned(),
@@ -283,6 +290,10 @@ fn every_documented_variable_changes_what_the_daemon_runs_with() {
         ("OTEL_TRACES_SAMPLER", "traceidratio"),
         ("WEBHOOK_URLS", "http://receiver"),
         ("WEBHOOK_SECRET", "0123456789abcdef"),
+        ("FLEET_URL", "nats://broker:4222"),
+        ("FLEET_TRUST", TRUSTED),
+        ("FLEET_CLIENT_CERT", "/fleet.pem"),
+        ("FLEET_CLIENT_KEY", "/fleet.key"),
     ];
     let shown = |extra: Option<(&str, &str)>| {
         let mut variables: Vec<_> = base.into_iter().chain(extra).collect();
@@ -308,4 +319,51 @@ fn every_documented_variable_changes_what_the_daemon_runs_with() {
         }
     }
     assert!(variables >= keys::KEYS.len());
+}
+
+#[test]
+fn a_fleet_needs_a_key_to_trust_and_each_key_of_it_is_checked() {
+    let fleet = |more: &[(&str, &str)]| {
+        let base = [
+            ("FLEET_URL", "nats://a:4222,tls://b"),
+            ("FLEET_TRUST", TRUSTED),
+        ];
+        let variables: Vec<_> = base.into_iter().chain(more.iter().copied()).collect();
+        load(LEAST, &variables).map(|config| config.fleet.expect("it is part of one"))
+    };
+    let ours = fleet(&[
+        ("FLEET_HOST", "kvm1.example.com"),
+        ("FLEET_ALLOW", "evict,prewarm"),
+    ]);
+    let ours = ours.expect("it is right");
+    assert_eq!(
+        (ours.servers.len(), ours.allow.len(), ours.host.as_str()),
+        (2, 2, "kvm1.example.com")
+    );
+    assert!(
+        fleet(&[("FLEET_ALLOW", "none")])
+            .expect("it is right")
+            .allow
+            .is_empty()
+    );
+    assert!(load(LEAST, &[]).expect("it is right").fleet.is_none());
+    for (variables, key) in [
+        (&[("FLEET_TRUST", "ops=12")][..], "fleet.trust"),
+        (&[("FLEET_TRUST", "")], "fleet.trust"),
+        (&[("FLEET_URL", "https://a")], "fleet.url"),
+        (&[("FLEET_URL", "nats://user:word@a")], "fleet.url"),
+        (&[("FLEET_HOST", "a b")], "fleet.host"),
+        (&[("FLEET_GROUPS", "a*")], "fleet.groups"),
+        (&[("FLEET_ALLOW", "everything")], "fleet.allow"),
+        (&[("FLEET_CLIENT_CERT", "/a")], "fleet.client_key"),
+        (&[("FLEET_CLIENT_KEY", "/a")], "fleet.client_cert"),
+        (
+            &[("FLEET_CREDS_FILE", "/a"), ("FLEET_NKEY_FILE", "/b")],
+            "fleet.nkey_file",
+        ),
+        (&[("FLEET_URL", "")], "fleet.trust"),
+    ] {
+        let refused = fleet(variables).expect_err(key).to_string();
+        assert!(refused.contains(key), "{refused}");
+    }
 }

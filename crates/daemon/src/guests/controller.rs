@@ -1,7 +1,7 @@
 //! How fast jobs may move bytes, by what was measured of the disks that others use too.
 //!
 //! ```text
-//!                 L <= 2 x idle            2 x idle < L           L >> idle, or P > 30 %
+//!                 L is bearable            L is above that        L is far above, or P > 30 %
 //!  limited        + 5 %                    x 0.7, and no rise     the floor
 //!                                          for two seconds
 //!  not limited    as it is                 0.7 x what was moved   the floor
@@ -10,7 +10,8 @@
 //! ```
 //!
 //! L is the mean wait of the others' requests, P the part of the time in which some task of the guests waited for I/O.
-//! What L is without us is learnt while no job moves bytes ([`Idle`]).
+//! What L is without us is learnt while no job moves bytes ([`Idle`]). Bearable is twice the median of that, or what
+//! nine of ten idle measurements are below, if that is more: where guests' own waits vary, a high one alone accuses nobody.
 //!
 //! - A job that begins while others are there begins at the floor, and is raised by half with every calm step until
 //!   the first one that is not: a start at full speed would be felt before it is measured.
@@ -31,11 +32,14 @@ const RISE: f64 = 1.05;
 const FIRST_RISE: f64 = 1.5;
 const RISE_ALONE: f64 = 2.0;
 
-/// L above this multiple of the idle one cuts.
-const ABOVE: f64 = 2.0;
+/// This multiple of the idle L is bearable.
+const BEARABLE: f64 = 2.0;
 
-/// L above this multiple, twice in a row, leads to the floor.
-const FAR_ABOVE: f64 = 6.0;
+/// So is what this part of the idle measurements is below.
+const USUALLY: f64 = 0.9;
+
+/// L above this multiple of what is bearable, twice in a row, leads to the floor.
+const FAR_ABOVE: f64 = 3.0;
 
 /// P above this leads to the floor.
 const PRESSURE: f64 = 0.3;
@@ -141,6 +145,11 @@ impl Controller {
         self.idle.median()
     }
 
+    /// Jobs are held back while the others' mean wait is longer.
+    pub fn bearable_wait(&self) -> Duration {
+        self.idle.bearable()
+    }
+
     /// The rate now, in bytes per second; None if nothing is limited.
     pub fn rate(&self) -> Option<u64> {
         self.rate.map(to_bytes)
@@ -197,14 +206,14 @@ impl Controller {
     }
 
     fn trouble(&mut self, measured: &Measured) -> Trouble {
-        let idle = self.idle.median().as_secs_f64();
-        let wait = measured.wait.map_or(0.0, |wait| wait.as_secs_f64());
-        let is_far = wait > FAR_ABOVE * idle;
+        let bearable = self.idle.bearable();
+        let wait = measured.wait.unwrap_or_default();
+        let is_far = wait > bearable.mul_f64(FAR_ABOVE);
         let was_far = std::mem::replace(&mut self.was_far, is_far);
         let is_pressed = measured.pressure.is_some_and(|part| part > PRESSURE);
         match () {
             () if is_pressed || is_far && was_far => Trouble::Much,
-            () if wait > ABOVE * idle => Trouble::Some,
+            () if wait > bearable => Trouble::Some,
             () => Trouble::None,
         }
     }
@@ -252,9 +261,9 @@ impl Controller {
 /// What L is while jobs move nothing: the median of the last measurements.
 #[derive(Debug)]
 struct Idle {
-    usual: Duration,
     waits: VecDeque<Duration>,
     median: Duration,
+    bearable: Duration,
 }
 
 impl Idle {
@@ -264,9 +273,9 @@ impl Idle {
             Disks::Rotating => 25,
         });
         Self {
-            usual,
             waits: VecDeque::new(),
             median: usual,
+            bearable: usual.mul_f64(BEARABLE),
         }
     }
 
@@ -279,15 +288,29 @@ impl Idle {
             let mut sorted: Vec<_> = self.waits.iter().copied().collect();
             sorted.sort_unstable();
             self.median = sorted[sorted.len() / 2].max(IDLE_MIN);
+            let usually = to_index(USUALLY, sorted.len());
+            self.bearable = self.median.mul_f64(BEARABLE).max(sorted[usually]);
         }
     }
 
     fn median(&self) -> Duration {
-        match self.waits.len() < IDLE_LEAST {
-            true => self.usual,
-            false => self.median,
-        }
+        self.median
     }
+
+    fn bearable(&self) -> Duration {
+        self.bearable
+    }
+}
+
+/// The place of a part of a sorted list.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "of a list of a few hundred"
+)]
+fn to_index(part: f64, length: usize) -> usize {
+    ((length as f64 * part) as usize).min(length.saturating_sub(1))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "rates are far below 2^53")]

@@ -112,6 +112,8 @@ pub struct Shown {
     pub wait: Option<Duration>,
     /// The same while no job moves bytes.
     pub idle_wait: Duration,
+    /// Jobs are held back while L is longer.
+    pub bearable_wait: Duration,
     /// P: the part of the time in which some task of the guests waited for I/O.
     pub pressure: Option<f64>,
     /// T: what jobs moved.
@@ -253,6 +255,7 @@ impl Guests {
         watch.shown = Shown {
             wait: measured.wait,
             idle_wait: watch.controller.idle_wait(),
+            bearable_wait: watch.controller.bearable_wait(),
             pressure: measured.pressure,
             own_bytes_per_sec: measured.own_bytes_per_sec,
             rate,

@@ -30,13 +30,13 @@ const SAVE_BACKOFF: Duration = Duration::from_secs(2);
 
 impl Jobs {
     /// A job's whole life after its acceptance; the only place that changes its state.
-    pub(super) async fn drive(&self, live: Arc<Live>, mut ticket: Ticket) {
+    pub(super) async fn drive(&self, live: Arc<Live>, mut ticket: Option<Ticket>) {
         let metrics = &self.0.services.metrics;
         let accepted = Instant::now();
         let slot = tokio::select! {
             biased;
             reason = live.stop.stopped() => Err(JobError::stopped(reason)),
-            granted = ticket.granted() => {
+            granted = self.turn(&live, &mut ticket) => {
                 granted.map_err(|Closed| JobError::stopped(StopReason::Shutdown))
             }
         };
@@ -57,7 +57,7 @@ impl Jobs {
                 self.0.active.fetch_add(1, Ordering::AcqRel);
                 metrics.job_started(live.id);
                 span = spans::job(&live);
-                let mut slot = Some(ticket);
+                let mut slot = ticket;
                 let ended = self.run(&live, &mut slot).instrument(span.clone()).await;
                 self.note_pause(&live, false).await;
                 metrics.job_stopped(live.id, live.meter.moved());

@@ -20,6 +20,8 @@ mod drive;
 mod failure;
 pub mod feed;
 pub mod former;
+pub mod gates;
+mod held;
 pub mod live;
 mod paused;
 pub mod plan;
@@ -138,7 +140,13 @@ impl Jobs {
         // A less urgent one would begin only to be paused at once.
         jobs.sort_by_key(|job| Reverse(job.spec.priority));
         let count = jobs.len();
-        for job in jobs {
+        for mut job in jobs {
+            let key = job.spec.idempotency_key.as_deref();
+            if job.state == JobState::Running && !self.0.services.gates.is_open(key) {
+                // It does not go on before its gate is opened.
+                job.state = JobState::Pending;
+                self.0.services.store.update_job(job.clone()).await?;
+            }
             let course = self.0.services.store.course(job.id).await?;
             self.spawn(job, Origin::Database, course);
         }
@@ -286,6 +294,7 @@ impl Jobs {
         self.0.feed.close();
         // Waiting jobs no longer start: they stay pending.
         self.0.slots.close();
+        self.0.services.gates.end();
         if tokio::time::timeout(grace, self.0.tasks.wait())
             .await
             .is_err()
@@ -323,8 +332,10 @@ impl Jobs {
         let live = Arc::new(Live::new(job, origin, course, self.services(), feed));
         self.lock().insert(live.id, Arc::clone(&live));
         self.0.services.metrics.job_queued();
-        // Here, as tasks start in any order.
-        let ticket = self.ask_for_slot(&live);
+        // Here, as tasks start in any order. A job behind a closed gate takes no place before that is opened.
+        let key = live.spec().idempotency_key.as_deref();
+        let may_run = self.0.services.gates.is_open(key);
+        let ticket = may_run.then(|| self.ask_for_slot(&live));
         let jobs = self.clone();
         self.0
             .tasks

@@ -19,8 +19,7 @@ impl Jobs {
         if is_on {
             meter.account.pause();
             meter.trail.begin(Lane::Queued);
-            metrics.job_stopped(live.id, meter.moved());
-            metrics.job_paused();
+            metrics.job_paused(live.id);
             self.0.active.fetch_sub(1, Ordering::AcqRel);
             tracing::info!(
                 component = "provisioner", job_id = %live.id,
@@ -29,8 +28,7 @@ impl Jobs {
         } else {
             meter.account.go_on();
             meter.trail.end(Lane::Queued);
-            metrics.job_continues(live.id, meter.moved());
-            metrics.job_unpaused();
+            metrics.job_unpaused(live.id);
             self.0.active.fetch_add(1, Ordering::AcqRel);
             tracing::info!(
                 component = "provisioner", job_id = %live.id,

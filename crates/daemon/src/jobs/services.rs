@@ -6,6 +6,7 @@ use lvp_image::copy::Engine;
 use tokio::sync::Notify;
 
 use super::JobSettings;
+use super::gates::Gates;
 use crate::cache::Cache;
 use crate::config::CloneUse;
 use crate::delivery::webhooks::Webhooks;
@@ -42,6 +43,8 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// The logs of jobs that have not ended.
     pub logs: Logs,
+    /// Jobs that may not run at the moment.
+    pub gates: Arc<Gates>,
     /// Sends the ends of jobs to receivers.
     pub webhooks: Option<Arc<Webhooks>>,
     /// Notified when a job failed because of a dependency, so that the dependencies are probed at once.

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::JumpDetector;
 use crate::config::Config;
 use crate::error::chain;
+use crate::fleet::Fleet;
 use crate::http::App;
 use crate::jobs::former;
 
@@ -19,6 +20,13 @@ pub(super) async fn run_webhooks(app: App, stop: CancellationToken) {
     if let Some(webhooks) = &services.webhooks {
         let (store, metrics) = (&services.store, &*services.metrics);
         webhooks.run(store, metrics, &stop).await;
+    }
+}
+
+/// Follows the fleet's orders, if this host is part of one.
+pub(super) async fn run_fleet(fleet: Option<Fleet>, stop: CancellationToken) {
+    if let Some(fleet) = fleet {
+        fleet.run(stop).await;
     }
 }
 

@@ -93,12 +93,16 @@ async fn yield_to_others(app: &App, stop: &CancellationToken) -> std::io::Result
     Ok(())
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// One line for each step at level `debug`, from which a run can be replayed.
 fn trace(shown: &Shown) {
     tracing::debug!(
         component = "yield",
-        passed_us = shown.passed.as_micros(),
-        wait_us = shown.wait.map(|wait| wait.as_micros()),
+        passed_us = micros(shown.passed),
+        wait_us = shown.wait.map(micros),
         pressure = shown.pressure,
         own_bytes_per_sec = shown.own_bytes_per_sec,
         rate = shown.rate,
@@ -124,7 +128,7 @@ impl Told {
                 tracing::info!(
                     component = "yield",
                     others_wait_ms = shown.wait.map(millis),
-                    idle_wait_ms = millis(shown.idle_wait),
+                    bearable_wait_ms = millis(shown.bearable_wait),
                     pressure = shown.pressure,
                     bytes_per_sec = shown.rate,
                     "Jobs are held back: others need the disks"

@@ -12,6 +12,7 @@ mod courses;
 mod error;
 mod events;
 mod files;
+mod fleet;
 mod golden;
 mod history;
 mod images;
@@ -36,6 +37,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use backup::{Health, backup, backup_name, check, prune as prune_backups};
 pub use error::StoreError;
 pub use events::{EVENTS_MAX, NewEvent, WaitingEvent};
+pub use fleet::{FLEET_ORDERS_KEPT, FleetRow};
 pub use golden::GoldenRow;
 pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
@@ -52,7 +54,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 44] = [
+pub const OPERATIONS: [&str; 50] = [
     "create_job",
     "update_job",
     "end_job",
@@ -96,6 +98,12 @@ pub const OPERATIONS: [&str; 44] = [
     "forget_receivers",
     "use_place",
     "forget_place",
+    "get_fleet_order",
+    "save_fleet_order",
+    "end_fleet_order",
+    "fleet_order_published",
+    "list_fleet_orders",
+    "unfinished_by_key",
     "probe",
 ];
 

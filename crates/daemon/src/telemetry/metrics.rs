@@ -14,6 +14,7 @@
 
 pub mod catalogue;
 mod exposition;
+mod fleet;
 mod jobs;
 mod process;
 mod register;
@@ -141,6 +142,10 @@ pub struct Metrics {
     golden_dropped: Counter,
     clones: Counter,
     job_methods: Family<Labels<1>, Counter>,
+    fleet_connected: Gauge,
+    fleet_orders: Family<Labels<1>, Counter>,
+    fleet_orders_active: Number,
+    fleet_reports: Family<Labels<1>, Counter>,
     tokio_tasks: Number,
     process: ProcessMetrics,
     moving: Mutex<Moving>,
@@ -151,6 +156,7 @@ struct YieldMetrics {
     rate: Number,
     others_wait: Number,
     idle_wait: Number,
+    bearable_wait: Number,
     pressure: Number,
     own: Number,
     held: Counter<f64, AtomicU64>,
@@ -178,6 +184,8 @@ struct ProcessMetrics {
 #[derive(Default)]
 struct Moving {
     running: HashMap<JobId, Running>,
+    /// Those whose transfer is paused.
+    paused: HashMap<JobId, Running>,
     hits: HitRatio,
     download: Throughput,
     convert: Throughput,

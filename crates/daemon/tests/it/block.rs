@@ -118,6 +118,7 @@ impl Bench {
             metrics: Arc::new(Metrics::new(2, None)),
             webhooks: None,
             logs: provisioner::job::log::Logs::default(),
+            gates: Arc::default(),
             doubt: Arc::default(),
             settings: JobSettings {
                 max_concurrent: 2,

@@ -23,6 +23,7 @@ mod expand;
 mod failures;
 mod faults;
 mod feed;
+mod fleet;
 mod forks;
 mod full;
 mod identity;

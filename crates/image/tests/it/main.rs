@@ -8,6 +8,7 @@ mod engine_failure;
 mod engine_resources;
 mod engine_support;
 mod engine_target;
+mod engine_yielding;
 mod formats;
 mod hostile;
 mod module_order;

@@ -199,7 +199,12 @@ pub const CATALOGUE: &[Entry] = &[
     gauge(
         "yield_idle_wait_seconds",
         &[],
-        "The same while no job moves bytes: jobs are held back above twice of it",
+        "The median of the same while no job moves bytes",
+    ),
+    gauge(
+        "yield_bearable_wait_seconds",
+        &[],
+        "Jobs are held back while others wait longer than this: twice the idle wait, or more where that varies",
     ),
     gauge(
         "yield_pressure_ratio",
@@ -377,6 +382,26 @@ pub const CATALOGUE: &[Entry] = &[
         "webhook_deliveries_total",
         &["result"],
         "Webhook events by result: delivered, failed (an attempt, to be repeated), dropped",
+    ),
+    gauge(
+        "fleet_connected",
+        &[],
+        "Whether the fleet's broker is connected; 0 without fleet.url",
+    ),
+    counter(
+        "fleet_orders_total",
+        &["result"],
+        "Orders of the fleet that arrived, by what became of them; those that are no orders too",
+    ),
+    gauge(
+        "fleet_orders_active",
+        &[],
+        "Orders of the fleet that this host is working on",
+    ),
+    counter(
+        "fleet_reports_total",
+        &["result"],
+        "Reports to the fleet by result: sent, failed (an attempt, to be repeated)",
     ),
     gauge("tokio_tasks", &[], "Asynchronous tasks that are alive"),
     gauge(

@@ -77,15 +77,32 @@ impl Metrics {
         self.active_jobs.dec();
     }
 
-    /// The transfer of a running job is paused; it is not active meanwhile.
-    pub fn job_paused(&self) {
+    /// The transfer of a running job is paused; it is not active meanwhile, and not stalled.
+    pub fn job_paused(&self, id: JobId) {
         self.paused_jobs.inc();
         self.pauses.inc();
+        self.active_jobs.dec();
+        let mut moving = self.moving();
+        if let Some(running) = moving.running.remove(&id) {
+            moving.paused.insert(id, running);
+        }
     }
 
-    /// A paused job goes on, or has ended.
-    pub fn job_unpaused(&self) {
+    /// A paused job goes on, or is about to end. What was under way when it was paused is counted from now on.
+    pub fn job_unpaused(&self, id: JobId) {
         self.paused_jobs.dec();
+        self.active_jobs.inc();
+        let mut moving = self.moving();
+        if let Some(running) = moving.paused.remove(&id) {
+            let moved_at = Instant::now();
+            moving.running.insert(
+                id,
+                Running {
+                    moved_at,
+                    ..running
+                },
+            );
+        }
     }
 
     /// A job ended; `ran` is how long it ran, if it was started.
@@ -122,6 +139,7 @@ impl Metrics {
         metrics.rate.set(float(shown.rate.unwrap_or(0)));
         metrics.others_wait.set(seconds(shown.wait));
         metrics.idle_wait.set(shown.idle_wait.as_secs_f64());
+        metrics.bearable_wait.set(shown.bearable_wait.as_secs_f64());
         metrics.pressure.set(shown.pressure.unwrap_or(0.0));
         metrics.own.set(shown.own_bytes_per_sec);
         if shown.is_held {

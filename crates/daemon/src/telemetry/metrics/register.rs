@@ -102,6 +102,7 @@ impl Metrics {
                 rate: to.add("yield_rate_bytes_per_second", Number::default()),
                 others_wait: to.add("yield_others_wait_seconds", Number::default()),
                 idle_wait: to.add("yield_idle_wait_seconds", Number::default()),
+                bearable_wait: to.add("yield_bearable_wait_seconds", Number::default()),
                 pressure: to.add("yield_pressure_ratio", Number::default()),
                 own: to.add("yield_own_bytes_per_second", Number::default()),
                 held: to.add("yield_held_seconds_total", Counter::default()),
@@ -148,6 +149,10 @@ impl Metrics {
             },
             clones: to.add("clones_total", Counter::default()),
             job_methods: to.add("volumes_made_total", Family::default()),
+            fleet_connected: to.add("fleet_connected", Gauge::default()),
+            fleet_orders: to.add("fleet_orders_total", Family::default()),
+            fleet_orders_active: to.add("fleet_orders_active", Number::default()),
+            fleet_reports: to.add("fleet_reports_total", Family::default()),
             tokio_tasks: to.add("tokio_tasks", Number::default()),
             process: ProcessMetrics {
                 cpu_seconds: to.add("process_cpu_seconds_total", Counter::default()),
@@ -234,6 +239,12 @@ impl Metrics {
                 &self.webhook_deliveries,
                 &[("result", result.as_str().into())],
             );
+        }
+        for result in super::fleet::ORDER_RESULTS {
+            begin(&self.fleet_orders, &[("result", result.into())]);
+        }
+        for result in ["sent", "failed"] {
+            begin(&self.fleet_reports, &[("result", result.into())]);
         }
         for direction in ["read", "written", "zeroed"] {
             begin(&self.transferred, &[("direction", direction.into())]);

@@ -154,3 +154,15 @@ fn a_report_that_is_cut_or_has_no_number_is_an_error() {
     assert!(parse_lvs(LVS.replace("\"8388608\"", "\"8.00m\"").as_bytes()).is_err());
     assert!(parse_lvs(LVS.replace("\"lv_role\":\"public\", ", "").as_bytes()).is_err());
 }
+
+#[test]
+fn the_disks_of_a_group_are_those_that_are_there() {
+    let json = r#"{"report": [{"pv": [{"pv_name":"/dev/sda2"}, {"pv_name":"[unknown]"}]}]}"#;
+    let found = parse_pvs(json.as_bytes()).unwrap();
+    assert_eq!(found, [Path::new("/dev/sda2")]);
+    assert!(
+        parse_pvs(br#"{"report": [{"pv": []}]}"#)
+            .unwrap()
+            .is_empty()
+    );
+}

@@ -1,0 +1,248 @@
+//! This host's place in an order's wave: claims it, renews it, and opens and closes the gate of the order's jobs.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lvp_bus::async_nats::HeaderMap;
+use lvp_bus::{BusError, key_subject, put};
+use lvp_fleet::names::{WAVES_BUCKET, key_of};
+use lvp_fleet::wave::{Record, Step, Turns};
+use lvp_fleet::{Order, OrderId, Wave};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Inner;
+use super::watch::News;
+use crate::error::chain;
+
+/// How often it is asked what to do if nothing happens.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long a write may take before it is given up and tried again.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a place is tried to be given back. If that fails, it is free once the others have heard nothing.
+const GIVE_BACK_ATTEMPTS: u32 = 5;
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Others'.
+    Waiting,
+    /// This host's.
+    Held,
+    /// Nobody's any more: so many have failed.
+    Halted(u32),
+}
+
+/// This host's place, or its wait for one.
+#[derive(Debug)]
+pub(super) struct Place {
+    turn: watch::Receiver<Turn>,
+    leave: oneshot::Sender<bool>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Place {
+    /// Begins to wait for a place.
+    pub(super) fn enter(
+        fleet: &Arc<Inner>,
+        order: &Order,
+        wave: Wave,
+        stop: &CancellationToken,
+    ) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (fleet.settings.host.as_str(), order.id.as_str()).hash(&mut hasher);
+        let keeper = Keeper {
+            turns: Turns::new(
+                fleet.settings.host.clone(),
+                order.revision,
+                wave,
+                hasher.finish(),
+            ),
+            news: fleet.watch.listen(&order.id),
+            order: order.id.clone(),
+            prefix: order.job_prefix(),
+            fleet: Arc::clone(fleet),
+        };
+        let (told, turn) = watch::channel(Turn::Waiting);
+        let (leave, left) = oneshot::channel();
+        let stop = stop.clone();
+        let task = fleet.tasks.spawn(async move {
+            stop.run_until_cancelled(keeper.keep(&told, left)).await;
+        });
+        Self {
+            turn,
+            leave,
+            task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    /// Whose turn it is now.
+    pub(super) fn now(&self) -> Turn {
+        *self.turn.borrow()
+    }
+
+    /// Returns when that has changed.
+    pub(super) async fn changed(&self) {
+        let mut turn = self.turn.clone();
+        turn.mark_unchanged();
+        if turn.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Gives the place back.
+    pub(super) async fn leave(self, has_failed: bool) {
+        // A task that has ended has nothing to give back.
+        self.leave.send(has_failed).ok();
+        self.task.await.ok();
+    }
+}
+
+struct Keeper {
+    turns: Turns,
+    news: mpsc::UnboundedReceiver<News>,
+    order: OrderId,
+    prefix: String,
+    fleet: Arc<Inner>,
+}
+
+impl Keeper {
+    async fn keep(mut self, told: &watch::Sender<Turn>, mut left: oneshot::Receiver<bool>) {
+        loop {
+            while let Ok(news) = self.news.try_recv() {
+                self.hear(news);
+            }
+            if let Ok(has_failed) = left.try_recv() {
+                return self.give_back(has_failed).await;
+            }
+            match self.turns.next(self.fleet.moment()) {
+                Step::Write { record, expected } => drop(self.write(record, expected).await),
+                Step::Begin => {
+                    tracing::info!(component = "fleet", order = %self.order, "This host has its turn");
+                    self.fleet.services.gates.open(&self.prefix);
+                    told.send_replace(Turn::Held);
+                }
+                Step::Stop => {
+                    self.fleet.services.gates.close(&self.prefix);
+                    told.send_replace(Turn::Waiting);
+                    tracing::warn!(
+                        component = "fleet", order = %self.order,
+                        "This host has lost its turn, as it could not renew it: its jobs stop, and go on with the next"
+                    );
+                    if let Err(error) = self.fleet.jobs.put_back(&self.prefix).await {
+                        let error = chain(&error);
+                        tracing::error!(
+                            component = "fleet",
+                            error,
+                            "Jobs that were stopped cannot be begun again"
+                        );
+                    }
+                }
+                Step::Halt { failures } => {
+                    told.send_replace(Turn::Halted(failures));
+                    // Nothing more happens, but to be told to leave.
+                    if let Ok(has_failed) = left.await {
+                        self.give_back(has_failed).await;
+                    }
+                    return;
+                }
+                Step::Idle => self.idle().await,
+            }
+        }
+    }
+
+    async fn idle(&mut self) {
+        let news = tokio::time::timeout(TICK, self.news.recv()).await;
+        match news {
+            Ok(Some(news)) => self.hear(news),
+            // Nobody will tell anything any more.
+            Ok(None) => tokio::time::sleep(TICK).await,
+            Err(_) => {}
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Follows(since) => self.turns.follows(since),
+            News::IsCurrent => self.turns.is_current(),
+            News::LostTrack => self.turns.lost_track(),
+            News::Claim {
+                host,
+                record,
+                number,
+                at,
+            } => {
+                self.turns.observed(&host, record, number, at);
+            }
+            News::Removed(host) => self.turns.removed(&host),
+        }
+    }
+
+    /// Writes this host's key. Returns whether the broker has it.
+    async fn write(&mut self, record: Record, expected: u64) -> bool {
+        let sent = self.fleet.moment();
+        let ends = self.turns.ends().map(|ends| ends.saturating_sub(sent));
+        // Never past the end of the lease, so that it is noticed.
+        let limit = ends
+            .filter(|left| !left.is_zero())
+            .map_or(WRITE_TIMEOUT, |left| left.min(WRITE_TIMEOUT));
+        let broker = self.fleet.broker.borrow().clone();
+        let (Some(broker), Ok(bytes)) = (broker, serde_json::to_vec(&record)) else {
+            tokio::time::sleep(TICK).await;
+            self.turns.failed(sent, false);
+            return false;
+        };
+        let subject = key_subject(
+            WAVES_BUCKET,
+            &key_of(&self.order, &self.fleet.settings.host),
+        );
+        let written = put(
+            &broker,
+            &subject,
+            bytes.into(),
+            Some(expected),
+            HeaderMap::new(),
+        );
+        match tokio::time::timeout(limit, written).await {
+            Ok(Ok(number)) => {
+                self.turns.written(record, number, sent);
+                true
+            }
+            Ok(Err(BusError::Conflict)) => {
+                self.turns.failed(sent, true);
+                self.fleet.watch.doubt();
+                false
+            }
+            Ok(Err(error)) => {
+                let error = chain(&error);
+                tracing::debug!(component = "fleet", order = %self.order, error, "A claim cannot be written");
+                self.turns.failed(sent, false);
+                tokio::time::sleep(TICK).await;
+                false
+            }
+            Err(_) => {
+                self.turns.failed(sent, false);
+                false
+            }
+        }
+    }
+
+    async fn give_back(&mut self, has_failed: bool) {
+        for _ in 0..GIVE_BACK_ATTEMPTS {
+            let Step::Write { record, expected } = self.turns.give_back(has_failed) else {
+                return;
+            };
+            if self.write(record, expected).await {
+                return;
+            }
+            self.idle().await;
+            while let Ok(news) = self.news.try_recv() {
+                self.hear(news);
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! What an order says.
+
+use lvp_api::{ImageType, Sha256Digest, VolumeName, named};
+use serde::{Deserialize, Serialize};
+
+use crate::names::{OrderId, Target};
+
+/// Most volumes of an order on one host.
+pub const VOLUMES_MAX: usize = 1000;
+
+/// Longest URL of an image.
+pub const URL_MAX: usize = 4096;
+
+/// Longest name of an issuer.
+pub const ISSUER_MAX: usize = 128;
+
+/// Largest number: what every reader of JSON reads exactly.
+pub const NUMBER_MAX: u64 = 1 << 53;
+
+/// Bounds of the time after which a host that says nothing loses its place in a wave.
+pub const SILENCE_SECONDS: std::ops::RangeInclusive<u64> = 3..=3600;
+
+/// The kinds of orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderKind {
+    /// Have the image in the cache.
+    Prewarm,
+    /// Have the image on volumes.
+    Provision,
+    /// Have the image no longer in the cache.
+    Evict,
+}
+
+named!(OrderKind, "kind of order", {
+    Prewarm => "prewarm",
+    Provision => "provision",
+    Evict => "evict",
+});
+
+/// What is to become of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is to be followed.
+    Follow,
+    /// It is to be no longer followed.
+    Cancel,
+}
+
+named!(Action, "action", { Follow => "follow", Cancel => "cancel" });
+
+/// One order for one target. An order for several hosts by name, or for several groups, is one document for each, with
+/// the same id and revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// The order's name.
+    pub id: OrderId,
+    /// From 1 on; whatever changes an order or cancels it has a higher one.
+    pub revision: u64,
+    /// What is to become of it.
+    pub action: Action,
+    /// What is to be done.
+    pub kind: OrderKind,
+    /// Whom this document is for.
+    pub target: Target,
+    /// The image.
+    pub image: Image,
+    /// The volumes on each host that it is for, of an order to provision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+    /// How hosts take turns; all begin at once without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<Wave>,
+    /// Hosts begin at a time of their own within so many seconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub jitter_seconds: u64,
+    /// When it was issued, in seconds since 1970.
+    pub issued_at: u64,
+    /// When hosts stop following it, in seconds since 1970.
+    pub deadline: u64,
+    /// Who issued it, for people; the signature says whose word it is.
+    pub issuer: String,
+}
+
+/// The image that an order is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// Where it is. An order to evict needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Its declared type.
+    #[serde(rename = "type")]
+    pub image_type: ImageType,
+    /// Its digest, as it is stored.
+    pub sha256: Sha256Digest,
+}
+
+/// A volume that an order makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Its name.
+    pub name: VolumeName,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// How hosts take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wave {
+    /// Most hosts that work at once.
+    pub hosts_at_once: u32,
+    /// Once more hosts than this have failed, no further host begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_failures: Option<u32>,
+    /// A host that says nothing for so long has stopped working, and loses its place.
+    pub silence_seconds: u64,
+}
+
+/// What is wrong with an order that is signed correctly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// The revision is 0.
+    #[error("revision is 0: the first is 1")]
+    Revision,
+    /// A number is too large.
+    #[error("a number is beyond 2^53, which not every program reads exactly")]
+    Number,
+    /// There is no URL.
+    #[error("image.url is missing: only an order to evict needs none")]
+    NoUrl,
+    /// The URL is too long or has characters that no URL has.
+    #[error("image.url is longer than {URL_MAX} bytes or has control characters or spaces")]
+    BadUrl,
+    /// The URL carries a credential.
+    #[error(
+        "image.url carries a credential, which every host could read: give hosts their own access"
+    )]
+    CredentialInUrl,
+    /// There are no volumes, or there may be none.
+    #[error(
+        "an order to provision needs from 1 to {VOLUMES_MAX} volumes, and other orders have none"
+    )]
+    Volumes,
+    /// Two volumes have one name.
+    #[error("volume {0} is named twice")]
+    VolumeTwice(VolumeName),
+    /// A volume has no size.
+    #[error("volume {0} has no size")]
+    NoSize(VolumeName),
+    /// The wave has no place.
+    #[error("wave.hosts_at_once is 0: nobody could ever begin")]
+    NoPlace,
+    /// The silence is out of bounds.
+    #[error("wave.silence_seconds must be from {} to {}", SILENCE_SECONDS.start(), SILENCE_SECONDS.end())]
+    Silence,
+    /// The deadline is not after the issue.
+    #[error("the deadline is not after the time of issue")]
+    Deadline,
+    /// The issuer's name is too long or cannot be printed.
+    #[error("issuer is longer than {ISSUER_MAX} bytes or has control characters")]
+    Issuer,
+}
+
+impl Order {
+    /// Checks what the types do not.
+    pub fn check(&self) -> Result<(), OrderError> {
+        if self.revision == 0 {
+            return Err(OrderError::Revision);
+        }
+        let sizes = self.volumes.iter().map(|volume| volume.size_bytes);
+        let numbers = [
+            self.revision,
+            self.issued_at,
+            self.deadline,
+            self.jitter_seconds,
+        ];
+        if numbers
+            .into_iter()
+            .chain(sizes)
+            .any(|number| number > NUMBER_MAX)
+        {
+            return Err(OrderError::Number);
+        }
+        match &self.image.url {
+            None if self.kind != OrderKind::Evict => return Err(OrderError::NoUrl),
+            None => {}
+            Some(url) => check_url(url)?,
+        }
+        match (self.kind, self.volumes.len()) {
+            (OrderKind::Provision, 1..=VOLUMES_MAX)
+            | (OrderKind::Prewarm | OrderKind::Evict, 0) => {}
+            _ => return Err(OrderError::Volumes),
+        }
+        let mut names = std::collections::HashSet::new();
+        for volume in &self.volumes {
+            if !names.insert(&volume.name) {
+                return Err(OrderError::VolumeTwice(volume.name.clone()));
+            }
+            if volume.size_bytes == 0 {
+                return Err(OrderError::NoSize(volume.name.clone()));
+            }
+        }
+        if let Some(wave) = self.wave {
+            if wave.hosts_at_once == 0 {
+                return Err(OrderError::NoPlace);
+            }
+            if !SILENCE_SECONDS.contains(&wave.silence_seconds) {
+                return Err(OrderError::Silence);
+            }
+        }
+        if self.deadline <= self.issued_at {
+            return Err(OrderError::Deadline);
+        }
+        if self.issuer.len() > ISSUER_MAX || self.issuer.chars().any(char::is_control) {
+            return Err(OrderError::Issuer);
+        }
+        Ok(())
+    }
+
+    /// What each job of this order is about: its volume's name, or the image's digest.
+    pub fn job_targets(&self) -> Vec<String> {
+        match self.kind {
+            OrderKind::Provision => {
+                let names = self.volumes.iter().map(|volume| volume.name.to_string());
+                names.collect()
+            }
+            OrderKind::Prewarm => vec![self.image.sha256.to_string()],
+            OrderKind::Evict => Vec::new(),
+        }
+    }
+
+    /// The idempotency key of the job about one of [`Order::job_targets`].
+    pub fn job_key(&self, target: &str) -> String {
+        format!("{}{target}", self.job_prefix())
+    }
+
+    /// What the keys of this revision's jobs begin with.
+    pub fn job_prefix(&self) -> String {
+        format!("fleet:{}:{}:", self.id, self.revision)
+    }
+}
+
+fn check_url(url: &str) -> Result<(), OrderError> {
+    let is_odd = |c: char| c.is_control() || c.is_whitespace();
+    if url.len() > URL_MAX || url.is_empty() || url.contains(is_odd) {
+        return Err(OrderError::BadUrl);
+    }
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let query = query.to_ascii_lowercase();
+    let signs = ["signature", "credential", "token", "sig="];
+    match authority.contains('@') || signs.iter().any(|sign| query.contains(sign)) {
+        true => Err(OrderError::CredentialInUrl),
+        false => Ok(()),
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn order() -> Order {
+        Order {
+            id: "debian-13".parse().unwrap(),
+            revision: 1,
+            action: Action::Follow,
+            kind: OrderKind::Prewarm,
+            target: Target::All,
+            image: Image {
+                url: Some("s3://images/debian.qcow2".to_owned()),
+                image_type: ImageType::Qcow2,
+                sha256: Sha256Digest::new([7; 32]),
+            },
+            volumes: Vec::new(),
+            wave: None,
+            jitter_seconds: 0,
+            issued_at: 1000,
+            deadline: 2000,
+            issuer: "ops".to_owned(),
+        }
+    }
+
+    fn changed(change: impl FnOnce(&mut Order)) -> Result<(), OrderError> {
+        let mut order = order();
+        change(&mut order);
+        order.check()
+    }
+
+    fn volume(name: &str, size_bytes: u64) -> Volume {
+        Volume {
+            name: name.parse().unwrap(),
+            size_bytes,
+        }
+    }
+
+    #[test]
+    fn each_rule_is_checked() {
+        assert_eq!(order().check(), Ok(()));
+        assert_eq!(
+            changed(|order| order.revision = 0),
+            Err(OrderError::Revision)
+        );
+        assert_eq!(
+            changed(|order| order.revision = NUMBER_MAX + 1),
+            Err(OrderError::Number)
+        );
+        assert_eq!(
+            changed(|order| order.image.url = None),
+            Err(OrderError::NoUrl)
+        );
+        let evict = changed(|order| {
+            order.kind = OrderKind::Evict;
+            order.image.url = None;
+        });
+        assert_eq!(evict, Ok(()));
+        for url in ["", "s3://a b", "s3://a\n"] {
+            let bad = changed(|order| order.image.url = Some(url.to_owned()));
+            assert_eq!(bad, Err(OrderError::BadUrl), "{url:?}");
+        }
+        for url in [
+            "https://user:word@host/a",
+            "https://host/a?X-Amz-Signature=1",
+            "https://host/a?sig=1",
+        ] {
+            let secret = changed(|order| order.image.url = Some(url.to_owned()));
+            assert_eq!(secret, Err(OrderError::CredentialInUrl), "{url}");
+        }
+        let versioned = changed(|order| order.image.url = Some("s3://a/b?versionId=7".to_owned()));
+        assert_eq!(versioned, Ok(()));
+        let none = changed(|order| order.kind = OrderKind::Provision);
+        assert_eq!(none, Err(OrderError::Volumes));
+        let extra = changed(|order| order.volumes = vec![volume("a", 1)]);
+        assert_eq!(extra, Err(OrderError::Volumes));
+        let twice = changed(|order| {
+            order.kind = OrderKind::Provision;
+            order.volumes = vec![volume("a", 1), volume("a", 2)];
+        });
+        assert!(matches!(twice, Err(OrderError::VolumeTwice(_))));
+        let empty = changed(|order| {
+            order.kind = OrderKind::Provision;
+            order.volumes = vec![volume("a", 0)];
+        });
+        assert!(matches!(empty, Err(OrderError::NoSize(_))));
+        let wave = |hosts_at_once, silence_seconds| {
+            changed(|order| {
+                order.wave = Some(Wave {
+                    hosts_at_once,
+                    max_failures: None,
+                    silence_seconds,
+                });
+            })
+        };
+        assert_eq!(wave(0, 30), Err(OrderError::NoPlace));
+        assert_eq!(wave(1, 2), Err(OrderError::Silence));
+        assert_eq!(wave(1, 30), Ok(()));
+        assert_eq!(
+            changed(|order| order.deadline = 1000),
+            Err(OrderError::Deadline)
+        );
+        assert_eq!(
+            changed(|order| order.issuer = "a\nb".to_owned()),
+            Err(OrderError::Issuer)
+        );
+    }
+
+    #[test]
+    fn keys_of_jobs_name_order_revision_and_target() {
+        let mut order = order();
+        let digest = "07".repeat(32);
+        assert_eq!(order.job_targets(), [digest.as_str()]);
+        assert_eq!(order.job_key("vm"), "fleet:debian-13:1:vm");
+        order.kind = OrderKind::Provision;
+        order.volumes = vec![volume("a", 1), volume("b", 1)];
+        assert_eq!(order.job_targets(), ["a", "b"]);
+    }
+}
