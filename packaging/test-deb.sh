@@ -61,6 +61,7 @@ if [ -n "${2:-}" ]; then
     cp -a --reflink=auto -- "$2" "$root"
 else
     say "Making a bare Debian 12"
+    command -v debootstrap >/dev/null || fail "debootstrap is needed: apt install debootstrap"
     debootstrap --variant=minbase --include=systemd-sysv,udev bookworm "$root" >"$work/debootstrap.log" ||
         { tail -n 20 "$work/debootstrap.log" >&2; fail debootstrap; }
 fi
