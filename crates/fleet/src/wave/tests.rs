@@ -1,7 +1,6 @@
 //! Hosts, and a broker that delays, drops, forgets and restarts.
 
 use proptest::prelude::*;
-
 use super::*;
 
 const SECOND: u64 = 1000;
