@@ -19,6 +19,8 @@ pub struct Here<'a> {
     pub allow: &'a [OrderKind],
     /// The revision of this order that it has seen.
     pub known: Option<u64>,
+    /// Whether what it has seen under that revision has ended, and was another order ([`Order::is_same_as`]).
+    pub is_another: bool,
     /// No order that was issued until then is new.
     pub floor: u64,
     /// Its clock, in seconds since 1970.
@@ -50,7 +52,16 @@ pub fn decide(order: &Order, here: &Here<'_>) -> Verdict {
         return Verdict::NotMeant;
     }
     match here.known {
-        Some(known) if known == order.revision => return Verdict::Duplicate,
+        Some(known) if known == order.revision => {
+            return match here.is_another {
+                false => Verdict::Duplicate,
+                true => Verdict::Refuse(
+                    "Another order of this name and revision was followed here: issue this one under another name \
+                     (--id), or as a later revision (--revise)"
+                        .to_owned(),
+                ),
+            };
+        }
         Some(known) if known > order.revision => return Verdict::Older,
         None if order.issued_at <= here.floor => {
             return Verdict::Refuse(format!(
@@ -89,6 +100,7 @@ mod tests {
             groups: &[],
             allow: &[OrderKind::Prewarm],
             known,
+            is_another: false,
             floor: 0,
             now: 1500,
         }
@@ -102,6 +114,11 @@ mod tests {
         assert_eq!(at(here(&host, None)), Verdict::Follow);
         assert_eq!(at(here(&host, Some(1))), Verdict::Duplicate);
         assert_eq!(at(here(&host, Some(2))), Verdict::Older);
+        let another = Here {
+            is_another: true,
+            ..here(&host, Some(1))
+        };
+        assert!(matches!(at(another), Verdict::Refuse(_)));
         let late = Here {
             now: 2000,
             ..here(&host, None)

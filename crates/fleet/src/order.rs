@@ -167,6 +167,18 @@ pub enum OrderError {
 }
 
 impl Order {
+    /// Whether the same is to be done, whoever issued it when, by which of its documents, and however long it holds.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let what = |order: &Self| Self {
+            target: self.target.clone(),
+            issued_at: 0,
+            deadline: 0,
+            issuer: String::new(),
+            ..order.clone()
+        };
+        what(self) == what(other)
+    }
+
     /// Checks what the types do not.
     pub fn check(&self) -> Result<(), OrderError> {
         if self.revision == 0 {

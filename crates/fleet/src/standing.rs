@@ -192,7 +192,8 @@ pub fn standing(facts: &Facts<'_>) -> Standing {
         let report = line.report.as_ref();
         report.is_some_and(|report| report.state.is_good())
     };
-    let is_cancelled = latest().any(|order| order.action == Action::Cancel);
+    // A revision that some hosts are not meant by any more is not cancelled.
+    let is_cancelled = latest().all(|order| order.action == Action::Cancel);
     let deadline = latest().map(|order| order.deadline).max().unwrap_or(0);
     let outcome = match lines.iter().all(ended) && !lines.is_empty() {
         true if is_cancelled || lines.iter().all(good) => Outcome::Done,

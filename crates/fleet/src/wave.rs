@@ -34,7 +34,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::names::HostName;
-use crate::order::Wave;
+use crate::order::{SILENCE_SECONDS, Wave};
 
 /// A moment of this process's monotonic clock, since any fixed moment.
 pub type Moment = Duration;
@@ -370,7 +370,8 @@ impl Turns {
 }
 
 fn hold_off(silence_seconds: u64) -> Duration {
-    let silence = Duration::from_secs(silence_seconds);
+    // A claim is not signed: a host that writes another silence than orders may have does not hold its place longer.
+    let silence = Duration::from_secs(silence_seconds.min(*SILENCE_SECONDS.end()));
     silence + (silence / 2).max(MARGIN_MIN)
 }
 

@@ -175,6 +175,21 @@ impl Lead {
         self.remove_partial().await
     }
 
+    /// Begins with the first byte, whatever is there.
+    pub async fn begin_anew(&mut self) -> Result<(), CacheError> {
+        if self.durable_bytes == 0 {
+            return Ok(());
+        }
+        self.discard().await?;
+        self.reservation.spent(u64::MAX);
+        let cache = self.cache.clone();
+        let turn = cache.0.room.lock().await;
+        cache.make_room(self.object.size).await?;
+        self.reservation = Reservation::new(&cache.0.reserved_bytes, self.object.size);
+        drop(turn);
+        Ok(())
+    }
+
     async fn remove_partial(&self) -> Result<(), CacheError> {
         let name = self.file_name.clone();
         self.cache

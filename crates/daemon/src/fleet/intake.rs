@@ -13,7 +13,7 @@ use lvp_fleet::names::{ORDERS_PREFIX, ORDERS_STREAM, subjects_of};
 use lvp_fleet::{OrderId, Report, ReportState, envelope};
 
 use super::campaign::Plan;
-use super::{Inner, unix_now};
+use super::{Inner, is_another, unix_now};
 use crate::access::audit::{self, OrderLine};
 use crate::backoff::Backoff;
 use crate::clock;
@@ -197,6 +197,7 @@ impl Inner {
                 groups: &self.settings.groups,
                 allow: &self.settings.allow,
                 known: known.as_ref().map(|row| row.revision),
+                is_another: known.as_ref().is_some_and(|row| is_another(row, order)),
                 floor,
                 now: unix_now(),
             },

@@ -331,3 +331,10 @@ fn observe(link: &channel::Sender<Link>, services: &Services, event: &Event) {
         ),
     }
 }
+
+/// Whether this revision of an order has ended here, and asked for something else. One that has no payload that can be read
+/// was not followed.
+fn is_another(row: &FleetRow, order: &Order) -> bool {
+    let before = envelope::stored(&row.payload);
+    row.report.is_some() && before.is_ok_and(|before| !before.is_same_as(order))
+}

@@ -133,14 +133,7 @@ impl Keeper {
                         component = "fleet", order = %self.order,
                         "This host has lost its turn, as it could not renew it: its jobs stop, and go on with the next"
                     );
-                    if let Err(error) = self.fleet.jobs.put_back(&self.prefix).await {
-                        let error = chain(&error);
-                        tracing::error!(
-                            component = "fleet",
-                            error,
-                            "Jobs that were stopped cannot be begun again"
-                        );
-                    }
+                    self.fleet.jobs.put_back(&self.prefix).await;
                 }
                 Step::Halt { failures } => {
                     told.send_replace(Turn::Halted(failures));

@@ -49,6 +49,8 @@ impl Reports {
                 state.last.remove(&id);
             }
         }
+        // What was to be said of a message that only claimed to be this order.
+        state.strangers.remove(&report.order);
         state.unsaid.insert(report.order.clone());
         state.last.insert(report.order.clone(), report);
         drop(state);
@@ -90,6 +92,7 @@ impl Reports {
     fn not_said(&self, report: Report, is_stranger: bool) {
         let mut state = self.lock();
         match is_stranger {
+            true if state.last.contains_key(&report.order) => {}
             true => drop(state.strangers.insert(report.order.clone(), report)),
             false => drop(state.unsaid.insert(report.order)),
         }

@@ -86,16 +86,19 @@ pub(super) async fn follow(fleet: &Arc<Inner>, task: &Task, stop: &CancellationT
     report
 }
 
+/// Cancels this order's jobs, and returns once all have ended: cancelling one that writes may take long.
 async fn stop_own(fleet: &Inner, order: &Order) -> Result<(), crate::store::StoreError> {
-    for (job, _) in fleet
-        .services
-        .store
-        .unfinished_by_key(order.job_prefix())
-        .await?
-    {
-        fleet.jobs.cancel(job).await?;
+    loop {
+        let store = &fleet.services.store;
+        let unfinished = store.unfinished_by_key(order.job_prefix()).await?;
+        if unfinished.is_empty() {
+            return Ok(());
+        }
+        for (job, _) in unfinished {
+            fleet.jobs.cancel(job).await?;
+        }
+        tokio::time::sleep(LOOK).await;
     }
-    Ok(())
 }
 
 /// Waits for this host's own moment within the jitter.

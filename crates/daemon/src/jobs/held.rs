@@ -1,18 +1,54 @@
 //! Jobs behind gates: how they wait, and how they are put back behind one.
 
-use lvp_api::JobState;
+use std::time::Duration;
+
+use lvp_api::{JobId, JobState};
 
 use super::Jobs;
 use super::live::{Live, Origin};
 use super::slots::{Closed, Ticket};
+use crate::backoff::Backoff;
+use crate::error::chain;
 use crate::job::record::Job;
 use crate::job::stop::StopReason;
 use crate::store::StoreError;
 
+/// Waits before the database is asked again.
+const AGAIN_FIRST: Duration = Duration::from_millis(200);
+/// See [`AGAIN_FIRST`].
+const AGAIN_MOST: Duration = Duration::from_secs(10);
+
 impl Jobs {
     /// Stops the jobs whose idempotency keys begin with this, and lets them begin again from what is durable, as after
-    /// a restart, once their gate is open. Returns how many there are when all have stopped.
-    pub async fn put_back(&self, prefix: &str) -> Result<usize, StoreError> {
+    /// a restart, once their gate is open. Returns how many there are when all have stopped. It is done completely,
+    /// whether or not the caller waits: a job that is stopped and not begun again would hold its volume's name until
+    /// the daemon's next start.
+    pub async fn put_back(&self, prefix: &str) -> usize {
+        let (jobs, prefix) = (self.clone(), prefix.to_owned());
+        let all = tokio::spawn(async move {
+            let stopped = jobs.stop_behind(&prefix).await;
+            let mut backoff = Backoff::doubling(AGAIN_FIRST, AGAIN_MOST);
+            while !jobs.is_stopping() {
+                match jobs.begin_again(&stopped).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        let error = chain(&error);
+                        tracing::error!(
+                            component = "fleet",
+                            error,
+                            "Jobs that were stopped cannot be begun again yet"
+                        );
+                        tokio::time::sleep(backoff.failed(None).unwrap_or(AGAIN_MOST)).await;
+                    }
+                }
+            }
+            stopped.len()
+        });
+        all.await.unwrap_or(0)
+    }
+
+    /// Stops the jobs with such keys, which stay as they are in the database. Those that had tasks.
+    async fn stop_behind(&self, prefix: &str) -> Vec<JobId> {
         let mut records = Vec::new();
         for live in self.lock().values() {
             let key = live.spec().idempotency_key.as_deref();
@@ -26,11 +62,13 @@ impl Jobs {
             // Closed once the job's task has let go of it.
             while record.changed().await.is_ok() {}
         }
-        if self.is_stopping() {
-            return Ok(records.len());
-        }
+        records.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Begins those of these jobs that have not ended and have no task.
+    async fn begin_again(&self, stopped: &[JobId]) -> Result<(), StoreError> {
         let unfinished = self.0.services.store.unfinished_jobs().await?;
-        let mine = |job: &Job| records.iter().any(|(id, _)| *id == job.id);
+        let mine = |job: &Job| stopped.contains(&job.id) && !self.lock().contains_key(&job.id);
         for mut job in unfinished.into_iter().filter(mine) {
             // The daemon did not end before the job did, so the start does not count.
             if job.state == JobState::Running {
@@ -41,7 +79,7 @@ impl Jobs {
             let course = self.0.services.store.course(job.id).await?;
             self.spawn(job, Origin::Database, course);
         }
-        Ok(records.len())
+        Ok(())
     }
 
     /// Waits until the job may run and has a slot. Without a ticket, it takes one once its gate is open.

@@ -96,9 +96,10 @@ impl Mirror {
         }
     }
 
-    fn answered(&self) {
-        let was_resting = self.resting().take();
-        if was_resting.is_some() {
+    /// Bytes have arrived. What was asked of it before it had to rest does not end its rest.
+    fn answered(&self, now: Instant) {
+        let rested = self.resting().take_if(|until| *until <= now);
+        if rested.is_some() {
             tracing::info!(mirror = self.shown(), "A mirror answers again");
         }
     }
@@ -274,7 +275,7 @@ impl<'a> Route<'a> {
                 ),
             ));
         }
-        mirror.answered();
+        mirror.answered(Instant::now());
         let counters = &mirror.counters;
         counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.detours.sent.fetch_or(bit(index), Ordering::Relaxed);

@@ -158,6 +158,11 @@ impl Source {
         }
     }
 
+    /// Whether there are mirrors.
+    pub fn has_mirrors(&self) -> bool {
+        !self.inner.mirrors.all().is_empty()
+    }
+
     /// Whether bytes came from mirrors, for which only the image's digest vouches.
     pub fn used_mirrors(&self) -> bool {
         self.detours.were_used()

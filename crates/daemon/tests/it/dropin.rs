@@ -25,12 +25,12 @@ async fn an_unknown_field_is_ignored_with_a_warning_in_the_answer_and_the_log() 
     let body = json!({
         "image_url": url, "volume_name": "vm", "volume_size_bytes": 8 * MIB,
         "image_type": "", "correlation_id": null, "adopt": null, "volume_size_gb": null,
-        "priority": 7, "labels": {"a": [1]},
+        "tier": 7, "labels": {"a": [1]},
     });
     let (status, answer) = post(&daemon, "/provision", body).await;
     assert_eq!(status, 202, "{answer}");
     let warnings = [
-        "priority: unknown field, ignored",
+        "tier: unknown field, ignored",
         "labels: unknown field, ignored",
     ];
     let mut told: Vec<_> = answer["warnings"].as_array().expect("a list").clone();
@@ -45,7 +45,7 @@ async fn an_unknown_field_is_ignored_with_a_warning_in_the_answer_and_the_log() 
         line["level"] == "warn"
             && line["warnings"]
                 .as_str()
-                .is_some_and(|text| text.contains("priority"))
+                .is_some_and(|text| text.contains("tier"))
     });
     assert!(logged, "{:#?}", daemon.log_text());
 

@@ -5,7 +5,7 @@ use std::fs;
 use lvp_api::JobState;
 use lvp_testkit::fault::{Fault, FaultProxy, Rule};
 
-use crate::support::{MIB, World, completed, ended, holds, image, metric};
+use crate::support::{MIB, World, accepted, completed, ended, fetched, holds, image, metric};
 
 const DISK: u64 = 24 * MIB;
 
@@ -99,6 +99,38 @@ async fn a_mirror_that_is_down_costs_no_attempt() {
         .iter()
         .filter(|line| line.contains("A mirror is not asked for a while"));
     assert_eq!(warned.count(), 1, "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_a_mirror_has_spoilt_before_a_crash_is_fetched_again() {
+    let world = World::new().await;
+    let mirror = FaultProxy::start(world.s3.address())
+        .await
+        .expect("a mirror");
+    let world = world.with("MINIO_MIRRORS", &mirror.endpoint());
+    let builder = image(256 * MIB, 1500, 1);
+    let bytes = builder.build();
+    let source = world.put("a.qcow2", &bytes);
+    mirror.inject(
+        Rule::new(Fault::WrongByte(70_000))
+            .range_from(4 * MIB)
+            .also(Fault::Slow(8_000_000)),
+    );
+    mirror.inject(Rule::new(Fault::Slow(8_000_000)));
+    let daemon = world.start();
+    let job = accepted(&daemon, &source, "vm", 256 * MIB).await;
+    fetched(&daemon, &job, bytes.len() as u64 / 2).await;
+    daemon.kill().expect("it is killed");
+    mirror.go_down().await;
+    let daemon = world.start();
+    let status = daemon.ended(&job).await.expect("it ends");
+    assert_eq!(status.status, JobState::Completed, "{status:?}");
+    let note = status
+        .notes
+        .iter()
+        .find(|note| note.contains("an earlier download"));
+    assert!(note.is_some(), "{status:?}");
+    assert!(holds(&world.home.volume("vm"), &builder.disk()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Hosts, and a broker that delays, drops, forgets and restarts.
 
-use proptest::prelude::*;
 use super::*;
+use proptest::prelude::*;
 
 const SECOND: u64 = 1000;
 

@@ -64,18 +64,25 @@ async fn issue(
             ),
         ));
     }
-    let revision = found.revision.map_or(1, |revision| revision + 1);
+    let next = found.revision.map_or(1, |revision| revision + 1);
     let issuer = issuer(signing, env);
-    let mut documents = spec.documents(revision, unix_now(), &issuer)?;
+    let mut revision = next;
+    let mut follow = spec.documents(revision, unix_now(), &issuer)?;
+    let drops_some = (found.orders.keys()).any(|subject| !follow.contains_key(subject));
+    if drops_some {
+        // A host may be meant by a document that is cancelled and by one that is not. It gets the latter first, and
+        // that has the higher revision, so that the former is over for it whenever it comes.
+        revision = next + 1;
+        follow = spec.documents(revision, unix_now(), &issuer)?;
+    }
     if how.dry_run {
-        return plan::show(fleet, &documents).await;
+        return plan::show(fleet, &follow).await;
     }
-    // Who is no longer meant.
-    for (subject, order) in &found.orders {
-        if !documents.contains_key(subject) {
-            documents.insert(subject.clone(), cancelled(order, revision, &issuer));
-        }
-    }
+    let no_longer = (found.orders.iter())
+        .filter(|(subject, _)| !follow.contains_key(*subject))
+        .map(|(subject, order)| (subject.clone(), cancelled(order, next, &issuer)));
+    let no_longer: Vec<_> = no_longer.collect();
+    let documents: Vec<_> = follow.into_iter().chain(no_longer).collect();
     let key = keys::read(signing, env)?;
     send(fleet, &found, &documents, &key).await?;
     told(fleet, &spec.id, revision, documents.len())?;
@@ -101,7 +108,7 @@ pub(super) async fn cancel(
         .orders
         .iter()
         .map(|(subject, order)| (subject.clone(), cancelled(order, revision, &issuer)));
-    let documents: BTreeMap<_, _> = documents.collect();
+    let documents: Vec<_> = documents.collect();
     send(fleet, &found, &documents, &key).await?;
     told(fleet, id, revision, documents.len())?;
     Ok(Exit::Success)
@@ -166,11 +173,11 @@ fn issuer(signing: &SigningArgs, env: Env<'_>) -> String {
     given.unwrap_or_else(|| "lvpctl".to_owned())
 }
 
-/// Signs and sends all documents, each in place of the one that was found, and of no other.
+/// Signs and sends all documents in their order, each in place of the one that was found, and of no other.
 async fn send(
     fleet: &Fleet,
     found: &Found,
-    documents: &BTreeMap<String, Order>,
+    documents: &[(String, Order)],
     key: &IssuerKey,
 ) -> Result<(), Failure> {
     let mut headers = HeaderMap::new();

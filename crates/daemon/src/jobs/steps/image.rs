@@ -213,12 +213,13 @@ impl Steps<'_> {
         aims: Aims<O>,
         checksums: &Checksums,
     ) -> Result<(Sha256Digest, Received<O::Written>), JobError> {
+        let has_part = lead.durable_bytes() > 0;
         let fresh_bytes = lead.object().size - lead.durable_bytes();
         let (meter, stop) = (&self.live.meter, &self.live.stop);
         let streamed = match transfer::stream(&self.source, lead, aims, meter, stop).await {
             // The partial file cannot be used: it would fill a disk that others need, the object has changed
-            // meanwhile, or a mirror has sent other bytes.
-            Err(error) if error.discards_partial() || self.may_be_a_mirrors(&error) => {
+            // meanwhile, or a mirror has sent other bytes, now or when an earlier job fetched the first part.
+            Err(error) if error.discards_partial() || self.may_be_others(&error, has_part) => {
                 lead.discard().await?;
                 return Err(error.into());
             }
@@ -242,10 +243,10 @@ impl Steps<'_> {
         Ok((digest, Received { file, written }))
     }
 
-    /// Whether the image may be damaged only because of what mirrors have sent.
-    fn may_be_a_mirrors(&self, error: &TransferError) -> bool {
+    /// Whether the image may be damaged only because of what mirrors have sent, or in the part that was there before.
+    fn may_be_others(&self, error: &TransferError, has_part: bool) -> bool {
         let is_damaged = matches!(error, TransferError::Image(error) if error.kind().is_refusal());
-        is_damaged && self.source.used_mirrors()
+        is_damaged && (has_part || self.source.used_mirrors())
     }
 
     /// Puts a published image into the index, once that can be written.

@@ -62,6 +62,8 @@ const CHANGED: &str = "The object changed while it was read: the download starte
 const MIRRORED: &str = "The image was refused, and bytes of it came from a mirror: the download started over from the \
     endpoint";
 /// See [`CHANGED`].
+const BAD_PART: &str = "The image was refused, and a part of it was left by an earlier download: the download started over";
+/// See [`CHANGED`].
 const CUT_OFF: &str = "The download was cut off, and without a strong ETag or a .sha256 object it \
     is unknown whether the rest would be of the same version: the download started over";
 
@@ -145,6 +147,7 @@ impl Steps<'_> {
         self.begin_again();
         self.expect_rates().await?;
         let mut restarts = 0;
+        let mut blamed_part = false;
         let mut is_to_clone = self.is_to_clone().await?;
         loop {
             self.charge(Cause::Network);
@@ -174,13 +177,23 @@ impl Steps<'_> {
                     self.follow(follower).await?;
                     continue;
                 }
-                Lookup::Lead(lead) => {
+                Lookup::Lead(mut lead) => {
+                    if checksums.is_empty() && self.source.has_mirrors() {
+                        // What an earlier job has left may be a mirror's, and nothing would tell.
+                        lead.begin_anew().await?;
+                    }
+                    let has_part = lead.durable_bytes() > 0;
                     let can_go_on = lead.can_be_joined();
                     let ended = self.fetch(*lead, &checksums, way).await;
                     let why = match ended.as_ref().err().map(JobError::kind) {
                         _ if restarts == MAX_RESTARTS => None,
                         Some(kind) if kind.is_of_bytes() && self.source.avoid_mirrors() => {
                             Some(MIRRORED)
+                        }
+                        // The part has been discarded.
+                        Some(kind) if kind.is_of_bytes() && has_part && !blamed_part => {
+                            blamed_part = true;
+                            Some(BAD_PART)
                         }
                         Some(JobErrorKind::Source(SourceErrorKind::ObjectChanged)) => Some(CHANGED),
                         Some(JobErrorKind::Source(SourceErrorKind::Unavailable)) if !can_go_on => {

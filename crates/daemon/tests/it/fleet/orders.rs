@@ -3,6 +3,7 @@
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::nats::Nats;
 use lvp_testkit::require::require;
+use serde_json::Value;
 
 use super::{Fleet, Said as _, jobs};
 use crate::access::audit;
@@ -123,6 +124,39 @@ async fn volumes_are_written_and_images_evicted_where_that_is_allowed_and_refuse
     let again = [&evict[..], &["--revise"]].concat();
     let again = fleet.ctl(&again).ok("evict again");
     assert!(again.contains("1 existing"), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_fewer_hosts_are_meant_by_goes_on_at_those_and_ends_at_the_others() {
+    let Some(fleet) = Fleet::new(2).await else {
+        return;
+    };
+    let fleet = fleet.with("MINIO_MAX_READ_BYTES_PER_SEC", "1M");
+    let hosts = fleet.start();
+    let image = fleet.image("a.qcow2", 16);
+    fleet.prewarm(&image, &["--all"]).ok("the order");
+    for host in 1..=2 {
+        fleet.until("o", host, "running").await;
+    }
+    let narrowed = [
+        "--host",
+        "kvm2.example.com",
+        "--revise",
+        "--wait",
+        "--timeout",
+        "50s",
+    ];
+    let told = fleet.prewarm(&image, &narrowed).ok("the revision");
+    assert!(told.contains("1 cached"), "{told}");
+    fleet.until("o", 1, "cancelled").await;
+    assert_eq!(fleet.state("o", 2), "cached");
+    let ends = |jobs: Vec<Value>| -> Vec<String> {
+        let states = jobs.iter().filter_map(|job| job["status"].as_str());
+        states.map(str::to_owned).collect()
+    };
+    assert_eq!(ends(jobs(&hosts[0]).await), ["cancelled"]);
+    let second = ends(jobs(&hosts[1]).await);
+    assert!(second.contains(&"completed".to_owned()), "{second:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
