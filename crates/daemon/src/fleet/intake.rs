@@ -331,7 +331,8 @@ impl Inner {
         };
         let (known, _) = self.services.store.fleet_order(id.to_string()).await?;
         let is_news = known.is_none_or(|row| is_genuine && row.revision < revision);
-        let is_ours = is_genuine || self.is_own_subject(subject);
+        // A genuine one may be for another host: before NATS 2.10, every host sees the orders of all.
+        let is_ours = self.is_own_subject(subject);
         if !is_news || !is_ours {
             return Ok(());
         }
