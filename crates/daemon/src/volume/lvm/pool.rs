@@ -208,16 +208,18 @@ impl Lvm {
         self.judge(pool, &look, &self.account(), (0, 0))?;
         let group = self.group_name();
         if new_bytes > look.row.lv_size {
+            let free_bytes = self.free_bytes(pool, &look);
             let kind = VolumeErrorKind::NoSpace {
-                free_bytes: self.free_bytes(pool, &look),
+                free_bytes,
                 want_bytes: new_bytes,
             };
             let message = format!(
-                "The volume would have {}, more than the whole thin pool {group}/{} ({}): ask for a smaller one, or extend \
-                 the pool",
+                "The volume would have {} ({new_bytes} bytes), more than the whole thin pool {group}/{}, which has {}, {} of \
+                 it free ({free_bytes} bytes): ask for a smaller volume, or extend the pool",
                 ByteSize(new_bytes),
                 pool.name,
-                ByteSize(look.row.lv_size)
+                ByteSize(look.row.lv_size),
+                ByteSize(free_bytes)
             );
             return Err(VolumeError::new(kind, message));
         }
