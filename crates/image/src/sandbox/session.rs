@@ -138,7 +138,10 @@ impl Decoders {
             // A list that a panic cannot leave half-changed.
             .unwrap_or_else(PoisonError::into_inner);
         // A job that goes on after a failure does so with a new one.
-        processes.retain(|process| process.is_alive());
+        // One whose lanes are used up is kept for as long as somebody uses them.
+        let is_of_use =
+            |process: &Arc<Process>| Arc::strong_count(process) > 1 || process.has_free_seat();
+        processes.retain(|process| process.is_alive() && is_of_use(process));
         for process in processes.iter() {
             if let Some(seat) = process.seat() {
                 let lane = Lane::new(Arc::clone(process), seat, is_stopped, timeout);
