@@ -1,6 +1,6 @@
 //! Jobs behind gates: how they wait, and how they are put back behind one.
 
-use lvp_api::JobState;
+use lvp_api::{JobState, WaitsFor};
 
 use super::Jobs;
 use super::live::{Live, Origin};
@@ -35,7 +35,11 @@ impl Jobs {
             // The daemon did not end before the job did, so the start does not count.
             if job.state == JobState::Running {
                 job.state = JobState::Pending;
-                job.attempts = job.attempts.saturating_sub(1);
+                let was_paused = records
+                    .iter()
+                    .any(|(id, last)| *id == job.id && is_paused(&last.borrow()));
+                // Of a paused one, it is not counted anyway.
+                job.attempts = (job.attempts).saturating_sub(u32::from(!was_paused));
                 self.0.services.store.update_job(job.clone()).await?;
             }
             let course = self.0.services.store.course(job.id).await?;
@@ -70,4 +74,9 @@ impl Jobs {
             *ticket = None;
         }
     }
+}
+
+/// Whether a job's transfer is paused, or was when the job was stopped.
+fn is_paused(job: &Job) -> bool {
+    (job.waiting.as_ref()).is_some_and(|waiting| waiting.on == WaitsFor::Slot)
 }
