@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use lvp_image::copy::RateLimiter;
 
 use crate::config::{Config, YieldUse};
+use crate::error::chain;
 use controller::{Controller, Measured};
 use devices::{Device, Tree};
 use load::{Counted, Files, Leaves};
@@ -219,10 +220,19 @@ impl Guests {
         };
         let now = Instant::now();
         if now.duration_since(watch.found_at) >= REFRESH {
-            let (_, leaves, shares_cache) = self.look_for(&watch.places)?;
-            watch.leaves = leaves;
             watch.found_at = now;
-            self.shares_cache.store(shares_cache, Ordering::Release);
+            match self.look_for(&watch.places) {
+                Ok((_, leaves, shares_cache)) => {
+                    watch.leaves = leaves;
+                    self.shares_cache.store(shares_cache, Ordering::Release);
+                }
+                // Devices come and go: what was found before is as good until the next look.
+                Err(error) => tracing::debug!(
+                    component = "yield",
+                    error = chain(&error),
+                    "The devices cannot be looked for anew"
+                ),
+            }
         }
         let look = Look {
             at: now,
