@@ -83,6 +83,8 @@ struct Watch {
     began: Instant,
     controller: Controller,
     last: Option<Look>,
+    /// Whether a job ran at the last look.
+    was_running: bool,
     /// What was decided last.
     shown: Shown,
 }
@@ -111,7 +113,7 @@ pub struct Places {
 pub struct Shown {
     /// L: the mean wait of others' requests; None if there were next to none.
     pub wait: Option<Duration>,
-    /// The same while no job moves bytes.
+    /// The same while no job runs.
     pub idle_wait: Duration,
     /// Jobs are held back while L is longer.
     pub bearable_wait: Duration,
@@ -179,6 +181,7 @@ impl Guests {
             began: now,
             controller: Controller::new(kind, self.settings.floor_bytes_per_sec),
             last: None,
+            was_running: false,
             shown: Shown::default(),
         });
         Ok(disks.into_iter().map(|disk| self.tree.name(disk)).collect())
@@ -212,8 +215,9 @@ impl Guests {
         })
     }
 
-    /// Measures, decides and sets the rate. None if nothing is watched, or before the second look.
-    pub fn step(&self) -> io::Result<Option<Shown>> {
+    /// Measures, decides and sets the rate. `is_running` is whether a job runs now. None if nothing is watched, or before
+    /// the second look.
+    pub fn step(&self, is_running: bool) -> io::Result<Option<Shown>> {
         let mut watch = self.lock();
         let Some(watch) = watch.as_mut() else {
             return Ok(None);
@@ -240,6 +244,7 @@ impl Guests {
             passed_bytes: self.limiter.passed_bytes(),
             ours: self.lock_ours().keys().copied().collect(),
         };
+        let was_running = std::mem::replace(&mut watch.was_running, is_running);
         let Some(last) = watch.last.replace(look) else {
             return Ok(None);
         };
@@ -257,6 +262,7 @@ impl Guests {
             wait: others.wait,
             pressure: others.pressure,
             own_bytes_per_sec: per_second(own, passed),
+            are_jobs_running: is_running || was_running,
         };
         let before = watch.shown.rate;
         let since_begin = look.at.duration_since(watch.began);
