@@ -83,6 +83,15 @@ fn obey(word: &str, serial: u32, socket: BorrowedFd<'_>) {
             ask[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
             send(socket, &ask);
         }
+        "large-window" => {
+            let mut ask = reply(serial, 3, 0, 0);
+            ask[16..24].copy_from_slice(&(200_u64 << 20).to_le_bytes());
+            send(socket, &ask);
+        }
+        "windows" => loop {
+            send(socket, &reply(serial, 3, 0, 0));
+            rustix::io::read(socket, &mut [0_u8; 32]).ok();
+        },
         attempt => report(try_to(attempt)),
     }
 }

@@ -109,6 +109,9 @@ pub(crate) const FREE_ZSTD_WINDOW_LOG: u32 = 25;
 /// own default limit: `--ultra -22` and `--long` stay within it.
 pub(crate) const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 
+/// The most of it that one stream needs: what the largest window of an xz stream takes.
+pub(crate) const MAX_WINDOW_BYTES: u64 = LARGE_XZ_MEMORY_BYTES[1];
+
 /// Memory for the large windows of all streams of a program together: 260 MiB, two of the largest.
 ///
 /// A stream that finds it used up waits.

@@ -10,8 +10,12 @@
 //! ```
 //!
 //! L is the mean wait of the others' requests, P the part of the time in which some task of the guests waited for I/O.
-//! What L is without us is learnt while no job moves bytes ([`Idle`]). Bearable is twice the median of that, or what
-//! nine of ten idle measurements are below, if that is more: where guests' own waits vary, a high one alone accuses nobody.
+//! What L is without us is learnt while no job runs ([`Idle`]): part of what a job reads and writes is not counted.
+//! Bearable is twice the median of that, or what nine of ten idle measurements are below, if that is more: where guests'
+//! own waits vary, a high one alone accuses nobody.
+//!
+//! P says nothing about where the guests' tasks wait: it may be a disk of the network. So it counts only while there are
+//! others on these disks, L is not known to be bearable, and P is above what nine of ten idle measurements are below.
 //!
 //! - A job that begins while others are there begins at the floor, and is raised by half with every calm step until
 //!   the first one that is not: a start at full speed would be felt before it is measured.
@@ -41,7 +45,7 @@ const USUALLY: f64 = 0.9;
 /// L above this multiple of what is bearable, twice in a row, leads to the floor.
 const FAR_ABOVE: f64 = 3.0;
 
-/// P above this leads to the floor.
+/// P above this leads to the floor, if it is above what is usual.
 const PRESSURE: f64 = 0.3;
 
 /// How long there is no rise after a cut.
@@ -84,8 +88,10 @@ pub struct Measured {
     pub wait: Option<Duration>,
     /// P, from 0 to 1; None where the guests have no control group of their own.
     pub pressure: Option<f64>,
-    /// What jobs have moved.
+    /// What jobs have moved, as far as it is counted.
     pub own_bytes_per_sec: f64,
+    /// Whether a job ran.
+    pub are_jobs_running: bool,
 }
 
 /// The kind of the disks, which decides what is assumed before anything was measured.
@@ -155,6 +161,11 @@ impl Controller {
         self.rate.map(to_bytes)
     }
 
+    /// Jobs are held back at once while P is higher, and L not known to be bearable.
+    fn bearable_pressure(&self) -> f64 {
+        self.idle.usual_pressure.max(PRESSURE)
+    }
+
     /// Decides anew. `now` is the time since any fixed instant, and grows.
     pub fn step(&mut self, now: Duration, measured: &Measured) -> Option<u64> {
         if measured.wait.is_some() {
@@ -170,14 +181,21 @@ impl Controller {
         self.rate()
     }
 
-    /// Jobs move nothing: what is measured is the others' own doing.
+    /// Jobs move nothing: if none runs, what is measured is the others' own doing.
     fn rest(&mut self, now: Duration, measured: &Measured, is_alone: bool) {
+        if measured.are_jobs_running {
+            self.quiet_since = None;
+            return;
+        }
         let since = *self.quiet_since.get_or_insert(now);
         if now.saturating_sub(since) < QUIET {
             return;
         }
         if let Some(wait) = measured.wait {
             self.idle.learn(wait);
+        }
+        if let Some(pressure) = measured.pressure {
+            self.idle.learn_pressure(pressure);
         }
         // The next job begins slowly if others are there, and at full speed otherwise.
         self.was_far = false;
@@ -190,7 +208,7 @@ impl Controller {
     fn work(&mut self, now: Duration, measured: &Measured, is_alone: bool) {
         self.quiet_since = None;
         let own = measured.own_bytes_per_sec;
-        match self.trouble(measured) {
+        match self.trouble(measured, is_alone) {
             Trouble::None => self.calm(now, own, is_alone),
             Trouble::Some => {
                 let used = self.rate.map_or(own, |rate| rate.min(own));
@@ -205,12 +223,15 @@ impl Controller {
         }
     }
 
-    fn trouble(&mut self, measured: &Measured) -> Trouble {
+    fn trouble(&mut self, measured: &Measured, is_alone: bool) -> Trouble {
         let bearable = self.idle.bearable();
         let wait = measured.wait.unwrap_or_default();
         let is_far = wait > bearable.mul_f64(FAR_ABOVE);
         let was_far = std::mem::replace(&mut self.was_far, is_far);
-        let is_pressed = measured.pressure.is_some_and(|part| part > PRESSURE);
+        // Where nothing ends, no wait is measured.
+        let may_be_ours = !is_alone && measured.wait.is_none_or(|wait| wait > bearable);
+        let highest = self.bearable_pressure();
+        let is_pressed = may_be_ours && measured.pressure.is_some_and(|part| part > highest);
         match () {
             () if is_pressed || is_far && was_far => Trouble::Much,
             () if wait > bearable => Trouble::Some,
@@ -258,12 +279,15 @@ impl Controller {
     }
 }
 
-/// What L is while jobs move nothing: the median of the last measurements.
+/// What L and P are while no job runs, by the last measurements.
 #[derive(Debug)]
 struct Idle {
     waits: VecDeque<Duration>,
     median: Duration,
     bearable: Duration,
+    pressures: VecDeque<f64>,
+    /// What nine of ten are below.
+    usual_pressure: f64,
 }
 
 impl Idle {
@@ -276,14 +300,22 @@ impl Idle {
             waits: VecDeque::new(),
             median: usual,
             bearable: usual.mul_f64(BEARABLE),
+            pressures: VecDeque::new(),
+            usual_pressure: 0.0,
+        }
+    }
+
+    fn learn_pressure(&mut self, pressure: f64) {
+        keep(&mut self.pressures, pressure);
+        if self.pressures.len() >= IDLE_LEAST {
+            let mut sorted: Vec<_> = self.pressures.iter().copied().collect();
+            sorted.sort_unstable_by(f64::total_cmp);
+            self.usual_pressure = sorted[to_index(USUALLY, sorted.len())];
         }
     }
 
     fn learn(&mut self, wait: Duration) {
-        if self.waits.len() == IDLE_KEPT {
-            self.waits.pop_front();
-        }
-        self.waits.push_back(wait);
+        keep(&mut self.waits, wait);
         if self.waits.len() >= IDLE_LEAST {
             let mut sorted: Vec<_> = self.waits.iter().copied().collect();
             sorted.sort_unstable();
@@ -300,6 +332,14 @@ impl Idle {
     fn bearable(&self) -> Duration {
         self.bearable
     }
+}
+
+/// Adds the newest measurement, in the place of the oldest if there are enough.
+fn keep<T>(kept: &mut VecDeque<T>, newest: T) {
+    if kept.len() == IDLE_KEPT {
+        kept.pop_front();
+    }
+    kept.push_back(newest);
 }
 
 /// The place of a part of a sorted list.

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustix::fs::{major, minor};
+use rustix::io::Errno;
 
 use super::controller::Disks;
 
@@ -103,21 +104,35 @@ impl Tree {
 
     /// The disks under these devices.
     pub fn disks(&self, devices: &[Device]) -> io::Result<BTreeSet<Device>> {
-        self.ends(devices.iter().copied().collect(), |directory| {
-            let below = linked(&directory.join("slaves"))?;
-            match is_partition(directory) {
-                true => parent(directory).map(|disk| vec![disk]),
-                false => Ok(below),
-            }
+        self.ends(devices.iter().copied().collect(), |device| {
+            let directory = self.directory(device)?;
+            let below = match is_partition(&directory) {
+                true => vec![parent(&directory)?],
+                false => {
+                    let links = links(&directory.join("slaves"))?;
+                    let below = links.iter().map(|link| number(link));
+                    below.collect::<Result<_, _>>()?
+                }
+            };
+            Ok(Some(below))
         })
     }
 
-    /// What is on these disks.
+    /// What is on these disks. Volumes come and go: one that goes meanwhile is not there.
     pub fn leaves(&self, disks: &BTreeSet<Device>) -> io::Result<BTreeSet<Device>> {
-        self.ends(disks.clone(), |directory| {
-            let mut above = linked(&directory.join("holders"))?;
-            above.extend(partitions(directory)?);
-            Ok(above)
+        self.ends(disks.clone(), |device| {
+            let above = self.directory(device).and_then(|directory| {
+                let mut above = links(&directory.join("holders"))?;
+                above.extend(partitions(&directory)?);
+                Ok(above)
+            });
+            let Some(above) = there(above)? else {
+                return Ok(None);
+            };
+            let above = above
+                .iter()
+                .filter_map(|link| there(number(link)).transpose());
+            above.collect::<Result<_, _>>().map(Some)
         })
     }
 
@@ -151,18 +166,20 @@ impl Tree {
         )
     }
 
-    /// Where steps from `from` end, each of which leads to several devices or to none.
+    /// Where steps from `from` end, each of which leads to several devices or to none. `None`: the device is gone.
     fn ends(
         &self,
         from: BTreeSet<Device>,
-        step: impl Fn(&Path) -> io::Result<Vec<Device>>,
+        step: impl Fn(Device) -> io::Result<Option<Vec<Device>>>,
     ) -> io::Result<BTreeSet<Device>> {
         let mut ends = BTreeSet::new();
         let mut level = from;
         for _ in 0..MAX_LEVELS {
             let mut next = BTreeSet::new();
             for device in level {
-                let reached = step(&self.directory(device)?)?;
+                let Some(reached) = step(device)? else {
+                    continue;
+                };
                 if reached.is_empty() {
                     ends.insert(device);
                 }
@@ -196,21 +213,31 @@ fn number(directory: &Path) -> io::Result<Device> {
     fs::read_to_string(directory.join("dev"))?.parse()
 }
 
-/// The devices that a directory of links leads to. Partitions have no `slaves`.
-fn linked(directory: &Path) -> io::Result<Vec<Device>> {
+/// None if it is about a device that is gone, whether its directory or only its driver is.
+fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    let no_device = Some(Errno::NODEV.raw_os_error());
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == no_device => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// The links to devices in a directory. Partitions have no `slaves`.
+fn links(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    entries.map(|entry| number(&entry?.path())).collect()
+    entries.map(|entry| Ok(entry?.path())).collect()
 }
 
-fn partitions(disk: &Path) -> io::Result<Vec<Device>> {
+fn partitions(disk: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(disk)? {
         let directory = entry?.path();
         if is_partition(&directory) {
-            found.push(number(&directory)?);
+            found.push(directory);
         }
     }
     Ok(found)

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use lvp_image::copy::RateLimiter;
 
 use crate::config::{Config, YieldUse};
+use crate::error::chain;
 use controller::{Controller, Measured};
 use devices::{Device, Tree};
 use load::{Counted, Files, Leaves};
@@ -82,6 +83,8 @@ struct Watch {
     began: Instant,
     controller: Controller,
     last: Option<Look>,
+    /// Whether a job ran at the last look.
+    was_running: bool,
     /// What was decided last.
     shown: Shown,
 }
@@ -110,7 +113,7 @@ pub struct Places {
 pub struct Shown {
     /// L: the mean wait of others' requests; None if there were next to none.
     pub wait: Option<Duration>,
-    /// The same while no job moves bytes.
+    /// The same while no job runs.
     pub idle_wait: Duration,
     /// Jobs are held back while L is longer.
     pub bearable_wait: Duration,
@@ -178,6 +181,7 @@ impl Guests {
             began: now,
             controller: Controller::new(kind, self.settings.floor_bytes_per_sec),
             last: None,
+            was_running: false,
             shown: Shown::default(),
         });
         Ok(disks.into_iter().map(|disk| self.tree.name(disk)).collect())
@@ -211,18 +215,28 @@ impl Guests {
         })
     }
 
-    /// Measures, decides and sets the rate. None if nothing is watched, or before the second look.
-    pub fn step(&self) -> io::Result<Option<Shown>> {
+    /// Measures, decides and sets the rate. `is_running` is whether a job runs now. None if nothing is watched, or before
+    /// the second look.
+    pub fn step(&self, is_running: bool) -> io::Result<Option<Shown>> {
         let mut watch = self.lock();
         let Some(watch) = watch.as_mut() else {
             return Ok(None);
         };
         let now = Instant::now();
         if now.duration_since(watch.found_at) >= REFRESH {
-            let (_, leaves, shares_cache) = self.look_for(&watch.places)?;
-            watch.leaves = leaves;
             watch.found_at = now;
-            self.shares_cache.store(shares_cache, Ordering::Release);
+            match self.look_for(&watch.places) {
+                Ok((_, leaves, shares_cache)) => {
+                    watch.leaves = leaves;
+                    self.shares_cache.store(shares_cache, Ordering::Release);
+                }
+                // Devices come and go: what was found before is as good until the next look.
+                Err(error) => tracing::debug!(
+                    component = "yield",
+                    error = chain(&error),
+                    "The devices cannot be looked for anew"
+                ),
+            }
         }
         let look = Look {
             at: now,
@@ -230,6 +244,7 @@ impl Guests {
             passed_bytes: self.limiter.passed_bytes(),
             ours: self.lock_ours().keys().copied().collect(),
         };
+        let was_running = std::mem::replace(&mut watch.was_running, is_running);
         let Some(last) = watch.last.replace(look) else {
             return Ok(None);
         };
@@ -247,6 +262,7 @@ impl Guests {
             wait: others.wait,
             pressure: others.pressure,
             own_bytes_per_sec: per_second(own, passed),
+            are_jobs_running: is_running || was_running,
         };
         let before = watch.shown.rate;
         let since_begin = look.at.duration_since(watch.began);

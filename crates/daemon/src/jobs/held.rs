@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lvp_api::{JobId, JobState};
+use lvp_api::{JobId, JobState, WaitsFor};
 
 use super::Jobs;
 use super::live::{Live, Origin};
@@ -47,8 +47,9 @@ impl Jobs {
         all.await.unwrap_or(0)
     }
 
-    /// Stops the jobs with such keys, which stay as they are in the database. Those that had tasks.
-    async fn stop_behind(&self, prefix: &str) -> Vec<JobId> {
+    /// Stops the jobs with such keys, which stay as they are in the database. Those that had tasks, and whether each was
+    /// paused.
+    async fn stop_behind(&self, prefix: &str) -> Vec<(JobId, bool)> {
         let mut records = Vec::new();
         for live in self.lock().values() {
             let key = live.spec().idempotency_key.as_deref();
@@ -62,18 +63,24 @@ impl Jobs {
             // Closed once the job's task has let go of it.
             while record.changed().await.is_ok() {}
         }
-        records.into_iter().map(|(id, _)| id).collect()
+        let ended = records.into_iter();
+        ended
+            .map(|(id, last)| (id, is_paused(&last.borrow())))
+            .collect()
     }
 
     /// Begins those of these jobs that have not ended and have no task.
-    async fn begin_again(&self, stopped: &[JobId]) -> Result<(), StoreError> {
+    async fn begin_again(&self, stopped: &[(JobId, bool)]) -> Result<(), StoreError> {
         let unfinished = self.0.services.store.unfinished_jobs().await?;
-        let mine = |job: &Job| stopped.contains(&job.id) && !self.lock().contains_key(&job.id);
+        let is_stopped = |id| stopped.iter().any(|(stopped, _)| *stopped == id);
+        let mine = |job: &Job| is_stopped(job.id) && !self.lock().contains_key(&job.id);
         for mut job in unfinished.into_iter().filter(mine) {
             // The daemon did not end before the job did, so the start does not count.
             if job.state == JobState::Running {
                 job.state = JobState::Pending;
-                job.attempts = job.attempts.saturating_sub(1);
+                let was_paused = stopped.contains(&(job.id, true));
+                // Of a paused one, it is not counted anyway.
+                job.attempts = (job.attempts).saturating_sub(u32::from(!was_paused));
                 self.0.services.store.update_job(job.clone()).await?;
             }
             let course = self.0.services.store.course(job.id).await?;
@@ -108,4 +115,9 @@ impl Jobs {
             *ticket = None;
         }
     }
+}
+
+/// Whether a job's transfer is paused, or was when the job was stopped.
+fn is_paused(job: &Job) -> bool {
+    (job.waiting.as_ref()).is_some_and(|waiting| waiting.on == WaitsFor::Slot)
 }

@@ -7,6 +7,7 @@ use lvp_api::Lane;
 use super::Jobs;
 use super::live::Live;
 use crate::error::chain;
+use crate::job::stop::StopReason;
 
 impl Jobs {
     /// Shows that the transfer is paused, or that it goes on, if that is new. A paused job is running, but not active.
@@ -36,14 +37,18 @@ impl Jobs {
                 "Job goes on after its pause"
             );
         }
-        // A pause is no attempt: otherwise a few restarts meanwhile would end the job.
-        live.update(|job| {
-            job.waiting = live.waits.now();
-            job.attempts = match is_on {
-                true => job.attempts.saturating_sub(1),
-                false => job.attempts.saturating_add(1),
-            };
-        });
+        // A pause is no attempt: otherwise a few restarts meanwhile would end the job. The end of the daemon is not the
+        // end of the pause, and the record says so.
+        let is_left = live.stop.reason() == Some(StopReason::Shutdown);
+        if is_on || !is_left {
+            live.update(|job| {
+                job.waiting = live.waits.now();
+                job.attempts = match is_on {
+                    true => job.attempts.saturating_sub(1),
+                    false => job.attempts.saturating_add(1),
+                };
+            });
+        }
         if let Err(error) = services.store.update_job(live.job()).await {
             let error = chain(&error);
             tracing::warn!(

@@ -83,7 +83,8 @@ async fn yield_to_others(app: &App, stop: &CancellationToken) -> std::io::Result
     let mut told = Told::default();
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         let guests = Arc::clone(&app.services.guests);
-        let step = blocking(move || guests.step()).await;
+        let is_running = app.jobs.active() > 0;
+        let step = blocking(move || guests.step(is_running)).await;
         if let Some(shown) = step.map_err(std::io::Error::other)?? {
             app.services.metrics.yielded(&shown);
             trace(&shown);

@@ -142,6 +142,11 @@ pub async fn stream<O: Outlet>(
         file,
         written,
     } = pumped?;
+    // A pause that came after the last bytes: the slot is another job's. Whoever looks at the stop does so next.
+    tokio::select! {
+        () = meter.pause.over() => {}
+        _ = stop.stopped() => {}
+    }
     Ok(Streamed {
         digests,
         file,

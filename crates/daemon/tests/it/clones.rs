@@ -6,6 +6,7 @@ mod full;
 mod kills;
 mod life;
 mod objects;
+mod pauses;
 mod replace;
 mod verify;
 

@@ -167,6 +167,28 @@ async fn a_paused_job_survives_the_end_of_the_daemon_and_is_cancelled_like_any_o
 }
 
 #[tokio::test]
+async fn the_orderly_end_of_the_daemon_during_a_pause_is_no_attempt() {
+    let (world, _proxy) = world("1").await;
+    let url = world.put("slow.qcow2", &image(DISK, 1000, 1).build());
+    let other = world.put("slow-other.qcow2", &image(DISK, 1000, 2).build());
+    let daemon = world.start();
+    let low = submitted(&daemon, &url, "low", "low").await;
+    fetched(&daemon, &low, 5 * MIB).await;
+    let high = submitted(&daemon, &other, "high", "high").await;
+    paused(&daemon, &low).await;
+    daemon.signal("TERM").expect("it is told to end");
+    assert!(daemon.wait().expect("it ends").success());
+    let daemon = world.start();
+    // The urgent one begins first, so that this is what was recorded.
+    assert_eq!(status(&daemon, &low).await.attempts, 0);
+    for job in [low, high] {
+        let route = format!("/api/v1/cancel/{job}");
+        let answer = daemon.call("DELETE", &route, None).await;
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+}
+
+#[tokio::test]
 async fn a_download_that_an_urgent_job_waits_for_is_not_paused_for_it() {
     let (world, _proxy) = world("1").await;
     let url = world.put("slow.qcow2", &image(DISK, 400, 1).build());

@@ -54,6 +54,11 @@ impl PlannedImage {
         })
     }
 
+    /// Whether it is a compressed stream.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.info.format, Format::RawStream(_))
+    }
+
     /// What the image is.
     pub fn info(&self) -> &ImageInfo {
         &self.info

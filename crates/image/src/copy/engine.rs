@@ -10,6 +10,7 @@
 //! Every copy gets an engine from its owner. Copies share no other state.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
@@ -68,6 +69,15 @@ impl Engine {
         Self {
             decoders: decoders.unwrap_or_default(),
             ..self.clone()
+        }
+    }
+
+    /// The same for a job that does not go on once the flag is set.
+    #[must_use]
+    pub fn until(self, cancel: Arc<AtomicBool>) -> Self {
+        Self {
+            decoders: self.decoders.until(cancel),
+            ..self
         }
     }
 

@@ -4,6 +4,8 @@
 //! A raw disk in a stream is read as it is decoded. Other formats need random access, and archives are
 //! searched for their one image: both are first unpacked to a file, which is done elsewhere.
 
+use std::sync::atomic::Ordering;
+
 use super::content::{
     HEAD_BYTES, Recognised, other_format, other_format_of, read_head, sniff_head,
 };
@@ -109,6 +111,9 @@ fn peek(source: &dyn ReadAt, codec: StreamCodec, decoders: &Decoders) -> Result<
     let mut head = Vec::with_capacity(HEAD_BYTES);
     match decode_head(source, codec, decoders, &mut head) {
         Err(error) if error.kind() == ErrorKind::Decoder => Err(error),
+        _ if decoders.cancel().load(Ordering::Relaxed) => {
+            Err(Error::new(ErrorKind::Cancelled, "The copy was cancelled"))
+        }
         // Another error means that there is enough, or that there is no more.
         _ => Ok(head),
     }
@@ -120,7 +125,9 @@ fn decode_head(
     decoders: &Decoders,
     head: &mut Vec<u8>,
 ) -> Result<()> {
-    let decoder = StreamDecoder::within(codec, decoders, Windows::default(), || false)?;
+    let cancel = decoders.cancel();
+    let is_cancelled = move || cancel.load(Ordering::Relaxed);
+    let decoder = StreamDecoder::within(codec, decoders, Windows::default(), is_cancelled)?;
     let mut decoder = decoder.of_anything();
     let enough = || Error::new(ErrorKind::Cancelled, "That is enough");
     let mut take = |piece: &[u8]| {
@@ -143,4 +150,24 @@ fn decode_head(
     }
     // Some decoders return their last bytes only when the stream has ended.
     decoder.finish(&mut take).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_of_a_stream_that_is_not_wanted_any_more() {
+        let frame: &[u8] = b"\x28\xb5\x2f\xfd\x20\x05\x29\0\0hello";
+        let look_until = |is_cancelled| {
+            let cancel = Arc::new(AtomicBool::new(is_cancelled));
+            look(&frame, &Decoders::here().until(cancel))
+        };
+        assert!(look_until(false).unwrap().is_some());
+        let error = look_until(true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+    }
 }

@@ -167,8 +167,13 @@ impl Lane {
         self.send(&message)
     }
 
-    /// Lets the process take the memory that it asked for. The open request stays open.
-    pub(crate) fn grant(&mut self) -> Result<()> {
+    /// Lets the process take the memory that it asked for, after it waited this long for it. The open request stays
+    /// open.
+    pub(crate) fn grant(&mut self, waited: Duration) -> Result<()> {
+        // The wait for memory was not the process's.
+        self.deadline += waited;
+        // Who never lets this one wait for an answer is not to hold it for ever either.
+        self.expect_more()?;
         let request = Request {
             serial: self.seat.as_ref().map_or(0, |seat| seat.serial),
             op: Op::Grant,
@@ -176,8 +181,6 @@ impl Lane {
             input: Place::default(),
             output: Place::default(),
         };
-        // The wait for memory was not the process's.
-        self.deadline = Instant::now() + self.answer_timeout;
         self.send(&request.encode())
     }
 
@@ -260,6 +263,11 @@ impl Lane {
         if !is_wait(error) {
             return Err(self.process.end(Fate::Ended(None)));
         }
+        self.expect_more()
+    }
+
+    /// Fails if the answer is not wanted any more, or is overdue.
+    fn expect_more(&self) -> Result<()> {
         if self.is_stopped() {
             return Err(Error::new(ErrorKind::Cancelled, "The copy was cancelled"));
         }

@@ -134,6 +134,11 @@ impl Process {
         self.free().pop()
     }
 
+    /// Whether there is such a lane.
+    pub(super) fn has_free_seat(&self) -> bool {
+        !self.free().is_empty()
+    }
+
     /// Takes back a lane without an open request.
     pub(super) fn return_seat(&self, seat: Seat) {
         self.free().push(seat);

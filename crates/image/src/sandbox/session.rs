@@ -1,6 +1,7 @@
 //! Who gets which process: one for each job, and one that waits for the next.
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,10 +55,14 @@ impl Sandbox {
     /// Decoders for one job. The process is started, or taken, when it is first needed, and ends with the
     /// last clone.
     pub fn session(&self) -> Decoders {
-        Decoders(Some(Arc::new(Session {
+        let session = Session {
             sandbox: self.clone(),
             processes: Mutex::default(),
-        })))
+        };
+        Decoders {
+            session: Some(Arc::new(session)),
+            cancel: Arc::default(),
+        }
     }
 
     fn warm(&self) -> MutexGuard<'_, Option<Process>> {
@@ -111,7 +116,10 @@ impl fmt::Debug for Sandbox {
 
 /// Where compressed data is decoded: here, or in a process of its own. Clones share the process.
 #[derive(Debug, Clone, Default)]
-pub struct Decoders(Option<Arc<Session>>);
+pub struct Decoders {
+    session: Option<Arc<Session>>,
+    cancel: Arc<AtomicBool>,
+}
 
 #[derive(Debug)]
 struct Session {
@@ -123,12 +131,23 @@ struct Session {
 impl Decoders {
     /// In this process, for programs that hold nothing worth protecting.
     pub fn here() -> Self {
-        Self(None)
+        Self::default()
+    }
+
+    /// The same for somebody who does not want what they decode any more once the flag is set.
+    #[must_use]
+    pub fn until(self, cancel: Arc<AtomicBool>) -> Self {
+        Self { cancel, ..self }
+    }
+
+    /// Set once what they decode is not wanted any more.
+    pub(crate) fn cancel(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancel)
     }
 
     /// A lane of the process. `None` if decoding is done here.
     pub(crate) fn lane(&self, is_stopped: Stop) -> Result<Option<Lane>> {
-        let Some(session) = &self.0 else {
+        let Some(session) = &self.session else {
             return Ok(None);
         };
         let timeout = session.sandbox.0.answer_timeout;
@@ -138,7 +157,10 @@ impl Decoders {
             // A list that a panic cannot leave half-changed.
             .unwrap_or_else(PoisonError::into_inner);
         // A job that goes on after a failure does so with a new one.
-        processes.retain(|process| process.is_alive());
+        // One whose lanes are used up is kept for as long as somebody uses them.
+        let is_of_use =
+            |process: &Arc<Process>| Arc::strong_count(process) > 1 || process.has_free_seat();
+        processes.retain(|process| process.is_alive() && is_of_use(process));
         for process in processes.iter() {
             if let Some(seat) = process.seat() {
                 let lane = Lane::new(Arc::clone(process), seat, is_stopped, timeout);

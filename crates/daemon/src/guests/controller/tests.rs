@@ -1,3 +1,5 @@
+mod causes;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -35,8 +37,8 @@ impl Run {
     fn step(&mut self, wait: Option<Duration>, own_mib: f64) -> Option<u64> {
         self.step_with(Measured {
             wait,
-            pressure: None,
             own_bytes_per_sec: own_mib * MIB,
+            ..Measured::default()
         })
     }
 
@@ -108,9 +110,9 @@ fn pressure_leads_to_the_floor_at_once_and_two_waits_far_above_do() {
         let own = run.own(1000.0);
         if pressed {
             run.step_with(Measured {
-                wait: None,
                 pressure: Some(0.31),
                 own_bytes_per_sec: own * MIB,
+                ..Measured::default()
             });
         } else {
             let once = run.step(wait(50.0), own).expect("it is limited");
@@ -166,8 +168,8 @@ fn what_is_usual_for_the_disks_counts_until_enough_was_measured() {
         assert_eq!(controller.idle_wait(), ms(usual));
         let busy = Measured {
             wait: wait(1.9 * usual),
-            pressure: None,
             own_bytes_per_sec: 500.0 * MIB,
+            ..Measured::default()
         };
         assert_eq!(controller.step(STEP, &busy), None);
         let more = Measured {
@@ -235,11 +237,15 @@ fn measured() -> impl Strategy<Value = Measured> {
     let wait = prop::option::weighted(0.8, 0_u64..200_000);
     let pressure = prop::option::weighted(0.3, 0.0..1.0_f64);
     let own = prop_oneof![Just(0.0), 0.0..3e9_f64];
-    (wait, pressure, own).prop_map(|(wait, pressure, own_bytes_per_sec)| Measured {
-        wait: wait.map(Duration::from_micros),
-        pressure,
-        own_bytes_per_sec,
-    })
+    let measured = (wait, pressure, own, any::<bool>());
+    measured.prop_map(
+        |(wait, pressure, own_bytes_per_sec, are_jobs_running)| Measured {
+            wait: wait.map(Duration::from_micros),
+            pressure,
+            own_bytes_per_sec,
+            are_jobs_running,
+        },
+    )
 }
 
 proptest! {
@@ -250,15 +256,22 @@ proptest! {
     ) {
         let mut controller = Controller::new(Disks::Flash, FLOOR);
         let mut now = Duration::ZERO;
+        let mut others_at = None;
         for (measured, after_ms) in steps {
             now += Duration::from_millis(after_ms);
+            others_at = measured.wait.map(|_| now).or(others_at);
             let before = controller.rate();
             let bearable = controller.bearable_wait();
+            let usual_pressure = controller.idle.usual_pressure;
             let after = controller.step(now, &measured);
             prop_assert!(after.is_none_or(|rate| rate >= FLOOR));
             let is_active = measured.own_bytes_per_sec >= ACTIVE_BYTES_PER_SEC;
             let is_above = measured.wait.is_some_and(|wait| wait > bearable);
-            let is_pressed = measured.pressure.is_some_and(|part| part > PRESSURE);
+            let are_others_there = others_at.is_some_and(|at| now - at < ALONE);
+            let highest = usual_pressure.max(PRESSURE);
+            let is_pressed = measured.pressure.is_some_and(|part| part > highest)
+                && are_others_there
+                && measured.wait.is_none_or(|wait| wait > bearable);
             let height = |rate: Option<u64>| rate.unwrap_or(u64::MAX);
             if is_active && (is_above || is_pressed) {
                 prop_assert!(after.is_some(), "others are in trouble and nothing is limited");
@@ -299,6 +312,7 @@ fn a_recorded_run_is_decided_as_it_was_and_never_swings() {
             wait: number(1).map(|micros| Duration::from_secs_f64(micros / 1e6)),
             pressure: number(2),
             own_bytes_per_sec: number(3).unwrap(),
+            ..Measured::default()
         };
         (passed, measured, number(4))
     });

@@ -109,6 +109,22 @@ fn a_device_that_is_gone_and_a_circle_are_errors() {
 }
 
 #[test]
+fn a_volume_that_goes_while_it_is_looked_for_is_not_there() {
+    let sys = Sys::new();
+    let disk = sys.device("sda", "8:0");
+    let stays = sys.device("dm-0", "254:0");
+    sys.device("dm-1", "254:1");
+    sys.device("dm-2", "254:2");
+    for name in ["dm-0", "dm-1", "dm-2"] {
+        sys.stack("sda", name);
+    }
+    // One is gone as a whole, of the other only the link by its number.
+    fs::remove_dir_all(sys.directory("dm-1")).unwrap();
+    fs::remove_file(sys.0.path().join("dev/block/254:2")).unwrap();
+    assert_eq!(sys.tree().leaves(&set([disk])).unwrap(), set([stays]));
+}
+
+#[test]
 fn a_line_of_the_table_of_mounts_has_the_number_and_the_source() {
     let line = "36 25 0:31 /@home /home rw,relatime shared:1 - btrfs /dev/mapper/vg-home rw,ssd";
     let (number, source) = mount(line).unwrap();

@@ -167,6 +167,9 @@ impl Steps<'_> {
                 return Ok(Turn::Wait(follower));
             }
         };
+        // From here on, as who follows keeps it from being paused: the image may have to be downloaded first, and those
+        // who wait for that may have all slots.
+        flight.show(Arc::clone(&self.live.meter));
         // Another job may have made it between the look and the entry.
         let held = shelf.find(&key).await?;
         if let Some(held) = &held

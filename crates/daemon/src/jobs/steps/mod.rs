@@ -82,7 +82,7 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
         location: live.location(&services.source)?,
         volume: work.volume(),
         room: Mutex::default(),
-        engine: services.engine.for_job(),
+        engine: services.engine.for_job().until(live.stop.flag()),
         ours: Mutex::default(),
         span: Span::current(),
     };

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use lvp_api::Stage;
+use lvp_image::ErrorKind;
 use lvp_image::copy::{Copier, CopyOptions, TailPolicy};
 use lvp_image::device::{FileSize, Target};
 use lvp_image::format::Format;
@@ -139,7 +140,9 @@ impl Steps<'_> {
             Ok(file) => file,
             Err(error) => {
                 unpacking.give_up().await?;
-                if self.live.stop.reason().is_some() || error.is_recoverable() {
+                // A decoder that crashed or lied has been attacked: another try would be another chance.
+                let is_attack = error.kind() == JobErrorKind::Image(ErrorKind::Decoder);
+                if self.live.stop.reason().is_some() || error.is_recoverable() || is_attack {
                     return Err(error);
                 }
                 self.not_unpacked(&error);

@@ -108,7 +108,7 @@ impl Steps<'_> {
     ) -> Result<Copier, JobError> {
         self.charge(Cause::Device);
         let target = self.open(volume).await?;
-        let options = self.copy_options(volume);
+        let options = self.copy_options(volume, image.is_stream());
         self.live.meter.trail.begin(Lane::Converting);
         Ok(blocking(move || Copier::start(image, target, options)).await??)
     }
@@ -120,9 +120,9 @@ impl Steps<'_> {
         planner: Planner<FileSource>,
     ) -> Result<Body, JobError> {
         let target = self.open(volume).await?;
-        let options = self.copy_options(volume);
-        // A stream may hold memory that other jobs wait for.
         let is_stream = matches!(planner.info().format, Format::RawStream(_));
+        let options = self.copy_options(volume, is_stream);
+        // A stream may hold memory that other jobs wait for.
         let offer = (!is_stream).then(|| self.live.meter.pause.offer());
         let started = Instant::now();
         self.live.meter.trail.go_on_to(Lane::Converting);
@@ -139,6 +139,8 @@ impl Steps<'_> {
         };
         self.measured(TimedStage::Convert, bytes, started.elapsed())
             .await;
+        // A pause that came after the last bytes: the slot is another job's.
+        self.until_stopped(self.live.meter.pause.over()).await?;
         Ok(body)
     }
 
@@ -158,12 +160,14 @@ impl Steps<'_> {
         Ok(blocking(move || target(opened)).await??)
     }
 
-    fn copy_options(&self, volume: &Volume) -> CopyOptions {
+    fn copy_options(&self, volume: &Volume, is_stream: bool) -> CopyOptions {
         let settings = &self.services.settings;
         let mut options = CopyOptions::new(&self.engine, settings.tail);
         options.counters = self.live.meter.new_copy();
         options.cancel = self.live.stop.flag();
-        options.brake = self.live.meter.pause.brake();
+        if !is_stream {
+            options.brake = self.live.meter.pause.brake();
+        }
         if self.expands() && !is_reserved(&volume.name) {
             options.layout = Layout::ExpandGpt;
         }

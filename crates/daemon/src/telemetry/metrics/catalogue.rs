@@ -199,7 +199,7 @@ pub const CATALOGUE: &[Entry] = &[
     gauge(
         "yield_idle_wait_seconds",
         &[],
-        "The median of the same while no job moves bytes",
+        "The median of the same while no job runs",
     ),
     gauge(
         "yield_bearable_wait_seconds",

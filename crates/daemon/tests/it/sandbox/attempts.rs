@@ -137,6 +137,8 @@ fn a_decoder_of_streams_that_lies_or_crashes_fails_its_copy() {
         ("no-progress", "lengths that cannot be"),
         ("other-cluster", "no known reason"),
         ("window", "too much memory"),
+        ("large-window", "too much memory"),
+        ("windows", "memory again and again"),
     ] {
         let (result, disk) = converted(&engine, &stream_with(word), ImageType::Raw);
         let error = result.expect_err(word);

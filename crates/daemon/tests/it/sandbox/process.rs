@@ -2,30 +2,44 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lvp_api::JobState;
+use lvp_image::convert::{ConvertOptions, convert};
+use lvp_image::copy::{CopyOptions, TailPolicy};
+use lvp_image::format::ImageType;
 use lvp_testkit::daemon::{Home, wait_for};
 use lvp_testkit::require::command;
 use lvp_testkit::s3::S3;
+use serde_json::json;
 
-use super::{hostile, image_with};
+use super::{Start, engine, hostile, image_with};
 use crate::support::{BINARY, MIB, World, ended};
 
 /// The decoding processes of a daemon.
 fn decoders(daemon: u32) -> Vec<PathBuf> {
-    let is_decoder = |process: &PathBuf| {
-        let stat = fs::read_to_string(process.join("stat")).ok()?;
+    let mut found = children(daemon);
+    found.retain(|process| {
+        let line = fs::read(process.join("cmdline"));
+        line.is_ok_and(|line| line.starts_with(b"lvp-decoder\0"))
+    });
+    found
+}
+
+/// The processes that a process has started and that run.
+fn children(process: u32) -> Vec<PathBuf> {
+    let is_child = |child: &PathBuf| {
+        let stat = fs::read_to_string(child.join("stat")).ok()?;
         let (_, rest) = stat.rsplit_once(") ")?;
         let mut fields = rest.split(' ');
         let state = fields.next()?;
         let parent: u32 = fields.next()?.parse().ok()?;
-        let line = fs::read(process.join("cmdline")).ok()?;
-        (state != "Z" && parent == daemon && line.starts_with(b"lvp-decoder\0")).then_some(())
+        (state != "Z" && parent == process).then_some(())
     };
     fs::read_dir("/proc")
         .expect("it is mounted")
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|process| is_decoder(process).is_some())
+        .filter(|child| is_child(child).is_some())
         .collect()
 }
 
@@ -166,6 +180,49 @@ async fn the_operator_is_told_what_a_hostile_image_did_and_the_daemon_goes_on() 
             "{word}: the other disk is wrong"
         );
     }
+}
+
+#[tokio::test]
+async fn an_attack_while_an_unpacked_copy_is_made_ends_the_job() {
+    let s3 = S3::start().await.expect("the S3 server starts");
+    let home = Home::new(hostile().to_str().expect("text"), s3.endpoint());
+    let home = home.expect("there is room for a home");
+    let world = World { s3, home }.with("CACHE_UNPACKED", "always");
+    let url = world.put("bad.qcow2", &image_with(Some("crash")).build());
+    let daemon = world.start();
+    let fetch = json!({ "image_url": url });
+    let fetch = daemon.submit("/api/v1/cache/fetch", fetch).await;
+    let fetched = daemon.ended(&fetch.expect("accepted")).await;
+    let fetched = fetched.expect("it ends");
+    assert_eq!(fetched.status, JobState::Completed, "{fetched:?}");
+    let failed = ended(&daemon, &url, "vm-1", 16 * MIB).await;
+    assert_eq!(failed.error_type.as_deref(), Some("decoder"), "{failed:?}");
+    // There was no second decoder to be attacked.
+    let tries_again = |note: &String| note.contains("No unpacked copy");
+    assert!(!failed.notes.iter().any(tries_again), "{failed:?}");
+    assert!(!world.home.volume("vm-1").exists());
+}
+
+#[tokio::test]
+async fn a_job_does_not_gather_processes_whose_lanes_are_used_up() {
+    let engine = engine(Start::hostile(), Duration::from_secs(60)).for_job();
+    let directory = tempfile::tempdir().expect("there is room");
+    let source = directory.path().join("image");
+    fs::write(&source, image_with(None).build()).expect("there is room");
+    for number in 0..12 {
+        let options = ConvertOptions {
+            copy: CopyOptions::new(&engine, TailPolicy::Zero),
+            verify_first: false,
+            max_bytes: None,
+        };
+        let target = directory.path().join(format!("disk-{number}"));
+        convert(&source, ImageType::Qcow2, &target, &options).expect("it is sound");
+    }
+    // At most two that the last copy has used, and one in advance.
+    wait_for("the others to be gone", async || {
+        (children(std::process::id()).len() <= 3).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -8,12 +8,14 @@
 //! So the process decodes while this one fetches the next input and writes the last output. What it
 //! has produced is copied to private memory before anything looks at it.
 
+use std::time::Instant;
+
 use super::codec::{self, Ended};
 use super::step::Step;
 use super::windows::{Share, Windows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::StreamCodec;
-use crate::limits::MAX_WINDOWS_BYTES;
+use crate::limits::MAX_WINDOW_BYTES;
 use crate::sandbox::{Answer, Lane, Op, Place};
 
 /// A half of the input.
@@ -22,6 +24,9 @@ const HALF_BYTES: usize = 512 << 10; // 512 KiB
 /// What one request may produce: a fast decoder takes a millisecond for it, which a request's own costs are
 /// small against.
 const OUTPUT_BYTES: usize = 1 << 20; // 1 MiB
+
+/// The shortest part of a stream that needs a window of its own: an empty frame of zstd.
+const LEAST_FRAME_BYTES: usize = 9;
 
 /// Some of a lane's bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -234,6 +239,9 @@ impl Apart {
 
     /// The open request's answer: how much was consumed and produced.
     fn answer(&mut self) -> Result<(usize, usize)> {
+        let input = self.open.map_or(0, |open| open.input.len());
+        // One more for a frame whose header began in the input before.
+        let mut windows = input / LEAST_FRAME_BYTES + 2;
         loop {
             match self.lane.answer()? {
                 Answer::Done {
@@ -244,16 +252,23 @@ impl Apart {
                     self.ignored = value;
                     return Ok((consumed, produced));
                 }
-                Answer::Window(bytes) if bytes <= MAX_WINDOWS_BYTES => {
+                Answer::Window(bytes) if bytes > MAX_WINDOW_BYTES => {
+                    return Err(self.lane.lied("asked for too much memory"));
+                }
+                Answer::Window(_) if windows == 0 => {
+                    return Err(self.lane.lied("asked for memory again and again"));
+                }
+                Answer::Window(bytes) => {
+                    windows -= 1;
+                    let asked = Instant::now();
                     // Its previous share is not needed in addition to the new one.
                     self.share = None;
                     let share = self.windows.take(bytes, &|| self.lane.is_stopped());
                     self.share = Some(share.ok_or_else(|| {
                         Error::new(ErrorKind::Cancelled, "The copy was cancelled")
                     })?);
-                    self.lane.grant()?;
+                    self.lane.grant(asked.elapsed())?;
                 }
-                Answer::Window(_) => return Err(self.lane.lied("asked for too much memory")),
                 Answer::Refused { number, text } => {
                     self.open = None;
                     return Err(match Ended::of(number) {
