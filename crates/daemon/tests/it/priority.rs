@@ -169,6 +169,8 @@ async fn a_paused_job_survives_the_end_of_the_daemon_and_is_cancelled_like_any_o
 #[tokio::test]
 async fn the_orderly_end_of_the_daemon_during_a_pause_is_no_attempt() {
     let (world, _proxy) = world("1").await;
+    // The urgent one does not end before the daemon does.
+    let world = world.with("SHUTDOWN_GRACE", "1s");
     let url = world.put("slow.qcow2", &image(DISK, 1000, 1).build());
     let other = world.put("slow-other.qcow2", &image(DISK, 1000, 2).build());
     let daemon = world.start();
