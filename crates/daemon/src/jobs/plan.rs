@@ -106,13 +106,14 @@ async fn look_at_image(
     let (Some(image), Some(location)) = (new.spec.work.image(), &new.location) else {
         return Ok(());
     };
-    let source = &services.source;
+    let source = &services.source.for_one_use();
     let object = source.resolve(location).await?;
     plan.object_bytes = Some(object.size);
     let checksums = source.checksums(location, image.checksum).await?;
     let sidecar = checksums.sha256.as_ref().map(|announced| announced.digest);
     plan.expected_digest = sidecar.map(|digest| digest.to_string());
     if checksums.is_empty() {
+        source.ask_no_mirror();
         let url = &plan.image_url;
         if services.settings.require_checksum {
             let problem = format!(

@@ -158,6 +158,14 @@ impl Source {
         }
     }
 
+    /// The same source, which remembers nothing of the mirrors of what others have read.
+    pub fn for_one_use(&self) -> Self {
+        Self {
+            detours: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// Whether there are mirrors.
     pub fn has_mirrors(&self) -> bool {
         !self.inner.mirrors.all().is_empty()

@@ -147,6 +147,11 @@ async fn an_image_without_a_digest_comes_from_the_store() {
     let sidecar = world.s3.objects().path("images", "a.qcow2.sha256");
     fs::remove_file(sidecar).expect("there was a sidecar");
     let daemon = world.start();
+    let body = serde_json::json!({
+        "image_url": source, "volume_name": "vm", "volume_size_bytes": DISK,
+    });
+    let plan = daemon.call("POST", "/api/v1/plan", Some(body)).await;
+    assert_eq!(plan.expect("an answer").status, 200);
     completed(&daemon, &source, "vm", DISK).await;
     assert!(holds(&world.home.volume("vm"), &builder.disk()));
     assert!(mirror.requests().is_empty(), "{:?}", mirror.requests());

@@ -1,8 +1,8 @@
 //! Credentials that somebody lends: a token service, a container's agent, a virtual machine's metadata service.
 //!
 //! Of the servers in `stores`, moto has a token service that needs no issuer of tokens, but it reads parameters only from
-//! a request's body, and `object_store` sends them in its query (AWS takes both). So the lenders are stand-ins that answer as AWS documents it, and check what they are asked; what they lend is checked by a real
-//! server.
+//! a request's body, and `object_store` sends them in its query (AWS takes both). So the lenders are stand-ins that
+//! answer as AWS documents it, and check what they are asked; what they lend is checked by a real server.
 
 use std::collections::BTreeMap;
 use std::fs;
