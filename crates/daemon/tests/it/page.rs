@@ -91,7 +91,8 @@ async fn no_act(what: &str) {
 #[tokio::test]
 async fn a_browser_signs_in_provisions_watches_cancels_retries_and_deletes() {
     let world = world().await.with("MINIO_MAX_READ_BYTES_PER_SEC", "4M");
-    world.put("debian.qcow2", &small());
+    // Two seconds and more at the limit: a plot of rates needs several samples to draw.
+    world.put("debian.qcow2", &image(16 * MIB, 160, 3).build());
     world.put("slow.qcow2", &image(256 * MIB, 3000, 5).build());
     let daemon = world.start().with_token(FULL);
     play("journey", daemon.url(), async |what| {
