@@ -1,6 +1,7 @@
 //! S3 servers of several makes, behind one face: tests ask all of them the same.
 
 mod moto;
+mod radosgw;
 mod seaweedfs;
 
 use std::io::{self, BufRead, BufReader};
@@ -21,6 +22,7 @@ use crate::rclone::Rclone;
 use crate::require::require;
 use crate::s3::{ACCESS_KEY, S3, SECRET_KEY};
 use moto::Moto;
+use radosgw::RadosGw;
 use seaweedfs::SeaweedFs;
 
 /// Time to start, on a machine that is busy with other tests.
@@ -37,6 +39,8 @@ pub enum Make {
     SeaweedFs,
     /// moto, which imitates AWS.
     Moto,
+    /// Ceph's object gateway, over a cluster of its own.
+    RadosGw,
 }
 
 /// Who asks.
@@ -65,6 +69,7 @@ enum Server {
     Rclone(Rclone),
     SeaweedFs(SeaweedFs),
     Moto(Moto),
+    RadosGw(RadosGw),
 }
 
 impl Make {
@@ -75,6 +80,7 @@ impl Make {
             Self::Rclone => Some("rclone"),
             Self::SeaweedFs => Some("seaweedfs"),
             Self::Moto => Some("moto"),
+            Self::RadosGw => Some("radosgw"),
         }
     }
 }
@@ -114,6 +120,11 @@ impl Store {
                 let endpoint = server.endpoint().to_owned();
                 (Server::Moto(server), endpoint)
             }
+            Make::RadosGw => {
+                let server = RadosGw::start()?;
+                let endpoint = server.endpoint();
+                (Server::RadosGw(server), endpoint)
+            }
         };
         let store = Self {
             server,
@@ -121,7 +132,7 @@ impl Store {
             credentials,
             http: reqwest::Client::builder().no_proxy().build()?,
         };
-        if make == Make::SeaweedFs {
+        if matches!(make, Make::SeaweedFs | Make::RadosGw) {
             store.until_ready().await?;
         }
         Ok(Some(store))
@@ -147,10 +158,12 @@ impl Store {
 
     /// Its URL by a name, below which it serves buckets as hosts, if it does.
     pub fn named_endpoint(&self) -> Option<String> {
-        let Server::SeaweedFs(server) = &self.server else {
-            return None;
+        let domain = match &self.server {
+            Server::SeaweedFs(server) => server.domain(),
+            Server::RadosGw(server) => server.domain(),
+            _ => return None,
         };
-        Some(self.endpoint.replace("127.0.0.1", server.domain()))
+        Some(self.endpoint.replace("127.0.0.1", domain))
     }
 
     /// A URL with which anybody can get an object for a minute.
@@ -177,7 +190,7 @@ impl Store {
         let objects = match &self.server {
             Server::S3s(server) => server.objects(),
             Server::Rclone(server) => server.objects(),
-            Server::SeaweedFs(_) | Server::Moto(_) => {
+            Server::SeaweedFs(_) | Server::Moto(_) | Server::RadosGw(_) => {
                 // It may be there already.
                 self.send(Method::PUT, bucket, Vec::new()).await?;
                 let path = format!("{bucket}/{}", encode(key));
@@ -242,6 +255,7 @@ impl Store {
             .await
             .with_context(|| match &self.server {
                 Server::SeaweedFs(server) => format!("It does not serve: {}", server.said()),
+                Server::RadosGw(server) => format!("It does not serve: {}", server.said()),
                 _ => "It does not serve".to_owned(),
             })
     }
@@ -264,7 +278,9 @@ impl Store {
         *request.uri_mut() = url.as_str().parse()?;
         AwsAuthorizer::new(&credential, "s3", "us-east-1").try_authorize(&mut request, None)?;
         let headers = request.into_parts().0.headers;
-        let request = self.http.request(method, url).headers(headers).body(body);
+        let request = self.http.request(method, url).headers(headers);
+        // Also of an empty one, which Ceph's gateway wants to be told.
+        let request = request.header("content-length", body.len()).body(body);
         Ok(request.send().await?)
     }
 }

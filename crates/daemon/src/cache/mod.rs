@@ -284,6 +284,19 @@ impl Cache {
         let Some(digest) = self.known_digest(object, sidecar).await? else {
             return Ok(None);
         };
+        let found = self.pinned(digest).await?;
+        Ok(found
+            .map(|(pin, _)| pin)
+            .filter(|pin| pin.size_bytes() == object.size))
+    }
+
+    /// A published image by its digest, pinned, and what is recorded of it; if it exists and is intact.
+    pub async fn pin(&self, digest: Sha256Digest) -> Result<Option<(Pin, ImageRow)>, CacheError> {
+        self.0.disk.run(Files::find).await?;
+        self.pinned(digest).await
+    }
+
+    async fn pinned(&self, digest: Sha256Digest) -> Result<Option<(Pin, ImageRow)>, CacheError> {
         // Pinned before the lookup, so that no removal comes in between.
         let Some(seat) = self.0.pins.take(digest) else {
             return Ok(None);
@@ -294,11 +307,9 @@ impl Cache {
         let Some((row, file)) = self.still_right(row).await? else {
             return Ok(None);
         };
-        if row.stamp.size_bytes != object.size {
-            return Ok(None);
-        }
         let path = self.image_path(&digest);
-        Ok(Some(Pin::new(seat, path, file, row.stamp)))
+        let pin = Pin::new(seat, path, file, row.stamp);
+        Ok(Some((pin, row)))
     }
 
     /// The digest that this version of the object had when it was read. None if it was not read, if nothing in

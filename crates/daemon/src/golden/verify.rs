@@ -4,13 +4,17 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lvp_api::{Sha256Digest, VerifiedVolume, VolumeName};
+use lvp_api::{ImageType, Sha256Digest, VerifiedVolume, VolumeName};
 
 use super::content::{self, Differences, TakenBack, Watch};
 use super::{GoldenError, Held, Shelf};
+use crate::clock;
+use crate::job::record::Job;
 use crate::threads::blocking;
 use crate::volume::clones::is_reserved;
-use crate::volume::{Clones, Content, Volume, VolumeError, VolumeErrorKind, VolumeState};
+use crate::volume::{
+    Clones, Content, GoldenKey, Volume, VolumeError, VolumeErrorKind, VolumeState,
+};
 
 /// Stops the reading when the caller no longer waits.
 struct Reading(Arc<AtomicBool>);
@@ -24,9 +28,52 @@ impl Drop for Reading {
 /// A volume that can be verified.
 struct Verifiable {
     volume: Volume,
-    image: Sha256Digest,
+    image: GoldenKey,
     held: Option<Held>,
-    content: Content,
+    content: Option<Content>,
+}
+
+/// What it takes to verify a volume.
+#[derive(Debug)]
+pub enum Basis {
+    /// What it should hold is known.
+    Known,
+    /// The image has to be read.
+    Image(Needed),
+}
+
+/// An image without which a volume cannot be verified.
+#[derive(Debug)]
+pub struct Needed {
+    /// The image, in the format that it was read as when the volume was written.
+    pub image: GoldenKey,
+    /// Where it came from, without credentials, if that is known.
+    pub image_url: Option<String>,
+}
+
+/// The disk that an image holds.
+#[derive(Debug)]
+pub struct Disk {
+    /// All of its bytes.
+    pub file: File,
+    /// Their number and digest.
+    pub content: Content,
+}
+
+/// What a volume is compared with.
+#[derive(Debug, Default)]
+pub struct Against {
+    /// The image's disk, where [`Basis::Image`] says that it is needed.
+    pub disk: Option<Disk>,
+    /// Whether zeros are expected after the disk on a volume that was written. On a clone they always are.
+    pub zeros_after: bool,
+}
+
+impl Verifiable {
+    /// Whether the image's disk is needed: to know what the volume should hold, or how its GPT was before it was moved.
+    fn needs_disk(&self) -> bool {
+        self.content.is_none() || (self.volume.expanded && self.held.is_none())
+    }
 }
 
 impl Shelf {
@@ -35,21 +82,36 @@ impl Shelf {
     pub async fn verify(
         &self,
         name: &VolumeName,
+        against: Against,
         watch: &Watch,
         expect_bytes: impl FnOnce(u64),
     ) -> Result<VerifiedVolume, GoldenError> {
-        let clones = self.clones().await?;
+        let found = self.verifiable(name).await?;
+        let needs_disk = found.needs_disk();
         let Verifiable {
             volume,
             image,
             held,
             content,
-        } = self.verifiable(name).await?;
+        } = found;
+        let (reference, content) = match (against.disk, content, &held) {
+            (Some(disk), content, _) => (Some(disk.file), content.unwrap_or(disk.content)),
+            (None, Some(content), _) if !needs_disk => {
+                let reference = match &held {
+                    Some(held) => {
+                        let clones = self.clones().await?;
+                        Some(clones.read_golden(&held.golden().volume).await?)
+                    }
+                    None => None,
+                };
+                (reference, content)
+            }
+            _ => return Err(by_a_job(name)),
+        };
         expect_bytes(volume.size_bytes);
-        let file = clones.read_golden(&volume).await?;
-        let golden = match &held {
-            Some(held) => Some(clones.read_golden(&held.golden().volume).await?),
-            None => None,
+        let file = match is_reserved(name) {
+            true => self.clones().await?.read_golden(&volume).await?,
+            false => self.0.volumes.open_to_read(&volume).await?,
         };
         let reading = Reading(Arc::default());
         let watch = Watch {
@@ -57,14 +119,25 @@ impl Shelf {
             ..watch.clone()
         };
         let (size_bytes, expanded) = (volume.size_bytes, volume.expanded);
+        // What a clone has after its disk is the pool's or the file system's zeros.
+        let compared_bytes = match volume.content.is_some() || against.zeros_after {
+            true => size_bytes,
+            false => content.size_bytes.min(size_bytes),
+        };
         let compared = blocking(move || {
-            let taken_back = match &golden {
-                Some(golden) if expanded => {
-                    TakenBack::of_gpt(golden, content.size_bytes, size_bytes)?
+            let taken_back = match &reference {
+                Some(reference) if expanded => {
+                    TakenBack::of_gpt(reference, content.size_bytes, size_bytes)?
                 }
                 _ => TakenBack::default(),
             };
-            compare((&file, golden), size_bytes, &content, &taken_back, &watch)
+            compare(
+                (&file, reference),
+                compared_bytes,
+                &content,
+                &taken_back,
+                &watch,
+            )
         });
         let compared = compared.await.map_err(|error| {
             VolumeError::internal("Comparing a volume crashed; see the log").caused_by(error)
@@ -82,7 +155,7 @@ impl Shelf {
         Ok(VerifiedVolume {
             name: name.clone(),
             matches: found == content.digest && differences.parts.is_empty(),
-            image_digest: image.to_string(),
+            image_digest: image.digest.to_string(),
             disk_bytes: content.size_bytes,
             expected_digest: content.digest.to_string(),
             found_digest: found.to_string(),
@@ -91,47 +164,74 @@ impl Shelf {
         })
     }
 
-    /// Fails if a volume cannot be verified as it is now. Reads nothing of it.
-    pub async fn expect_verifiable(&self, name: &VolumeName) -> Result<(), GoldenError> {
-        self.verifiable(name).await.map(drop)
+    /// What it takes to verify a volume; fails if it cannot be verified as it is now. Reads nothing of it.
+    pub async fn basis(&self, name: &VolumeName) -> Result<Basis, GoldenError> {
+        let found = self.verifiable(name).await?;
+        if !found.needs_disk() {
+            return Ok(Basis::Known);
+        }
+        let job = self.maker(&found.volume).await?;
+        let url = job.map(|job| job.spec.work.image_url());
+        Ok(Basis::Image(Needed {
+            image: found.image,
+            image_url: url.filter(|url| !url.is_empty()),
+        }))
+    }
+
+    /// Records what an image was found to hold.
+    pub async fn learned(&self, image: GoldenKey, content: Content) -> Result<(), GoldenError> {
+        let now = clock::now_text();
+        Ok(self.0.store.save_content(image, content, now).await?)
     }
 
     async fn verifiable(&self, name: &VolumeName) -> Result<Verifiable, GoldenError> {
-        let clones = self.clones().await?;
         let Some(volume) = self.0.volumes.lookup(name).await? else {
             let message = format!("There is no volume {name}: check the name");
             return Err(VolumeError::new(VolumeErrorKind::Absent, message).into());
         };
-        let VolumeState::Ready { digest: image, .. } = volume.state else {
+        let VolumeState::Ready { digest, .. } = volume.state else {
             return Err(refused(format!(
                 "Volume {name} is not ready: there is nothing to compare it with"
             )));
         };
         if !is_reserved(name) {
-            clones.check_unused(&volume).await?;
+            self.0.volumes.open_to_read(&volume).await?;
         }
-        let held = self.of_image(clones, &volume).await?;
-        let recorded = volume
-            .content
-            .or_else(|| held.as_ref().and_then(|held| held.golden().content));
-        let Some(content) = recorded else {
-            return Err(refused(format!(
-                "The content of volume {name} was not recorded when it was made, and its image \
-                 has no golden volume to compare it with: make one with 'lvpctl golden make'"
-            )));
+        let held = match self.0.volumes.clones().await {
+            Ok(clones) => self.of_image(clones, &volume).await?,
+            Err(_) => None,
         };
-        if volume.expanded && held.is_none() {
-            return Err(refused(format!(
-                "The backup GPT of volume {name} was moved to its end when it was made, and its image has no golden \
-                 volume with which the rest could be compared: make one with 'lvpctl golden make'"
-            )));
-        }
+        let golden = held.as_ref().map(Held::golden);
+        let image_type = match golden {
+            Some(golden) => golden.key.image_type,
+            None => self.read_as(&volume).await?,
+        };
+        let image = GoldenKey { digest, image_type };
+        let content = match volume.content.or(golden.and_then(|golden| golden.content)) {
+            None => self.0.store.content(image).await?,
+            content => content,
+        };
         Ok(Verifiable {
             volume,
             image,
             held,
             content,
         })
+    }
+
+    /// The job that made a volume, if the database still has it.
+    async fn maker(&self, volume: &Volume) -> Result<Option<Job>, GoldenError> {
+        match volume.state {
+            VolumeState::Ready { job: Some(job), .. } => Ok(self.0.store.job(job).await?),
+            _ => Ok(None),
+        }
+    }
+
+    /// The format in which the volume's image was read; by its content where nobody knows any more.
+    async fn read_as(&self, volume: &Volume) -> Result<ImageType, GoldenError> {
+        let job = self.maker(volume).await?;
+        let image = job.as_ref().and_then(|job| job.spec.work.image());
+        Ok(image.map_or(ImageType::Auto, |image| image.image_type))
     }
 
     /// The usable golden volume with the same content. If the volume's content was not recorded, the image must
@@ -162,7 +262,7 @@ type Compared = Option<(Sha256Digest, Differences)>;
 
 /// None if it was told to stop. Blocks.
 fn compare(
-    (file, golden): (&File, Option<File>),
+    (file, reference): (&File, Option<File>),
     size_bytes: u64,
     content: &Content,
     taken_back: &TakenBack,
@@ -178,10 +278,10 @@ fn compare(
         counters: Arc::default(),
         ..watch.clone()
     };
-    if let Some(golden) = golden.filter(|_| found != content.digest)
+    if let Some(reference) = reference.filter(|_| found != content.digest)
         && content::compare(
             file,
-            &golden,
+            &reference,
             disk_bytes,
             taken_back,
             &again,
@@ -199,6 +299,26 @@ fn compare(
         &mut differences,
     )?;
     Ok(behind.map(|()| (found, differences)))
+}
+
+/// Where nobody has read the image for it.
+fn by_a_job(name: &VolumeName) -> GoldenError {
+    refused(format!(
+        "What volume {name} should hold was not recorded when it was made: verify it by a job, which reads its image \
+         (POST /api/v1/verifications, or 'lvpctl volumes verify')"
+    ))
+}
+
+impl Needed {
+    /// The error where the image is not in the cache.
+    pub fn is_missing(&self, name: &VolumeName) -> GoldenError {
+        let from = self.image_url.as_deref().unwrap_or("URL");
+        refused(format!(
+            "What volume {name} should hold was not recorded when it was made, and its image {} is not in the cache: \
+             fetch it with 'lvpctl cache fetch {from}', then verify the volume again",
+            self.image.digest
+        ))
+    }
 }
 
 fn refused(message: String) -> GoldenError {

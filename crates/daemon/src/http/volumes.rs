@@ -14,6 +14,7 @@ use super::error::ApiError;
 use super::{Answer, App, gather, request};
 use crate::access::audit::Subject;
 use crate::golden::content::Watch;
+use crate::golden::{Against, Basis};
 use crate::volume::Volume;
 
 /// `GET /api/v1/volumes`
@@ -61,8 +62,12 @@ pub(super) async fn verify(
             "Another volume is being verified, and only one can be at a time: try again later",
         ));
     };
+    let against = Against {
+        zeros_after: app.services.settings.zeros_after(),
+        ..Against::default()
+    };
     let watch = Watch::default();
-    let verified = app.services.golden.verify(&name, &watch, |_| {});
+    let verified = app.services.golden.verify(&name, against, &watch, |_| {});
     Ok(Json(verified.await?))
 }
 
@@ -83,14 +88,25 @@ pub(super) async fn verify_as_job(
     // Of a volume that a job holds, the admission says which, or that this is a repeat.
     let holder = app.services.store.holder(name.clone()).await;
     if holder.map_err(|error| correlated(error.into()))?.is_none() {
-        let checked = app.services.golden.expect_verifiable(&name).await;
-        checked.map_err(|error| correlated(error.into()))?;
+        expect_verifiable(&app, &name).await.map_err(correlated)?;
     }
     let submitted = app.jobs.submit(new).await;
     let job_id = submitted.map_err(|error| correlated(error.into()))?;
     subject.made_job(job_id);
     let warnings = fields.warnings();
     Ok((StatusCode::ACCEPTED, Json(JobAccepted { job_id, warnings })))
+}
+
+/// Fails if a volume cannot be verified as it is now.
+async fn expect_verifiable(app: &App, name: &VolumeName) -> Result<(), ApiError> {
+    let needed = match app.services.golden.basis(name).await? {
+        Basis::Known => return Ok(()),
+        Basis::Image(needed) => needed,
+    };
+    match app.services.cache.pin(needed.image.digest).await? {
+        Some(_) => Ok(()),
+        None => Err(needed.is_missing(name).into()),
+    }
 }
 
 /// `POST /api/v1/volumes/{name}/adopt`

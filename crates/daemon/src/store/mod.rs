@@ -8,6 +8,7 @@
 //! `synchronous=FULL`, so a commit is on the disk.
 
 mod backup;
+mod contents;
 mod courses;
 mod error;
 mod events;
@@ -54,7 +55,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 50] = [
+pub const OPERATIONS: [&str; 52] = [
     "create_job",
     "update_job",
     "end_job",
@@ -91,6 +92,8 @@ pub const OPERATIONS: [&str; 50] = [
     "get_golden",
     "list_golden",
     "forget_golden",
+    "save_content",
+    "get_content",
     "save_measurement",
     "stage_rate",
     "waiting_events",

@@ -8,10 +8,10 @@ use rusqlite::Connection;
 use super::{StoreError, literal};
 
 /// The schema's version, kept in the file's `user_version`.
-pub(super) const VERSION: i32 = 12;
+pub(super) const VERSION: i32 = 13;
 
 /// The steps that bring a database from one version to the next.
-const STEPS: [(i32, &str); 12] = [
+const STEPS: [(i32, &str); 13] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
     (3, include_str!("schema-3.sql")),
@@ -25,6 +25,7 @@ const STEPS: [(i32, &str); 12] = [
     (10, include_str!("schema-10.sql")),
     (11, include_str!("schema-11.sql")),
     (12, include_str!("schema-12.sql")),
+    (13, include_str!("schema-13.sql")),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.

@@ -277,6 +277,9 @@ pub trait Volumes: Send + Sync + Debug {
     /// is the right one and that nobody else has it open.
     async fn open(&self, volume: &Volume) -> Result<OpenVolume, VolumeError>;
 
+    /// Opens a volume to read what it holds. Fails if somebody has it open; it is not kept from being opened afterwards.
+    async fn open_to_read(&self, volume: &Volume) -> Result<File, VolumeError>;
+
     /// Rolls back [`Volumes::create`]: removes the volume only if its own mark says that it is populating and
     /// that this job created it. What [`Volumes::open`] returned must be closed.
     async fn remove_created(&self, name: &VolumeName, job: JobId) -> Result<Removed, VolumeError>;

@@ -62,5 +62,6 @@ mod torture;
 mod traces;
 mod two_daemons;
 mod unpacked;
+mod verify;
 mod webhooks;
 mod yielding;

@@ -1,6 +1,6 @@
 //! A back end whose only volume is one block device, which exists before every job.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -118,6 +118,11 @@ impl Volumes for OneDevice {
             size_bytes: self.size_bytes,
             is_block_device: true,
         })
+    }
+
+    async fn open_to_read(&self, _: &Volume) -> Result<File, VolumeError> {
+        File::open(&self.path)
+            .map_err(|error| VolumeError::new(VolumeErrorKind::Io, error.to_string()))
     }
 
     async fn remove_created(&self, _: &VolumeName, _: JobId) -> Result<Removed, VolumeError> {

@@ -39,7 +39,7 @@ struct Facts {
     presigned: bool,
 }
 
-const STORES: [Facts; 4] = [
+const STORES: [Facts; 5] = [
     Facts {
         make: Make::S3s,
         name: "s3s over files, as in `demo`",
@@ -95,6 +95,20 @@ const STORES: [Facts; 4] = [
         virtual_hosts: false,
         versions: true,
         presigned: false,
+    },
+    Facts {
+        make: Make::RadosGw,
+        name: "Ceph's radosgw",
+        version: "16.2",
+        missing_object: "404 NoSuchKey",
+        missing_bucket: "404 NoSuchBucket",
+        wrong_key: "403 InvalidAccessKeyId",
+        wrong_secret: "403 SignatureDoesNotMatch",
+        nobody: "403 AccessDenied",
+        tokens: false,
+        virtual_hosts: true,
+        versions: true,
+        presigned: true,
     },
 ];
 
@@ -170,6 +184,11 @@ async fn seaweedfs_is_read_as_the_table_says() {
 #[tokio::test]
 async fn moto_is_read_as_the_table_says() {
     check_all(Make::Moto).await;
+}
+
+#[tokio::test]
+async fn ceph_s_gateway_is_read_as_the_table_says() {
+    check_all(Make::RadosGw).await;
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::transfer::{Digests, Hashers, Wanted};
 impl Steps<'_> {
     /// What the request and the checksum files beside the object say.
     pub(super) async fn announced(&self) -> Result<Checksums, JobError> {
-        let url = &self.location;
+        let url = self.location()?;
         let checksums = self.source.checksums(url, self.image.checksum);
         let checksums = self.until_stopped(checksums).await??;
         if checksums.is_empty() && self.services.settings.require_checksum {
@@ -70,7 +70,7 @@ impl Steps<'_> {
             return Ok(());
         };
         if self.live.job().signer.as_ref() != Some(&signer) {
-            audit::image_signed(self.live.id, &self.location.to_string(), &signer);
+            audit::image_signed(self.live.id, &self.location()?.to_string(), &signer);
             self.live.update(|job| job.signer = Some(signer));
         }
         Ok(())

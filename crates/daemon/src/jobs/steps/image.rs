@@ -68,7 +68,7 @@ struct Received<W> {
 impl Steps<'_> {
     /// What the object is now, and which digests it must have.
     pub(super) async fn resolve(&self) -> Result<(ObjectMeta, Checksums), JobError> {
-        let url = &self.location;
+        let url = self.location()?;
         let object = self.until_stopped(self.source.resolve(url)).await??;
         Ok((object, self.announced().await?))
     }

@@ -75,16 +75,9 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
         Work::Verify { volume } => return verify::run(services, live, volume).await,
     };
     let steps = Steps {
-        services,
-        source: services.source.observed(Arc::clone(&live.waits) as _),
-        live,
-        image,
-        location: live.location(&services.source)?,
+        location: Some(live.location(&services.source)?),
         volume: work.volume(),
-        room: Mutex::default(),
-        engine: services.engine.for_job().until(live.stop.flag()),
-        ours: Mutex::default(),
-        span: Span::current(),
+        ..Steps::new(services, live, image)
     };
     steps.run().await
 }
@@ -103,8 +96,8 @@ struct Steps<'a> {
     source: Source,
     live: &'a Live,
     image: &'a ImageRequest,
-    /// Where the image is.
-    location: ImageUrl,
+    /// Where the image is; None where only what is in the cache is read.
+    location: Option<ImageUrl>,
     /// None when the image is only to be cached.
     volume: Option<&'a VolumeRequest>,
     /// The room that is reserved for the job in a pool, by volume.
@@ -115,6 +108,29 @@ struct Steps<'a> {
     ours: Mutex<Option<OurVolume>>,
     /// The job's span, the parent of its steps' spans.
     span: Span,
+}
+
+impl<'a> Steps<'a> {
+    /// Steps with an image of the cache.
+    fn new(services: &'a Services, live: &'a Live, image: &'a ImageRequest) -> Self {
+        Self {
+            services,
+            source: services.source.observed(Arc::clone(&live.waits) as _),
+            live,
+            image,
+            location: None,
+            volume: None,
+            room: Mutex::default(),
+            engine: services.engine.for_job().until(live.stop.flag()),
+            ours: Mutex::default(),
+            span: Span::current(),
+        }
+    }
+
+    fn location(&self) -> Result<&ImageUrl, JobError> {
+        let missing = || JobError::new(JobErrorKind::Internal, "The job fetches no image");
+        self.location.as_ref().ok_or_else(missing)
+    }
 }
 
 impl Steps<'_> {
@@ -304,6 +320,9 @@ impl Steps<'_> {
             let body = self.copy_cached(&volume, planner).await?;
             // Everything that was read, the image's map included, is covered by the digest.
             self.expect_source_unchanged(&pin, disk.as_ref()).await?;
+            if disk.is_some() {
+                self.services.metrics.unpacked_copied();
+            }
             self.finish(&volume, body, pin.digest()).await?;
             self.made_by(Method::Copy);
             Ok(())

@@ -1,6 +1,8 @@
 //! What a volume is copied from on a hit: the cached image, or its unpacked copy, which the job makes first if
 //! that is worth it.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use lvp_api::Stage;
@@ -166,8 +168,19 @@ impl Steps<'_> {
         planner: Planner<FileSource>,
         unpacking: &Unpacking,
         bytes: u64,
-    ) -> Result<std::fs::File, JobError> {
+    ) -> Result<File, JobError> {
         let (file, path) = (unpacking.open().await?, unpacking.path());
+        self.write_disk(pin, planner, (file, path), bytes).await
+    }
+
+    /// Writes the disk of a pinned image to an empty file; of a stream, no more than so many bytes.
+    pub(super) async fn write_disk(
+        &self,
+        pin: &Arc<Pin>,
+        planner: Planner<FileSource>,
+        (file, path): (File, PathBuf),
+        bytes: u64,
+    ) -> Result<File, JobError> {
         let unread = |error| {
             let what = format!("The unpacked copy {} cannot be opened", path.display());
             JobError::new(JobErrorKind::Cache, what).because(error)
@@ -176,9 +189,8 @@ impl Steps<'_> {
         let mut options = CopyOptions::new(&self.engine, TailPolicy::Zero);
         options.cancel = self.live.stop.flag();
         let is_stream = planner.info().virtual_size.is_none();
-        let name = path.clone();
         let copied = blocking(move || {
-            let mut target = Target::from_file(file, &name, FileSize::OfImage)?;
+            let mut target = Target::from_file(file, &path, FileSize::OfImage)?;
             target.limit(is_stream.then_some(bytes));
             Copier::copy_file(planner, target, options)
         });
@@ -235,10 +247,7 @@ impl Steps<'_> {
         };
         let looked_at = Arc::clone(disk);
         match blocking(move || looked_at.is_unchanged()).await? {
-            Ok(true) => {
-                self.services.metrics.unpacked_copied();
-                Ok(())
-            }
+            Ok(true) => Ok(()),
             Ok(false) => Err(unpacked_copy(disk, "was changed while it was read")),
             Err(error) => Err(unpacked_copy(disk, "cannot be read again").because(error)),
         }

@@ -156,6 +156,11 @@ impl Volumes for Dir {
         self.blocking(move |files| files.open(&volume)).await
     }
 
+    async fn open_to_read(&self, volume: &Volume) -> Result<File, VolumeError> {
+        self.check_unused(volume).await?;
+        self.read_golden(volume).await
+    }
+
     async fn remove_created(&self, name: &VolumeName, job: JobId) -> Result<Removed, VolumeError> {
         let name = name.clone();
         self.blocking(move |files| files.remove_created(&name, job))

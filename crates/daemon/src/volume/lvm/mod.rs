@@ -26,6 +26,7 @@
 //! the command ends that.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -273,6 +274,12 @@ impl Volumes for Lvm {
             size_bytes: now.volume.size_bytes,
             is_block_device: true,
         })
+    }
+
+    async fn open_to_read(&self, volume: &Volume) -> Result<File, VolumeError> {
+        let claimed = self.claim(volume, Purpose::Check, Unmarked::Adopt).await;
+        claimed.map(drop)?;
+        self.read_golden(volume).await
     }
 
     async fn clones(&self) -> Result<&dyn Clones, String> {

@@ -44,6 +44,14 @@ pub(crate) async fn a_volume_goes_from_created_to_ready_and_is_rewritten_by_the_
         .mark_ready(&made, first, &digest(1).into())
         .await
         .unwrap();
+    // It can be read, unless somebody has it open.
+    let file = volumes.open_to_read(&made).await.unwrap();
+    let mut bytes = [1; 4096];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, WRITTEN);
+    let refused = volumes.open_to_read(&made).await;
+    assert_eq!(kind(refused.map(drop)), VolumeErrorKind::InUse);
+    drop(file);
     let once = place.marks("suite-life");
     volumes
         .mark_ready(&made, first, &digest(1).into())
