@@ -80,18 +80,19 @@ pub struct VerifiedVolume {
     /// The volume.
     #[schema(value_type = String)]
     pub name: crate::VolumeName,
-    /// Whether it holds the image's disk, followed by zeros.
+    /// Whether it holds the image's disk, followed by zeros. What `volumes.stale_data` keeps after the disk of a volume
+    /// that was written is not compared.
     pub matches: bool,
     /// SHA-256 of the image.
     pub image_digest: String,
     /// Size of the image's disk in bytes.
     pub disk_bytes: u64,
-    /// Digest that the disk had when it was written, as in the list of golden volumes.
+    /// Digest of the image's disk, as in the list of golden volumes.
     pub expected_digest: String,
     /// Digest that it has now.
     pub found_digest: String,
-    /// The first 16 parts in which the volume differs from its image's golden volume, if there is one, or from
-    /// zeros after the disk.
+    /// The first 16 parts in which the volume differs from its image's golden volume or from its image, if either was
+    /// read, or from zeros after the disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<ByteRange>,
     /// Whether there are more.
