@@ -80,8 +80,8 @@ pub struct VerifiedVolume {
     /// The volume.
     #[schema(value_type = String)]
     pub name: crate::VolumeName,
-    /// Whether it holds the image's disk, followed by zeros. What `volumes.stale_data` keeps after the disk of a volume
-    /// that was written is not compared.
+    /// Whether it holds the image's disk, which on a clone is followed by zeros. What is after the disk of a volume that
+    /// was written is not compared.
     pub matches: bool,
     /// SHA-256 of the image.
     pub image_digest: String,

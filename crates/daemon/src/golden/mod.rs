@@ -36,7 +36,7 @@ use crate::volume::{Clones, Content, Golden, GoldenKey, Volume, VolumeError, Vol
 
 pub use room::Usage;
 pub use settings::GoldenSettings;
-pub use verify::{Against, Basis, Disk, Needed};
+pub use verify::{Basis, Disk, Needed};
 
 /// An error of golden volumes.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! Whether a volume still holds what was written to it.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,6 +32,8 @@ struct Verifiable {
     image: GoldenKey,
     held: Option<Held>,
     content: Option<Content>,
+    /// Whether the image's format is not known any more, and what stands in `image` is what it looks like.
+    is_guessed: bool,
 }
 
 /// What it takes to verify a volume.
@@ -49,6 +52,8 @@ pub struct Needed {
     pub image: GoldenKey,
     /// Where it came from, without credentials, if that is known.
     pub image_url: Option<String>,
+    /// Whether what the volume should hold is known, except for how its GPT was before it was moved.
+    is_for_gpt: bool,
 }
 
 /// The disk that an image holds.
@@ -60,15 +65,6 @@ pub struct Disk {
     pub content: Content,
 }
 
-/// What a volume is compared with.
-#[derive(Debug, Default)]
-pub struct Against {
-    /// The image's disk, where [`Basis::Image`] says that it is needed.
-    pub disk: Option<Disk>,
-    /// Whether zeros are expected after the disk on a volume that was written. On a clone they always are.
-    pub zeros_after: bool,
-}
-
 impl Verifiable {
     /// Whether the image's disk is needed: to know what the volume should hold, or how its GPT was before it was moved.
     fn needs_disk(&self) -> bool {
@@ -77,12 +73,12 @@ impl Verifiable {
 }
 
 impl Shelf {
-    /// Reads a ready or golden volume, and compares it with its content when it was made. It must not be in use
-    /// meanwhile. Dropping the future ends the reading.
+    /// Reads a ready or golden volume, and compares it with its content when it was made, or with the image's disk where
+    /// [`Basis::Image`] says that it is needed. It must not be in use meanwhile. Dropping the future ends the reading.
     pub async fn verify(
         &self,
         name: &VolumeName,
-        against: Against,
+        disk: Option<Disk>,
         watch: &Watch,
         expect_bytes: impl FnOnce(u64),
     ) -> Result<VerifiedVolume, GoldenError> {
@@ -93,10 +89,11 @@ impl Shelf {
             image,
             held,
             content,
+            is_guessed,
         } = found;
-        let (reference, content) = match (against.disk, content, &held) {
-            (Some(disk), content, _) => (Some(disk.file), content.unwrap_or(disk.content)),
-            (None, Some(content), _) if !needs_disk => {
+        let (reference, content) = match (disk, content) {
+            (Some(disk), content) => (Some(disk.file), content.unwrap_or(disk.content)),
+            (None, Some(content)) if !needs_disk => {
                 let reference = match &held {
                     Some(held) => {
                         let clones = self.clones().await?;
@@ -113,14 +110,16 @@ impl Shelf {
             true => self.clones().await?.read_golden(&volume).await?,
             false => self.0.volumes.open_to_read(&volume).await?,
         };
+        let stamped = stamp(&file);
         let reading = Reading(Arc::default());
         let watch = Watch {
             abandoned: Arc::clone(&reading.0),
             ..watch.clone()
         };
         let (size_bytes, expanded) = (volume.size_bytes, volume.expanded);
-        // What a clone has after its disk is the pool's or the file system's zeros.
-        let compared_bytes = match volume.content.is_some() || against.zeros_after {
+        // What a clone has after its disk is the pool's or the file system's zeros. What a volume has there that was
+        // written is what `volumes.stale_data` said then, which nobody knows any more.
+        let compared_bytes = match volume.content.is_some() {
             true => size_bytes,
             false => content.size_bytes.min(size_bytes),
         };
@@ -146,15 +145,28 @@ impl Shelf {
         let (found, differences) = compared
             .map_err(|error| VolumeError::io("Reading", &volume.path, error))?
             .ok_or_else(|| VolumeError::internal("The reading was stopped"))?;
+        let matches = found == content.digest && differences.parts.is_empty();
+        if !matches && !is_reserved(name) {
+            // A guest that was started meanwhile has changed it.
+            let again = self.0.volumes.open_to_read(&volume).await?;
+            if stamp(&again) != stamped {
+                return Err(used(name));
+            }
+        }
         let now = self.0.volumes.lookup(name).await?;
         if now.is_none_or(|now| now.state != volume.state || now.content != volume.content) {
+            return Err(used(name));
+        }
+        if !matches && is_guessed {
             return Err(refused(format!(
-                "Volume {name} was changed while it was read: try again"
+                "Whether volume {name} still holds image {} cannot be told: the job that wrote it is no longer recorded, so \
+                 it is not known in which format the image was read, and read as {} it differs",
+                image.digest, image.image_type
             )));
         }
         Ok(VerifiedVolume {
             name: name.clone(),
-            matches: found == content.digest && differences.parts.is_empty(),
+            matches,
             image_digest: image.digest.to_string(),
             disk_bytes: content.size_bytes,
             expected_digest: content.digest.to_string(),
@@ -175,6 +187,7 @@ impl Shelf {
         Ok(Basis::Image(Needed {
             image: found.image,
             image_url: url.filter(|url| !url.is_empty()),
+            is_for_gpt: found.content.is_some(),
         }))
     }
 
@@ -197,21 +210,23 @@ impl Shelf {
         if !is_reserved(name) {
             self.0.volumes.open_to_read(&volume).await?;
         }
+        let job = self.maker(&volume).await?;
+        let read_as = job.as_ref().and_then(|job| job.spec.work.image());
+        let read_as = read_as.map(|image| image.image_type);
         let held = match self.0.volumes.clones().await {
-            Ok(clones) => self.of_image(clones, &volume).await?,
+            Ok(clones) => self.of_image(clones, &volume, read_as).await?,
             Err(_) => None,
         };
         let golden = held.as_ref().map(Held::golden);
-        let image_type = match golden {
-            Some(golden) => golden.key.image_type,
-            None => self.read_as(&volume).await?,
-        };
+        let of_golden = golden.map(|golden| golden.key.image_type);
+        let image_type = read_as.or(of_golden).unwrap_or(ImageType::Auto);
         let image = GoldenKey { digest, image_type };
         let content = match volume.content.or(golden.and_then(|golden| golden.content)) {
             None => self.0.store.content(image).await?,
             content => content,
         };
         Ok(Verifiable {
+            is_guessed: read_as.is_none() && volume.content.is_none(),
             volume,
             image,
             held,
@@ -227,26 +242,23 @@ impl Shelf {
         }
     }
 
-    /// The format in which the volume's image was read; by its content where nobody knows any more.
-    async fn read_as(&self, volume: &Volume) -> Result<ImageType, GoldenError> {
-        let job = self.maker(volume).await?;
-        let image = job.as_ref().and_then(|job| job.spec.work.image());
-        Ok(image.map_or(ImageType::Auto, |image| image.image_type))
-    }
-
     /// The usable golden volume with the same content. If the volume's content was not recorded, the image must
-    /// have exactly one golden volume.
+    /// have exactly one golden volume, of the format that it was read as if that is known.
     async fn of_image(
         &self,
         clones: &dyn Clones,
         volume: &Volume,
+        read_as: Option<ImageType>,
     ) -> Result<Option<Held>, GoldenError> {
         let VolumeState::Ready { digest, .. } = volume.state else {
             return Ok(None);
         };
         let mut keys = Vec::new();
         for golden in clones.golden().await? {
-            let is_same = volume.content.is_none() || golden.content == volume.content;
+            let is_same = match volume.content {
+                Some(_) => golden.content == volume.content,
+                None => read_as.is_none_or(|read_as| read_as == golden.key.image_type),
+            };
             if golden.key.digest == digest && golden.volume.name != volume.name && is_same {
                 keys.push(golden.key);
             }
@@ -312,13 +324,42 @@ fn by_a_job(name: &VolumeName) -> GoldenError {
 impl Needed {
     /// The error where the image is not in the cache.
     pub fn is_missing(&self, name: &VolumeName) -> GoldenError {
-        let from = self.image_url.as_deref().unwrap_or("URL");
+        let why = match self.is_for_gpt {
+            true => {
+                "The backup GPT of volume {name} was moved to its end when it was made, which only its image can take back"
+            }
+            false => "What volume {name} should hold was not recorded when it was made",
+        };
+        let why = why.replace("{name}", name.as_str());
+        let digest = self.image.digest;
+        let from = match &self.image_url {
+            Some(url) => {
+                format!("it came from {url} ('lvpctl cache fetch {url}', if that is still it)")
+            }
+            None => "fetch it from wherever it is".to_owned(),
+        };
         refused(format!(
-            "What volume {name} should hold was not recorded when it was made, and its image {} is not in the cache: \
-             fetch it with 'lvpctl cache fetch {from}', then verify the volume again",
-            self.image.digest
+            "{why}, and the image with SHA-256 {digest} is not in the cache: {from}; verify the volume again when it is"
         ))
     }
+}
+
+/// What tells that a file was written to, as far as its times do. A block device's do not.
+fn stamp(file: &File) -> Option<(i64, i64, i64, i64)> {
+    let found = file.metadata().ok()?;
+    let times = (
+        found.mtime(),
+        found.mtime_nsec(),
+        found.ctime(),
+        found.ctime_nsec(),
+    );
+    found.is_file().then_some(times)
+}
+
+fn used(name: &VolumeName) -> GoldenError {
+    refused(format!(
+        "Volume {name} was changed while it was read: try again while nobody uses it"
+    ))
 }
 
 fn refused(message: String) -> GoldenError {

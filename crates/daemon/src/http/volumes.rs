@@ -13,8 +13,8 @@ use lvp_api::{ErrorCode, JobAccepted, VerifiedVolume, VolumeInfo, VolumeList, Vo
 use super::error::ApiError;
 use super::{Answer, App, gather, request};
 use crate::access::audit::Subject;
+use crate::golden::Basis;
 use crate::golden::content::Watch;
-use crate::golden::{Against, Basis};
 use crate::volume::Volume;
 
 /// `GET /api/v1/volumes`
@@ -62,12 +62,8 @@ pub(super) async fn verify(
             "Another volume is being verified, and only one can be at a time: try again later",
         ));
     };
-    let against = Against {
-        zeros_after: app.services.settings.zeros_after(),
-        ..Against::default()
-    };
     let watch = Watch::default();
-    let verified = app.services.golden.verify(&name, against, &watch, |_| {});
+    let verified = app.services.golden.verify(&name, None, &watch, |_| {});
     Ok(Json(verified.await?))
 }
 

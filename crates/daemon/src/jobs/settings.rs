@@ -44,11 +44,6 @@ impl JobSettings {
         }
     }
 
-    /// Whether a volume that was written has zeros after its image's disk.
-    pub fn zeros_after(&self) -> bool {
-        self.tail == TailPolicy::Zero
-    }
-
     /// Whether the backup GPT is moved to the volume's end, for this request.
     pub fn expands(&self, request: &VolumeRequest) -> bool {
         request.expand.unwrap_or(self.expand) == Expand::Gpt

@@ -12,7 +12,7 @@ use super::Steps;
 use super::image::{Opening, cached};
 use crate::cache::Pin;
 use crate::golden::content::{self, Watch};
-use crate::golden::{Against, Basis, Disk, Needed};
+use crate::golden::{Basis, Disk, Needed};
 use crate::job::error::JobError;
 use crate::job::work::ImageRequest;
 use crate::jobs::Services;
@@ -32,10 +32,6 @@ pub(super) async fn run(
         Basis::Known => None,
         Basis::Image(needed) => Some(disk_of(services, live, volume, &needed).await?),
     };
-    let against = Against {
-        disk,
-        zeros_after: services.settings.zeros_after(),
-    };
     let watch = Watch {
         stop: live.stop.flag(),
         counters: meter.new_copy(),
@@ -49,7 +45,7 @@ pub(super) async fn run(
     let _ours = found.and_then(|found| services.guests.reads(&found.path));
     let verified = services
         .golden
-        .verify(volume, against, &watch, expect_bytes);
+        .verify(volume, disk, &watch, expect_bytes);
     let verified = tokio::select! {
         biased;
         reason = live.stop.stopped() => return Err(JobError::stopped(reason)),
