@@ -43,9 +43,7 @@ pub(super) async fn run(
     };
     let found = services.volumes.lookup(volume).await?;
     let _ours = found.and_then(|found| services.guests.reads(&found.path));
-    let verified = services
-        .golden
-        .verify(volume, disk, &watch, expect_bytes);
+    let verified = services.golden.verify(volume, disk, &watch, expect_bytes);
     let verified = tokio::select! {
         biased;
         reason = live.stop.stopped() => return Err(JobError::stopped(reason)),
