@@ -282,6 +282,35 @@ def write_clones(found, section):
                      "`cp --reflink`, `truncate`, `sync`", "100 at once", "Fetched in all", "Written in all"], rows))
 
 
+def write_overhead(found, section):
+    """Small jobs."""
+    def milliseconds(times):
+        times = sorted(1e3 * time for time in times)
+        return f"{times[len(times) // 2]:.1f} ({times[0]:.1f}-{times[-1]:.1f})"
+
+    rows = [[kind, milliseconds(row["cold_s"]), milliseconds(row["warm_s"]), milliseconds(row["fetch_s"])]
+            for kind, row in found["kinds"].items()]
+    return (f"## Jobs of 1 MiB\n\n`bench/overhead.py`: from the request to `completed`, volumes in files, the image from nginx on the same machine; medians of {section['runs']}, "
+            f"one after the other. Between them, on the same disk: fdatasync of a page that is overwritten {milliseconds(found['fdatasync_s'])} ms, fsync of a new file "
+            f"{milliseconds(found['fsync_s'])} ms. Load average {found['load']:.1f}, Linux {found['kernel']}. Which syncs a job waits for, and why: [ARCHITECTURE.md](../ARCHITECTURE.md).\n\n"
+            + table(["Image", "Fetched ms", "From the cache ms", "HEAD, digest, GET by a plain client ms"], rows))
+
+
+def write_queue(found, section):
+    """Many jobs that wait."""
+    del section
+    memory = found["rss_after_mib"] - found["rss_before_mib"]
+    rows = [
+        ["accepted", f"{found['accepted_per_s']:.0f}/s by {found['clients']} clients; p50 {found['accept_p50_ms']:.1f} ms, p99 {found['accept_p99_ms']:.1f} ms"],
+        ["memory of the daemon", f"{found['rss_before_mib']:.0f} MiB before, {found['rss_after_mib']:.0f} MiB with them ({1024 * memory / found['jobs']:.1f} KiB each)"],
+        ["first status of a job", f"p50 {found['status_p50_ms']:.2f} ms, p99 {found['status_p99_ms']:.2f} ms"],
+        ["list of 50 jobs", f"p50 {found['list_p50_ms']:.1f} ms"],
+        ["killed, and started again with all of them", f"{found['restart_s']:.2f} s until it answers"],
+    ]
+    return (f"## {found['jobs']:,} jobs in the queue\n\n`bench/queued.py`. An object store that does not answer keeps all of them waiting. fdatasync of a page took {found['fdatasync_ms']:.2f} ms; load average {found['load']:.1f}.\n\n"
+            + table(["", ""], rows))
+
+
 def write_scale(found, section):
     """Cost by data and by virtual size."""
     rows = [[f"{row['data_bytes'] / MIB:.0f} MiB", row["virtual"], seconds(row),
@@ -309,6 +338,8 @@ WRITERS = {
     "double": plain("Decoding before a device is touched",
                     "`image convert` to a block device decodes every compressed cluster once before it writes, unless "
                     "`--one-pass` is given; the daemon writes in one pass, with the head held back."),
+    "decoding": plain("Decoding in a process of its own",
+                      "A disk from the cache to a file, by `serve` with `image.sandbox` so or so; CPU time is that of the daemon and of its decoding processes, RSS the daemon's."),
     "empty": plain("An empty disk of 1 TiB, to a new file", "Process start and stop included."),
     "cold": write_cold,
     "gigabit": write_cold,
@@ -317,6 +348,8 @@ WRITERS = {
     "viewers": write_viewers,
     "hundred": write_hundred,
     "clones": write_clones,
+    "overhead": write_overhead,
+    "queue": write_queue,
     "scale": write_scale,
     "limits": write_limits,
 }

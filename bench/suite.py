@@ -4,7 +4,7 @@ bytes, and writes docs/benchmarks.md.
 
     ./dev bench [SECTION...] [--size MIB] [--runs N] [--dir DIR] [--memory DIR] [--tree DIR] [--no-page]
 
-Sections: warm memory-device double empty cold gigabit large load viewers hundred scale limits. All of them
+Sections: warm memory-device double decoding empty cold gigabit large load viewers hundred scale limits. All of them
 by default. The figures are kept in bench/results, one file a section; the page is made of those.
 """
 
@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 
+import decoding
 import page
 import service
 import viewers
@@ -92,6 +93,7 @@ def sections(bench):
         "warm": lambda: warm.measure_all(bench, "disk", bench.directory),
         "memory-device": lambda: warm.measure_all(bench, "memory", bench.memory, only_main=True),
         "double": lambda: warm.double_decode(bench, bench.directory),
+        "decoding": lambda: decoding.decoding(bench, bench.directory),
         "empty": lambda: warm.empty(bench, bench.directory),
         "cold": lambda: service.cold(bench, bench.directory),
         "gigabit": lambda: service.cold(bench, bench.directory, service.GIGABIT),

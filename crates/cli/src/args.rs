@@ -268,6 +268,10 @@ pub(crate) enum VolumesCommand {
         #[arg(required = true)]
         volumes: Vec<VolumeName>,
 
+        /// Which jobs begin first [default: normal]
+        #[arg(long, value_name = "PRIORITY", value_parser = priority_parser())]
+        priority: Option<Priority>,
+
         #[command(flatten)]
         reconnect: ReconnectArgs,
     },

@@ -10,8 +10,9 @@ use lvp_api::error::chain;
 use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, GoldenVolumes, Health,
-    JobAccepted, JobId, JobList, JobLog, JobStatus, ProvisionRequest, Readiness, Sha256Digest,
-    Timeline, VerifiedVolume, VerifyRequest, VolumeInfo, VolumeList, VolumeName, routes,
+    JobAccepted, JobId, JobList, JobLog, JobStatus, Priority, ProvisionRequest, Readiness,
+    Sha256Digest, Timeline, VerifiedVolume, VerifyRequest, VolumeInfo, VolumeList, VolumeName,
+    routes,
 };
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Body, Certificate, Identity, Method, RequestBuilder, StatusCode, Url};
@@ -270,11 +271,12 @@ impl Client {
     pub(crate) async fn verify_as_job(
         &self,
         name: &VolumeName,
+        priority: Option<Priority>,
     ) -> Result<Option<JobAccepted>, Failure> {
         let request = VerifyRequest {
             volume_name: name.to_string(),
             correlation_id: None,
-            priority: None,
+            priority,
         };
         let call = self
             .request(Method::POST, routes::VERIFICATIONS)

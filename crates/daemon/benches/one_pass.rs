@@ -108,6 +108,8 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
             provisioner::guests::GuestsSettings {
                 yields: provisioner::config::YieldUse::Off,
                 floor_bytes_per_sec: 16 << 20,
+                windows: Default::default(),
+                yields_network: false,
             },
         )),
         hypervisor: None,

@@ -15,6 +15,7 @@ pub mod demo;
 pub mod dependencies;
 pub mod doctor;
 pub mod error;
+pub mod estimate;
 mod files;
 pub mod fleet;
 pub mod golden;

@@ -2,6 +2,7 @@
 
 mod background;
 mod engine;
+mod network;
 mod yielding;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -37,6 +38,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::volume::{self, InUse, NoLibvirt, Volumes};
 use background::{run_fleet, run_janitor, run_probes, run_webhooks};
+use network::run_network;
 use yielding::run_yielding;
 
 /// A daemon that is listening but does not serve yet.
@@ -169,6 +171,8 @@ impl Daemon {
         let fleet = tokio::spawn(run_fleet(fleet, background.clone()));
         let yielding = run_yielding(app.clone(), config.clone(), background.clone());
         let yielding = tokio::spawn(yielding);
+        let network = run_network(app.clone(), config.clone(), background.clone());
+        let network = tokio::spawn(network);
         let stopped = CancellationToken::new();
         let (pulse, heart) = net::pulse();
         let server = tokio::spawn(net::serve(
@@ -211,7 +215,7 @@ impl Daemon {
             app.jobs.shut_down(config.server.shutdown_grace).await;
             stopped.cancel();
             background.cancel();
-            let tasks = [probes, janitor, webhooks, fleet, yielding];
+            let tasks = [probes, janitor, webhooks, fleet, yielding, network];
             for task in tasks.into_iter().chain([credentials, watchdog, server]) {
                 task.await.ok();
             }
@@ -256,7 +260,9 @@ async fn services(
         config.cache.max_size_bytes,
     ));
     let store = Store::open(&config.server.db_path, Arc::clone(&metrics) as _)?;
-    let source = Source::new(&source::SourceSettings::from(config))?;
+    let guests = Arc::new(Guests::new(config.into()));
+    let network = guests.network().limiter();
+    let source = Source::yielding(&source::SourceSettings::from(config), network)?;
     let cache = CacheSettings::new(cache_dir, &config.cache);
     let cache = Cache::open(cache, store.clone())?;
     let volumes = volumes(config, hypervisor.clone())?;
@@ -266,7 +272,7 @@ async fn services(
         cache,
         volumes,
         golden,
-        guests: Arc::new(Guests::new(config.into())),
+        guests,
         engine: engine::new(config.image.sandbox, launcher).await?,
         webhooks: Webhooks::new(&config.webhooks)?,
         hypervisor,

@@ -33,6 +33,7 @@ mod process;
 mod session;
 mod wire;
 
+pub use fate::{Counts, Failure};
 pub(crate) use lane::{Answer, Lane, Task, encoding_of};
 pub use parts::Parts;
 pub use process::Launch;

@@ -31,6 +31,9 @@ use crate::sys;
 /// The argument that makes a program the decoding process.
 pub const ARGUMENT: &str = "--decode-for-the-daemon";
 
+/// By how much its priority is lowered, as that of the threads that write what it decodes.
+const NICENESS: i32 = 5;
+
 /// Whether this program was started to decode.
 pub fn is_asked() -> bool {
     std::env::args_os()
@@ -70,6 +73,8 @@ pub fn run_with(tamper: impl Tamper) -> ExitCode {
 }
 
 fn serve(tamper: impl Tamper) -> std::io::Result<()> {
+    // As what moves bytes in the program that started it: whoever answers requests there gets a core at once.
+    sys::lower_priority(NICENESS);
     let mut parts = lockdown::first();
     let control = std::io::stdin().as_fd().try_clone_to_owned()?;
     let memory = sys::map_shared(std::io::stdout().as_fd(), LANES, LANE_BYTES, LANE_BYTES)?;

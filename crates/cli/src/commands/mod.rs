@@ -99,8 +99,13 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
             command: Some(VolumesCommand::Adopt { volumes }),
         } => volumes::adopt(&context, &volumes).await,
         Command::Volumes {
-            command: Some(VolumesCommand::Verify { volumes, reconnect }),
-        } => volumes::verify(&context, &volumes, &reconnect).await,
+            command:
+                Some(VolumesCommand::Verify {
+                    volumes,
+                    priority,
+                    reconnect,
+                }),
+        } => volumes::verify(&context, &volumes, priority, &reconnect).await,
         Command::Upload(args) => volumes::upload(&context, &args).await,
         Command::Health => health::health(&context).await,
         Command::Completion { .. }

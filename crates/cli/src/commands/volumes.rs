@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lvp_api::units::ByteSize;
-use lvp_api::{VerifiedVolume, VolumeInfo, VolumeKind, VolumeName};
+use lvp_api::{Priority, VerifiedVolume, VolumeInfo, VolumeKind, VolumeName};
 
 use super::{Context, wait};
 use crate::args::{ReconnectArgs, UploadArgs};
@@ -50,11 +50,12 @@ pub(super) async fn adopt(context: &Context, names: &[VolumeName]) -> Result<Exi
 pub(super) async fn verify(
     context: &Context,
     names: &[VolumeName],
+    priority: Option<Priority>,
     reconnect: &ReconnectArgs,
 ) -> Result<Exit, Failure> {
     let mut exit = Exit::Success;
     for name in names {
-        let verified = verified(context, name, reconnect).await?;
+        let verified = verified(context, name, priority, reconnect).await?;
         if !verified.matches {
             exit = Exit::Failed;
         }
@@ -72,9 +73,10 @@ pub(super) async fn verify(
 async fn verified(
     context: &Context,
     name: &VolumeName,
+    priority: Option<Priority>,
     reconnect: &ReconnectArgs,
 ) -> Result<VerifiedVolume, Failure> {
-    let Some(accepted) = context.client.verify_as_job(name).await? else {
+    let Some(accepted) = context.client.verify_as_job(name, priority).await? else {
         return context.client.verify(name).await;
     };
     let id = accepted.job_id;

@@ -6,4 +6,5 @@ mod requests;
 mod terminal;
 mod tls;
 mod top;
+mod verifying;
 mod waiting;

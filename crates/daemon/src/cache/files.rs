@@ -231,19 +231,22 @@ impl Files {
         }
     }
 
-    /// Gives a partial file, whose bytes were just verified, its final name, durably.
+    /// Gives a partial file, whose bytes were just verified, its final name, durably. The file is synced before, unless
+    /// that was done after its last byte.
     pub(super) fn publish(
         &self,
-        file: &File,
+        (file, is_synced): (&File, bool),
         from: &str,
         to: &str,
     ) -> Result<FileStamp, CacheError> {
         let handle = self.handle()?;
         let unread = |error| handle.failed("inspect the image", to, error);
-        file.sync_all()
-            .map_err(|error| handle.failed("sync the image", to, error))?;
+        if !is_synced {
+            file.sync_all()
+                .map_err(|error| handle.failed("sync the image", to, error))?;
+        }
         handle.rename(from, to)?;
-        let stamp = FileStamp::settled(file).map_err(unread)?;
+        let stamp = FileStamp::settled(file, self.0.times()).map_err(unread)?;
         // The renamed file may be another one that had taken the partial file's name.
         let named = handle.image(to).and_then(|named| FileStamp::of(&named));
         let named = named.map_err(unread)?;

@@ -5,16 +5,17 @@
 //! cache if it is on the same file system (somebody emptied the cache by removing its directory) or contains
 //! the cache's lock file (the file system was mounted again); any other is not written to.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::Access;
+use rustix::fs::{Access, Mode, OFlags};
 
 use super::{CacheError, PARTIAL_PREFIX};
 use crate::lock::Lock;
+use crate::stamp::Times;
 
 /// The lock file; hidden, so that libvirt's pool does not list it.
 fn lock_path(dir: &Path) -> PathBuf {
@@ -33,6 +34,7 @@ struct Now {
     device: u64,
     inode: u64,
     lock: Lock,
+    times: Times,
 }
 
 impl Now {
@@ -45,7 +47,18 @@ impl Now {
             device: found.dev(),
             inode: found.ino(),
             lock: Lock::take(&lock_path(dir), &what)?,
+            times: times(dir),
         })
+    }
+}
+
+/// How changes of files in this directory are told apart.
+fn times(dir: &Path) -> Times {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    // Where files without a name are not supported, nothing is certain.
+    match rustix::fs::open(dir, flags, Mode::from_raw_mode(0o600)) {
+        Ok(unnamed) => Times::found_with(&File::from(unnamed)),
+        Err(_) => Times::Coarse,
     }
 }
 
@@ -60,6 +73,12 @@ impl Home {
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// How changes of its files are told apart.
+    pub(super) fn times(&self) -> Times {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.times
     }
 
     /// Fails unless the directory exists, is the cache, and can be written to. Blocks.

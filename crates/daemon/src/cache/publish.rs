@@ -164,6 +164,13 @@ impl Lead {
         }
     }
 
+    /// The whole object is on the disk, and about to be published. A crash until then costs what came after the last
+    /// record ([`durable`](Self::durable)).
+    pub fn has_all(&mut self) {
+        self.reservation.spent(u64::MAX);
+        self.durable_bytes = self.object.size;
+    }
+
     /// Discards the partial file: its bytes are wrong, and must not be continued from.
     pub async fn discard(&mut self) -> Result<(), CacheError> {
         self.durable_bytes = 0;
@@ -221,8 +228,9 @@ impl Lead {
             }
             None => {
                 let from = self.file_name.clone();
+                let is_synced = self.durable_bytes == self.object.size;
                 let published = cache.0.disk.run(move |files| {
-                    let stamp = files.publish(&file, &from, &file_name(&digest))?;
+                    let stamp = files.publish((&file, is_synced), &from, &file_name(&digest))?;
                     Ok((stamp, file))
                 });
                 let (stamp, file) = published.await?;

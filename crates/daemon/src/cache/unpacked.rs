@@ -251,7 +251,7 @@ impl Unpacking {
         let (from, name) = (self.partial(), disk_name(&self.digest, self.image_type));
         let path = cache.dir().join(&name);
         let published = cache.0.disk.run(move |files| {
-            let stamp = files.publish(&file, &from, &name)?;
+            let stamp = files.publish((&file, false), &from, &name)?;
             let used_bytes = files.used_bytes(&file, &name)?;
             Ok((file, stamp, used_bytes))
         });

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::files::Found;
 use super::unpacked::is_disk_of;
 use super::{Cache, CacheError, ImageRow, file_name};
-use crate::stamp::FileStamp;
+use crate::stamp::{FileStamp, Times};
 
 /// Bytes hashed at a time: large enough for the disk, small enough for the processor's cache.
 const BLOCK_BYTES: usize = 1 << 20; // 1 MiB
@@ -45,7 +45,7 @@ pub fn each_block(file: &File, mut take: impl FnMut(&[u8])) -> io::Result<()> {
 
 /// Hashes a file that may have changed, and fails if it changes meanwhile. Blocks.
 pub(super) fn hash_again(file: &File) -> io::Result<(Sha256Digest, FileStamp)> {
-    let before = FileStamp::settled(file)?;
+    let before = FileStamp::settled(file, Times::Coarse)?;
     let digest = hash_file(file)?;
     if FileStamp::of(file)? != before {
         return Err(io::Error::other("the file is being written to"));

@@ -50,7 +50,7 @@ impl Config {
                     .backoff("minio.retry_attempts", "minio.retry_backoff_ms")?,
                 idle_timeout: settings.duration("minio.idle_timeout")?,
                 parallel_ranges: settings.integer("minio.parallel_ranges")?,
-                max_read_bytes_per_sec: settings.limit("minio.max_read_bytes_per_sec")?,
+                max_read_bytes_per_sec: settings.read_rate("minio.max_read_bytes_per_sec")?,
             },
             libvirt: Libvirt {
                 enabled: settings.boolean("libvirt.enabled")?,
@@ -75,6 +75,7 @@ impl Config {
                 max_write_bytes_per_sec: settings.limit("volumes.max_write_bytes_per_sec")?,
                 yields: settings.named("volumes.yield")?,
                 yield_floor_bytes_per_sec: settings.size("volumes.yield_floor_bytes_per_sec")?,
+                windows: settings.windows("volumes.windows")?,
             },
             cache: Cache {
                 dir: settings.optional_path("cache.dir"),

@@ -144,7 +144,7 @@ fn several(key: &Key, items: Vec<Option<String>>) -> Result<String, String> {
 fn numeral(key: &Key, text: String) -> Result<String, String> {
     let is_number = matches!(
         key.kind,
-        Kind::Integer { .. } | Kind::Size | Kind::MillisecondList
+        Kind::Integer { .. } | Kind::Size | Kind::SizeOrAuto | Kind::MillisecondList
     );
     let has_leading_zero = |word: &str| {
         let mut bytes = word.trim().bytes();

@@ -280,9 +280,10 @@ pub const KEYS: &[Key] = &[
     key(
         "minio.max_read_bytes_per_sec",
         &["MINIO_MAX_READ_BYTES_PER_SEC"],
-        Kind::Size,
+        Kind::SizeOrAuto,
         "0",
-        "Bandwidth limit for all downloads together; 0 means none",
+        "Bandwidth limit for all downloads together; 0 means none, and auto what others on the host's links leave room for, \
+         where that can be measured",
     ),
     key(
         "libvirt.enabled",
@@ -462,7 +463,14 @@ pub const KEYS: &[Key] = &[
         &["VOLUME_YIELD_FLOOR_BYTES_PER_SEC"],
         Kind::Size,
         "16M",
-        "The rate that jobs keep together however much others need the disks; at least 1M",
+        "The rate that jobs keep together however much others need the disks, or the network; at least 1M",
+    ),
+    key(
+        "volumes.windows",
+        &["VOLUME_WINDOWS"],
+        Kind::List,
+        "",
+        "Hours of the day, such as 22:00-06:00, in the host's time zone, in which jobs do not step aside; limits hold",
     ),
     key(
         "cache.dir",

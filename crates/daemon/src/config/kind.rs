@@ -35,6 +35,8 @@ pub enum Kind {
     },
     /// A size in bytes: a number, or a number with a unit such as `10G`.
     Size,
+    /// The same, or `auto`.
+    SizeOrAuto,
     /// Whole milliseconds, separated by commas or as a YAML list.
     MillisecondList,
     /// Words separated by commas, or a YAML list.

@@ -14,7 +14,8 @@ use super::file::Strangers;
 use super::ignored::IGNORED_VARIABLES;
 use super::keys::{KEYS, Key};
 use super::setting::{Origin, Setting, normal};
-use super::value::LogSampling;
+use super::value::{LogSampling, ReadRate};
+use super::windows::Windows;
 use super::{endpoints, file, given, theirs, value};
 use crate::files;
 use crate::secret::SecretUrl;
@@ -297,6 +298,14 @@ impl Settings {
     /// A size where 0 means no limit.
     pub(super) fn limit(&self, key: &'static str) -> Result<Option<u64>, ConfigError> {
         self.size(key).map(|bytes| (bytes != 0).then_some(bytes))
+    }
+
+    pub(super) fn read_rate(&self, key: &'static str) -> Result<ReadRate, ConfigError> {
+        self.parsed(key, value::read_rate)
+    }
+
+    pub(super) fn windows(&self, key: &'static str) -> Result<Windows, ConfigError> {
+        Windows::parse(self.get(key)).map_err(|reason| ConfigError::Invalid { key, reason })
     }
 
     pub(super) fn list(&self, key: &'static str) -> Vec<String> {

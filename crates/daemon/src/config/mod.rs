@@ -25,6 +25,7 @@ mod traces;
 mod trim;
 mod trust;
 mod value;
+pub mod windows;
 mod words;
 
 use std::fmt;
@@ -43,7 +44,7 @@ pub use setting::{Origin, Setting};
 pub use thin::ThinPool;
 pub use traces::Tracing;
 pub use trust::{Trust, web_name};
-pub use value::LogSampling;
+pub use value::{LogSampling, ReadRate};
 pub use words::{
     Addressing, BackendKind, CloneUse, Compression, CredentialSource, EndpointPath, LogFormat,
     LogOutput, OtlpProtocol, SandboxUse, SignaturePolicy, StaleData, TraceExporter, TraceSampler,
@@ -51,6 +52,7 @@ pub use words::{
 };
 
 use crate::secret::{Secret, SecretUrl};
+use windows::Windows;
 
 /// The file that is read unless `--config` names another.
 pub const DEFAULT_PATH: &str = "/etc/libvirt-volume-provisioner/config.yaml";
@@ -174,7 +176,7 @@ pub struct Minio {
     /// Ranges at once.
     pub parallel_ranges: usize,
     /// Limit of all downloads together.
-    pub max_read_bytes_per_sec: Option<u64>,
+    pub max_read_bytes_per_sec: ReadRate,
 }
 
 /// Section `libvirt`.
@@ -222,6 +224,8 @@ pub struct Volumes {
     pub yields: YieldUse,
     /// The rate that they keep.
     pub yield_floor_bytes_per_sec: u64,
+    /// When they do not step aside.
+    pub windows: Windows,
 }
 
 /// A back end, with what it needs of this section.

@@ -103,6 +103,7 @@ fn form(kind: Kind) -> String {
         Kind::Bool => "`true`, `false`".to_owned(),
         Kind::Duration { .. } => "duration (`168h`, `30m`, `5s`, `100ms`)".to_owned(),
         Kind::Size => "bytes, or `10G`".to_owned(),
+        Kind::SizeOrAuto => "bytes, `10G`, or `auto`".to_owned(),
         Kind::MillisecondList => "list of milliseconds".to_owned(),
         Kind::List => "list of words".to_owned(),
         Kind::OneOf(known) => words(known),

@@ -251,10 +251,11 @@ fn another(key: &keys::Key, now: &str) -> String {
         Kind::Fraction => "0.25".to_owned(),
         Kind::Bool => (now != "true").to_string(),
         Kind::Duration { .. } => "7m".to_owned(),
-        Kind::Size => "7G".to_owned(),
+        Kind::Size | Kind::SizeOrAuto => "7G".to_owned(),
         Kind::MillisecondList => "7,8".to_owned(),
         Kind::List if key.path == "trust.rules" => "images/=off".to_owned(),
         Kind::List if key.path == "trust.keys" => "/other.asc".to_owned(),
+        Kind::List if key.path == "volumes.windows" => "22:00-06:00".to_owned(),
         Kind::List if key.path == "minio.mirrors" => "http://seven,http://eight".to_owned(),
         Kind::List => "seven,eight".to_owned(),
         Kind::OneOf(words) | Kind::Words(words) => {

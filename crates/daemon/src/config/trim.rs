@@ -82,7 +82,7 @@ mod tests {
     fn value(key: &Key) -> &'static str {
         match key.kind {
             Kind::Text if key.path == "tracing.resource_attributes" => "a=b",
-            Kind::Integer { .. } | Kind::Size | Kind::MillisecondList => "12",
+            Kind::Integer { .. } | Kind::Size | Kind::SizeOrAuto | Kind::MillisecondList => "12",
             Kind::Fraction | Kind::Sampling => "0.5",
             Kind::Bool => "true",
             Kind::Duration { .. } => "12h",

@@ -1,6 +1,7 @@
 //! The forms of values.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,6 +19,27 @@ const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Largest size: half of what a signed 64-bit number counts, so that sums of sizes cannot overflow.
 const SIZE_MAX: u64 = 1 << 62; // 4 EiB
+
+/// How fast images are read, all together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadRate {
+    /// As fast as the network.
+    Unlimited,
+    /// At most this many bytes in a second.
+    AtMost(NonZeroU64),
+    /// As fast as others on the host's links leave room for.
+    Auto,
+}
+
+impl ReadRate {
+    /// The fixed limit, if there is one.
+    pub fn at_most(self) -> Option<u64> {
+        match self {
+            Self::AtMost(bytes) => Some(bytes.get()),
+            Self::Unlimited | Self::Auto => None,
+        }
+    }
+}
 
 /// How log lines are sampled.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,6 +96,7 @@ pub(super) fn normal(key: &Key, text: &str) -> Result<String, String> {
             _ => Ok(text.to_owned()),
         },
         Kind::Size => size(text).map(|_| text.to_owned()),
+        Kind::SizeOrAuto => read_rate(text).map(|_| text.to_owned()),
         Kind::MillisecondList => match milliseconds(text)?.iter().max() {
             Some(longest) if *longest > WAIT_MAX => {
                 Err(format!("has a wait of more than a day: {text:?}"))
@@ -162,6 +185,15 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         Ok(_) => Err(format!("is beyond 4 EiB, the largest size: {text:?}")),
         Err(error) => Err(format!("is wrong: {error}")),
     }
+}
+
+/// A size in bytes, of which 0 is no limit, or `auto`.
+pub(super) fn read_rate(text: &str) -> Result<ReadRate, String> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(ReadRate::Auto);
+    }
+    let bytes = size(text).map_err(|why| format!("{why}; auto is accepted too"))?;
+    Ok(NonZeroU64::new(bytes).map_or(ReadRate::Unlimited, ReadRate::AtMost))
 }
 
 /// Milliseconds separated by commas.

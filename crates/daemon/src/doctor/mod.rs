@@ -13,6 +13,7 @@ mod devices;
 mod host;
 mod libvirt;
 mod lvm;
+mod network;
 mod running;
 mod s3;
 mod sandbox;
@@ -102,6 +103,10 @@ pub const CHECKS: &[(&str, &str)] = &[
         "How long the S3 server's certificate and minio.ca_cert are valid",
     ),
     ("s3.mirror", "Each of minio.mirrors answers"),
+    (
+        "minio.network",
+        "With minio.max_read_bytes_per_sec auto: the links to the object store, and whether it can be measured what others receive",
+    ),
     (
         "s3.image",
         "With --image: the image can be found and read, and its .sha256 object can be used",
@@ -314,6 +319,7 @@ async fn checks(
         findings.push(storage::database(&config.server.db_path));
     }
     findings.extend(s3::check(config, image).await);
+    findings.extend(network::check(config).await);
     findings.extend(access::check(config));
     findings.extend(hypervisor.findings);
     findings

@@ -28,6 +28,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::estimate::{to_bytes, to_f64};
+
 /// A cut, and a rise.
 const CUT: f64 = 0.7;
 const RISE: f64 = 1.05;
@@ -158,7 +160,7 @@ impl Controller {
 
     /// The rate now, in bytes per second; None if nothing is limited.
     pub fn rate(&self) -> Option<u64> {
-        self.rate.map(to_bytes)
+        self.rate.map(|rate| to_bytes(rate).max(1))
     }
 
     /// Jobs are held back at once while P is higher, and L not known to be bearable.
@@ -351,20 +353,6 @@ fn keep<T>(kept: &mut VecDeque<T>, newest: T) {
 )]
 fn to_index(part: f64, length: usize) -> usize {
     ((length as f64 * part) as usize).min(length.saturating_sub(1))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "rates are far below 2^53")]
-fn to_f64(bytes: u64) -> f64 {
-    bytes as f64
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "not negative, and `as` ends at the limits of u64"
-)]
-fn to_bytes(bytes: f64) -> u64 {
-    bytes.max(1.0) as u64
 }
 
 #[cfg(test)]

@@ -15,7 +15,10 @@
 
 pub mod controller;
 pub mod devices;
+pub mod headroom;
+pub mod links;
 pub mod load;
+pub mod network;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, Metadata};
@@ -29,11 +32,14 @@ use std::time::{Duration, Instant};
 
 use lvp_image::copy::RateLimiter;
 
-use crate::config::{Config, YieldUse};
+use crate::config::windows::Windows;
+use crate::config::{Config, ReadRate, YieldUse};
 use crate::error::chain;
+use crate::estimate::per_second;
 use controller::{Controller, Measured};
 use devices::{Device, Tree};
 use load::{Counted, Files, Leaves};
+use network::Network;
 
 /// How often the rate is decided anew.
 pub const INTERVAL: Duration = Duration::from_millis(500);
@@ -41,13 +47,21 @@ pub const INTERVAL: Duration = Duration::from_millis(500);
 /// How often the devices are looked for anew.
 const REFRESH: Duration = Duration::from_secs(10);
 
+/// After how long without a look that succeeds what was found before is believed no more: a volume that has come since
+/// would be nobody's, and one with the number of one that has gone would be taken for that.
+const BELIEVED: Duration = Duration::from_secs(60);
+
 /// What the configuration says.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct GuestsSettings {
     /// Whether jobs step aside.
     pub yields: YieldUse,
     /// The rate that is always left to them.
     pub floor_bytes_per_sec: u64,
+    /// When jobs do not step aside.
+    pub windows: Windows,
+    /// Whether downloads step aside for others on the network.
+    pub yields_network: bool,
 }
 
 impl From<&Config> for GuestsSettings {
@@ -55,6 +69,8 @@ impl From<&Config> for GuestsSettings {
         Self {
             yields: config.volumes.yields,
             floor_bytes_per_sec: config.volumes.yield_floor_bytes_per_sec,
+            windows: config.volumes.windows.clone(),
+            yields_network: config.minio.max_read_bytes_per_sec == ReadRate::Auto,
         }
     }
 }
@@ -63,6 +79,7 @@ impl From<&Config> for GuestsSettings {
 #[derive(Debug)]
 pub struct Guests {
     settings: GuestsSettings,
+    network: Network,
     limiter: Arc<RateLimiter>,
     tree: Tree,
     files: Files,
@@ -79,6 +96,7 @@ pub struct Guests {
 struct Watch {
     places: Places,
     leaves: Leaves,
+    looked_at: Instant,
     found_at: Instant,
     began: Instant,
     controller: Controller,
@@ -140,7 +158,9 @@ pub struct OurVolume {
 impl Guests {
     /// Nothing is watched, and so nothing limited, before [`Guests::find`].
     pub fn new(settings: GuestsSettings) -> Self {
+        let (floor, windows) = (settings.floor_bytes_per_sec, settings.windows.clone());
         Self {
+            network: Network::new(settings.yields_network, floor, windows),
             settings,
             limiter: Arc::new(RateLimiter::open()),
             tree: Tree::new("/sys".into()),
@@ -155,6 +175,11 @@ impl Guests {
     /// Whether jobs are to step aside.
     pub fn is_on(&self) -> bool {
         self.settings.yields == YieldUse::Auto
+    }
+
+    /// The same for the network.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// The limiter of all that jobs write to volumes, and None if they do not step aside.
@@ -177,6 +202,7 @@ impl Guests {
         *self.lock() = Some(Watch {
             places,
             leaves,
+            looked_at: now,
             found_at: now,
             began: now,
             controller: Controller::new(kind, self.settings.floor_bytes_per_sec),
@@ -218,18 +244,23 @@ impl Guests {
     /// Measures, decides and sets the rate. `is_running` is whether a job runs now. None if nothing is watched, or before
     /// the second look.
     pub fn step(&self, is_running: bool) -> io::Result<Option<Shown>> {
+        self.step_at(Instant::now(), is_running)
+    }
+
+    fn step_at(&self, now: Instant, is_running: bool) -> io::Result<Option<Shown>> {
         let mut watch = self.lock();
         let Some(watch) = watch.as_mut() else {
             return Ok(None);
         };
-        let now = Instant::now();
-        if now.duration_since(watch.found_at) >= REFRESH {
-            watch.found_at = now;
+        if now.duration_since(watch.looked_at) >= REFRESH {
+            watch.looked_at = now;
             match self.look_for(&watch.places) {
                 Ok((_, leaves, shares_cache)) => {
                     watch.leaves = leaves;
+                    watch.found_at = now;
                     self.shares_cache.store(shares_cache, Ordering::Release);
                 }
+                Err(error) if now.duration_since(watch.found_at) >= BELIEVED => return Err(error),
                 // Devices come and go: what was found before is as good until the next look.
                 Err(error) => tracing::debug!(
                     component = "yield",
@@ -261,12 +292,14 @@ impl Guests {
         let measured = Measured {
             wait: others.wait,
             pressure: others.pressure,
-            own_bytes_per_sec: per_second(own, passed),
+            own_bytes_per_sec: per_second(own, passed, Duration::from_millis(1)),
             are_jobs_running: is_running || was_running,
         };
         let before = watch.shown.rate;
         let since_begin = look.at.duration_since(watch.began);
         let rate = watch.controller.step(since_begin, &measured);
+        // What is decided meanwhile holds when the window ends.
+        let rate = rate.filter(|_| !self.settings.windows.is_open());
         self.limiter.set_rate(rate.and_then(NonZeroU64::new));
         watch.shown = Shown {
             wait: measured.wait,
@@ -344,7 +377,5 @@ impl Drop for OurVolume {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "rates are far below 2^53")]
-fn per_second(bytes: u64, passed: Duration) -> f64 {
-    bytes as f64 / passed.as_secs_f64().max(1e-3)
-}
+#[cfg(test)]
+mod tests;

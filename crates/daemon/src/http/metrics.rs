@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use lvp_api::ErrorCode;
+use lvp_image::sandbox::Sandbox;
 
 use super::App;
 use super::error::ApiError;
@@ -24,6 +25,7 @@ pub(super) async fn serve(
         source: &services.source,
         evicted_images: services.cache.evicted_images(),
         golden_dropped: services.golden.dropped(),
+        decoders: services.engine.sandbox().map(Sandbox::counts),
         tokio_tasks: tokio::runtime::Handle::current()
             .metrics()
             .num_alive_tasks(),

@@ -186,6 +186,7 @@ pub struct Pass {
     /// What the tasks that fetch waited for.
     server_ns: AtomicU64,
     limit_ns: AtomicU64,
+    yield_ns: AtomicU64,
     /// What the writer of the cache's file waited for.
     cache_device_ns: AtomicU64,
     cache_yield_ns: AtomicU64,
@@ -207,6 +208,7 @@ impl Pass {
             own_ns: AtomicU64::default(),
             server_ns: AtomicU64::default(),
             limit_ns: AtomicU64::default(),
+            yield_ns: AtomicU64::default(),
             cache_device_ns: AtomicU64::default(),
             cache_yield_ns: AtomicU64::default(),
             copy,
@@ -251,6 +253,7 @@ impl Pass {
         let counter = match reason {
             WaitReason::Server => &self.server_ns,
             WaitReason::Limit => &self.limit_ns,
+            WaitReason::Others => &self.yield_ns,
         };
         add(counter, time);
     }
@@ -263,6 +266,7 @@ impl Pass {
             [
                 (Cause::Network, seconds(&self.server_ns)),
                 (Cause::Limit, seconds(&self.limit_ns)),
+                (Cause::Guests, seconds(&self.yield_ns)),
             ],
             Cause::Network,
         );

@@ -1,7 +1,7 @@
 //! A job's transfer stands still while a job of high priority has its slot.
 //!
 //! ```text
-//!  transfer --offer()--> may be paused --set(true)--> paused --set(false)--> goes on
+//!  transfer --offer()--> may be paused --begin()--> paused --end()--> goes on
 //!  follower --need()---> must not be paused, and goes on if it is
 //! ```
 //!
@@ -13,7 +13,6 @@
 //!
 //! Who is paused and when is decided in [`jobs`](crate::jobs), `slots`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,15 +25,23 @@ pub struct Pause {
     is_on: watch::Sender<bool>,
     /// Holds the threads of a copy.
     brake: Arc<Brake>,
-    time: Mutex<Time>,
-    offers: AtomicUsize,
-    followers: AtomicUsize,
+    state: Mutex<State>,
 }
 
+/// Changed as a whole, so that no pause begins after the end of the last offer.
 #[derive(Debug, Default)]
-struct Time {
+struct State {
+    /// How long earlier pauses were.
     before: Duration,
     since: Option<Instant>,
+    offers: usize,
+    followers: usize,
+}
+
+impl State {
+    fn is_offered(&self) -> bool {
+        self.offers > 0 && self.followers == 0
+    }
 }
 
 /// As long as this lives, the transfer may be paused.
@@ -52,9 +59,7 @@ impl Default for Pause {
         Self {
             is_on: watch::Sender::new(false),
             brake: Arc::default(),
-            time: Mutex::default(),
-            offers: AtomicUsize::new(0),
-            followers: AtomicUsize::new(0),
+            state: Mutex::default(),
         }
     }
 }
@@ -62,40 +67,47 @@ impl Default for Pause {
 impl Pause {
     /// A transfer is under way that can stand still.
     pub fn offer(self: &Arc<Self>) -> Offer {
-        self.offers.fetch_add(1, Ordering::AcqRel);
+        self.lock().offers += 1;
         Offer(Arc::clone(self))
     }
 
     /// Another job waits for this one.
     pub fn need(self: &Arc<Self>) -> Need {
-        self.followers.fetch_add(1, Ordering::AcqRel);
+        self.lock().followers += 1;
         Need(Arc::clone(self))
     }
 
     /// Whether it may be paused now.
     pub fn is_offered(&self) -> bool {
-        self.offers.load(Ordering::Acquire) > 0 && !self.is_needed()
+        self.lock().is_offered()
     }
 
     /// Whether another job waits for this one.
     pub fn is_needed(&self) -> bool {
-        self.followers.load(Ordering::Acquire) > 0
+        self.lock().followers > 0
     }
 
-    /// Pauses the transfer, or lets it go on.
-    pub fn set(&self, is_on: bool) {
-        let mut time = self.lock();
-        match (is_on, time.since) {
-            (true, None) => time.since = Some(Instant::now()),
-            (false, Some(since)) => {
-                time.before += since.elapsed();
-                time.since = None;
-            }
-            _ => return,
+    /// Pauses the transfer, if it may be paused now. Returns whether it is. One whose last offer has ended before sees no
+    /// pause, and one whose offer ends later sees this one.
+    pub fn begin(&self) -> bool {
+        let mut state = self.lock();
+        if !state.is_offered() {
+            return false;
         }
-        drop(time);
-        self.brake.set(is_on);
-        self.is_on.send_replace(is_on);
+        state.since.get_or_insert_with(Instant::now);
+        self.brake.set(true);
+        self.is_on.send_replace(true);
+        true
+    }
+
+    /// Lets the transfer go on.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        if let Some(since) = state.since.take() {
+            state.before += since.elapsed();
+            self.brake.set(false);
+            self.is_on.send_replace(false);
+        }
     }
 
     /// Whether it is paused.
@@ -115,8 +127,9 @@ impl Pause {
 
     /// How long the transfer has been paused, in all.
     pub fn total(&self) -> Duration {
-        let time = self.lock();
-        time.before + time.since.map_or(Duration::ZERO, |since| since.elapsed())
+        let state = self.lock();
+        let now = state.since.map_or(Duration::ZERO, |since| since.elapsed());
+        state.before + now
     }
 
     /// Holds a copy while the transfer is paused.
@@ -130,26 +143,28 @@ impl Pause {
         seen.wait_for(|now| *now == is_on).await.ok();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Time> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // A panic cannot leave plain data half-changed.
-        self.time.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        self.0.offers.fetch_sub(1, Ordering::AcqRel);
+        self.0.lock().offers -= 1;
     }
 }
 
 impl Drop for Need {
     fn drop(&mut self) {
-        self.0.followers.fetch_sub(1, Ordering::AcqRel);
+        self.0.lock().followers -= 1;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[tokio::test]
@@ -157,15 +172,16 @@ mod tests {
         let pause = Arc::new(Pause::default());
         assert_eq!((pause.is_on(), pause.total()), (false, Duration::ZERO));
         pause.over().await;
-        pause.set(true);
-        pause.set(true);
+        let offer = pause.offer();
+        assert!(pause.begin() && pause.begin());
         pause.begun().await;
         let waiting = Arc::clone(&pause);
         let waiting = tokio::spawn(async move { waiting.over().await });
-        pause.set(false);
+        pause.end();
         waiting.await.expect("it goes on");
         let total = pause.total();
-        pause.set(false);
+        pause.end();
+        drop(offer);
         assert_eq!(pause.total(), total, "it does not run on");
     }
 
@@ -181,5 +197,25 @@ mod tests {
         assert!(pause.is_offered());
         drop(offer);
         assert!(!pause.is_offered());
+    }
+
+    /// The transfer that has ended looks once, and goes on to what must not be paused.
+    #[test]
+    fn no_pause_begins_after_the_end_of_the_last_offer_was_followed_by_a_look() {
+        for _ in 0..5_000 {
+            let pause = Arc::new(Pause::default());
+            let offer = pause.offer();
+            let gate = Barrier::new(2);
+            std::thread::scope(|scope| {
+                let begun = scope.spawn(|| {
+                    gate.wait();
+                    pause.begin()
+                });
+                gate.wait();
+                drop(offer);
+                let seen = pause.is_on();
+                assert_eq!(begun.join().expect("it ends"), seen);
+            });
+        }
     }
 }

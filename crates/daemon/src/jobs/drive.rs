@@ -100,6 +100,7 @@ impl Jobs {
         job.updated_at = clock::now_text();
         job.started_at.get_or_insert_with(clock::now_text);
         self.save_start(live, &job).await?;
+        live.counts(true);
         live.update(|record| {
             job.notes.clone_from(&record.notes);
             *record = job;
@@ -251,7 +252,9 @@ impl Jobs {
         let events = events.unwrap_or_default();
         loop {
             let course = live.course();
-            match store.end_job(job.clone(), course, events.clone()).await {
+            let measured = live.measurements();
+            let ended = store.end_job(job.clone(), course, measured, events.clone());
+            match ended.await {
                 Ok(dropped) => {
                     metrics.deliveries(Delivery::Dropped, dropped);
                     return webhooks.iter().for_each(|webhooks| webhooks.ring());

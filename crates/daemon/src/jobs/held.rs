@@ -1,8 +1,9 @@
 //! Jobs behind gates: how they wait, and how they are put back behind one.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lvp_api::{JobId, JobState, WaitsFor};
+use lvp_api::{JobId, JobState};
 
 use super::Jobs;
 use super::live::{Live, Origin};
@@ -47,8 +48,8 @@ impl Jobs {
         all.await.unwrap_or(0)
     }
 
-    /// Stops the jobs with such keys, which stay as they are in the database. Those that had tasks, and whether each was
-    /// paused.
+    /// Stops the jobs with such keys, which stay as they are in the database. Those that had tasks, and whether the run
+    /// of each counted as an attempt.
     async fn stop_behind(&self, prefix: &str) -> Vec<(JobId, bool)> {
         let mut records = Vec::new();
         for live in self.lock().values() {
@@ -56,16 +57,16 @@ impl Jobs {
             if key.is_some_and(|key| key.starts_with(prefix)) {
                 // It is left as it is in the database.
                 live.stop.stop(StopReason::Shutdown);
-                records.push((live.id, live.watch()));
+                records.push((live.id, live.watch(), live.counted()));
             }
         }
-        for (_, record) in &mut records {
+        for (_, record, _) in &mut records {
             // Closed once the job's task has let go of it.
             while record.changed().await.is_ok() {}
         }
         let ended = records.into_iter();
         ended
-            .map(|(id, last)| (id, is_paused(&last.borrow())))
+            .map(|(id, _, counted)| (id, counted.load(Ordering::Acquire)))
             .collect()
     }
 
@@ -78,9 +79,9 @@ impl Jobs {
             // The daemon did not end before the job did, so the start does not count.
             if job.state == JobState::Running {
                 job.state = JobState::Pending;
-                let was_paused = stopped.contains(&(job.id, true));
-                // Of a paused one, it is not counted anyway.
-                job.attempts = (job.attempts).saturating_sub(u32::from(!was_paused));
+                // Of one that was paused or waited for room, it is not counted anyway.
+                let was_counted = stopped.contains(&(job.id, true));
+                job.attempts = (job.attempts).saturating_sub(u32::from(was_counted));
                 self.0.services.store.update_job(job.clone()).await?;
             }
             let course = self.0.services.store.course(job.id).await?;
@@ -115,9 +116,4 @@ impl Jobs {
             *ticket = None;
         }
     }
-}
-
-/// Whether a job's transfer is paused, or was when the job was stopped.
-fn is_paused(job: &Job) -> bool {
-    (job.waiting.as_ref()).is_some_and(|waiting| waiting.on == WaitsFor::Slot)
 }

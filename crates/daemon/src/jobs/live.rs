@@ -1,7 +1,7 @@
 //! A job that has not ended: its record, its counters, and how it is stopped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lvp_api::JobId;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::job::record::{Course, Job, JobSpec, TrailRecord};
 use crate::job::stop::Stop;
 use crate::job::waits::Waits;
 use crate::source::{ImageUrl, Source};
+use crate::store::Measurement;
 use crate::volume::{Volume, VolumeState};
 
 /// Where a job comes from.
@@ -48,6 +49,10 @@ pub struct Live {
     /// The volume as this run of the job found it.
     found: OnceLock<Volume>,
     wrote_volume: AtomicBool,
+    /// Whether this run of the job counts as an attempt now.
+    counts: Arc<AtomicBool>,
+    /// How long its stages took, until its end is recorded.
+    measured: Mutex<Vec<Measurement>>,
     record: watch::Sender<Job>,
     /// Told of every change of the record.
     feed: Arc<Feed>,
@@ -76,6 +81,8 @@ impl Live {
             touched_volume: AtomicBool::new(false),
             found: OnceLock::new(),
             wrote_volume: AtomicBool::new(false),
+            counts: Arc::default(),
+            measured: Mutex::default(),
             record: watch::Sender::new(job),
             feed,
         }
@@ -199,6 +206,30 @@ impl Live {
             },
             log: self.log.kept(),
         }
+    }
+
+    /// Notes whether this run is counted among the attempts of the record: not while it waits for its turn, is paused or
+    /// waits for room.
+    pub(super) fn counts(&self, is_counted: bool) {
+        self.counts.store(is_counted, Ordering::Release);
+    }
+
+    /// The same note, which outlives the job's task.
+    pub(super) fn counted(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.counts)
+    }
+
+    /// A stage has completed.
+    pub(super) fn measured(&self, measurement: Measurement) {
+        // A list that no panic can leave half-changed.
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        measured.push(measurement);
+    }
+
+    /// How long its stages took.
+    pub(super) fn measurements(&self) -> Vec<Measurement> {
+        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        measured.clone()
     }
 
     /// Copies the counters to the record, if they have changed.

@@ -41,6 +41,7 @@ impl Jobs {
         // end of the pause, and the record says so.
         let is_left = live.stop.reason() == Some(StopReason::Shutdown);
         if is_on || !is_left {
+            live.counts(!is_on);
             live.update(|job| {
                 job.waiting = live.waits.now();
                 job.attempts = match is_on {

@@ -158,7 +158,11 @@ impl Jobs {
                 Err(error) if error.is_recoverable() => {
                     waiting::until_available(services, live, &error.into()).await?;
                 }
-                saved => return Ok(saved?),
+                saved => {
+                    saved?;
+                    live.counts(is_one);
+                    return Ok(());
+                }
             }
         }
     }

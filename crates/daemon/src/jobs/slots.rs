@@ -158,7 +158,7 @@ impl Slots {
             let stays = paused.ticket != ticket;
             if !stays {
                 // Whatever the job does next, it does without this place.
-                paused.pause.set(false);
+                paused.pause.end();
             }
             stays
         });
@@ -254,7 +254,7 @@ impl State {
         let Some(Paused { ticket, pause, .. }) = self.paused.remove(index) else {
             return;
         };
-        pause.set(false);
+        pause.end();
         let order = self.number();
         let running = Running {
             priority: Priority::Low,
@@ -278,16 +278,19 @@ impl State {
             running.priority == Priority::Low && running.pause.is_offered() && !rests
         };
         let running = self.running.iter();
-        let last = running
+        let mut candidates: Vec<_> = running
             .filter(|(_, running)| may_be_paused(running))
-            .max_by_key(|(_, running)| running.order)
-            .map(|(ticket, _)| *ticket);
+            .map(|(ticket, running)| (running.order, *ticket))
+            .collect();
+        candidates.sort_unstable();
+        // The offer of one may have ended since.
+        let begun = |(_, ticket): &&(u64, u64)| self.running[ticket].pause.begin();
+        let last = candidates.iter().rev().find(begun);
         let Some((ticket, Running { pause, .. })) =
-            last.and_then(|ticket| self.running.remove_entry(&ticket))
+            last.and_then(|(_, ticket)| self.running.remove_entry(ticket))
         else {
             return false;
         };
-        pause.set(true);
         let order = self.number();
         self.paused.push_back(Paused {
             ticket,

@@ -88,7 +88,7 @@ async fn yield_to_others(app: &App, stop: &CancellationToken) -> std::io::Result
         if let Some(shown) = step.map_err(std::io::Error::other)?? {
             app.services.metrics.yielded(&shown);
             trace(&shown);
-            told.tell(&shown);
+            tell(&mut told, &shown);
         }
     }
     Ok(())
@@ -116,42 +116,59 @@ const OVER_AFTER: Duration = Duration::from_secs(10);
 
 /// What was logged: one line when jobs begin to be held back, and one when that is over.
 #[derive(Default)]
-struct Told {
+pub(super) struct Told {
     /// How long they have been held back, and for how long they have not been since.
     held: Option<(Duration, Duration)>,
 }
 
 impl Told {
-    fn tell(&mut self, shown: &Shown) {
-        let millis = |wait: Duration| wait.as_secs_f64() * 1e3;
+    /// Calls `begins` when jobs begin to be held back, and `ends` when that is over, with how long it was.
+    pub(super) fn tell(
+        &mut self,
+        is_held: bool,
+        passed: Duration,
+        begins: impl FnOnce(),
+        ends: impl FnOnce(Duration),
+    ) {
         match &mut self.held {
-            None if shown.is_held => {
-                tracing::info!(
-                    component = "yield",
-                    others_wait_ms = shown.wait.map(millis),
-                    bearable_wait_ms = millis(shown.bearable_wait),
-                    pressure = shown.pressure,
-                    bytes_per_sec = shown.rate,
-                    "Jobs are held back: others need the disks"
-                );
-                self.held = Some((shown.passed, Duration::ZERO));
+            None if is_held => {
+                begins();
+                self.held = Some((passed, Duration::ZERO));
             }
             None => {}
-            Some((held, free)) if shown.is_held => {
-                *held += *free + shown.passed;
+            Some((held, free)) if is_held => {
+                *held += *free + passed;
                 *free = Duration::ZERO;
             }
             Some((held, free)) => {
-                *free += shown.passed;
+                *free += passed;
                 if *free >= OVER_AFTER {
-                    tracing::info!(
-                        component = "yield",
-                        held_secs = held.as_secs(),
-                        "Jobs are not held back any more"
-                    );
+                    ends(*held);
                     self.held = None;
                 }
             }
         }
     }
+}
+
+fn tell(told: &mut Told, shown: &Shown) {
+    let millis = |wait: Duration| wait.as_secs_f64() * 1e3;
+    let begins = || {
+        tracing::info!(
+            component = "yield",
+            others_wait_ms = shown.wait.map(millis),
+            bearable_wait_ms = millis(shown.bearable_wait),
+            pressure = shown.pressure,
+            bytes_per_sec = shown.rate,
+            "Jobs are held back: others need the disks"
+        );
+    };
+    let ends = |held: Duration| {
+        tracing::info!(
+            component = "yield",
+            held_secs = held.as_secs(),
+            "Jobs are not held back any more"
+        );
+    };
+    told.tell(shown.is_held, shown.passed, begins, ends);
 }

@@ -203,6 +203,9 @@ impl<'a> Fetch<'a> {
             if let Some(limit) = &self.inner.limit {
                 self.budget.limit(limit.take(chunk.len())).await;
             }
+            if let Some(network) = &self.inner.network {
+                self.budget.give_way(network.take(chunk.len())).await;
+            }
             let start = offset;
             offset += length(&chunk);
             // Only a whole-object answer begins before what is left.

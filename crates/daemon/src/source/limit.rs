@@ -1,6 +1,7 @@
 //! A ceiling on the rate at which bytes are read, shared by all of a source's readers.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use lvp_image::copy::RateLimiter;
 use tokio::time::Instant;
@@ -8,18 +9,27 @@ use tokio::time::Instant;
 /// Schedules each caller's bytes. As the schedule advances by bytes and not by when callers really woke up,
 /// late timers do not lower the rate.
 #[derive(Debug)]
-pub(super) struct ReadLimit(RateLimiter);
+pub(super) struct ReadLimit(Arc<RateLimiter>);
 
 impl ReadLimit {
+    /// A rate that somebody else sets.
+    pub(super) fn shared(rate: Arc<RateLimiter>) -> Self {
+        Self(rate)
+    }
+
     /// `None` for a rate of zero, which would never let anything through.
     pub(super) fn new(bytes_per_sec: u64) -> Option<Self> {
-        NonZeroU64::new(bytes_per_sec).map(|rate| Self(RateLimiter::new(rate)))
+        NonZeroU64::new(bytes_per_sec).map(|rate| Self(Arc::new(RateLimiter::new(rate))))
     }
 
     /// Waits until `bytes` more fit into the rate.
     pub(super) async fn take(&self, bytes: usize) {
-        let due = self.schedule(bytes, Instant::now());
-        tokio::time::sleep_until(due).await;
+        let now = Instant::now();
+        let due = self.schedule(bytes, now);
+        // A timer that is due takes its time all the same, which would count as a wait.
+        if due > now {
+            tokio::time::sleep_until(due).await;
+        }
     }
 
     fn schedule(&self, bytes: usize, now: Instant) -> Instant {

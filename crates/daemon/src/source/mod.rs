@@ -75,6 +75,7 @@ use http::{Client, Location, header_text, no_answer};
 use limit::ReadLimit;
 pub use listing::{ListedObject, Listing};
 pub use look::Look;
+use lvp_image::copy::RateLimiter;
 pub use mirrors::MirrorCounters;
 use mirrors::{Detours, Mirrors};
 use mover::Mover;
@@ -109,6 +110,8 @@ struct Inner {
     policy: UrlPolicy,
     backoff: Vec<Duration>,
     limit: Option<ReadLimit>,
+    /// What others on the network leave room for.
+    network: Option<ReadLimit>,
     trust: Trust,
     parallel_ranges: usize,
 }
@@ -116,6 +119,11 @@ struct Inner {
 impl Source {
     /// Checks the settings and loads the certificates; sends nothing.
     pub fn new(settings: &SourceSettings) -> Result<Self> {
+        Self::yielding(settings, None)
+    }
+
+    /// The same, with a rate of all reads that somebody else sets as others need the network.
+    pub fn yielding(settings: &SourceSettings, network: Option<Arc<RateLimiter>>) -> Result<Self> {
         let mover = Mover::new().map_err(|error| {
             SourceError::new(
                 SourceErrorKind::Settings,
@@ -139,6 +147,7 @@ impl Source {
             policy,
             backoff: settings.retry_backoff.clone(),
             limit: settings.max_read_bytes_per_sec.and_then(ReadLimit::new),
+            network: network.map(ReadLimit::shared),
             trust: settings.trust.clone(),
             parallel_ranges: settings.parallel_ranges,
         };

@@ -13,6 +13,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::estimate::{per_second, to_bytes, to_f64};
+
 /// Memory for all ranges of one reader.
 pub(super) const WINDOW_BYTES: u64 = 16 << 20; // 16 MiB
 
@@ -225,24 +227,7 @@ impl Epoch {
 }
 
 fn bytes_per_second(bytes: u64, took: Duration) -> f64 {
-    to_f64(bytes) / took.as_secs_f64().max(1e-4)
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "an estimate, of sizes far below 2^53"
-)]
-fn to_f64(bytes: u64) -> f64 {
-    bytes as f64
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "not negative, and `as` ends at the limits of u64"
-)]
-fn to_bytes(bytes: f64) -> u64 {
-    bytes.max(0.0) as u64
+    per_second(bytes, took, Duration::from_micros(100))
 }
 
 #[cfg(test)]

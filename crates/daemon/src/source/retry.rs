@@ -72,6 +72,8 @@ pub enum WaitReason {
     Server,
     /// The rate is limited.
     Limit,
+    /// Others come first on the network.
+    Others,
 }
 
 /// Distinguishes the requests of a process.
@@ -158,6 +160,11 @@ impl<'a> Budget<'a> {
     /// Waits for the limit of the rate.
     pub(super) async fn limit<T>(&self, waiting: impl Future<Output = T>) -> T {
         self.timed(WaitReason::Limit, waiting).await
+    }
+
+    /// Waits until others leave room.
+    pub(super) async fn give_way<T>(&self, waiting: impl Future<Output = T>) -> T {
+        self.timed(WaitReason::Others, waiting).await
     }
 
     async fn timed<T>(&self, reason: WaitReason, waiting: impl Future<Output = T>) -> T {

@@ -72,7 +72,7 @@ impl From<&config::Config> for SourceSettings {
             connect_timeout: web::CONNECT_TIMEOUT,
             idle_timeout: minio.idle_timeout,
             parallel_ranges: minio.parallel_ranges,
-            max_read_bytes_per_sec: minio.max_read_bytes_per_sec,
+            max_read_bytes_per_sec: minio.max_read_bytes_per_sec.at_most(),
             trust: Trust::from(&config.trust),
         }
     }

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::NewEvent;
 use super::rows::{job_row, parsed, whole_url};
-use super::{Store, StoreError, courses, events};
+use super::{Measurement, Store, StoreError, courses, events, measurements};
 use crate::job::admission::Surroundings;
 use crate::job::record::{Course, Job};
 use crate::source::url::RequestedUrl;
@@ -141,17 +141,19 @@ impl Store {
             .await
     }
 
-    /// Writes how a job ended, its course and the events about it: all or nothing. Returns how many older events
-    /// were dropped to make room.
+    /// Writes how a job ended, its course, how long its stages took and the events about it: all or nothing. Returns
+    /// how many older events were dropped to make room.
     pub async fn end_job(
         &self,
         job: Job,
         course: Course,
+        measured: Vec<Measurement>,
         events: Vec<NewEvent>,
     ) -> Result<u64, StoreError> {
         self.write("end_job", move |transaction| {
             update(transaction, &job)?;
             courses::write(transaction, job.id, &course)?;
+            measurements::insert(transaction, &measured)?;
             events::insert(transaction, &events)
         })
         .await

@@ -1,35 +1,45 @@
 //! How fast stages ran, for estimates.
 
-use rusqlite::params;
+use std::time::Duration;
+
+use rusqlite::{Transaction, params};
 
 use super::{Store, StoreError};
 
 /// How many of the last measurements of a stage count.
 const KEPT: u32 = 20;
 
-impl Store {
-    /// Records how long a stage took for this many bytes, and removes older measurements.
-    pub async fn measured(
-        &self,
-        stage: &'static str,
-        bytes: u64,
-        seconds: f64,
-    ) -> Result<(), StoreError> {
-        self.write("save_measurement", move |transaction| {
-            transaction.execute(
-                "INSERT INTO measurements (stage, bytes, seconds) VALUES (?1, ?2, ?3)",
-                params![stage, bytes.cast_signed(), seconds],
-            )?;
-            transaction.execute(
-                "DELETE FROM measurements WHERE stage = ?1 AND seq NOT IN \
-                 (SELECT seq FROM measurements WHERE stage = ?1 ORDER BY seq DESC LIMIT ?2)",
-                params![stage, KEPT],
-            )?;
-            Ok(())
-        })
-        .await
-    }
+/// How long a stage took for this many bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measurement {
+    /// The stage's name.
+    pub stage: &'static str,
+    /// What it processed.
+    pub bytes: u64,
+    /// How long that took.
+    pub took: Duration,
+}
 
+/// Records measurements, and removes older ones.
+pub(super) fn insert(
+    transaction: &Transaction<'_>,
+    measured: &[Measurement],
+) -> rusqlite::Result<()> {
+    for Measurement { stage, bytes, took } in measured {
+        transaction.execute(
+            "INSERT INTO measurements (stage, bytes, seconds) VALUES (?1, ?2, ?3)",
+            params![stage, bytes.cast_signed(), took.as_secs_f64()],
+        )?;
+        transaction.execute(
+            "DELETE FROM measurements WHERE stage = ?1 AND seq NOT IN \
+             (SELECT seq FROM measurements WHERE stage = ?1 ORDER BY seq DESC LIMIT ?2)",
+            params![stage, KEPT],
+        )?;
+    }
+    Ok(())
+}
+
+impl Store {
     /// Bytes per second of a stage over its last measurements; None before the first.
     pub async fn stage_rate(&self, stage: &'static str) -> Result<Option<f64>, StoreError> {
         self.rate_of(stage, 0).await

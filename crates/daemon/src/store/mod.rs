@@ -42,6 +42,7 @@ pub use fleet::{FLEET_ORDERS_KEPT, FleetRow};
 pub use golden::GoldenRow;
 pub use images::{ImageRow, ObjectRow, PartialRow};
 pub use jobs::JobFilter;
+pub use measurements::Measurement;
 pub use offline::{cancel_unfinished, volumes_of_go_program};
 pub use unpacked::UnpackedRow;
 
@@ -55,7 +56,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 52] = [
+pub const OPERATIONS: [&str; 51] = [
     "create_job",
     "update_job",
     "end_job",
@@ -94,7 +95,6 @@ pub const OPERATIONS: [&str; 52] = [
     "forget_golden",
     "save_content",
     "get_content",
-    "save_measurement",
     "stage_rate",
     "waiting_events",
     "forget_event",

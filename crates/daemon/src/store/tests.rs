@@ -183,3 +183,29 @@ async fn encoded_s3_urls_of_the_sixth_version_go_on_to_name_the_same_objects() {
         assert_eq!(kept, url);
     }
 }
+
+#[tokio::test]
+async fn a_rate_is_that_of_the_last_twenty_measurements_of_its_stage() {
+    let home = tempfile::tempdir().expect("there is room");
+    let store = Store::open(&home.path().join("jobs.db"), Arc::new(Nobody)).expect("it is made");
+    let measured = |stage, bytes| Measurement {
+        stage,
+        bytes,
+        took: std::time::Duration::from_secs(2),
+    };
+    let slow = vec![measured("download", 10); 30];
+    let fast = vec![measured("download", 1000); 20];
+    let all = [vec![measured("convert", 50)], slow, fast].concat();
+    let written = store.write("test", move |transaction| {
+        measurements::insert(transaction, &all)
+    });
+    written.await.expect("it is written");
+    for (stage, rate) in [("download", 500.0), ("convert", 25.0)] {
+        let found = store.stage_rate(stage).await.expect("it is read");
+        assert!(
+            found.is_some_and(|found| (found - rate).abs() < 1e-6),
+            "{found:?}"
+        );
+    }
+    assert_eq!(store.stage_rate("other").await.expect("it is read"), None);
+}

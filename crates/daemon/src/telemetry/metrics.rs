@@ -140,6 +140,9 @@ pub struct Metrics {
     golden_flawed: Number,
     golden_bytes: Number,
     golden_dropped: Counter,
+    network: NetworkMetrics,
+    decoders_started: Counter,
+    decoders_failed: Family<Labels<1>, Counter>,
     clones: Counter,
     job_methods: Family<Labels<1>, Counter>,
     fleet_connected: Gauge,
@@ -159,6 +162,14 @@ struct YieldMetrics {
     bearable_wait: Number,
     pressure: Number,
     own: Number,
+    held: Counter<f64, AtomicU64>,
+}
+
+/// How downloads step aside.
+struct NetworkMetrics {
+    rate: Number,
+    others: Number,
+    link: Number,
     held: Counter<f64, AtomicU64>,
 }
 

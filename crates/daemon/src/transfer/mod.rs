@@ -85,8 +85,8 @@ pub async fn stream<O: Outlet>(
     stop: &Stop,
 ) -> Result<Streamed<O::Written>, TransferError> {
     let object = lead.object().clone();
-    let start = lead.durable_bytes();
-    meter.download_from(start, object.size);
+    let (start, size) = (lead.durable_bytes(), object.size);
+    meter.download_from(start, size);
     meter.trail.go_on_to(Lane::Downloading);
     let (chunks, receiver) = mpsc::channel(QUEUED_CHUNKS);
     let (durable, mut durable_seen) = watch::channel(start);
@@ -97,7 +97,7 @@ pub async fn stream<O: Outlet>(
         path: lead.path(),
         file: lead.open().await?,
         start,
-        size: object.size,
+        size,
         durable,
         stop: stop.clone(),
         pass: meter.begin_pass(Cause::Network),
@@ -123,7 +123,10 @@ pub async fn stream<O: Outlet>(
     let note = async {
         while durable_seen.changed().await.is_ok() {
             let bytes = *durable_seen.borrow_and_update();
-            lead.durable(bytes).await?;
+            // The end is noted below, if that is of use.
+            if bytes < size {
+                lead.durable(bytes).await?;
+            }
         }
         Ok(())
     };
@@ -133,8 +136,12 @@ pub async fn stream<O: Outlet>(
     drop(offer);
     meter.trail.end(Lane::Converting);
     let bytes = *durable_seen.borrow_and_update();
-    if bytes > lead.durable_bytes() {
-        lead.durable(bytes).await?;
+    // What is complete is published in a moment: a record of it would be removed at once.
+    let is_published_next = pumped.is_ok() && fetched.is_ok() && !meter.pause.is_on();
+    match bytes > lead.durable_bytes() {
+        true if bytes == size && is_published_next => lead.has_all(),
+        true => lead.durable(bytes).await?,
+        false => {}
     }
     let (download, ()) = fetched?;
     let Pumped {

@@ -33,12 +33,13 @@ impl Observer for Silent {
     fn operation(&self, _: &'static str, _: Option<&'static str>) {}
 }
 
-struct Bench {
+pub(crate) struct Bench {
     s3: S3,
     proxy: FaultProxy,
     device: LoopDevice,
-    services: Arc<Services>,
-    jobs: Jobs,
+    pub(crate) volumes: Arc<OneDevice>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) jobs: Jobs,
     _dir: tempfile::TempDir,
 }
 
@@ -58,7 +59,7 @@ impl Bench {
         Self::on(device, device_bytes, timeout).await
     }
 
-    async fn on(device: LoopDevice, device_bytes: u64, timeout: Duration) -> Self {
+    pub(crate) async fn on(device: LoopDevice, device_bytes: u64, timeout: Duration) -> Self {
         let s3 = S3::start().await.expect("the S3 server starts");
         let proxy = FaultProxy::start(address(&s3))
             .await
@@ -93,8 +94,8 @@ impl Bench {
             unpacked: provisioner::config::UnpackedUse::Auto,
             min_free_bytes: 0,
         };
-        let volumes: Arc<dyn provisioner::volume::Volumes> =
-            Arc::new(OneDevice::new(device.path().to_owned(), device_bytes));
+        let one = Arc::new(OneDevice::new(device.path().to_owned(), device_bytes));
+        let volumes: Arc<dyn provisioner::volume::Volumes> = Arc::clone(&one) as _;
         let golden = provisioner::golden::GoldenSettings {
             max_count: 1,
             max_bytes: None,
@@ -111,6 +112,8 @@ impl Bench {
                 provisioner::guests::GuestsSettings {
                     yields: provisioner::config::YieldUse::Off,
                     floor_bytes_per_sec: 16 << 20,
+                    windows: Default::default(),
+                    yields_network: false,
                 },
             )),
             hypervisor: None,
@@ -137,13 +140,14 @@ impl Bench {
             s3,
             proxy,
             device,
+            volumes: one,
             services: Arc::clone(&services),
             jobs: Jobs::new(services),
             _dir: dir,
         }
     }
 
-    fn put(&self, bytes: &[u8]) {
+    pub(crate) fn put(&self, bytes: &[u8]) {
         self.s3
             .objects()
             .put("images", "a.qcow2", bytes)
@@ -154,7 +158,8 @@ impl Bench {
             .expect("it is written");
     }
 
-    async fn submit(&self) -> JobId {
+    /// A request for the device, with a key if it is one of an order.
+    pub(crate) fn request(&self, key: Option<&str>, room_wait: Option<Duration>) -> NewJob {
         let url = "s3://images/a.qcow2";
         let work = Work::Provision {
             image: ImageRequest {
@@ -167,24 +172,28 @@ impl Bench {
                 size_bytes: 32 * MIB,
                 adopt: false,
                 clone: lvp_api::Cloning::Auto,
-                room_wait: None,
+                room_wait,
                 expand: None,
             },
         };
-        let new = NewJob {
+        NewJob {
             spec: JobSpec {
                 work,
                 correlation_id: None,
-                idempotency_key: None,
+                idempotency_key: key.map(str::to_owned),
                 traceparent: None,
                 priority: lvp_api::Priority::Normal,
             },
             location: Some(self.services.source.parse_url(url).expect("it is a URL")),
-        };
+        }
+    }
+
+    async fn submit(&self) -> JobId {
+        let new = self.request(None, None);
         self.jobs.submit(new).await.expect("it is accepted")
     }
 
-    async fn ended(&self, id: JobId) -> Job {
+    pub(crate) async fn ended(&self, id: JobId) -> Job {
         wait_for("the job to end", async || {
             let job = self.jobs.get(id).await.expect("it is known")?;
             job.state.is_terminal().then_some(job)

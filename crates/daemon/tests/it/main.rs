@@ -50,6 +50,7 @@ mod priority;
 mod progress;
 mod prometheus;
 mod provision;
+mod put_back;
 mod reconcile;
 mod restore;
 mod sandbox;

@@ -4,12 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use lvp_api::{JobId, VolumeName};
 use provisioner::volume::{
-    Capacity, Made, OpenVolume, Removed, Unmarked, Volume, VolumeError, VolumeErrorKind,
-    VolumeState, Volumes,
+    Capacity, Made, Need, OpenVolume, Removed, Reservation, Unmarked, Volume, VolumeError,
+    VolumeErrorKind, VolumeState, Volumes,
 };
 
 /// `O_EXCL` on a block device: the kernel's exclusive claim (open(2)).
@@ -21,6 +22,8 @@ pub(crate) struct OneDevice {
     path: PathBuf,
     size_bytes: u64,
     state: Mutex<VolumeState>,
+    /// Whether nothing can be reserved.
+    pub(crate) is_full: AtomicBool,
 }
 
 impl OneDevice {
@@ -29,6 +32,7 @@ impl OneDevice {
             path,
             size_bytes,
             state: Mutex::new(VolumeState::Untagged),
+            is_full: AtomicBool::new(false),
         }
     }
 
@@ -123,6 +127,13 @@ impl Volumes for OneDevice {
     async fn open_to_read(&self, _: &Volume) -> Result<File, VolumeError> {
         File::open(&self.path)
             .map_err(|error| VolumeError::new(VolumeErrorKind::Io, error.to_string()))
+    }
+
+    async fn reserve(&self, _: &VolumeName, _: Need) -> Result<Reservation, VolumeError> {
+        match self.is_full.load(Ordering::Acquire) {
+            true => Err(VolumeError::new(VolumeErrorKind::PoolFull, "It is full")),
+            false => Ok(Reservation::default()),
+        }
     }
 
     async fn remove_created(&self, _: &VolumeName, _: JobId) -> Result<Removed, VolumeError> {

@@ -183,3 +183,39 @@ async fn nobody_is_stepped_aside_for_where_that_is_off() {
     assert!(!daemon.log().iter().any(of_yielding));
     drop(daemon);
 }
+
+#[tokio::test]
+async fn downloads_from_a_store_on_this_host_are_not_limited_and_the_log_and_doctor_say_why() {
+    let world = World::new()
+        .await
+        .with("MINIO_MAX_READ_BYTES_PER_SEC", "auto")
+        .with("VOLUME_YIELD", "off");
+    let url = world.put("a.qcow2", &image(DISK, 100, 1).build());
+    let daemon = world.start();
+    let told = daemon
+        .until_said(
+            "Downloads run at full speed: what others receive from the network cannot be measured",
+        )
+        .await;
+    let why = told["why"].as_str().unwrap_or_default();
+    assert!(why.contains("the object store is on this host"), "{told}");
+    let free = provisioned(&daemon, &url, "vm").await;
+    assert!(
+        free.bound.expect("it was measured").guests < 1.0,
+        "{free:?}"
+    );
+    for series in [
+        "network_rate_bytes_per_second",
+        "network_link_bytes_per_second",
+    ] {
+        assert_eq!(metric(&daemon, series).await, Some(0.0), "{series}");
+    }
+    let report = world.home.run(&["doctor"]).expect("it runs");
+    let report = String::from_utf8_lossy(&report.stdout).into_owned();
+    let line = report.lines().find(|line| line.contains("minio.network"));
+    assert!(
+        line.is_some_and(|line| line.contains("Downloads run at full speed")),
+        "{report}"
+    );
+    drop(daemon);
+}

@@ -221,15 +221,16 @@ impl Output {
             let len = usize::try_from(len).unwrap_or(bytes.len()).min(bytes.len());
             // The region was cleared when the copy began, so its zeros are already there.
             let bytes = &bytes[..len];
-            let ignore = |_| Ok(());
-            self.split_runs(range.start, bytes, GRANULE_BYTES, ignore, &mut |part| {
+            let mut is_written = false;
+            self.split_runs(range.start, bytes, GRANULE_BYTES, |_| Ok(()), &mut |part| {
                 let data = &bytes[part.range];
                 self.target.write_all_at(data, part.offset)?;
                 self.count(data.len() as u64, 0);
+                is_written = true;
                 Ok(())
             })?;
             // The head, which comes last, is flushed below.
-            if range.start > 0 {
+            if range.start > 0 && is_written {
                 self.target.sync()?;
             }
             Ok(())

@@ -2,6 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
@@ -15,6 +16,63 @@ pub(crate) enum Fate {
     Hung(Duration),
     /// It answered something that is no answer to what it was asked.
     Lied(&'static str),
+}
+
+/// How many processes there were, and how many came to which end.
+#[derive(Debug, Default)]
+pub struct Counts {
+    started: AtomicU64,
+    failed: [AtomicU64; Failure::ALL.len()],
+}
+
+/// What was wrong with a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It ended before it was done.
+    Ended,
+    /// It did not answer in time.
+    Hung,
+    /// It answered something that is no answer.
+    Lied,
+}
+
+impl Failure {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ended, Self::Hung, Self::Lied];
+
+    /// In one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Hung => "hung",
+            Self::Lied => "lied",
+        }
+    }
+}
+
+impl Counts {
+    /// Processes that were started and became ready.
+    pub fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Processes that failed like this.
+    pub fn failed(&self, failure: Failure) -> u64 {
+        self.failed[failure as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn start(&self) {
+        self.started.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn fail(&self, fate: &Fate) {
+        let failure = match fate {
+            Fate::Ended(_) => Failure::Ended,
+            Fate::Hung(_) => Failure::Hung,
+            Fate::Lied(_) => Failure::Lied,
+        };
+        self.failed[failure as usize].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Fate {

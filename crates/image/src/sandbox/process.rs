@@ -6,12 +6,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Child;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-use super::fate::Fate;
+use super::fate::{Counts, Fate};
 use super::parts::Parts;
 use super::wire::{BUFFER_BYTES, BUFFERS, LANES, REPLY_BYTES, Reply, STRIDE, Status};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,6 +38,7 @@ pub(super) struct Process {
     parts: Parts,
     free: Mutex<Vec<Seat>>,
     state: Mutex<State>,
+    counts: Arc<Counts>,
 }
 
 /// A lane's place in a process.
@@ -58,14 +59,18 @@ struct State {
 
 impl Process {
     /// Starts one, and waits until it is ready.
-    pub(super) fn start(launch: &dyn Launch) -> Result<Self> {
-        Self::try_start(launch).map_err(|error| {
+    pub(super) fn start(launch: &dyn Launch, counts: &Arc<Counts>) -> Result<Self> {
+        let started = Self::try_start(launch, counts).map_err(|error| {
             let what = "The process that decodes images cannot be started";
             Error::io(ErrorKind::Decoder, what, error)
-        })
+        });
+        if started.is_ok() {
+            counts.start();
+        }
+        started
     }
 
-    fn try_start(launch: &dyn Launch) -> io::Result<Self> {
+    fn try_start(launch: &dyn Launch, counts: &Arc<Counts>) -> io::Result<Self> {
         let (memory, mut buffers) = sys::share(LANES * BUFFERS, STRIDE, BUFFER_BYTES)?;
         let (control, theirs) = UnixStream::pair()?;
         let lanes: Vec<(UnixStream, UnixStream)> = (0..LANES)
@@ -78,6 +83,7 @@ impl Process {
             parts: Parts::NONE,
             free: Mutex::default(),
             state: Mutex::new(State { child, fate: None }),
+            counts: Arc::clone(counts),
         };
         let ends: Vec<BorrowedFd<'_>> = lanes.iter().map(|(_, theirs)| theirs.as_fd()).collect();
         send_descriptors(&process._control, &ends)?;
@@ -163,6 +169,7 @@ impl Process {
             other => other,
         };
         let error = fate.error();
+        self.counts.fail(&fate);
         state.fate = Some(fate);
         error
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::fate::Counts;
 use super::lane::{Lane, Stop};
 use super::parts::Parts;
 use super::process::{Launch, Process};
@@ -22,6 +23,7 @@ struct Inner {
     launch: Box<dyn Launch>,
     least: Parts,
     answer_timeout: Duration,
+    counts: Arc<Counts>,
     /// What restricted the first one.
     parts: Parts,
     /// Started in advance: a small image would take longer to decode than a process to start.
@@ -37,9 +39,11 @@ impl Sandbox {
 
     /// [`start`](Self::start) with another limit for the time that an answer takes.
     pub fn within(launch: Box<dyn Launch>, least: Parts, answer: Duration) -> Result<Self> {
-        let process = start(&*launch, least)?;
+        let counts = Arc::default();
+        let process = start(&*launch, least, &counts)?;
         Ok(Self(Arc::new(Inner {
             launch,
+            counts,
             least,
             answer_timeout: answer,
             parts: process.parts(),
@@ -50,6 +54,11 @@ impl Sandbox {
     /// What restricts the processes.
     pub fn parts(&self) -> Parts {
         self.0.parts
+    }
+
+    /// How many processes there were, and how many failed.
+    pub fn counts(&self) -> &Counts {
+        &self.0.counts
     }
 
     /// Decoders for one job. The process is started, or taken, when it is first needed, and ends with the
@@ -74,12 +83,18 @@ impl Sandbox {
         let waiting = self.warm().take();
         let process = match waiting {
             Some(process) if process.is_alive() => process,
-            _ => start(&*self.0.launch, self.0.least)?,
+            _ => start(&*self.0.launch, self.0.least, &self.0.counts)?,
         };
         let sandbox = self.clone();
         let refill = move || {
             // The next job starts one itself, and is told why if that fails.
-            if let Ok(process) = start(&*sandbox.0.launch, sandbox.0.least) {
+            let Inner {
+                launch,
+                least,
+                counts,
+                ..
+            } = &*sandbox.0;
+            if let Ok(process) = start(&**launch, *least, counts) {
                 *sandbox.warm() = Some(process);
             }
         };
@@ -92,8 +107,8 @@ impl Sandbox {
     }
 }
 
-fn start(launch: &dyn Launch, least: Parts) -> Result<Process> {
-    let process = Process::start(launch)?;
+fn start(launch: &dyn Launch, least: Parts, counts: &Arc<Counts>) -> Result<Process> {
+    let process = Process::start(launch, counts)?;
     let missing = least.without(process.parts());
     if missing != Parts::NONE {
         return Err(Error::new(

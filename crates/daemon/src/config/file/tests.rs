@@ -34,7 +34,7 @@ fn text_is_taken_as_it_was_written_whatever_it_looks_like() {
     let texts = KEYS.iter().filter(|key| {
         !matches!(
             key.kind,
-            Kind::Integer { .. } | Kind::Size | Kind::MillisecondList
+            Kind::Integer { .. } | Kind::Size | Kind::SizeOrAuto | Kind::MillisecondList
         )
     });
     for key in texts {

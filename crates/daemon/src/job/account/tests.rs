@@ -16,11 +16,13 @@ fn a_wait_for_the_source_is_divided_by_what_the_fetching_tasks_waited_for() {
     set(&pass.source_ns, 8);
     set(&pass.digest_ns, 2);
     set(&pass.server_ns, 1);
-    set(&pass.limit_ns, 3);
+    set(&pass.limit_ns, 2);
+    pass.fetch_waited(WaitReason::Others, Duration::from_secs(1));
     let expected = [
         (Cause::Network, 0.2),
         (Cause::Cpu, 0.2),
-        (Cause::Limit, 0.6),
+        (Cause::Limit, 0.4),
+        (Cause::Guests, 0.2),
     ];
     for ((cause, part), (expected, share)) in parts(&pass).into_iter().zip(expected) {
         assert_eq!(cause, expected);
@@ -84,13 +86,14 @@ fn a_wait_across_a_pause_is_measured_without_it() {
     let pause = Arc::new(Pause::default());
     let pass = Pass::new(Arc::default(), Cause::Device, Arc::clone(&pause));
     let long = Duration::from_millis(200);
+    let _offer = pause.offer();
     pass.wait(WaitsOn::Source, || {
-        pause.set(true);
+        assert!(pause.begin());
         let until = Instant::now() + long;
         while Instant::now() < until {
             std::thread::yield_now();
         }
-        pause.set(false);
+        pause.end();
     });
     let measured = Duration::from_nanos(pass.source_ns.load(Ordering::Relaxed));
     assert!(measured < long / 2, "{measured:?}");

@@ -238,8 +238,7 @@ impl Steps<'_> {
             lead.discard().await?;
             return Err(error);
         }
-        self.measured(TimedStage::Download, fresh_bytes, download)
-            .await;
+        self.measured(TimedStage::Download, fresh_bytes, download);
         Ok((digest, Received { file, written }))
     }
 

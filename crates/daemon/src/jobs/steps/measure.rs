@@ -8,6 +8,7 @@ use super::Steps;
 use crate::job::error::JobError;
 use crate::job::meter::Rates;
 use crate::job::work::Work;
+use crate::store::Measurement;
 use crate::telemetry::metrics::TimedStage;
 
 impl Steps<'_> {
@@ -61,14 +62,14 @@ impl Steps<'_> {
         }
     }
 
-    /// Counts a completed stage, and saves its rate for estimates.
-    pub(super) async fn measured(&self, stage: TimedStage, bytes: u64, took: Duration) {
+    /// Counts a completed stage. Its rate is recorded for estimates together with the job's end, as a commit of its own
+    /// would make a small job take longer.
+    pub(super) fn measured(&self, stage: TimedStage, bytes: u64, took: Duration) {
         self.services.metrics.stage_completed(stage, took);
-        let store = &self.services.store;
-        let saved = store.measured(stage.as_str(), bytes, took.as_secs_f64());
-        if let Err(error) = saved.await {
-            // Only the next estimate is less accurate.
-            tracing::warn!(component = "storage", error = %error, "A measurement was not saved");
-        }
+        self.live.measured(Measurement {
+            stage: stage.as_str(),
+            bytes,
+            took,
+        });
     }
 }

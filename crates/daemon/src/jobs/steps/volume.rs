@@ -137,8 +137,7 @@ impl Steps<'_> {
             0 => body.summary().virtual_size,
             bytes => bytes,
         };
-        self.measured(TimedStage::Convert, bytes, started.elapsed())
-            .await;
+        self.measured(TimedStage::Convert, bytes, started.elapsed());
         // A pause that came after the last bytes: the slot is another job's.
         self.until_stopped(self.live.meter.pause.over()).await?;
         Ok(body)

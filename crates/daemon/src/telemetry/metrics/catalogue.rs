@@ -221,6 +221,26 @@ pub const CATALOGUE: &[Entry] = &[
         &[],
         "Time in which jobs were held back in favour of others",
     ),
+    gauge(
+        "network_rate_bytes_per_second",
+        &[],
+        "The rate that all downloads together keep to because others use the network; 0 while nothing is limited",
+    ),
+    gauge(
+        "network_others_bytes_per_second",
+        &[],
+        "The most that others received over the links to the object store in the last five seconds",
+    ),
+    gauge(
+        "network_link_bytes_per_second",
+        &[],
+        "What the links to the object store can receive; 0 where that cannot be measured, or is not asked for",
+    ),
+    counter(
+        "network_held_seconds_total",
+        &[],
+        "Time in which downloads were held back in favour of others on the network",
+    ),
     histogram(
         "queue_wait_seconds",
         &[],
@@ -423,6 +443,16 @@ pub const CATALOGUE: &[Entry] = &[
         "golden_bytes",
         &[],
         "Bytes that golden volumes take, with what clones share of them",
+    ),
+    counter(
+        "decoder_processes_started_total",
+        &[],
+        "Processes that were started to decode compressed images, one that waits for the next job included",
+    ),
+    counter(
+        "decoder_processes_failed_total",
+        &["reason"],
+        "Processes for decoding that ended before they were done, hung, or lied (gave an answer that is none)",
     ),
     counter(
         "golden_dropped_total",

@@ -6,6 +6,7 @@ use lvp_api::{JobId, JobState, Method};
 
 use super::{Metrics, Running, float};
 use crate::guests::Shown;
+use crate::guests::network::NetworkShown;
 use crate::job::kind::JobErrorKind;
 use crate::job::meter::Moved;
 
@@ -142,6 +143,17 @@ impl Metrics {
         metrics.bearable_wait.set(shown.bearable_wait.as_secs_f64());
         metrics.pressure.set(shown.pressure.unwrap_or(0.0));
         metrics.own.set(shown.own_bytes_per_sec);
+        if shown.is_held {
+            metrics.held.inc_by(shown.passed.as_secs_f64());
+        }
+    }
+
+    /// What was measured of others on the network, and decided.
+    pub fn network_yielded(&self, shown: &NetworkShown) {
+        let metrics = &self.network;
+        metrics.rate.set(float(shown.rate.unwrap_or(0)));
+        metrics.others.set(shown.others_bytes_per_sec);
+        metrics.link.set(float(shown.link_bytes_per_sec));
         if shown.is_held {
             metrics.held.inc_by(shown.passed.as_secs_f64());
         }

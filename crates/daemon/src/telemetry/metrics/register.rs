@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use lvp_api::{ImageType, JobState, Method, Verified};
+use lvp_image::sandbox::Failure;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
@@ -11,8 +12,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::catalogue::CATALOGUE;
 use super::{
-    Delivery, Labels, Metrics, MirrorMetrics, Number, ProcessMetrics, TimedStage, UnpackedMetrics,
-    YieldMetrics, float,
+    Delivery, Labels, Metrics, MirrorMetrics, NetworkMetrics, Number, ProcessMetrics, TimedStage,
+    UnpackedMetrics, YieldMetrics, float,
 };
 use crate::job::kind::JobErrorKind;
 use crate::store;
@@ -107,6 +108,12 @@ impl Metrics {
                 own: to.add("yield_own_bytes_per_second", Number::default()),
                 held: to.add("yield_held_seconds_total", Counter::default()),
             },
+            network: NetworkMetrics {
+                rate: to.add("network_rate_bytes_per_second", Number::default()),
+                others: to.add("network_others_bytes_per_second", Number::default()),
+                link: to.add("network_link_bytes_per_second", Number::default()),
+                held: to.add("network_held_seconds_total", Counter::default()),
+            },
             queue_wait: to.add("queue_wait_seconds", Histogram::new(JOB_BUCKETS)),
             job_stalled: to.add("job_stalled_seconds", Number::default()),
             cache_size: to.add("cache_size_bytes", Number::default()),
@@ -141,6 +148,8 @@ impl Metrics {
             golden_flawed: to.add("golden_volumes_flawed", Number::default()),
             golden_bytes: to.add("golden_bytes", Number::default()),
             golden_dropped: to.add("golden_dropped_total", Counter::default()),
+            decoders_started: to.add("decoder_processes_started_total", Counter::default()),
+            decoders_failed: to.add("decoder_processes_failed_total", Family::default()),
             unpacked: UnpackedMetrics {
                 images: to.add("cache_unpacked_images", Number::default()),
                 bytes: to.add("cache_unpacked_bytes", Number::default()),
@@ -245,6 +254,10 @@ impl Metrics {
         }
         for result in ["sent", "failed"] {
             begin(&self.fleet_reports, &[("result", result.into())]);
+        }
+        for failure in Failure::ALL {
+            let labels = [("reason", failure.as_str().into())];
+            begin(&self.decoders_failed, &labels);
         }
         for direction in ["read", "written", "zeroed"] {
             begin(&self.transferred, &[("direction", direction.into())]);

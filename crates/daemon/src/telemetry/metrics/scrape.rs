@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use lvp_image::sandbox::{Counts, Failure};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 
@@ -24,6 +25,8 @@ pub struct Counted<'a> {
     pub evicted_images: u64,
     /// Golden volumes that were dropped.
     pub golden_dropped: u64,
+    /// Processes that decode, where decoding has processes of its own.
+    pub decoders: Option<&'a Counts>,
     /// Asynchronous tasks alive.
     pub tokio_tasks: usize,
     /// Certificates, and refused callers.
@@ -63,6 +66,14 @@ impl Metrics {
         }
         set(&self.cache_evictions, counted.evicted_images);
         set(&self.golden_dropped, counted.golden_dropped);
+        if let Some(decoders) = counted.decoders {
+            set(&self.decoders_started, decoders.started());
+            for failure in Failure::ALL {
+                let labels = [("reason", failure.as_str().into())];
+                let failed = self.decoders_failed.get_or_create(&labels);
+                set(&failed, decoders.failed(failure));
+            }
+        }
         self.tokio_tasks.set(float(counted.tokio_tasks as u64));
         let active = usize::try_from(self.active_jobs.get()).unwrap_or(0);
         self.health_status

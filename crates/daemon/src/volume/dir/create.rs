@@ -70,13 +70,15 @@ impl Files {
             remove_if_there(&staged)?;
             return Err(error);
         }
+        // Before the sync: a record with a word that the file has lost would be about no file.
+        let word = identity::mark(&file);
         let metadata = file
             .sync_all()
             .and_then(|()| file.metadata())
             .map_err(|error| VolumeError::io("Syncing", &staged, error))?;
         let state = RecordState::Populating { created: true };
         let identity = FileIdentity::of(&metadata);
-        let mut record = Record::new(identity, identity::mark(&file), Some(job), state);
+        let mut record = Record::new(identity, word, Some(job), state);
         record.content = content.map(ContentRecord::from);
         self.write_record(name, &record)?;
         if let Err(error) = publish(&staged, &path) {

@@ -22,7 +22,7 @@ use super::files::{Files, SECTOR_BYTES, gone};
 use super::identity::{self, FileIdentity};
 use super::place::{RECORDS, SHARED, remove_if_there, sync_directory};
 use super::record::{ContentRecord, Record};
-use crate::stamp::FileStamp;
+use crate::stamp::{FileStamp, Times};
 
 /// The mode of a golden file.
 const READ_ONLY: u32 = 0o444;
@@ -180,7 +180,7 @@ impl Files {
         file.set_permissions(Permissions::from_mode(READ_ONLY))
             .and_then(|()| file.sync_all())
             .map_err(failed)?;
-        let stamp = FileStamp::settled(&file).map_err(failed)?;
+        let stamp = FileStamp::settled(&file, Times::Coarse).map_err(failed)?;
         let record = self.record(volume)?.and_then(|known| known.saying(done));
         let mut record = record.ok_or_else(|| gone(path))?;
         record.content = Some(ContentRecord::from(content));

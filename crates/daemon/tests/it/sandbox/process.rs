@@ -14,7 +14,7 @@ use lvp_testkit::s3::S3;
 use serde_json::json;
 
 use super::{Start, engine, hostile, image_with};
-use crate::support::{BINARY, MIB, World, ended};
+use crate::support::{BINARY, MIB, World, ended, metric};
 
 /// The decoding processes of a daemon.
 fn decoders(daemon: u32) -> Vec<PathBuf> {
@@ -180,6 +180,12 @@ async fn the_operator_is_told_what_a_hostile_image_did_and_the_daemon_goes_on() 
             "{word}: the other disk is wrong"
         );
     }
+    for (reason, failed) in [("ended", 2.0), ("lied", 1.0), ("hung", 0.0)] {
+        let series = format!("decoder_processes_failed_total{{reason=\"{reason}\"}}");
+        assert_eq!(metric(&daemon, &series).await, Some(failed), "{reason}");
+    }
+    let started = metric(&daemon, "decoder_processes_started_total").await;
+    assert!(started.is_some_and(|count| count >= 6.0), "{started:?}");
 }
 
 #[tokio::test]

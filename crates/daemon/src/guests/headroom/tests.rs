@@ -1,0 +1,174 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// 1 Gbit/s.
+const LINK: u64 = 125_000_000;
+const FLOOR: u64 = 16 << 20;
+const STEP: Duration = Duration::from_millis(500);
+
+/// A link on which everything arrives that fits on it.
+struct Run {
+    headroom: Headroom,
+    now: Duration,
+    received: Received,
+}
+
+impl Run {
+    fn new() -> Self {
+        let mut run = Self {
+            headroom: Headroom::new(LINK, FLOOR),
+            now: Duration::ZERO,
+            received: Received::default(),
+        };
+        run.step(0.0, 0.0);
+        run
+    }
+
+    /// Others and jobs receive this much of the link; what jobs receive is on the wire with its headers.
+    fn step(&mut self, others: f64, own: f64) -> Option<f64> {
+        let bytes = |part: f64| to_bytes(part * to_f64(LINK) * STEP.as_secs_f64());
+        self.received.all_bytes += bytes(others + own);
+        self.received.own_bytes += bytes(own / OVERHEAD);
+        self.now += STEP;
+        self.headroom.step(self.now, self.received);
+        self.rate()
+    }
+
+    fn rate(&self) -> Option<f64> {
+        self.headroom.rate().map(|rate| to_f64(rate) / to_f64(LINK))
+    }
+
+    /// Jobs take what they may, of a server that has more than the link; of what does not fit, others lose so much that
+    /// they keep this part of the link, unless they want less. Returns what others got.
+    fn compete(&mut self, wanted: f64, kept: f64) -> f64 {
+        let own = self.rate().unwrap_or(2.0).min(1.0);
+        let others = match wanted + own > 1.0 {
+            true => wanted.min(kept.max(1.0 - own)),
+            false => wanted,
+        };
+        self.step(others, own.min(1.0 - others));
+        others
+    }
+}
+
+#[test]
+fn jobs_that_are_alone_are_not_limited_even_if_their_buffers_fill_first() {
+    let mut run = Run::new();
+    // 16 MiB in a second that are not read yet.
+    for (others, own) in [
+        (0.07, 0.8),
+        (0.07, 0.86),
+        (0.0, 1.0),
+        (0.0, 0.99),
+        (0.01, 0.99),
+    ] {
+        assert_eq!(run.step(others, own), None);
+    }
+}
+
+#[test]
+fn others_keep_what_they_receive_and_a_tenth_of_the_link_is_free() {
+    let mut run = Run::new();
+    for _ in 0..6 {
+        run.step(0.4, 0.3);
+    }
+    let rate = run.rate().expect("it is limited");
+    assert!((rate - 0.5).abs() < 0.01, "{rate}");
+    // Less is remembered for five seconds.
+    for _ in 0..8 {
+        run.step(0.1, 0.3);
+        assert!(run.rate().expect("it is limited") < 0.51);
+    }
+    for _ in 0..12 {
+        run.step(0.1, 0.3);
+    }
+    let rate = run.rate().expect("it is limited");
+    assert!((rate - 0.8).abs() < 0.01, "{rate}");
+}
+
+#[test]
+fn a_full_link_takes_from_jobs_what_others_may_want() {
+    let mut run = Run::new();
+    for _ in 0..10 {
+        run.step(0.2, 0.5);
+    }
+    let before = run.rate().expect("it is limited");
+    // Over the whole of what is measured.
+    run.step(0.3, 0.7);
+    run.step(0.3, 0.7);
+    let cut = run.rate().expect("it is limited");
+    assert!(cut < 0.7 * 0.7 + 0.01 && cut < before, "{before} {cut}");
+    // Not raised for two seconds.
+    for _ in 0..3 {
+        run.step(0.3, cut);
+        assert!(run.rate().expect("it is limited") <= cut + 1e-6);
+    }
+    run.step(0.3, cut);
+    run.step(0.3, cut);
+    let raised = run.rate().expect("it is limited");
+    assert!(raised > cut && raised <= 0.601, "{cut} {raised}");
+}
+
+#[test]
+fn counters_that_begin_anew_are_no_full_link() {
+    let mut run = Run::new();
+    for _ in 0..6 {
+        run.step(0.3, 0.3);
+    }
+    let before = run.rate();
+    assert!(before.is_some());
+    run.received.all_bytes = 0;
+    for _ in 0..4 {
+        run.step(0.3, 0.3);
+        assert_eq!(run.rate(), before);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_rate_is_at_least_the_floor_and_leaves_a_tenth(
+        steps in prop::collection::vec((0.0..1.0_f64, 0.0..1.0_f64), 1..120)
+    ) {
+        let mut run = Run::new();
+        let floor = to_f64(FLOOR) / to_f64(LINK);
+        for (others, own) in steps {
+            run.step(others, own);
+            if let Some(rate) = run.rate() {
+                prop_assert!(rate >= floor - 1e-6 && rate <= FILLED + 1e-6, "{rate}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_alone_has_no_limit_within_seven_seconds_whatever_was_before(
+        steps in prop::collection::vec((0.0..1.0_f64, 0.0..1.0_f64), 1..60)
+    ) {
+        let mut run = Run::new();
+        for (others, own) in steps {
+            run.step(others, own);
+        }
+        for _ in 0..15 {
+            run.step(0.0, run.rate().unwrap_or(1.0).min(1.0));
+        }
+        prop_assert_eq!(run.rate(), None);
+    }
+
+    /// Others that jobs have squeezed to a small part of the link get what they want, and it stays so.
+    #[test]
+    fn others_get_what_they_want_within_ten_seconds_and_keep_it(
+        wanted in 0.1..0.75_f64, kept in 0.03..0.3_f64
+    ) {
+        let mut run = Run::new();
+        for _ in 0..20 {
+            run.compete(wanted, kept);
+        }
+        for _ in 0..100 {
+            let got = run.compete(wanted, kept);
+            prop_assert!(got >= 0.95 * wanted, "{got} of {wanted}");
+        }
+        // And jobs get most of the rest.
+        let rate = run.rate().expect("it is limited");
+        prop_assert!(rate >= 0.9 * (FILLED - wanted), "{rate} beside {wanted}");
+    }
+}
