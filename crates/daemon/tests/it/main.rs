@@ -52,6 +52,7 @@ mod prometheus;
 mod provision;
 mod reconcile;
 mod restore;
+mod rounds;
 mod sandbox;
 mod shutdown;
 mod signatures;
