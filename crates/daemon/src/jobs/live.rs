@@ -208,9 +208,8 @@ impl Live {
         let (waiting, bound) = (self.waits.now(), self.meter.account.bound());
         let requests = self.meter.requests.sent();
         self.record.send_if_modified(|job| {
-            let moved = job.progress != progress
-                || job.waiting != waiting
-                || job.requests != requests;
+            let moved =
+                job.progress != progress || job.waiting != waiting || job.requests != requests;
             if moved {
                 job.progress = progress;
                 job.waiting = waiting;
