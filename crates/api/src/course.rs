@@ -234,6 +234,9 @@ pub struct Timeline {
     /// The same as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explanation: Option<String>,
+    /// Requests that it has sent for its image to the object store and mirrors of it; 0 for jobs of earlier releases.
+    #[serde(default)]
+    pub requests: u64,
     /// What would make such a job faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,

@@ -7,11 +7,12 @@
 //!
 //! Requests have no bodies here, and each goes upstream on a connection of its own.
 
+mod hold;
 mod relay;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +88,7 @@ pub struct Rule {
     skip: u32,
     times: u32,
     faults: Vec<Fault>,
+    used: Arc<AtomicBool>,
 }
 
 /// A running proxy; stops, and closes its connections, when it is dropped.
@@ -101,6 +103,7 @@ pub struct FaultProxy {
 struct State {
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<Request>>,
+    hold: hold::Hold,
     injected: AtomicUsize,
     connections: AtomicUsize,
     /// Requests that are being answered, and how many may be; 0 is no limit.
@@ -132,6 +135,7 @@ impl Rule {
             skip: 0,
             times: u32::MAX,
             faults: vec![fault],
+            used: Arc::default(),
         }
     }
 
@@ -139,6 +143,11 @@ impl Rule {
     pub fn also(mut self, fault: Fault) -> Self {
         self.faults.push(fault);
         self
+    }
+
+    /// Sets this once it is used.
+    pub fn noting(self, used: Arc<AtomicBool>) -> Self {
+        Self { used, ..self }
     }
 
     /// Only for requests that satisfy this too.
@@ -206,6 +215,26 @@ impl FaultProxy {
         self.state.most_active.store(requests, Ordering::SeqCst);
     }
 
+    /// From now on, requests that satisfy this are not answered until they are let go.
+    pub fn hold(&self, condition: impl Fn(&Request) -> bool + Send + Sync + 'static) {
+        self.state.hold.begin(Box::new(condition));
+    }
+
+    /// The requests that are held now, in their order.
+    pub fn held(&self) -> Vec<Request> {
+        self.state.hold.requests()
+    }
+
+    /// Answers those that are held now. Later ones are held again.
+    pub fn let_go(&self) {
+        self.state.hold.let_go();
+    }
+
+    /// Answers those that are held, and all later ones.
+    pub fn hold_nothing(&self) {
+        self.state.hold.end();
+    }
+
     /// How many answers had a fault.
     pub fn injected(&self) -> usize {
         self.state.injected.load(Ordering::SeqCst)
@@ -267,6 +296,7 @@ impl State {
                 return None;
             }
             rule.times = rule.times.checked_sub(1)?;
+            rule.used.store(true, Ordering::SeqCst);
             Some(rule.faults.clone())
         });
         if faults.is_some() {

@@ -85,6 +85,10 @@ pub struct JobStatus {
     /// What its time has gone to; absent for jobs of earlier releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound: Option<Bound>,
+    /// Requests that it has sent for its image to the object store and mirrors of it, those included that failed
+    /// and those for checksum files; 0 for jobs of earlier releases.
+    #[serde(default)]
+    pub requests: u64,
     /// Id of the trace that the job is part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,

@@ -35,6 +35,9 @@ fn text(timeline: &Timeline) -> String {
             }
             text.push('\n');
             text.push_str(&shares(bound));
+            if let requests @ 1.. = timeline.requests {
+                writeln!(text, "\nRequests to the object store: {requests}").ok();
+            }
         }
         _ => {
             text.push_str("Nothing was measured of this job: it was made by an earlier release.\n");
@@ -118,6 +121,7 @@ mod tests {
                 guests: 0.0,
             }),
             explanation: Some("75 % of the job's time went to the network".to_owned()),
+            requests: 9,
             advice: Some("Do \u{1b}[2J this".to_owned()),
         };
         insta::assert_snapshot!(text(&timeline), @r"
@@ -130,6 +134,8 @@ mod tests {
         limit      0.0 %
         queue      0.0 %
         guests     0.0 %
+
+        Requests to the object store: 9
 
         STAGE         FROM S   TO S   TOOK S
         queued        0.0      0.2    0.2

@@ -164,6 +164,7 @@ fn describe(job: &JobStatus) -> String {
     let progress = job.progress.as_ref().filter(|_| !is_completed);
     let cache = job.cache_hit.map(|hit| if hit { "hit" } else { "miss" });
     let restarts = (job.attempts > 1).then(|| job.attempts.to_string());
+    let requests = (job.requests > 0).then(|| job.requests.to_string());
     let priority = (job.priority != Priority::Normal).then(|| job.priority.to_string());
     let mut fields = vec![
         ("Job", Some(job.job_id.to_string())),
@@ -185,6 +186,7 @@ fn describe(job: &JobStatus) -> String {
         ("Verified by", job.verified.map(verified)),
         ("Signed by", job.signer.as_ref().map(ToString::to_string)),
         ("Cache", cache.map(str::to_owned)),
+        ("Requests", requests),
         ("Cached at", job.image_path.clone()),
         (
             "Made by",

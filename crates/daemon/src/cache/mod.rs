@@ -45,7 +45,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::clock;
 use crate::config::UnpackedUse;
-use crate::job::flight::{Flights, Follower};
+use crate::job::flight::{FlightGuard, Flights, Follower};
 use crate::source::ObjectMeta;
 use crate::store::{ImageRow, Store};
 
@@ -92,6 +92,8 @@ struct Inner {
     store: Store,
     pins: Arc<Seats<Sha256Digest>>,
     flights: Flights,
+    /// Who looks an object up to fetch it, by its identity.
+    lookers: Flights,
     /// Bytes that running downloads will still write.
     reserved_bytes: Arc<AtomicU64>,
     /// Held by removal, publication and admission of new downloads, which exclude each other.
@@ -108,6 +110,18 @@ pub enum Lookup {
     Lead(Box<Lead>),
     /// Another job is fetching it: wait, then look again.
     Follow(Follower),
+}
+
+/// How a job looks an object up.
+#[derive(Debug)]
+pub enum Looking {
+    /// It is probably on this host.
+    Known,
+    /// It will probably be fetched, by this job. No other job is told so for as long as this is held; those that look
+    /// it up meanwhile wait until it shows that it has the lead.
+    First(FlightGuard),
+    /// Another job will probably fetch it: wait until it has the lead.
+    After(Follower),
 }
 
 /// What a job would find now.
@@ -130,6 +144,7 @@ impl Cache {
             store,
             pins: Arc::default(),
             flights: Flights::default(),
+            lookers: Flights::default(),
             reserved_bytes: Arc::default(),
             room: AsyncMutex::default(),
             evicted_images: AtomicU64::default(),
@@ -157,6 +172,23 @@ impl Cache {
             Some(pin) => Peek::Hit(pin),
             None if is_fetched => Peek::Fetching,
             None => Peek::Miss,
+        })
+    }
+
+    /// How a job is to look up the object with this identity. `has_other` says that it may be on this host elsewhere
+    /// than in the cache.
+    pub async fn look(&self, identity: &str, has_other: bool) -> Result<Looking, CacheError> {
+        let store = &self.0.store;
+        let has = match store.object(identity.to_owned()).await? {
+            Some(known) => has_other || store.image(known.digest).await?.is_some(),
+            None => false,
+        };
+        if has {
+            return Ok(Looking::Known);
+        }
+        Ok(match self.0.lookers.enter(identity) {
+            Ok(guard) => Looking::First(guard),
+            Err(first) => Looking::After(first),
         })
     }
 

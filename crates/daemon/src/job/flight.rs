@@ -76,6 +76,12 @@ impl Follower {
         while self.0.changed().await.is_ok() {}
     }
 
+    /// Returns when the leader shows its counters, or the flight has ended.
+    pub async fn shown(&mut self) {
+        // An error is the end.
+        self.0.wait_for(|state| state.meter.is_some()).await.ok();
+    }
+
     /// What is known of the flight now.
     pub fn state(&self) -> FlightState {
         self.0.borrow().clone()
@@ -92,6 +98,10 @@ fn lock(
 mod tests {
     use super::*;
 
+    fn follower_of(flights: &Flights) -> Follower {
+        flights.enter("a").expect_err("somebody leads")
+    }
+
     #[tokio::test]
     async fn the_second_asker_follows_until_the_leader_is_gone() {
         let flights = Flights::default();
@@ -101,7 +111,10 @@ mod tests {
             flights.enter("b").is_ok(),
             "another object has a flight of its own"
         );
+        let mut other = follower_of(&flights);
+        let shown = tokio::spawn(async move { other.shown().await });
         leader.show(Arc::default());
+        shown.await.expect("it is told");
         assert!(follower.state().meter.is_some());
         let waiting = tokio::spawn(async move { follower.ended().await });
         drop(leader);

@@ -6,6 +6,8 @@
 //! together, so the *reported* stage is `downloading` until the last source byte has arrived and `converting`
 //! after that.
 
+mod requests;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,6 +15,7 @@ use std::time::Instant;
 use lvp_api::{Cause, Progress, Stage};
 use lvp_image::copy::Counters;
 
+use self::requests::Requests;
 use super::account::{Account, Pass};
 use super::pause::Pause;
 use super::record::TrailRecord;
@@ -64,8 +67,8 @@ pub struct Meter {
     /// Bytes that this job itself read from the source, not counting what another job fetched for
     /// it.
     fetched_bytes: AtomicU64,
-    /// Requests to the source that this job repeated after a temporary error.
-    retries: AtomicU64,
+    /// Its requests for the image.
+    pub requests: Requests,
     /// Pauses its transfer. Here, as those that wait for the job find it here.
     pub pause: Arc<Pause>,
     /// What the job's time goes to.
@@ -128,9 +131,10 @@ impl Default for State {
 }
 
 impl Meter {
-    /// The meter of a job that was accepted `age_sec` ago and may have run before.
-    pub fn continued(trail: TrailRecord, age_sec: f64) -> Self {
+    /// The meter of a job that was accepted `age_sec` ago and may have run before, with so many requests.
+    pub fn continued(trail: TrailRecord, age_sec: f64, requests: u64) -> Self {
         let meter = Self {
+            requests: Requests::continued(requests),
             trail: Trail::continued(trail.times, age_sec),
             ..Self::default()
         };
@@ -206,16 +210,6 @@ impl Meter {
     /// Says whether bytes that the image leaves out need no work on this target.
     pub fn count_holes(&self, are_free: bool) {
         self.holes_are_free.store(are_free, Ordering::Relaxed);
-    }
-
-    /// A request to the source is repeated.
-    pub fn retried(&self) {
-        self.retries.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many requests to the source this job has repeated.
-    pub fn retries(&self) -> u64 {
-        self.retries.load(Ordering::Relaxed)
     }
 
     /// New counters for a copy that begins.

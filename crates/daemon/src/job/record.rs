@@ -82,6 +82,8 @@ pub struct Job {
     pub waiting: Option<Waiting>,
     /// What its time went to.
     pub bound: Option<Bound>,
+    /// Requests that it has sent for its image.
+    pub requests: u64,
     /// Bytes that it fetched, once it has ended.
     pub fetched_bytes: u64,
     /// Bytes that it wrote to its volume, once it has ended.
@@ -118,6 +120,7 @@ impl Job {
             progress: None,
             waiting: None,
             bound: None,
+            requests: 0,
             fetched_bytes: 0,
             written_bytes: 0,
             attempts: 0,
@@ -139,6 +142,7 @@ impl Job {
             priority: self.spec.priority,
             waiting: self.waiting.clone(),
             bound: self.bound,
+            requests: self.requests,
             trace_id: self.trace_id().map(str::to_owned),
             error: self.failure.as_ref().map(|failure| failure.message.clone()),
             error_code: self.failure.as_ref().map(|failure| failure.code),
@@ -203,6 +207,7 @@ impl Job {
             rates: trail.rates,
             bound: self.bound,
             explanation: self.bound.map(explained),
+            requests: self.requests,
             advice: by.map(Cause::advice).map(str::to_owned),
         }
     }

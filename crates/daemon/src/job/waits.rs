@@ -164,8 +164,12 @@ impl Waits {
 }
 
 impl source::Observer for Waits {
+    fn asked(&self) {
+        self.meter.requests.send();
+    }
+
     fn failing(&self, request: RequestId, attempt: u32, error: &SourceError, wait: Duration) {
-        self.meter.retried();
+        self.meter.requests.repeat();
         let store = WaitsFor::ObjectStore;
         Self::failing(self, request, store, attempt, chain(error), wait);
     }

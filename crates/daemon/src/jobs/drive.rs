@@ -225,6 +225,7 @@ impl Jobs {
         job.waiting = None;
         job.bound = live.meter.account.bound();
         let moved = live.meter.moved();
+        job.requests = live.meter.requests.sent();
         (job.fetched_bytes, job.written_bytes) = (moved.fetched_bytes, moved.written_bytes);
         // The line of its end is kept with the job together with the end, and logged after that.
         live.log.push(last_line(&job));

@@ -69,7 +69,7 @@ impl Live {
         feed.changed(&job);
         let age = clock::parsed(&job.created_at).map(|accepted| clock::now() - accepted);
         let age_sec = age.map_or(0.0, time::SignedDuration::as_seconds_f64);
-        let meter = Arc::new(Meter::continued(course.trail, age_sec));
+        let meter = Arc::new(Meter::continued(course.trail, age_sec, job.requests));
         Self {
             id: job.id,
             waits: Arc::new(Waits::new(job.id, Arc::clone(&meter))),
@@ -237,12 +237,15 @@ impl Live {
         self.meter.trail.sample(self.meter.moved());
         let progress = Some(self.meter.progress());
         let (waiting, bound) = (self.waits.now(), self.meter.account.bound());
+        let requests = self.meter.requests.sent();
         self.record.send_if_modified(|job| {
-            let moved = job.progress != progress || job.waiting != waiting;
+            let moved =
+                job.progress != progress || job.waiting != waiting || job.requests != requests;
             if moved {
                 job.progress = progress;
                 job.waiting = waiting;
                 job.bound = bound;
+                job.requests = requests;
                 job.updated_at = clock::now_text();
                 self.feed.changed(job);
             }

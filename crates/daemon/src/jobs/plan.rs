@@ -17,7 +17,7 @@ use crate::job::error::JobError;
 use crate::job::kind::JobErrorKind;
 use crate::job::record::NewJob;
 use crate::job::work::{VolumeRequest, Work};
-use crate::source::ObjectMeta;
+use crate::source::{ObjectMeta, Want};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
 use crate::volume::{self, GoldenKey};
@@ -107,9 +107,9 @@ async fn look_at_image(
         return Ok(());
     };
     let source = &services.source.for_one_use();
-    let object = source.resolve(location).await?;
+    let found = source.find(location, image.checksum, Want::Version);
+    let (object, checksums) = found.await?;
     plan.object_bytes = Some(object.size);
-    let checksums = source.checksums(location, image.checksum).await?;
     let sidecar = checksums.sha256.as_ref().map(|announced| announced.digest);
     plan.expected_digest = sidecar.map(|digest| digest.to_string());
     if checksums.is_empty() {

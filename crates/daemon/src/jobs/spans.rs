@@ -34,7 +34,9 @@ pub(super) fn job(live: &Live) -> Span {
 /// Records on a job's span how it ended.
 pub(super) fn ended(span: &Span, job: &Job, live: &Live) {
     let moved = live.meter.moved();
-    attribute(span, "retries", Some(number(live.meter.retries())));
+    let requests = &live.meter.requests;
+    attribute(span, "retries", Some(number(requests.repeated())));
+    attribute(span, "requests", Some(number(requests.sent())));
     attribute(span, "job.status", Some(job.state.as_str()));
     attribute(span, "job.attempts", Some(i64::from(job.attempts)));
     attribute(span, "cache.hit", job.cache_hit);

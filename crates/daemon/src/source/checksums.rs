@@ -9,7 +9,6 @@ use lvp_trust::Pending;
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::evidence::{self, Beside, ImageSignature, SIGNATURES, SignatureFile, SumsFile};
-use super::http::Location;
 use super::sums::{Algorithm, Found};
 use super::url::ImageUrl;
 use super::{Source, url::Sibling};
@@ -329,35 +328,6 @@ impl Source {
             }
         }
         Ok((found, unseen))
-    }
-
-    /// Reads a small file; None if it does not exist.
-    async fn small(&self, file: &ImageUrl, sibling: Sibling) -> Result<Option<Vec<u8>>> {
-        let max_bytes = match sibling {
-            Sibling::Suffix(_) => MAX_IMAGE_BYTES,
-            Sibling::Beside(_) => MAX_DIRECTORY_BYTES,
-        };
-        let mut budget = self.budget();
-        loop {
-            let location = Location::of(file);
-            let too_long = || {
-                let found = format!("it is larger than {} KiB", max_bytes >> 10);
-                evidence::no_digest(&file.to_string(), &found)
-            };
-            match self.inner.read_small(location, max_bytes, too_long).await {
-                Ok(text) => {
-                    budget.succeeded();
-                    return Ok(Some(text));
-                }
-                Err(failure) => match budget.pause(failure).await {
-                    Err(error) if error.kind() == SourceErrorKind::NotFound => {
-                        budget.succeeded();
-                        return Ok(None);
-                    }
-                    result => result?,
-                },
-            }
-        }
     }
 }
 

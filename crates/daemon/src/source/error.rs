@@ -113,6 +113,11 @@ impl SourceError {
         self.status
     }
 
+    /// Whether the server reports that it is overloaded.
+    pub(super) fn is_overload(&self) -> bool {
+        matches!(self.status, Some(429 | 503))
+    }
+
     /// How many requests were made for the part that failed; 0 if none was sent.
     pub fn attempts(&self) -> u32 {
         self.attempts

@@ -13,12 +13,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Response;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{Result, SourceError, SourceErrorKind};
-use super::gate::Gate;
+use super::gate::{Gate, Place};
 use super::http::{header_text, no_answer};
 use super::mirrors::{Mirror, Route};
+use super::opening::Answer;
 use super::range_headers::{ContentRange, byte_range};
 use super::refusal::refusal;
 use super::retry::{Budget, Failure};
@@ -48,12 +48,11 @@ pub(super) struct Fetch<'a> {
     begin: u64,
     /// What has not been yielded yet.
     left: Range<u64>,
-    /// The answer that is being read, and the object's offset of its next byte.
-    answer: Option<(Response, u64)>,
+    answer: Option<Answer>,
     budget: Budget<'a>,
     gate: Option<Arc<Gate>>,
     /// The answer's permit of the gate.
-    place: Option<OwnedSemaphorePermit>,
+    place: Place,
 }
 
 impl<'a> Fetch<'a> {
@@ -87,6 +86,19 @@ impl<'a> Fetch<'a> {
         self
     }
 
+    /// Goes on at this offset, with an answer that was read up to it.
+    pub(super) fn going_on(mut self, offset: u64, answer: Option<Answer>, place: Place) -> Self {
+        self.left.start = offset;
+        self.answer = answer;
+        self.place = place;
+        self
+    }
+
+    /// The answer that is being read, for another fetch to go on with.
+    pub(super) fn into_answer(self) -> Option<Answer> {
+        self.answer
+    }
+
     /// Ends the request, and gives its place to others. What is left is requested again when it is wanted.
     pub(super) fn let_go(&mut self) {
         self.answer = None;
@@ -108,7 +120,7 @@ impl<'a> Fetch<'a> {
                 Err(failure) if self.route.failed(&failure.error) => self.answer = None,
                 Err(failure) => {
                     self.answer = None;
-                    if is_overload(&failure.error)
+                    if failure.error.is_overload()
                         && let Some(gate) = &self.gate
                     {
                         gate.narrow(&mut self.place);
@@ -121,7 +133,7 @@ impl<'a> Fetch<'a> {
         // Waiting for the end of the answer must not delay the range that is read first.
         self.place = None;
         match self.answer.take() {
-            Some((response, offset)) => match self.check_end(response, offset).await {
+            Some(answer) => match self.check_end(answer).await {
                 // All that was asked for has arrived.
                 Err(error) if self.route.failed(&error) => Ok(None),
                 ended => ended.map(|()| None),
@@ -131,9 +143,10 @@ impl<'a> Fetch<'a> {
     }
 
     /// Checks that an answer ends where it should: without a `Content-Length`, only its end shows that.
-    async fn check_end(&self, mut response: Response, offset: u64) -> Result<()> {
-        // Only a part of a whole-object answer was wanted, or the announced length has arrived.
-        if self.mode != Mode::Ranged && offset < self.meta.size
+    async fn check_end(&self, answer: Answer) -> Result<()> {
+        let mut response = answer.response;
+        // Only a part of an answer to the object's end was wanted, or the announced length has arrived.
+        if answer.is_to_end && answer.offset < self.meta.size
             || response.content_length() == Some(0)
         {
             return Ok(());
@@ -174,7 +187,11 @@ impl<'a> Fetch<'a> {
     }
 
     async fn attempt(&mut self) -> Result<Bytes, Failure> {
-        let (mut response, mut offset) = match self.answer.take() {
+        let Answer {
+            mut response,
+            mut offset,
+            is_to_end,
+        } = match self.answer.take() {
             Some(answer) => answer,
             None => {
                 if let (Some(gate), None) = (&self.gate, &self.place) {
@@ -215,18 +232,22 @@ impl<'a> Fetch<'a> {
             }
             chunk = chunk.slice(index(skipped)..);
             if offset > self.left.end {
-                if self.mode == Mode::Ranged || offset > self.meta.size {
+                if !is_to_end || offset > self.meta.size {
                     return Err(self.too_long());
                 }
-                // The answer is the whole object, and only a part was wanted.
+                // The answer goes on to the object's end, and only a part was wanted.
                 chunk.truncate(index(self.left.end - self.left.start));
             }
-            self.answer = Some((response, offset));
+            self.answer = Some(Answer {
+                response,
+                offset,
+                is_to_end,
+            });
             return Ok(chunk);
         }
     }
 
-    async fn open(&self, mirror: Option<&Mirror>) -> Result<(Response, u64), Failure> {
+    async fn open(&self, mirror: Option<&Mirror>) -> Result<Answer, Failure> {
         let mut headers = match_version(self.meta);
         if self.mode == Mode::Ranged {
             headers.insert(header::RANGE, byte_range(&self.left));
@@ -235,7 +256,13 @@ impl<'a> Fetch<'a> {
         let response = self
             .inner
             .client
-            .send_to(mirror, Method::GET, &self.meta.location, headers)
+            .send_to(
+                self.budget.observer(),
+                mirror,
+                Method::GET,
+                &self.meta.location,
+                headers,
+            )
             .await?;
         if response.status().is_success() {
             self.meta.pace.answered(asked.elapsed());
@@ -251,7 +278,11 @@ impl<'a> Fetch<'a> {
             {
                 self.check_version(&response)?;
                 self.check_range(&response)?;
-                Ok((response, self.left.start))
+                Ok(Answer {
+                    response,
+                    offset: self.left.start,
+                    is_to_end: self.left.end == self.meta.size,
+                })
             }
             (Mode::Ranged, StatusCode::OK) => Err(Failure::last(self.error(
                 SourceErrorKind::RangesIgnored,
@@ -260,7 +291,11 @@ impl<'a> Fetch<'a> {
             (Mode::Whole | Mode::Once, StatusCode::OK) => {
                 self.check_version(&response)?;
                 self.check_length(&response, 0..self.meta.size)?;
-                Ok((response, 0))
+                Ok(Answer {
+                    response,
+                    offset: 0,
+                    is_to_end: true,
+                })
             }
             (_, status) if status.is_success() => Err(Failure::passing(self.error(
                 SourceErrorKind::Protocol,
@@ -340,11 +375,6 @@ impl<'a> Fetch<'a> {
             format!("{} was replaced while it was read: {how}", self.meta.url),
         ))
     }
-}
-
-/// Whether a server reports that it is overloaded.
-fn is_overload(error: &SourceError) -> bool {
-    matches!(error.status(), Some(429 | 503))
 }
 
 /// Requests the resolved version only. Weak tags never match, and are only compared in the answer.

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+/// The permit of one request; none while it has no request.
+pub(super) type Place = Option<OwnedSemaphorePermit>;
+
 /// Shared by the ranges of one reader.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -30,12 +33,12 @@ impl Gate {
     }
 
     /// Waits until another request may be made. None only if the gate is closed, which never happens.
-    pub(super) async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn enter(&self) -> Place {
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 
     /// Removes a request's permit for good, unless it is the last one. Returns whether it did.
-    pub(super) fn narrow(&self, place: &mut Option<OwnedSemaphorePermit>) -> bool {
+    pub(super) fn narrow(&self, place: &mut Place) -> bool {
         let fewer = |width: usize| (width > 1).then(|| width - 1);
         let narrowed = place.is_some()
             && (self.width)
@@ -50,9 +53,14 @@ impl Gate {
         narrowed
     }
 
+    /// How many requests may be made at once now.
+    pub(super) fn width(&self) -> usize {
+        self.width.load(Ordering::Relaxed)
+    }
+
     /// Whether the server has refused requests for their number.
     pub(super) fn is_narrow(&self) -> bool {
-        self.width.load(Ordering::Relaxed) < self.full_width
+        self.width() < self.full_width
     }
 
     /// Waits until it refuses one, if it is not narrow yet.

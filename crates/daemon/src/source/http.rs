@@ -19,7 +19,7 @@ use super::credentials::Credentials;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::mirrors::Mirror;
 use super::mover::Mover;
-use super::retry::Failure;
+use super::retry::{Failure, Observer};
 use super::url::{ImageUrl, UrlPolicy, without_query};
 
 /// Redirects that are followed, each to an allowed host.
@@ -119,18 +119,22 @@ impl Client {
         location: &Location,
         headers: HeaderMap,
     ) -> Result<Response, Failure> {
-        self.send_to(None, method, location, headers).await
+        self.send_to(None, None, method, location, headers).await
     }
 
     /// Sends one request, to a mirror if there is one to ask: what it gets is what the location's server would get.
     pub(super) async fn send_to(
         &self,
+        observer: Option<&dyn Observer>,
         mirror: Option<&Mirror>,
         method: Method,
         location: &Location,
         headers: HeaderMap,
     ) -> Result<Response, Failure> {
         let signature = self.sign(&method, location).await?;
+        if let Some(observer) = observer {
+            observer.asked();
+        }
         let request = match mirror {
             None => {
                 self.counters.requests.fetch_add(1, Ordering::Relaxed);
@@ -184,13 +188,15 @@ impl Client {
     /// credentials only within the endpoint's own origin.
     pub(super) async fn follow(
         &self,
+        observer: Option<&dyn Observer>,
         policy: &UrlPolicy,
         method: Method,
         location: &mut Location,
         headers: &HeaderMap,
     ) -> Result<Response, Failure> {
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(method.clone(), location, headers.clone()).await?;
+            let sent = self.send_to(observer, None, method.clone(), location, headers.clone());
+            let response = sent.await?;
             if !response.status().is_redirection() {
                 return Ok(response);
             }

@@ -94,7 +94,7 @@ impl Inner {
     ) -> Result<Listing, Failure> {
         let location = self.bucket(bucket, prefix, after)?;
         let too_long = || no_listing(&location, "it is larger than 4 MiB");
-        let read = self.read_small(location.clone(), MAX_ANSWER_BYTES, too_long);
+        let read = self.read_small(None, location.clone(), MAX_ANSWER_BYTES, too_long);
         let body = read.await?;
         let text = std::str::from_utf8(&body)
             .map_err(|error| no_listing(&location, "it is not UTF-8").with_source(error))?;

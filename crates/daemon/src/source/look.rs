@@ -70,7 +70,8 @@ impl Source {
         let client = &self.inner.client;
         let mut answers = Vec::new();
         for mirror in self.inner.mirrors.all() {
-            let asked = client.send_to(Some(mirror), Method::GET, &location, HeaderMap::new());
+            let asked =
+                client.send_to(None, Some(mirror), Method::GET, &location, HeaderMap::new());
             let answer = match tokio::time::timeout(PROBE_TIMEOUT, asked).await {
                 Ok(Ok(response)) => Ok(response.status().as_u16()),
                 Ok(Err(failure)) => Err(failure.error.with_attempts(1)),

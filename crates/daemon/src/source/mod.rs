@@ -1,16 +1,18 @@
 //! Image bytes from object storage and, where the configuration allows, plain HTTP hosts.
 //!
 //! ```text
-//! text --parse_url--> ImageUrl --resolve--> ObjectMeta --read_ranges--> chunks in order
-//!   url.rs: no packet     |        HEAD         |         ranges.rs + fetch.rs
-//!                         |                     +-reader--> ReadAt for the image crate
-//!                         +--checksums--> digests           reader.rs
+//! text --parse_url--> ImageUrl --find--> ObjectMeta --read_ranges--> chunks in order
+//!   url.rs: no packet     |   HEAD or GET    |         ranges.rs + fetch.rs
+//!                         |                  +-reader--> ReadAt for the image crate
+//!                         +--checksums--> digests        reader.rs
 //! ```
 //!
 //! # Who owns what
 //!
 //! - [`url`] decides which hosts are contacted, before any name lookup; redirects are checked the same way.
-//!   They are followed once, by [`Source::resolve`]: the [`ObjectMeta`] has the location where they ended.
+//!   They are followed once, by [`Source::find`]: the [`ObjectMeta`] has the location where they ended.
+//! - `resolve` sends what does not need each other together: the request for the object and those for the files
+//!   beside it. If its bytes are wanted, they come with the answer that says what the object is (`opening`).
 //! - `http` sends one signed request, exactly once, and classifies its failure.
 //! - `retry` holds the retry budget of one request or range: the configured waits, or the server's
 //!   `Retry-After`. 4xx is final except for 408 and 429; 5xx, timeouts, cut connections and short bodies are
@@ -45,6 +47,7 @@ mod look;
 mod mirrors;
 mod mover;
 mod object;
+mod opening;
 mod pace;
 mod queue;
 mod range_headers;
@@ -52,8 +55,10 @@ mod ranges;
 mod reader;
 mod record;
 mod refusal;
+mod resolve;
 mod retry;
 mod settings;
+mod small;
 mod sums;
 mod trust;
 pub mod url;
@@ -62,16 +67,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, Method, StatusCode, header};
-use reqwest::Response;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 pub use checksums::{Checksums, is_checksum_file, own_checksum_files};
 pub use credentials::Lender;
 pub use error::{Result, SourceError, SourceErrorKind};
+use http::Client;
 pub use http::Counters;
-use http::{Client, Location, header_text, no_answer};
 use limit::ReadLimit;
 pub use listing::{ListedObject, Listing};
 pub use look::Look;
@@ -80,12 +83,12 @@ pub use mirrors::MirrorCounters;
 use mirrors::{Detours, Mirrors};
 use mover::Mover;
 pub use object::ObjectMeta;
-use range_headers::{byte_range, total_size};
 pub use ranges::RangeReader;
 pub use reader::RemoteReader;
 pub use record::PlanCheck;
-use refusal::refusal;
-use retry::{Budget, Failure};
+use resolve::Together;
+pub use resolve::Want;
+use retry::Budget;
 pub use retry::{Observer, RequestId, WaitReason};
 pub use settings::{RangeOptions, SourceSettings};
 pub use trust::{Trust, read_keys};
@@ -101,6 +104,8 @@ pub struct Source {
     observer: Option<Arc<dyn Observer>>,
     /// What the same job has seen of the mirrors.
     detours: Arc<Detours>,
+    /// What its requests go out together with.
+    together: Option<Arc<Together>>,
 }
 
 #[derive(Debug)]
@@ -155,6 +160,7 @@ impl Source {
             inner: Arc::new(inner),
             observer: None,
             detours: Arc::default(),
+            together: None,
         })
     }
 
@@ -164,6 +170,7 @@ impl Source {
             inner: Arc::clone(&self.inner),
             observer: Some(observer),
             detours: Arc::default(),
+            together: None,
         }
     }
 
@@ -204,23 +211,6 @@ impl Source {
     /// Accepts or refuses an image URL; sends nothing.
     pub fn parse_url(&self, text: &str) -> Result<ImageUrl> {
         self.inner.policy.parse(text)
-    }
-
-    /// Finds the object's size and version, following redirects.
-    ///
-    /// Sends a `HEAD` request. If that is refused (a URL pre-signed for `GET`) or its answer is not enough
-    /// (error answers to `HEAD` have no body with the reason), a `GET` of the first byte decides.
-    pub async fn resolve(&self, url: &ImageUrl) -> Result<ObjectMeta> {
-        let mut budget = self.budget();
-        loop {
-            match self.inner.resolve(url).await {
-                Ok(meta) => {
-                    budget.succeeded();
-                    return Ok(meta);
-                }
-                Err(failure) => budget.pause(failure).await?,
-            }
-        }
     }
 
     /// Reads a part of the object in order, several ranges at once. Dropping the reader frees its
@@ -276,87 +266,4 @@ impl Source {
         let all = &self.inner.client.counters.retries;
         Budget::new(&self.inner.backoff, all, self.observer.as_deref())
     }
-}
-
-impl Inner {
-    async fn resolve(&self, url: &ImageUrl) -> Result<ObjectMeta, Failure> {
-        let mut location = Location::of(url);
-        let head = self
-            .client
-            .follow(&self.policy, Method::HEAD, &mut location, &HeaderMap::new())
-            .await?;
-        let status = head.status();
-        if status.is_success()
-            && let Some(size) = announced_length(&head)
-        {
-            return Ok(ObjectMeta::read(url, location, size, head.headers())?);
-        }
-        if !status.is_success() && !status.is_client_error() {
-            return Err(refusal(&location, head).await);
-        }
-        drop(head);
-        self.resolve_by_get(url).await
-    }
-
-    async fn resolve_by_get(&self, url: &ImageUrl) -> Result<ObjectMeta, Failure> {
-        let mut location = Location::of(url);
-        let first_byte = HeaderMap::from_iter([(header::RANGE, byte_range(&(0..1)))]);
-        let response = self
-            .client
-            .follow(&self.policy, Method::GET, &mut location, &first_byte)
-            .await?;
-        let size = match response.status() {
-            // An empty object has no first byte.
-            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                total_size(response.headers())
-            }
-            // Some servers send the range with this status, others ignore the range.
-            StatusCode::OK => {
-                total_size(response.headers()).or_else(|| announced_length(&response))
-            }
-            _ => return Err(refusal(&location, response).await),
-        };
-        let size = size.ok_or_else(|| {
-            Failure::passing(SourceError::new(
-                SourceErrorKind::Protocol,
-                format!("The server does not report the size of {url}"),
-            ))
-        })?;
-        Ok(ObjectMeta::read(url, location, size, response.headers())?)
-    }
-
-    /// Reads a small answer completely; `too_long` is the error if it has more than `max_bytes`.
-    async fn read_small(
-        &self,
-        mut location: Location,
-        max_bytes: usize,
-        too_long: impl FnOnce() -> SourceError,
-    ) -> Result<Vec<u8>, Failure> {
-        let mut response = self
-            .client
-            .follow(&self.policy, Method::GET, &mut location, &HeaderMap::new())
-            .await?;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(&location, response).await);
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| no_answer(&location, error))?
-        {
-            body.extend_from_slice(&chunk);
-            if body.len() > max_bytes {
-                return Err(too_long().into());
-            }
-        }
-        Ok(body)
-    }
-}
-
-/// `Content-Length` as the server wrote it, for answers to `HEAD` too.
-fn announced_length(response: &Response) -> Option<u64> {
-    header_text(response.headers(), header::CONTENT_LENGTH)?
-        .parse()
-        .ok()
 }

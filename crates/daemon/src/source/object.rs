@@ -6,6 +6,7 @@ use ::http::{HeaderMap, HeaderName, header};
 
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::http::{Location, header_text};
+use super::opening::OpeningSlot;
 use super::pace::Pace;
 use super::url::ImageUrl;
 
@@ -29,6 +30,10 @@ pub struct ObjectMeta {
     pub(super) location: Location,
     /// What was measured of its server.
     pub(super) pace: Arc<Pace>,
+    /// Its first bytes, if they came with the answer.
+    pub(super) opening: Arc<OpeningSlot>,
+    /// The most requests at once that its server has shown to serve, if it refused some for their number.
+    pub(super) most_at_once: Option<usize>,
 }
 
 /// Two are equal if they are of the same version, whatever was measured.
@@ -63,7 +68,17 @@ impl ObjectMeta {
             url: url.clone(),
             location,
             pace: Arc::default(),
+            opening: Arc::default(),
+            most_at_once: None,
         })
+    }
+
+    /// The same without its first bytes.
+    pub(super) fn without_opening(&self) -> Self {
+        Self {
+            opening: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// Identifies the object, whatever its content and the signature of the URL: a digest of endpoint, bucket, key
@@ -128,6 +143,8 @@ mod tests {
             identity: url.identity(),
             location: Location::of(&url),
             pace: Arc::default(),
+            opening: Arc::default(),
+            most_at_once: None,
             url,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cost of a request (time to its first byte)
-//!   small: many connections help where each is limited      -> width is doubled while that makes it faster
+//!   small: many connections help where each is limited      -> all at once where one was slow, and fewer if they
+//!          bring too little; otherwise the width is doubled while that makes it faster
 //!   large: fewer, larger ranges                              -> a range takes the memory of its place, and where one
 //!          connection would be faster than all that fit in memory, ranges of any size, of which those that run
 //!          ahead stop reading when their place is full
@@ -19,8 +20,8 @@ use crate::estimate::{per_second, to_bytes, to_f64};
 pub(super) const WINDOW_BYTES: u64 = 16 << 20; // 16 MiB
 
 /// The smallest range, and the size to begin with.
-const MIN_RANGE_BYTES: u64 = 1 << 20; // 1 MiB
-const FIRST_RANGE_BYTES: u64 = 4 << 20; // 4 MiB
+pub(super) const MIN_RANGE_BYTES: u64 = 1 << 20; // 1 MiB
+pub(super) const FIRST_RANGE_BYTES: u64 = 4 << 20; // 4 MiB
 
 /// The largest range. A connection whose range runs ahead stands still meanwhile, which servers permit for a while
 /// only: see also [`MAX_STANDSTILL`].
@@ -28,7 +29,7 @@ const MAX_RANGE_BYTES: u64 = 1 << 30; // 1 GiB
 
 /// How long a connection may have to stand still at the rate of the reader: below the shortest usual time limit for
 /// sending (60 s: `send_timeout` of nginx), by a safe margin.
-const MAX_STANDSTILL: Duration = Duration::from_secs(15);
+pub(super) const MAX_STANDSTILL: Duration = Duration::from_secs(15);
 
 /// What caches divide objects into (`slice` in deploy/mirror/nginx.conf).
 const SLICE_BYTES: u64 = 4 << 20; // 4 MiB
@@ -41,6 +42,12 @@ const COST_SHARE: f64 = 4.0;
 
 /// More ranges have to make it faster by this factor to stay.
 const WORTH_WIDENING: f64 = 1.15;
+
+/// Below this rate (bytes per second) of one connection, all are tried at once: it is the network that is slow.
+const SLOW_CONNECTION: f64 = 100e6;
+
+/// The part of what so many connections would bring, were each as fast as one alone, above which they are kept.
+const WORTH_KEEPING: f64 = 0.6;
 
 /// The shortest time that is compared with another.
 const MIN_EPOCH: Duration = Duration::from_millis(200);
@@ -58,6 +65,15 @@ struct Measured {
     first_byte: Option<Duration>,
     /// Bytes per second of one connection.
     rate: Option<f64>,
+}
+
+impl Measured {
+    /// Bytes per second of so many connections that share the window, if they do not slow each other down.
+    fn expected(&self, width: u64) -> Option<f64> {
+        let place = to_f64(WINDOW_BYTES / width);
+        let took = self.first_byte?.as_secs_f64() + place / self.rate?;
+        Some(to_f64(width) * place / took)
+    }
 }
 
 impl Pace {
@@ -120,6 +136,12 @@ pub(super) struct Controller {
     width: usize,
     /// No wider, after that did not help.
     is_settled: bool,
+    /// Whether a first measurement of one connection has been looked at; and, until what all of them bring is known,
+    /// what was measured.
+    is_informed: bool,
+    alone: Option<Measured>,
+    /// Whether the first range has ended, of which a part came before the others began.
+    has_begun: bool,
     /// The width before the last change, and the rate with it.
     before: Option<(usize, f64)>,
     epoch: Epoch,
@@ -141,6 +163,9 @@ impl Controller {
             max_width: max_width.max(1),
             width: FIRST_WIDTH.clamp(1, max_width.max(1)),
             is_settled: false,
+            is_informed: false,
+            alone: None,
+            has_begun: false,
             before: None,
             epoch: Epoch::new(now),
             delivered: None,
@@ -158,6 +183,11 @@ impl Controller {
         epoch.bytes += bytes;
         epoch.ranges += 1;
         let took = now.saturating_duration_since(epoch.began);
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.delivered = (took >= MIN_EPOCH).then(|| bytes_per_second(bytes, took));
+            self.epoch = Epoch::new(now);
+            return;
+        }
         if took < MIN_EPOCH || epoch.ranges < self.width {
             return;
         }
@@ -165,6 +195,11 @@ impl Controller {
         let is_starved = epoch.waited.as_secs_f64() > STARVED * took.as_secs_f64();
         self.delivered = Some(rate);
         self.epoch = Epoch::new(now);
+        if let Some(alone) = self.alone.take() {
+            self.width = self.needed(rate, alone);
+            self.is_settled = true;
+            return;
+        }
         match self.before.take() {
             Some((width, before)) if rate < before * WORTH_WIDENING => {
                 self.width = width;
@@ -178,9 +213,31 @@ impl Controller {
         }
     }
 
+    /// The smallest width that would bring this rate, if connections do not slow each other down. All, if all bring
+    /// about what they would then.
+    fn needed(&self, rate: f64, alone: Measured) -> usize {
+        let would = |width: usize| alone.expected(width as u64).unwrap_or(0.0);
+        if rate >= WORTH_KEEPING * would(self.width) {
+            return self.width;
+        }
+        let widths = std::iter::successors(Some(FIRST_WIDTH), |width| Some(2 * width));
+        widths
+            .take_while(|width| *width < self.width)
+            .find(|width| would(*width) >= WORTH_WIDENING * rate)
+            .unwrap_or(self.width)
+    }
+
     /// The shape of the next range.
-    pub(super) fn next(&self, pace: &Pace) -> Shape {
+    pub(super) fn next(&mut self, pace: &Pace) -> Shape {
         let measured = pace.get();
+        if let (Some(rate), false) = (measured.rate, self.is_informed) {
+            self.is_informed = true;
+            if rate < SLOW_CONNECTION && self.width < self.max_width && !self.is_settled {
+                self.width = self.max_width;
+                self.before = None;
+                self.alone = Some(measured);
+            }
+        }
         let width = self.width as u64;
         let place_bytes = WINDOW_BYTES / width;
         // A large range cannot be taken back, so there is none before the rate is known.
@@ -189,9 +246,8 @@ impl Controller {
         };
         let cost = cost.as_secs_f64();
         let wanted = to_bytes(COST_SHARE * cost * rate);
-        let place = to_f64(place_bytes);
-        let all_places = to_f64(width) * place / (cost + place / rate);
-        if wanted <= place_bytes || rate < all_places {
+        let all_places = measured.expected(width).unwrap_or(0.0);
+        if width > 1 && (wanted <= place_bytes || rate < all_places) {
             let least = FIRST_RANGE_BYTES.min(place_bytes);
             return self.shape(wanted.clamp(least, place_bytes), place_bytes);
         }
@@ -199,10 +255,12 @@ impl Controller {
             to_bytes(rate * MAX_STANDSTILL.as_secs_f64()).clamp(place_bytes, MAX_RANGE_BYTES)
         });
         // Two are enough to have the next one begin without a pause.
+        let width = self.width.min(2);
         Shape {
-            range_bytes: wanted.min(most),
-            width: self.width.min(2),
-            ahead_bytes: WINDOW_BYTES / 2,
+            // A single one waits for the answer to each request.
+            range_bytes: if width == 1 { most } else { wanted.min(most) },
+            width,
+            ahead_bytes: WINDOW_BYTES / width as u64,
         }
     }
 
@@ -231,89 +289,4 @@ fn bytes_per_second(bytes: u64, took: Duration) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    fn pace(first_byte_ms: u64, rate: f64) -> Pace {
-        let pace = Pace::default();
-        pace.answered(Duration::from_millis(first_byte_ms));
-        pace.received(to_bytes(rate), Duration::from_secs(1));
-        pace
-    }
-
-    /// The widths and ranges that a network leads to whose throughput is this function of the width.
-    fn settle(pace: &Pace, rate: impl Fn(usize) -> f64, starved: bool) -> Controller {
-        let mut now = Instant::now();
-        let mut controller = Controller::new(16, now);
-        for _ in 0..200 {
-            let shape = controller.next(pace);
-            assert!(shape.ahead_bytes * shape.width as u64 <= WINDOW_BYTES);
-            assert!(shape.range_bytes >= MIN_RANGE_BYTES && shape.range_bytes <= MAX_RANGE_BYTES);
-            let took = Duration::from_secs_f64(to_f64(shape.range_bytes) / rate(shape.width));
-            now += took;
-            if starved {
-                controller.waited(took);
-            }
-            controller.ended(shape.range_bytes, now);
-        }
-        controller
-    }
-
-    #[test]
-    fn a_near_server_gets_four_ranges_of_4_mib_as_long_as_the_volume_is_the_slower_part() {
-        let near = pace(1, 1e9);
-        let shape = settle(&near, |_| 1e9, false).next(&near);
-        assert_eq!((shape.range_bytes, shape.width), (4 * MIB, 4));
-    }
-
-    #[test]
-    fn connections_that_are_limited_become_more_until_that_no_longer_helps() {
-        let limited = pace(1, 30e6);
-        let width = |most: f64| {
-            let rate = |width: usize| (30e6 * to_f64(width as u64)).min(most);
-            settle(&limited, rate, true).width
-        };
-        assert_eq!(width(f64::MAX), 16);
-        assert_eq!(width(200e6), 8);
-        assert_eq!(width(100e6), 4);
-    }
-
-    #[test]
-    fn a_server_whose_requests_are_dear_gets_few_large_ones() {
-        // Hashes 512 MiB for each request.
-        let dear = pace(800, 1e9);
-        let shape = Controller::new(16, Instant::now()).next(&dear);
-        assert_eq!((shape.range_bytes, shape.width), (MAX_RANGE_BYTES, 2));
-        // Not yet, when only the cost is known.
-        let begun = Pace::default();
-        begun.answered(Duration::from_millis(800));
-        let shape = Controller::new(16, Instant::now()).next(&begun);
-        assert_eq!((shape.range_bytes, shape.width), (4 * MIB, 4));
-    }
-
-    #[test]
-    fn a_far_server_gets_ranges_of_the_whole_window() {
-        let far = pace(200, 30e6);
-        let shape = Controller::new(4, Instant::now()).next(&far);
-        assert_eq!((shape.range_bytes, shape.width), (4 * MIB, 4));
-    }
-
-    #[test]
-    fn ranges_end_before_a_connection_stands_still_for_long() {
-        let dear = pace(5_000, 1e9);
-        // The volume takes 10 MB/s.
-        let controller = settle(&dear, |_| 10e6, false);
-        let shape = controller.next(&dear);
-        assert!(shape.range_bytes <= 150_000_000, "{shape:?}");
-    }
-
-    #[test]
-    fn one_connection_is_one_whatever_is_measured() {
-        for cost in [0, 1, 200, 5_000] {
-            let pace = pace(cost, 50e6);
-            assert_eq!(Controller::new(1, Instant::now()).next(&pace).width, 1);
-        }
-    }
-}
+mod tests;

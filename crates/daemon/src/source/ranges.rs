@@ -31,6 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::fetch::{Fetch, Mode};
 use super::gate::Gate;
+use super::opening::{Early, Opening};
 use super::pace::{Controller, Shape, WINDOW_BYTES, range_end};
 use super::queue::{Ahead, range_queue};
 use super::{ObjectMeta, RangeOptions, Source};
@@ -56,6 +57,8 @@ pub struct RangeReader {
     controller: Option<Controller>,
     /// Since when the reader has waited for the head range.
     waiting_since: Option<Instant>,
+    /// The first range's first bytes, and the answer that goes on after them.
+    opening: Option<Opening>,
 }
 
 #[derive(Debug)]
@@ -75,6 +78,11 @@ impl RangeReader {
         options: RangeOptions,
     ) -> Self {
         let end = range.end.min(meta.size);
+        // Who begins elsewhere needs no first bytes any more.
+        let opening = meta.opening.take().filter(|_| range.start == 0);
+        let in_flight = meta
+            .most_at_once
+            .map_or(options.in_flight, |most| most.min(options.in_flight));
         Self {
             source,
             meta,
@@ -83,10 +91,10 @@ impl RangeReader {
             unclaimed: range.start,
             end,
             tasks: VecDeque::new(),
-            gate: Arc::new(Gate::new(options.in_flight)),
-            controller: (options.is_measured)
-                .then(|| Controller::new(options.in_flight, Instant::now())),
+            gate: Arc::new(Gate::new(in_flight)),
+            controller: (options.is_measured).then(|| Controller::new(in_flight, Instant::now())),
             waiting_since: None,
+            opening,
         }
     }
 
@@ -96,7 +104,8 @@ impl RangeReader {
         let mut reader = Self::new(source, meta, all.clone(), RangeOptions::default());
         reader.unclaimed = all.end;
         if !all.is_empty() {
-            reader.read_on_one_connection(all, Mode::Once);
+            let opening = reader.opening.take();
+            reader.read_on_one_connection(all, Mode::Once, opening);
         }
         reader
     }
@@ -114,7 +123,10 @@ impl RangeReader {
     /// Keeps `in_flight` ranges in progress.
     fn claim(&mut self) {
         while self.unclaimed < self.end {
-            let shape = match &self.controller {
+            if let Some((bytes, took)) = self.opening.as_ref().and_then(Opening::measured) {
+                self.meta.pace.received(bytes, took);
+            }
+            let shape = match &mut self.controller {
                 Some(controller) => controller.next(&self.meta.pace),
                 None => {
                     let width = self.options.in_flight.max(1);
@@ -129,11 +141,16 @@ impl RangeReader {
                 return;
             }
             let start = self.unclaimed;
-            self.unclaimed = self.end.min(match self.controller {
+            let mut end = match self.controller {
                 Some(_) => range_end(start, shape.range_bytes),
                 None => start.saturating_add(shape.range_bytes),
-            });
-            self.read_range(start..self.unclaimed, shape.ahead_bytes);
+            };
+            let opening = self.opening.take();
+            if let Some(opening) = &opening {
+                end = opening.range_end(end, self.meta.size);
+            }
+            self.unclaimed = self.end.min(end);
+            self.read_range(start..self.unclaimed, shape.ahead_bytes, opening);
         }
     }
 
@@ -145,11 +162,11 @@ impl RangeReader {
         );
         self.tasks.clear();
         self.unclaimed = self.end;
-        self.read_on_one_connection(self.position..self.end, Mode::Whole);
+        self.read_on_one_connection(self.position..self.end, Mode::Whole, None);
     }
 
     /// Fetches a range completely, whether or not it is read yet.
-    fn read_range(&mut self, range: Range<u64>, ahead_bytes: u64) {
+    fn read_range(&mut self, range: Range<u64>, ahead_bytes: u64, opening: Option<Opening>) {
         let length = range.end - range.start;
         let (mut sender, chunks) = range_queue(length.min(ahead_bytes));
         let (source, meta) = (self.source.clone(), Arc::clone(&self.meta));
@@ -159,10 +176,28 @@ impl RangeReader {
             let through = Arc::clone(&gate);
             let mut fetch = Fetch::new(&source, &meta, range, Mode::Ranged).through(through);
             let mut first_byte = None;
-            let mut has_stood_still = false;
+            // What came before the reader was measured there.
+            let mut has_stood_still = opening.is_some();
+            let mut early = Early::default();
+            if let Some(opening) = opening {
+                let place = gate.enter().await;
+                let begun = opening.go_on().await;
+                // Without a tag the opening could not be continued after a cut; with a known digest, the range can be.
+                // An error at the object's end is one of the whole answer.
+                let is_wanted = match begun.bytes {
+                    bytes if bytes == meta.size => true,
+                    bytes => bytes < length && meta.strong_validator().is_some(),
+                };
+                early = Early::of(begun.chunks, length, begun.error.filter(|_| is_wanted));
+                fetch = fetch.going_on(begun.bytes, begun.answer, place);
+            }
             // Without a receiver the reader is gone, and this task is being aborted.
             let ended = loop {
-                match fetch.next().await {
+                let next = match early.next() {
+                    Some(chunk) => chunk.map(Some),
+                    None => fetch.next().await,
+                };
+                match next {
                     Ok(Some(chunk)) => {
                         first_byte.get_or_insert_with(Instant::now);
                         held.add(chunk.len());
@@ -199,14 +234,28 @@ impl RangeReader {
     }
 
     /// Fetches by requests for the whole object, no faster than it is read.
-    fn read_on_one_connection(&mut self, range: Range<u64>, mode: Mode) {
+    fn read_on_one_connection(&mut self, range: Range<u64>, mode: Mode, opening: Option<Opening>) {
         let (sender, chunks) = mpsc::channel(WHOLE_CHUNKS);
         let (source, meta) = (self.source.clone(), Arc::clone(&self.meta));
         let ahead = Arc::<Ahead>::default();
         let held = Arc::clone(&ahead);
         self.spawn((range.clone(), chunks, ahead), async move {
             let mut fetch = Fetch::new(&source, &meta, range, mode);
-            while let Some(chunk) = fetch.next().await.transpose() {
+            let mut early = Early::default();
+            if let Some(opening) = opening
+                && let Some(begun) = opening.go_on().await.of_one_answer(meta.size)
+            {
+                early = Early::of(begun.chunks, meta.size, begun.error);
+                fetch = fetch.going_on(begun.bytes, begun.answer, None);
+            }
+            loop {
+                let next = match early.next() {
+                    Some(chunk) => Some(chunk),
+                    None => fetch.next().await.transpose(),
+                };
+                let Some(chunk) = next else {
+                    return;
+                };
                 let failed = chunk.is_err();
                 held.add(chunk.as_ref().map_or(0, Bytes::len));
                 if sender.send(chunk).await.is_err() || failed {

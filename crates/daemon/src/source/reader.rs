@@ -105,6 +105,10 @@ impl RemoteReader {
     fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
         let mut buffer = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
         let reading = async {
+            if let Some(opening) = self.meta.opening.read(&range).await {
+                buffer = opening;
+                return Ok(());
+            }
             let mut fetch = Fetch::new(&self.source, &self.meta, range, Mode::Ranged);
             while let Some(chunk) = fetch.next().await? {
                 buffer.extend_from_slice(&chunk);

@@ -52,6 +52,9 @@ impl From<SourceError> for Failure {
 
 /// Is told how one job's requests fare.
 pub trait Observer: fmt::Debug + Send + Sync {
+    /// A request is sent, to the server or to a mirror.
+    fn asked(&self);
+
     /// A request has failed this often in a row, and is repeated after `wait`.
     fn failing(&self, request: RequestId, attempt: u32, error: &SourceError, wait: Duration);
 
@@ -143,6 +146,11 @@ impl<'a> Budget<'a> {
         }
         self.server(tokio::time::sleep(wait)).await;
         Ok(())
+    }
+
+    /// Who is told.
+    pub(super) fn observer(&self) -> Option<&'a dyn Observer> {
+        self.observer
     }
 
     /// The last attempt has succeeded.

@@ -355,7 +355,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
          image_url = iif(?16, image_url, substr(image_url, 1, instr(image_url || '?', '?') - 1)), \
          image_url_sealed = iif(?16 OR image_url_sealed IS NULL, image_url_sealed, x''), \
          verified = ?17, method = ?18, signer = ?19, bound = ?20, fetched_bytes = ?21, written_bytes = ?22, \
-         verification = ?23 \
+         verification = ?23, requests = ?24 \
          WHERE id = ?1",
         params![
             job.id.to_string(),
@@ -382,6 +382,7 @@ fn update(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             job.fetched_bytes.cast_signed(),
             job.written_bytes.cast_signed(),
             job.verification.as_ref().map(json).transpose()?,
+            job.requests.cast_signed(),
         ],
     )?;
     Ok(())

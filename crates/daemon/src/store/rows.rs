@@ -146,6 +146,7 @@ pub(super) fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         progress: from_json(row, "progress")?,
         waiting: None,
         bound: from_json(row, "bound")?,
+        requests: row.get::<_, i64>("requests")?.cast_unsigned(),
         fetched_bytes: row.get::<_, i64>("fetched_bytes")?.cast_unsigned(),
         written_bytes: row.get::<_, i64>("written_bytes")?.cast_unsigned(),
         attempts: row.get("attempts")?,

@@ -8,10 +8,10 @@ use rusqlite::Connection;
 use super::{StoreError, literal};
 
 /// The schema's version, kept in the file's `user_version`.
-pub(super) const VERSION: i32 = 13;
+pub(super) const VERSION: i32 = 14;
 
 /// The steps that bring a database from one version to the next.
-const STEPS: [(i32, &str); 13] = [
+const STEPS: [(i32, &str); 14] = [
     (1, include_str!("schema.sql")),
     (2, include_str!("schema-2.sql")),
     (3, include_str!("schema-3.sql")),
@@ -26,6 +26,7 @@ const STEPS: [(i32, &str); 13] = [
     (11, include_str!("schema-11.sql")),
     (12, include_str!("schema-12.sql")),
     (13, include_str!("schema-13.sql")),
+    (14, include_str!("schema-14.sql")),
 ];
 
 /// How long a statement waits for another process that holds the database, such as a backup.

@@ -274,7 +274,8 @@ async fn images_that_nobody_used_for_long_and_files_of_nobody_are_swept() {
 #[tokio::test]
 async fn an_image_from_a_server_without_ranges_is_fetched_first_and_the_job_says_so() {
     let (world, proxy) = World::with_faults().await;
-    let builder = image(32 * MIB, 30, 1);
+    // Its tables are at its end, beyond what comes with the first answer.
+    let builder = image(32 * MIB, 400, 1);
     let url = world.put("a.qcow2", &builder.build());
     proxy.inject(Rule::new(Fault::IgnoreRange));
     let daemon = world.start();

@@ -153,9 +153,9 @@ async fn the_first_job_of_an_image_makes_its_golden_volume_and_the_next_reads_no
         assert!(says(&first, "golden volume on the way"), "{first:?}");
         assert_eq!(first.cache_hit, Some(false));
         assert!(holds(&world.home.volume("vm-1"), &builder.disk()));
-        // One pass, and what the plan was made from.
+        // One pass, what the plan was made from, and what the first answer's connection held when it was ended.
         let sent = world.sent("a.qcow2");
-        assert!(sent < bytes.len() as u64 * 3 / 2, "{sent}");
+        assert!(sent < bytes.len() as u64 * 2, "{sent}");
 
         forget_cached(&daemon, &first).await;
         world.s3.traffic().reset();
@@ -226,11 +226,7 @@ async fn a_hundred_requests_for_a_new_image_are_one_download_one_decode_and_a_hu
             assert!(holds(&volume, &builder.disk()), "{number}");
         }
         let sent = world.sent("a.qcow2");
-        assert!(
-            sent < bytes.len() as u64 * 3 / 2,
-            "{sent} of {}",
-            bytes.len()
-        );
+        assert!(sent < bytes.len() as u64 * 2, "{sent} of {}", bytes.len());
         let written = metric(&daemon, "transferred_bytes_total{direction=\"written\"}").await;
         let written = written.expect("it is there");
         assert!(written <= DISK as f64, "{written}");

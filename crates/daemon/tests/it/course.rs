@@ -191,9 +191,10 @@ async fn a_job_whose_store_is_gone_says_what_it_waits_for_and_that_it_is_over() 
         "MINIO_RETRY_BACKOFF_MS",
         "100,1000,1000,1000,5000,5000,5000,5000,5000",
     );
-    let url = world.put("a.qcow2", &random(24 * MIB, 1));
+    // For long enough that it is still under way when that is seen on a busy machine.
+    let url = world.put("a.qcow2", &random(96 * MIB, 1));
     let daemon = world.start();
-    let job = accepted(&daemon, &url, "vm", 24 * MIB).await;
+    let job = accepted(&daemon, &url, "vm", 96 * MIB).await;
     crate::support::fetched(&daemon, &job, 2 * MIB).await;
     proxy.go_down().await;
     let waiting = wait_for("the job to wait", async || {

@@ -71,6 +71,9 @@ async fn an_unfinished_download_that_no_job_continues_makes_room_for_another() {
     let url = world.put("b.qcow2", &bytes);
     // The metadata is read, and what comes before this range.
     proxy.inject(Rule::new(Fault::Reset).range_from(20 * MIB));
+    // So slow that the image is read by several ranges; or else the first answer ends there.
+    let slow = Rule::new(Fault::Slow(40_000_000)).also(Fault::CutAt(20 * MIB));
+    proxy.inject(slow.range_from(0));
     let daemon = world.start();
     let status = ended(&daemon, &unfinished, "vm", 64 * MIB).await;
     assert_eq!(status.error_code, Some(503), "{status:?}");

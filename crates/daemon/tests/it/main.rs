@@ -53,6 +53,7 @@ mod provision;
 mod put_back;
 mod reconcile;
 mod restore;
+mod rounds;
 mod sandbox;
 mod shutdown;
 mod signatures;

@@ -31,7 +31,8 @@ async fn an_image_is_provisioned_on_a_miss_and_again_on_a_hit() {
     let traffic = world.s3.traffic().object("images/debian.qcow2");
     let size = builder.build().len() as u64;
     assert!(
-        traffic.sent_bytes < size + size / 4 + 4 * MIB,
+        // The first answer's connection is ended while the server sends.
+        traffic.sent_bytes < size + size / 4 + 12 * MIB,
         "read more than once: {traffic:?}"
     );
 }

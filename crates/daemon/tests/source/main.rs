@@ -8,6 +8,7 @@
 mod faults;
 mod lent;
 mod mirrors;
+mod opening;
 mod reader;
 mod servers;
 mod stores;

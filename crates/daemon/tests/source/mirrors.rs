@@ -256,6 +256,8 @@ fn status(status: u16) -> Fault {
 struct Nobody;
 
 impl provisioner::source::Observer for Nobody {
+    fn asked(&self) {}
+
     fn failing(
         &self,
         _: provisioner::source::RequestId,

@@ -94,7 +94,8 @@ async fn exchange(
     let request = head.request();
     let is_head = request.method == "HEAD";
     let start = request.range_start.unwrap_or(0);
-    let faults = state.arrived(request);
+    let faults = state.arrived(request.clone());
+    state.hold.pass(&request).await;
     let Some(_active) = Active::begin(state) else {
         let answer = canned(503, None, Some("SlowDown"), is_head);
         client.get_mut().write_all(answer.as_bytes()).await?;

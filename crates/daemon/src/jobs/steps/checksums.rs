@@ -15,11 +15,9 @@ use crate::threads::blocking;
 use crate::transfer::{Digests, Hashers, Wanted};
 
 impl Steps<'_> {
-    /// What the request and the checksum files beside the object say.
-    pub(super) async fn announced(&self) -> Result<Checksums, JobError> {
+    /// Shows what the image is verified against. Fails if that is nothing and has to be something.
+    pub(super) fn expect_checksum(&self, checksums: &Checksums) -> Result<(), JobError> {
         let url = self.location()?;
-        let checksums = self.source.checksums(url, self.image.checksum);
-        let checksums = self.until_stopped(checksums).await??;
         if checksums.is_empty() && self.services.settings.require_checksum {
             return Err(JobError::new(
                 JobErrorKind::ChecksumMissing,
@@ -44,7 +42,7 @@ impl Steps<'_> {
                 "Ignored, because another signature is valid: {ignored}"
             ));
         }
-        Ok(checksums)
+        Ok(())
     }
 
     /// What has to be computed from the image's bytes, wherever they come from.

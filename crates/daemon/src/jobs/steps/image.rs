@@ -10,12 +10,13 @@ use lvp_image::source::FileSource;
 use tokio_util::sync::CancellationToken;
 
 use super::Steps;
-use crate::cache::{Lead, Lookup, Pin, Published};
+use crate::cache::{Lead, Looking, Lookup, Pin, Published};
 use crate::job::error::JobError;
 use crate::job::flight::Follower;
 use crate::job::kind::JobErrorKind;
+use crate::job::meter::Meter;
 use crate::jobs::{SAMPLE_INTERVAL, spans, waiting};
-use crate::source::{Checksums, ObjectMeta, PlanCheck, SourceErrorKind};
+use crate::source::{Checksums, ObjectMeta, PlanCheck, SourceErrorKind, Want};
 use crate::telemetry::metrics::TimedStage;
 use crate::threads::blocking;
 use crate::transfer::{self, Aims, Outlet, Streamed, TransferError};
@@ -51,6 +52,22 @@ pub(super) struct OnePass {
     pub(super) check: PlanCheck,
 }
 
+/// An object that was looked up.
+pub(super) struct Resolved {
+    pub(super) object: ObjectMeta,
+    pub(super) checksums: Checksums,
+    looking: Looking,
+}
+
+impl Resolved {
+    /// This job has the lead, or found that another one has.
+    pub(super) fn looked_up(&self, meter: &Arc<Meter>) {
+        if let Looking::First(guard) = &self.looking {
+            guard.show(Arc::clone(meter));
+        }
+    }
+}
+
 /// A cached image that was opened.
 pub(super) enum Opening {
     /// It can be read as it is.
@@ -66,11 +83,28 @@ struct Received<W> {
 }
 
 impl Steps<'_> {
-    /// What the object is now, and which digests it must have.
-    pub(super) async fn resolve(&self) -> Result<(ObjectMeta, Checksums), JobError> {
+    /// What the object is now, and which digests it must have. Its first bytes come along if this job will probably
+    /// fetch it.
+    pub(super) async fn resolve(&self, is_to_clone: bool) -> Result<Resolved, JobError> {
         let url = self.location()?;
-        let object = self.until_stopped(self.source.resolve(url)).await??;
-        Ok((object, self.announced().await?))
+        let cache = &self.services.cache;
+        let mut looking = cache.look(&url.identity(), is_to_clone).await?;
+        let want = match looking {
+            Looking::First(_) => Want::Bytes,
+            Looking::After(_) | Looking::Known => Want::Version,
+        };
+        let found = self.source.find(url, self.image.checksum, want);
+        let (object, checksums) = self.until_stopped(found).await??;
+        self.expect_checksum(&checksums)?;
+        if let Looking::After(first) = &mut looking {
+            // It has the first bytes, which this job has not.
+            self.until_stopped(first.shown()).await?;
+        }
+        Ok(Resolved {
+            object,
+            checksums,
+            looking,
+        })
     }
 
     /// What the cache has of the object.
@@ -193,13 +227,13 @@ impl Steps<'_> {
         checksums: &Checksums,
     ) -> Result<(Pin, O::Written), JobError> {
         let span = spans::download(&self.span, self.image.url.to_string(), &lead);
-        let before = self.live.meter.retries();
+        let before = self.live.meter.requests.repeated();
         let aims = aims
             .taking(self.wanted(checksums)?)
             .yielding_by(self.services.guests.cache_limiter());
         let received = self.receive(&mut lead, aims, checksums);
         let received = spans::traced(span.clone(), received).await;
-        spans::repeated(&span, self.live.meter.retries() - before);
+        spans::repeated(&span, self.live.meter.requests.repeated() - before);
         let (digest, Received { file, written }) = received?;
         let size_bytes = lead.object().size;
         let published = lead.publish(file, digest).await?;

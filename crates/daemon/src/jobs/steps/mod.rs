@@ -37,7 +37,7 @@ use tracing::Span;
 
 pub(super) use self::clone::in_place;
 use self::clone::{Ended, Making, Turn};
-use self::image::{OnePass, Plan};
+use self::image::{OnePass, Plan, Resolved};
 pub(super) use self::image::{cached, format_of};
 use super::live::Live;
 use super::{Services, spans, waiting};
@@ -167,14 +167,21 @@ impl Steps<'_> {
         let mut is_to_clone = self.is_to_clone().await?;
         loop {
             self.charge(Cause::Network);
-            let (object, checksums) = self.resolve().await?;
+            let resolved = self.resolve(is_to_clone).await?;
+            let Resolved {
+                object, checksums, ..
+            } = &resolved;
             if checksums.is_empty() {
                 self.source.ask_no_mirror();
             }
             self.charge(Cause::Device);
             let mut way = Way::Write;
             if is_to_clone {
-                match self.by_golden(&object, &checksums).await? {
+                let turn = self.by_golden(object, checksums).await?;
+                if let Turn::Wait(_) = turn {
+                    resolved.looked_up(&self.live.meter);
+                }
+                match turn {
                     Turn::Done => return Ok(()),
                     Turn::Wait(follower) => {
                         self.follow(follower).await?;
@@ -184,10 +191,12 @@ impl Steps<'_> {
                     Turn::Write => is_to_clone = false,
                 }
             }
-            let ended = match self.look_up(&object, &checksums).await? {
+            let found = self.look_up(object, checksums).await?;
+            resolved.looked_up(&self.live.meter);
+            let ended = match found {
                 Lookup::Hit(pin) => {
-                    self.expect_announced(&pin, &checksums).await?;
-                    self.use_cached(pin, &checksums, way).await
+                    self.expect_announced(&pin, checksums).await?;
+                    self.use_cached(pin, checksums, way).await
                 }
                 Lookup::Follow(follower) => {
                     self.follow(follower).await?;
@@ -200,7 +209,7 @@ impl Steps<'_> {
                     }
                     let has_part = lead.durable_bytes() > 0;
                     let can_go_on = lead.can_be_joined();
-                    let ended = self.fetch(*lead, &checksums, way).await;
+                    let ended = self.fetch(*lead, checksums, way).await;
                     let why = match ended.as_ref().err().map(JobError::kind) {
                         _ if restarts == MAX_RESTARTS => None,
                         Some(kind) if kind.is_of_bytes() && self.source.avoid_mirrors() => {

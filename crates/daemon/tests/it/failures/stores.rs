@@ -51,7 +51,8 @@ pub(super) async fn failing(told: &mut Told) {
         proxy.clear();
         if word == "object_changed" {
             let first = Fault::Header("etag", "\"first\"".to_owned());
-            proxy.inject(Rule::new(first).method("HEAD"));
+            let cut = Rule::new(first).also(Fault::CutAt(1000));
+            proxy.inject(cut.range_from(0));
         }
         proxy.inject(rule);
         told.of(word, &world, &daemon, json!({"image_url": put()}))
