@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::gate::Gate;
 use super::http::{header_text, no_answer};
+use super::limit::ReadLimit;
 use super::mirrors::{Mirror, Route};
 use super::range_headers::{ContentRange, byte_range};
 use super::refusal::refusal;
@@ -40,6 +41,7 @@ pub(super) enum Mode {
 /// Yields the bytes of one range.
 pub(super) struct Fetch<'a> {
     inner: &'a Inner,
+    limit: Option<&'a ReadLimit>,
     meta: &'a ObjectMeta,
     mode: Mode,
     /// Which place is asked.
@@ -69,6 +71,7 @@ impl<'a> Fetch<'a> {
         }
         Self {
             inner: &source.inner,
+            limit: source.limit.as_deref(),
             meta,
             mode,
             route,
@@ -200,7 +203,10 @@ impl<'a> Fetch<'a> {
                 .received_bytes
                 .fetch_add(length(&chunk), Ordering::Relaxed);
             self.route.received(length(&chunk), asked.elapsed())?;
-            if let Some(limit) = &self.inner.limit {
+            for limit in [self.limit, self.inner.limit.as_ref()]
+                .into_iter()
+                .flatten()
+            {
                 self.budget.limit(limit.take(chunk.len())).await;
             }
             let start = offset;

@@ -72,7 +72,7 @@ pub use credentials::Lender;
 pub use error::{Result, SourceError, SourceErrorKind};
 pub use http::Counters;
 use http::{Client, Location, header_text, no_answer};
-use limit::ReadLimit;
+pub use limit::ReadLimit;
 pub use listing::{ListedObject, Listing};
 pub use look::Look;
 pub use mirrors::MirrorCounters;
@@ -100,6 +100,8 @@ pub struct Source {
     observer: Option<Arc<dyn Observer>>,
     /// What the same job has seen of the mirrors.
     detours: Arc<Detours>,
+    /// A limit that the source shares with some others, beside the one of all.
+    limit: Option<Arc<ReadLimit>>,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,7 @@ impl Source {
             inner: Arc::new(inner),
             observer: None,
             detours: Arc::default(),
+            limit: None,
         })
     }
 
@@ -155,7 +158,13 @@ impl Source {
             inner: Arc::clone(&self.inner),
             observer: Some(observer),
             detours: Arc::default(),
+            limit: self.limit.clone(),
         }
+    }
+
+    /// The same source, which reads no faster than this besides.
+    pub fn limited(self, limit: Option<Arc<ReadLimit>>) -> Self {
+        Self { limit, ..self }
     }
 
     /// The same source, which remembers nothing of the mirrors of what others have read.
