@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use time::OffsetDateTime;
 
+use connect::causes;
 pub use connect::{ConnectError, Login, Settings};
 
 /// How long the broker may take for an answer.
@@ -206,14 +207,4 @@ fn refused(what: &str, error: &dyn std::error::Error) -> BusError {
         what: what.to_owned(),
         why: causes(error),
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut why = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        why = format!("{why}: {next}");
-        cause = next.source();
-    }
-    why
 }

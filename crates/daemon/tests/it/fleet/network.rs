@@ -55,6 +55,12 @@ async fn a_host_that_was_cut_off_follows_what_it_missed_and_once() {
         assert_eq!(jobs(&hosts[0]).await.len() as u64, seen);
         // It goes on where it was, or it is told at last that its connection is lost.
         wire.set(then);
+        if then == Passage::Cut {
+            wait_for("the host to notice", async || {
+                (metric(&hosts[0], "fleet_connected").await < 0.5).then_some(())
+            })
+            .await;
+        }
         wire.set(Passage::Open);
         fleet.until(id, 1, "cached").await;
         seen += 1;
