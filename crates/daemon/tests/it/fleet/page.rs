@@ -1,6 +1,7 @@
 //! The host's own view of the orders that have arrived: the API's, and the page's.
 
 use lvp_testkit::daemon::wait_for;
+use reqwest::Client;
 use serde_json::Value;
 
 use super::{Fleet, Said as _};
@@ -46,7 +47,7 @@ async fn the_page_shows_the_orders_of_this_host_as_they_go_on() {
         "--issuer",
         "ops",
         "--bytes-per-sec",
-        "1M",
+        "256K",
     ];
     fleet.ctl(&prewarm).ok("another one");
     let order = async |id: &str| {
@@ -60,7 +61,7 @@ async fn the_page_shows_the_orders_of_this_host_as_they_go_on() {
             .filter(|order| order["state"] == "running" && order["jobs"] == 1)
     })
     .await;
-    assert_eq!(running["asks"]["bytes_per_sec"], 1 << 20);
+    assert_eq!(running["asks"]["bytes_per_sec"], 256 << 10);
     assert_eq!(
         (&running["signer"], &running["ended"]),
         (&"ops".into(), &false.into())
@@ -82,6 +83,13 @@ async fn the_page_shows_the_orders_of_this_host_as_they_go_on() {
     play("fleet", &url, async |what| match what {
         "kill the broker" => {
             fleet.nats.kill().expect("it is killed");
+            let job = order("debian-13").await.expect("it goes on")["job_id"].clone();
+            let route = format!("/api/v1/jobs/{}/cancel", job.as_str().expect("an id"));
+            let request = Client::new()
+                .post(format!("{url}{route}"))
+                .bearer_auth(FULL);
+            let answer = request.send().await.expect("an answer");
+            assert_eq!(answer.status(), 200);
             wait_for("the end", async || {
                 order("debian-13")
                     .await
