@@ -2,8 +2,34 @@
 
 use lvp_bus::async_nats::jetstream::Context;
 use lvp_testkit::daemon::wait_for;
+use lvp_testkit::nats::Nats;
+use lvp_testkit::require::require;
 
 use super::{Fleet, Said as _, jobs};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_have_room_for_the_consumers_of_thousands_of_hosts_with_each_broker() {
+    if !require("nats-server") || !require("lvpctl") {
+        return;
+    }
+    for program in Nats::programs() {
+        let fleet = Fleet::with_server(&program, 0).await;
+        // A second time, for streams that exist.
+        fleet.ctl(&["init"]).ok("init");
+        let broker = fleet.broker().await;
+        for stream in ["LVP_ORDERS", "KV_lvp_waves"] {
+            let stream = broker.get_stream(stream).await.expect("it is there");
+            let most = stream.cached_info().config.max_consumers;
+            // What says nothing has a thousand since 2.15, and no limit before.
+            let says_nothing = !broker.client().is_server_compatible(2, 15, 0);
+            assert_eq!(
+                (says_nothing, most > 10_000),
+                (most <= 0, most > 0),
+                "{most}"
+            );
+        }
+    }
+}
 
 /// Changes how much a stream may hold.
 async fn bound(broker: &Context, stream: &str, max_bytes: i64) {

@@ -1,11 +1,6 @@
 //! Kills of daemons and of the broker at random moments while orders run; after each round, every job that there should
 //! be is looked for.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "seeds and counts are what a run is for"
-)]
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
