@@ -78,7 +78,7 @@ def mirror(directory, port, upstream):
 class Daemon:
     """A daemon of its own port."""
 
-    def __init__(self, program, directory, port, store, mirrors):
+    def __init__(self, program, directory, port, store, mirrors, more=None):
         shutil.rmtree(directory, ignore_errors=True)
         for name in ("cache", "volumes"):
             (directory / name).mkdir(parents=True)
@@ -86,6 +86,7 @@ class Daemon:
             "server.port": port, "server.db_path": directory / "jobs.db", "minio.endpoint": store,
             "minio.mirrors": mirrors, "libvirt.enabled": "false", "volumes.backend": "dir",
             "volumes.dir": directory / "volumes", "cache.dir": directory / "cache", "logging.level": "warn",
+            **(more or {}),
         }
         command = [str(program), "serve", "--config", "/dev/null"]
         for key, value in values.items():

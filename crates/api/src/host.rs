@@ -25,6 +25,9 @@ pub struct HostStatus {
     /// Room for volumes; absent before it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<HostVolumes>,
+    /// Its part in a fleet; absent if it follows no orders (`fleet.url`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<HostFleet>,
     /// The daemon's own certificates.
     pub certificates: Vec<CertificateEnd>,
     /// Where traces are looked at: a URL in which `{trace_id}` is to be replaced (`ui.trace_url`).
@@ -85,6 +88,15 @@ pub struct HostPool {
     /// Why no job is given room in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flaw: Option<String>,
+}
+
+/// A host's part in a fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostFleet {
+    /// What this host is called there.
+    pub host: String,
+    /// Whether it is connected to the broker.
+    pub connected: bool,
 }
 
 /// When a certificate ends.

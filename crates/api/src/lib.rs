@@ -8,6 +8,7 @@ pub mod cache;
 pub mod course;
 pub mod digest;
 pub mod error;
+pub mod fleet;
 pub mod golden;
 pub mod health;
 pub mod host;
@@ -26,11 +27,12 @@ pub use course::{
 };
 pub use digest::{Checksum, Sha256Digest, Sha512Digest};
 pub use error::{ErrorBody, ErrorCode};
+pub use fleet::{FleetAsks, FleetOrder, FleetStatus};
 pub use golden::{ByteRange, GoldenVolume, GoldenVolumes, VerifiedVolume, VerifyRequest};
 pub use health::{DependencyState, Health, HealthStatus, Readiness};
 pub use host::{
-    CertificateEnd, CheckStatus, DoctorCheck, DoctorReport, History, HostCache, HostJobs, HostPool,
-    HostStatus, HostVolumes,
+    CertificateEnd, CheckStatus, DoctorCheck, DoctorReport, History, HostCache, HostFleet,
+    HostJobs, HostPool, HostStatus, HostVolumes,
 };
 pub use job::{
     CancelledJob, Cloning, Expand, FeedEvent, ImageType, JobAccepted, JobEvent, JobId, JobKind,

@@ -32,6 +32,8 @@ pub const LOG: &str = "/api/v1/jobs/{id}/log";
 pub const HOST: &str = "/api/v1/host";
 /// What jobs did over the last day.
 pub const HISTORY: &str = "/api/v1/history";
+/// This host's part in the fleet, and its orders.
+pub const FLEET: &str = "/api/v1/fleet";
 /// The checks of `doctor`.
 pub const DOCTOR: &str = "/api/v1/doctor";
 /// List images in object storage.

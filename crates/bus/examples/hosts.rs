@@ -51,7 +51,10 @@ async fn host_of(url: String, host: HostName, trust: Trusted) -> Result<(), Fail
         ..Settings::default()
     };
     let broker = jetstream::new(connect(&settings, Persistence::Forever, |_| {}).await?);
-    heartbeat(&broker, &host).await?;
+    // A machine that starts a thousand at once is busy.
+    while heartbeat(&broker, &host).await.is_err() {
+        tokio::time::sleep(PAUSE).await;
+    }
     let is_new = broker.client().is_server_compatible(2, 10, 0);
     let config = pull::Config {
         durable_name: Some(host.part()),
@@ -68,9 +71,13 @@ async fn host_of(url: String, host: HostName, trust: Trusted) -> Result<(), Fail
         },
         ..pull::Config::default()
     };
-    let consumer = broker
-        .create_consumer_on_stream(config, ORDERS_STREAM)
-        .await?;
+    let consumer = loop {
+        let made = broker.create_consumer_on_stream(config.clone(), ORDERS_STREAM);
+        match made.await {
+            Ok(consumer) => break consumer,
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    };
     let (beating, beats) = (broker.clone(), host.clone());
     tokio::spawn(async move {
         loop {

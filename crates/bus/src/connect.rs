@@ -169,7 +169,8 @@ pub async fn connect(
     })
 }
 
-fn causes(error: &dyn std::error::Error) -> String {
+/// An error with its causes; those that repeat it are left out.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

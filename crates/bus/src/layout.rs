@@ -34,8 +34,16 @@ const HOST_MAX_BYTES: i32 = 128 << 10; // 128 KiB
 /// Largest claim.
 const CLAIM_MAX_BYTES: i32 = 1 << 10; // 1 KiB
 
+/// Most consumers of a stream: each host has one, and so has each command of lvpctl while it reads. Since 2.15, servers allow a
+/// thousand unless a stream says otherwise, and let that be changed; before, they had no limit.
+const CONSUMERS_MAX: i32 = 100_000;
+
 /// Makes what is absent, and brings what is there to these limits. Returns the names.
 pub async fn create(broker: &Context, replicas: usize) -> Result<Vec<String>, BusError> {
+    let max_consumers = match broker.client().is_server_compatible(2, 15, 0) {
+        true => CONSUMERS_MAX,
+        false => -1,
+    };
     let orders = stream::Config {
         name: ORDERS_STREAM.to_owned(),
         description: Some("Orders to the fleet, one message for each order and target".to_owned()),
@@ -45,6 +53,7 @@ pub async fn create(broker: &Context, replicas: usize) -> Result<Vec<String>, Bu
         // A new revision replaces the one before.
         max_messages_per_subject: 1,
         max_bytes: ORDERS_MAX_BYTES,
+        max_consumers,
         max_age: KEPT,
         max_message_size: i32::try_from(MESSAGE_MAX).unwrap_or(i32::MAX),
         // A full stream refuses new orders: whoever issues one is told, and no older one is lost.
@@ -85,6 +94,7 @@ pub async fn create(broker: &Context, replicas: usize) -> Result<Vec<String>, Bu
             storage: StorageType::File,
             max_messages_per_subject: 1,
             max_bytes,
+            max_consumers,
             max_age: KEPT,
             max_message_size,
             discard: DiscardPolicy::New,

@@ -6,6 +6,7 @@
 
 pub mod connect;
 pub mod layout;
+pub mod users;
 
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ pub use async_nats;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use time::OffsetDateTime;
 
+use connect::causes;
 pub use connect::{ConnectError, Login, Settings};
 
 /// How long the broker may take for an answer.
@@ -40,6 +42,14 @@ pub enum BusError {
     /// The broker did not answer.
     #[error("The broker did not answer about {0} within 5 s")]
     Timeout(String),
+    /// There is no room.
+    #[error("The broker has no room for {what}: {why}")]
+    Full {
+        /// For what.
+        what: String,
+        /// Its words.
+        why: String,
+    },
     /// Anything else.
     #[error("The broker refused {what}: {why}")]
     Refused {
@@ -91,6 +101,10 @@ pub async fn put(
             PublishErrorKind::WrongLastSequence => BusError::Conflict,
             PublishErrorKind::StreamNotFound => BusError::NoStream(subject.to_owned()),
             PublishErrorKind::TimedOut => BusError::Timeout(subject.to_owned()),
+            _ if is_full(&error) => BusError::Full {
+                what: subject.to_owned(),
+                why: causes(&error),
+            },
             _ => refused(subject, &error),
         }),
     }
@@ -173,15 +187,24 @@ pub fn not_followed(
     }
 }
 
+/// Whether a stream has reached its limit, or its server the one of its disk.
+fn is_full(error: &PublishError) -> bool {
+    use async_nats::jetstream::{Error, ErrorCode};
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Error>());
+    cause.is_some_and(|cause| match cause.error_code() {
+        // One code for every reason for which a message cannot be stored.
+        ErrorCode::STREAM_STORE_FAILED => cause.to_string().contains("maximum"),
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::MEMORY_RESOURCES_EXCEEDED => true,
+        _ => false,
+    })
+}
+
 fn refused(what: &str, error: &dyn std::error::Error) -> BusError {
-    let mut why = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        why = format!("{why}: {next}");
-        cause = next.source();
-    }
     BusError::Refused {
         what: what.to_owned(),
-        why,
+        why: causes(error),
     }
 }

@@ -118,6 +118,7 @@ async fn run(endpoint: &str, object: &str, device: PathBuf) -> anyhow::Result<()
         webhooks: None,
         logs: provisioner::job::log::Logs::default(),
         gates: Arc::default(),
+        rates: Arc::default(),
         doubt: Arc::default(),
         settings: JobSettings {
             max_concurrent: 2,

@@ -102,10 +102,13 @@ impl Daemon {
             }
         };
         let dependencies = Arc::new(Dependencies::of(&services));
+        let fleet = config.fleet.clone();
+        let fleet = fleet.map(|fleet| Fleet::new(fleet, jobs.clone(), Arc::clone(&services)));
         let app = App {
             services,
             jobs,
             access,
+            fleet,
             dependencies,
             started,
             serve_metrics: config.metrics.enabled,
@@ -151,14 +154,10 @@ impl Daemon {
             .await
             .context("Cannot clean up the cache")?;
         // Before any job runs, as it closes the gates of those that have to wait for their turn.
-        let fleet = match &config.fleet {
-            Some(settings) => {
-                let services = Arc::clone(&app.services);
-                let fleet = Fleet::prepare(settings.clone(), app.jobs.clone(), services);
-                Some(fleet.await.context("Cannot read the orders of the fleet")?)
-            }
-            None => None,
-        };
+        if let Some(fleet) = &app.fleet {
+            let prepared = fleet.prepare().await;
+            prepared.context("Cannot read the orders of the fleet")?;
+        }
         let resumed = app
             .jobs
             .resume()
@@ -168,7 +167,7 @@ impl Daemon {
         let probes = tokio::spawn(run_probes(app.clone(), background.clone()));
         let janitor = tokio::spawn(run_janitor(app.clone(), config.clone(), background.clone()));
         let webhooks = tokio::spawn(run_webhooks(app.clone(), background.clone()));
-        let fleet = tokio::spawn(run_fleet(fleet, background.clone()));
+        let fleet = tokio::spawn(run_fleet(app.fleet.clone(), background.clone()));
         let yielding = run_yielding(app.clone(), config.clone(), background.clone());
         let yielding = tokio::spawn(yielding);
         let network = run_network(app.clone(), config.clone(), background.clone());
@@ -280,6 +279,7 @@ async fn services(
         metrics,
         logs,
         gates: Arc::default(),
+        rates: Arc::default(),
         doubt: Arc::default(),
         settings: JobSettings::from(config),
     })

@@ -2,6 +2,7 @@
 import { html, render, useEffect, useState } from './preact.js';
 import { call, token } from './api.js';
 import { Cache } from './cache.js';
+import { Fleet } from './fleet.js';
 import { Host } from './host.js';
 import { Job } from './job.js';
 import { Jobs, doTo } from './jobs.js';
@@ -10,7 +11,7 @@ import { Provision } from './provision.js';
 import { store } from './store.js';
 import { Volumes } from './volumes.js';
 
-const VIEWS = { __proto__: null,  jobs: 'Jobs', provision: 'Provision', cache: 'Cache', volumes: 'Volumes', host: 'Host' };
+const VIEWS = { __proto__: null,  jobs: 'Jobs', provision: 'Provision', cache: 'Cache', volumes: 'Volumes', fleet: 'Fleet', host: 'Host' };
 const THEMES = { '': 'Theme: system', light: 'Theme: light', dark: 'Theme: dark' };
 
 function useRoute() {
@@ -61,6 +62,7 @@ function App() {
   const [view = 'jobs', id] = useRoute();
   const [toasts, setToasts] = useState([]);
   const [entered, enter] = useState(null); // null: not known yet
+  const [inFleet, setInFleet] = useState(false);
   const say = (text, kind = 'info') => {
     const key = Math.random();
     setToasts((old) => [...old.slice(-3), { key, text, kind }]);
@@ -84,6 +86,7 @@ function App() {
       if (known && known.status !== job.status) say(`${job.volume_name ?? 'An image'}: ${job.status}`, job.status === 'failed' ? 'error' : 'info');
     };
     store.start();
+    call('GET', '/api/v1/host').then((host) => setInFleet(Boolean(host.fleet)), () => {});
     return () => store.stop();
   }, [entered]);
   useEffect(() => { if (news.link === 'denied') enter(false); }, [news.link]);
@@ -96,11 +99,11 @@ function App() {
     __proto__: null,
     jobs: () => (id ? html`<${Job} id=${id} act=${act} />` : html`<${Jobs} act=${act} />`),
     provision: () => html`<${Provision} say=${say} />`, cache: () => html`<${Cache} say=${say} />`,
-    volumes: () => html`<${Volumes} />`, host: () => html`<${Host} />`,
+    volumes: () => html`<${Volumes} />`, fleet: () => html`<${Fleet} />`, host: () => html`<${Host} />`,
   }[view || 'jobs'];
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById('main').focus(); }}>To the content</a>
     <header><strong class="brand">Volume provisioner</strong>
-      <nav aria-label="Views">${Object.entries(VIEWS).map(([name, label]) => html`<a href=${`#/${name}`} aria-current=${(view || 'jobs') === name ? 'page' : undefined}>${label}</a>`)}</nav>
+      <nav aria-label="Views">${Object.entries(VIEWS).filter(([name]) => name !== 'fleet' || inFleet).map(([name, label]) => html`<a href=${`#/${name}`} aria-current=${(view || 'jobs') === name ? 'page' : undefined}>${label}</a>`)}</nav>
       <span class="spacer"></span><span class=${`link-state ${news.link}`} role="status">${{ live: 'live', connecting: 'connecting…', paused: 'paused', offline: 'offline' }[news.link]}</span>
       <${Theme} />${token.get() && html`<button type="button" onClick=${leave}>Sign out</button>`}</header>
     ${news.link === 'offline' && html`<div class="banner" role="alert">${news.problem?.status ? `${news.problem.message}. ` : 'The daemon does not answer; '}This page goes on by itself when that is over. What is shown may be old.</div>`}

@@ -76,6 +76,9 @@ pub struct Order {
     /// Hosts begin at a time of their own within so many seconds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub jitter_seconds: u64,
+    /// Most bytes per second that each host fetches for it; each host's own limits hold besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_sec: Option<u64>,
     /// When it was issued, in seconds since 1970.
     pub issued_at: u64,
     /// When hosts stop following it, in seconds since 1970.
@@ -155,6 +158,9 @@ pub enum OrderError {
     /// The wave has no place.
     #[error("wave.hosts_at_once is 0: nobody could ever begin")]
     NoPlace,
+    /// Nothing may be fetched.
+    #[error("bytes_per_sec is 0: nothing could ever be fetched")]
+    NoRate,
     /// The silence is out of bounds.
     #[error("wave.silence_seconds must be from {} to {}", SILENCE_SECONDS.start(), SILENCE_SECONDS.end())]
     Silence,
@@ -190,6 +196,7 @@ impl Order {
             self.issued_at,
             self.deadline,
             self.jitter_seconds,
+            self.bytes_per_sec.unwrap_or(1),
         ];
         if numbers
             .into_iter()
@@ -224,6 +231,9 @@ impl Order {
             if !SILENCE_SECONDS.contains(&wave.silence_seconds) {
                 return Err(OrderError::Silence);
             }
+        }
+        if self.bytes_per_sec == Some(0) {
+            return Err(OrderError::NoRate);
         }
         if self.deadline <= self.issued_at {
             return Err(OrderError::Deadline);
@@ -278,121 +288,4 @@ fn is_zero(number: &u64) -> bool {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    pub(crate) fn order() -> Order {
-        Order {
-            id: "debian-13".parse().unwrap(),
-            revision: 1,
-            action: Action::Follow,
-            kind: OrderKind::Prewarm,
-            target: Target::All,
-            image: Image {
-                url: Some("s3://images/debian.qcow2".to_owned()),
-                image_type: ImageType::Qcow2,
-                sha256: Sha256Digest::new([7; 32]),
-            },
-            volumes: Vec::new(),
-            wave: None,
-            jitter_seconds: 0,
-            issued_at: 1000,
-            deadline: 2000,
-            issuer: "ops".to_owned(),
-        }
-    }
-
-    fn changed(change: impl FnOnce(&mut Order)) -> Result<(), OrderError> {
-        let mut order = order();
-        change(&mut order);
-        order.check()
-    }
-
-    fn volume(name: &str, size_bytes: u64) -> Volume {
-        Volume {
-            name: name.parse().unwrap(),
-            size_bytes,
-        }
-    }
-
-    #[test]
-    fn each_rule_is_checked() {
-        assert_eq!(order().check(), Ok(()));
-        assert_eq!(
-            changed(|order| order.revision = 0),
-            Err(OrderError::Revision)
-        );
-        assert_eq!(
-            changed(|order| order.revision = NUMBER_MAX + 1),
-            Err(OrderError::Number)
-        );
-        assert_eq!(
-            changed(|order| order.image.url = None),
-            Err(OrderError::NoUrl)
-        );
-        let evict = changed(|order| {
-            order.kind = OrderKind::Evict;
-            order.image.url = None;
-        });
-        assert_eq!(evict, Ok(()));
-        for url in ["", "s3://a b", "s3://a\n"] {
-            let bad = changed(|order| order.image.url = Some(url.to_owned()));
-            assert_eq!(bad, Err(OrderError::BadUrl), "{url:?}");
-        }
-        for url in [
-            "https://user:word@host/a",
-            "https://host/a?X-Amz-Signature=1",
-            "https://host/a?sig=1",
-        ] {
-            let secret = changed(|order| order.image.url = Some(url.to_owned()));
-            assert_eq!(secret, Err(OrderError::CredentialInUrl), "{url}");
-        }
-        let versioned = changed(|order| order.image.url = Some("s3://a/b?versionId=7".to_owned()));
-        assert_eq!(versioned, Ok(()));
-        let none = changed(|order| order.kind = OrderKind::Provision);
-        assert_eq!(none, Err(OrderError::Volumes));
-        let extra = changed(|order| order.volumes = vec![volume("a", 1)]);
-        assert_eq!(extra, Err(OrderError::Volumes));
-        let twice = changed(|order| {
-            order.kind = OrderKind::Provision;
-            order.volumes = vec![volume("a", 1), volume("a", 2)];
-        });
-        assert!(matches!(twice, Err(OrderError::VolumeTwice(_))));
-        let empty = changed(|order| {
-            order.kind = OrderKind::Provision;
-            order.volumes = vec![volume("a", 0)];
-        });
-        assert!(matches!(empty, Err(OrderError::NoSize(_))));
-        let wave = |hosts_at_once, silence_seconds| {
-            changed(|order| {
-                order.wave = Some(Wave {
-                    hosts_at_once,
-                    max_failures: None,
-                    silence_seconds,
-                });
-            })
-        };
-        assert_eq!(wave(0, 30), Err(OrderError::NoPlace));
-        assert_eq!(wave(1, 2), Err(OrderError::Silence));
-        assert_eq!(wave(1, 30), Ok(()));
-        assert_eq!(
-            changed(|order| order.deadline = 1000),
-            Err(OrderError::Deadline)
-        );
-        assert_eq!(
-            changed(|order| order.issuer = "a\nb".to_owned()),
-            Err(OrderError::Issuer)
-        );
-    }
-
-    #[test]
-    fn keys_of_jobs_name_order_revision_and_target() {
-        let mut order = order();
-        let digest = "07".repeat(32);
-        assert_eq!(order.job_targets(), [digest.as_str()]);
-        assert_eq!(order.job_key("vm"), "fleet:debian-13:1:vm");
-        order.kind = OrderKind::Provision;
-        order.volumes = vec![volume("a", 1), volume("b", 1)];
-        assert_eq!(order.job_targets(), ["a", "b"]);
-    }
-}
+pub(crate) mod tests;

@@ -1,77 +1,46 @@
 //! How an order stands, by what the hosts have said.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use lvp_api::named;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::names::{HostName, Target};
 use crate::order::{Action, Order};
 use crate::report::{HostReport, Report, ReportState, SILENT_SECONDS};
 
 /// How a host stands with an order, as far as anybody can know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HostState {
     /// It is there and has not said anything about this revision.
     Unseen,
     /// Nothing was heard of it for a minute, and its last word was not a final one.
     Silent,
     /// As it says itself.
-    Seen,
-    /// As it says itself.
-    Waiting,
-    /// As it says itself.
-    Running,
-    /// As it says itself.
-    Cached,
-    /// As it says itself.
-    Existing,
-    /// As it says itself.
-    Done,
-    /// As it says itself.
-    Failed,
-    /// As it says itself.
-    Refused,
-    /// As it says itself.
-    Unsupported,
-    /// As it says itself.
-    Cancelled,
-    /// As it says itself.
-    Expired,
+    Said(ReportState),
 }
 
-named!(HostState, "state of a host", {
-    Unseen => "unseen",
-    Silent => "silent",
-    Seen => "seen",
-    Waiting => "waiting",
-    Running => "running",
-    Cached => "cached",
-    Existing => "existing",
-    Done => "done",
-    Failed => "failed",
-    Refused => "refused",
-    Unsupported => "unsupported",
-    Cancelled => "cancelled",
-    Expired => "expired",
-});
-
-impl From<ReportState> for HostState {
-    fn from(state: ReportState) -> Self {
-        match state {
-            ReportState::Seen => Self::Seen,
-            ReportState::Waiting => Self::Waiting,
-            ReportState::Running => Self::Running,
-            ReportState::Cached => Self::Cached,
-            ReportState::Existing => Self::Existing,
-            ReportState::Done => Self::Done,
-            ReportState::Failed => Self::Failed,
-            ReportState::Refused => Self::Refused,
-            ReportState::Unsupported => Self::Unsupported,
-            ReportState::Cancelled => Self::Cancelled,
-            ReportState::Expired => Self::Expired,
+impl HostState {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unseen => "unseen",
+            Self::Silent => "silent",
+            Self::Said(state) => state.as_str(),
         }
+    }
+}
+
+impl fmt::Display for HostState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Serialize for HostState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -171,9 +140,9 @@ pub fn standing(facts: &Facts<'_>) -> Standing {
         let report = report.filter(|report| Some(report.revision) == revision);
         let is_silent = heard.is_none_or(|heard| heard.age_seconds > SILENT_SECONDS);
         let state = match report {
-            Some(report) if report.state.is_final() => report.state.into(),
+            Some(report) if report.state.is_final() => HostState::Said(report.state),
             _ if is_silent => HostState::Silent,
-            Some(report) => report.state.into(),
+            Some(report) => HostState::Said(report.state),
             None => HostState::Unseen,
         };
         Line {

@@ -20,6 +20,11 @@
 //!   renewed its claim in this very store (a renewal names the number of the last one, and fails in any other), or it
 //!   has stopped.
 //!
+//! *A renewal whose answer is lost* was stored under a number that the host does not know, and its next one is refused. It
+//! takes over the number that it then sees under its own key if what is written there is a renewal of the same claim, and
+//! renews it; its lease still counts from the last renewal that was acknowledged. Until it has followed the claims anew, it
+//! does not know which of both it is, a store without its claim or a lost answer, and works on within its lease.
+//!
 //! If more than `hosts_at_once` hosts worked at one moment, look at the one of them with the highest claim when it began.
 //! Each of the others had a lower number and a lease that held, so it had renewed its claim within `silence`, in the same
 //! store, and that renewal or the one before it had been seen: it was counted. Hence the one would not have begun.
@@ -31,10 +36,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::names::HostName;
 use crate::order::{SILENCE_SECONDS, Wave};
+
+mod record;
+
+pub use record::{ClaimState, Record, Step};
 
 /// A moment of this process's monotonic clock, since any fixed moment.
 pub type Moment = Duration;
@@ -44,55 +51,6 @@ const MARGIN_MIN: Duration = Duration::from_secs(2);
 
 /// Longest time in which hosts that see a free place wait before they claim it, so that not all of them do.
 const SPREAD_MAX: Duration = Duration::from_secs(3);
-
-/// What a host's key holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The order's revision.
-    pub revision: u64,
-    /// The number of the claim's first write; none in that one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claim: Option<u64>,
-    /// What it says.
-    pub state: ClaimState,
-    /// A host that has not renewed for so long does not work.
-    pub silence_seconds: u64,
-}
-
-/// What a record says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClaimState {
-    /// The host wants a place, or has it.
-    Claimed,
-    /// It has given it back.
-    Back,
-    /// It has given it back, and its jobs have failed.
-    Failed,
-}
-
-/// What the host is to do now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing before the next observation, or a moment.
-    Idle,
-    /// Write this to its key, if the key's last number is still `expected` (0: if there is none).
-    Write {
-        /// What to write.
-        record: Record,
-        /// The number.
-        expected: u64,
-    },
-    /// It has a place: begin.
-    Begin,
-    /// It has lost its place: stop at once.
-    Stop,
-    /// Too many hosts have failed: do not begin any more.
-    Halt {
-        /// How many.
-        failures: u32,
-    },
-}
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -110,6 +68,15 @@ struct Mine {
     sent: Moment,
 }
 
+/// The broker has another number for this host's key than the host knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Claims are to be followed anew.
+    Raised,
+    /// They are, and have not all been observed.
+    Following,
+}
+
 /// One host's view of one order's wave.
 #[derive(Debug)]
 pub struct Turns {
@@ -121,6 +88,8 @@ pub struct Turns {
     since: Option<Moment>,
     is_current: bool,
     mine: Option<Mine>,
+    /// Whether the broker still has this host's claim.
+    doubt: Option<Doubt>,
     /// When the newest of this host's own writes that was seen to come back was sent.
     fresh: Option<Moment>,
     /// When the last write was tried, whatever became of it.
@@ -141,6 +110,7 @@ impl Turns {
             since: None,
             is_current: false,
             mine: None,
+            doubt: None,
             fresh: None,
             tried: None,
             works: false,
@@ -165,6 +135,7 @@ impl Turns {
         self.since = Some(now);
         self.is_current = false;
         self.fresh = None;
+        self.doubt = self.doubt.map(|_| Doubt::Following);
     }
 
     /// Claims are no longer followed, or some may have been missed.
@@ -176,10 +147,17 @@ impl Turns {
     /// All claims that there were when following began have been observed.
     pub fn is_current(&mut self) {
         self.is_current = true;
+        if self.doubt == Some(Doubt::Following) {
+            // It is not the store in which this host has a claim.
+            (self.doubt, self.mine) = (None, None);
+        }
     }
 
     /// A write was observed.
     pub fn observed(&mut self, host: &HostName, record: Record, number: u64, now: Moment) {
+        if *host == self.me {
+            self.take_over(record, number);
+        }
         if let Some(mine) = self
             .mine
             .filter(|mine| *host == self.me && mine.number == number)
@@ -194,6 +172,22 @@ impl Turns {
             at: now,
         };
         self.seen.insert(host.clone(), seen);
+    }
+
+    /// A renewal of this host's own claim, of which it did not know that it was stored.
+    fn take_over(&mut self, record: Record, number: u64) {
+        let is_live = record.state == ClaimState::Claimed && record.revision == self.revision;
+        if let Some(mine) = &mut self.mine
+            && is_live
+            && record.claim == Some(mine.claim)
+            && number >= mine.number
+        {
+            // The lease is not longer for it: it is not known which of the writes it was.
+            if number > mine.number {
+                (mine.number, self.tried) = (number, None);
+            }
+            self.doubt = None;
+        }
     }
 
     /// A host's key was removed.
@@ -221,12 +215,12 @@ impl Turns {
         }
     }
 
-    /// A write that was sent at this moment failed, or nobody knows. If the broker has another number for the key, it
-    /// is not the store in which this host has a claim.
+    /// A write that was sent at this moment failed, or nobody knows. If the broker has another number for the key, claims
+    /// are to be followed anew: it is not the store in which this host has a claim, or an answer was lost.
     pub fn failed(&mut self, sent: Moment, is_conflict: bool) {
         self.tried = Some(sent);
         if is_conflict {
-            self.mine = None;
+            self.doubt = self.mine.map(|_| Doubt::Raised);
             self.lost_track();
         }
     }
@@ -245,26 +239,34 @@ impl Turns {
     /// What a host that has ended writes, and the number that it expects.
     pub fn give_back(&mut self, has_failed: bool) -> Step {
         self.works = false;
-        let state = match has_failed {
-            true => ClaimState::Failed,
-            false => ClaimState::Back,
-        };
         Step::Write {
-            record: self.record(state),
+            record: self.record(ClaimState::given_back(has_failed)),
             expected: self.last_number(),
         }
+    }
+
+    /// Whether the broker has what [`Turns::give_back`] wrote, though nobody said so.
+    pub fn has_given_back(&self, has_failed: bool) -> bool {
+        let own = self.seen.get(&self.me);
+        own.is_some_and(|own| {
+            own.record.revision == self.revision
+                && own.record.state == ClaimState::given_back(has_failed)
+        })
     }
 
     /// What to do now.
     pub fn next(&mut self, now: Moment) -> Step {
         if !self.holds(now) {
-            self.mine = None;
+            (self.mine, self.doubt) = (None, None);
             if self.works {
                 self.works = false;
                 return Step::Stop;
             }
         }
         if self.since.is_none() && self.mine.is_none() {
+            return Step::Idle;
+        }
+        if self.doubt.is_some() {
             return Step::Idle;
         }
         if let Some(mine) = self.mine {

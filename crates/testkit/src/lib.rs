@@ -23,3 +23,4 @@ pub mod tls;
 pub mod tmpfs;
 pub mod turn;
 pub mod uml;
+pub mod wire;

@@ -1,7 +1,9 @@
 //! A real nats-server, which can be killed, started again, and made to forget everything.
 
+pub mod jwt;
+
 use std::io::{self, Read as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +21,9 @@ pub struct Nats {
     program: PathBuf,
     child: Option<Child>,
     port: Port,
+    /// Where the other servers of its cluster find it.
+    route: Option<Port>,
+    name: String,
     directory: TempDir,
 }
 
@@ -61,15 +66,57 @@ impl Nats {
 
     /// Starts a certain server.
     pub fn start_program(program: &Path, more: &str) -> io::Result<Self> {
-        let mut server = Self {
-            program: program.to_owned(),
-            child: None,
-            port: Port::reserve()?,
-            directory: tempfile::Builder::new().prefix("lvp-nats-").tempdir()?,
-        };
+        let mut server = Self::stopped(program, "test")?;
         server.configure(more)?;
         server.run()?;
         Ok(server)
+    }
+
+    /// Starts a cluster of three, named `n0` to `n2`.
+    pub fn cluster(program: &Path) -> io::Result<[Self; 3]> {
+        let mut servers = [
+            Self::stopped(program, "n0")?,
+            Self::stopped(program, "n1")?,
+            Self::stopped(program, "n2")?,
+        ];
+        let mut routes = Vec::new();
+        for server in &mut servers {
+            let route = server.route.insert(Port::reserve()?);
+            routes.push(format!("nats-route://{}", route.address()));
+        }
+        for server in &mut servers {
+            let listen = server.route.as_ref().map(Port::address);
+            let listen = listen
+                .map(|address| address.to_string())
+                .unwrap_or_default();
+            server.configure(&format!(
+                "cluster {{ name: fleet, listen: \"{listen}\", routes: [{}] }}",
+                routes.join(", ")
+            ))?;
+            server.run()?;
+        }
+        Ok(servers)
+    }
+
+    fn stopped(program: &Path, name: &str) -> io::Result<Self> {
+        Ok(Self {
+            program: program.to_owned(),
+            child: None,
+            port: Port::reserve()?,
+            route: None,
+            name: name.to_owned(),
+            directory: tempfile::Builder::new().prefix("lvp-nats-").tempdir()?,
+        })
+    }
+
+    /// What it calls itself.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
     }
 
     /// The server's URL.
@@ -81,8 +128,9 @@ impl Nats {
     pub fn configure(&self, more: &str) -> io::Result<()> {
         let store = self.store().display().to_string();
         let text = format!(
-            "listen: \"{}\"\nserver_name: test\njetstream {{ store_dir: \"{store}\", max_mem: 64M, max_file: 2G }}\n{more}\n",
-            self.port.address()
+            "listen: \"{}\"\nserver_name: {}\njetstream {{ store_dir: \"{store}\", max_mem: 64M, max_file: 2G }}\n{more}\n",
+            self.port.address(),
+            self.name,
         );
         std::fs::write(self.directory.path().join("server.conf"), text)
     }

@@ -75,6 +75,18 @@ pub(crate) enum FleetCommand {
         #[arg(long, value_name = "NAME", default_value = "lvpctl", value_parser = crate::commands::parse_name)]
         name: String,
     },
+    /// Make a key with which a host or an issuer connects to NATS
+    ///
+    /// Writes the seed to a file that only its owner can read, for
+    /// fleet.nkey_file or LVP_NATS_NKEY, and prints the line for the users in
+    /// accounts.conf (deploy/nats). Nothing is sent.
+    Nkey {
+        /// The file; it must not exist
+        file: PathBuf,
+        /// The host that it is for, as fleet.host has it [default: an issuer]
+        #[arg(long, value_name = "NAME")]
+        host: Option<HostName>,
+    },
     /// Issue an order
     #[command(subcommand)]
     Order(Box<OrderCommand>),
@@ -141,7 +153,7 @@ pub(crate) enum OrderCommand {
     ///
     /// The file has the keys id, kind, image (url, sha256, type), targets (all,
     /// group:NAME, host:NAME), volumes (name, size, host), hosts_at_once,
-    /// max_failures, silence, jitter and deadline. What it does not have is as
+    /// max_failures, silence, jitter, bytes_per_sec and deadline. What it does not have is as
     /// without the option of that name.
     Apply {
         /// The file
@@ -203,6 +215,10 @@ pub(crate) struct OrderArgs {
     /// Each host begins at a moment of its own within this time
     #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_duration)]
     pub(crate) jitter: Option<Duration>,
+
+    /// Most bytes per second that each host fetches, such as 50M
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) bytes_per_sec: Option<ByteSize>,
 
     /// From now, when hosts stop following it, at most 30 days
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::config::parse_duration)]

@@ -73,9 +73,9 @@ impl Inner {
             self.store_failed(&error).await;
         }
         // Nothing is left behind the gates of earlier revisions.
-        self.services
-            .gates
-            .forget(&format!("fleet:{id}:"), own.as_deref());
+        let all = format!("fleet:{id}:");
+        self.services.gates.forget(&all, own.as_deref());
+        self.services.rates.forget(&all, own.as_deref());
         let report = match plan {
             Plan::End(report) => report,
             Plan::Follow(task) => {
@@ -86,6 +86,7 @@ impl Inner {
                     self.store_failed(&error).await;
                 }
                 self.services.gates.open(&order.job_prefix());
+                self.services.rates.forget(&order.job_prefix(), None);
                 report
             }
         };

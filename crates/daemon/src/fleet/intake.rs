@@ -270,10 +270,8 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let order = verified.order.clone();
         let row = row(&verified, traceparent, None);
-        if order.wave.is_some() {
-            // Before there is anything that could run.
-            self.services.gates.close(&order.job_prefix());
-        }
+        // Before there is anything that could run.
+        self.hold(&order);
         self.services.store.save_fleet_order(row.clone()).await?;
         let before = known.and_then(|row| serde_json::from_str(&row.report?).ok());
         let (id, revision) = (order.id.clone(), order.revision);

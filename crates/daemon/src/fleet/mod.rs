@@ -23,8 +23,10 @@
 mod campaign;
 mod heartbeat;
 mod intake;
+mod parts;
 mod place;
 mod reports;
+mod shown;
 mod teller;
 mod watch;
 mod work;
@@ -92,22 +94,9 @@ impl std::fmt::Debug for Fleet {
 }
 
 impl Fleet {
-    /// Closes the gates of the orders that this host has not ended and that have waves. To be called before the jobs in
-    /// the database are resumed.
-    pub async fn prepare(
-        settings: config::Fleet,
-        jobs: Jobs,
-        services: Arc<Services>,
-    ) -> Result<Self, StoreError> {
-        for row in services.store.fleet_orders().await? {
-            if row.report.is_none()
-                && let Ok(order) = envelope::stored(&row.payload)
-                && order.wave.is_some()
-            {
-                services.gates.close(&order.job_prefix());
-            }
-        }
-        Ok(Self(Arc::new(Inner {
+    /// Nothing is read or sent yet.
+    pub fn new(settings: config::Fleet, jobs: Jobs, services: Arc<Services>) -> Self {
+        Self(Arc::new(Inner {
             settings,
             services,
             jobs,
@@ -119,7 +108,20 @@ impl Fleet {
             broker: channel::Sender::new(None),
             link: channel::Sender::default(),
             started: Instant::now(),
-        })))
+        }))
+    }
+
+    /// Closes the gates of the orders that this host has not ended and that have waves, and brings back their rates. To be
+    /// called before the jobs in the database are resumed.
+    pub async fn prepare(&self) -> Result<(), StoreError> {
+        for row in self.0.services.store.fleet_orders().await? {
+            if row.report.is_none()
+                && let Ok(order) = envelope::stored(&row.payload)
+            {
+                self.0.hold(&order);
+            }
+        }
+        Ok(())
     }
 
     /// Follows orders until it is told to stop. Jobs go on without it; whoever stops the daemon stops them first.
@@ -145,6 +147,17 @@ impl Fleet {
 }
 
 impl Inner {
+    /// Lets no job of an order run before its turn, nor faster than it may.
+    fn hold(&self, order: &Order) {
+        let prefix = order.job_prefix();
+        if order.wave.is_some() {
+            self.services.gates.close(&prefix);
+        }
+        if let Some(rate) = order.bytes_per_sec {
+            self.services.rates.set(&prefix, rate);
+        }
+    }
+
     /// Goes on with what was recorded.
     async fn resume(self: &Arc<Self>) {
         let rows = loop {

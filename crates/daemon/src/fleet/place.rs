@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Inner;
 use super::watch::News;
+use super::{Inner, unix_now};
+use crate::backoff::Backoff;
 use crate::error::chain;
 
 /// How often it is asked what to do if nothing happens.
@@ -23,8 +24,15 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a write may take before it is given up and tried again.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a place is tried to be given back. If that fails, it is free once the others have heard nothing.
+/// How often a place is tried to be given back whose jobs have not failed: it is free as well once the others have heard
+/// nothing. That jobs have failed counts, so it is said until the broker has it.
 const GIVE_BACK_ATTEMPTS: u32 = 5;
+
+/// Longest pause between two of them.
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+
+const NOT_COUNTED: &str = "The broker could not be told that this host has failed. It is told again until it knows, as the \
+                           order's --max-failures may depend on it";
 
 /// Whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +73,7 @@ impl Place {
             news: fleet.watch.listen(&order.id),
             order: order.id.clone(),
             prefix: order.job_prefix(),
+            deadline: order.deadline,
             fleet: Arc::clone(fleet),
         };
         let (told, turn) = watch::channel(Turn::Waiting);
@@ -107,6 +116,7 @@ struct Keeper {
     news: mpsc::UnboundedReceiver<News>,
     order: OrderId,
     prefix: String,
+    deadline: u64,
     fleet: Arc<Inner>,
 }
 
@@ -225,17 +235,35 @@ impl Keeper {
     }
 
     async fn give_back(&mut self, has_failed: bool) {
-        for _ in 0..GIVE_BACK_ATTEMPTS {
-            let Step::Write { record, expected } = self.turns.give_back(has_failed) else {
-                return;
-            };
-            if self.write(record, expected).await {
-                return;
-            }
-            self.idle().await;
+        let mut backoff = Backoff::doubling(TICK, AGAIN_MAX);
+        let (mut attempts, mut due) = (0, self.fleet.moment());
+        loop {
             while let Ok(news) = self.news.try_recv() {
                 self.hear(news);
             }
+            let is_over = match has_failed {
+                true => unix_now() >= self.deadline,
+                false => attempts >= GIVE_BACK_ATTEMPTS,
+            };
+            if is_over || self.turns.has_given_back(has_failed) {
+                return;
+            }
+            // What is sent while there is no connection would only pile up.
+            let is_up = self.fleet.link.borrow().is_up;
+            if self.fleet.moment() >= due && (is_up || attempts == 0 || !has_failed) {
+                let Step::Write { record, expected } = self.turns.give_back(has_failed) else {
+                    return;
+                };
+                if self.write(record, expected).await {
+                    return;
+                }
+                if attempts == 0 && has_failed {
+                    tracing::warn!(component = "fleet", order = %self.order, "{NOT_COUNTED}");
+                }
+                attempts += 1;
+                due = self.fleet.moment() + backoff.failed(None).unwrap_or(AGAIN_MAX);
+            }
+            self.idle().await;
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lvp_bus::async_nats::HeaderMap;
 use lvp_bus::async_nats::jetstream::Context;
-use lvp_bus::{key_subject, put};
+use lvp_bus::{BusError, key_subject, put};
 use lvp_fleet::names::{REPORTS_BUCKET, key_of};
 use lvp_fleet::{OrderId, Report};
 use tokio::sync::Notify;
@@ -21,6 +21,9 @@ const KEPT: usize = 4096;
 /// Strangers about which something is said at once. They are no orders, so anybody who may write to the broker can
 /// invent them.
 const STRANGERS_MAX: usize = 256;
+
+const NOT_TAKEN: &str = "The fleet's broker does not take this host's reports. Orders are followed nevertheless, and reports are \
+                         sent again until it does: see what it says, and what its bucket lvp_reports may hold";
 
 /// The last word about each order.
 #[derive(Debug, Default)]
@@ -68,6 +71,13 @@ impl Reports {
         self.news.notify_one();
     }
 
+    /// What was said last about a revision of an order.
+    pub(super) fn last(&self, order: &str, revision: u64) -> Option<Report> {
+        let id = order.parse::<OrderId>().ok()?;
+        let last = self.lock().last.get(&id).cloned();
+        last.filter(|last| last.revision == revision)
+    }
+
     /// Says again what was said last about an order.
     pub(super) fn again(&self, order: &OrderId) {
         let mut state = self.lock();
@@ -108,6 +118,7 @@ impl Reports {
 pub(super) async fn run(fleet: &Arc<Inner>, broker: &Context) {
     let mut backoff = Backoff::doubling(Duration::from_millis(200), Duration::from_secs(10));
     let mut link = fleet.link.subscribe();
+    let mut said = false;
     loop {
         link.wait_for(|link| link.is_up).await.ok();
         let Some((report, is_stranger)) = fleet.reports.next() else {
@@ -117,11 +128,26 @@ pub(super) async fn run(fleet: &Arc<Inner>, broker: &Context) {
         match send(fleet, broker, &report).await {
             Ok(()) => {
                 backoff.reset();
+                if std::mem::take(&mut said) {
+                    tracing::info!(
+                        component = "fleet",
+                        "The fleet's broker takes reports again"
+                    );
+                }
                 if report.state.is_final() && !is_stranger {
                     published(fleet, &report).await;
                 }
             }
             Err(error) => {
+                let is_refused = matches!(
+                    error,
+                    BusError::Full { .. } | BusError::Refused { .. } | BusError::NoStream(_)
+                );
+                let error = chain(&error);
+                // A broker that does not answer is missed by the connection, too.
+                if is_refused && !std::mem::replace(&mut said, true) {
+                    tracing::warn!(component = "fleet", order = %report.order, error, "{NOT_TAKEN}");
+                }
                 tracing::debug!(component = "fleet", order = %report.order, error, "A report cannot be sent yet");
                 fleet.reports.not_said(report, is_stranger);
                 let wait = backoff.failed(None).unwrap_or_default();
@@ -131,12 +157,15 @@ pub(super) async fn run(fleet: &Arc<Inner>, broker: &Context) {
     }
 }
 
-async fn send(fleet: &Inner, broker: &Context, report: &Report) -> Result<(), String> {
-    let bytes = serde_json::to_vec(report).map_err(|error| error.to_string())?;
+async fn send(fleet: &Inner, broker: &Context, report: &Report) -> Result<(), BusError> {
+    let bytes = serde_json::to_vec(report).map_err(|error| BusError::Refused {
+        what: report.order.to_string(),
+        why: error.to_string(),
+    })?;
     let subject = key_subject(REPORTS_BUCKET, &key_of(&report.order, &report.host));
     let sent = put(broker, &subject, bytes.into(), None, HeaderMap::new()).await;
     fleet.services.metrics.fleet_report(sent.is_ok());
-    sent.map(drop).map_err(|error| chain(&error))
+    sent.map(drop)
 }
 
 /// Notes that the broker has an order's last report, so that it is not sent again at each start.

@@ -4,11 +4,12 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lvp_api::{Checksum, Cloning, JobId, JobState, Priority};
+use lvp_api::{Checksum, Cloning, JobId, Priority};
 use lvp_fleet::order::Volume;
 use lvp_fleet::{Order, OrderKind, Report, ReportState};
 use tokio_util::sync::CancellationToken;
 
+use super::parts::{Part, found, have_ended, look, outcome};
 use super::place::{Place, Turn};
 use super::teller::{Figures, PROGRESS, Teller};
 use super::{Inner, unix_now};
@@ -16,8 +17,7 @@ use crate::cache::CacheError;
 use crate::clock;
 use crate::error::chain;
 use crate::job::admission::Refusal;
-use crate::job::advice;
-use crate::job::record::{Job, JobSpec, NewJob};
+use crate::job::record::{JobSpec, NewJob};
 use crate::job::work::{ImageRequest, VolumeRequest, Work};
 use crate::jobs::SubmitError;
 use crate::source::url::RequestedUrl;
@@ -36,17 +36,6 @@ pub(super) struct Task {
     pub(super) traceparent: Option<String>,
     /// When it was recorded here.
     pub(super) received_at: String,
-}
-
-/// One of its jobs.
-#[derive(Debug)]
-enum Part {
-    /// It is not made yet.
-    Absent,
-    /// It exists.
-    Made(JobId),
-    /// It has ended.
-    Ended(Box<Job>),
 }
 
 /// Why a job was not made.
@@ -81,7 +70,12 @@ pub(super) async fn follow(fleet: &Arc<Inner>, task: &Task, stop: &CancellationT
         while let Err(error) = stop_own(fleet, order).await {
             fleet.store_failed(&error).await;
         }
-        place.leave(report.state == ReportState::Failed).await;
+        let mut leaving = std::pin::pin!(place.leave(report.state == ReportState::Failed));
+        if tokio::time::timeout(PROGRESS, &mut leaving).await.is_err() {
+            // Whoever waits for the outcome need not wait for that.
+            fleet.reports.tell(report.clone());
+            leaving.await;
+        }
     }
     report
 }
@@ -139,15 +133,21 @@ async fn at_its_turn(
 ) -> Report {
     let order = &task.order;
     let targets = order.job_targets();
-    let mut parts: Vec<Part> = targets.iter().map(|_| Part::Absent).collect();
+    let mut parts = found(fleet, order, &targets).await;
     let mut again = Instant::now();
     let mut reason = None;
-    let mut figures = Figures::default();
     loop {
-        if unix_now() >= order.deadline {
+        let mut figures = look(fleet, &mut parts).await;
+        let is_late = unix_now() >= order.deadline;
+        // Before anything else: what has ended needs no turn.
+        if have_ended(&parts, is_late) {
+            return outcome(teller, order, &parts, figures);
+        }
+        if is_late {
             return teller.last(ReportState::Expired, Some(expired()), figures);
         }
         let turn = place.map_or(Turn::Held, Place::now);
+        let mut is_new = false;
         match turn {
             Turn::Halted(failures) => {
                 let why = format!(
@@ -178,7 +178,10 @@ async fn at_its_turn(
                             continue;
                         }
                         match make(fleet, task, target).await {
-                            Ok(job) => *part = Part::Made(job),
+                            Ok(job) => {
+                                *part = Part::Made(job);
+                                is_new = true;
+                            }
                             Err(NotMade::Never(state, why)) => {
                                 return teller.last(state, Some(why), figures);
                             }
@@ -192,10 +195,8 @@ async fn at_its_turn(
                 }
             }
         }
-        figures = look(fleet, &mut parts).await;
-        let ended = parts.iter().all(|part| matches!(part, Part::Ended(_)));
-        if ended && !parts.is_empty() {
-            return outcome(teller, order, &parts, figures);
+        if is_new {
+            figures = look(fleet, &mut parts).await;
         }
         let is_running = turn == Turn::Held && figures.made > 0;
         let state = match is_running {
@@ -295,74 +296,4 @@ async fn evict(fleet: &Inner, order: &Order) -> Evicted {
         }
         Err(error) => Evicted::Ended(ReportState::Failed, Some(chain(&error))),
     }
-}
-
-async fn look(fleet: &Inner, parts: &mut [Part]) -> Figures {
-    let mut figures = Figures {
-        jobs: parts.len() as u64,
-        ..Figures::default()
-    };
-    for part in parts {
-        if let Part::Made(id) = part {
-            match fleet.jobs.get(*id).await {
-                Ok(Some(job)) if job.state.is_terminal() => *part = Part::Ended(Box::new(job)),
-                Ok(Some(job)) => {
-                    figures.job = Some(job.id);
-                    figures.add(&job);
-                }
-                // It was made long ago, and forgotten since.
-                Ok(None) => *part = Part::Absent,
-                Err(error) => {
-                    let error = chain(&error);
-                    tracing::debug!(component = "fleet", error, "A job cannot be read");
-                    figures.made += 1;
-                }
-            }
-        }
-        if let Part::Ended(job) = part {
-            figures.ended += 1;
-            if job.state != JobState::Completed {
-                figures.failed += 1;
-            }
-            figures.add(job);
-        }
-    }
-    figures
-}
-
-/// What jobs that have all ended come to.
-fn outcome(teller: &mut Teller<'_>, order: &Order, parts: &[Part], figures: Figures) -> Report {
-    let jobs = parts.iter().filter_map(|part| match part {
-        Part::Ended(job) => Some(job),
-        Part::Absent | Part::Made(_) => None,
-    });
-    let jobs: Vec<_> = jobs.collect();
-    if let Some(failed) = jobs.iter().find(|job| job.state == JobState::Failed) {
-        let failure = failed.failure.as_ref();
-        let figures = Figures {
-            job: Some(failed.id),
-            ..figures
-        };
-        let reason = failure.map(|failure| failure.message.clone());
-        let mut report = teller.last(ReportState::Failed, reason, figures);
-        report.error_type = failure.map(|failure| failure.error_type.clone());
-        let remedy = failure.and_then(|failure| advice::remedy(&failure.error_type));
-        report.remedy = remedy.map(str::to_owned);
-        return report;
-    }
-    if let Some(cancelled) = jobs.iter().find(|job| job.state == JobState::Cancelled) {
-        let figures = Figures {
-            job: Some(cancelled.id),
-            ..figures
-        };
-        let reason = Some("Its job was cancelled on the host".to_owned());
-        return teller.last(ReportState::Cancelled, reason, figures);
-    }
-    let was_there = jobs.iter().all(|job| job.cache_hit == Some(true));
-    let state = match order.kind {
-        OrderKind::Prewarm if was_there => ReportState::Existing,
-        OrderKind::Prewarm => ReportState::Cached,
-        OrderKind::Provision | OrderKind::Evict => ReportState::Done,
-    };
-    teller.last(state, None, figures)
 }

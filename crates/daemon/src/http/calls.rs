@@ -7,7 +7,7 @@ use lvp_api::routes;
 use utoipa::openapi::path::HttpMethod;
 
 use super::{
-    App, cache, events, golden, health, host, images, jobs, metrics, plan, upload, volumes,
+    App, cache, events, fleet, golden, health, host, images, jobs, metrics, plan, upload, volumes,
 };
 
 /// Makes the route of a handler for a method.
@@ -373,6 +373,18 @@ pub(super) const CALLS: &[Call] = &[
         "History",
         &[503],
     ),
+    Call {
+        query: &[LIMIT, OFFSET],
+        ..call(
+            GET,
+            |method| on(method, fleet::show),
+            &[routes::FLEET],
+            "This host's part in the fleet and the orders that it remembers, the last received first; 404 if fleet.url is \
+             not configured",
+            "FleetStatus",
+            &[400, 404, 503],
+        )
+    },
     call(
         GET,
         |method| on(method, host::doctor),

@@ -8,8 +8,8 @@ use axum::Json;
 use axum::extract::State;
 use futures::future::BoxFuture;
 use lvp_api::{
-    CertificateEnd, DoctorReport, ErrorCode, History, HostCache, HostJobs, HostPool, HostStatus,
-    HostVolumes, Readiness,
+    CertificateEnd, DoctorReport, ErrorCode, History, HostCache, HostFleet, HostJobs, HostPool,
+    HostStatus, HostVolumes, Readiness,
 };
 use tokio::sync::Mutex;
 
@@ -124,6 +124,10 @@ pub(super) async fn host(State(app): State<App>) -> Json<HostStatus> {
                 metadata_percent: pool.metadata_ratio.map(percent),
                 flaw: pool.flaw.clone(),
             }),
+        }),
+        fleet: app.fleet.as_ref().map(|fleet| HostFleet {
+            host: fleet.settings().host.to_string(),
+            connected: fleet.is_connected(),
         }),
         certificates: ends.into_iter().filter_map(end).collect(),
         trace_url: app.trace_url.as_deref().map(str::to_owned),

@@ -7,6 +7,7 @@ mod calls;
 pub mod error;
 mod events;
 mod fields;
+mod fleet;
 mod gather;
 mod golden;
 mod guard;
@@ -44,6 +45,7 @@ use tracing::Instrument as _;
 
 use crate::access::Access;
 use crate::dependencies::Dependencies;
+use crate::fleet::Fleet;
 use crate::jobs::{Jobs, Services};
 use crate::net::Load;
 use crate::telemetry::Exports;
@@ -64,6 +66,8 @@ pub struct App {
     pub jobs: Jobs,
     /// Authentication and authorisation.
     pub access: Arc<Access>,
+    /// This host's part in a fleet, if it has one.
+    pub fleet: Option<Fleet>,
     /// The results of the probes.
     pub dependencies: Arc<Dependencies>,
     /// When the daemon started.

@@ -7,9 +7,9 @@ use axum::response::Html;
 use lvp_api::plan::Plan;
 use lvp_api::{
     CacheFetchRequest, CachedImages, CancelledJob, DeletedImage, DoctorReport, ErrorBody,
-    GoldenVolumes, Health, History, HostStatus, JobAccepted, JobList, JobLog, JobStatus,
-    ProvisionRequest, Readiness, StoredImages, Timeline, UploadedContent, VerifiedVolume,
-    VerifyRequest, VolumeList, routes,
+    FleetStatus, GoldenVolumes, Health, History, HostStatus, JobAccepted, JobList, JobLog,
+    JobStatus, ProvisionRequest, Readiness, StoredImages, Timeline, UploadedContent,
+    VerifiedVolume, VerifyRequest, VolumeList, routes,
 };
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -200,6 +200,7 @@ fn components() -> utoipa::openapi::Components {
     add::<UploadedContent>(&mut schemas);
     add::<HostStatus>(&mut schemas);
     add::<History>(&mut schemas);
+    add::<FleetStatus>(&mut schemas);
     add::<DoctorReport>(&mut schemas);
     add::<Health>(&mut schemas);
     add::<Readiness>(&mut schemas);

@@ -50,6 +50,7 @@ const ASSETS: &[Asset] = &[
     asset!("provision.js", "text/javascript; charset=utf-8"),
     asset!("cache.js", "text/javascript; charset=utf-8"),
     asset!("volumes.js", "text/javascript; charset=utf-8"),
+    asset!("fleet.js", "text/javascript; charset=utf-8"),
     asset!("host.js", "text/javascript; charset=utf-8"),
     asset!("preact.js", "text/javascript; charset=utf-8"),
     asset!("LICENSES.txt", "text/plain; charset=utf-8"),
@@ -215,6 +216,7 @@ mod tests {
             ("parts.js", WaitsFor::NAMES),
             ("parts.js", Priority::NAMES),
             ("host.js", CheckStatus::NAMES),
+            ("fleet.js", lvp_fleet::ReportState::NAMES),
         ] {
             for word in words {
                 let quoted = [format!("'{word}'"), format!("{word}:")];

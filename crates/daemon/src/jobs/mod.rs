@@ -25,6 +25,7 @@ mod held;
 pub mod live;
 mod paused;
 pub mod plan;
+pub mod rates;
 mod reconcile;
 pub mod retry;
 mod room;

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::JobSettings;
 use super::gates::Gates;
+use super::rates::Rates;
 use crate::cache::Cache;
 use crate::config::CloneUse;
 use crate::delivery::webhooks::Webhooks;
@@ -45,6 +46,8 @@ pub struct Services {
     pub logs: Logs,
     /// Jobs that may not run at the moment.
     pub gates: Arc<Gates>,
+    /// Jobs that may not fetch as fast as they could.
+    pub rates: Arc<Rates>,
     /// Sends the ends of jobs to receivers.
     pub webhooks: Option<Arc<Webhooks>>,
     /// Notified when a job failed because of a dependency, so that the dependencies are probed at once.

@@ -17,6 +17,7 @@ use reqwest::Response;
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::gate::{Gate, Place};
 use super::http::{header_text, no_answer};
+use super::limit::ReadLimit;
 use super::mirrors::{Mirror, Route};
 use super::opening::Answer;
 use super::range_headers::{ContentRange, byte_range};
@@ -40,6 +41,7 @@ pub(super) enum Mode {
 /// Yields the bytes of one range.
 pub(super) struct Fetch<'a> {
     inner: &'a Inner,
+    limit: Option<&'a ReadLimit>,
     meta: &'a ObjectMeta,
     mode: Mode,
     /// Which place is asked.
@@ -68,6 +70,7 @@ impl<'a> Fetch<'a> {
         }
         Self {
             inner: &source.inner,
+            limit: source.limit.as_deref(),
             meta,
             mode,
             route,
@@ -217,7 +220,10 @@ impl<'a> Fetch<'a> {
                 .received_bytes
                 .fetch_add(length(&chunk), Ordering::Relaxed);
             self.route.received(length(&chunk), asked.elapsed())?;
-            if let Some(limit) = &self.inner.limit {
+            for limit in [self.limit, self.inner.limit.as_ref()]
+                .into_iter()
+                .flatten()
+            {
                 self.budget.limit(limit.take(chunk.len())).await;
             }
             if let Some(network) = &self.inner.network {

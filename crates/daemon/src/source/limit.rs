@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// Schedules each caller's bytes. As the schedule advances by bytes and not by when callers really woke up,
 /// late timers do not lower the rate.
 #[derive(Debug)]
-pub(super) struct ReadLimit(Arc<RateLimiter>);
+pub struct ReadLimit(Arc<RateLimiter>);
 
 impl ReadLimit {
     /// A rate that somebody else sets.
@@ -18,7 +18,7 @@ impl ReadLimit {
     }
 
     /// `None` for a rate of zero, which would never let anything through.
-    pub(super) fn new(bytes_per_sec: u64) -> Option<Self> {
+    pub fn new(bytes_per_sec: u64) -> Option<Self> {
         NonZeroU64::new(bytes_per_sec).map(|rate| Self(Arc::new(RateLimiter::new(rate))))
     }
 

@@ -75,7 +75,7 @@ pub use credentials::Lender;
 pub use error::{Result, SourceError, SourceErrorKind};
 use http::Client;
 pub use http::Counters;
-use limit::ReadLimit;
+pub use limit::ReadLimit;
 pub use listing::{ListedObject, Listing};
 pub use look::Look;
 use lvp_image::copy::RateLimiter;
@@ -106,6 +106,8 @@ pub struct Source {
     detours: Arc<Detours>,
     /// What its requests go out together with.
     together: Option<Arc<Together>>,
+    /// A limit that the source shares with some others, beside the one of all.
+    limit: Option<Arc<ReadLimit>>,
 }
 
 #[derive(Debug)]
@@ -161,6 +163,7 @@ impl Source {
             observer: None,
             detours: Arc::default(),
             together: None,
+            limit: None,
         })
     }
 
@@ -171,7 +174,13 @@ impl Source {
             observer: Some(observer),
             detours: Arc::default(),
             together: None,
+            limit: self.limit.clone(),
         }
+    }
+
+    /// The same source, which reads no faster than this besides.
+    pub fn limited(self, limit: Option<Arc<ReadLimit>>) -> Self {
+        Self { limit, ..self }
     }
 
     /// The same source, which remembers nothing of the mirrors of what others have read.

@@ -111,6 +111,42 @@ impl Store {
         .await
     }
 
+    /// Some of these, in the same sequence, and how many there are.
+    pub async fn list_fleet_orders(
+        &self,
+        limit: u32,
+        offset: u32,
+    ) -> Result<(Vec<FleetRow>, u64), StoreError> {
+        self.read("list_fleet_orders", move |connection| {
+            let rows = connection
+                .prepare_cached(
+                    "SELECT * FROM fleet_orders ORDER BY received_at DESC, id LIMIT ?1 OFFSET ?2",
+                )?
+                .query_map([limit, offset], fleet_row)?
+                .collect::<Result<_, _>>()?;
+            let count: i64 =
+                connection.query_row("SELECT count(*) FROM fleet_orders", [], |row| row.get(0))?;
+            Ok((rows, count.cast_unsigned()))
+        })
+        .await
+    }
+
+    /// All jobs whose idempotency keys begin with this, with the keys.
+    pub async fn jobs_by_key(&self, prefix: String) -> Result<Vec<(JobId, String)>, StoreError> {
+        self.read("jobs_by_key", move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT id, idempotency_key FROM jobs \
+                     WHERE substr(idempotency_key, 1, length(?1)) = ?1 ORDER BY seq",
+                )?
+                .query_map([prefix], |row| {
+                    Ok((parsed(row, "id")?, row.get("idempotency_key")?))
+                })?
+                .collect()
+        })
+        .await
+    }
+
     /// The jobs that have not ended whose idempotency keys begin with this, with the keys.
     pub async fn unfinished_by_key(
         &self,

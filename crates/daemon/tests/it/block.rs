@@ -122,6 +122,7 @@ impl Bench {
             webhooks: None,
             logs: provisioner::job::log::Logs::default(),
             gates: Arc::default(),
+            rates: Arc::default(),
             doubt: Arc::default(),
             settings: JobSettings {
                 max_concurrent: 2,

@@ -1,9 +1,15 @@
 //! Orders to a fleet: the real daemons and lvpctl, around a real broker.
 
+mod answers;
 mod broker;
+mod cluster;
+mod network;
 mod orders;
+mod page;
 mod permissions;
 mod refused;
+mod room;
+mod torture;
 mod waves;
 
 use std::path::Path;
@@ -15,6 +21,7 @@ use lvp_testkit::daemon::{Daemon, Home, wait_for};
 use lvp_testkit::nats::Nats;
 use lvp_testkit::require::{command, require};
 use lvp_testkit::s3::S3;
+use lvp_testkit::wire::Wire;
 use serde_json::Value;
 
 use crate::support::{BINARY, MIB, image};
@@ -22,6 +29,8 @@ use crate::support::{BINARY, MIB, image};
 /// A broker, a store with images, and hosts beside it.
 pub(crate) struct Fleet {
     pub(crate) nats: Nats,
+    /// The servers that hosts and lvpctl are told of.
+    url: String,
     s3: S3,
     homes: Vec<Home>,
     keys: tempfile::TempDir,
@@ -57,6 +66,7 @@ impl Fleet {
             .expect("lvpctl starts");
         let trust = made.ok("keygen");
         let mut fleet = Self {
+            url: nats.url(),
             nats,
             s3,
             homes: Vec::new(),
@@ -88,6 +98,15 @@ impl Fleet {
         self
     }
 
+    /// Lets one host reach the broker by a wire only, which the test can hold up or cut.
+    pub(crate) async fn wired(mut self, host: usize) -> (Self, Wire) {
+        let wire = Wire::to(self.nats.address()).await.expect("a port is free");
+        let home = self.homes.remove(host - 1);
+        let home = home.with("FLEET_URL", format!("nats://{}", wire.address()));
+        self.homes.insert(host - 1, home);
+        (self, wire)
+    }
+
     pub(crate) fn start(&self) -> Vec<Daemon> {
         let started = self
             .homes
@@ -117,7 +136,7 @@ impl Fleet {
             .arg("fleet")
             .args(arguments)
             .env_clear()
-            .env("LVP_NATS_URL", self.nats.url())
+            .env("LVP_NATS_URL", &self.url)
             .env("LVP_FLEET_KEY", self.keys.path().join("ops.key"))
             .envs(environment.iter().copied())
             .output()
@@ -159,7 +178,7 @@ impl Fleet {
     /// A connection of the test's own.
     pub(crate) async fn broker(&self) -> Context {
         let settings = lvp_bus::Settings {
-            servers: vec![self.nats.url()],
+            servers: self.url.split(',').map(str::to_owned).collect(),
             name: "a test".to_owned(),
             inbox: "_INBOX_test".to_owned(),
             ..lvp_bus::Settings::default()

@@ -11,7 +11,7 @@
 )]
 
 mod look;
-mod rig;
+pub(crate) mod rig;
 mod uml;
 
 use std::time::{Duration, Instant};

@@ -344,7 +344,13 @@ def hostile(browser):
         "**/api/v1/host": {"version": HOSTILE, "started_at": HOSTILE, "uptime_sec": 1, "trace_url": "javascript:window.hit=1//{trace_id}",
                            "readiness": {"ready": False, "dependencies": {HOSTILE: {"up": False, "since": HOSTILE, "error": HOSTILE}}},
                            "jobs": {"running": 1, "max_running": 2, "max_pending": 3}, "volumes": {"backend": HOSTILE, "total_bytes": 1, "free_bytes": 1},
-                           "certificates": [{"name": HOSTILE, "not_after": HOSTILE}]},
+                           "fleet": {"host": HOSTILE, "connected": False}, "certificates": [{"name": HOSTILE, "not_after": HOSTILE}]},
+        "**/api/v1/fleet?*": {"host": HOSTILE, "groups": [HOSTILE], "allow": [HOSTILE], "connected": False, "total": 1, "offset": 0, "limit": 1, "orders": [
+            {"id": HOSTILE, "revision": 1, "state": HOSTILE, "ended": True, "reason": HOSTILE, "error_type": HOSTILE, "remedy": HOSTILE,
+             "signer": HOSTILE, "received_at": HOSTILE, "reported": False, "job_id": HOSTILE, "jobs": 1, "jobs_ended": 0, "jobs_failed": 0,
+             "bytes": 1, "bytes_total": 2, "bytes_per_second": 1,
+             "asks": {"kind": HOSTILE, "action": "cancel", "target": HOSTILE, "image_url": HOSTILE, "image_digest": HOSTILE, "volumes": 1,
+                      "deadline": HOSTILE, "issuer": HOSTILE}}]},
         "**/api/v1/doctor": {"checked_at": HOSTILE, "status": HOSTILE, "checks": [
             {"check": HOSTILE, "status": HOSTILE, "message": HOSTILE, "remedy": HOSTILE}]},
         "**/api/v1/cache/images?*": {"images": [image], "count": 1, "offset": 0, "limit": 1},
@@ -362,7 +368,7 @@ def hostile(browser):
     expect(page.locator("dl")).to_contain_text("onerror")
     assert page.locator("a[href^='javascript:']").count() == 0
     plain(page)
-    for view in ("Provision", "Cache", "Volumes", "Host"):
+    for view in ("Provision", "Cache", "Volumes", "Fleet", "Host"):
         visit.go(view)
         expect(page.locator("main")).to_contain_text("onerror" if view != "Provision" else "Image")
         plain(page)
@@ -471,6 +477,42 @@ def narrow(browser):
                 wide = visit.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
                 assert wide <= 0, f"{view} is {wide} px too wide at {width}"
             visit.leave()
+
+
+def fleet(browser):
+    """The orders of a fleet that have arrived, as they go on; and what is shown while the broker is away."""
+    visit = Visit(browser)
+    page = visit.page
+    visit.sign_in(WORLD["read"])
+    visit.go("Fleet")
+    head = page.get_by_role("heading", level=1)
+    expect(head).to_contain_text("connected")
+    expect(page.locator("main")).to_contain_text("This host is kvm1.example.com, in rack-1; it follows orders to prewarm")
+    good = page.get_by_role("row").filter(has_text="debian-13")
+    expect(good).to_contain_text("running")
+    expect(good).to_contain_text("for all, by ops")
+    expect(good).to_contain_text("0 of 1 job")
+    expect(good).to_contain_text("at most 256 KiB/s")
+    visit.judge("fleet")
+    refused = page.get_by_role("row").filter(has_text="vms-1")
+    expect(refused).to_contain_text("refused")
+    expect(refused).to_contain_text("fleet.allow does not name it")
+    ask("kill the broker")
+    expect(head).to_contain_text("not connected")
+    expect(good).to_contain_text("Its job was cancelled on the host")
+    expect(good).to_contain_text("the broker does not know yet")
+    expect(good).to_contain_text("1 of 1 job")
+    ask("start the broker")
+    expect(good).not_to_contain_text("the broker does not know yet")
+    page.get_by_label("Search the orders").fill("vms")
+    expect(good).to_have_count(0)
+    expect(refused).to_have_count(1)
+    for width in (360, 2560):
+        page.set_viewport_size({"width": width, "height": 800})
+        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, f"{wide} px too wide at {width}"
+    visit.judge("fleet-wide")
+    visit.leave()
 
 
 def prefix(browser):

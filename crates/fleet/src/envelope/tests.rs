@@ -59,6 +59,7 @@ fn any_order() -> impl Strategy<Value = Order> {
                     silence_seconds,
                 }),
                 jitter_seconds,
+                bytes_per_sec: (jitter_seconds > 0).then_some(jitter_seconds),
                 issued_at,
                 deadline: issued_at + 1,
                 issuer,

@@ -1,5 +1,7 @@
 //! Hosts, and a broker that delays, drops, forgets and restarts.
 
+mod answers;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -341,23 +343,6 @@ fn a_host_that_does_not_hear_of_renewals_takes_nobody_for_dead() {
         world.tick(now);
     }
     assert_eq!(world.most, 1);
-}
-
-#[test]
-fn a_renewal_that_another_store_refuses_ends_the_lease_at_once() {
-    let mut turns = Turns::new(name(0), 1, wave(1, None), 1);
-    let record = Record {
-        revision: 1,
-        claim: None,
-        state: ClaimState::Claimed,
-        silence_seconds: 6,
-    };
-    turns.written(record, 7, at(1000));
-    assert!(turns.holds(at(6900)) && !turns.holds(at(7000)));
-    turns.failed(at(3000), false);
-    assert!(turns.holds(at(3000)));
-    turns.failed(at(3000), true);
-    assert!(!turns.holds(at(3000)));
 }
 
 #[test]

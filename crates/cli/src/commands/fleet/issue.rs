@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lvp_bus::async_nats::HeaderMap;
-use lvp_bus::put;
+use lvp_bus::{BusError, put};
 use lvp_fleet::{Action, Image, IssuerKey, Order, OrderId, OrderKind};
 use serde_json::json;
 
@@ -12,6 +12,9 @@ use super::{Fleet, failure, keys, plan, status, unix_now};
 use crate::args::{HowArgs, OrderCommand, SigningArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Format};
+
+const FULL: &str = ". Orders that hosts have ended are of no use to them: purge the subjects of old ones (`nats stream purge \
+                    LVP_ORDERS --subject=...`), or let the broker keep more";
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -201,7 +204,11 @@ async fn send(
                 0 => "nothing was sent".to_owned(),
                 _ => format!("{index} of {count} messages were sent: issue it again with --revise"),
             };
-            Failure::new(exit, format!("{error} ({subject}); {left}"))
+            let advice = match &error {
+                BusError::Full { .. } => FULL,
+                _ => "",
+            };
+            Failure::new(exit, format!("{error} ({subject}); {left}{advice}"))
         })?;
     }
     Ok(())

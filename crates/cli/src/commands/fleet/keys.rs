@@ -1,4 +1,4 @@
-//! `lvpctl fleet keygen` and `init`.
+//! `lvpctl fleet keygen`, `nkey` and `init`.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use lvp_bus::layout;
-use lvp_fleet::IssuerKey;
+use lvp_bus::users::UserKey;
+use lvp_fleet::{HostName, IssuerKey};
 use serde_json::json;
 
 use super::{Fleet, failure};
@@ -19,21 +20,7 @@ const KEY_MAX_BYTES: u64 = 4096;
 
 pub(super) fn make(format: Format, file: &Path, name: &str) -> Result<Exit, Failure> {
     let key = IssuerKey::new(&rand::random());
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .and_then(|mut opened| {
-            opened.write_all(key.secret_text().as_bytes())?;
-            opened.sync_all()
-        });
-    written.map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            format!("Cannot write {}: {error}", file.display()),
-        )
-    })?;
+    write_secret(file, &key.secret_text())?;
     let line = format!("{name}={}", key.public());
     match format {
         Format::Json => output::print_json(&json!({
@@ -49,6 +36,54 @@ pub(super) fn make(format: Format, file: &Path, name: &str) -> Result<Exit, Fail
         }
     }
     Ok(Exit::Success)
+}
+
+/// A key for the broker, which signs nothing.
+pub(super) fn make_nkey(
+    format: Format,
+    file: &Path,
+    host: Option<&HostName>,
+) -> Result<Exit, Failure> {
+    let key = UserKey::new().map_err(|why| Failure::new(Exit::Failed, why))?;
+    write_secret(file, &format!("{}\n", key.seed))?;
+    let line = key.line(host);
+    match format {
+        Format::Json => output::print_json(&json!({
+            "host": host, "key": key.public, "user": line, "file": file,
+        }))?,
+        Format::Name => output::print_line(&key.public)?,
+        Format::Table => {
+            output::print_line(&line)?;
+            let whose = match host {
+                Some(host) => format!("{host} (fleet.nkey_file)"),
+                None => "whoever issues orders (LVP_NATS_NKEY)".to_owned(),
+            };
+            say(&format!(
+                "Add this line to the users in accounts.conf on the NATS servers, and reload them; {} is the secret key of {whose}",
+                file.display()
+            ));
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// To a file that is new, and that only its owner can read.
+fn write_secret(file: &Path, text: &str) -> Result<(), Failure> {
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut opened| {
+            opened.write_all(text.as_bytes())?;
+            opened.sync_all()
+        });
+    written.map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("Cannot write {}: {error}", file.display()),
+        )
+    })
 }
 
 pub(super) async fn init(fleet: &Fleet, replicas: u8) -> Result<Exit, Failure> {

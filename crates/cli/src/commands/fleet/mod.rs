@@ -33,6 +33,9 @@ pub(super) async fn run(
     if let FleetCommand::Keygen { file, name } = &args.command {
         return keys::make(format, file, name);
     }
+    if let FleetCommand::Nkey { file, host } = &args.command {
+        return keys::make_nkey(format, file, host.as_ref());
+    }
     let settings = settings(args.broker, env)?;
     let fleet = Fleet {
         broker: broker(&settings).await?,
@@ -40,7 +43,7 @@ pub(super) async fn run(
         timeout,
     };
     match args.command {
-        FleetCommand::Keygen { .. } => Ok(Exit::Success),
+        FleetCommand::Keygen { .. } | FleetCommand::Nkey { .. } => Ok(Exit::Success),
         FleetCommand::Init { replicas } => keys::init(&fleet, replicas).await,
         FleetCommand::Order(command) => issue::order(&fleet, *command, env).await,
         FleetCommand::Status { order } => status::show(&fleet, &order).await,
@@ -123,7 +126,7 @@ fn failure(error: &BusError) -> Failure {
         BusError::Conflict => Exit::Conflict,
         BusError::NoStream(_) => Exit::NotFound,
         BusError::Timeout(_) => Exit::Timeout,
-        BusError::Refused { .. } => Exit::Failed,
+        BusError::Refused { .. } | BusError::Full { .. } => Exit::Failed,
     };
     Failure::new(exit, error.to_string())
 }

@@ -31,6 +31,7 @@ pub(super) struct Spec {
     volumes: Vec<VolumeArg>,
     wave: Option<Wave>,
     jitter: Duration,
+    bytes_per_sec: Option<ByteSize>,
     deadline: Duration,
 }
 
@@ -48,6 +49,7 @@ struct File {
     max_failures: Option<u32>,
     silence: Option<String>,
     jitter: Option<String>,
+    bytes_per_sec: Option<String>,
     deadline: Option<String>,
 }
 
@@ -89,6 +91,7 @@ impl Spec {
             volumes,
             wave: wave(order.hosts_at_once, order.max_failures, order.silence),
             jitter: order.jitter.unwrap_or_default(),
+            bytes_per_sec: order.bytes_per_sec,
             deadline: order.deadline,
         }
         .checked()
@@ -115,6 +118,8 @@ impl Spec {
                 size: size.map_err(|error| wrong(format!("volume {}: {error}", volume.name)))?,
             });
         }
+        let rate = file.bytes_per_sec.as_ref();
+        let rate = rate.map(|text| text.parse::<ByteSize>()).transpose();
         let image = Image {
             url: file.image.url.clone(),
             image_type: file.image.image_type,
@@ -137,6 +142,7 @@ impl Spec {
                 duration("silence", &file.silence)?,
             ),
             jitter: duration("jitter", &file.jitter)?.unwrap_or_default(),
+            bytes_per_sec: rate.map_err(|error| wrong(format!("bytes_per_sec: {error}")))?,
             deadline: duration("deadline", &file.deadline)?.unwrap_or(DEADLINE),
         }
         .checked()
@@ -209,6 +215,7 @@ impl Spec {
                 volumes: volumes.collect(),
                 wave: self.wave,
                 jitter_seconds: self.jitter.as_secs(),
+                bytes_per_sec: self.bytes_per_sec.map(|rate| rate.0),
                 issued_at: now,
                 deadline: now.saturating_add(self.deadline.as_secs()),
                 issuer: issuer.to_owned(),
@@ -274,14 +281,17 @@ mod tests {
 
     #[test]
     fn a_file_becomes_one_document_for_each_target() {
-        let text = "targets: [host:a, host:b]\nhosts_at_once: 2\nmax_failures: 1\nsilence: 10s\njitter: 1m\n\
+        let text = "targets: [host:a, host:b]\nhosts_at_once: 2\nmax_failures: 1\nsilence: 10s\njitter: 1m\nbytes_per_sec: 2M\n\
                     volumes:\n- {name: data, size: 1G}\n- {name: boot, size: 2G, host: b}\n";
         let spec = of(&with(text)).expect("it is right");
         let documents = spec.documents(3, 1000, "ops").expect("they are right");
         let volumes = |host: &str| {
             let order = &documents[&format!("lvp.v1.order.host.{host}.provision-abababababab")];
             assert_eq!((order.revision, order.deadline), (3, 1000 + 24 * 3600));
-            assert_eq!(order.jitter_seconds, 60);
+            assert_eq!(
+                (order.jitter_seconds, order.bytes_per_sec),
+                (60, Some(2 << 20))
+            );
             let names = order.volumes.iter().map(|volume| volume.name.to_string());
             names.collect::<Vec<_>>()
         };
@@ -302,6 +312,11 @@ mod tests {
             ("targets: [all]\nspeed: 1", "speed"),
             ("targets: [everybody]", "target"),
             ("targets: [all]\ndeadline: soon", "deadline must be"),
+            ("targets: [all]\nbytes_per_sec: fast", "bytes_per_sec: "),
+            (
+                "targets: [all]\nbytes_per_sec: 0\nvolumes: [{name: a, size: 1G}]",
+                "nothing could ever be fetched",
+            ),
             (
                 "targets: [all]\ndeadline: 1000h\nvolumes: [{name: a, size: 1G}]",
                 "30 days",

@@ -82,6 +82,13 @@ pub(super) async fn run(services: &Services, live: &Live) -> Result<(), JobError
     steps.run().await
 }
 
+/// The source as this job may use it.
+fn source(services: &Services, live: &Live) -> Source {
+    let key = live.spec().idempotency_key.as_deref();
+    let observed = services.source.observed(Arc::clone(&live.waits) as _);
+    observed.limited(services.rates.of(key))
+}
+
 /// What an image is for.
 enum Way {
     /// The volume is written.
@@ -115,7 +122,7 @@ impl<'a> Steps<'a> {
     fn new(services: &'a Services, live: &'a Live, image: &'a ImageRequest) -> Self {
         Self {
             services,
-            source: services.source.observed(Arc::clone(&live.waits) as _),
+            source: source(services, live),
             live,
             image,
             location: None,

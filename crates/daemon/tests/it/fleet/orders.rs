@@ -1,6 +1,6 @@
 //! From the order to its end.
 
-use lvp_testkit::daemon::wait_for;
+use lvp_testkit::daemon::{Daemon, wait_for};
 use lvp_testkit::nats::Nats;
 use lvp_testkit::require::require;
 use serde_json::Value;
@@ -208,4 +208,52 @@ async fn an_order_is_cancelled_on_all_hosts_and_what_fails_is_grouped_by_its_rea
         .expect("the reason");
     assert!(grouped.starts_with("2 "), "{table}");
     assert!(url.starts_with("s3://"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_with_a_rate_is_followed_no_faster_also_after_a_restart_and_others_are() {
+    let Some(fleet) = Fleet::new(1).await else {
+        return;
+    };
+    let host = fleet.start().remove(0);
+    let image = fleet.image("a.qcow2", 24);
+    let slow = ["--all", "--bytes-per-sec", "256K"];
+    fleet.prewarm(&image, &slow).ok("the order");
+    let at_work = async |host: &Daemon, after: u64| {
+        wait_for("the job to go on", async || {
+            let job = jobs(host).await.first()?.clone();
+            assert_ne!(
+                job["status"], "completed",
+                "24 MiB at 256 KiB/s take a minute and a half"
+            );
+            let bytes = job["progress"]["bytes_processed"].as_u64()?;
+            (job["status"] == "running" && bytes > after).then_some(bytes)
+        })
+        .await
+    };
+    at_work(&host, 0).await;
+    host.kill().expect("it is killed");
+    let host = fleet.homes[0].start().expect("it starts again");
+    let bytes = at_work(&host, 0).await;
+    at_work(&host, bytes).await;
+    // Another order is not slowed down by it, though both are followed at the same time.
+    let (url, digest) = fleet.image("b.qcow2", 25);
+    let other = [
+        "order", "prewarm", &url, "--sha256", &digest, "--id", "p", "--all",
+    ];
+    let done = fleet.ctl(&[&other[..], &["--wait", "--timeout", "50s"]].concat());
+    done.ok("another order");
+    let first = jobs(&host)
+        .await
+        .into_iter()
+        .find(|job| job["correlation_id"] == "fleet:o:1");
+    assert_eq!(first.expect("the first")["status"], "running");
+    let none = ["--all", "--bytes-per-sec", "0"];
+    fleet
+        .prewarm(&image, &[&none[..], &["--revise"]].concat())
+        .code(64);
+    let revised = ["--all", "--revise", "--wait", "--timeout", "50s"];
+    fleet
+        .prewarm(&image, &revised)
+        .ok("a revision without a rate");
 }

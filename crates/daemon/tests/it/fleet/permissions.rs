@@ -4,10 +4,13 @@ use lvp_bus::async_nats::jetstream::{self, Context};
 use lvp_bus::connect::{Persistence, connect};
 use lvp_bus::{BusError, Login, put};
 use lvp_testkit::daemon::wait_for;
+use lvp_testkit::nats::jwt::Operator;
 use lvp_testkit::nats::{Nats, NatsUser};
 use lvp_testkit::require::{command, require};
 
 use super::{Fleet, Said as _};
+use crate::certificates::write;
+use crate::deploy::deploy;
 
 const TEMPLATE: &str = include_str!("../../../../../deploy/nats/accounts.conf");
 
@@ -264,4 +267,118 @@ async fn hosts_and_lvpctl_connect_over_tls_with_client_certificates_only() {
     // Nobody is meant before the host has said that it is there.
     let done = fleet.ctl_as(&order, &ours).ok("the order");
     assert!(done.contains("1 cached"), "{done}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creds_files_let_hosts_and_lvpctl_in_and_those_of_another_operator_do_not() {
+    if !require("nats-server") || !require("lvpctl") {
+        return;
+    }
+    let (ours, theirs) = (
+        Operator::new().expect("keys"),
+        Operator::new().expect("keys"),
+    );
+    for program in Nats::programs() {
+        let nats = Nats::start_program(&program, &ours.configuration).expect("the broker starts");
+        let fleet = Fleet::around(nats, 1).await;
+        let files = tempfile::tempdir().expect("there is room");
+        let file = |name: &str, operator: &Operator| {
+            let creds = operator.creds().expect("a user");
+            let file = write(files.path(), name, &creds, 0o600);
+            file.display().to_string()
+        };
+        let (lvpctl, host) = (file("lvpctl.creds", &ours), file("host.creds", &ours));
+        let foreign = file("foreign.creds", &theirs);
+        let as_lvpctl = [("LVP_NATS_CREDS", lvpctl.as_str())];
+        wait_for("the broker to be set up", async || {
+            let made = fleet.ctl_as(&["init"], &as_lvpctl);
+            made.status.success().then_some(())
+        })
+        .await;
+        for environment in [&[("LVP_NATS_CREDS", foreign.as_str())][..], &[]] {
+            fleet.ctl_as(&["hosts"], environment).code(6);
+        }
+        // A host with a foreign credential says so, and is let in with its own.
+        let fleet = fleet.with("FLEET_CREDS_FILE", &foreign);
+        let refused = fleet.start().remove(0);
+        refused
+            .until_said("The fleet's broker refused something")
+            .await;
+        refused.kill().expect("it is killed");
+        let fleet = fleet.with("FLEET_CREDS_FILE", &host);
+        let _host = fleet.start();
+        let (url, digest) = fleet.image("a.qcow2", 4);
+        let order = [
+            "order",
+            "prewarm",
+            &url,
+            "--sha256",
+            &digest,
+            "--all",
+            "--wait",
+            "--timeout",
+            "50s",
+        ];
+        let done = fleet.ctl_as(&order, &as_lvpctl).ok("the order");
+        assert!(done.contains("1 cached"), "{done}");
+    }
+}
+
+#[test]
+fn keys_of_users_are_written_once_and_come_with_their_lines() {
+    if !require("lvpctl") {
+        return;
+    }
+    let home = tempfile::tempdir().expect("there is room");
+    let file = home.path().join("kvm1.nk");
+    let make = || {
+        let mut command = command("lvpctl");
+        let command = command.args(["fleet", "nkey", "--host", "kvm1.example.com"]);
+        command.arg(&file).output().expect("lvpctl starts")
+    };
+    let line = make().ok("a key");
+    let seed = std::fs::read_to_string(&file).expect("it is written");
+    let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().expect("it is there"));
+    assert_eq!((&seed[..2], mode & 0o777), ("SU", 0o600));
+    assert!(
+        line.contains("\"$KV.lvp_hosts.kvm1=example=com\""),
+        "{line}"
+    );
+    make().code(1);
+    assert_eq!(std::fs::read_to_string(&file).expect("it is there"), seed);
+}
+
+#[test]
+fn the_compose_file_starts_the_server_with_the_configuration_beside_it() {
+    let text = include_str!("../../../../../deploy/nats/compose.yaml");
+    let compose: serde_json::Value = serde_saphyr::from_str(text).expect("it is YAML");
+    let service = &compose["services"]["nats"];
+    let mounts = service["volumes"].as_array().expect("mounts").iter();
+    let mounts = mounts.map(|mount| {
+        mount
+            .as_str()
+            .expect("a text")
+            .split(':')
+            .collect::<Vec<_>>()
+    });
+    let mounts: Vec<_> = mounts.collect();
+    for mount in mounts.iter().filter(|mount| mount[0].ends_with(".conf")) {
+        assert!(deploy("nats").join(mount[0]).is_file(), "{mount:?}");
+    }
+    let mounted = |path: &str| mounts.iter().any(|mount| path == mount[1]);
+    // What it is told to read, and what that names.
+    let command = service["command"].as_array().expect("arguments");
+    assert!(
+        command.iter().filter_map(|word| word.as_str()).any(mounted),
+        "{command:?}"
+    );
+    let server = include_str!("../../../../../deploy/nats/nats-server.conf");
+    for path in [
+        "/etc/nats/server.pem",
+        "/etc/nats/server.key",
+        "/var/lib/nats",
+    ] {
+        assert!(server.contains(path) && mounted(path), "{path}");
+    }
+    assert!(mounted("/etc/nats/accounts.conf") && server.contains("include ./accounts.conf"));
 }

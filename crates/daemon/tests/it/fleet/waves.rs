@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Fleet, Said as _, jobs};
 
-const WAVE: [&str; 6] = [
+pub(super) const WAVE: [&str; 6] = [
     "--all",
     "--hosts-at-once",
     "1",
@@ -19,14 +19,14 @@ const WAVE: [&str; 6] = [
 ];
 
 /// Looks all the time at how many hosts have a job that runs.
-struct Observer {
+pub(super) struct Observer {
     most: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Observer {
-    fn of(hosts: &[Daemon]) -> Self {
+    pub(super) fn of(hosts: &[Daemon]) -> Self {
         let (most, stop) = (
             Arc::new(AtomicU64::new(0)),
             Arc::new(AtomicBool::new(false)),
@@ -54,7 +54,7 @@ impl Observer {
         Self { most, stop, task }
     }
 
-    async fn most(self) -> u64 {
+    pub(super) async fn most(self) -> u64 {
         self.stop.store(true, Ordering::Release);
         self.task.await.expect("it ends");
         self.most.load(Ordering::Acquire)

@@ -31,11 +31,11 @@ const WHOLE_ROUNDS: u32 = 8;
 const LONGEST_ROUND: Duration = Duration::from_secs(30);
 
 /// xorshift64*: small, and the same everywhere.
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// By `LVP_TORTURE_SEED`, or else by chance; prints which.
-    pub(super) fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let seed = number("LVP_TORTURE_SEED", u64::from(std::process::id()) << 20 | 1);
         println!("LVP_TORTURE_SEED={seed}");
         Self::new(seed)
@@ -46,7 +46,7 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).max(1))
     }
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -54,7 +54,7 @@ impl Random {
     }
 }
 
-pub(super) fn number(name: &str, default: u64) -> u64 {
+pub(crate) fn number(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok();
     text.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
