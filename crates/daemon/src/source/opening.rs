@@ -203,9 +203,10 @@ impl Reading {
     pub(super) fn begin(self, response: Response, serves_ranges: bool, place: Place) -> Opening {
         let shared = Arc::<Shared>::default();
         // What is read before the stream begins must not take the plan's share of a limited rate.
-        let end = match self.source.inner.limit {
-            Some(_) => self.meta.size.min(BLOCK_BYTES),
-            None => self.meta.size.min(BUFFER_BYTES),
+        let is_limited = self.source.inner.limit.is_some() || self.source.limit.is_some();
+        let end = match is_limited {
+            true => self.meta.size.min(BLOCK_BYTES),
+            false => self.meta.size.min(BUFFER_BYTES),
         };
         let answer = Answer {
             response,
