@@ -131,7 +131,7 @@ const COMPONENTS: &[Component] = &[
             "monmaptool",
         ],
         also: nothing,
-        install: "apt install radosgw ceph-mon ceph-osd ceph-common",
+        install: "apt install radosgw ceph-mon ceph-osd ceph-common ceph-base",
     },
     program(&["promtool"], "apt install prometheus"),
     program(&["prometheus"], "apt install prometheus"),
