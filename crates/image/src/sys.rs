@@ -23,7 +23,7 @@ pub(crate) use device::{
 };
 pub(crate) use files::{
     direct_io_alignment, drop_cached, link_unnamed, logical_block_size, lower_priority, punch_hole,
-    seek_data, seek_hole, set_direct,
+    seek_data, seek_hole, set_direct, set_priority_below_parent,
 };
 pub(crate) use memory::{AlignedBuf, HUGE_PAGE_BYTES, PAGE_BYTES, is_cached, map_shared, share};
 pub(crate) use process::{close_all_from, exit_now, unshare_all};

@@ -74,7 +74,7 @@ pub fn run_with(tamper: impl Tamper) -> ExitCode {
 
 fn serve(tamper: impl Tamper) -> std::io::Result<()> {
     // As what moves bytes in the program that started it: whoever answers requests there gets a core at once.
-    sys::lower_priority(NICENESS);
+    sys::set_priority_below_parent(NICENESS);
     let mut parts = lockdown::first();
     let control = std::io::stdin().as_fd().try_clone_to_owned()?;
     let memory = sys::map_shared(std::io::stdout().as_fd(), LANES, LANE_BYTES, LANE_BYTES)?;

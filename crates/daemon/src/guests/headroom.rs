@@ -4,10 +4,16 @@
 //!  others            what the links have received less what jobs have, in a second
 //!  nobody else       for five seconds: no limit
 //!  the links are     rises by a quarter with every step, up to nine tenths of the links less the most that others
-//!  not full          received in the last five seconds
+//!  not full          received in the last five seconds, and less headers
 //!  the links are     0.7 of what jobs received, and no rise for two seconds: others may want more than they get
 //!  full
+//!  ... and there    a probe, at once and then every 30 seconds: jobs are held to 0.8 of the links, with which others
+//!  is no limit      grow that jobs have squeezed
 //! ```
+//!
+//! How much of the links jobs take is known within a tenth only, as the size of headers is not known. Of a full link
+//! without a limit that tenth may hide others, whence the probe. Its first second is not measured: senders go on until the
+//! buffers of the connections are full.
 //!
 //! What is left can be computed here, where for disks it has to be tried: the speed of a link is known, and bytes add up.
 //! While the links are not full, others get what they ask for; the tenth that is left free is what they can grow into
@@ -42,6 +48,13 @@ const RISE: f64 = 1.25;
 /// How long there is no rise after a cut.
 const HOLD: Duration = Duration::from_secs(2);
 
+/// The part of the links that jobs may fill in a probe, how often there is one, how long it takes, and how much of that is
+/// not measured.
+const PROBED: f64 = 0.8;
+const PROBE_EVERY: Duration = Duration::from_secs(30);
+const PROBE: Duration = Duration::from_millis(3500);
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// Over how long is measured.
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -68,8 +81,12 @@ pub struct Headroom {
     measured: VecDeque<(Duration, f64)>,
     /// What others certainly received, in the last [`REMEMBERED`].
     others: VecDeque<(Duration, f64)>,
+    /// In bytes of images.
     rate: Option<f64>,
     hold_until: Duration,
+    /// When the last probe began.
+    probed_at: Option<Duration>,
+    is_probing: bool,
 }
 
 impl Headroom {
@@ -83,7 +100,14 @@ impl Headroom {
             others: VecDeque::new(),
             rate: None,
             hold_until: Duration::ZERO,
+            probed_at: None,
+            is_probing: false,
         }
+    }
+
+    /// Whether the rate is only that of a probe, and nobody else is known.
+    pub fn is_probing(&self) -> bool {
+        self.is_probing
     }
 
     /// The most that others received in the last five seconds, in bytes per second.
@@ -91,31 +115,61 @@ impl Headroom {
         greatest(&self.others)
     }
 
-    /// The rate now, in bytes per second; None if nothing is limited.
+    /// The rate now, in bytes of images per second; None if nothing is limited.
     pub fn rate(&self) -> Option<u64> {
         self.rate.map(|rate| to_bytes(rate).max(1))
     }
 
     /// Decides anew. `now` is the time since any fixed instant, and grows.
     pub fn step(&mut self, now: Duration, received: Received) -> Option<u64> {
+        if self.is_probing && self.since_probe(now) <= SETTLE {
+            self.counted.clear();
+            self.measured.clear();
+        }
         keep(&mut self.counted, now, received, WINDOW);
         let Some((all, own)) = self.rates(now) else {
             return self.rate();
         };
-        keep(&mut self.measured, now, (all - own).max(0.0), WINDOW);
+        keep(
+            &mut self.measured,
+            now,
+            (all - OVERHEAD * own).max(0.0),
+            WINDOW,
+        );
         let certain = self.certain(now);
         keep(&mut self.others, now, certain, REMEMBERED);
         let others = self.others();
+        let is_full = all >= FULL * self.link;
         if others < NOBODY * self.link {
-            self.rate = None;
-        } else if all >= FULL * self.link {
+            self.probe(now, is_full);
+        } else if is_full {
             let used = self.rate.map_or(own, |rate| rate.min(own));
             self.rate = Some((used * CUT).max(self.floor));
             self.hold_until = now + HOLD;
+            self.is_probing = false;
         } else {
-            self.approach(now, (FILLED * self.link - others).max(self.floor));
+            let left = (FILLED * self.link - others) / OVERHEAD;
+            self.approach(now, left.max(self.floor));
+            self.is_probing = false;
         }
         self.rate()
+    }
+
+    /// Nobody else is known: no limit, except that of a probe while the links are full.
+    fn probe(&mut self, now: Duration, is_full: bool) {
+        if self.is_probing {
+            self.is_probing = self.since_probe(now) < PROBE;
+        } else if is_full && self.rate.is_none() && self.since_probe(now) >= PROBE_EVERY {
+            self.is_probing = true;
+            self.probed_at = Some(now);
+        }
+        let probed = PROBED * self.link / OVERHEAD;
+        self.rate = self.is_probing.then_some(probed.max(self.floor));
+    }
+
+    fn since_probe(&self, now: Duration) -> Duration {
+        self.probed_at
+            .map_or(Duration::MAX, |at| now.saturating_sub(at))
     }
 
     /// What others received all the time in the last [`WINDOW`] of measurements.
@@ -137,7 +191,7 @@ impl Headroom {
         });
     }
 
-    /// What the links and jobs have received in a second. None if that was not measured for long enough.
+    /// What the links have received in a second, and jobs of images. None if that was not measured for long enough.
     fn rates(&self, now: Duration) -> Option<(f64, f64)> {
         let (since, first) = self.counted.front()?;
         let (_, last) = self.counted.back()?;
@@ -149,7 +203,7 @@ impl Headroom {
         let rate =
             |now: u64, before: u64| to_f64(now.saturating_sub(before)) / passed.as_secs_f64();
         let all = rate(last.all_bytes, first.all_bytes);
-        Some((all, OVERHEAD * rate(last.own_bytes, first.own_bytes)))
+        Some((all, rate(last.own_bytes, first.own_bytes)))
     }
 }
 

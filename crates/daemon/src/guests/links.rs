@@ -56,7 +56,7 @@ impl Links {
         }
     }
 
-    /// The physical interfaces by which packets to this address go.
+    /// The physical interface, or bond, by which packets to this address go.
     pub fn towards(&self, address: IpAddr) -> io::Result<Vec<String>> {
         if address.is_loopback() {
             return Err(io::Error::other(
@@ -74,12 +74,17 @@ impl Links {
         let best =
             best.ok_or_else(|| io::Error::other(format!("there is no route to {address}")))?;
         let ends = self.ends(&best.interface)?;
-        match ends.is_empty() {
-            true => Err(io::Error::other(format!(
-                "{} is a virtual interface without a physical one under it",
-                best.interface
+        let name = &best.interface;
+        match ends.len() {
+            0 => Err(io::Error::other(format!(
+                "{name} is a virtual interface without a physical one under it"
             ))),
-            false => Ok(ends),
+            1 => Ok(ends),
+            // A bridge of several, or a team: what one connection can receive is not known.
+            _ => Err(io::Error::other(format!(
+                "{name} has several physical interfaces under it ({}) and is no bond: by which of them packets come is not known",
+                ends.join(", ")
+            ))),
         }
     }
 

@@ -21,9 +21,13 @@ use super::headroom::{Headroom, Received};
 use super::links::Links;
 use crate::config::windows::Windows;
 use crate::config::{Config, endpoints};
+use crate::estimate::to_f64;
 
 /// An address outside (RFC 5737): the way there is the default route.
 const SOMEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// From this part of the rate on, it is what holds downloads back.
+const USED_UP: f64 = 0.75;
 
 /// Lets downloads step aside.
 #[derive(Debug)]
@@ -49,8 +53,18 @@ struct Watch {
 struct Look {
     at: Instant,
     own_bytes: u64,
-    /// The rate that was set.
+    /// The rate that was set for others. That of a probe is not told.
     rate: Option<u64>,
+}
+
+impl Look {
+    /// Whether the rate was used up since then.
+    fn is_held(self, passed: Duration, own_bytes: u64) -> bool {
+        let moved = to_f64(own_bytes.saturating_sub(self.own_bytes));
+        let allowed = |rate| to_f64(rate) * passed.as_secs_f64();
+        self.rate
+            .is_some_and(|rate| moved > 0.0 && moved >= USED_UP * allowed(rate))
+    }
 }
 
 /// What was measured, and what was decided.
@@ -64,7 +78,7 @@ pub struct NetworkShown {
     pub rate: Option<u64>,
     /// Since when what was decided before.
     pub passed: Duration,
-    /// Whether downloads were under way and held back.
+    /// Whether downloads used up their rate, and would have been faster without.
     pub is_held: bool,
 }
 
@@ -162,17 +176,18 @@ impl Network {
         let look = Look {
             at: now,
             own_bytes: received.own_bytes,
-            rate,
+            rate: rate.filter(|_| !watch.headroom.is_probing()),
         };
         let Some(last) = watch.last.replace(look) else {
             return Ok(None);
         };
+        let passed = now.saturating_duration_since(last.at);
         Ok(Some(NetworkShown {
             link_bytes_per_sec: watch.link_bytes_per_sec,
             others_bytes_per_sec: watch.headroom.others(),
             rate,
-            passed: now.saturating_duration_since(last.at),
-            is_held: last.rate.is_some() && received.own_bytes > last.own_bytes,
+            passed,
+            is_held: last.is_held(passed, received.own_bytes),
         }))
     }
 
@@ -219,15 +234,15 @@ mod tests {
         for number in 0..10 {
             // Others receive half of what the link can.
             receive(u64::from(number) * 125_000_000 / 4);
-            network.limiter.reserve(1000, Instant::now());
             shown = network.step_at(begin + STEP * number, false).unwrap();
         }
         let shown = shown.expect("it was measured");
         assert_eq!(shown.link_bytes_per_sec, 125_000_000);
         let rate = network.limiter.rate().expect("it is limited").get();
         assert_eq!(shown.rate, Some(rate));
-        assert!((49_000_000..51_000_000).contains(&rate), "{rate}");
-        assert!(shown.is_held && shown.passed == STEP, "{shown:?}");
+        // With headers it is four tenths.
+        assert!((45_000_000..46_000_000).contains(&rate), "{rate}");
+        assert!(!shown.is_held && shown.passed == STEP, "{shown:?}");
         // What was found again is not forgotten.
         network.find(store).unwrap();
         let open = network.step_at(begin + STEP * 10, true).unwrap();
@@ -240,6 +255,20 @@ mod tests {
         network.let_go();
         assert_eq!(network.limiter.rate(), None);
         assert_eq!(network.step_at(begin + STEP * 13, false).unwrap(), None);
+    }
+
+    #[test]
+    fn downloads_are_held_back_by_a_rate_that_they_use_up() {
+        let look = |rate| Look {
+            at: Instant::now(),
+            own_bytes: 500,
+            rate,
+        };
+        let is_held = |rate, own_bytes| look(rate).is_held(STEP, own_bytes);
+        assert!(is_held(Some(2000), 1500) && is_held(Some(2000), 1250));
+        assert!(!is_held(Some(2000), 1200), "the server is what is slow");
+        assert!(!is_held(Some(2000), 500) && !is_held(Some(0), 500));
+        assert!(!is_held(None, 5000));
     }
 
     #[test]

@@ -149,6 +149,13 @@ impl Told {
             }
         }
     }
+
+    /// Calls `ends` if they were held back: nothing holds them back from now on.
+    pub(super) fn end(&mut self, ends: impl FnOnce(Duration)) {
+        if let Some((held, _)) = self.held.take() {
+            ends(held);
+        }
+    }
 }
 
 fn tell(told: &mut Told, shown: &Shown) {

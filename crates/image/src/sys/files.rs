@@ -84,3 +84,14 @@ pub(crate) fn lower_priority(steps: i32) {
     // Nothing depends on it: a thread with the usual priority does its work as well.
     rustix::process::nice(steps).ok();
 }
+
+/// Gives the calling thread a priority that is lower than that of the process that started this one by this many steps,
+/// whichever of its threads did: a nice value is inherited from the thread.
+pub(crate) fn set_priority_below_parent(steps: i32) {
+    let parent = rustix::process::getppid();
+    let priority = rustix::process::getpriority_process(parent);
+    // As above.
+    priority
+        .and_then(|priority| rustix::process::setpriority_process(None, priority + steps))
+        .ok();
+}

@@ -140,15 +140,25 @@ fn what_cannot_be_measured_is_said_with_the_reason() {
     let host = Host::new();
     host.interface("eth0", Some("-1"), 0);
     host.interface("veth1", None, 0);
+    host.interface("team0", None, 0);
     host.routes(&[
         ("eth0", ALL, ALL, 3, 0),
         ("veth1", [10, 0, 0, 0], [255, 0, 0, 0], 1, 0),
+        ("team0", [10, 1, 0, 0], [255, 255, 0, 0], 1, 0),
     ]);
     let links = host.links();
     let why = |text: &str| links.towards(address(text)).unwrap_err().to_string();
     assert!(why("127.0.0.1").contains("on this host"));
     assert!(why("::1").contains("on this host"));
     assert!(why("10.0.0.1").contains("veth1 is a virtual interface"));
+    // A team, or a bridge of two.
+    for name in ["eth1", "eth2"] {
+        host.interface(name, Some("1000"), 0);
+        host.stack("team0", name);
+    }
+    assert!(
+        why("10.1.0.1").contains("team0 has several physical interfaces under it (eth1, eth2)")
+    );
     assert!(why("2001:db8::1").contains("no route to 2001:db8::1"));
     let found = links.towards(address("192.0.2.1")).unwrap();
     let error = links.speed(&found).unwrap_err().to_string();
