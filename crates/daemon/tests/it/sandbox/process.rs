@@ -26,6 +26,13 @@ fn decoders(daemon: u32) -> Vec<PathBuf> {
     found
 }
 
+/// The nice value of a process's first thread.
+fn niceness(process: &Path) -> Option<i32> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(16)?.parse().ok()
+}
+
 /// The processes that a process has started and that run.
 fn children(process: u32) -> Vec<PathBuf> {
     let is_child = |child: &PathBuf| {
@@ -79,6 +86,10 @@ async fn the_decoding_process_has_no_rights_no_files_and_no_environment() {
             assert_ne!(of(&process), of(Path::new("/proc/self")), "{namespace}");
         }
     }
+    // Whoever answers requests comes first.
+    let daemon_niceness = niceness(&Path::new("/proc").join(daemon.pid().to_string()));
+    let lower = daemon_niceness.map(|value| (value + 5).min(19));
+    assert_eq!(niceness(&process), lower);
     let score = fs::read_to_string(process.join("oom_score_adj")).expect("it runs");
     assert_eq!(score.trim(), "1000");
     assert_eq!(fs::read(process.join("environ")).expect("it runs"), b"");
