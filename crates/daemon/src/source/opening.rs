@@ -266,6 +266,9 @@ impl Reading {
             }
         };
         shared.kept.send_modify(|kept| kept.is_over = true);
+        if ended.is_err() || filling.bytes == size {
+            together.set_opening_read(false);
+        }
         // Servers and firewalls permit a standstill for a while only, and one that serves few connections needs this one.
         tokio::select! {
             () = shared.wanted.cancelled() => {}

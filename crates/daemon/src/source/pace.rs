@@ -256,7 +256,7 @@ impl Controller {
             let least = FIRST_RANGE_BYTES.min(place_bytes);
             return self.shape(wanted.clamp(least, place_bytes), place_bytes);
         }
-        // Where the reader's rate is not known, the network's is: connections of any age do not last for ever.
+        // Where the reader's rate is not known, the network's is: no connection lasts for ever.
         let most = self.delivered.unwrap_or(rate) * MAX_STANDSTILL.as_secs_f64();
         let most = to_bytes(most).clamp(place_bytes, MAX_RANGE_BYTES);
         // Two are enough to have the next one begin without a pause.
