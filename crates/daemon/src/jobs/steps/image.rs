@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
 
 use lvp_api::{Cause, ImageType, Lane, Sha256Digest, Stage};
 use lvp_image::copy::PlannedImage;
@@ -32,9 +31,6 @@ const NO_RANGES: &str =
 /// See [`MAP_TOO_LARGE`].
 const PACKED: &str = "The image is in an archive or a stream that cannot be read in one pass: it \
     was downloaded first, then unpacked and written from the cache";
-
-/// How long a job waits for one that has asked for the same object's first bytes.
-const FIRST_MAX: Duration = Duration::from_secs(2);
 
 /// How an object is to be read.
 pub(super) enum Plan {
@@ -103,9 +99,7 @@ impl Steps<'_> {
         if let Looking::After(first) = &mut looking {
             // It has the first bytes, which this job has not.
             self.charge(Cause::Queue);
-            let shown = tokio::time::timeout(FIRST_MAX, first.shown());
-            // Its own requests may have no answer yet, and this job has all of its own.
-            let _is_shown = self.until_stopped(shown).await?.is_ok();
+            self.until_stopped(first.shown()).await?;
             self.charge(Cause::Network);
         }
         Ok(Resolved {
