@@ -129,7 +129,8 @@ async fn an_opening_that_keeps_another_request_waiting_is_let_go() {
     let queueing = async {
         eventually("the opening is full", || setup.received() >= 4 * MIB).await;
         assert_eq!(setup.proxy.held().len(), 1);
-        let is_closed = || setup.proxy.open_connections() < ROUND;
+        let open = setup.proxy.open_connections();
+        let is_closed = || setup.proxy.open_connections() < open;
         eventually("its connection is closed", is_closed).await;
         setup.proxy.hold_nothing();
     };
