@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::meter::Meter;
+
+/// How long a follower waits for the leader's counters.
+const SHOWN_MAX: Duration = Duration::from_secs(2);
 
 /// What a follower sees of the flight.
 #[derive(Debug, Clone, Default)]
@@ -76,10 +80,12 @@ impl Follower {
         while self.0.changed().await.is_ok() {}
     }
 
-    /// Returns when the leader shows its counters, or the flight has ended.
+    /// Returns when the leader shows its counters, or the flight has ended; or soon, as the leader's own requests may
+    /// have no answer for long.
     pub async fn shown(&mut self) {
+        let shown = self.0.wait_for(|state| state.meter.is_some());
         // An error is the end.
-        self.0.wait_for(|state| state.meter.is_some()).await.ok();
+        tokio::time::timeout(SHOWN_MAX, shown).await.ok();
     }
 
     /// What is known of the flight now.

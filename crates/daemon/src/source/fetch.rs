@@ -114,6 +114,7 @@ impl<'a> Fetch<'a> {
             match self.attempt().await {
                 Ok(chunk) => {
                     self.budget.succeeded();
+                    self.budget.received(length(&chunk));
                     self.left.start += length(&chunk);
                     return Ok(Some(chunk));
                 }

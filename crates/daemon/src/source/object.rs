@@ -81,6 +81,11 @@ impl ObjectMeta {
         }
     }
 
+    /// Ends the request for its first bytes, which nobody will read.
+    pub fn end_opening(&self) {
+        self.opening.take();
+    }
+
     /// Identifies the object, whatever its content and the signature of the URL: a digest of endpoint, bucket, key
     /// and a version that was requested, or of a URL with the part of its query that is not a signature. Unlike
     /// the URL as it is shown, it is different for any two objects.

@@ -27,13 +27,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{Result, SourceError};
 use super::fetch::{Fetch, Mode};
-use super::gate::{Gate, Place};
+use super::gate::Place;
 use super::pace::{FIRST_RANGE_BYTES, MAX_STANDSTILL, MIN_RANGE_BYTES};
 use super::reader::BLOCK_BYTES;
+use super::round::{Together, Unanswered, Waiting};
 use super::{ObjectMeta, Source};
 
 /// How much is read before the stream begins.
 pub(super) const BUFFER_BYTES: u64 = FIRST_RANGE_BYTES;
+
+/// How long other requests may wait for the end of one that stands still, or twice as long as this one had to wait: some
+/// servers serve one at a time, and have the others wait.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// An answer that is being read.
 pub(super) struct Answer {
@@ -65,6 +70,8 @@ pub(super) struct Opening {
     pub(super) end: u64,
     /// Whether the server has shown that it serves ranges.
     pub(super) serves_ranges: bool,
+    /// The requests that are kept waiting if the server serves one at a time.
+    waiting: Arc<Waiting>,
     task: AbortOnDropHandle<Begun>,
 }
 
@@ -102,7 +109,7 @@ pub(super) struct Begun {
 pub(super) struct Reading {
     pub(super) source: Source,
     pub(super) meta: ObjectMeta,
-    pub(super) gate: Arc<Gate>,
+    pub(super) together: Arc<Together>,
 }
 
 impl OpeningSlot {
@@ -125,6 +132,11 @@ impl OpeningSlot {
         let has_come = |kept: &Kept| kept.is_over || kept.bytes >= range.end;
         let kept = kept.wait_for(has_come).await.ok()?;
         kept.copy(range)
+    }
+
+    /// Another request for the object is sent, as long as the result is held.
+    pub(super) fn waits(&self) -> Option<Unanswered> {
+        self.lock().as_ref().map(|opening| opening.waiting.begin())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Opening>> {
@@ -214,24 +226,32 @@ impl Reading {
             is_to_end: true,
         };
         let mover = self.source.mover().clone();
+        let waiting = Arc::clone(&self.together.waiting);
+        self.together.set_opening_read(true);
         let reading = self.run(answer, place, Arc::clone(&shared), end);
         Opening {
             shared,
             end,
             serves_ranges,
+            waiting,
             task: AbortOnDropHandle::new(mover.spawn(reading)),
         }
     }
 
     async fn run(self, answer: Answer, place: Place, shared: Arc<Shared>, end: u64) -> Begun {
-        let Self { source, meta, gate } = self;
+        let Self {
+            source,
+            meta,
+            together,
+        } = self;
+        let gate = &together.gate;
         let size = meta.size;
         let mode = match meta.strong_validator() {
             Some(_) => Mode::Ranged,
             None => Mode::Once,
         };
         let mut fetch = Fetch::new(&source, &meta, 0..size, mode)
-            .through(Arc::clone(&gate))
+            .through(Arc::clone(gate))
             .going_on(0, Some(answer), place);
         let mut filling = Filling::default();
         let ended = loop {
@@ -246,12 +266,17 @@ impl Reading {
             }
         };
         shared.kept.send_modify(|kept| kept.is_over = true);
+        if ended.is_err() || filling.bytes == size {
+            together.set_opening_read(false);
+        }
         // Servers and firewalls permit a standstill for a while only, and one that serves few connections needs this one.
         tokio::select! {
             () = shared.wanted.cancelled() => {}
             () = tokio::time::sleep(MAX_STANDSTILL) => fetch.let_go(),
             () = gate.narrows() => fetch.let_go(),
+            () = together.waiting.for_long(PATIENCE.max(2 * meta.pace.cost())) => fetch.let_go(),
         }
+        together.set_opening_read(false);
         shared.wanted.cancelled().await;
         let mut chunks = Vec::new();
         shared

@@ -97,6 +97,11 @@ impl Pace {
         });
     }
 
+    /// From sending a request to the first byte of its answer.
+    pub(super) fn cost(&self) -> Duration {
+        self.get().first_byte.unwrap_or_default()
+    }
+
     fn get(&self) -> Measured {
         *self.lock()
     }
@@ -251,9 +256,9 @@ impl Controller {
             let least = FIRST_RANGE_BYTES.min(place_bytes);
             return self.shape(wanted.clamp(least, place_bytes), place_bytes);
         }
-        let most = self.delivered.map_or(MAX_RANGE_BYTES, |rate| {
-            to_bytes(rate * MAX_STANDSTILL.as_secs_f64()).clamp(place_bytes, MAX_RANGE_BYTES)
-        });
+        // Where the reader's rate is not known, the network's is: no connection lasts for ever.
+        let most = self.delivered.unwrap_or(rate) * MAX_STANDSTILL.as_secs_f64();
+        let most = to_bytes(most).clamp(place_bytes, MAX_RANGE_BYTES);
         // Two are enough to have the next one begin without a pause.
         let width = self.width.min(2);
         Shape {

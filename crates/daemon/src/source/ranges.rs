@@ -188,7 +188,10 @@ impl RangeReader {
                     bytes if bytes == meta.size => true,
                     bytes => bytes < length && meta.strong_validator().is_some(),
                 };
-                early = Early::of(begun.chunks, length, begun.error.filter(|_| is_wanted));
+                // What has passed since then may have ended by now.
+                let is_over = |error: &SourceError| error.is_transient() && begun.bytes < meta.size;
+                let error = begun.error.filter(|error| is_wanted && !is_over(error));
+                early = Early::of(begun.chunks, length, error);
                 fetch = fetch.going_on(begun.bytes, begun.answer, place);
             }
             // Without a receiver the reader is gone, and this task is being aborted.

@@ -109,6 +109,7 @@ impl RemoteReader {
                 buffer = opening;
                 return Ok(());
             }
+            let _unanswered = self.meta.opening.waits();
             let mut fetch = Fetch::new(&self.source, &self.meta, range, Mode::Ranged);
             while let Some(chunk) = fetch.next().await? {
                 buffer.extend_from_slice(&chunk);

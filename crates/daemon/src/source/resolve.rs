@@ -6,17 +6,16 @@ use std::time::Instant;
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use lvp_api::Checksum;
 use reqwest::Response;
-use tokio_util::sync::CancellationToken;
 
 use super::checksums::{self, Checksums};
 use super::error::{Result, SourceError, SourceErrorKind};
 use super::evidence::SIGNATURES;
-use super::gate::Gate;
 use super::http::{Location, header_text};
 use super::opening::Reading;
 use super::range_headers::{ContentRange, total_size};
 use super::refusal::refusal;
 use super::retry::{Failure, Observer};
+use super::round::Together;
 use super::{ImageUrl, Inner, ObjectMeta, Source};
 use crate::config::SignaturePolicy;
 
@@ -27,15 +26,6 @@ pub enum Want {
     Version,
     /// Its first bytes as well, for whoever reads it next.
     Bytes,
-}
-
-/// Requests that go out together.
-#[derive(Debug)]
-pub(super) struct Together {
-    /// The object was found. Until then a request that may have failed for the same reason is not repeated.
-    pub(super) found: CancellationToken,
-    /// Limits them, once the server has refused some for their number.
-    pub(super) gate: Arc<Gate>,
 }
 
 /// An answer to a request for an object.
@@ -77,10 +67,7 @@ impl Source {
             SignaturePolicy::Off => 0,
             SignaturePolicy::Required | SignaturePolicy::IfPresent => SIGNATURES.len(),
         };
-        let together = Arc::new(Together {
-            found: CancellationToken::new(),
-            gate: Arc::new(Gate::new(1 + checksums::FILES.len() + signatures)),
-        });
+        let together = Arc::new(Together::new(1 + checksums::FILES.len() + signatures));
         let beside = Self {
             together: Some(Arc::clone(&together)),
             ..self.clone()
@@ -88,7 +75,7 @@ impl Source {
         let checksums = beside.checksums(url, requested);
         let object = async {
             let found = match want {
-                Want::Bytes if !self.has_mirrors() => self.open(url, &together.gate).await?,
+                Want::Bytes if !self.has_mirrors() => self.open(url, &together).await?,
                 Want::Bytes | Want::Version => self.resolve(url).await?,
             };
             together.found.cancel();
@@ -100,24 +87,27 @@ impl Source {
             object = &mut object => (object?, checksums.await?),
             checksums = &mut checksums => (object.await?, checksums?),
         };
-        object.most_at_once = (together.gate.is_narrow()).then(|| together.gate.width());
+        object.most_at_once = together.most_at_once();
         Ok((object, checksums))
     }
 
     /// Finds the object by a request for all of it, and keeps its first bytes for the reader and the stream.
-    async fn open(&self, url: &ImageUrl, gate: &Arc<Gate>) -> Result<ObjectMeta> {
+    async fn open(&self, url: &ImageUrl, together: &Arc<Together>) -> Result<ObjectMeta> {
+        let gate = &together.gate;
         let mut budget = self.budget();
         loop {
             let mut place = budget.server(gate.enter()).await;
-            let found = self.inner.get(url, "bytes=0-", self.observer());
+            let asked = together.asked();
+            let found = self.inner.find(url, self.observer());
             match budget.server(found).await {
                 Ok(Found { meta, whole }) => {
                     budget.succeeded();
+                    together.answered(asked);
                     if let Some((response, serves_ranges)) = whole {
                         let reading = Reading {
                             source: self.clone(),
                             meta: meta.without_opening(),
-                            gate: Arc::clone(gate),
+                            together: Arc::clone(together),
                         };
                         (meta.opening).put(reading.begin(response, serves_ranges, place));
                     }
@@ -125,6 +115,7 @@ impl Source {
                 }
                 Err(failure) => {
                     if failure.error.is_overload() {
+                        together.refused();
                         gate.narrow(&mut place);
                     }
                     drop(place);
@@ -165,6 +156,22 @@ impl Inner {
         Ok(found.meta)
     }
 
+    /// Asks for all of the object. Some servers refuse a range without an end, or do not tell the size in their
+    /// answer, and tell it to `HEAD`.
+    async fn find(
+        &self,
+        url: &ImageUrl,
+        observer: Option<&dyn Observer>,
+    ) -> Result<Found, Failure> {
+        match self.get(url, "bytes=0-", observer).await {
+            Err(failure) if may_be_the_range(&failure.error) => {
+                let meta = self.resolve(url, observer).await?;
+                Ok(Found { meta, whole: None })
+            }
+            found => found,
+        }
+    }
+
     async fn get(
         &self,
         url: &ImageUrl,
@@ -191,15 +198,28 @@ impl Inner {
             _ => return Err(refusal(&location, response).await),
         };
         let size = size.ok_or_else(|| {
+            let range = header_text(response.headers(), header::CONTENT_RANGE);
+            let range = range.map_or_else(String::new, |range| {
+                format!("; its answer has the Content-Range {range:?}")
+            });
             Failure::passing(SourceError::new(
                 SourceErrorKind::Protocol,
-                format!("The server does not report the size of {url}"),
+                format!("The server does not report the size of {url}{range}"),
             ))
         })?;
         let meta = ObjectMeta::read(url, location, size, response.headers())?;
         meta.pace.answered(took);
         let whole = whole_of(&response, size).map(|serves_ranges| (response, serves_ranges));
         Ok(Found { meta, whole })
+    }
+}
+
+/// Whether another request for the object may succeed: this one lacks the size, or its range was refused.
+fn may_be_the_range(error: &SourceError) -> bool {
+    match error.status() {
+        None => error.kind() == SourceErrorKind::Protocol,
+        Some(401 | 403 | 404 | 408 | 429) => false,
+        Some(status) => status == 501 || (400..500).contains(&status),
     }
 }
 
@@ -211,7 +231,11 @@ fn whole_of(response: &Response, size: u64) -> Option<bool> {
     }
     let range = header_text(response.headers(), header::CONTENT_RANGE);
     match (response.status(), range) {
-        (StatusCode::OK, None) => Some(false),
+        // Some ignore a range of the whole object only. Of those that ignore others too, the first one shows that.
+        (StatusCode::OK, None) => {
+            let accepted = header_text(response.headers(), header::ACCEPT_RANGES);
+            Some(accepted.is_some_and(|unit| unit.trim().eq_ignore_ascii_case("bytes")))
+        }
         (StatusCode::OK | StatusCode::PARTIAL_CONTENT, Some(range)) => {
             let found = ContentRange::parse(range)?;
             (found.first == 0 && found.last + 1 == size && found.total == Some(size))

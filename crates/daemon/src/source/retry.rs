@@ -10,6 +10,9 @@ use crate::backoff::Backoff;
 /// Longest wait that a server can request: how long a job waits is the operator's decision.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
+/// What has to be received after a failure to have all attempts again.
+const PROGRESS_BYTES: u64 = 16 << 20; // 16 MiB
+
 /// One failed attempt.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -101,6 +104,8 @@ pub(super) struct Budget<'a> {
     /// Some while the last attempt has failed; with the failures in a row.
     failing: Option<(RequestId, u32)>,
     retries_made: u32,
+    /// Bytes since the last failure.
+    received: u64,
 }
 
 impl<'a> Budget<'a> {
@@ -116,6 +121,7 @@ impl<'a> Budget<'a> {
             observer,
             failing: None,
             retries_made: 0,
+            received: 0,
         }
     }
 
@@ -132,6 +138,7 @@ impl<'a> Budget<'a> {
             return Err(failure.error.with_attempts(made));
         };
         self.retries_made += 1;
+        self.received = 0;
         tracing::debug!(
             error = %failure.error,
             attempt = self.retries_made,
@@ -157,6 +164,16 @@ impl<'a> Budget<'a> {
     pub(super) fn succeeded(&mut self) {
         if let (Some((request, _)), Some(observer)) = (self.failing.take(), self.observer) {
             observer.recovered(request);
+        }
+    }
+
+    /// These bytes have come, and will not be requested again. After enough of them, all attempts are there again:
+    /// where connections last for a while only, a large range needs many.
+    pub(super) fn received(&mut self, bytes: u64) {
+        self.received = self.received.saturating_add(bytes);
+        if self.received >= PROGRESS_BYTES {
+            self.received = 0;
+            self.backoff.reset();
         }
     }
 
@@ -240,6 +257,21 @@ mod tests {
     async fn there_is_one_repeat_per_configured_wait() {
         let waits = waits(&[100, 1_000, 10_000], Retry::Backoff).await;
         check_waits(&waits, &[100, 1_000, 10_000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn real_progress_brings_all_attempts_back() {
+        let retries = AtomicU64::new(0);
+        let mut budget = Budget::new(&[Duration::from_millis(1)], &retries, None);
+        for _ in 0..10 {
+            assert!(budget.pause(failure(Retry::Backoff)).await.is_ok());
+            budget.received(PROGRESS_BYTES / 2);
+            budget.received(PROGRESS_BYTES / 2);
+        }
+        assert!(budget.pause(failure(Retry::Backoff)).await.is_ok());
+        budget.received(PROGRESS_BYTES - 1);
+        let error = budget.pause(failure(Retry::Backoff)).await;
+        assert_eq!(error.expect_err("it was too little").attempts(), 12);
     }
 
     #[tokio::test(start_paused = true)]

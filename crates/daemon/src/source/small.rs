@@ -7,6 +7,7 @@ use super::error::{Result, SourceError, SourceErrorKind};
 use super::http::{Location, no_answer};
 use super::refusal::refusal;
 use super::retry::{Failure, Observer, Retry};
+use super::round::Together;
 use super::url::{ImageUrl, Sibling};
 use super::{Inner, Source, evidence};
 
@@ -25,6 +26,8 @@ impl Source {
                 Some(together) => together.gate.enter().await,
                 None => None,
             };
+            let asked = together.map(Together::asked);
+            let unanswered = together.map(|together| together.waiting.begin());
             let location = Location::of(file);
             let too_long = || {
                 let found = format!("it is larger than {} KiB", max_bytes >> 10);
@@ -33,7 +36,14 @@ impl Source {
             let read = self
                 .inner
                 .read_small(self.observer(), location, max_bytes, too_long);
-            let failure = match read.await {
+            let read = read.await;
+            drop(unanswered);
+            if let (Some(together), Some(asked)) = (together, asked)
+                && is_answer(&read)
+            {
+                together.answered(asked);
+            }
+            let failure = match read {
                 Ok(text) => {
                     budget.succeeded();
                     return Ok(Some(text));
@@ -43,6 +53,7 @@ impl Source {
             if let Some(together) = together
                 && failure.error.is_overload()
             {
+                together.refused();
                 together.gate.narrow(&mut place);
             }
             drop(place);
@@ -52,7 +63,6 @@ impl Source {
             {
                 // If the object's request fails too, that one says so, and decides whether there is a repeat.
                 together.found.cancelled().await;
-                continue;
             }
             match budget.pause(failure).await {
                 Err(error) if error.kind() == SourceErrorKind::NotFound => {
@@ -99,5 +109,13 @@ impl Inner {
             }
         }
         Ok(body)
+    }
+}
+
+/// Whether the server has answered as one does that is not overloaded.
+fn is_answer(read: &Result<Vec<u8>, Failure>) -> bool {
+    match read {
+        Ok(_) => true,
+        Err(failure) => failure.retry == Retry::Never && failure.error.status().is_some(),
     }
 }

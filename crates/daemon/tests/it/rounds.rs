@@ -100,6 +100,25 @@ async fn jobs_that_begin_at_once_ask_for_the_images_bytes_once() {
 }
 
 #[tokio::test]
+async fn a_job_does_not_wait_for_anothers_request_that_is_not_answered() {
+    let (world, proxy) = World::with_faults().await;
+    let url = world.put("a.qcow2", &image(8 * MIB, 40, 1).build());
+    let daemon = world.start();
+    proxy.hold(|request| is_image(request) && request.header("range") == Some("bytes=0-"));
+    let first = accepted(&daemon, &url, "one", 8 * MIB).await;
+    wait_for("the first job", async || {
+        (proxy.held().len() == 1).then_some(())
+    })
+    .await;
+    let second = completed(&daemon, &url, "two", 8 * MIB).await;
+    assert!(second.error.is_none(), "{second:?}");
+    assert_eq!(proxy.held().len(), 1, "the first job still waits");
+    proxy.hold_nothing();
+    let first = daemon.ended(&first).await.expect("it ends");
+    assert!(first.error.is_none(), "{first:?}");
+}
+
+#[tokio::test]
 async fn a_jobs_record_counts_its_requests_with_repeats_and_keeps_them() {
     let (world, proxy) = World::with_faults().await;
     let url = world.put("a.qcow2", &image(8 * MIB, 40, 1).build());

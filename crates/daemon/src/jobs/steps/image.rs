@@ -98,7 +98,9 @@ impl Steps<'_> {
         self.expect_checksum(&checksums)?;
         if let Looking::After(first) = &mut looking {
             // It has the first bytes, which this job has not.
+            self.charge(Cause::Queue);
             self.until_stopped(first.shown()).await?;
+            self.charge(Cause::Network);
         }
         Ok(Resolved {
             object,

@@ -191,6 +191,7 @@ impl Steps<'_> {
                 match turn {
                     Turn::Done => return Ok(()),
                     Turn::Wait(follower) => {
+                        object.end_opening();
                         self.follow(follower).await?;
                         continue;
                     }
@@ -206,6 +207,7 @@ impl Steps<'_> {
                     self.use_cached(pin, checksums, way).await
                 }
                 Lookup::Follow(follower) => {
+                    object.end_opening();
                     self.follow(follower).await?;
                     continue;
                 }

@@ -90,8 +90,15 @@ fn ranges_end_before_a_connection_stands_still_for_long() {
 #[test]
 fn one_connection_is_one_whatever_is_measured() {
     for cost in [0, 1, 200, 5_000] {
-        let pace = pace(cost, 50e6);
-        let shape = Controller::new(1, Instant::now()).next(&pace);
-        assert_eq!((shape.width, shape.range_bytes), (1, MAX_RANGE_BYTES));
+        // And what takes no longer than connections last everywhere.
+        for (rate, bytes) in [
+            (1e9, MAX_RANGE_BYTES),
+            (50e6, 750_000_000),
+            (1e5, WINDOW_BYTES),
+        ] {
+            let pace = pace(cost, rate);
+            let shape = Controller::new(1, Instant::now()).next(&pace);
+            assert_eq!((shape.width, shape.range_bytes), (1, bytes));
+        }
     }
 }
