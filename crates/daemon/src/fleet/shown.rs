@@ -101,9 +101,6 @@ mod tests {
         let order: Order = serde_json::from_value(order).unwrap();
         assert_eq!(order.check(), Ok(()));
         let shown = asks(order).image_url;
-        assert_eq!(
-            shown.as_deref(),
-            Some("https://images.example.com/a.qcow2")
-        );
+        assert_eq!(shown.as_deref(), Some("https://images.example.com/a.qcow2"));
     }
 }

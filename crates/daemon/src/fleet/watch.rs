@@ -107,9 +107,9 @@ impl Watch {
             sender.send(News::Follows(since)).ok();
             for ((of, host), known) in &state.claims {
                 if of == order {
-                    known
-                        .news(host)
-                        .for_each(|news| drop(sender.send(news).ok()));
+                    for news in known.news(host) {
+                        sender.send(news).ok();
+                    }
                 }
             }
             if state.is_current {
