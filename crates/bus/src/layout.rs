@@ -99,7 +99,9 @@ pub async fn create(broker: &Context, replicas: usize) -> Result<Vec<String>, Bu
             max_message_size,
             discard: DiscardPolicy::New,
             num_replicas: replicas,
-            allow_rollup: true,
+            // A roll-up would let whoever may write one key remove all of them. So keys are purged by the stream's API only,
+            // for which hosts have no permission.
+            allow_rollup: false,
             deny_delete: true,
             allow_direct: true,
             ..stream::Config::default()

@@ -42,6 +42,6 @@ export function Fleet() {
           <td>${order.jobs > 0 && html`<${Bar} value=${done(order)} state=${KINDS[order.state]} label=${`Progress of ${order.id}`} />
             <span class="progress-text">${order.jobs_ended} of ${order.jobs} ${order.jobs === 1 ? 'job' : 'jobs'}${order.jobs_failed > 0 && `, ${order.jobs_failed} failed`}${order.bytes > 0 && `, ${bytes(order.bytes)}`}${!order.ended && order.bytes_per_second > 0 && ` · ${rate(order.bytes_per_second)}`}</span>`}
             ${order.job_id && html`<div><a href=${`#/jobs/${order.job_id}`}>${short(order.job_id)}</a></div>`}</td>
-          <td><${What} asks=${order.asks} /></td><td><${Time} value=${order.received_at} now=${now} /></td></tr>`)}</tbody></table></div>
-        ${data.total > data.orders.length && html`<p class="dim">The last ${data.orders.length} of ${data.total} are shown.</p>`}`}</section>`;
+          <td><${What} asks=${order.asks} /></td><td><${Time} value=${order.received_at} now=${now} /></td></tr>`)}</tbody></table></div>`}
+    ${data && data.total > data.orders.length && html`<p class="dim">The last ${data.orders.length} of ${data.total} are shown and searched.</p>`}</section>`;
 }

@@ -1,6 +1,7 @@
 //! What an order says.
 
 use lvp_api::{ImageType, Sha256Digest, VolumeName, named};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{OrderId, Target};
@@ -16,6 +17,9 @@ pub const ISSUER_MAX: usize = 128;
 
 /// Largest number: what every reader of JSON reads exactly.
 pub const NUMBER_MAX: u64 = 1 << 53;
+
+/// Least bytes per second that an order may ask for.
+pub const RATE_MIN: u64 = 64 << 10; // 64 KiB
 
 /// Bounds of the time after which a host that says nothing loses its place in a wave.
 pub const SILENCE_SECONDS: std::ops::RangeInclusive<u64> = 3..=3600;
@@ -158,8 +162,10 @@ pub enum OrderError {
     /// The wave has no place.
     #[error("wave.hosts_at_once is 0: nobody could ever begin")]
     NoPlace,
-    /// Nothing may be fetched.
-    #[error("bytes_per_sec is 0: nothing could ever be fetched")]
+    /// Next to nothing may be fetched.
+    #[error(
+        "bytes_per_sec is less than {RATE_MIN} (64 KiB/s): no image would arrive in any useful time"
+    )]
     NoRate,
     /// The silence is out of bounds.
     #[error("wave.silence_seconds must be from {} to {}", SILENCE_SECONDS.start(), SILENCE_SECONDS.end())]
@@ -232,7 +238,7 @@ impl Order {
                 return Err(OrderError::Silence);
             }
         }
-        if self.bytes_per_sec == Some(0) {
+        if self.bytes_per_sec.is_some_and(|rate| rate < RATE_MIN) {
             return Err(OrderError::NoRate);
         }
         if self.deadline <= self.issued_at {
@@ -275,6 +281,8 @@ fn check_url(url: &str) -> Result<(), OrderError> {
     let authority = url.split_once("://").map_or("", |(_, rest)| rest);
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
     let query = url.split_once('?').map_or("", |(_, query)| query);
+    // As servers read it: a sign may be written with escapes.
+    let query = percent_decode_str(query).decode_utf8_lossy();
     let query = query.to_ascii_lowercase();
     let signs = ["signature", "credential", "token", "sig="];
     match authority.contains('@') || signs.iter().any(|sign| query.contains(sign)) {

@@ -29,6 +29,10 @@
 //! Each of the others had a lower number and a lease that held, so it had renewed its claim within `silence`, in the same
 //! store, and that renewal or the one before it had been seen: it was counted. Hence the one would not have begun.
 //!
+//! *Only what a host says itself frees its place.* A key that is removed, or that holds something else, says nothing about
+//! whether its host works: what was read last counts until nothing was heard for `hold_off`. Of a key of which nothing
+//! was ever read, it is not known how long its host would work in silence: it counts for the longest that orders may have.
+//!
 //! What is relied on: monotonic clocks that run at about the same speed; jobs that stop within the margin; and a broker
 //! that acknowledges what it has stored. A captured broker can lie, and so let more hosts begin, but only hosts that the
 //! signed order names. The tests run this against a simulated broker that delays, drops, forgets and restarts.
@@ -40,6 +44,7 @@ use crate::names::HostName;
 use crate::order::{SILENCE_SECONDS, Wave};
 
 mod record;
+mod unread;
 
 pub use record::{ClaimState, Record, Step};
 
@@ -188,11 +193,6 @@ impl Turns {
             }
             self.doubt = None;
         }
-    }
-
-    /// A host's key was removed.
-    pub fn removed(&mut self, host: &HostName) {
-        self.seen.remove(host);
     }
 
     /// A write that was sent at this moment was acknowledged with this number. The lease counts from then on, however late

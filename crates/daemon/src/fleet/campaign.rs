@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use lvp_fleet::{OrderId, Report};
+use lvp_fleet::{Order, OrderId, Report, ReportState, envelope};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Inner, work};
+use super::place::Place;
+use super::{Inner, unix_now, work};
 use crate::error::chain;
-use crate::store::StoreError;
+use crate::store::{FleetRow, StoreError};
 
 /// What is to be done.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) enum Plan {
     Follow(Box<work::Task>),
     /// Stop what was done for earlier revisions, and report this.
     End(Report),
+    /// Tell the wave that this host has failed with this order, which has ended, if that is not known.
+    Owe(Box<Order>),
 }
 
 /// The task of an order.
@@ -67,7 +70,7 @@ impl Inner {
     ) {
         let own = match &plan {
             Plan::Follow(task) => Some(task.order.job_prefix()),
-            Plan::End(_) => None,
+            Plan::End(_) | Plan::Owe(_) => None,
         };
         while let Err(error) = self.stop_jobs(id, own.as_deref()).await {
             self.store_failed(&error).await;
@@ -76,10 +79,18 @@ impl Inner {
         let all = format!("fleet:{id}:");
         self.services.gates.forget(&all, own.as_deref());
         self.services.rates.forget(&all, own.as_deref());
-        let report = match plan {
-            Plan::End(report) => report,
+        let (report, place) = match plan {
+            Plan::End(report) => (report, None),
+            Plan::Owe(order) => {
+                if let Some(wave) = order.wave {
+                    Place::enter(self, &order, wave, stop).leave(true).await;
+                }
+                return;
+            }
             Plan::Follow(task) => {
-                let report = work::follow(self, &task, stop).await;
+                // That of an earlier revision may have been forgotten only now, and this one's with it.
+                self.hold(&task.order);
+                let (report, place) = work::follow(self, &task, stop).await;
                 let order = &task.order;
                 // Whatever has not ended by now does not go on.
                 while let Err(error) = self.stop_jobs(id, None).await {
@@ -87,7 +98,7 @@ impl Inner {
                 }
                 self.services.gates.open(&order.job_prefix());
                 self.services.rates.forget(&order.job_prefix(), None);
-                report
+                (report, place)
             }
         };
         tracing::info!(
@@ -112,7 +123,29 @@ impl Inner {
                 Err(error) => self.store_failed(&error).await,
             }
         }
+        let has_failed = report.state == ReportState::Failed;
         self.reports.tell(report);
+        // Whatever the broker says: the order has ended here, and a daemon that starts anew knows it.
+        if let Some(place) = place {
+            place.leave(has_failed).await;
+        }
+    }
+
+    /// Goes on to tell the wave that this host has failed, unless something else is done for the order.
+    pub(super) fn owe(self: &Arc<Self>, row: &FleetRow, report: &Report) {
+        let Some(Ok(order)) =
+            (report.state == ReportState::Failed).then(|| envelope::stored(&row.payload))
+        else {
+            return;
+        };
+        let is_busy = self
+            .lock()
+            .get(&order.id)
+            .is_some_and(|campaign| !campaign.task.is_finished());
+        if order.wave.is_some() && unix_now() < order.deadline && !is_busy {
+            let id = order.id.clone();
+            self.begin(id, row.revision, Plan::Owe(Box::new(order)));
+        }
     }
 
     /// Cancels the jobs of an order that have not ended, except those whose keys begin with `keep`.

@@ -196,6 +196,8 @@ impl Inner {
                 .await?;
             if !left.is_empty() {
                 self.begin(id, row.revision, Plan::End(report));
+            } else {
+                self.owe(row, &report);
             }
             return Ok(());
         }

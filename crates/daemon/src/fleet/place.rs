@@ -24,8 +24,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a write may take before it is given up and tried again.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a place is tried to be given back whose jobs have not failed: it is free as well once the others have heard
-/// nothing. That jobs have failed counts, so it is said until the broker has it.
+/// How often a place is tried to be given back whose jobs have not failed, and only while it is held: it is free as well
+/// once the others have heard nothing. That jobs have failed counts, so it is said until the broker has it.
 const GIVE_BACK_ATTEMPTS: u32 = 5;
 
 /// Longest pause between two of them.
@@ -181,7 +181,7 @@ impl Keeper {
             } => {
                 self.turns.observed(&host, record, number, at);
             }
-            News::Removed(host) => self.turns.removed(&host),
+            News::Unreadable { host, number, at } => self.turns.unreadable(&host, number, at),
         }
     }
 
@@ -236,29 +236,33 @@ impl Keeper {
 
     async fn give_back(&mut self, has_failed: bool) {
         let mut backoff = Backoff::doubling(TICK, AGAIN_MAX);
-        let (mut attempts, mut due) = (0, self.fleet.moment());
+        let begun = self.fleet.moment();
+        let (mut attempts, mut due, mut said) = (0, begun, false);
         loop {
             while let Ok(news) = self.news.try_recv() {
                 self.hear(news);
             }
+            let now = self.fleet.moment();
             let is_over = match has_failed {
                 true => unix_now() >= self.deadline,
-                false => attempts >= GIVE_BACK_ATTEMPTS,
+                false => attempts >= GIVE_BACK_ATTEMPTS || !self.turns.holds(now),
             };
             if is_over || self.turns.has_given_back(has_failed) {
                 return;
             }
-            // What is sent while there is no connection would only pile up.
+            // What is sent while there is no connection would only pile up, and what is sent without knowing the key's number
+            // would be refused.
             let is_up = self.fleet.link.borrow().is_up;
-            if self.fleet.moment() >= due && (is_up || attempts == 0 || !has_failed) {
+            let is_late = now >= begun + WRITE_TIMEOUT;
+            if has_failed && is_late && !std::mem::replace(&mut said, true) {
+                tracing::warn!(component = "fleet", order = %self.order, "{NOT_COUNTED}");
+            }
+            if now >= due && is_up && self.turns.is_informed() {
                 let Step::Write { record, expected } = self.turns.give_back(has_failed) else {
                     return;
                 };
                 if self.write(record, expected).await {
                     return;
-                }
-                if attempts == 0 && has_failed {
-                    tracing::warn!(component = "fleet", order = %self.order, "{NOT_COUNTED}");
                 }
                 attempts += 1;
                 due = self.fleet.moment() + backoff.failed(None).unwrap_or(AGAIN_MAX);

@@ -186,7 +186,7 @@ async fn published(fleet: &Inner, report: &Report) {
 
 impl Inner {
     /// Says everything again that is remembered: the broker has lost it.
-    pub(super) async fn say_all_again(&self) {
+    pub(super) async fn say_all_again(self: &Arc<Self>) {
         let rows = match self.services.store.fleet_orders().await {
             Ok(rows) => rows,
             Err(error) => return self.store_failed(&error).await,
@@ -194,10 +194,12 @@ impl Inner {
         let known: Vec<OrderId> = self.reports.lock().last.keys().cloned().collect();
         for row in rows {
             let report = row.report.as_deref().map(serde_json::from_str::<Report>);
-            if let Some(Ok(report)) = report
-                && !known.contains(&report.order)
-            {
-                self.reports.tell(report);
+            if let Some(Ok(report)) = report {
+                // A wave counts those who have failed.
+                self.owe(&row, &report);
+                if !known.contains(&report.order) {
+                    self.reports.tell(report);
+                }
             }
         }
         for id in known {

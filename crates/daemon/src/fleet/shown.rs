@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use super::Fleet;
 use crate::clock;
 use crate::config;
+use crate::source::url::redact;
 use crate::store::{FleetRow, StoreError};
 
 impl Fleet {
@@ -72,12 +73,34 @@ fn asks(order: Order) -> FleetAsks {
         kind: order.kind.as_str().to_owned(),
         action: order.action.as_str().to_owned(),
         target: order.target.to_string(),
-        image_url: order.image.url,
+        // Without its query, as jobs show it: what is in there may be a secret.
+        image_url: order.image.url.map(|url| redact(&url)),
         image_digest: order.image.sha256.to_string(),
         volumes: order.volumes.len() as u64,
         hosts_at_once: order.wave.map(|wave| wave.hosts_at_once),
         bytes_per_sec: order.bytes_per_sec,
         deadline: deadline.map_or_else(|| order.deadline.to_string(), clock::text),
         issuer: order.issuer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_shown_without_what_may_be_a_secret() {
+        let order = serde_json::json!({
+            "id": "o", "revision": 1, "action": "follow", "kind": "prewarm", "target": "all",
+            "image": {
+                "url": "https://images.example.com/a.qcow2?key=TOP",
+                "type": "qcow2", "sha256": "7".repeat(64),
+            },
+            "issued_at": 1, "deadline": 2, "issuer": "ops",
+        });
+        let order: Order = serde_json::from_value(order).unwrap();
+        assert_eq!(order.check(), Ok(()));
+        let shown = asks(order).image_url;
+        assert_eq!(shown.as_deref(), Some("https://images.example.com/a.qcow2"));
     }
 }

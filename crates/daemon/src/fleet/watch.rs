@@ -44,8 +44,12 @@ pub(super) enum News {
         number: u64,
         at: Moment,
     },
-    /// A host's key is gone.
-    Removed(HostName),
+    /// A host's key holds no claim: it was removed, or written by something else.
+    Unreadable {
+        host: HostName,
+        number: u64,
+        at: Moment,
+    },
 }
 
 /// Who is told.
@@ -58,12 +62,39 @@ pub(super) struct Watch {
     doubt: Notify,
 }
 
+/// What was written under a key, with its number, and when it was seen.
+#[derive(Debug, Default)]
+struct Known {
+    /// The last claim.
+    read: Option<(Record, u64, Moment)>,
+    /// What came after it, if that is none.
+    unread: Option<(u64, Moment)>,
+}
+
+impl Known {
+    fn news(&self, host: &HostName) -> impl Iterator<Item = News> {
+        let (claim, other) = (host.clone(), host.clone());
+        let claim = self.read.map(|(record, number, at)| News::Claim {
+            host: claim,
+            record,
+            number,
+            at,
+        });
+        let other = self.unread.map(|(number, at)| News::Unreadable {
+            host: other,
+            number,
+            at,
+        });
+        claim.into_iter().chain(other)
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     listeners: Vec<(OrderId, mpsc::UnboundedSender<News>)>,
     since: Option<Moment>,
     is_current: bool,
-    claims: HashMap<(OrderId, HostName), (Record, u64, Moment)>,
+    claims: HashMap<(OrderId, HostName), Known>,
 }
 
 impl Watch {
@@ -74,17 +105,11 @@ impl Watch {
         if let Some(since) = state.since {
             // The receiver is at hand, so nothing can fail.
             sender.send(News::Follows(since)).ok();
-            for ((of, host), (record, number, at)) in &state.claims {
+            for ((of, host), known) in &state.claims {
                 if of == order {
-                    let (host, record, number, at) = (host.clone(), *record, *number, *at);
-                    sender
-                        .send(News::Claim {
-                            host,
-                            record,
-                            number,
-                            at,
-                        })
-                        .ok();
+                    for news in known.news(host) {
+                        sender.send(news).ok();
+                    }
                 }
             }
             if state.is_current {
@@ -148,25 +173,32 @@ impl Watch {
         let Some((order, host)) = key else {
             return;
         };
-        let Ok(record) = serde_json::from_slice::<Record>(&entry.payload) else {
-            // Removed, or written by something else: either way it is no claim.
-            self.lock().claims.remove(&(order.clone(), host.clone()));
-            return self.tell(Some(&order), &News::Removed(host));
-        };
         let number = entry.number;
-        let claim = (record, number, now);
-        self.lock()
-            .claims
-            .insert((order.clone(), host.clone()), claim);
-        self.tell(
-            Some(&order),
-            &News::Claim {
-                host,
-                record,
-                number,
-                at: now,
-            },
-        );
+        let mut state = self.lock();
+        let known = state.claims.entry((order.clone(), host.clone()));
+        let known = known.or_default();
+        let news = match serde_json::from_slice::<Record>(&entry.payload) {
+            Ok(record) => {
+                (known.read, known.unread) = (Some((record, number, now)), None);
+                News::Claim {
+                    host,
+                    record,
+                    number,
+                    at: now,
+                }
+            }
+            // Removed, or written by something else: that does not say that the host has stopped.
+            Err(_) => {
+                known.unread = Some((number, now));
+                News::Unreadable {
+                    host,
+                    number,
+                    at: now,
+                }
+            }
+        };
+        drop(state);
+        self.tell(Some(&order), &news);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

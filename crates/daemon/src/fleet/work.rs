@@ -52,32 +52,30 @@ enum Evicted {
     Ended(ReportState, Option<String>),
 }
 
-/// Follows an order to its end, and returns the last report. It does not return when it is told to stop: whoever tells it
-/// drops it.
-pub(super) async fn follow(fleet: &Arc<Inner>, task: &Task, stop: &CancellationToken) -> Report {
+/// Follows an order to its end, and returns the last report, and the place that is to be given back once that is recorded.
+/// It does not return when it is told to stop: whoever tells it drops it.
+pub(super) async fn follow(
+    fleet: &Arc<Inner>,
+    task: &Task,
+    stop: &CancellationToken,
+) -> (Report, Option<Place>) {
     let order = &task.order;
     let mut teller = Teller::new(fleet, order);
     teller.tell(ReportState::Seen, None, Figures::default());
     if let Some(report) = wait_for_moment(fleet, task, &mut teller).await {
-        return report;
+        return (report, None);
     }
     let place = order
         .wave
         .map(|wave| Place::enter(fleet, order, wave, stop));
     let report = at_its_turn(fleet, task, &mut teller, place.as_ref()).await;
-    if let Some(place) = place {
-        // What waits for the place must not wait for jobs that go on.
+    if place.is_some() {
+        // The place is held until no job goes on.
         while let Err(error) = stop_own(fleet, order).await {
             fleet.store_failed(&error).await;
         }
-        let mut leaving = std::pin::pin!(place.leave(report.state == ReportState::Failed));
-        if tokio::time::timeout(PROGRESS, &mut leaving).await.is_err() {
-            // Whoever waits for the outcome need not wait for that.
-            fleet.reports.tell(report.clone());
-            leaving.await;
-        }
     }
-    report
+    (report, place)
 }
 
 /// Cancels this order's jobs, and returns once all have ended: cancelling one that writes may take long.

@@ -13,10 +13,16 @@ use crate::source::ReadLimit;
 pub struct Rates(Mutex<HashMap<String, Arc<ReadLimit>>>);
 
 impl Rates {
-    /// Limits the jobs whose keys begin with this; 0 lifts the limit.
+    /// Limits the jobs whose keys begin with this, if they are not limited yet; 0 lifts the limit.
     pub fn set(&self, prefix: &str, bytes_per_sec: u64) {
         match ReadLimit::new(bytes_per_sec) {
-            Some(limit) => drop(self.lock().insert(prefix.to_owned(), Arc::new(limit))),
+            // Jobs that run have the one that is there.
+            Some(limit) => {
+                let mut rates = self.lock();
+                rates
+                    .entry(prefix.to_owned())
+                    .or_insert_with(|| Arc::new(limit));
+            }
             None => drop(self.lock().remove(prefix)),
         }
     }

@@ -63,6 +63,9 @@ fn each_rule_is_checked() {
         "https://user:word@host/a",
         "https://host/a?X-Amz-Signature=1",
         "https://host/a?sig=1",
+        "https://host/a?%73ig=1",
+        "https://host/a?X-Amz-%53ignature=1",
+        "https://host/a?sig%3D1",
     ] {
         let secret = changed(|order| order.image.url = Some(url.to_owned()));
         assert_eq!(secret, Err(OrderError::CredentialInUrl), "{url}");
@@ -93,8 +96,10 @@ fn each_rule_is_checked() {
         })
     };
     let rate = |rate| changed(|order| order.bytes_per_sec = Some(rate));
-    assert_eq!(rate(0), Err(OrderError::NoRate));
-    assert_eq!(rate(1), Ok(()));
+    for low in [0, 1, RATE_MIN - 1] {
+        assert_eq!(rate(low), Err(OrderError::NoRate), "{low}");
+    }
+    assert_eq!(rate(RATE_MIN), Ok(()));
     assert_eq!(rate(NUMBER_MAX + 1), Err(OrderError::Number));
     assert_eq!(wave(0, 30), Err(OrderError::NoPlace));
     assert_eq!(wave(1, 2), Err(OrderError::Silence));

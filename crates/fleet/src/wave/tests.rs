@@ -32,7 +32,8 @@ struct Flight {
 #[derive(Debug, Default)]
 struct Broker {
     numbers: u64,
-    log: Vec<(u64, usize, Record)>,
+    /// Without a record: what is none was written under the host's key.
+    log: Vec<(u64, usize, Option<Record>)>,
     last: BTreeMap<usize, u64>,
 }
 
@@ -59,6 +60,8 @@ enum Event {
     Revive(usize),
     Forget,
     Delay(u64),
+    /// Something that is no record is written under the host's key, or it is removed.
+    Garble(usize),
     /// What the host is sent stays away for so long, though its own writes are answered.
     Deaf(usize, u64),
 }
@@ -72,6 +75,7 @@ fn events(hosts: usize) -> impl Strategy<Value = Vec<(u64, Event)>> {
         (0..hosts).prop_map(Event::Revive),
         Just(Event::Forget),
         (0..4000_u64).prop_map(Event::Delay),
+        (0..hosts).prop_map(Event::Garble),
         (0..hosts, 5000..40_000_u64).prop_map(|(host, time)| Event::Deaf(host, time)),
         (0..hosts, 5000..40_000_u64).prop_map(|(host, time)| Event::Deaf(host, time)),
     ];
@@ -144,6 +148,12 @@ impl World {
                     host.turns.lost_track();
                 }
             }
+            Event::Garble(host) => {
+                self.broker.numbers += 1;
+                let number = self.broker.numbers;
+                self.broker.log.push((number, host, None));
+                self.broker.last.insert(host, number);
+            }
             Event::Delay(delay) => self.delay = 1 + delay,
             Event::Deaf(host, time) => self.hosts[host].hears_from = now + time,
         }
@@ -161,7 +171,9 @@ impl World {
             let number = (last == flight.expected).then(|| {
                 self.broker.numbers += 1;
                 let number = self.broker.numbers;
-                self.broker.log.push((number, flight.from, flight.record));
+                self.broker
+                    .log
+                    .push((number, flight.from, Some(flight.record)));
                 self.broker.last.insert(flight.from, number);
                 number
             });
@@ -191,7 +203,10 @@ impl World {
             let behind = usize::try_from(delay / 1000).unwrap_or(0);
             let upto = self.broker.log.len().saturating_sub(behind).max(reads);
             for (number, from, record) in &self.broker.log[reads..upto] {
-                host.turns.observed(&name(*from), *record, *number, moment);
+                match record {
+                    Some(record) => host.turns.observed(&name(*from), *record, *number, moment),
+                    None => host.turns.unreadable(&name(*from), *number, moment),
+                }
             }
             host.reads = Some(upto);
             if upto == self.broker.log.len() {
@@ -299,6 +314,8 @@ proptest! {
     ) {
         let mut world = World::new(5, wave(places, None));
         let mut events = events;
+        // Of a key that never held a claim, nobody knows for long whether its host works.
+        events.retain(|(_, event)| !matches!(event, Event::Garble(_)));
         for host in 0..5 {
             events.push((121 * SECOND, Event::Revive(host)));
             events.push((121 * SECOND, Event::Link(host)));
@@ -343,21 +360,6 @@ fn a_host_that_does_not_hear_of_renewals_takes_nobody_for_dead() {
         world.tick(now);
     }
     assert_eq!(world.most, 1);
-}
-
-#[test]
-fn too_many_failures_stop_the_wave() {
-    let mut world = World::new(6, wave(1, Some(1)));
-    world.fails = (0..6).collect();
-    run(&mut world, &[], 600 * SECOND);
-    // The second failure is one more than allowed.
-    assert_eq!(world.hosts.iter().filter(|host| host.done).count(), 2);
-    let waiting = world.hosts.iter_mut().find(|host| !host.done);
-    let halted = waiting
-        .expect("one did not begin")
-        .turns
-        .next(at(600 * SECOND));
-    assert_eq!(halted, Step::Halt { failures: 2 });
 }
 
 #[test]

@@ -87,6 +87,16 @@ async fn a_failure_that_the_broker_died_before_storing_stops_the_wave_neverthele
     hosts[working - 1]
         .until_said("The broker could not be told that this host has failed. It is told again until it knows, as the order's --max-failures may depend on it")
         .await;
+    // It has ended here, whatever the broker knows.
+    let shown: serde_json::Value = hosts[working - 1]
+        .get("/api/v1/fleet")
+        .await
+        .expect("it is shown");
+    let order = &shown["orders"][0];
+    assert_eq!(
+        (&order["state"], &order["ended"]),
+        (&"failed".into(), &true.into())
+    );
     fleet.nats.kill().expect("the broker is killed");
     wires[working - 1].set(Passage::Cut);
     fleet.nats.run().expect("the broker starts");
@@ -137,4 +147,30 @@ async fn a_failed_host_that_dies_before_the_broker_knows_says_so_when_it_is_back
             .iter()
             .any(|line| line.contains("has its turn"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_has_lost_its_store_is_told_again_who_has_failed() {
+    let Some(mut fleet) = Fleet::new(1).await else {
+        return;
+    };
+    let _host = fleet.start();
+    let (url, _) = fleet.image("a.qcow2", 3);
+    let wrong = (url, "0".repeat(64));
+    fleet.prewarm(&wrong, &waves(&[])).ok("the order");
+    let failed = async |fleet: &Fleet| {
+        wait_for("the claim", async || {
+            (claim(fleet).await?.0.state == ClaimState::Failed).then_some(())
+        })
+        .await;
+    };
+    failed(&fleet).await;
+    fleet.nats.kill().expect("the broker is killed");
+    fleet.nats.forget().expect("its store is removed");
+    fleet.nats.run().expect("the broker starts");
+    wait_for("the broker to be set up", async || {
+        fleet.ctl(&["init"]).status.success().then_some(())
+    })
+    .await;
+    failed(&fleet).await;
 }

@@ -1,5 +1,8 @@
 //! Brokers and daemons that die, and brokers that forget.
 
+use lvp_bus::async_nats::HeaderMap;
+use lvp_bus::async_nats::jetstream::Context;
+use lvp_bus::{BusError, put};
 use lvp_testkit::daemon::wait_for;
 use lvp_testkit::nats::Nats;
 use lvp_testkit::require::require;
@@ -162,4 +165,35 @@ async fn a_daemon_starts_without_a_broker_and_follows_it_once_it_is_there() {
             &["--host", "kvm1.example.com", "--wait", "--timeout", "50s"],
         )
         .ok("the order");
+}
+
+/// A host's own key cannot be written so that those of others go, also once `init` has found buckets of an earlier form.
+pub(super) async fn rolled_up_is_refused(
+    host: &Context,
+    fleet: &Fleet,
+    as_issuer: &[(&str, &str)],
+) {
+    let records = || {
+        let shown = fleet.ctl_as(&["hosts", "-o", "json"], as_issuer);
+        let shown = shown.ok("hosts");
+        shown.matches("kvm2.example.com").count()
+    };
+    fleet.ctl_as(&["init"], as_issuer).ok("once more");
+    assert!(records() > 0, "the other host is there");
+    for scope in ["all", "sub"] {
+        for own in [
+            "$KV.lvp_reports.x.kvm1=example=com",
+            "$KV.lvp_hosts.kvm1=example=com",
+            "$KV.lvp_waves.x.kvm1=example=com",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Rollup", scope);
+            let written = put(host, own, "{}".into(), None, headers).await;
+            assert!(
+                matches!(written, Err(BusError::Refused { .. })),
+                "{own} {scope}: {written:?}"
+            );
+        }
+    }
+    assert!(records() > 0, "the other host is still there");
 }

@@ -1,10 +1,7 @@
-//! Networks that part, and hosts that do not read.
+//! Networks that part.
 
-use lvp_fleet::order::Volume;
 use lvp_fleet::{Action, Image, Order, OrderKind};
 use lvp_testkit::daemon::wait_for;
-use lvp_testkit::nats::Nats;
-use lvp_testkit::require::require;
 use lvp_testkit::wire::Passage;
 
 use super::waves::{Observer, WAVE};
@@ -94,53 +91,4 @@ async fn a_host_of_a_wave_that_is_cut_off_stops_before_another_begins() {
     for host in &hosts {
         assert_eq!(jobs(host).await.len(), 1);
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_reads_too_slowly_is_disconnected_and_follows_everything_later() {
-    const ORDERS: usize = 40;
-    if !require("nats-server") || !require("lvpctl") {
-        return;
-    }
-    let nats = Nats::start("write_deadline: \"1s\"\nmax_pending: 1MB").expect("the broker starts");
-    let fleet = Fleet::around(nats, 1).await;
-    wait_for("the broker to be set up", async || {
-        fleet.ctl(&["init"]).status.success().then_some(())
-    })
-    .await;
-    let (fleet, wire) = fleet.wired(1).await;
-    let host = fleet.start().remove(0);
-    host.until_said("Following orders").await;
-    wire.set(Passage::Held);
-    let (key, broker) = (fleet.key(), fleet.broker().await);
-    for number in 0..ORDERS {
-        let mut order = order(&format!("o{number}"), OrderKind::Provision);
-        let name = |volume: usize| format!("{}-{volume:04}", "v".repeat(100));
-        order.volumes = (0..1000)
-            .map(|volume| Volume {
-                name: name(volume).parse().expect("a name"),
-                size_bytes: 1 << 30,
-            })
-            .collect();
-        let message = key.sign(&order).expect("it is signed");
-        let subject = order.target.subject(&order.id);
-        let stored = lvp_bus::put(&broker, &subject, message.into(), None, Default::default());
-        stored.await.expect("there is room");
-    }
-    wait_for("the server to give up", async || {
-        fleet.nats.log().contains("Slow Consumer").then_some(())
-    })
-    .await;
-    wire.set(Passage::Open);
-    // All of them, each once: this host may not provision.
-    // What was on its way comes again after a while, so that some are there much earlier than the last.
-    for count in [1, ORDERS] {
-        wait_for("the reports", async || {
-            let reports = lvp_bus::snapshot(&broker, "KV_lvp_reports", "$KV.lvp_reports.*.*").await;
-            (reports.ok()?.len() >= count).then_some(())
-        })
-        .await;
-    }
-    let refused = metric(&host, "fleet_orders_total{result=\"refused\"}").await;
-    assert!((refused - ORDERS as f64).abs() < 0.5, "{refused}");
 }

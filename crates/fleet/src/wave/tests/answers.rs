@@ -125,3 +125,56 @@ fn it_is_noticed_that_a_place_was_given_back_though_the_answer_was_lost() {
     turns.observed(&name(0), record(Some(7), ClaimState::Failed), 9, at(12_000));
     assert!(turns.has_given_back(true) && !turns.has_given_back(false));
 }
+
+#[test]
+fn too_many_failures_stop_the_wave() {
+    let mut world = World::new(6, wave(1, Some(1)));
+    world.fails = (0..6).collect();
+    run(&mut world, &[], 600 * SECOND);
+    // The second failure is one more than allowed.
+    assert_eq!(world.hosts.iter().filter(|host| host.done).count(), 2);
+    let waiting = world.hosts.iter_mut().find(|host| !host.done);
+    let halted = waiting
+        .expect("one did not begin")
+        .turns
+        .next(at(600 * SECOND));
+    assert_eq!(halted, Step::Halt { failures: 2 });
+}
+
+#[test]
+fn a_key_that_holds_no_record_frees_no_place() {
+    let claimed = record(None, ClaimState::Claimed);
+    let mut turns = Turns::new(name(0), 1, wave(1, None), 1);
+    turns.follows(at(0));
+    turns.observed(&name(1), claimed, 1, at(8000));
+    turns.is_current();
+    turns.unreadable(&name(1), 2, at(9000));
+    turns.unreadable(&name(2), 3, at(9000));
+    // Nor does it hold it for longer than it would have been held.
+    let live = |turns: &Turns, now| turns.others(at(now)).count();
+    assert_eq!((live(&turns, 16_900), live(&turns, 17_000)), (2, 1));
+    // Of the other it is not known when its lease ends.
+    assert_eq!(live(&turns, 9000 + 5_399_900), 1);
+    assert_eq!(live(&turns, 9000 + 5_400_000), 0);
+    turns.observed(&name(2), record(None, ClaimState::Back), 4, at(17_000));
+    assert_eq!(live(&turns, 17_000), 0);
+}
+
+#[test]
+fn a_host_whose_key_was_removed_claims_with_the_number_of_the_removal() {
+    let mut turns = at_work();
+    turns.unreadable(&name(0), 8, at(10_000));
+    turns.failed(at(11_000), true);
+    turns.follows(at(12_000));
+    turns.unreadable(&name(0), 8, at(12_000));
+    turns.is_current();
+    assert_eq!(turns.next(at(12_000)), Step::Stop);
+    let again = (12_000..30_000)
+        .map(|now| turns.next(at(now)))
+        .find(|step| matches!(step, Step::Write { .. }));
+    let claim = Step::Write {
+        record: record(None, ClaimState::Claimed),
+        expected: 8,
+    };
+    assert_eq!(again, Some(claim));
+}
