@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use lvp_bus::async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
 use lvp_bus::async_nats::jetstream::{AckKind, Context, Message};
 use lvp_bus::{BusError, not_followed};
-use lvp_fleet::envelope::{EnvelopeError, MESSAGE_MAX, VerifiedOrder};
+use lvp_fleet::envelope::{EnvelopeError, VerifiedOrder};
 use lvp_fleet::intake::{Here, Verdict, decide};
 use lvp_fleet::names::{ORDERS_PREFIX, ORDERS_STREAM, subjects_of};
 use lvp_fleet::{OrderId, Report, ReportState, envelope};
@@ -25,9 +25,6 @@ const PULL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Orders that are asked for at once.
 const BATCH: usize = 32;
-
-/// Most bytes of them: a broker disconnects a host that has not read in time what it was sent. One order always fits.
-const BATCH_BYTES: usize = 2 * MESSAGE_MAX;
 
 /// How long an order that could not be recorded stays with the broker.
 const NOT_NOW: Duration = Duration::from_secs(10);
@@ -116,7 +113,6 @@ async fn drain(fleet: &Arc<Inner>, consumer: &Consumer<pull::Config>) -> String 
         let batch = consumer
             .batch()
             .max_messages(BATCH)
-            .max_bytes(BATCH_BYTES)
             .expires(PULL_TIMEOUT)
             .messages();
         let mut batch = match batch.await {
@@ -133,8 +129,6 @@ async fn drain(fleet: &Arc<Inner>, consumer: &Consumer<pull::Config>) -> String 
             };
             match message {
                 None => break,
-                // The next order has no room in this batch.
-                Some(Err(error)) if error.to_string().contains("MaxBytes") => break,
                 Some(Err(error)) => return error.to_string(),
                 Some(Ok(message)) => {
                     is_empty = false;

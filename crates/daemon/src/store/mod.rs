@@ -56,7 +56,7 @@ use seal::Seal;
 const QUEUE: usize = 256;
 
 /// Every operation, by the name that it is counted under.
-pub const OPERATIONS: [&str; 51] = [
+pub const OPERATIONS: [&str; 52] = [
     "create_job",
     "update_job",
     "end_job",
@@ -107,6 +107,7 @@ pub const OPERATIONS: [&str; 51] = [
     "fleet_order_published",
     "list_fleet_orders",
     "unfinished_by_key",
+    "jobs_by_key",
     "probe",
 ];
 

@@ -127,6 +127,10 @@ fn public(error: &str, world: &World) -> String {
             36 if is_hex => "JOB",
             64 if is_hex => "DIGEST",
             40 if is_hex => "FINGERPRINT",
+            // Which write meets a full disk first, differs.
+            _ if words.ends_with(&["failed".to_owned(), "at".to_owned(), "bytes".to_owned()]) => {
+                "RANGE"
+            }
             _ => core,
         };
         words.push(word.replace(core, name));

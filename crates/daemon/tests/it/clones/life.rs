@@ -149,7 +149,7 @@ async fn a_volume_is_compared_with_what_was_written_to_it() {
     // Nobody has recorded what it is.
     let (status, text) = verified(&daemon, "vm-0").await.expect_err("it is refused");
     assert_eq!(status, 409, "{text}");
-    assert!(text.contains("golden make"), "{text}");
+    assert!(text.contains("POST /api/v1/verifications"), "{text}");
     let status = completed(&daemon, &url, "vm-1", 2 * DISK).await;
     let digest = status.image_digest.expect("it has one");
     let golden_name = format!("lvp-golden-{digest}-qcow2");
