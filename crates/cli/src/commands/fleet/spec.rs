@@ -315,7 +315,7 @@ mod tests {
             ("targets: [all]\nbytes_per_sec: fast", "bytes_per_sec: "),
             (
                 "targets: [all]\nbytes_per_sec: 0\nvolumes: [{name: a, size: 1G}]",
-                "nothing could ever be fetched",
+                "is less than 65536",
             ),
             (
                 "targets: [all]\ndeadline: 1000h\nvolumes: [{name: a, size: 1G}]",
