@@ -325,12 +325,11 @@ impl Needed {
     /// The error where the image is not in the cache.
     pub fn is_missing(&self, name: &VolumeName) -> GoldenError {
         let why = match self.is_for_gpt {
-            true => {
+            true => format!(
                 "The backup GPT of volume {name} was moved to its end when it was made, which only its image can take back"
-            }
-            false => "What volume {name} should hold was not recorded when it was made",
+            ),
+            false => format!("What volume {name} should hold was not recorded when it was made"),
         };
-        let why = why.replace("{name}", name.as_str());
         let digest = self.image.digest;
         let from = match &self.image_url {
             Some(url) => {
